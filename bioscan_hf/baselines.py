@@ -1,0 +1,144 @@
+"""Encoders of barcodes that BarcodeBERT is compared with, behind the interface of our own models.
+
+k-mer counts have no parameters, and are a baseline hard to beat on species that the reference library holds.
+Shape letters: n = barcodes, V = 4**k k-mers in alphabetical order (AA, AC, AG, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+LARGEST_K = 8
+
+#: Barcodes are counted in blocks of about so many nucleotides or counts, which bounds memory and stays in the cache.
+BLOCK = 2**20
+
+
+def kmer_counts(
+    column: Sequence[str] | pa.Array | pa.ChunkedArray, k: int = 4, *, normalize: bool = False
+) -> NDArray[np.float32]:
+    """How often each k-mer occurs in each barcode, overlapping ones included: (n, V).
+
+    k-mers that hold anything but capital A, C, G, T are not counted. The strand of a barcode is known, so reverse
+    complements are k-mers of their own. A barcode shorter than `k` is a row of zeros.
+
+    Args:
+        column: The barcodes; an Arrow column is read without a copy.
+        k: 1 to 8. A row has 4**k numbers: 1 kB at k = 4, 262 kB at k = 8.
+        normalize: Scales each row to length 1, as the cosine compares them; zeros stay zeros.
+
+    Raises:
+        ValueError: if `k` is out of range, or a barcode is missing (null).
+        TypeError: if the column does not hold strings.
+
+    Example:
+        >>> kmer_counts(["ACGNAC"], k=2).nonzero()[1].tolist()  # AC twice, CG once
+        [1, 6]
+    """
+    _check_k(k)
+    chunks = _chunks_of_strings(column)
+    counts = np.empty((sum(map(len, chunks)), 4**k), np.float32)
+    row = 0
+    for strings in chunks:
+        ends = np.frombuffer(strings.buffers()[1], np.int64, len(strings) + 1, strings.offset * 8)
+        text = np.frombuffer(strings.buffers()[2] or b"", np.uint8)
+        start = 0
+        while start < len(strings):
+            # As many rows as fit in a block, but one at least.
+            stop = int(np.searchsorted(ends, ends[start] + BLOCK, side="right")) - 1
+            stop = max(start + 1, min(stop, start + BLOCK // 4**k, len(strings)))
+            block = ends[start : stop + 1]
+            counts[row + start : row + stop] = _count_block(text[block[0] : block[-1]], block - block[0], k)
+            start = stop
+        row += len(strings)
+    if normalize:
+        norms = np.linalg.norm(counts, axis=1, keepdims=True)
+        np.divide(counts, norms, out=counts, where=norms > 0)
+    return counts
+
+
+class KmerOutput(NamedTuple):
+    """Output of `KmerCounts`: `pooler_output` (n, V)."""
+
+    pooler_output: Tensor
+
+
+class KmerCounts(nn.Module):
+    """A model without parameters: the embedding of a barcode is its row of k-mer counts, scaled to length 1."""
+
+    def forward(self, counts: Tensor, attention_mask: Tensor | None = None) -> KmerOutput:
+        """Scales `counts` (n, V).
+
+        Args:
+            attention_mask: Not needed: a barcode without a k-mer is a row of zeros.
+        """
+        return KmerOutput(nn.functional.normalize(counts, dim=1))
+
+
+class KmerCounter:
+    """Turns barcodes into the input of `KmerCounts`."""
+
+    def __init__(self, k: int = 4):
+        _check_k(k)
+        self.k = k
+
+    def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
+        """The k-mer counts (n, V), and a mask (n, 1) that is 0 where there is no whole k-mer."""
+        counts = torch.from_numpy(kmer_counts(barcodes, self.k))
+        return {"counts": counts, "attention_mask": counts.any(dim=1, keepdim=True).long()}
+
+
+def kmer_encoder(k: int = 4) -> tuple[KmerCounts, KmerCounter]:
+    """Model and processor for `embed` that make k-mer counts of length 1 the embeddings."""
+    return KmerCounts(), KmerCounter(k)
+
+
+def _check_k(k: int) -> None:
+    if not 1 <= k <= LARGEST_K:
+        raise ValueError(f"k={k} nucleotides in a k-mer: k must lie between 1 and {LARGEST_K}.")
+
+
+def _chunks_of_strings(column: Sequence[str] | pa.Array | pa.ChunkedArray) -> list[pa.LargeStringArray]:
+    array = column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, pa.large_string())
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        raise TypeError(f"A column of barcodes holds strings, but this one holds {array.type}.")
+    if array.null_count:
+        missing = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+        named = ", ".join(map(str, missing[:5]))
+        raise ValueError(
+            f"{len(missing)} of {len(array)} barcodes are missing (row {named}). Filter them out, or give '' for them."
+        )
+    large = array.cast(pa.large_string())  # of the text itself there is no copy
+    return large.chunks if isinstance(large, pa.ChunkedArray) else [large]
+
+
+def _count_block(text: NDArray[np.uint8], ends: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Counts (rows, V) of the rows of `text`, of which row i is text[ends[i] : ends[i + 1]]."""
+    rows, lengths = len(ends) - 1, np.diff(ends)
+    windows = len(text) - k + 1
+    if windows < 1:
+        return np.zeros((rows, 4**k), np.int64)
+    letters = _LETTERS[text]
+    codes = np.repeat(np.arange(rows, dtype=np.int32), lengths)[:windows]
+    for place in range(k):
+        codes *= 4
+        codes += letters[place : place + windows] & 3
+    # Windows that run over the end of their row or over another letter go to one bin more, which is dropped.
+    wrong = np.zeros(len(text) + 1, np.int32)
+    wrong[1:] = np.cumsum(letters > 3, dtype=np.int32)
+    codes[wrong[k:] != wrong[:windows]] = rows * 4**k
+    for back in range(1, k):
+        over = ends[1:] - back  # windows that begin so near the end of a row, or of one before it, if it is short
+        codes[over[(over >= 0) & (over < windows)]] = rows * 4**k
+    return np.bincount(codes, minlength=rows * 4**k + 1)[:-1].reshape(rows, 4**k)
+
+
+_LETTERS = np.full(256, 4, np.uint8)  # 4: no letter
+_LETTERS[list(b"ACGT")] = range(4)

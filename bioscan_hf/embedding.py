@@ -1,0 +1,396 @@
+"""Embeddings of a whole dataset by any encoder: in memory, or on disk in shards that several processes share.
+
+A folder of embeddings holds `manifest.json` and `embeddings-00000-of-000NN.parquet` with the columns processid,
+embedding (D numbers) and valid. A run that was interrupted goes on where it stopped.
+The protocol is BarcodeBERT's (https://arxiv.org/abs/2311.02401): one vector per barcode, in float32, not normalised.
+Shape letters: n = rows, B = batch, L = tokens, D = embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from datasets import Dataset
+from huggingface_hub.utils import tqdm
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+
+#: Rows of so many batches are tokenized together, and sorted by length where that lets padding be cut off.
+BATCHES_IN_WINDOW = 16
+
+#: Entries of a model's config that do not change its output.
+INERT = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
+
+
+@runtime_checkable
+class ColumnTokenizer(Protocol):
+    """A tokenizer of whole columns, such as `KmerTokenizer`."""
+
+    def encode_column(self, column: Any, offset: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and attention mask, both (n, L)."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a dataset, in its order.
+
+    Attributes:
+        processids: n of them.
+        embeddings: (n, D); zeros where `valid` is False.
+        valid: (n,) False where the barcode held no whole token, such as one shorter than k.
+    """
+
+    processids: list[str]
+    embeddings: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.processids)
+
+
+def embed(
+    model: nn.Module,
+    processor: Callable[..., Any],
+    dataset: Any,
+    *,
+    batch_size: int = 256,
+    output: str | Path | None = None,
+    column: str = "dna_barcode",
+    shard_size: int = 8192,
+) -> Embeddings:
+    """Embeddings of every row, in order, with the rows' processids.
+
+    The model runs where it is, in inference mode (under bfloat16 autocast on CUDA), and gets its training flags back.
+    Under accelerate each process computes every W-th shard, and all return the whole.
+
+    Args:
+        model: `model(**inputs).pooler_output` is (B, D). Padding is cut off if `model.config.pooling` is "masked_mean"
+            and the processor encodes columns, which changes an embedding by about 1e-6.
+        processor: `processor(barcodes)` is a mapping of arrays or tensors with a row for each. A tokenizer of
+            transformers is called with `return_tensors="pt"` (for more options pass a `functools.partial` with them
+            and this one); a `ColumnTokenizer` encodes whole columns at once.
+        dataset: A map-style `datasets.Dataset` or an Arrow table, with the columns processid and `column`.
+        output: Folder to write to, and to resume from. None keeps all in memory.
+        column: Column of the barcodes.
+        shard_size: Rows in a file.
+
+    Raises:
+        ValueError: for a missing column or barcode, an empty dataset, a model that gives NaN (its processids are
+            named), an `output` with other embeddings (what differs is named), and several processes without `output`.
+        TypeError: for a streamed dataset.
+    """
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError(f"batch_size and shard_size must be 1 or more; got {batch_size} and {shard_size}.")
+    source = _source(dataset, column)
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if output is None and state.num_processes > 1:
+        raise ValueError(
+            f"{state.num_processes} processes embed one dataset and meet on disk: pass output=FOLDER that all see."
+        )
+    starts = range(0, len(source), shard_size)
+    mine = range(state.process_index, len(starts), state.num_processes)
+    total = sum(min(shard_size, len(source) - starts[shard]) for shard in mine)
+    bar = tqdm(total=total, desc="Embedding", unit=" rows", delay=2, disable=not state.is_main_process)
+
+    def compute(shard: int) -> Embeddings:
+        processids, barcodes = _rows(source, column, starts[shard], shard_size)
+        return _embed_rows(model, processor, processids, barcodes, batch_size, bar.update)
+
+    with bar, _inference(model):
+        if output is None:
+            return _concatenated([compute(shard) for shard in mine])
+        folder = Path(output)
+        digests = [_hash(*chain(*_rows(source, column, start, shard_size))) for start in starts]
+        identity = {
+            "rows": len(source),
+            "shard_size": shard_size,
+            "column": column,
+            "dataset": _hash(*digests),
+            "model": model_fingerprint(model),
+            "processor": _processor_fingerprint(processor, _rows(source, column, 0, 64)[1]),
+            "precision": "bfloat16" if _device(model).type == "cuda" else "float32",
+        }
+        _check_folder(folder, identity)
+        if state.is_main_process and not (folder / MANIFEST).exists():
+            _write_manifest(folder, identity)
+        for shard in mine:
+            path = _shard_path(folder, shard, len(starts))
+            fingerprint = _hash(json.dumps(identity), digests[shard])
+            if _is_written(path, fingerprint):
+                bar.update(min(shard_size, len(source) - starts[shard]))
+            else:
+                _write_shard(path, compute(shard), fingerprint)
+    state.wait_for_everyone()
+    embeddings = load_embeddings(folder)
+    if state.is_main_process:
+        _write_manifest(folder, identity | {"dim": embeddings.embeddings.shape[1]})
+    return embeddings
+
+
+def load_embeddings(folder: str | Path) -> Embeddings:
+    """Embeddings that `embed` wrote to `folder`, in the order of the dataset.
+
+    Raises:
+        FileNotFoundError: if there is no manifest.
+        ValueError: if shards are missing (they are named).
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists():
+        raise FileNotFoundError(f"{folder} has no {MANIFEST}: it is no folder that embed(..., output=FOLDER) wrote.")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    rows, size = manifest["rows"], manifest["shard_size"]
+    shards = -(-rows // size)
+    paths = [_shard_path(folder, shard, shards) for shard in range(shards)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of its {shards} shards: {', '.join(missing[:5])}{more}. "
+            f"Run embed with the same model, data and output again: it computes what is missing."
+        )
+    dim = pq.read_schema(paths[0]).field("embedding").type.list_size
+    embeddings, valid = np.empty((rows, dim), np.float32), np.empty(rows, np.bool_)
+    processids: list[str] = []
+    for shard, path in enumerate(paths):
+        table, part = pq.read_table(path), slice(shard * size, min((shard + 1) * size, rows))
+        vectors = table["embedding"].combine_chunks().flatten()
+        embeddings[part] = vectors.to_numpy().reshape(-1, dim)
+        valid[part] = table["valid"].to_numpy()
+        processids += table["processid"].to_pylist()
+    return Embeddings(processids, embeddings, valid)
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """sha256 of a model's class, of its weights, and of what its config says about its output.
+
+    It does not change when the model is saved and loaded, or moved to another device.
+    """
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    if isinstance(model, PreTrainedModel):
+        config = {key: value for key, value in model.config.to_dict().items() if key not in INERT}
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _source(dataset: Any, column: str) -> Any:
+    """The two columns of an Arrow table, or of a Dataset whose slices are Arrow tables."""
+    if not isinstance(dataset, (Dataset, pa.Table)):
+        raise TypeError(
+            f"embed takes a datasets.Dataset or an Arrow table, which have a length; got {type(dataset).__name__}. "
+            f"Choose a split of a DatasetDict, and load without streaming."
+        )
+    columns = dataset.column_names
+    for name in ("processid", column):
+        if name not in columns:
+            raise ValueError(f"The dataset has no column {name!r}; it has {', '.join(columns)}.")
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty: there is nothing to embed.")
+    names = ["processid", column]
+    return (
+        dataset.select(names) if isinstance(dataset, pa.Table) else dataset.select_columns(names).with_format("arrow")
+    )
+
+
+def _rows(source: Any, column: str, start: int, size: int) -> tuple[list[str], list[str]]:
+    """Processids and barcodes of the rows from `start` on."""
+    table = source.slice(start, size) if isinstance(source, pa.Table) else source[start : start + size]
+    processids, barcodes = table["processid"].to_pylist(), table[column].to_pylist()
+    if None in barcodes or None in processids:
+        missing = [name for name, barcode in zip(processids, barcodes, strict=True) if name is None or barcode is None]
+        raise ValueError(
+            f"{_named(missing)}: the processid or the barcode ({column!r}) is missing. Filter these rows out first."
+        )
+    return processids, barcodes
+
+
+def _embed_rows(
+    model: nn.Module,
+    processor: Callable[..., Any],
+    processids: list[str],
+    barcodes: list[str],
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> Embeddings:
+    by_column = isinstance(processor, ColumnTokenizer)
+    window = batch_size * BATCHES_IN_WINDOW if by_column else batch_size
+    cut = by_column and _pools_by_mask(model)
+    vectors, valid = [], []
+    for start in range(0, len(barcodes), window):
+        inputs, whole = _encoded(processor, barcodes[start : start + window])
+        # Everything after the last attended token of a batch is cut off; barcodes of one length go together.
+        lengths = _attended_length(inputs["attention_mask"]) if cut else None
+        order = torch.arange(len(whole)) if lengths is None else lengths.argsort(descending=True, stable=True)
+        outputs = []
+        for rows in order.split(batch_size):
+            stop = None if lengths is None else max(1, int(lengths[rows].max()))
+            batch = {name: x[rows] if stop is None else x[rows, :stop] for name, x in inputs.items()}
+            outputs.append(_forward(model, batch))
+            advance(len(rows))
+        computed = torch.cat(outputs).cpu()  # once in a window, so that the device does not wait in every batch
+        restored = torch.empty_like(computed)
+        restored[order] = computed
+        restored[~whole] = 0
+        vectors.append(restored.numpy())
+        valid.append(whole.numpy())
+    embeddings = np.concatenate(vectors)
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(broken):
+        raise ValueError(
+            f"{_named([processids[i] for i in broken])}: the model gives NaN or infinite embeddings. "
+            f"Look at these barcodes, and at the model's weights and precision."
+        )
+    return Embeddings(processids, embeddings, np.concatenate(valid))
+
+
+def _encoded(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs of the model, and which of the barcodes (B,) hold a token of their own."""
+    # How many tokens a barcode has that has no nucleotide: those that a tokenizer adds to all.
+    added = 0
+    if isinstance(processor, ColumnTokenizer):
+        ids, mask = processor.encode_column(pa.array([*barcodes, ""], pa.large_string()))
+        added = int(mask[-1].sum())
+        encoded: Mapping[str, Any] = {"input_ids": ids[:-1], "attention_mask": mask[:-1]}
+    elif isinstance(processor, PreTrainedTokenizerBase):
+        encoded = processor(barcodes, return_tensors="pt")
+        added = len(processor("")["input_ids"])
+    else:
+        encoded = processor(barcodes)
+    inputs = {name: torch.as_tensor(x) for name, x in encoded.items()}
+    for name, x in inputs.items():
+        if len(x) != len(barcodes):
+            raise ValueError(f"The processor gave {name} of shape {tuple(x.shape)} for {len(barcodes)} barcodes.")
+    if "attention_mask" in inputs:
+        return inputs, inputs["attention_mask"].sum(1) > added
+    return inputs, torch.tensor([len(barcode) > 0 for barcode in barcodes])
+
+
+def _forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    device, size = _device(model), len(next(iter(batch.values())))
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        vectors = model(**{name: x.to(device) for name, x in batch.items()}).pooler_output
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != size:
+        found = tuple(vectors.shape) if isinstance(vectors, Tensor) else vectors
+        raise ValueError(
+            f"{type(model).__name__} gave the pooler_output {found} for {size} barcodes, not ({size}, D)."
+        )
+    return vectors.float()
+
+
+def _pools_by_mask(model: nn.Module) -> bool:
+    return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
+
+
+def _attended_length(mask: Tensor) -> Tensor:
+    """Number of the last attended token of each row of (B, L), counted from 1; 0 if there is none."""
+    return (mask.ne(0) * torch.arange(1, mask.shape[1] + 1)).amax(1)
+
+
+def _device(model: nn.Module) -> torch.device:
+    weight = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients; afterwards each module is in training or not, as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+
+
+def _concatenated(parts: list[Embeddings]) -> Embeddings:
+    return Embeddings(
+        [processid for part in parts for processid in part.processids],
+        np.concatenate([part.embeddings for part in parts]),
+        np.concatenate([part.valid for part in parts]),
+    )
+
+
+def _processor_fingerprint(processor: Callable[..., Any], barcodes: list[str]) -> str:
+    """Hash of what a processor makes of some barcodes; another k, vocabulary or length makes something else."""
+    inputs, _ = _encoded(processor, barcodes)
+    parts = (f"{name} {x.dtype} {tuple(x.shape)} {x.tolist()}" for name, x in sorted(inputs.items()))
+    return _hash(*parts)
+
+
+def _hash(*parts: str) -> str:
+    """sha256 of texts, which does not confuse where one ends and the next begins."""
+    lengths = ",".join(str(len(part)) for part in parts)
+    return hashlib.sha256("\n".join([lengths, *parts]).encode()).hexdigest()
+
+
+def _named(processids: list[str]) -> str:
+    more = f" and {len(processids) - 5} more" if len(processids) > 5 else ""
+    return f"{', '.join(map(str, processids[:5]))}{more}"
+
+
+def _shard_path(folder: Path, shard: int, shards: int) -> Path:
+    return folder / f"embeddings-{shard:05d}-of-{shards:05d}.parquet"
+
+
+def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Raises ValueError if `folder` has a manifest of other embeddings than those of `identity`."""
+    if not (folder / MANIFEST).exists():
+        return
+    found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    other = [f"{key} ({found[key]} there, {value} now)" for key, value in identity.items() if found[key] != value]
+    if other:
+        raise ValueError(
+            f"{folder} holds other embeddings. What differs: {'; '.join(other)}. "
+            f"Choose another output folder, or delete this one to compute it anew."
+        )
+
+
+def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Writes it whole or not at all. It is there from the start; `dim` is added when every shard is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    versions = {name: version(name) for name in ("bioscan_hf", "torch", "transformers", "datasets", "pyarrow")}
+    part = folder / f"{MANIFEST}.part"
+    part.write_text(json.dumps(content | {"versions": versions}, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, folder / MANIFEST)
+
+
+def _is_written(path: Path, fingerprint: str) -> bool:
+    """Whether `path` is a whole shard of these data and this model."""
+    try:
+        metadata = pq.read_metadata(path).metadata
+    except (FileNotFoundError, pa.ArrowInvalid):  # absent, or cut short
+        return False
+    return metadata[b"fingerprint"].decode() == fingerprint
+
+
+def _write_shard(path: Path, part: Embeddings, fingerprint: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # a process may come here before the first one writes the manifest
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.embeddings.reshape(-1)), part.embeddings.shape[1])
+    table = pa.table({"processid": part.processids, "embedding": vectors, "valid": part.valid})
+    temporary = path.with_name(path.name + ".part")
+    table = table.replace_schema_metadata({"fingerprint": fingerprint})
+    # Vectors hardly shrink: neither a dictionary nor compression pays.
+    pq.write_table(table, temporary, compression="none", use_dictionary=False)
+    os.replace(temporary, path)

@@ -1,0 +1,177 @@
+"""Every picture: a function takes numbers or photos and returns a matplotlib Figure; nothing is shown or written here.
+
+Imports nothing of ours. Figures are made without pyplot, so no display and no global state is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: float | None = None) -> Figure:
+    """Loss (nats) by step, one line per curve.
+
+    Args:
+        curves: Name -> (step, loss) points.
+        chance: Loss of a model that knows nothing, drawn as a dashed line.
+    """
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
+        steps, losses = zip(*points, strict=True)
+        axes.plot(steps, losses, color=colour, label=name, marker="o" if len(steps) < 15 else None, markersize=3)
+    if chance is not None:
+        axes.axhline(chance, color="#666666", linestyle="--", linewidth=1, label=f"guessing ({chance:.2f})")
+    axes.set(xlabel="step", ylabel="loss (nats per masked k-mer)")
+    axes.legend(frameon=False)
+    _plain(axes)
+    return figure
+
+
+def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: str = "1-NN accuracy (%)") -> Figure:
+    """Bars of accuracies, grouped by what was asked, one colour per model; None leaves a gap marked "no data".
+
+    Args:
+        accuracies: Model -> question (such as "genus of\\nunseen species") -> fraction in [0, 1].
+    """
+    questions = list(dict.fromkeys(question for values in accuracies.values() for question in values))
+    figure = Figure(figsize=(max(6.4, 1.3 * len(questions)), 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(accuracies)
+    for i, ((model, values), colour) in enumerate(zip(accuracies.items(), COLOURS, strict=False)):
+        for j, question in enumerate(questions):
+            value = values.get(question)
+            place = j + (i - (len(accuracies) - 1) / 2) * width
+            axes.bar(place, 100 * (value or 0), width * 0.92, color=colour, label=model if j == 0 else None)
+            text = "no data" if value is None else f"{100 * value:.1f}"
+            axes.text(place, 100 * (value or 0) + 1, text, ha="center", va="bottom", fontsize=7.5)
+    axes.set(ylabel=ylabel, ylim=(0, 112))
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_xticks(range(len(questions)), questions, fontsize=9)
+    axes.legend(frameon=False, ncols=len(accuracies), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _plain(axes)
+    return figure
+
+
+def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") -> Figure:
+    """Specimens as areas: a coloured block for each order, in it a box for each family.
+
+    Args:
+        counts: (order, family) -> specimens; "" stands for an unknown name.
+    """
+    orders: dict[str, dict[str, int]] = {}
+    for (order, family), count in counts.items():
+        orders.setdefault(order or "order unknown", {})[family or "family unknown"] = count
+    totals = {order: sum(families.values()) for order, families in orders.items()}
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    ranked = sorted(totals, key=lambda order: (-totals[order], order))
+    for i, (order, box) in enumerate(
+        zip(ranked, squarify([totals[o] for o in ranked], (0, 0, 160, 100)), strict=True)
+    ):
+        families = sorted(orders[order], key=lambda family: (-orders[order][family], family))
+        sizes = [orders[order][family] for family in families]
+        for family, inner in zip(families, squarify(sizes, box), strict=True):
+            axes.add_patch(Rectangle(*_corner(inner), facecolor=COLOURS[i % 8], alpha=0.5, edgecolor="white", lw=0.6))
+            _label(axes, family, inner, fontsize=7, at_top=False)
+        axes.add_patch(Rectangle(*_corner(box), fill=False, edgecolor="white", lw=2.5))
+        _label(axes, f"{order} {totals[order]:,}", box, fontsize=9, at_top=True)
+    axes.set(xlim=(0, 160), ylim=(100, 0), title=title)
+    axes.set_axis_off()
+    return figure
+
+
+def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
+    """Photos in rows, each with its caption below.
+
+    Args:
+        photos: (bytes of an image file, caption).
+    """
+    if not photos:
+        raise ValueError("A grid of photos needs at least one photo.")
+    rows = -(-len(photos) // columns)
+    figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
+    for i, (data, caption) in enumerate(photos):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.imshow(Image.open(io.BytesIO(data)).convert("RGB"))
+        axes.set_title(caption, fontsize=7, y=-0.02, va="top")
+        axes.set_axis_off()
+    return figure
+
+
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
+def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
+    """Divides a box into boxes with areas in proportion to `sizes` (descending), nearly as square as can be.
+
+    Method: Bruls, Huizing and van Wijk, Squarified Treemaps, 2000.
+    """
+    left, top, width, height = box
+    scale = width * height / sum(sizes) if sizes else 0.0
+    areas, boxes = [size * scale for size in sizes], []
+    while areas:
+        side = min(width, height)
+        taken = 1
+        while taken < len(areas) and _worst(areas[: taken + 1], side) <= _worst(areas[:taken], side):
+            taken += 1
+        strip = sum(areas[:taken]) / side  # thickness of the row of boxes along the shorter side
+        offset = 0.0
+        for area in areas[:taken]:
+            length = area / strip
+            if width >= height:
+                boxes.append((left, top + offset, strip, length))
+            else:
+                boxes.append((left + offset, top, length, strip))
+            offset += length
+        if width >= height:
+            left, width = left + strip, max(width - strip, 1e-9)
+        else:
+            top, height = top + strip, max(height - strip, 1e-9)
+        areas = areas[taken:]
+    return boxes
+
+
+def _worst(areas: Sequence[float], side: float) -> float:
+    """The largest aspect ratio in a row of boxes along a side."""
+    total = sum(areas)
+    return max(max(side**2 * area / total**2, total**2 / (side**2 * area)) for area in areas)
+
+
+def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
+    left, top, width, height = box
+    return (left, top), width, height
+
+
+def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> None:
+    """Writes a text into a box if it fits: a letter is about 0.11 units wide per point of size, a line 0.3 high."""
+    left, top, width, height = box
+    line = 0.32 * fontsize
+    if len(text) * 0.115 * fontsize > width or height < (line if at_top else 2.6 * line):
+        return
+    if at_top:
+        axes.text(left + 0.8, top + 0.8, text, fontsize=fontsize, weight="bold", va="top", ha="left")
+    else:
+        axes.text(left + width / 2, top + height / 2 + line / 2, text, fontsize=fontsize, va="center", ha="center")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)

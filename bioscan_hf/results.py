@@ -1,0 +1,92 @@
+"""The results file of a run: its numbers beside what made them. Cards and tables are rendered from it.
+
+Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("bioscan_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "scikit-learn", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """What a number needs to be believed: command, commit (None outside a checkout), versions and machine."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    program = Path(sys.argv[0]).name
+    return {
+        "command": shlex.join([program, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": versions,
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that holds this package, with "+changes" if its tracked files differ from it."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / "setup.cfg").exists():  # installed, not a checkout
+        return None
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit and git("status", "--porcelain", "--untracked-files=no"):
+        commit += "+changes"
+    return commit or None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all; makes its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_results(path: str | Path, *, task: str, metrics: Mapping[str, Any], **about: Any) -> dict[str, Any]:
+    """Writes a results file: `task`, what the caller tells `about` the run, its `metrics`, and the provenance.
+
+    Args:
+        task: Name of the benchmark or step, such as "barcodebert/knn".
+        metrics: Fractions in [0, 1] unless a name carries its unit.
+        about: Options, dataset, split sizes, model, device, seconds; anything that JSON can hold.
+
+    Returns:
+        What was written.
+    """
+    results = {"task": task, **about, "metrics": dict(metrics), **provenance()}
+    write_json(path, results)
+    return results
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

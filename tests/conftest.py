@@ -1,0 +1,46 @@
+"""What tests share. Nothing here reaches the network: the Hub's libraries are told so before they are imported."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_CACHE = tempfile.TemporaryDirectory(prefix="bioscan_hf-tests-")
+os.environ.update(
+    HF_HOME=_CACHE.name,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+)
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference numbers and real data, which are not part of the repository."""
+    folder = Path(os.environ.get("BIOSCAN_HF_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "fixtures").is_dir():
+        pytest.skip(
+            f"no reference data in {folder} (set BIOSCAN_HF_SHARED to the folder that holds fixtures/ and data/)"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory) -> Path:
+    """A made-up release of 400 specimens, photos in zips. Tests that change it work on a copy."""
+    from bioscan_hf.simulate import simulate_release
+
+    return simulate_release(tmp_path_factory.mktemp("simulated") / "release", specimens=400, seed=1)
+
+
+@pytest.fixture(scope="session")
+def dataset(release, tmp_path_factory) -> Path:
+    """The same as Parquet, in several shards a split."""
+    from bioscan_hf.release import build
+
+    output = tmp_path_factory.mktemp("built") / "dataset"
+    build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})
+    return output

@@ -1,0 +1,111 @@
+"""k-mer counts against a plain loop over strings, in every form a column may have."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bioscan_hf import baselines
+from bioscan_hf.baselines import kmer_counts, kmer_encoder
+
+
+def counts_by_loop(barcodes, k):
+    """The definition, one k-mer at a time."""
+    counts = np.zeros((len(barcodes), 4**k), np.float32)
+    for row, barcode in enumerate(barcodes):
+        for start in range(len(barcode) - k + 1):
+            kmer = barcode[start : start + k]
+            if set(kmer) <= set("ACGT"):
+                counts[row, int("".join(str("ACGT".index(letter)) for letter in kmer), 4)] += 1
+    return counts
+
+
+columns = st.lists(st.text(st.sampled_from("ACGTACGTACGTNacgt-é"), max_size=30), max_size=12)
+
+
+def test_hand_made_counts():
+    """ACGTAC holds AC (twice), CG, GT, TA. With A=0, C=1, G=2, T=3 their places are 1, 6, 11 and 12."""
+    expected = np.zeros((1, 16))
+    expected[0, [1, 6, 11, 12]] = [2, 1, 1, 1]
+    counts = kmer_counts(["ACGTAC"], k=2)
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.dtype == np.float32
+
+
+@given(columns, st.integers(1, 6))
+def test_equals_the_loop(barcodes, k):
+    """Rows of any length, empty ones too, N, lower case and a letter of two bytes: no k-mer of two rows, none over
+    another letter."""
+    np.testing.assert_array_equal(kmer_counts(barcodes, k), counts_by_loop(barcodes, k))
+
+
+@given(columns.filter(lambda column: len(column) > 2), st.integers(1, 3))
+def test_every_form_of_a_column_gives_the_same(barcodes, k):
+    """Lists, Arrow strings of both widths, slices with an offset, chunks, and a column of a Dataset."""
+    expected = counts_by_loop(barcodes, k)
+    chunked = pa.chunked_array([pa.array(barcodes[:2]), pa.array([], pa.string()), pa.array(barcodes[2:])])
+    sliced = pa.array(["GATTACA", *barcodes, "GATTACA"]).slice(1, len(barcodes))
+    for column in (tuple(barcodes), pa.array(barcodes, pa.large_string()), chunked, sliced):
+        np.testing.assert_array_equal(kmer_counts(column, k), expected)
+
+
+def test_column_of_a_dataset():
+    dataset = Dataset.from_dict({"dna_barcode": ["ACGT", "AAN"]})
+    np.testing.assert_array_equal(kmer_counts(dataset["dna_barcode"], 2), counts_by_loop(["ACGT", "AAN"], 2))
+
+
+def test_blocks_do_not_change_the_counts(monkeypatch):
+    """Blocks of 50 nucleotides or 50 counts: barcodes longer than a block, and several of them in one."""
+    rng = np.random.default_rng(0)
+    barcodes = ["".join(rng.choice(list("ACGTN"), size)) for size in (0, 3, 120, 49, 50, 51, 1, 1, 1, 0, 0, 70)]
+    for k in (1, 2, 4):
+        monkeypatch.setattr(baselines, "BLOCK", 50)
+        np.testing.assert_array_equal(kmer_counts(barcodes, k), counts_by_loop(barcodes, k))
+
+
+def test_largest_k():
+    """The last k-mer in the alphabet, TTTTTTTT, has the last place."""
+    assert kmer_counts(["NTTTTTTTT"], k=8).nonzero()[1].tolist() == [4**8 - 1]
+
+
+def test_both_strands_are_not_mixed():
+    """A barcode's strand is known: AAC and its reverse complement GTT are two k-mers."""
+    assert (kmer_counts(["AAC"], k=3) != kmer_counts(["GTT"], k=3)).any()
+
+
+def test_normalized_rows_have_length_one_or_are_zero():
+    """AAAC at k=2: AA twice, AC once; the length is sqrt(5). A barcode without a k-mer stays zero, not NaN."""
+    rows = kmer_counts(["AAAC", "NN", "A"], k=2, normalize=True)
+    np.testing.assert_allclose(rows[0, :2], [2 / 5**0.5, 1 / 5**0.5], rtol=1e-6)
+    assert (rows[1:] == 0).all()
+
+
+def test_no_barcodes():
+    assert kmer_counts([], k=3).shape == kmer_counts(pa.chunked_array([], pa.string()), k=3).shape == (0, 64)
+
+
+@pytest.mark.parametrize("k", [0, 9])
+def test_k_out_of_range_is_refused(k):
+    for function in (lambda: kmer_counts(["ACGT"], k), lambda: kmer_encoder(k)):
+        with pytest.raises(ValueError, match=f"k={k} .* between 1 and 8"):
+            function()
+
+
+def test_missing_barcode_is_refused_by_row():
+    with pytest.raises(ValueError, match=r"1 of 3 barcodes are missing \(row 1\)"):
+        kmer_counts(["ACGT", None, "ACGT"])
+    with pytest.raises(TypeError, match="holds strings, but this one holds int64"):
+        kmer_counts(pa.array([1, 2]))
+
+
+def test_encoder_gives_counts_of_length_one_and_a_mask():
+    model, processor = kmer_encoder(k=3)
+    barcodes = ["ACGTACGT", "AC", "ANANAN"]
+    inputs = processor(barcodes)
+    output = model(**inputs).pooler_output
+    torch.testing.assert_close(output, torch.from_numpy(kmer_counts(barcodes, 3, normalize=True)))
+    assert inputs["attention_mask"].tolist() == [[1], [0], [0]]
+    assert not list(model.parameters())

@@ -1,0 +1,168 @@
+"""Masking: what is masked and labelled, how often, and that a seed makes it reproducible wherever a barcode falls."""
+
+import pickle
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from bioscan_hf.collators import MaskedKmerCollator, uniform
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+
+
+@cache
+def tokenizer(k=3, vocabulary="barcodebert", max_nucleotides=60):
+    return KmerTokenizer(k=k, vocabulary=vocabulary, max_nucleotides=max_nucleotides)
+
+
+def rows(count=8, length=60):
+    draws = np.random.default_rng(0).choice(list("ACGT"), (count, length))
+    return [{"dna_barcode": "".join(letters)} for letters in draws]
+
+
+def plain(features, **options):
+    """Tokens without masks, (B, L)."""
+    ids, _ = tokenizer(**options).encode_column([row["dna_barcode"] for row in features])
+    return torch.from_numpy(ids)
+
+
+def test_only_masked_kmers_change_and_only_they_are_labels():
+    features = rows()
+    batch = MaskedKmerCollator(tokenizer(), random_offset=False, seed=0)(features)
+    ids = plain(features)
+    masked = batch["input_ids"] == 0
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in batch.items()} == {
+        name: (torch.int64, (8, 20)) for name in ("input_ids", "attention_mask", "labels")
+    }
+    assert 40 < masked.sum() < 120  # 160 k-mers at 0.5: 80 expected, standard deviation 6.3
+    assert torch.equal(batch["input_ids"][~masked], ids[~masked])
+    assert torch.equal(batch["labels"], ids.masked_fill(~masked, -100))
+
+
+def test_the_published_objective_labels_visible_kmers_too():
+    features = rows()
+    masked, valid = (
+        MaskedKmerCollator(tokenizer(), random_offset=False, loss_on=loss_on, seed=0)(features)
+        for loss_on in ("masked", "valid")
+    )
+    assert torch.equal(masked["input_ids"], valid["input_ids"])
+    assert torch.equal(valid["labels"], plain(features))
+
+
+@pytest.mark.parametrize("vocabulary", ["barcodebert", "barcodebert-n", "barcodebert-2023", "clibd"])
+def test_only_kmers_of_the_barcode_are_maskable(vocabulary):
+    """With k = 3: ACG and TTT are; GNT, lower case, the last piece and the padding are not, nor is a leading token."""
+    own = tokenizer(vocabulary=vocabulary)
+    collator = MaskedKmerCollator(own, mask_ratio=1.0, random_offset=False, seed=0)
+    batch = collator([{"dna_barcode": "ACGGNTaaaTTTAC"}, {"dna_barcode": "AC"}])
+    first = int(vocabulary == "clibd")
+    acg, ttt = own.convert_tokens_to_ids(["ACG", "TTT"])
+    expected = torch.full((2, 20 + first), -100)
+    expected[0, first] = acg
+    expected[0, first + 3] = ttt
+    assert torch.equal(batch["labels"], expected)
+    mask_id = 0 if vocabulary.startswith("barcodebert") and "2023" not in vocabulary else 1
+    assert (batch["input_ids"][expected != -100] == mask_id).all()
+
+
+def test_the_mask_id_is_an_option():
+    batch = MaskedKmerCollator(tokenizer(), mask_ratio=1.0, mask_token_id=7, seed=0)(rows())
+    assert (batch["input_ids"][batch["labels"] != -100] == 7).all()
+
+
+def test_shares_of_what_stands_for_a_masked_kmer():
+    """0.8 the mask, 0.1 another k-mer, 0.1 unchanged, of 24,000 masked: standard deviation 0.0026 and 0.0019."""
+    features = rows(1200)
+    collator = MaskedKmerCollator(
+        tokenizer(), mask_ratio=1.0, random_offset=False, mask_token_share=0.8, random_token_share=0.1, seed=0
+    )
+    batch = collator(features)
+    ids, replaced = batch["labels"], batch["input_ids"]
+    other = (replaced != 0) & (replaced != ids)
+    assert (replaced == 0).float().mean().item() == pytest.approx(0.8, abs=0.013)
+    assert other.float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (replaced == ids).float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert set(replaced[other].tolist()) == set(range(2, 66))
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_reading_frames_are_drawn_evenly(seed):
+    """Each row is read from its first, second or third nucleotide on: 400 of 1,200 each, standard deviation 16."""
+    torch.manual_seed(0)
+    features = rows(1200)
+    batch = MaskedKmerCollator(tokenizer(), mask_ratio=1e-9, loss_on="valid", seed=seed)(features)
+    counts = []
+    for offset in range(3):
+        ids, _ = tokenizer().encode_column([row["dna_barcode"] for row in features], offset=offset)
+        counts.append((batch["input_ids"] == torch.from_numpy(ids)).all(1).sum().item())
+    assert sum(counts) == 1200 and all(abs(count - 400) < 80 for count in counts)
+
+
+def test_mask_ratio_is_a_probability():
+    """0.15 of 24,000 k-mers: standard deviation 0.0023."""
+    batch = MaskedKmerCollator(tokenizer(), mask_ratio=0.15, random_offset=False, seed=0)(rows(1200))
+    assert (batch["labels"] != -100).float().mean().item() == pytest.approx(0.15, abs=0.012)
+
+
+def test_a_seed_makes_the_draws_of_a_barcode_its_own():
+    """The same alone, in another batch, in another order, in a copy sent to a worker, and whatever torch has drawn."""
+    features = rows()
+    collator = MaskedKmerCollator(tokenizer(), seed=3, mask_token_share=0.5, random_token_share=0.3)
+    batch = collator(features)
+    torch.rand(5)
+    reverse = pickle.loads(pickle.dumps(collator))(features[::-1])
+    alone = collator(features[2:3])
+    for name, value in batch.items():
+        assert torch.equal(reverse[name].flip(0), value)
+        assert torch.equal(alone[name], value[2:3])
+
+
+def test_seeds_epochs_and_barcodes_differ():
+    features = rows()
+    collator = MaskedKmerCollator(tokenizer(), random_offset=False, seed=3)
+    first = collator(features)["input_ids"] == 0
+    collator.set_epoch(1)
+    second = collator(features)["input_ids"] == 0
+    third = MaskedKmerCollator(tokenizer(), random_offset=False, seed=4)(features)["input_ids"] == 0
+    for one, other in ((first, second), (first, third), (second, third), (first, first.roll(1, 0))):
+        assert 40 < (one != other).sum() < 120  # half of 160 differ between independent masks
+    collator.set_epoch(0)
+    assert torch.equal(collator(features)["input_ids"] == 0, first)
+
+
+def test_without_a_seed_the_draws_follow_torch():
+    collator, features, batches = MaskedKmerCollator(tokenizer()), rows(), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        batches.append(collator(features)["input_ids"])
+    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
+
+
+def test_random_numbers_are_splitmix64():
+    """The first outputs of the generator with state 0, as its authors' C code prints them, over 2**64."""
+    outputs = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    expected = [(output >> 11) / 2**53 for output in outputs]
+    keys = np.array([5, 0], np.uint64)
+    assert uniform(keys, 0, 3)[1].tolist() == expected
+    assert uniform(keys, 1, 2)[1].tolist() == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask_ratio": 0.0}, r"mask_ratio is 0.0, but it is a probability in \(0, 1\]"),
+        ({"mask_ratio": 1.5}, "mask_ratio is 1.5"),
+        ({"loss_on": "all"}, "Unknown loss_on 'all'. Choose one of masked, valid"),
+        ({"mask_token_share": 0.8, "random_token_share": 0.3}, r"mask_token_share \(0.8\) and random_token_share"),
+        ({"random_token_share": -0.1}, r"neither may be negative"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MaskedKmerCollator(tokenizer(), **options)
+
+
+def test_a_missing_barcode_is_refused():
+    with pytest.raises(ValueError, match="1 of 2 rows have no barcode"):
+        MaskedKmerCollator(tokenizer(), seed=0)([{"dna_barcode": None}, {"dna_barcode": "ACGT"}])

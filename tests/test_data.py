@@ -1,0 +1,209 @@
+"""`load_bioscan5m`: one dataset from every kind of source, with the label ids of the bioscan-dataset package."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pandas
+import pytest
+from datasets import Image
+
+from bioscan_hf import data
+from bioscan_hf.data import clean_barcodes, labels_of, load_bioscan5m, load_label_maps
+from bioscan_hf.release import find_metadata, read_table, write_csv
+from bioscan_hf.taxonomy import COLUMNS, LABEL_COLUMNS, SPLITS
+
+
+def raw(dataset):
+    """Rows with photos as bytes."""
+    return list(dataset.cast_column("image", Image(decode=False)) if "image" in dataset.features else dataset)
+
+
+@pytest.fixture(scope="module")
+def sources(release, dataset):
+    return {"parquet": dataset, "release": release, "csv": find_metadata(release)}
+
+
+@pytest.mark.parametrize("split", [*SPLITS, "seen", "unseen", "all", "val+test_unseen"])
+def test_same_rows_from_every_source(sources, split):
+    """Parquet folder, release folder and CSV, read at once and streamed: equal rows and features, label ids included."""
+    expected = load_bioscan5m(sources["parquet"], "dna", split, ranks=["genus", "dna_bin"])
+    assert len(expected) > 0
+    for source in sources.values():
+        for streaming in (False, True):
+            found = load_bioscan5m(source, "dna", split, ranks=["genus", "dna_bin"], streaming=streaming)
+            assert found.features == expected.features
+            assert list(found) == list(expected)
+
+
+def test_same_photos_from_every_source(sources):
+    expected = raw(load_bioscan5m(sources["parquet"], "cropped_256", "val"))
+    assert expected[0]["image"]["bytes"].startswith(b"\xff\xd8")
+    for source in (sources["parquet"], sources["release"], sources["csv"]):
+        for streaming in (False, True):
+            assert raw(load_bioscan5m(source, "cropped_256", "val", streaming=streaming)) == expected
+
+
+def test_metasplits_join_in_order_and_none_gives_all(dataset):
+    parts = load_bioscan5m(dataset)
+    assert set(parts) == set(SPLITS)
+    seen = load_bioscan5m(dataset, split="seen")["processid"]
+    assert seen == [processid for name in ("train", "val", "test") for processid in parts[name]["processid"]]
+    assert sum(map(len, parts.values())) == len(load_bioscan5m(dataset, split="all")) == 400
+    assert load_bioscan5m(dataset, split="validation")["processid"] == parts["val"]["processid"]
+
+
+def test_label_ids_equal_those_of_bioscan_dataset(sources):
+    """The same integer for every rank and BIN of every specimen, -1 included, in each split and streamed as well."""
+    from bioscan_dataset.bioscan5m import load_bioscan5m_metadata
+
+    theirs = load_bioscan5m_metadata(str(sources["csv"]), split="all").set_index("processid")
+    assert len(theirs) == 400 and (theirs["species_index"] == -1).any()
+    for split in ("pretrain", "test_unseen"):
+        for streaming in (False, True):
+            ours = load_bioscan5m(sources["parquet"], "dna", split, ranks=LABEL_COLUMNS, streaming=streaming)
+            for row in ours:
+                for rank in LABEL_COLUMNS:
+                    assert row[f"{rank}_index"] == theirs.loc[row["processid"], f"{rank}_index"]
+
+
+def test_label_maps_are_the_same_from_every_source(sources, dataset, tmp_path):
+    maps = load_label_maps(sources["csv"])
+    assert load_label_maps(sources["release"]) == maps == load_label_maps(sources["parquet"])
+    bare = tmp_path / "bare" / "dna"
+    bare.mkdir(parents=True)
+    for file in (dataset / "dna").iterdir():
+        os.link(file, bare / file.name)
+    assert load_label_maps(bare.parent) == maps, "a folder without labels.json is read for its names"
+
+
+def test_label_ids_and_text_agree(dataset):
+    maps = load_label_maps(dataset)
+    data = load_bioscan5m(dataset, split="all", ranks=["species"])
+    assert maps.decode("species", data["species_index"]) == data["species"]
+    assert -1 in data["species_index"] and max(data["species_index"]) > 0
+
+
+def test_barcodes_are_cut_and_nothing_else_changes(dataset):
+    whole = load_bioscan5m(dataset, split="all", max_nucleotides=None)
+    cut = load_bioscan5m(dataset, split="all")
+    assert max(map(len, whole["dna_barcode"])) > 660, "no long barcode: this test would prove nothing"
+    assert cut["dna_barcode"] == [barcode[:660] for barcode in whole["dna_barcode"]]
+    assert cut.column_names == whole.column_names == list(COLUMNS)
+    rest = [name for name in COLUMNS if name != "dna_barcode"]
+    assert cut.select_columns(rest)[:] == whole.select_columns(rest)[:]
+
+
+def test_unique_barcodes_keep_the_first_of_each(dataset):
+    """As pandas drops duplicates of the cut and N-stripped barcodes, keeping the first."""
+    everything = load_bioscan5m(dataset, split="all").to_pandas()
+    kept = everything[~everything["dna_barcode"].str.rstrip("N").duplicated()]
+    assert 0 < len(kept) < len(everything)
+    unique = load_bioscan5m(dataset, split="all", unique_barcodes=True)
+    assert unique["processid"] == kept["processid"].tolist()
+    parts = load_bioscan5m(dataset, unique_barcodes=True)
+    assert sum(map(len, parts.values())) == len(unique), "barcodes are disjoint across splits"
+
+
+def test_metadata_without_partition(sources, tmp_path):
+    """Every row is in "all" and in "unassigned"; a named split is refused with what to do."""
+    table = read_table(sources["csv"])
+    place = table.column_names.index("split")
+    path = tmp_path / "unsplit.csv"
+    write_csv(table.set_column(place, "split", pandas_nulls(table)), path)
+    assert len(load_bioscan5m(path, split="all")) == 400
+    assert load_bioscan5m(path, split="all")["split"] == [None] * 400
+    assert list(load_bioscan5m(path)) == ["unassigned"]
+    assert len(list(load_bioscan5m(path, split="all", streaming=True))) == 400
+    with pytest.raises(ValueError, match="No rows of split 'train' in .* it holds unassigned. Partition it first"):
+        load_bioscan5m(path, split="train")
+
+
+def pandas_nulls(table):
+    import pyarrow as pa
+
+    return pa.nulls(len(table), pa.string())
+
+
+def test_absent_split_of_a_metasplit(sources, tmp_path):
+    """A source with train alone: "seen" is what there is of it, and "val" is refused."""
+    with open(sources["csv"], newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    path = tmp_path / "train.csv"
+    pandas.DataFrame(rows).to_csv(path, index=False)
+    assert len(load_bioscan5m(path, split="seen")) == len(rows)
+    for split in ("val", "train+val", "unseen"):
+        with pytest.raises(ValueError, match="No rows of split .* it holds train"):
+            load_bioscan5m(path, split=split)
+
+
+def test_a_changed_csv_is_read_anew(sources, tmp_path):
+    path = tmp_path / "m.csv"
+    table = read_table(sources["csv"])
+    for rows in (30, 20):
+        write_csv(table.slice(0, rows), path)
+        assert len(load_bioscan5m(path, split="all")) == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": "croped"}, "Unknown config 'croped'. BIOSCAN-5M has dna, cropped_256"),
+        ({"split": "tset"}, "Unknown split 'tset'"),
+        ({"ranks": ["tribe"]}, "Unknown rank 'tribe'. Label ids exist for phylum"),
+        ({"config": "original_256"}, "has no config 'original_256'; it has cropped_256, dna"),
+        ({"unique_barcodes": True, "streaming": True}, "unique_barcodes compares all barcodes"),
+        ({"max_nucleotides": 0}, "max_nucleotides is 0; give a positive number"),
+    ],
+)
+def test_bad_arguments(dataset, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_bioscan5m(dataset, **arguments)
+
+
+def test_bad_sources(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="There is nothing at .*/nowhere'. Give a Hub id"):
+        load_bioscan5m(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="No metadata in"):
+        load_bioscan5m(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="is a file, but no metadata CSV"):
+        load_bioscan5m(tmp_path / "photo.jpg")
+    assert data.source_kind("user/bioscan") == "hub"
+
+
+def test_labels_of_follow_the_ids_asked_for(dataset):
+    table = load_bioscan5m(dataset, split="test", ranks=["genus"])
+    ids, labels = table["processid"][::-1], table["genus_index"][::-1]
+    assert labels_of(dataset, "test", ids)["genus"].tolist() == labels
+    with pytest.raises(ValueError, match="'NOBODY' and 0 more are not in the split 'test'"):
+        labels_of(dataset, "test", [*ids, "NOBODY"])
+
+
+def test_clean_barcodes():
+    """Case, U, IUPAC codes, gaps and white space; trailing N, real or cleaned, is cut off, and inner N stays."""
+    assert clean_barcodes(["acgu ACGT\n", "ACRYG-T", "ACGTNNry", ""]) == ["ACGTACGT", "ACNNGNT", "ACGT", ""]
+    with pytest.raises(ValueError, match="Sequence 2 .'ACGE'.* is no DNA: it holds 'E'"):
+        clean_barcodes(["ACGT", "ACGE"])
+
+
+BUILDER = """
+import sys
+from bioscan_hf.dataset_script.bioscan5m import Bioscan5M
+builder = Bioscan5M(config_name="cropped_256", data_dir=sys.argv[1], cache_dir=sys.argv[2])
+builder.download_and_prepare()
+print(list(builder.as_dataset(split="val")["processid"]))
+stream = builder.as_streaming_dataset(split="val")
+print([row["processid"] for row in stream], next(iter(stream))["image"].size)
+"""
+
+
+def test_builder_class(release, dataset, tmp_path):
+    """The builder, used as a class, gives the rows of the Parquet folder, prepared and streamed."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUILDER, str(release), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    expected = load_bioscan5m(dataset, "cropped_256", "val")
+    ids = str(list(expected["processid"]))
+    assert done.stdout.splitlines() == [ids, f"{ids} {expected[0]['image'].size}"]

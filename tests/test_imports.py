@@ -1,0 +1,130 @@
+"""The direction in which data flows: which module may import which, and how light the package is to import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset_script."}
+
+#: Module -> modules of ours that it may import, besides taxonomy and results, which everything may.
+#:
+#: `results` writes the results files of trainers, commands and benchmarks, so that no two of them differ; `release`
+#: renders the dataset card (`hub`), because a folder without a card cannot be loaded by name; `simulate_*` and
+#: `partition_draws` are parts of `simulate` and `partition`; `demo` is a module of its own because the command line
+#: must start without torch.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
+    "taxonomy": set(),
+    "results": set(),
+    "metrics": set(),
+    "plots": set(),
+    "hub": set(),
+    "configuration_barcodebert": set(),
+    "tokenization_kmer": set(),
+    "modeling_barcodebert": {"configuration_barcodebert"},
+    "collators": set(),
+    "release": {"hub"},
+    "data": {"release"},
+    "partition": {"partition_draws"},
+    "partition_draws": set(),
+    "simulate": {"simulate_taxa", "simulate_specimens", "simulate_photos"},
+    "simulate_specimens": {"simulate_taxa", "simulate_photos"},
+    "simulate_photos": {"simulate_taxa"},
+    "simulate_taxa": set(),
+    "embedding": {"metrics"},
+    "probing": {"metrics"},
+    "baselines": set(),
+    "demo": {"baselines", "data", "embedding", "plots", "probing", "release", "simulate"},
+    "cli": {"baselines", "data", "demo", "embedding", "partition", "probing", "release", "simulate"},
+    "trainers.__init__": set(),
+    "trainers.pretrain_barcodebert": {
+        "collators",
+        "configuration_barcodebert",
+        "data",
+        "hub",
+        "modeling_barcodebert",
+        "tokenization_kmer",
+    },
+    "dataset_script.__init__": set(),
+    "dataset_script.bioscan5m": {"release"},
+}
+
+#: These are uploaded beside the weights, or belong to no part of the package: not even taxonomy.
+ALONE = {
+    "taxonomy",
+    "results",
+    "metrics",
+    "plots",
+    "configuration_barcodebert",
+    "tokenization_kmer",
+    "modeling_barcodebert",
+}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        prefix + path.stem: path for folder, prefix in FOLDERS.items() for path in sorted((ROOT / folder).glob("*.py"))
+    }
+
+
+def imports_of_ours(path: Path) -> set[str]:
+    """Modules of this repository that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level or module == "bioscan_hf":
+                names = [module] if node.level and module else [alias.name for alias in node.names]
+                found |= {name.split(".")[0] for name in names if not name.startswith("__")}
+            elif module.startswith("bioscan_hf."):
+                found.add(module.removeprefix("bioscan_hf."))
+            elif module.split(".")[0] in FOLDERS:
+                found.add(module)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] in FOLDERS and alias.name != "bioscan_hf":
+                    found.add(alias.name.removeprefix("bioscan_hf."))
+    return found
+
+
+def test_every_module_is_in_the_table_and_only_those():
+    assert set(modules()) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_imports_follow_the_table(name):
+    everywhere = set() if name in ALONE else {"taxonomy", "results"}
+    unexpected = imports_of_ours(modules()[name]) - ALLOWED[name] - everywhere
+    assert not unexpected, f"{name} imports {unexpected}"
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path):
+    """Guards the table against a reader that finds nothing."""
+    source = "from .data import a\nfrom . import release\nimport bioscan_hf.hub\nfrom bioscan_hf.cli import main\n"
+    source += "from bioscan_hf import embed\nfrom trainers import x\ndef f():\n    from .losses import y\n"
+    (tmp_path / "m.py").write_text(source)
+    assert imports_of_ours(tmp_path / "m.py") == {"data", "release", "hub", "cli", "embed", "trainers", "losses"}
+
+
+HEAVY = ("torch", "transformers", "datasets", "timm", "faiss", "umap", "sklearn", "matplotlib", "pyarrow", "numpy")
+
+
+@pytest.mark.parametrize("statement", ["import bioscan_hf", "import bioscan_hf.cli; bioscan_hf.cli.parser()"])
+def test_import_is_light(statement):
+    """`import bioscan_hf` and the command line's help load none of the heavy libraries."""
+    code = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_public_names_exist():
+    import bioscan_hf
+
+    for name in bioscan_hf.__all__:
+        assert getattr(bioscan_hf, name) is not None
+    assert set(bioscan_hf.__all__) <= set(dir(bioscan_hf))
+    with pytest.raises(AttributeError, match="no attribute 'embedd'"):
+        bioscan_hf.embedd  # noqa: B018

@@ -1,0 +1,488 @@
+"""BarcodeBERT against the numbers of the published code, its configuration, its heads, and its life on disk."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from bioscan_hf.configuration_barcodebert import AUTO_MAP, BarcodeBertConfig
+from bioscan_hf.modeling_barcodebert import (
+    BarcodeBertForMaskedLM,
+    BarcodeBertForSequenceClassification,
+    BarcodeBertModel,
+)
+
+TINY = {
+    "k": 2,
+    "max_nucleotides": 24,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob")
+HEADS = [
+    (BarcodeBertModel, {}),
+    (BarcodeBertForMaskedLM, {}),
+    (BarcodeBertForMaskedLM, {"mlm_head": "tied"}),
+    (BarcodeBertForSequenceClassification, {"num_labels": 3}),
+]
+
+
+def tiny(cls=BarcodeBertForMaskedLM, **options):
+    torch.manual_seed(0)
+    model = cls(BarcodeBertConfig(**(TINY | options))).eval()
+    for parameter in model.parameters():  # biases too, which start at zero and would hide a mistake
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def tiny_batch():
+    """Four barcodes of 12 tokens: whole, short, one token, none."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, 18, (4, 12), generator=generator)
+    mask = (torch.arange(12) < torch.tensor([12, 7, 1, 0])[:, None]).long()
+    return ids, mask
+
+
+def published(shared, name):
+    """A file of reference weights: its state dict without the buffers of old transformers, and its BERT config."""
+    stored = torch.load(shared / "fixtures/barcodebert" / name, weights_only=name not in CHECKPOINTS_WITH_OBJECTS)
+    weights = stored
+    for key in ("model", "state_dict", "init"):
+        if key in stored:
+            weights = stored[key]
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return {name: value for name, value in weights.items() if not name.endswith("position_ids")}, stored
+
+
+CHECKPOINTS_WITH_OBJECTS = (
+    "checkpoints/A_new_single.pt",
+    "checkpoints/B_new_ddp.pt",
+    "checkpoints/C_finetune_single.pt",
+    "checkpoints/G_new_ddp_tf429.pt",
+)
+
+
+def load(cls, weights, bert_config, **options):
+    config = BarcodeBertConfig(
+        attention_probs_dropout_prob=bert_config["attention_probs_dropout_prob"],
+        **{name: bert_config[name] for name in SHAPE},
+        **options,
+    )
+    model = cls(config).eval()
+    model.load_state_dict(weights, strict=True)
+    return model
+
+
+def arrays(shared, name):
+    with np.load(shared / "fixtures/barcodebert" / name) as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored.files if stored[key].dtype.kind != "U"}
+
+
+def close(actual, expected, tolerance):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("k", [4, 5])
+def test_published_outputs(shared, k, attention):
+    """Logits and both poolings equal the published code's; where that gives NaN (a barcode of 3 nt), we give zero."""
+    weights, stored = published(shared, f"tiny_k{k}.pt")
+    model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], k=k)
+    model.set_attn_implementation(attention)
+    expected = arrays(shared, f"forward_k{k}.npz")
+    live = ~expected["pooled_upstream"].isnan().any(1)
+    assert 0 < live.sum() < len(live), "no row without a k-mer: this test would not see what becomes of it"
+    with torch.no_grad():
+        logits = model(expected["input_ids"], expected["attention_mask"]).logits
+        pooled = model.bert(expected["input_ids"], expected["attention_mask"]).pooler_output
+        model.config.pooling = "mean"
+        mean = model.bert(expected["input_ids"], expected["attention_mask"]).pooler_output
+    stored_logits = expected["logits"]
+    stored_live = live[: len(stored_logits)]
+    close(logits[: len(stored_logits)][stored_live], stored_logits[stored_live], 1e-5)
+    close(pooled[live], expected["pooled_upstream"][live], 1e-6)
+    close(mean[live], expected["mean_unmasked"][live], 1e-6)
+    assert not pooled[~live].any() and not mean[~live].any()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/A_new_single.pt", "checkpoints/B_new_ddp.pt"])
+def test_checkpoints_load_as_they_are(shared, name):
+    weights, stored = published(shared, name)
+    assert load(BarcodeBertForMaskedLM, weights, stored["bert_config"]).config.num_kmers == 256
+
+
+def test_a_checkpoint_of_an_old_transformers(shared):
+    weights, stored = published(shared, "checkpoints/G_new_ddp_tf429.pt")
+    model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"])
+    expected = arrays(shared, "forward_tf429_G.npz")
+    with torch.no_grad():
+        output = model(expected["input_ids"], expected["attention_mask"], output_hidden_states=True)
+    close(output.logits, expected["logits"], 1e-5)
+    close(output.hidden_states[-1], expected["hidden_last"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/F2_workshop2023_nomodule.pth", "checkpoints/F_workshop2023_ddp.pth"])
+def test_the_models_of_2023(shared, name):
+    """Three special tokens, a head tied to the embeddings, and neither mask nor config in the file."""
+    weights, _ = published(shared, name)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = load(
+        BarcodeBertForMaskedLM, weights, shape, vocabulary="barcodebert-2023", mlm_head="tied", pooling="mean"
+    )
+    expected = arrays(shared, "forward_workshop2023.npz")
+    with torch.no_grad():
+        close(model(expected["input_ids"]).logits, expected["logits"], 1e-5)
+        close(model.bert(expected["input_ids"]).pooler_output, expected["mean_unmasked"], 1e-6)
+
+
+@pytest.mark.parametrize("case", ["", "_tokenizeN"])
+def test_published_masked_lm_loss(shared, case):
+    """The published objective (all k-mers) and the loss over the masked ones alone, in nats."""
+    weights, stored = published(shared, f"mlm_train{case}.pt")
+    vocabulary = "barcodebert-n" if case else "barcodebert"
+    model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], vocabulary=vocabulary)
+    data = arrays(shared, f"mlm{case}.npz")
+    numbers = json.loads((shared / f"fixtures/barcodebert/mlm{case}.json").read_text())
+    losses = {"predicted": "loss_all_predicted_positions_single_batch", "masked": "loss_masked_only_single_batch"}
+    for which, name in losses.items():
+        labels = data["input_ids"].masked_fill(~data[f"{which}_positions"], -100)
+        with torch.no_grad():
+            output = model(data["masked_input"], data["attention_mask"], labels=labels)
+        assert output.loss.item() == pytest.approx(numbers[name], abs=1e-6)
+    close(output.logits[:4], data["logits_first4"], 1e-5)
+
+
+@pytest.mark.parametrize("case", ["", "_tokenizeN"])
+def test_three_published_training_steps(shared, case):
+    """AdamW and OneCycle as recorded: losses, learning rates and weights afterwards; [MASK] stays zero throughout."""
+    weights, stored = published(shared, f"mlm_train{case}.pt")
+    data = arrays(shared, f"mlm{case}.npz")
+    recorded = json.loads((shared / f"fixtures/barcodebert/mlm{case}.json").read_text())["train"]
+    vocabulary = "barcodebert-n" if case else "barcodebert"
+    model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], vocabulary=vocabulary).train()
+    rate = 1e-4 * 8 / 64
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, epochs=2, steps_per_epoch=3)
+    losses, rates = [], []
+    for step in range(3):
+        rows = slice(8 * step, 8 * step + 8)
+        ids = data["input_ids"][rows]
+        # The published code draws twice a step and uses the second; under "-n" it leaves out TTTT, too.
+        valid = (ids > 1) & (ids < 257) if case else ids > 1
+        masked = valid & (data["train_rand_all_draws"][2 * step + 1] < 0.5)
+        rates.append(schedule.get_last_lr()[0])
+        output = model(ids.masked_fill(masked, 0), data["attention_mask"][rows], labels=ids.masked_fill(~valid, -100))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(output.loss.item())
+    assert losses == pytest.approx(recorded["losses"], abs=1e-5)
+    assert rates == pytest.approx(recorded["lr_before_each_step_and_after"][:3])
+    for name, value in model.state_dict().items():
+        close(value, stored["after_3_steps"][name], 1e-5)
+    assert not model.bert.embeddings.word_embeddings.weight[0].any()
+
+
+def test_the_loss_of_2023(shared):
+    """All positions count, unknown ones and padding included, and the masked ones hold id 1."""
+    weights, stored = published(shared, "tiny_workshop2023_mlm.pt")
+    options = {"k": 3, "vocabulary": "barcodebert-2023", "mlm_head": "tied"}
+    model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], **options)
+    data = arrays(shared, "mlm_workshop2023.npz")
+    with torch.no_grad():
+        output = model(data["masked_input"], labels=data["batch"])
+    assert output.loss.item() == pytest.approx(data["loss"].item(), abs=1e-6)
+    close(output.logits, data["logits"], 1e-5)
+
+
+def test_a_published_fine_tuned_model(shared):
+    """The published fine-tuning pools over all positions, and its `classifier` is our `taxon_classifier`."""
+    weights, stored = published(shared, "checkpoints/C_finetune_single.pt")
+    weights = {
+        name.removeprefix("base_model.").replace("classifier.", "taxon_classifier."): value
+        for name, value in weights.items()
+    }
+    options = {"pooling": "mean", "num_labels": 7}
+    model = load(BarcodeBertForSequenceClassification, weights, stored["bert_config"], **options)
+    expected = arrays(shared, "finetune_forward.npz")
+    with torch.no_grad():
+        output = model(expected["input_ids"], expected["attention_mask"], labels=expected["labels"])
+    assert expected["attention_mask"].any(1).all(), "a row without a k-mer is ours to define"
+    close(output.logits, expected["logits"], 1e-5)
+    assert output.loss.item() == pytest.approx(expected["loss"].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "encoder", "total"),
+    [
+        ({}, 28_945_920, 29_142_784),  # the published 4-4-4 model
+        ({"k": 8}, 79_080_960, 129_478_144),  # 8-4-4
+        ({"k": 6, "num_hidden_layers": 6, "num_attention_heads": 6}, 46_070_784, 49_220_608),
+    ],
+)
+def test_published_parameter_counts(options, encoder, total):
+    with torch.device("meta"):
+        model = BarcodeBertForMaskedLM(BarcodeBertConfig(**options))
+    assert model.bert.num_parameters() == encoder
+    assert model.num_parameters() == total
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "k", "size", "special", "tokens"),
+    [
+        ("barcodebert", 4, 258, 2, 165),
+        ("barcodebert-n", 4, 627, 2, 165),
+        ("barcodebert-2023", 4, 259, 3, 165),
+        ("clibd", 5, 1027, 3, 133),
+    ],
+)
+def test_vocabularies(vocabulary, k, size, special, tokens):
+    config = BarcodeBertConfig(k=k, vocabulary=vocabulary)
+    assert (config.vocab_size, config.num_special_tokens, config.max_tokens) == (size, special, tokens)
+    assert config.num_kmers == 4**k
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocab_size": 259}, r"vocab_size is 259, but k=4 and vocabulary='barcodebert' make 258"),
+        ({"vocabulary": "bpe"}, r"Unknown vocabulary 'bpe'. Choose one of barcodebert, barcodebert-n"),
+        ({"pooling": "cls"}, r"Unknown pooling 'cls'. Choose one of masked_mean, mean"),
+        ({"mlm_head": "mlp"}, r"Unknown mlm_head 'mlp'. Choose one of kmers, tied"),
+        ({"hidden_size": 30}, r"hidden_size \(30\) must be a multiple of num_attention_heads \(4\)"),
+        ({"num_attention_heads": 0}, r"num_attention_heads \(0\)"),
+        ({"k": 0}, r"k is 0"),
+        ({"k": 1}, r"max_position_embeddings is 512, but 660 nucleotides at k=1 are 660 tokens"),
+        ({"k": 8, "max_nucleotides": 7}, r"max_nucleotides \(7\) must be at least k \(8\)"),
+        ({"pad_token_id": 1}, r"pad_token_id is 1, but BarcodeBERT needs 0"),
+        ({"is_decoder": True}, r"is_decoder is True, but BarcodeBERT is an encoder"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BarcodeBertConfig(**options)
+
+
+def test_a_config_changed_to_nonsense_is_not_saved(tmp_path):
+    """A Trainer that is given the tokenizer copies its pad_token_id into the config: another row would be frozen."""
+    config = BarcodeBertConfig()
+    config.pad_token_id = 1
+    with pytest.raises(Exception, match="pad_token_id is 1"):
+        config.save_pretrained(tmp_path)
+
+
+def test_the_config_of_k_8_is_small(tmp_path):
+    """The 65,536 k-mers are no labels: their made-up names would take megabytes."""
+    BarcodeBertConfig(k=8).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert "LABEL_2" not in text and len(text) < 3_000
+    assert BarcodeBertConfig.from_pretrained(tmp_path).vocab_size == 65_538
+
+
+def test_one_taxon_is_no_classification():
+    with pytest.raises(ValueError, match="num_labels is 1"):
+        tiny(BarcodeBertForSequenceClassification, num_labels=1)
+
+
+@pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_barcode_without_tokens_is_zero(pooling, attention):
+    """The others do not see it: their vectors are those of a batch without it."""
+    model = tiny(BarcodeBertModel, pooling=pooling)
+    model.set_attn_implementation(attention)
+    ids, mask = tiny_batch()
+    pooled = model(ids, mask).pooler_output
+    assert pooled.isfinite().all() and not pooled[3].any() and pooled[:3].any(1).all()
+    close(pooled[:3], model(ids[:3], mask[:3]).pooler_output, 1e-6)
+    pooled.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_poolings_by_hand():
+    """Of the second barcode 7 tokens count: their mean, and the mean over all 12."""
+    ids, mask = tiny_batch()
+    for pooling, count in (("masked_mean", 7), ("mean", 12)):
+        output = tiny(BarcodeBertModel, pooling=pooling)(ids, mask)
+        close(output.pooler_output[1], output.last_hidden_state[1, :count].mean(0), 1e-6)
+    model = tiny(BarcodeBertModel)
+    close(model(ids).pooler_output, model(ids, torch.ones_like(mask)).pooler_output, 1e-6)
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS)
+def test_eager_and_sdpa_agree(cls, options):
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    outputs = []
+    for attention in ("eager", "sdpa"):
+        model.set_attn_implementation(attention)
+        output = model(ids[:3], mask[:3])
+        outputs.append(output.pooler_output if cls is BarcodeBertModel else output.logits)
+    close(*outputs, 1e-6)
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS)
+def test_a_tuple_on_request(cls, options):
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    first = model(ids, mask, return_dict=False)[0]
+    close(first, model(ids, mask).to_tuple()[0], 0)
+
+
+def test_the_kmers_head_passes_over_what_it_cannot_predict():
+    """Special tokens and k-mers with an N (ids from 2 + 16 on, with k = 2) as labels count as -100."""
+    model = tiny(vocabulary="barcodebert-n")
+    ids, mask = tiny_batch()
+    labels = ids.masked_fill(mask == 0, -100)
+    loss = model(ids, mask, labels=labels).loss
+    labels[0, :3] = torch.tensor([0, 1, 18])
+    fewer = model(ids, mask, labels=labels).loss
+    expected = labels.clone()
+    expected[0, :3] = -100
+    close(fewer, model(ids, mask, labels=expected).loss, 0)
+    assert (loss - fewer).abs() > 1e-4, "the three labels made no difference: this test would prove nothing"
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS[1:])
+def test_no_label_is_a_loss_of_zero(cls, options):
+    """Not NaN, which would spoil the weights of a whole run."""
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    labels = torch.full((4,) if cls is BarcodeBertForSequenceClassification else (4, 12), -100)
+    loss = model(ids, mask, labels=labels).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS[1:])
+def test_the_parts_of_a_step_add_up(cls, options):
+    """With `num_items_in_batch`, the losses of two unequal parts of a batch sum to that of the whole."""
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    labels = torch.tensor([2, 0, 1, -100]) if cls is BarcodeBertForSequenceClassification else ids * mask + mask - 1
+    labels = labels.masked_fill(labels < 0, -100)
+    count = (labels != -100).sum()
+    whole = model(ids, mask, labels=labels).loss
+    parts = [
+        model(ids[rows], mask[rows], labels=labels[rows], num_items_in_batch=count).loss
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    close(sum(parts), whole, 1e-6)
+
+
+def test_missing_taxa_are_passed_over():
+    """-1, as in label arrays, and -100; the loss is the mean over the two barcodes that are labelled."""
+    model = tiny(BarcodeBertForSequenceClassification, num_labels=3)
+    ids, mask = tiny_batch()
+    output = model(ids, mask, labels=torch.tensor([2, -1, 0, -100]))
+    expected = torch.nn.functional.cross_entropy(output.logits[[0, 2]], torch.tensor([2, 0]))
+    close(output.loss, expected, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_gradient_checkpointing_changes_nothing():
+    """The same gradients, although each layer runs twice."""
+    ids, mask = tiny_batch()
+    gradients, runs = [], []
+    for checkpointing in (False, True):
+        model = tiny(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        calls = []
+        model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model(ids, mask, labels=ids).loss.backward()
+        gradients.append(model.bert.encoder.layer[0].intermediate.dense.weight.grad)
+        runs.append(len(calls))
+    assert runs == [1, 2]
+    assert gradients[0].any()
+    close(*gradients, 1e-7)
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS)
+def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model.save_pretrained(tmp_path)
+    again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for name, value in model.state_dict().items():
+        close(again.state_dict()[name], value, 0)
+    for one, other in zip(model(ids, mask).to_tuple(), again(ids, mask).to_tuple(), strict=True):
+        close(one, other, 0)
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS)
+def test_the_encoder_opens_from_every_head(cls, options, tmp_path):
+    """And each other head too, with its own weights alone made anew."""
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model.save_pretrained(tmp_path)
+    encoder = model if cls is BarcodeBertModel else model.bert
+    for other in (BarcodeBertModel, BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification):
+        again, info = other.from_pretrained(tmp_path, output_loading_info=True)
+        loaded = again if other is BarcodeBertModel else again.bert
+        close(loaded(ids, mask).pooler_output, encoder(ids, mask).pooler_output, 0)
+        assert not any(key.startswith(("bert.", "embeddings.", "encoder.")) for key in info["missing_keys"])
+        head = {BarcodeBertForMaskedLM: ("classifier.", "cls."), BarcodeBertModel: ()}
+        expected = () if other is cls else head.get(other, ("taxon_classifier.",))
+        assert all(key.startswith(expected) for key in info["missing_keys"])
+        assert bool(info["missing_keys"]) == bool(expected)
+
+
+def test_names_of_taxa_are_kept(tmp_path):
+    names = {0: "Diptera", 1: "Hymenoptera", 2: "Coleoptera"}
+    ids = {name: i for i, name in names.items()}
+    tiny(BarcodeBertForSequenceClassification, id2label=names, label2id=ids).save_pretrained(tmp_path)
+    config = BarcodeBertForSequenceClassification.from_pretrained(tmp_path).config
+    assert (config.id2label, config.label2id, config.num_labels) == (names, ids, 3)
+
+
+REMOTE = """
+import sys
+sys.modules["bioscan_hf"] = None  # as if it were not installed
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+ids, mask = torch.load(sys.argv[1] + "/batch.pt")
+heads = {"AutoModel": AutoModel, "AutoModelForMaskedLM": AutoModelForMaskedLM,
+         "AutoModelForSequenceClassification": AutoModelForSequenceClassification}
+for folder in heads:
+    assert AutoConfig.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True).model_type == "barcodebert"
+    for name, auto in heads.items():
+        model = auto.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True).eval()
+        assert type(model).__module__.startswith("transformers_modules"), type(model)
+        encoder = model if name == "AutoModel" else model.bert
+        torch.save(encoder(ids, mask).pooler_output, f"{sys.argv[1]}/{folder}-{name}.pt")
+"""
+
+
+def test_remote_code_needs_nothing_of_ours(tmp_path):
+    """A folder holds the code of every head: without this package, each opens from each, with the same output."""
+    batch = tiny_batch()
+    torch.save(batch, tmp_path / "batch.pt")
+    heads = {"AutoModel": BarcodeBertModel, "AutoModelForMaskedLM": BarcodeBertForMaskedLM}
+    heads["AutoModelForSequenceClassification"] = BarcodeBertForSequenceClassification
+    models = {name: tiny(cls, num_labels=3) for name, cls in heads.items()}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["auto_map"] == AUTO_MAP
+        assert {path.name for path in (tmp_path / name).glob("*.py")} == {
+            "configuration_barcodebert.py",
+            "modeling_barcodebert.py",
+        }
+    done = subprocess.run(
+        [sys.executable, "-c", REMOTE, str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ
+        | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    for folder, model in models.items():
+        encoder = model if folder == "AutoModel" else model.bert
+        for name in models:
+            close(torch.load(tmp_path / f"{folder}-{name}.pt"), encoder(*batch).pooler_output, 1e-6)

@@ -1,0 +1,410 @@
+"""The partition into splits: sizes, placeholder names, equal barcodes, what a partition must keep, and parity."""
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bioscan_hf import taxonomy
+from bioscan_hf.partition import check_partition, is_placeholder, make_splits, split_summary
+from bioscan_hf.partition_draws import (
+    TEST_RULE,
+    VAL_RULE,
+    VAL_UNSEEN_RULE,
+    _draw_barcodes,
+    max_test_barcodes,
+    max_test_rows,
+    target_test_rows,
+)
+
+PUBLISHED = Path(__file__).parent / "fixtures" / "partition_published.json"
+
+
+def table_of(groups, **columns):
+    """A table of (genus, species, barcode, rows) groups, in an order that mixes them."""
+    rows = [group[:3] for group in groups for _ in range(group[3])]
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    genus, species, barcode = zip(*rows, strict=True) if rows else ((), (), ())
+    text = {"genus": genus, "species": species, "dna_barcode": barcode}
+    return pa.table(
+        {"processid": [f"P{i:05d}" for i in range(len(rows))]}
+        | {name: pa.array(values, pa.string()) for name, values in text.items()}
+        | columns
+    )
+
+
+def letters(i):
+    """The barcode number `i`, of 6 nucleotides."""
+    return "".join("ACGT"[i // 4**place % 4] for place in range(6))
+
+
+def open_world():
+    """40 species of 4 genera, 24 rows in 8 barcodes each; 6 of them have placeholder names."""
+    groups = []
+    for g, genus in enumerate(("Aphis", "Bradysia", "Fannia", "Idaea")):
+        for i in range(10):
+            name = f"{genus} sp. {i}BIO" if i < 2 and g < 3 else f"{genus} {'abcdefghij'[i]}us"
+            groups += [(genus, name, letters(80 * g + 8 * i + j), 3) for j in range(8)]
+    return table_of(groups)
+
+
+def rows_by_split(table):
+    return Counter(table["split"].to_pylist())
+
+
+def test_sizes():
+    """The three functions at their corners. 8 rows: 4 + 0/4 = 4. 20: 4 + 12/4 = 7, and 4 + 12/3 = 8 at most. 92: 4 +
+    84/4 = 25, where test is capped. 8 barcodes: 1 + 6/3 = 3. val aims at 5 % of 20 rows or more, val_unseen at 20 % of
+    any number, each with twice that at most."""
+    assert [target_test_rows(n) for n in (0, 7, 8, 12, 20, 92, 1000)] == [0, 0, 4, 5, 7, 25, 25]
+    assert [max_test_rows(n) for n in (7, 8, 20)] == [0, 4, 8]
+    assert [max_test_barcodes(n) for n in (1, 2, 3, 5, 8)] == [0, 0, 1, 2, 3]
+    assert [VAL_RULE.target(19), VAL_RULE.target(20), VAL_RULE.max_rows(20), VAL_RULE.max_barcodes(40)] == [0, 1, 2, 2]
+    assert [VAL_UNSEEN_RULE.target(5), VAL_UNSEEN_RULE.max_rows(5), VAL_UNSEEN_RULE.max_barcodes(10)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("species", "genus", "expected"),
+    [
+        ("Megaselia sp. 3BIO", "Megaselia", True),
+        ("Oxysarcodexia Malaise4749", "Oxysarcodexia", True),
+        ("Oxysarcodexia mallaizee", "Oxysarcodexia", True),
+        ("Megaselia cf. x", "Megaselia", True),
+        ("Ethmia Janzeni", "Ethmia", True),
+        ("Aus aff bus", "Aus", True),
+        ("Aus affinis B", "Aus", True),
+        ("Aus n sp", "Aus", True),
+        ("Aus gen bus", "Aus", True),
+        ("Aus sp bus", "Aus", True),
+        ("Aus bus_cus", "Aus", True),
+        ("Aus bus?", "Aus", True),
+        ("aus bus", "Aus", True),
+        ("Aus bus", "Malaise", True),
+        ("Aus bus", "aus", True),
+        ("Aus bus", "unassigned Aidae", False),
+        ("Aus bus", "unclassified", False),
+        ("Gnamptogenys sulcata", "Gnamptogenys", False),
+        ("Aus affinis", "Aus", False),
+        ("Aus bus-cus", "Aus", False),
+        ("Aus spinosus", "Aus", False),
+        (None, "Aus", False),
+        ("", None, False),
+    ],
+)
+def test_placeholder_names(species, genus, expected):
+    """The published rule on the names that tell its parts apart."""
+    found = is_placeholder(pa.array([species], pa.string()), pa.chunked_array([[genus]], pa.string()))
+    assert found.tolist() == [expected]
+
+
+def test_published_script():
+    """The partition is the published script's, row for row, on a clean table.
+
+    The fixture holds what the script gives with equal barcode counts sorted stably, so it guards each rule, the order
+    of the random draws, and all eight splits: one wrong draw would shift all later ones.
+    """
+    groups = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    expected = {barcode: split for _, _, barcode, _, split in groups}
+    assert set(expected.values()) == set(taxonomy.SPLITS)
+    result = make_splits(table_of(groups))
+    assert result["split"].to_pylist() == [expected[barcode] for barcode in result["dna_barcode"].to_pylist()]
+    check_partition(result)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(0, 99))
+def test_a_draw_leaves_a_barcode(sizes, seed):
+    """No rule takes a species' last barcode (it would then be in test but not in train), nor more than it may."""
+    sizes = np.sort(sizes)
+    for rule in (TEST_RULE, VAL_RULE, VAL_UNSEEN_RULE):
+        taken = _draw_barcodes(sizes, rule, np.random.default_rng(seed))
+        n = sizes.sum()
+        assert len(set(taken)) == len(taken) < len(sizes)
+        assert sizes[taken].sum() <= rule.max_rows(n) or (len(taken) == 1 and sizes[0] < n / 2)
+
+
+GENERA = (*["Aphis"] * 9, "Bradysia", "Malaise", None)
+SPECIES = ("Aphis bus", "Aphis cus", "Aphis sp. 1", "Bradysia dus", "Bradysia sp. 2", "Bradysia BIO", "", None)
+barcodes = st.builds(lambda i, n: "N" * n + letters(i) + "N" * n, st.integers(0, 200), st.integers(0, 1))
+group = st.tuples(st.sampled_from(GENERA), st.sampled_from(SPECIES), barcodes, st.integers(1, 12))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(group, max_size=40), st.integers(0, 3), st.sampled_from((0.0, 0.3)), st.sampled_from((0.0, 0.5)))
+def test_always_a_partition(groups, seed, hold_out_species, unlabel):
+    """Whatever the labels (species in two genera, equal barcodes of several species, none at all): a valid partition,
+    rows in their order, and the same for every order of the rows."""
+    table = table_of(groups)
+    options = {"seed": seed, "hold_out_species": hold_out_species, "unlabel": unlabel}
+    result = make_splits(table, **options)
+    check_partition(result)
+    assert result["processid"].equals(table["processid"])
+    assert sum(part["samples"] for part in split_summary(result)) == len(table)
+    turned = make_splits(table.take(np.arange(len(table))[::-1]), **options)
+    assert turned.take(np.arange(len(table))[::-1]).equals(result)
+
+
+def test_seed():
+    """Another seed draws other barcodes, and splits of about the same size."""
+    first, again, other = (make_splits(open_world(), seed) for seed in (0, 0, 1))
+    assert first.equals(again)
+    assert first["split"].to_pylist() != other["split"].to_pylist()
+    assert rows_by_split(first).keys() == rows_by_split(other).keys()
+
+
+def test_equal_barcodes_get_equal_labels():
+    """Rows P1 and P2 outvote P3; P0 has no name. The taxonomy of P0 and P3 comes from P1, the first with the species,
+    except the order of P0, which P1 does not know. The input's names are kept, other columns untouched."""
+    table = pa.table(
+        {
+            "processid": ["P3", "P0", "P2", "P1"],
+            "taxon": ["Bradysia dus", "Diptera", "Aphis bus", "Aphis bus"],
+            "order": ["Diptera", "Hemiptera", None, ""],
+            "family": ["Sciaridae", None, "Aphididae", "Aphididae"],
+            "subfamily": pa.array(["Sciarinae", None, "Aphidinae", None], pa.string()),
+            "genus": ["Bradysia", None, "Aphis", "Aphis"],
+            "species": ["Bradysia dus", None, "Aphis bus", "Aphis bus"],
+            "dna_barcode": ["NACGT", "ACGTN", "ACGT", "NNACGTNN"],
+            "coord-lat": [1.0, None, 2.0, 3.0],
+        }
+    )
+    result = make_splits(table)
+    assert result["species"].to_pylist() == result["taxon"].to_pylist() == ["Aphis bus"] * 4
+    assert result["genus"].to_pylist() == ["Aphis"] * 4
+    assert result["subfamily"].to_pylist() == [None, None, "Aphidinae", None]
+    assert result["family"].to_pylist() == ["Aphididae"] * 4
+    assert result["order"].to_pylist() == ["Diptera", "Hemiptera", None, None]
+    assert result["original_species"].to_pylist() == table["species"].to_pylist()
+    assert result["original_genus"].to_pylist() == table["genus"].to_pylist()
+    assert result["original_subfamily"].to_pylist() == table["subfamily"].to_pylist()
+    assert result["coord-lat"].equals(table["coord-lat"]) and result["dna_barcode"].equals(table["dna_barcode"])
+    assert result["split"].to_pylist() == ["train"] * 4
+    assert result.column_names == [
+        *table.column_names,
+        "original_subfamily",
+        "original_genus",
+        "original_species",
+        "split",
+    ]
+
+
+def test_votes():
+    """A scientific name wins over any number of placeholders; of equally common ones, the first in the alphabet."""
+    table = table_of(
+        [
+            ("Aphis", "Aphis bus", "ACA", 1),
+            ("Aphis", "Aphis sp. 1", "ACA", 3),
+            ("Aphis", "Aphis cus", "GTG", 2),
+            ("Aphis", "Aphis bus", "GTG", 2),
+        ]
+    )
+    assert set(make_splits(table)["species"].to_pylist()) == {"Aphis bus"}
+
+
+def test_filled_rows_do_not_shift_the_draw():
+    """Rows that get their species from an equal barcode follow it to its split and count for nothing."""
+    bare = open_world()
+    extra = [(None, None, barcode, 2) for barcode in dict.fromkeys(bare["dna_barcode"].to_pylist())]
+    extra = table_of(extra).set_column(0, "processid", pa.array([f"X{i}" for i in range(2 * len(extra))]))
+    split = make_splits(pa.concat_tables([bare, extra]))
+    assert split["split"][: len(bare)].to_pylist() == make_splits(bare)["split"].to_pylist()
+    assert "pretrain" not in rows_by_split(split)
+
+
+def test_species_of_a_foreign_genus_is_held_out():
+    """Aphis sp. 1 has 8 rows in a seen genus and one in another, which would get in among the unseen genera with it.
+    Aphis sp. 2 has 8 in the seen genus and is unseen; Aphis sp. 3 has 7 and is not."""
+    table = table_of(
+        [
+            ("Aphis", "Aphis bus", "AAA", 2),
+            ("Aphis", "Aphis sp. 1", "CCC", 8),
+            ("Bradysia", "Aphis sp. 1", "CCG", 1),
+            ("Aphis", "Aphis sp. 2", "GGG", 8),
+            ("Aphis", "Aphis sp. 3", "TTT", 7),
+        ]
+    )
+    result = make_splits(table)
+    check_partition(result)
+    found = dict(zip(result["species"].to_pylist(), result["split"].to_pylist(), strict=True))
+    assert found == {
+        "Aphis bus": "train",
+        "Aphis sp. 1": "other_heldout",
+        "Aphis sp. 2": "key_unseen",
+        "Aphis sp. 3": "other_heldout",
+    }
+
+
+def test_split_and_chunk_are_replaced():
+    """Columns already there keep their place and get new values; chunk is null where the split has no chunks."""
+    table = open_world()
+    table = table.add_column(0, "chunk", pa.nulls(len(table))).add_column(
+        1, "split", pa.array(["nonsense"] * len(table))
+    )
+    result = make_splits(table)
+    assert result.column_names == table.column_names
+    pairs = zip(result["processid"].to_pylist(), result["split"].to_pylist(), strict=True)
+    assert result["chunk"].to_pylist() == [taxonomy.chunk(*pair) or None for pair in pairs]
+    assert result["split"].equals(make_splits(open_world())["split"])
+    assert make_splits(result).equals(result)
+
+
+def test_simulation():
+    """4 x 10 species less 6 placeholders = 34 scientific ones; round(0.25 * 34) = round(8.5) = 8 are held out, their
+    names kept. They and the placeholders have 24 rows each, of seen genera, so all 14 are unseen. Of the other 26 * 24
+    = 624 rows, half lose their labels."""
+    table = open_world().append_column("taxon", open_world()["species"])
+    table = table.append_column("family", pa.array(["Aidae"] * len(table)))
+    result = make_splits(table, hold_out_species=0.25, unlabel=0.5)
+    check_partition(result)
+    parts = {part["split"]: part for part in split_summary(result)}
+    assert parts["key_unseen"]["species"] == 14
+    assert parts["pretrain"]["samples"] == 312
+    assert result["original_species"].equals(table["species"]) and result["original_genus"].equals(table["genus"])
+    for row in result.to_pylist():
+        hidden = row["split"] == "pretrain"
+        assert row["species"] == (None if hidden else row["original_species"])
+        assert row["genus"] == (None if hidden else row["original_genus"])
+        assert row["taxon"] == ("Aidae" if hidden else row["original_species"])
+    assert (
+        make_splits(table, 1, hold_out_species=0.25, unlabel=0.5)["split"].to_pylist() != result["split"].to_pylist()
+    )
+
+
+def test_hold_out_keeps_a_species_of_each_genus():
+    """One genus of three species and one of one: with 0.9, round(3.6) = 4 are wanted, but only two can go."""
+    names = (("Aphis", "Aphis bus"), ("Aphis", "Aphis cus"), ("Aphis", "Aphis dus"), ("Fannia", "Fannia eus"))
+    table = table_of([(*name, "ACGT"[i] * 5, 9) for i, name in enumerate(names)])
+    result = make_splits(table, hold_out_species=0.9)
+    check_partition(result)
+    assert rows_by_split(result) == {"train": 18, "key_unseen": 18}
+    assert "original_species" not in result.column_names
+
+
+def test_empty_table():
+    result = make_splits(table_of([]))
+    assert len(result) == 0 and result["split"].type == pa.string()
+    assert [part["samples"] for part in split_summary(result)] == [0] * 8
+
+
+def test_summary():
+    """Barcodes are counted without the N at their ends: ANC and NANC are one."""
+    table = table_of([("Aphis", "Aphis bus", "ANC", 2), ("Aphis", "Aphis bus", "NANC", 1), (None, None, "G", 4)])
+    parts = {part.pop("split"): part for part in split_summary(make_splits(table))}
+    assert list(parts) == list(taxonomy.SPLITS)
+    assert parts["train"] == {"samples": 3, "barcodes": 1, "species": 1}
+    assert parts["pretrain"] == {"samples": 4, "barcodes": 1, "species": 0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("A", "A a", "AC", "train"), ("A", "A a", "NAC", "test")], "barcode lies in several splits.*'AC'"),
+        ([("A", "A a", "AC", "pretrain")], "row of pretrain has a species.*'P0'"),
+        ([("A", None, "AC", "train")], "row outside pretrain has no species.*'P0'"),
+        ([("A", "A a", "AC", "train"), ("A", "A a", "GT", "key_unseen")], "two of seen, unseen.*'A a'"),
+        ([("A", "A a", "AC", "train"), ("A", "A a", "GT", "other_heldout")], "two of seen, unseen.*'A a'"),
+        ([("A", "A a", "AC", "val")], "species of val is not in train.*'A a'"),
+        ([("A", "A a", "AC", "test")], "species of test is not in train.*'A a'"),
+        ([("A", "A a", "AC", "train"), ("A", "A b", "GT", "val_unseen")], "val_unseen is not in key_unseen.*'A b'"),
+        ([("A", "A a", "AC", "train"), ("A", "A b", "GT", "test_unseen")], "test_unseen is not in key_unseen.*'A b'"),
+        ([("A", "A a", "AC", "train"), ("B", "B b", "GT", "key_unseen")], "genus is among the unseen.*'B'"),
+        ([("A", "A a", "AC", "validation")], "split 'validation'"),
+        ([("A", "A a", "AC", None)], "no split"),
+    ],
+)
+def test_check_names_what_is_wrong(rows, message):
+    """Each rule, broken alone."""
+    columns = zip(*rows, strict=True)
+    table = pa.table({"processid": [f"P{i}" for i in range(len(rows))]}).to_pydict()
+    for name, values in zip(("genus", "species", "dna_barcode", "split"), columns, strict=True):
+        table[name] = pa.array(values, pa.string())
+    with pytest.raises(ValueError, match=message):
+        check_partition(pa.table(table))
+
+
+def test_bad_input():
+    """Each error names the rows or the value, and what is allowed."""
+    table = open_world()
+    with pytest.raises(ValueError, match=r"no column 'genus', 'species'\. A partition needs processid"):
+        make_splits(table.drop_columns(["genus", "species"]))
+    with pytest.raises(ValueError, match="1 processids occur more than once: 'P00000'"):
+        make_splits(pa.concat_tables([table, table.slice(0, 1)]))
+    with pytest.raises(ValueError, match="1 rows have no processid"):
+        make_splits(pa.concat_tables([table.slice(1), table.slice(0, 1).set_column(0, "processid", pa.array([""]))]))
+    for barcode in ("", "NNN", None):
+        bad = table.slice(0, 1).set_column(3, "dna_barcode", pa.array([barcode], pa.string()))
+        with pytest.raises(ValueError, match="1 of 960 rows have no barcode .*'P00000'"):
+            make_splits(pa.concat_tables([table.slice(1), bad]))
+    for share in (-0.1, 1, float("nan")):
+        with pytest.raises(ValueError, match=r"unlabel is .*in \[0, 1\)"):
+            make_splits(table, unlabel=share)
+        with pytest.raises(ValueError, match=r"hold_out_species is .*in \[0, 1\)"):
+            make_splits(table, hold_out_species=share)
+    with pytest.raises(ValueError, match="seed is -1"):
+        make_splits(table, -1)
+    with pytest.raises(ValueError, match="'original_species'.*Start from the table"):
+        make_splits(make_splits(table, unlabel=0.5))
+
+
+def read(path):
+    """A CSV with every column as text, nothing but an empty cell missing."""
+    names = pa.csv.open_csv(path).schema.names
+    options = pa.csv.ConvertOptions(
+        strings_can_be_null=True, null_values=[""], column_types={name: pa.string() for name in names}
+    )
+    return pa.csv.read_csv(path, convert_options=options)
+
+
+@pytest.mark.realdata
+def test_reference_partition(shared):
+    """The published script's result on 43,546 real records, half of them unlabelled: each split within 2 % or 10 rows.
+
+    Compared are the rows that have a species in the reference. Of the others, it drags those along that share a
+    barcode with val or test, and leaves those in pretrain that share one with train; here all follow their barcode.
+
+    Counts differ a little because 7 barcodes carry two species there and one here, and one changed species shifts all
+    later draws of the generator. With those 7 cleaned, the script gives the very counts found here. Which rows a split
+    holds differs more, since barcodes with equally many rows come in another order: Jaccard overlaps were 0.88 train,
+    0.52 val, 0.69 test, 0.87 key_unseen, 0.45 val_unseen, 0.71 test_unseen, 1.00 other_heldout. Sorted stably and on
+    cleaned labels, the script agrees with this module on every row (test_published_script guards that).
+    """
+    table, reference = (read(shared / "data" / f"split_reference_{part}.csv.gz") for part in ("input", "output"))
+    result = make_splits(table)
+    check_partition(result)
+    expected, found = defaultdict(set), defaultdict(set)
+    assert reference["processid"].equals(result["processid"])
+    splits = zip(reference["split"].to_pylist(), result["split"].to_pylist(), strict=True)
+    for i, ((there, here), species) in enumerate(zip(splits, reference["species"].to_pylist(), strict=True)):
+        if species is not None:
+            expected[there].add(i)
+            found[here].add(i)
+    assert expected.keys() == found.keys() == set(taxonomy.SPLITS) - {"pretrain"}
+    for split, rows in expected.items():
+        assert abs(len(found[split]) - len(rows)) <= max(10, 0.02 * len(rows)), split
+        assert len(found[split] & rows) / len(found[split] | rows) > 0.4, split
+
+
+@pytest.mark.realdata
+def test_real_records_simulated(shared):
+    """On 83,517 real records the two shares are met, and every split that asks for rows gets some.
+
+    Without them all but one species is seen: Ethmia Janzeni, a placeholder by its capital. other_heldout stays empty,
+    since every held-out species has at least 8 rows and a seen genus.
+    """
+    table = read(shared / "data" / "bold_coi5p.csv.gz")
+    parts = {part["split"]: part for part in split_summary(make_splits(table))}
+    assert parts["pretrain"]["samples"] == 0 and parts["key_unseen"]["species"] == 1
+    result = make_splits(table, hold_out_species=0.15, unlabel=0.5)
+    check_partition(result)
+    rows = rows_by_split(result)
+    held_out = sum(rows[split] for split in taxonomy.METASPLITS["unseen"]) + rows["other_heldout"]
+    assert rows["pretrain"] == pytest.approx(0.5 * (len(table) - held_out), rel=0.002)
+    parts = {part["split"]: part for part in split_summary(result)}
+    assert parts["key_unseen"]["species"] == 1 + round(0.15 * 924)
+    assert all(rows[split] for split in taxonomy.SPLITS if split != "other_heldout")

@@ -1,0 +1,328 @@
+"""Pretraining: it learns, it does not depend on how a batch is spread, and a killed run goes on as if it had not been.
+
+The runs are tiny: 96 barcodes of 60 nucleotides that descend from one, a model of one layer.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from bioscan_hf.trainers import pretrain_barcodebert as program
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.taxonomy import COLUMNS
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+
+MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+TRAINING = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 16,
+    "save_total_limit": 10,
+    "max_steps": 4,
+}
+# SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
+SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+RESUMED = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
+RESUMED |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A metadata CSV: 64 barcodes in pretrain, 32 in val."""
+    draw = random.Random(0)
+    ancestor = "".join(draw.choices("ACGT", k=60))
+    path = tmp_path_factory.mktemp("data") / "metadata.csv"
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        for i in range(96):
+            barcode = "".join(draw.choice("ACGT") if draw.random() < 0.1 else letter for letter in ancestor)
+            split = "pretrain" if i < 64 else "val"
+            table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": split, "phylum": "Arthropoda"})
+    return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """The cache of `datasets`, for this process and those that it starts."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+def arguments(source, folder, **options):
+    """What `program.main` takes. `options` belong to either of its two arguments."""
+    own = {name for name in program.PretrainingOptions.__dataclass_fields__}
+    given = MODEL | TRAINING | options
+    return (
+        program.PretrainingOptions(source=str(source), **{name: given[name] for name in given if name in own}),
+        program.PretrainingArguments(
+            output_dir=str(folder), **{name: given[name] for name in given if name not in own}
+        ),
+    )
+
+
+def flags(source, folder, **options):
+    given = {"source": source, "output_dir": folder} | MODEL | TRAINING | options
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+def history(folder):
+    """What was logged at each step and evaluation, but for what measures time."""
+    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    clock = ("_runtime", "_per_second")
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(clock)}
+        for entry in logged
+        if "train_loss" not in entry  # a mean over the session
+    ]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_learns_and_leaves_a_model_and_its_results(source, tmp_path):
+    """A k-mer of 64 costs ln 64 = 4.16 nats by guessing; the ancestor's one is right in 0.9**3 = 73 % of the cases."""
+    folder = tmp_path / "run"
+    results = program.main(*arguments(source, folder, max_steps=60, learning_rate=1e-2, save_strategy="no"))
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert (results["task"], results["processes"], results["steps"]) == ("barcodebert/pretrain", 1, 60)
+    assert results["dataset"] == {"source": str(source), "split_sizes": {"pretrain": 64, "val": 32}}
+    assert [step for step, _ in results["loss_curve"]] == list(range(1, 61))
+    assert results["loss_curve"][0][1] == pytest.approx(4.16, abs=0.2)
+    assert results["metrics"]["train_loss_nats"] < 3
+    assert results["metrics"]["validation_masked_loss_nats"] < 3
+    assert results["metrics"]["validation_masked_accuracy"] > 0.3
+
+    model = BarcodeBertForMaskedLM.from_pretrained(folder)
+    assert (model.config.k, model.config.pad_token_id, model.config.max_tokens) == (3, 0, 20)
+    assert not model.bert.embeddings.word_embeddings.weight[0].any()
+    barcode = "ACGTACGTACGA"
+    expected = KmerTokenizer(k=3, max_nucleotides=60)(barcode)["input_ids"]
+    assert KmerTokenizer.from_pretrained(folder)(barcode)["input_ids"] == expected
+    plain = AutoTokenizer.from_pretrained(folder)(barcode, padding="max_length", truncation=True)
+    assert plain["input_ids"] == expected
+
+
+def test_validation_masks_the_same_kmers_however_they_are_batched(source, tmp_path):
+    """With a learning rate of zero, each evaluation gives the same loss and accuracy, whatever the batch size."""
+    found = []
+    for size in (32, 5):
+        options = {"learning_rate": 0.0, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+        folder = tmp_path / str(size)
+        program.main(*arguments(source, folder, per_device_eval_batch_size=size, save_strategy="no", **options))
+        evaluations = [entry for entry in history(folder) if "eval_masked_loss" in entry]
+        assert len(evaluations) >= 2
+        found += [(entry["eval_masked_loss"], entry["eval_masked_accuracy"]) for entry in evaluations]
+    for loss, accuracy in found:
+        assert (loss, accuracy) == (pytest.approx(found[0][0], abs=1e-6), pytest.approx(found[0][1]))
+
+
+def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, tmp_path):
+    """One process, two, and one that accumulates two batches: the same losses, gradients and weights.
+
+    The parts of a batch hold different numbers of masked k-mers, so a mean of their means would differ.
+    """
+    options = SPREAD | {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
+    half = {"per_device_train_batch_size": 8}
+    folders = {name: tmp_path / name for name in ("one", "accumulated", "two")}
+    program.main(*arguments(source, folders["one"], **options))
+    program.main(*arguments(source, folders["accumulated"], gradient_accumulation_steps=2, **options, **half))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    launch.append("bioscan_hf.trainers.pretrain_barcodebert")
+    done = subprocess.run(
+        [*launch, *flags(source, folders["two"], **options, **half)],
+        env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folders["two"] / "results.json").read_text())
+    assert (results["processes"], results["global_batch_size"]) == (2, 16)
+
+    one = [entry for entry in history(folders["one"]) if "loss" in entry]
+    start = BarcodeBertForMaskedLM(program.make_config(arguments(source, tmp_path, dropout=0.0)[0])).state_dict()
+    for name in ("accumulated", "two"):
+        other = [entry for entry in history(folders[name]) if "loss" in entry]
+        assert len(one) == len(other) == 4
+        for a, b in zip(one, other, strict=True):
+            assert (b["loss"], b["grad_norm"]) == (
+                pytest.approx(a["loss"], rel=1e-5),
+                pytest.approx(a["grad_norm"], rel=1e-5),
+            )
+        for key, value in weights(folders["one"]).items():
+            torch.testing.assert_close(weights(folders[name])[key], value, rtol=0, atol=2e-6)
+    moved = weights(folders["one"])["classifier.bias"] - start["classifier.bias"]
+    assert moved.abs().max() > 1e-2, "the weights hardly moved: this test would prove nothing"
+
+
+def test_processes_that_do_not_know_each_other_are_refused(source, tmp_path, monkeypatch):
+    """What a launch on CPU without ACCELERATE_USE_CPU does: each process takes itself for the only one."""
+    given = arguments(source, tmp_path / "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were launched .* sees 1.* ACCELERATE_USE_CPU=yes"):
+        program.main(*given)
+    assert not (tmp_path / "run").exists()
+
+
+KILLED = """
+import os, signal, sys
+from bioscan_hf.trainers import pretrain_barcodebert as program
+
+class Killer(program.PretrainingCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+program.PretrainingCallback = Killer
+program.main(*program.parse(sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
+    """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout is on, and two workers read the data.
+
+    The resumed run starts at the checkpoint of step 4. A second one starts at that of step 6, the end of an epoch.
+    """
+    options = RESUMED | {"dataloader_num_workers": 2}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *flags(source, tmp_path / "killed", **options)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "killed/checkpoint-6").exists()
+
+    whole = tmp_path / "whole"
+    program.main(*arguments(source, whole, **options))
+    shutil.copytree(whole / "checkpoint-6", tmp_path / "boundary/checkpoint-6")
+    losses = [entry["loss"] for entry in history(whole) if "loss" in entry]
+    assert len(losses) == 8 and len(set(losses)) == 8
+    for name in ("killed", "boundary"):
+        folder = tmp_path / name
+        program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
+        assert history(folder) == history(whole)
+        same_weights(folder, whole)
+        for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            same_state(*(torch.load(run / "checkpoint-8" / file, weights_only=False) for run in (folder, whole)))
+
+
+def same_weights(folder: Path, other: Path):
+    one, two = weights(folder), weights(other)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def same_state(one, other):
+    """Equal, tensors and arrays among them, bit for bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            same_state(one[name], other[name])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            same_state(a, b)
+    elif torch.is_tensor(one):
+        assert torch.equal(one, other)
+    else:
+        assert (one == other) is True or (one == other).all()
+
+
+def test_masks_change_from_epoch_to_epoch(source, tmp_path):
+    """With a learning rate of zero and no dropout, the loss of the whole split differs only if its masks do."""
+    options = {"learning_rate": 0.0, "dropout": 0.0, "per_device_train_batch_size": 64, "max_steps": 3}
+    program.main(*arguments(source, tmp_path / "run", save_strategy="no", eval_strategy="no", **options))
+    losses = {entry["loss"] for entry in history(tmp_path / "run") if "loss" in entry}
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"mask_ratio": 0.0}, ValueError, "mask_ratio is 0.0"),
+        ({"k": 0}, ValueError, "k is 0"),
+        ({"hidden_size": 30}, ValueError, "multiple of num_attention_heads"),
+        ({"train_split": "training"}, ValueError, "Unknown split 'training'"),
+        ({"train_split": "test"}, ValueError, "No rows of split 'test'"),
+        ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
+        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
+        ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+        (
+            {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+            ValueError,
+            "dataloader_persistent_workers",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(source, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        program.main(*arguments(**({"source": source, "folder": tmp_path / "run"} | options)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
+    """Neither mixed with other files, nor with another run's; "last" begins anew only where there is nothing."""
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
+    folder = tmp_path / "run"
+    program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--overwrite"):
+        program.main(*arguments(source, folder, **options))
+    with pytest.raises(ValueError, match="another run: mask_ratio was 0.5 and is 0.3"):
+        program.main(*arguments(source, folder, resume_from_checkpoint="last", mask_ratio=0.3, **options))
+    with pytest.raises(ValueError, match="k was 3 and is 4"):
+        program.main(*arguments(source, folder, resume_from_checkpoint="last", **options | {"k": 4}))
+    (folder / "checkpoint-1" / program.RUN_FILE).unlink()  # as if killed while it was written
+    with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
+        program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
+    (folder / "checkpoint-7").mkdir()
+    program.main(*arguments(source, folder, overwrite=True, **options))
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_rows_without_a_barcode_are_counted_and_refused(tmp_path):
+    path = tmp_path / "metadata.csv"
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        for i, barcode in enumerate(("ACGTACGT", "", "ACGT")):
+            table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": "pretrain"})
+    options, _ = arguments(path, tmp_path / "run", unique_barcodes=False)
+    with pytest.raises(ValueError, match="1 of 3 rows of the split 'pretrain' have no barcode"):
+        program.load_barcodes(options, "pretrain")
+
+
+def test_options_from_flags_and_from_a_file(tmp_path):
+    """A misspelt option is refused in either; bfloat16 is off on a CPU unless asked for."""
+    path = tmp_path / "options.yaml"
+    path.write_text("source: data\nk: 5\noutput_dir: out\nuse_cpu: true\nbf16: true\nunique_barcodes: false\n")
+    options, training_args = program.parse([str(path)])
+    assert (options.source, options.k, options.unique_barcodes) == ("data", 5, False)
+    assert training_args.bf16 is True
+    options, training_args = program.parse(["--source", "data", "--k", "5", "--use_cpu", "--max_steps", "7"])
+    assert (options.k, options.mask_ratio, training_args.max_steps, training_args.bf16) == (5, 0.5, 7, False)
+    assert training_args.remove_unused_columns is False
+    path.write_text("source: data\nmask_raito: 0.3\n")
+    with pytest.raises(ValueError, match="mask_raito"):
+        program.parse([str(path)])
+    with pytest.raises(ValueError, match="mask_raito"):
+        program.parse(["--source", "data", "--mask_raito", "0.3"])

@@ -1,0 +1,375 @@
+"""Reading a release and writing it as Parquet: the same rows and bytes, and nothing lost when something is wrong."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from hashlib import md5
+from zipfile import ZipFile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Image, load_dataset
+from PIL import Image as PILImage
+
+from bioscan_hf import release as reader
+from bioscan_hf.taxonomy import COLUMNS, SPLITS, LabelMaps, image_path
+
+
+def read_csv(root):
+    with open(reader.find_metadata(root), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows, columns=COLUMNS):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def copy(release, tmp_path):
+    """A release that a test may damage."""
+    return shutil.copytree(release, tmp_path / "release")
+
+
+def row(processid="A1", split="train", barcode="ACGTACGT", **more):
+    return {"processid": processid, "split": split, "dna_barcode": barcode, **more}
+
+
+def cell(value):
+    """A value of a dataset as it stands in the CSV."""
+    return "" if value is None else str(value)
+
+
+def same(text, value):
+    return text == cell(value) or (isinstance(value, float | int) and float(text) == float(value))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_build_holds_every_row_and_every_byte(release, dataset, streaming):
+    """All 23 cells of each row, and the md5 of each photo, by `load_dataset` alone."""
+    rows = {row["processid"]: row for row in read_csv(release)}
+    photos = {}
+    for path in release.glob("*.zip"):
+        with ZipFile(path) as archive:
+            photos |= {name: md5(archive.read(name)).hexdigest() for name in archive.namelist()}
+    found = set()
+    for split in SPLITS:
+        data = load_dataset(str(dataset), "cropped_256", split=split, streaming=streaming)
+        for record in data.cast_column("image", Image(decode=False)):
+            original = rows[record["processid"]]
+            assert original["split"] == split
+            assert all(same(original[column], record[column]) for column in COLUMNS), record["processid"]
+            name = image_path(record["processid"], split, "cropped_256")
+            assert md5(record["image"]["bytes"]).hexdigest() == photos[name]
+            found.add(record["processid"])
+    assert found == set(rows) and len(rows) == 400
+
+
+def test_shards_keep_the_order_of_the_csv(release, dataset):
+    """A split cut into several files reads back in the order of the metadata, in both configs."""
+    expected = [row["processid"] for row in read_csv(release) if row["split"] == "pretrain"]
+    assert len(list((dataset / "cropped_256").glob("pretrain-*.parquet"))) > 1, "one shard would prove nothing"
+    for config in ("dna", "cropped_256"):
+        assert load_dataset(str(dataset), config, split="pretrain")["processid"] == expected
+
+
+def test_photos_decode_and_a_split_has_its_name(dataset):
+    record = load_dataset(str(dataset), "cropped_256", split="key_unseen")[0]
+    assert min(record["image"].size) == 256 and record["split"] == "key_unseen"
+
+
+def test_folders_and_zips_give_the_same(release, dataset, tmp_path):
+    unpacked = tmp_path / "release"
+    shutil.copytree(release / "bioscan5m", unpacked / "bioscan5m")
+    for path in release.glob("*.zip"):
+        with ZipFile(path) as archive:
+            archive.extractall(unpacked)
+    reader.build(unpacked, tmp_path / "dataset", rows_per_shard={"dna": 100, "cropped_256": 60}, workers=2)
+    for file in dataset.glob("*/*.parquet"):
+        assert pq.read_table(file).equals(pq.read_table(tmp_path / "dataset" / file.relative_to(dataset)))
+
+
+def test_card_manifest_and_labels_tell_what_was_built(dataset, release):
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["problems"] == []
+    for name, shard in manifest["shards"].items():
+        assert pq.ParquetFile(dataset / name).metadata.num_rows == shard["rows"]
+        assert reader.file_hash(dataset / name) == shard["sha256"]
+    genera = sorted({row["genus"] for row in read_csv(release)} - {""})
+    assert LabelMaps.load(dataset / "labels.json").names("genus") == genera
+    card = (dataset / "README.md").read_text()
+    assert "license: cc-by-3.0" in card and "Rows: **400** in all." in card and "$" not in card
+    assert not list(dataset.rglob("*.part"))
+
+
+def test_metadata_alone_and_other_columns(tmp_path):
+    """A gzipped CSV without photos builds; a column that is not published stays, as text."""
+    columns = [*COLUMNS, "genbank"]
+    path = write_rows(
+        tmp_path / "m.csv", [row("A1", genbank="00X"), row("A2", "val", index_bioscan_1M_insect="5.0")], columns
+    )
+    zipped = tmp_path / "m.csv.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    reader.build(zipped, tmp_path / "out")
+    data = load_dataset(str(tmp_path / "out"), "dna")
+    assert set(data) == {"train", "val"}
+    assert data["train"][0]["genbank"] == "00X" and data["train"][0]["coord-lat"] is None
+    assert data["val"][0]["index_bioscan_1M_insect"] == 5
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_missing_sources(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No metadata in .*nowhere.* Give the folder that holds bioscan5m/"):
+        reader.build(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(reader.ReleaseError, match="empty.csv is empty: its first line should name the columns"):
+        reader.build(tmp_path / "empty.csv", tmp_path / "out")
+    write_rows(tmp_path / "header.csv", [])
+    with pytest.raises(reader.ReleaseError, match="header.csv holds no rows"):
+        reader.build(tmp_path / "header.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_column_is_named(tmp_path):
+    path = write_rows(tmp_path / "m.csv", [row()], [column for column in COLUMNS if column != "dna_bin"])
+    with pytest.raises(reader.ReleaseError, match="m.csv has no column 'dna_bin' .its columns: processid, sampleid"):
+        reader.build(path, tmp_path / "out")
+
+
+def test_truncated_files_are_told(release, tmp_path):
+    data = reader.find_metadata(release).read_bytes()
+    (tmp_path / "cut.csv").write_bytes(data[: len(data) // 2])
+    with pytest.raises(reader.ReleaseError, match="cut.csv, row .*has the file been cut off"):
+        reader.build(tmp_path / "cut.csv", tmp_path / "out")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(data)[:-2000])
+    with pytest.raises(reader.ReleaseError, match="cut.csv.gz cannot be read to its end"):
+        reader.build(tmp_path / "cut.csv.gz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+BAD_ROWS = [
+    (row("A2", "tset"), r"row 2 \(A2\): unknown split 'tset' .BIOSCAN-5M has pretrain, train"),
+    (row("A2", ""), r"row 2 \(A2\): its split is empty; `bioscan-hf split` partitions"),
+    (row("A2", barcode="HELLO WORLD"), r"row 2 \(A2\): dna_barcode is no DNA: it holds 'E'"),
+    (row("A1"), r"row 2 \(A1\): repeats the processid of row 1"),
+    (row(""), r"row 2: processid None is no id"),
+    (row("A 2"), r"row 2 \(A 2\): processid 'A 2' is no id"),
+    (row("A2", **{"coord-lat": "north"}), r"row 2 \(A2\): coord-lat is 'north', not a number"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_ROWS, ids=[message[11:50] for _, message in BAD_ROWS])
+def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
+    """Without keep_going the build stops, naming file and row; with it the good rows are there and the bad is listed."""
+    path = write_rows(tmp_path / "m.csv", [row("A1"), bad, row("A3", "val")])
+    with pytest.raises(reader.ReleaseError, match="m.csv, " + message):
+        reader.build(path, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "README.md").exists(), "a stopped build must not load as if it were complete"
+
+    manifest = reader.build(path, tmp_path / "out", keep_going=True)
+    assert len(manifest.problems) == 1
+    with open(tmp_path / "out" / "problems.csv", newline="") as file:
+        [problem] = csv.DictReader(file)
+    assert problem["row"] == "2" and problem["consequence"] in ("left out", "cell emptied")
+    kept = [r["processid"] for part in load_dataset(str(tmp_path / "out"), "dna").values() for r in part]
+    assert kept == (["A1", "A2", "A3"] if problem["consequence"] == "cell emptied" else ["A1", "A3"])
+
+
+def test_line_with_too_few_cells_is_reported(tmp_path):
+    path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
+    path.write_text(path.read_text() + "A3,only,three\n" + path.read_text().splitlines()[1].replace("A1", "A4") + "\n")
+    with pytest.raises(reader.ReleaseError, match="m.csv.*a line with 3 cells instead of 23"):
+        reader.build(path, tmp_path / "stopped")
+    manifest = reader.build(path, tmp_path / "out", keep_going=True)
+    assert [problem.consequence for problem in manifest.problems] == ["left out"]
+    assert load_dataset(str(tmp_path / "out"), "dna", split="train")["processid"] == ["A1", "A2", "A4"]
+
+
+def replace_member(path, name, data):
+    """Rewrites a zip with one member changed, or removed if `data` is None."""
+    with ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            if member != name:
+                archive.writestr(member, content)
+            elif data is not None:
+                archive.writestr(member, data)
+
+
+def test_bad_photos_stop_or_are_reported(copy, tmp_path):
+    """A photo cut off, one that is no JPEG and one missing: named one by one, and only their rows are left out."""
+    path = copy / "BIOSCAN_5M_cropped_256_train.zip"
+    with ZipFile(path) as archive:
+        names = sorted(archive.namelist())[:3]
+        cut = archive.read(names[0])[:-500]
+    for name, data in zip(names, (cut, b"GIF89a" + bytes(100), None), strict=True):
+        replace_member(path, name, data)
+    with pytest.raises(
+        reader.ReleaseError, match=r"(cut off before its end mark|is no JPEG|no photo bioscan5m/images)"
+    ):
+        reader.build(copy, tmp_path / "stopped")
+
+    manifest = reader.build(copy, tmp_path / "out", keep_going=True, workers=2)
+    what = {problem.processid: problem.what for problem in manifest.problems}
+    ids = [name.rsplit("/")[-1].removesuffix(".jpg") for name in names]
+    assert set(what) == set(ids)
+    assert "BIOSCAN_5M_cropped_256_train.zip" in what[ids[0]] and "cut off" in what[ids[0]]
+    assert "is no JPEG" in what[ids[1]] and "no photo bioscan5m/images/cropped_256/train" in what[ids[2]]
+    with_photo = load_dataset(str(tmp_path / "out"), "cropped_256", split="train")["processid"]
+    without = load_dataset(str(tmp_path / "out"), "dna", split="train")["processid"]
+    assert with_photo == [processid for processid in without if processid not in ids]
+    assert set(ids) <= set(without)
+
+
+def test_flipped_byte_in_a_zip_is_named(copy, tmp_path):
+    path = copy / "BIOSCAN_5M_cropped_256_train.zip"
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip:bioscan5m/.* cannot be read .Bad CRC-32"
+    ):
+        reader.build(copy, tmp_path / "out")
+
+
+def test_truncated_zip_is_named(copy, tmp_path):
+    path = copy / "BIOSCAN_5M_cropped_256_train.zip"
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(
+        reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip is no readable zip.*download it again"
+    ):
+        reader.build(copy, tmp_path / "out")
+
+
+def test_damaged_header_is_told():
+    buffer = io.BytesIO()
+    PILImage.new("RGB", (8, 8)).save(buffer, "JPEG")
+    reader.check_jpeg(buffer.getvalue(), "good.jpg")
+    with pytest.raises(reader.ReleaseError, match="x.jpg is a damaged JPEG"):
+        reader.check_jpeg(b"\xff\xd8" + bytes(200) + b"\xff\xd9", "x.jpg")
+
+
+def test_unknown_config_and_absent_package(release, tmp_path):
+    with pytest.raises(ValueError, match="Unknown config 'cropped_265'. BIOSCAN-5M has dna, cropped_256"):
+        reader.build(release, tmp_path / "out", ["cropped_265"])
+    with pytest.raises(FileNotFoundError, match="No photos of 'original_256' .* It holds cropped_256"):
+        reader.build(release, tmp_path / "out", ["original_256"])
+
+
+def test_output_that_holds_something_else(release, dataset, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="holds something else .'thesis.txt'.*--force"):
+        reader.build(release, tmp_path, ["dna"])
+    reader.build(release, tmp_path, ["dna"], force=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(FileExistsError, match="a build with another configs .*--force"):
+        reader.build(release, tmp_path, ["cropped_256"])
+
+
+def test_finished_build_is_left_alone_and_a_changed_source_is_refused(tmp_path):
+    path = write_rows(tmp_path / "m.csv", [row("A1")])
+    reader.build(path, tmp_path / "out")
+    shard = next((tmp_path / "out/dna").iterdir())
+    before = shard.stat().st_mtime_ns
+    reader.build(path, tmp_path / "out")
+    assert shard.stat().st_mtime_ns == before
+    write_rows(path, [row("A1"), row("A2")])
+    with pytest.raises(FileExistsError, match="holds a build with another source"):
+        reader.build(path, tmp_path / "out")
+    reader.build(path, tmp_path / "out", force=True)
+    assert load_dataset(str(tmp_path / "out"), "dna", split="train")["processid"] == ["A1", "A2"]
+
+
+KILLED = """
+import sys
+from bioscan_hf import release
+from bioscan_hf.taxonomy import image_path
+photos = 0
+read = release.Photos.read
+def slow(self, processid, split):
+    global photos
+    photos += 1
+    if photos == 100:
+        print("half-way", flush=True)
+        import time; time.sleep(60)
+    return read(self, processid, split)
+release.Photos.read = slow
+release.build(sys.argv[1], sys.argv[2], rows_per_shard={"dna": 100, "cropped_256": 60})
+"""
+
+
+def test_killed_build_is_completed_and_never_shows_half_a_shard(release, dataset, tmp_path):
+    """SIGKILL while photos are written: only whole shards are visible; a restart keeps them and ends like any build."""
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(release), str(output)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "half-way\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert list(output.rglob("*.part")), "nothing was being written: the kill came too late to prove anything"
+    whole = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
+    assert any(path.parent.name == "cropped_256" for path in whole)
+    for path in whole:
+        assert pq.read_table(path).equals(pq.read_table(dataset / path.relative_to(output)))
+    with pytest.raises(ValueError, match="is not complete: run `bioscan-hf build` again"):
+        from bioscan_hf.data import load_bioscan5m
+
+        load_bioscan5m(output, "cropped_256", "train")
+
+    time.sleep(0.01)
+    reader.build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})
+    assert not list(output.rglob("*.part"))
+    assert all(path.stat().st_mtime_ns == before for path, before in whole.items()), (
+        "finished shards were written anew"
+    )
+    built = sorted(path.relative_to(dataset) for path in dataset.rglob("*.parquet"))
+    assert sorted(path.relative_to(output) for path in output.rglob("*.parquet")) == built
+    for name in built:
+        assert (output / name).read_bytes() == (dataset / name).read_bytes()
+
+
+def test_csv_round_trip_keeps_every_cell(tmp_path):
+    """Cells with commas, quotes, accents or nothing in them come back as they were, and so do the columns' names."""
+    table = pa.table({"a": ["x,y", None, 'q"u', "é"], "b": ["1.10", "", "007", None]})
+    for name in ("t.csv", "t.csv.gz"):
+        reader.write_csv(table, tmp_path / name)
+        back = reader.read_table(tmp_path / name, required=("a", "b"))
+        assert back.column("a").to_pylist() == ["x,y", None, 'q"u', "é"]
+        assert back.column("b").to_pylist() == ["1.10", None, "007", None]
+    assert sorted(os.listdir(tmp_path)) == ["t.csv", "t.csv.gz"]
+
+
+def test_every_repeat_is_reported_with_the_first_row(tmp_path):
+    """Ids A B A C A B: rows 3 and 5 repeat row 1, row 6 repeats row 2; the first of each stays."""
+    path = write_rows(tmp_path / "m.csv", [row(name) for name in "ABACAB"])
+    manifest = reader.build(path, tmp_path / "out", keep_going=True)
+    assert sorted((p.row, p.processid, p.what) for p in manifest.problems) == [
+        (3, "A", "repeats the processid of row 1"),
+        (5, "A", "repeats the processid of row 1"),
+        (6, "B", "repeats the processid of row 2"),
+    ]
+    assert load_dataset(str(tmp_path / "out"), "dna", split="train")["processid"] == ["A", "B", "C"]
+
+
+def test_folders_of_one_name_are_not_confused(tmp_path):
+    """`load_dataset` caches a local folder by its last name and its YAML: the YAML must tell what the folder holds."""
+    for name in ("one", "two"):
+        path = write_rows(tmp_path / f"{name}.csv", [row(name)])
+        reader.build(path, tmp_path / name / "dataset")
+        assert load_dataset(str(tmp_path / name / "dataset"), "dna", split="train")["processid"] == [name]

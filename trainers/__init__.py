@@ -1,0 +1,1 @@
+"""Programs for `accelerate launch`: `trainers/NAME.py` in a checkout, `-m bioscan_hf.trainers.NAME` once installed."""
