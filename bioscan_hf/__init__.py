@@ -7,11 +7,11 @@ Once transformers itself is imported, its Auto* classes know BarcodeBERT, withou
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -89,46 +89,45 @@ _REGISTRATIONS = {
 class _RegisterAfterImport(MetaPathFinder):
     """Runs a registration once transformers has imported the Auto* classes that it concerns.
 
-    These modules import each other, so a registration waits until the outermost of them is whole.
+    Modules of transformers import each other in circles, so a registration, which imports more of them, waits until the
+    outermost import of a module of transformers or of ours is over.
     """
 
     def __init__(self) -> None:
-        self.busy = 0
+        self.depth = 0
         self.waiting: list[Callable[[], None]] = []
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        register = _REGISTRATIONS.pop(fullname, None)
-        if register is None:
+        if fullname.split(".")[0] not in ("transformers", __name__):
             return None
-        spec = find_spec(fullname)  # comes here again, and finds the registration taken
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
-            return spec
+            return None
         load = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            self.busy += 1
-            try:
+            with self.importing():
                 load(module)
-            finally:
-                self.busy -= 1
-            self.run(register)
+                if fullname in _REGISTRATIONS:
+                    self.waiting.append(_REGISTRATIONS.pop(fullname))
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
-    def run(self, register: Callable[[], None]) -> None:
-        self.waiting.append(register)
-        while self.waiting and not self.busy:
-            self.busy += 1
-            try:
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        self.depth += 1
+        try:
+            yield
+            while self.depth == 1 and self.waiting:
                 self.waiting.pop(0)()
-            finally:
-                self.busy -= 1
+        finally:
+            self.depth -= 1
 
 
 _finder = _RegisterAfterImport()
-for _module in [name for name in _REGISTRATIONS if name in sys.modules]:
-    _finder.run(_REGISTRATIONS.pop(_module))
 sys.meta_path.insert(0, _finder)
+with _finder.importing():
+    _finder.waiting += [_REGISTRATIONS.pop(name) for name in list(_REGISTRATIONS) if name in sys.modules]

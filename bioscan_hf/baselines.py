@@ -7,7 +7,7 @@ Shape letters: n = barcodes, V = 4**k k-mers in alphabetical order (AA, AC, AG, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +98,27 @@ class KmerCounter:
 def kmer_encoder(k: int = 4) -> tuple[KmerCounts, KmerCounter]:
     """Model and processor for `embed` that make k-mer counts of length 1 the embeddings."""
     return KmerCounts(), KmerCounter(k)
+
+
+def load_encoder(name: str) -> tuple[nn.Module, Any]:
+    """Model and processor for `embed`: by "kmer:K", or by the folder or Hub id of a BarcodeBERT.
+
+    Raises:
+        ValueError: for a K that is no number from 1 to 8, or a model that is no BarcodeBERT.
+        OSError: if there is no model of that name.
+    """
+    if name.startswith("kmer:"):
+        digits = name.removeprefix("kmer:")
+        if not digits.isdecimal():
+            raise ValueError(f"{name!r}: after 'kmer:' comes a number from 1 to {LARGEST_K}, such as kmer:4.")
+        return kmer_encoder(int(digits))
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type != "barcodebert":
+        raise ValueError(f"{name!r} holds a model of type {config.model_type!r}, no 'barcodebert'.")
+    model = AutoModel.from_pretrained(name)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(name)
 
 
 def _check_k(k: int) -> None:

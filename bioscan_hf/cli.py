@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
         "demo", _demo, "run everything on a made-up release and write a report", "bioscan-hf demo --output demo"
     )
     sub.add_argument("--output", type=Path, default=Path("demo"), help="new folder (default: demo)")
-    sub.add_argument("--specimens", type=int, default=2000, help="size of the made-up release (default: 2000)")
-    sub.add_argument("--steps", type=int, default=300, help="steps of pretraining (default: 300)")
+    sub.add_argument("--specimens", type=int, default=3000, help="size of the made-up release (default: 3000)")
+    sub.add_argument("--steps", type=int, default=400, help="steps of pretraining (default: 400)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--force", action="store_true", help="replace an earlier demo in that folder")
 
@@ -242,8 +242,9 @@ def _build(options: argparse.Namespace) -> Result:
 
 
 def _embed(options: argparse.Namespace) -> Result:
+    from .baselines import load_encoder
     from .data import load_bioscan5m
-    from .embedding import embed, load_encoder
+    from .embedding import embed
 
     model, processor = load_encoder(options.model)
     sizes = {}

@@ -24,8 +24,9 @@ from datasets import Dataset, disable_progress_bars, load_dataset
 from matplotlib.figure import Figure
 
 from . import plots
+from .baselines import load_encoder
 from .data import labels_of, load_bioscan5m
-from .embedding import embed, load_encoder
+from .embedding import embed
 from .probing import probe_barcodes
 from .release import build
 from .results import write_results, write_text
@@ -40,8 +41,8 @@ MARKER = "demo.json"
 def run_demo(
     output: str | Path,
     *,
-    specimens: int = 2000,
-    steps: int = 300,
+    specimens: int = 3000,
+    steps: int = 400,
     seed: int = 0,
     force: bool = False,
     say: Callable[[str], None] = print,

@@ -124,9 +124,7 @@ def embed(
             "shard_size": shard_size,
             "column": column,
             "dataset": _hash(*digests),
-            "model": model_fingerprint(model),
-            "processor": _processor_fingerprint(processor, _rows(source, column, 0, 64)[1]),
-            "precision": "bfloat16" if _device(model).type == "cuda" else "float32",
+            **_encoder_identity(model, processor, _rows(source, column, 0, 64)[1]),
         }
         _check_folder(folder, identity)
         if state.is_main_process and not (folder / MANIFEST).exists():
@@ -332,11 +330,15 @@ def _concatenated(parts: list[Embeddings]) -> Embeddings:
     )
 
 
-def _processor_fingerprint(processor: Callable[..., Any], barcodes: list[str]) -> str:
-    """Hash of what a processor makes of some barcodes; another k, vocabulary or length makes something else."""
+def _encoder_identity(model: nn.Module, processor: Callable[..., Any], barcodes: list[str]) -> dict[str, str]:
+    """What tells one encoder from another. A processor is known by what it makes of some barcodes."""
     inputs, _ = _encoded(processor, barcodes)
     parts = (f"{name} {x.dtype} {tuple(x.shape)} {x.tolist()}" for name, x in sorted(inputs.items()))
-    return _hash(*parts)
+    return {
+        "model": model_fingerprint(model),
+        "processor": _hash(*parts),
+        "precision": "bfloat16" if _device(model).type == "cuda" else "float32",
+    }
 
 
 def _hash(*parts: str) -> str:
@@ -359,7 +361,9 @@ def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
     if not (folder / MANIFEST).exists():
         return
     found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    other = [f"{key} ({found[key]} there, {value} now)" for key, value in identity.items() if found[key] != value]
+    other = [
+        f"{key} ({found.get(key)} there, {value} now)" for key, value in identity.items() if found.get(key) != value
+    ]
     if other:
         raise ValueError(
             f"{folder} holds other embeddings. What differs: {'; '.join(other)}. "

@@ -55,6 +55,7 @@ def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: 
     axes = figure.add_subplot()
     width = 0.8 / len(accuracies)
     for i, ((model, values), colour) in enumerate(zip(accuracies.items(), COLOURS, strict=False)):
+        colour = "#bbbbbb" if model == "chance" else colour
         for j, question in enumerate(questions):
             value = values.get(question)
             place = j + (i - (len(accuracies) - 1) / 2) * width
@@ -160,10 +161,10 @@ def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
 
 
 def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> None:
-    """Writes a text into a box if it fits: a letter is about 0.11 units wide per point of size, a line 0.3 high."""
+    """Writes a text into a box if it fits: per point of size, a letter is about 0.16 units wide and a line 0.3 high."""
     left, top, width, height = box
     line = 0.32 * fontsize
-    if len(text) * 0.115 * fontsize > width or height < (line if at_top else 2.6 * line):
+    if len(text) * (0.17 if at_top else 0.15) * fontsize > width or height < (line if at_top else 2.6 * line):
         return
     if at_top:
         axes.text(left + 0.8, top + 0.8, text, fontsize=fontsize, weight="bold", va="top", ha="left")

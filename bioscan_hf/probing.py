@@ -7,7 +7,7 @@ Shape letters: N = train rows (keys), M = test rows (queries), D = embedding siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,7 @@ def knn_probe(
         raise ValueError(
             f"k={k} neighbours of {len(keep)} train rows with a label: k must lie between 1 and their number."
         )
-    nearest = _nearest(train, keep, test, k, metric, max(chunk_size, k), torch.device(device))
+    nearest = _nearest(train, keep, test, k, metric, chunk_size, torch.device(device))
     neighbours = keep[nearest]
     predictions = _majority(train_ids[neighbours])
     return _result(predictions, neighbours, train_ids, test_ids)
@@ -140,6 +140,50 @@ def linear_probe(
     return _result(classes[codes], None, train_ids, test_ids)
 
 
+#: What is asked of a specimen by its split: species where they occur in train, higher ranks where they do not.
+BARCODE_QUESTIONS = (
+    ("test", "species"),
+    ("test_unseen", "genus"),
+    ("test_unseen", "family"),
+    ("test_unseen", "order"),
+)
+
+
+def probe_barcodes(
+    embeddings: Mapping[str, ArrayLike],
+    labels: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    k: int = 1,
+    metric: str = "cosine",
+) -> dict[str, dict[str, float | int | None]]:
+    """Task I of BIOSCAN-5M without training: species of test, and genus, family and order of test_unseen, from train.
+
+    Args:
+        embeddings: Split (train, test, test_unseen) -> (n, D).
+        labels: Split -> rank -> class ids (n,), -1 where missing.
+        k: Neighbours that vote.
+        metric: "cosine" or "euclidean".
+
+    Returns:
+        "species of test" and so on -> micro_accuracy, macro_accuracy, chance (the accuracy of the label of a random
+        key of train), n_train and n_test (labelled rows). Accuracies are None where no row has a label.
+    """
+    metrics: dict[str, dict[str, float | int | None]] = {}
+    for split, rank in BARCODE_QUESTIONS:
+        train_ids, test_ids = np.asarray(labels["train"][rank]), np.asarray(labels[split][rank])
+        result = knn_probe(embeddings["train"], train_ids, embeddings[split], test_ids, k=k, metric=metric)
+        keys, queries = train_ids[train_ids != IGNORE], test_ids[test_ids != IGNORE]
+        frequency = np.bincount(keys, minlength=max(queries, default=0) + 1) / len(keys)
+        metrics[f"{rank} of {split}"] = {
+            "micro_accuracy": result.micro_accuracy,
+            "macro_accuracy": result.macro_accuracy,
+            "chance": float(frequency[queries].mean()) if len(queries) else None,
+            "n_train": result.n_train,
+            "n_test": result.n_test,
+        }
+    return metrics
+
+
 def _fit_logistic(x: Floats, y: Ids, test: Floats) -> Ids:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -180,7 +224,7 @@ def _nearest(
     # Every chunk has one shape, a multiple of what a matrix product takes at once, and the rest of the last is masked:
     # then equal keys get equal similarities wherever they stand, and ties are ties.
     chunks = -(-len(keep) // chunk_size)
-    size = -(-len(keep) // (64 * chunks)) * 64
+    size = -(-max(k, -(-len(keep) // chunks)) // 64) * 64
     keys = torch.zeros((size, train.shape[1]), dtype=queries.dtype, device=device)
     for start in range(0, len(keep), size):
         rows = keep[start : start + size]

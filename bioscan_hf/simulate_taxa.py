@@ -65,7 +65,7 @@ TRAITS = (
 _TRAIT_CHANGE = {"family": 0.65, "subfamily": 0.3, "genus": 0.45, "species": 0.45}
 
 # Mean length of the branch that leads to a taxon of a rank, in substitutions per third codon position.
-_BRANCH = {"class": 0.22, "order": 0.16, "family": 0.09, "subfamily": 0.06, "genus": 0.055, "species": 0.125}
+_BRANCH = {"class": 0.22, "order": 0.16, "family": 0.09, "subfamily": 0.06, "genus": 0.045, "species": 0.13}
 
 # Equilibrium frequencies of A, C, G, T at the first, second and third codon position, and substitutions there
 # relative to the third: COI is AT-rich, and its protein hardly changes.
@@ -252,7 +252,7 @@ def grow_taxa(rng: np.random.Generator, species: int) -> Taxa:
             traits = traits[parent] + rng.normal(0, _TRAIT_CHANGE[rank], (len(parent), len(TRAITS)))
 
     cluster = np.arange(len(parents["species"]))
-    sister = np.flatnonzero((np.diff(parents["species"]) == 0) & (rng.random(len(cluster) - 1) < 0.12)) + 1
+    sister = np.flatnonzero((np.diff(parents["species"]) == 0) & (rng.random(len(cluster) - 1) < 0.15)) + 1
     sister = sister[np.diff(sister, prepend=-1) > 1]  # pairs, no chains
     cluster[sister] = sister - 1
     barcodes[sister] = evolve(rng, barcodes[sister - 1], np.full(len(sister), 0.003), site_rates)

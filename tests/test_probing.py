@@ -52,6 +52,12 @@ def test_chunks_do_not_change_the_result(metric, k):
         )
 
 
+def test_more_neighbours_than_a_chunk_holds():
+    data = blobs(n_train=101, n_test=5)
+    whole, chunked = (knn_probe(*data, k=100, chunk_size=size) for size in (101, 1))
+    np.testing.assert_array_equal(chunked.neighbours, whole.neighbours)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 210), st.sampled_from(["cosine", "euclidean"]), st.integers(0, 99))
 def test_of_equally_near_rows_the_first_ones_are_taken(k, chunk_size, metric, seed):

@@ -110,6 +110,7 @@ class PretrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps from one logged loss to the next."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "False: the collator needs the barcode."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Each step uses them all."})
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 autocast. If not given: on a GPU that supports it, not on a CPU."}
     )

@@ -1,0 +1,89 @@
+"""Results files and the cards that are rendered from them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from bioscan_hf import results
+from bioscan_hf.hub import barcodebert_card, dataset_card, table
+
+
+def test_results_hold_metrics_and_what_made_them(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    written = results.write_results(path, task="t", metrics={"a": 0.5}, seconds=1.5)
+    assert json.loads(path.read_text()) == written
+    assert written["task"] == "t" and written["metrics"] == {"a": 0.5} and written["seconds"] == 1.5
+    assert set(written["versions"]) == {"python", *results.PACKAGES}
+    assert written["versions"]["bioscan_hf"] == "0.1.0"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_command_names_the_program_and_no_folder_of_the_machine(tmp_path):
+    code = f"from bioscan_hf.results import *; write_results({str(tmp_path / 'r.json')!r}, task='t', metrics={{}})"
+    program = tmp_path / "some" / "where.py"
+    program.parent.mkdir()
+    program.write_text(code)
+    subprocess.run([sys.executable, str(program), "--a", "b c"], check=True)
+    assert json.loads((tmp_path / "r.json").read_text())["command"] == "where.py --a 'b c'"
+
+
+def test_half_written_file_is_never_visible(tmp_path):
+    path = tmp_path / "r.json"
+    results.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        results.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_table_cells():
+    """A fraction is a percentage, a whole number has separators, and what was not run says so."""
+    assert (
+        table(("x", "y"), [("a", 0.12345), (1234, None)])
+        == "| x | y |\n| --- | --- |\n| a | 12.3 |\n| 1,234 | not run |"
+    )
+
+
+def test_dataset_card_yaml():
+    card = dataset_card("m.csv", ["dna", "cropped_256"], {"train": 1200, "val": 3}, {"dna": "ab", "cropped_256": "cd"})
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["license"] == "cc-by-3.0"
+    assert header["configs"] == [
+        {
+            "config_name": "dna",
+            "description": "Build ab.",
+            "data_files": [
+                {"split": "train", "path": "dna/train-*.parquet"},
+                {"split": "val", "path": "dna/val-*.parquet"},
+            ],
+        },
+        {
+            "config_name": "cropped_256",
+            "description": "Build cd.",
+            "default": True,
+            "data_files": [
+                {"split": "train", "path": "cropped_256/train-*.parquet"},
+                {"split": "val", "path": "cropped_256/val-*.parquet"},
+            ],
+        },
+    ]
+    assert "| train | 1,200 |" in card and "Rows: **1,203** in all." in card and "`m.csv`" in card
+
+
+def test_barcodebert_card_shows_the_results_and_nothing_else():
+    model = {"k": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 128, "parameters": 464_000}
+    content = {
+        "model": model,
+        "dataset": {"source": "release"},
+        "splits": {"pretrain": 10},
+        "options": {"mask_ratio": 0.5},
+        "metrics": {"validation_masked_loss_nats": 3.14159, "validation_masked_accuracy": None},
+    }
+    card = barcodebert_card("Tiny", content)
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
+    assert "| validation_masked_loss_nats | 3.1416 |" in card and "| validation_masked_accuracy | not run |" in card
+    assert "464,000 parameters" in card and "| mask_ratio | 0.5 |" in card
+    assert not re.search(r"\$\w", card), "a field of the template was left open"
