@@ -89,8 +89,8 @@ _REGISTRATIONS = {
 class _RegisterAfterImport(MetaPathFinder):
     """Runs a registration once transformers has imported the Auto* classes that it concerns.
 
-    Modules of transformers import each other in circles, so a registration, which imports more of them, waits until the
-    outermost import of a module of transformers or of ours is over.
+    Modules of transformers import each other in circles, so a registration, which imports more of them, waits until
+    the outermost import of a module of transformers or of ours is over.
     """
 
     def __init__(self) -> None:

@@ -32,9 +32,10 @@ def load_bioscan5m(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset` or, streamed, an `IterableDataset` of BIOSCAN-5M; without `split` a dict of them.
+    """A `Dataset` or, streamed, an `IterableDataset` of BIOSCAN-5M; without `split`, a dict of them.
 
-    The rows and features are the same from every kind of source. A release folder or CSV is built to Parquet once, in the cache of `datasets`, unless it is streamed.
+    The rows and features are the same from every kind of source. A release folder or CSV is built to Parquet once, in
+    the cache of `datasets`, unless it is streamed.
 
     Args:
         source: Hub id ("user/name"), folder of Parquet shards, folder of a release, or a metadata CSV. The rows of a
@@ -168,7 +169,7 @@ def _built(source: str | Path, config: str) -> Path:
 def _join(
     loaded: Mapping[str, Dataset | IterableDataset], names: Sequence[str], split: str, source: str | Path
 ) -> Dataset | IterableDataset:
-    """The splits `names`, one after the other. Of a metasplit some may be absent; a split asked for by name may not."""
+    """The splits `names`, one after the other. Parts of a metasplit may be absent; a split asked for by name may not."""
     if release.UNASSIGNED in loaded and names == SPLITS:
         names = (*names, release.UNASSIGNED)
     present = [name for name in names if name in loaded]
@@ -264,7 +265,7 @@ def labels_of(source: str | Path, split: str, processids: Sequence[str]) -> dict
 
 
 def first_of_each_barcode(data: Dataset) -> np.ndarray:
-    """Places (m,) of the first row of each barcode, ascending. Trailing N does not count; null and "" have no place."""
+    """Places (m,) of the first row of each barcode, ascending. Trailing N does not count; null and "" are left out."""
     seen: set[bytes] = set()
     first: list[int] = []
     place = 0

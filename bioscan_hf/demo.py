@@ -76,7 +76,7 @@ def run_demo(
         output / "results.json",
         task="demo",
         options={"specimens": specimens, "steps": steps, "seed": seed, **MODEL},
-        dataset={"source": "made-up release (bioscan-hf simulate), not real specimens"},
+        dataset="a made-up release (bioscan-hf simulate), no real specimens",
         splits={name: len(part) for name, part in load_dataset(str(output / "dataset"), "dna").items()},
         model=pretraining["model"],
         pretraining={key: pretraining[key] for key in ("metrics", "loss_curve", "seconds")},
@@ -239,7 +239,7 @@ def _page(results: Mapping[str, Any], figures: list[str]) -> str:
     rows.append(["chance", *(_percent({"micro_accuracy": value["chance"]}) for value in some.values())])
     rows.append(["queries / keys", *(f"{value['n_test']:,} / {value['n_train']:,}" for value in some.values())])
     facts = {
-        "data": results["dataset"]["source"],
+        "data": results["dataset"],
         "specimens": ", ".join(f"{name} {count:,}" for name, count in results["splits"].items()),
         "model": f"BarcodeBERT, {results['model']['parameters']:,} parameters",
         "command": results["command"],
@@ -263,7 +263,8 @@ figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption {{ color: #55
 </style>
 <h1>From a release to a measured DNA classifier</h1>
 <p>Made-up specimens in the layout of BIOSCAN-5M went through every step: release files, Parquet, pretraining,
-embeddings, nearest-neighbour probe. The numbers show that the steps fit together; they say nothing about real insects.</p>
+embeddings, nearest-neighbour probe. The numbers show that the steps fit together; they say nothing about real
+insects.</p>
 {_table(header, rows)}
 {"".join(figures)}
 <h2>What made these numbers</h2>

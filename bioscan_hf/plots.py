@@ -45,7 +45,7 @@ def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: flo
 
 
 def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: str = "1-NN accuracy (%)") -> Figure:
-    """Bars of accuracies, grouped by what was asked, one colour per model; None leaves a gap marked "no data".
+    """Bars of accuracies, grouped by what was asked; a colour per model, grey for "chance"; None is marked "no data".
 
     Args:
         accuracies: Model -> question (such as "genus of\\nunseen species") -> fraction in [0, 1].
@@ -161,7 +161,7 @@ def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
 
 
 def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> None:
-    """Writes a text into a box if it fits: per point of size, a letter is about 0.16 units wide and a line 0.3 high."""
+    """Writes a text into a box if it fits: per point of size, a letter is some 0.16 units wide and a line 0.3 high."""
     left, top, width, height = box
     line = 0.32 * fontsize
     if len(text) * (0.17 if at_top else 0.15) * fontsize > width or height < (line if at_top else 2.6 * line):

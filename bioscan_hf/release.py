@@ -182,12 +182,20 @@ def read_strings(
                 yield first_row, pa.Table.from_batches([batch])
             first_row += len(batch)
             for row in malformed:
-                what = f"a line with {row.actual_columns} cells instead of {row.expected_columns}, {row.text[:60]!r}"
-                what += "; has the file been cut off?" if row.actual_columns < row.expected_columns else ""
-                report(Problem(path.name, row.number and row.number - 1, None, what, "left out"))
+                cut = " (has the file been cut off?)" if row.actual_columns < row.expected_columns else ""
+                what = (
+                    f"a line with {row.actual_columns} cells instead of {row.expected_columns}{cut}: {row.text[:60]!r}"
+                )
+                report(Problem(path.name, _row_of_line(path, row.text), None, what, "left out"))
             malformed.clear()
     except (pa.ArrowInvalid, OSError) as error:
         raise ReleaseError(f"{path} cannot be read to its end ({error}). Is it complete?") from error
+
+
+def _row_of_line(path: Path, text: str) -> int | None:
+    """Number of the first row whose line is `text`; a parallel reader does not tell."""
+    with pa.input_stream(str(path), compression="detect") as stream, io.TextIOWrapper(stream, "utf-8-sig") as lines:
+        return next((number for number, line in enumerate(lines) if line.rstrip("\r\n") == text), None)
 
 
 def read_table(path: str | Path, required: Sequence[str] = COLUMNS) -> pa.Table:
@@ -215,7 +223,7 @@ def write_csv(table: pa.Table, path: str | Path) -> None:
 
 
 def to_types(table: pa.Table, first_row: int, file: str, report: Callable[[Problem], None] = stop) -> pa.Table:
-    """Gives the number columns of a table of strings their types; a cell that holds no number is reported, then null."""
+    """Gives the number columns of a table of strings their types; a cell without a number is reported, then null."""
     for name, kind in NUMBERS.items():
         column = table[name]
         try:

@@ -27,7 +27,7 @@ def sources(release, dataset):
 
 @pytest.mark.parametrize("split", [*SPLITS, "seen", "unseen", "all", "val+test_unseen"])
 def test_same_rows_from_every_source(sources, split):
-    """Parquet folder, release folder and CSV, read at once and streamed: equal rows and features, label ids included."""
+    """Parquet folder, release folder and CSV, at once and streamed: equal rows and features, label ids included."""
     expected = load_bioscan5m(sources["parquet"], "dna", split, ranks=["genus", "dna_bin"])
     assert len(expected) > 0
     for source in sources.values():

@@ -13,7 +13,7 @@ from bioscan_hf import plots
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.floats(0.2, 5))
 def test_tree_map_areas_are_in_proportion_and_fill_the_box(sizes, aspect):
-    """Each area over the whole is its share of the sum, no box leaves the frame, and none overlaps (their sum is full)."""
+    """Each area is its share of the whole, and no box leaves the frame; as they fill it, none overlaps another."""
     sizes = sorted(sizes, reverse=True)
     boxes = plots.squarify(sizes, (3, 7, 100 * aspect, 100))
     areas = np.array([width * height for _, _, width, height in boxes])

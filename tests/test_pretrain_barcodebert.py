@@ -16,13 +16,13 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from bioscan_hf.trainers import pretrain_barcodebert as program
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.taxonomy import COLUMNS
 from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.trainers import pretrain_barcodebert as program
 
 MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 TRAINING = {
@@ -105,7 +105,9 @@ def test_a_run_learns_and_leaves_a_model_and_its_results(source, tmp_path):
     results = program.main(*arguments(source, folder, max_steps=60, learning_rate=1e-2, save_strategy="no"))
     assert json.loads((folder / "results.json").read_text()) == results
     assert (results["task"], results["processes"], results["steps"]) == ("barcodebert/pretrain", 1, 60)
-    assert results["dataset"] == {"source": str(source), "split_sizes": {"pretrain": 64, "val": 32}}
+    assert (results["dataset"], results["splits"]) == (str(source), {"pretrain": 64, "val": 32})
+    card = (folder / "README.md").read_text()
+    assert f"| validation_masked_loss_nats | {results['metrics']['validation_masked_loss_nats']:.4f} |" in card
     assert [step for step, _ in results["loss_curve"]] == list(range(1, 61))
     assert results["loss_curve"][0][1] == pytest.approx(4.16, abs=0.2)
     assert results["metrics"]["train_loss_nats"] < 3

@@ -173,7 +173,7 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("bad", "message"), BAD_ROWS, ids=[message[11:50] for _, message in BAD_ROWS])
 def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
-    """Without keep_going the build stops, naming file and row; with it the good rows are there and the bad is listed."""
+    """Without keep_going the build stops, naming file and row; with it the good rows stay and the bad one is listed."""
     path = write_rows(tmp_path / "m.csv", [row("A1"), bad, row("A3", "val")])
     with pytest.raises(reader.ReleaseError, match="m.csv, " + message):
         reader.build(path, tmp_path / "stopped")
@@ -191,7 +191,7 @@ def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
 def test_line_with_too_few_cells_is_reported(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
     path.write_text(path.read_text() + "A3,only,three\n" + path.read_text().splitlines()[1].replace("A1", "A4") + "\n")
-    with pytest.raises(reader.ReleaseError, match="m.csv.*a line with 3 cells instead of 23"):
+    with pytest.raises(reader.ReleaseError, match="m.csv, row 3: a line with 3 cells instead of 23 .has"):
         reader.build(path, tmp_path / "stopped")
     manifest = reader.build(path, tmp_path / "out", keep_going=True)
     assert [problem.consequence for problem in manifest.problems] == ["left out"]
@@ -313,7 +313,7 @@ release.build(sys.argv[1], sys.argv[2], rows_per_shard={"dna": 100, "cropped_256
 
 
 def test_killed_build_is_completed_and_never_shows_half_a_shard(release, dataset, tmp_path):
-    """SIGKILL while photos are written: only whole shards are visible; a restart keeps them and ends like any build."""
+    """SIGKILL while photos are written: only whole shards are visible; a restart keeps them, and ends like a build."""
     output = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(release), str(output)], stdout=subprocess.PIPE, text=True

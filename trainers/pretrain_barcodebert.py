@@ -20,8 +20,8 @@ loss that it logs covers the steps since the checkpoint). Masks and reading fram
 the epoch and the barcode; validation masks the same k-mers each time. One process, two processes, and two accumulated
 batches take the same steps for the same global batch.
 
-In the output folder: the model and its tokenizer, `results.json` (options, data, loss curve, validation), and
-`trainer_state.json` (everything logged).
+In the output folder: the model and its tokenizer, `results.json` (options, data, loss curve, validation), the model
+card that is rendered from it, and `trainer_state.json` (everything logged).
 """
 
 import json
@@ -52,8 +52,9 @@ from transformers import (
 from bioscan_hf.collators import IGNORED, MaskedKmerCollator, check_masking
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
-from bioscan_hf.results import write_json, write_results
+from bioscan_hf.results import file_hash, write_json, write_results, write_text
 from bioscan_hf.taxonomy import MAX_NUCLEOTIDES
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 
@@ -137,6 +138,9 @@ class PretrainingTrainer(Trainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = train_collator
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Leaves the card that is rendered from the results; the Trainer would replace it before a push."""
 
 
 class PretrainingCallback(TrainerCallback):
@@ -322,21 +326,28 @@ def report(
     evaluation: dict[str, float],
     seconds: float,
 ) -> dict[str, Any]:
-    """Writes `results.json` and gives its content. `sizes` counts the rows of each split."""
+    """Writes `results.json` and the model card, and gives the content of the first. `sizes`: rows of each split."""
     curve = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     metrics = {"train_loss_nats": curve[-1][1] if curve else None}
     if evaluation:
         metrics["validation_masked_loss_nats"] = evaluation["eval_masked_loss"]
         metrics["validation_masked_accuracy"] = evaluation["eval_masked_accuracy"]
     training = ("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps")
-    device = training_args.device
-    return write_results(
-        Path(training_args.output_dir, "results.json"),
+    shape = ("k", "vocabulary", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+    device, output = training_args.device, Path(training_args.output_dir)
+    results = write_results(
+        output / "results.json",
         task="barcodebert/pretrain",
         options=asdict(options) | {name: getattr(training_args, name) for name in training},
         seed=training_args.seed,
-        dataset={"source": options.source, "split_sizes": sizes},
-        model={"path": training_args.output_dir, "parameters": trainer.get_num_trainable_parameters()},
+        dataset=options.source,
+        splits=sizes,
+        model={
+            "path": training_args.output_dir,
+            "sha256": file_hash(output / "model.safetensors"),
+            "parameters": trainer.get_num_trainable_parameters(),
+            **{name: getattr(make_config(options), name) for name in shape},
+        },
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         precision="bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32",
         processes=training_args.world_size,
@@ -346,6 +357,8 @@ def report(
         loss_curve=curve,
         metrics=metrics,
     )
+    write_text(output / "README.md", barcodebert_card(output.resolve().name, results))
+    return results
 
 
 def main(options: PretrainingOptions, training_args: PretrainingArguments) -> dict[str, Any]:
