@@ -242,10 +242,13 @@ def _build(options: argparse.Namespace) -> Result:
 
 
 def _embed(options: argparse.Namespace) -> Result:
+    from datasets import disable_progress_bars
+
     from .baselines import load_encoder
     from .data import load_bioscan5m
     from .embedding import embed
 
+    disable_progress_bars()  # those of datasets; embedding has its own
     model, processor = load_encoder(options.model)
     sizes = {}
     for split in options.split or ("train", "test", "test_unseen"):
@@ -260,10 +263,14 @@ def _embed(options: argparse.Namespace) -> Result:
 
 
 def _probe(options: argparse.Namespace) -> Result:
+    from datasets import disable_progress_bars
+
+    from .data import labels_of
     from .embedding import load_embeddings
     from .probing import probe_barcodes
     from .results import write_results
 
+    disable_progress_bars()
     splits = ("train", "test", "test_unseen")
     for split in splits:
         if not (options.embeddings / split).is_dir():
@@ -273,7 +280,7 @@ def _probe(options: argparse.Namespace) -> Result:
     embeddings = {split: load_embeddings(options.embeddings / split) for split in splits}
     metrics = probe_barcodes(
         {split: found.embeddings for split, found in embeddings.items()},
-        {split: _labels(options.source, split, found.processids) for split, found in embeddings.items()},
+        {split: labels_of(options.source, split, found.processids) for split, found in embeddings.items()},
         k=options.k,
         metric=options.metric,
     )
@@ -292,12 +299,6 @@ def _probe(options: argparse.Namespace) -> Result:
         _say(options, f"{name:<22} {text}  ({value['n_test']:,} queries, {value['n_train']:,} keys)")
     _say(options, f"Wrote {output}")
     return results
-
-
-def _labels(source: str, split: str, processids: Sequence[str]) -> dict[str, Any]:
-    from .data import labels_of
-
-    return labels_of(source, split, processids)
 
 
 if __name__ == "__main__":

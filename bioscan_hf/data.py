@@ -169,7 +169,7 @@ def _built(source: str | Path, config: str) -> Path:
 def _join(
     loaded: Mapping[str, Dataset | IterableDataset], names: Sequence[str], split: str, source: str | Path
 ) -> Dataset | IterableDataset:
-    """The splits `names`, one after the other. Parts of a metasplit may be absent; a split asked for by name may not."""
+    """The splits `names`, one after the other. Parts of a metasplit may be absent, a split asked for by name not."""
     if release.UNASSIGNED in loaded and names == SPLITS:
         names = (*names, release.UNASSIGNED)
     present = [name for name in names if name in loaded]

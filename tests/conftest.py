@@ -9,7 +9,7 @@ import pytest
 _CACHE = tempfile.TemporaryDirectory(prefix="bioscan_hf-tests-")
 os.environ.update(
     HF_HOME=_CACHE.name,
-    OMP_NUM_THREADS="1",  # sums in one order: runs that must be equal are, and tests side by side do not fight for cores
+    OMP_NUM_THREADS="1",  # sums in one order, so that runs that must be equal are; and no fight for cores
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",

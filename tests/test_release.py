@@ -173,7 +173,7 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("bad", "message"), BAD_ROWS, ids=[message[11:50] for _, message in BAD_ROWS])
 def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
-    """Without keep_going the build stops, naming file and row; with it the good rows stay and the bad one is listed."""
+    """Without keep_going the build stops, naming file and row; with it good rows stay, and the bad one is listed."""
     path = write_rows(tmp_path / "m.csv", [row("A1"), bad, row("A3", "val")])
     with pytest.raises(reader.ReleaseError, match="m.csv, " + message):
         reader.build(path, tmp_path / "stopped")
