@@ -2,9 +2,9 @@
 
     python benchmarks/bench_real_coi_probe.py bold_coi5p.csv.gz
 
-split -> build -> pretrain -> embed -> probe, in a temporary folder. The input is a metadata CSV in BIOSCAN-5M's columns
-in which every record has a species, so the partition is simulated: a share of the species is treated as unnamed, and a
-share of the other barcodes loses its labels. About 20 minutes on 2 cores.
+split -> build -> pretrain -> embed -> probe, in a temporary folder. The input is a metadata CSV in BIOSCAN-5M columns
+in which every record has a species, so the partition is simulated: a share of the species is treated as unnamed, and
+a share of the other barcodes loses its labels. About 20 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main() -> None:
             **{name: divided[name] for name in ("hold_out_species", "unlabel", "seed")},
             "splits": divided["splits"],
         },
-        protocol="1-NN by cosine; keys are train; one specimen of each barcode in each split, no barcode in two splits",
+        protocol="1-NN by cosine; keys are train; each barcode once in its split, and in no other",
         barcodes=sizes,
         pretraining={
             key: pretraining[key]
