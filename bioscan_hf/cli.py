@@ -209,7 +209,7 @@ def _split(options: argparse.Namespace) -> Result:
 def _build(options: argparse.Namespace) -> Result:
     from tqdm import tqdm
 
-    from .release import PROBLEMS_FILE, build
+    from .build import PROBLEMS_FILE, build
 
     with tqdm(unit=" rows", delay=2, disable=options.json) as bar:
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets, load_dataset
 
 from . import release
+from .build import LABELS_FILE, MANIFEST_FILE, build
 from .taxonomy import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
 
 
@@ -83,12 +84,12 @@ def load_label_maps(source: str | Path) -> LabelMaps:
     if kind == "hub":
         from huggingface_hub import hf_hub_download
 
-        return LabelMaps.load(hf_hub_download(str(source), release.LABELS_FILE, repo_type="dataset"))
+        return LabelMaps.load(hf_hub_download(str(source), LABELS_FILE, repo_type="dataset"))
     if kind == "release":
-        return LabelMaps.load(_built(source, "dna") / release.LABELS_FILE)
+        return LabelMaps.load(_built(source, "dna") / LABELS_FILE)
     folder = Path(source)
-    if (folder / release.LABELS_FILE).is_file():
-        return LabelMaps.load(folder / release.LABELS_FILE)
+    if (folder / LABELS_FILE).is_file():
+        return LabelMaps.load(folder / LABELS_FILE)
     names: dict[str, set[str]] = {column: set() for column in LABEL_COLUMNS}
     for file in sorted(folder.glob("*/*.parquet")):
         for column, values in zip(LABEL_COLUMNS, pq.read_table(file, columns=list(LABEL_COLUMNS)), strict=True):
@@ -147,7 +148,7 @@ def _load(source: str | Path, config: str, streaming: bool) -> dict[str, Dataset
     kind = source_kind(source)
     folder = _built(source, config) if kind == "release" else Path(source) if kind == "parquet" else None
     if folder is not None:
-        manifest = folder / release.MANIFEST_FILE
+        manifest = folder / MANIFEST_FILE
         if manifest.is_file() and '"complete": true' not in manifest.read_text(encoding="utf-8"):
             raise ValueError(f"The build in {str(folder)!r} is not complete: run `bioscan-hf build` again to go on.")
         built = sorted(path.name for path in folder.iterdir() if any(path.glob("*.parquet")))
@@ -162,7 +163,7 @@ def _built(source: str | Path, config: str) -> Path:
     stat = metadata.stat()
     key = hashlib.sha256(f"{metadata}:{stat.st_size}:{stat.st_mtime_ns}:{config}".encode()).hexdigest()[:16]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{config}-{key}"
-    release.build(source, folder, [config], unassigned=True)
+    build(source, folder, [config], unassigned=True)
     return folder
 
 

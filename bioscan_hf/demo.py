@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .baselines import load_encoder
+from .build import build
 from .data import labels_of, load_bioscan5m
 from .embedding import embed
 from .probing import probe_barcodes
-from .release import build
 from .results import write_results, write_text
 from .simulate import simulate_release
 

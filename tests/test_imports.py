@@ -12,10 +12,10 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 
 #: Module -> modules of ours that it may import, besides taxonomy and results, which everything may.
 #:
-#: `results` writes the results files of trainers, commands and benchmarks, so that no two of them differ; `release`
-#: renders the dataset card (`hub`), because a folder without a card cannot be loaded by name; `simulate_*` and
-#: `partition_draws` are parts of `simulate` and `partition`; `demo` is a module of its own because the command line
-#: must start without torch.
+#: `results` writes the results files of trainers, commands and benchmarks, so that no two of them differ; `build` is
+#: the writing half of `release`, and renders the dataset card (`hub`), because a folder without a card cannot be
+#: loaded by name; `simulate_*` and `partition_draws` are parts of `simulate` and `partition`; `demo` is a module of its
+#: own because the command line must start without torch.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
     "taxonomy": set(),
@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "tokenization_kmer": set(),
     "modeling_barcodebert": {"configuration_barcodebert"},
     "collators": set(),
-    "release": {"hub"},
-    "data": {"release"},
+    "release": set(),
+    "build": {"hub", "release"},
+    "data": {"build", "release"},
     "partition": {"partition_draws"},
     "partition_draws": set(),
     "simulate": {"simulate_taxa", "simulate_specimens", "simulate_photos"},
@@ -38,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "embedding": {"metrics"},
     "probing": {"metrics"},
     "baselines": set(),
-    "demo": {"baselines", "data", "embedding", "plots", "probing", "release", "simulate"},
-    "cli": {"baselines", "data", "demo", "embedding", "partition", "probing", "release", "simulate"},
+    "demo": {"baselines", "build", "data", "embedding", "plots", "probing", "simulate"},
+    "cli": {"baselines", "build", "data", "demo", "embedding", "partition", "probing", "release", "simulate"},
     "trainers.__init__": set(),
     "trainers.pretrain_barcodebert": {
         "collators",

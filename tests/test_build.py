@@ -20,6 +20,8 @@ from datasets import Image, load_dataset
 from PIL import Image as PILImage
 
 from bioscan_hf import release as reader
+from bioscan_hf.build import build
+from bioscan_hf.results import file_hash
 from bioscan_hf.taxonomy import COLUMNS, SPLITS, LabelMaps, image_path
 
 
@@ -95,7 +97,7 @@ def test_folders_and_zips_give_the_same(release, dataset, tmp_path):
     for path in release.glob("*.zip"):
         with ZipFile(path) as archive:
             archive.extractall(unpacked)
-    reader.build(unpacked, tmp_path / "dataset", rows_per_shard={"dna": 100, "cropped_256": 60}, workers=2)
+    build(unpacked, tmp_path / "dataset", rows_per_shard={"dna": 100, "cropped_256": 60}, workers=2)
     for file in dataset.glob("*/*.parquet"):
         assert pq.read_table(file).equals(pq.read_table(tmp_path / "dataset" / file.relative_to(dataset)))
 
@@ -105,7 +107,7 @@ def test_card_manifest_and_labels_tell_what_was_built(dataset, release):
     assert manifest["complete"] and manifest["problems"] == []
     for name, shard in manifest["shards"].items():
         assert pq.ParquetFile(dataset / name).metadata.num_rows == shard["rows"]
-        assert reader.file_hash(dataset / name) == shard["sha256"]
+        assert file_hash(dataset / name) == shard["sha256"]
     genera = sorted({row["genus"] for row in read_csv(release)} - {""})
     assert LabelMaps.load(dataset / "labels.json").names("genus") == genera
     card = (dataset / "README.md").read_text()
@@ -121,7 +123,7 @@ def test_metadata_alone_and_other_columns(tmp_path):
     )
     zipped = tmp_path / "m.csv.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
-    reader.build(zipped, tmp_path / "out")
+    build(zipped, tmp_path / "out")
     data = load_dataset(str(tmp_path / "out"), "dna")
     assert set(data) == {"train", "val"}
     assert data["train"][0]["genbank"] == "00X" and data["train"][0]["coord-lat"] is None
@@ -133,30 +135,30 @@ def test_metadata_alone_and_other_columns(tmp_path):
 
 def test_missing_sources(tmp_path):
     with pytest.raises(FileNotFoundError, match="No metadata in .*nowhere.* Give the folder that holds bioscan5m/"):
-        reader.build(tmp_path / "nowhere", tmp_path / "out")
+        build(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(reader.ReleaseError, match="empty.csv is empty: its first line should name the columns"):
-        reader.build(tmp_path / "empty.csv", tmp_path / "out")
+        build(tmp_path / "empty.csv", tmp_path / "out")
     write_rows(tmp_path / "header.csv", [])
     with pytest.raises(reader.ReleaseError, match="header.csv holds no rows"):
-        reader.build(tmp_path / "header.csv", tmp_path / "out")
+        build(tmp_path / "header.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_column_is_named(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row()], [column for column in COLUMNS if column != "dna_bin"])
     with pytest.raises(reader.ReleaseError, match="m.csv has no column 'dna_bin' .its columns: processid, sampleid"):
-        reader.build(path, tmp_path / "out")
+        build(path, tmp_path / "out")
 
 
 def test_truncated_files_are_told(release, tmp_path):
     data = reader.find_metadata(release).read_bytes()
     (tmp_path / "cut.csv").write_bytes(data[: len(data) // 2])
     with pytest.raises(reader.ReleaseError, match="cut.csv, row .*has the file been cut off"):
-        reader.build(tmp_path / "cut.csv", tmp_path / "out")
+        build(tmp_path / "cut.csv", tmp_path / "out")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(data)[:-2000])
     with pytest.raises(reader.ReleaseError, match="cut.csv.gz cannot be read to its end"):
-        reader.build(tmp_path / "cut.csv.gz", tmp_path / "out")
+        build(tmp_path / "cut.csv.gz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -176,10 +178,10 @@ def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
     """Without keep_going the build stops, naming file and row; with it good rows stay, and the bad one is listed."""
     path = write_rows(tmp_path / "m.csv", [row("A1"), bad, row("A3", "val")])
     with pytest.raises(reader.ReleaseError, match="m.csv, " + message):
-        reader.build(path, tmp_path / "stopped")
+        build(path, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "README.md").exists(), "a stopped build must not load as if it were complete"
 
-    manifest = reader.build(path, tmp_path / "out", keep_going=True)
+    manifest = build(path, tmp_path / "out", keep_going=True)
     assert len(manifest.problems) == 1
     with open(tmp_path / "out" / "problems.csv", newline="") as file:
         [problem] = csv.DictReader(file)
@@ -192,8 +194,8 @@ def test_line_with_too_few_cells_is_reported(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
     path.write_text(path.read_text() + "A3,only,three\n" + path.read_text().splitlines()[1].replace("A1", "A4") + "\n")
     with pytest.raises(reader.ReleaseError, match="m.csv, row 3: a line with 3 cells instead of 23 .has"):
-        reader.build(path, tmp_path / "stopped")
-    manifest = reader.build(path, tmp_path / "out", keep_going=True)
+        build(path, tmp_path / "stopped")
+    manifest = build(path, tmp_path / "out", keep_going=True)
     assert [problem.consequence for problem in manifest.problems] == ["left out"]
     assert load_dataset(str(tmp_path / "out"), "dna", split="train")["processid"] == ["A1", "A2", "A4"]
 
@@ -221,9 +223,9 @@ def test_bad_photos_stop_or_are_reported(copy, tmp_path):
     with pytest.raises(
         reader.ReleaseError, match=r"(cut off before its end mark|is no JPEG|no photo bioscan5m/images)"
     ):
-        reader.build(copy, tmp_path / "stopped")
+        build(copy, tmp_path / "stopped")
 
-    manifest = reader.build(copy, tmp_path / "out", keep_going=True, workers=2)
+    manifest = build(copy, tmp_path / "out", keep_going=True, workers=2)
     what = {problem.processid: problem.what for problem in manifest.problems}
     ids = [name.rsplit("/")[-1].removesuffix(".jpg") for name in names]
     assert set(what) == set(ids)
@@ -243,7 +245,7 @@ def test_flipped_byte_in_a_zip_is_named(copy, tmp_path):
     with pytest.raises(
         reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip:bioscan5m/.* cannot be read .Bad CRC-32"
     ):
-        reader.build(copy, tmp_path / "out")
+        build(copy, tmp_path / "out")
 
 
 def test_truncated_zip_is_named(copy, tmp_path):
@@ -252,7 +254,7 @@ def test_truncated_zip_is_named(copy, tmp_path):
     with pytest.raises(
         reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip is no readable zip.*download it again"
     ):
-        reader.build(copy, tmp_path / "out")
+        build(copy, tmp_path / "out")
 
 
 def test_damaged_header_is_told():
@@ -265,39 +267,39 @@ def test_damaged_header_is_told():
 
 def test_unknown_config_and_absent_package(release, tmp_path):
     with pytest.raises(ValueError, match="Unknown config 'cropped_265'. BIOSCAN-5M has dna, cropped_256"):
-        reader.build(release, tmp_path / "out", ["cropped_265"])
+        build(release, tmp_path / "out", ["cropped_265"])
     with pytest.raises(FileNotFoundError, match="No photos of 'original_256' .* It holds cropped_256"):
-        reader.build(release, tmp_path / "out", ["original_256"])
+        build(release, tmp_path / "out", ["original_256"])
 
 
 def test_output_that_holds_something_else(release, dataset, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="holds something else .'thesis.txt'.*--force"):
-        reader.build(release, tmp_path, ["dna"])
-    reader.build(release, tmp_path, ["dna"], force=True)
+        build(release, tmp_path, ["dna"])
+    build(release, tmp_path, ["dna"], force=True)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(FileExistsError, match="a build with another configs .*--force"):
-        reader.build(release, tmp_path, ["cropped_256"])
+        build(release, tmp_path, ["cropped_256"])
 
 
 def test_finished_build_is_left_alone_and_a_changed_source_is_refused(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1")])
-    reader.build(path, tmp_path / "out")
+    build(path, tmp_path / "out")
     shard = next((tmp_path / "out/dna").iterdir())
     before = shard.stat().st_mtime_ns
-    reader.build(path, tmp_path / "out")
+    build(path, tmp_path / "out")
     assert shard.stat().st_mtime_ns == before
     write_rows(path, [row("A1"), row("A2")])
     with pytest.raises(FileExistsError, match="holds a build with another source"):
-        reader.build(path, tmp_path / "out")
-    reader.build(path, tmp_path / "out", force=True)
+        build(path, tmp_path / "out")
+    build(path, tmp_path / "out", force=True)
     assert load_dataset(str(tmp_path / "out"), "dna", split="train")["processid"] == ["A1", "A2"]
 
 
 KILLED = """
 import sys
 from bioscan_hf import release
-from bioscan_hf.taxonomy import image_path
+from bioscan_hf.build import build
 photos = 0
 read = release.Photos.read
 def slow(self, processid, split):
@@ -308,7 +310,7 @@ def slow(self, processid, split):
         import time; time.sleep(60)
     return read(self, processid, split)
 release.Photos.read = slow
-release.build(sys.argv[1], sys.argv[2], rows_per_shard={"dna": 100, "cropped_256": 60})
+build(sys.argv[1], sys.argv[2], rows_per_shard={"dna": 100, "cropped_256": 60})
 """
 
 
@@ -333,7 +335,7 @@ def test_killed_build_is_completed_and_never_shows_half_a_shard(release, dataset
         load_bioscan5m(output, "cropped_256", "train")
 
     time.sleep(0.01)
-    reader.build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})
+    build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})
     assert not list(output.rglob("*.part"))
     assert all(path.stat().st_mtime_ns == before for path, before in whole.items()), (
         "finished shards were written anew"
@@ -358,7 +360,7 @@ def test_csv_round_trip_keeps_every_cell(tmp_path):
 def test_every_repeat_is_reported_with_the_first_row(tmp_path):
     """Ids A B A C A B: rows 3 and 5 repeat row 1, row 6 repeats row 2; the first of each stays."""
     path = write_rows(tmp_path / "m.csv", [row(name) for name in "ABACAB"])
-    manifest = reader.build(path, tmp_path / "out", keep_going=True)
+    manifest = build(path, tmp_path / "out", keep_going=True)
     assert sorted((p.row, p.processid, p.what) for p in manifest.problems) == [
         (3, "A", "repeats the processid of row 1"),
         (5, "A", "repeats the processid of row 1"),
@@ -371,5 +373,5 @@ def test_folders_of_one_name_are_not_confused(tmp_path):
     """`load_dataset` caches a local folder by its last name and its YAML: the YAML must tell what the folder holds."""
     for name in ("one", "two"):
         path = write_rows(tmp_path / f"{name}.csv", [row(name)])
-        reader.build(path, tmp_path / name / "dataset")
+        build(path, tmp_path / name / "dataset")
         assert load_dataset(str(tmp_path / name / "dataset"), "dna", split="train")["processid"] == [name]

@@ -1,0 +1,76 @@
+"""The demo from end to end, small: real files, a real pretraining program, numbers and pictures."""
+
+import io
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from bioscan_hf.demo import run_demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A demo of 300 specimens and 4 steps: where it is, what it returned, and what it said."""
+    folder, said = tmp_path_factory.mktemp("demo") / "demo", []
+    return folder, run_demo(folder, specimens=300, steps=4, seed=1, say=said.append), said
+
+
+def test_results_are_complete(demo):
+    folder, results, _ = demo
+    assert results == json.loads((folder / "results.json").read_text())
+    assert sum(results["splits"].values()) == 300
+    for model in ("BarcodeBERT", "4-mer counts"):
+        assert list(results["metrics"][model]) == [
+            "species of test",
+            "genus of test_unseen",
+            "family of test_unseen",
+            "order of test_unseen",
+        ]
+        for value in results["metrics"][model].values():
+            assert 0 <= value["micro_accuracy"] <= 1 and value["n_test"] > 0 and value["n_train"] > 0
+    counts = results["metrics"]["4-mer counts"]["species of test"]
+    assert counts["micro_accuracy"] > 2 * counts["chance"]
+    assert len(results["pretraining"]["loss_curve"]) == 4
+
+
+def test_report_shows_the_numbers_and_the_pictures(demo):
+    folder, results, said = demo
+    page = (folder / "report.html").read_text()
+    for metrics in results["metrics"].values():
+        for value in metrics.values():
+            assert f"<td>{value['micro_accuracy']:.1%}</td>" in page
+    assert results["command"] in page and len(re.findall(r'<img src="data:image/png;base64,', page)) == 4
+    for name in ("accuracy", "loss", "taxonomy", "photos"):
+        picture = Image.open(io.BytesIO((folder / f"{name}.png").read_bytes()))
+        assert len(set(picture.convert("L").resize((40, 40)).tobytes())) > 5, f"{name} is blank"
+    assert str(folder / "report.html") in said[-1]
+
+
+def test_the_model_of_the_demo_loads(demo):
+    from bioscan_hf import BarcodeBertModel, KmerTokenizer
+
+    folder, results, _ = demo
+    model = BarcodeBertModel.from_pretrained(folder / "barcodebert")
+    tokenizer = KmerTokenizer.from_pretrained(folder / "barcodebert")
+    assert model(**tokenizer(["ACGTACGT"], return_tensors="pt")).pooler_output.shape == (1, 128)
+    assert f"{results['model']['parameters']:,} parameters" in (folder / "barcodebert/README.md").read_text()
+
+
+def test_only_an_earlier_demo_is_replaced(demo, tmp_path):
+    folder, _, _ = demo
+    with pytest.raises(FileExistsError, match="holds an earlier demo. Give another --output, or --force"):
+        run_demo(folder)
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(FileExistsError, match="holds something else. Give another --output."):
+        run_demo(tmp_path, force=True)
+
+
+def test_failed_pretraining_says_why(demo, tmp_path):
+    from bioscan_hf.demo import pretrain
+
+    with pytest.raises(
+        RuntimeError, match="(?s)Pretraining stopped with exit status 1. The end of .*There is nothing at"
+    ):
+        pretrain(tmp_path / "nowhere", tmp_path / "model", steps=1, seed=0)
