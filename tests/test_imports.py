@@ -14,8 +14,8 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 #:
 #: `results` writes the results files of trainers, commands and benchmarks, so that no two of them differ; `build` is
 #: the writing half of `release`, and renders the dataset card (`hub`), because a folder without a card cannot be
-#: loaded by name; `simulate_*` and `partition_draws` are parts of `simulate` and `partition`; `demo` is a module of its
-#: own because the command line must start without torch.
+#: loaded by name; `simulate_*` and `partition_draws` are parts of `simulate` and `partition`; `demo` is a module of
+#: its own because the command line must start without torch.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
     "taxonomy": set(),
