@@ -1,7 +1,8 @@
 """A release as sharded Parquet that `datasets.load_dataset` reads by name, with no code of ours.
 
 `build` works shard by shard: each is written under a temporary name, renamed when whole and entered in a manifest, so
-a killed build goes on where it stood, and half a shard is never visible.
+a killed build goes on where it stood, and half a shard is never visible. Several machines may share the photos
+(`shard`): each keeps a manifest of its own, and no two write one file.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from .build_shards import ParquetShard, shard_names, write_photo_shard
 from .hub import dataset_card
 from .release import (
     UNASSIGNED,
     Photos,
     Problem,
-    ReleaseError,
     Scan,
     features,
+    find_boxes,
     find_metadata,
     packages,
     photo_root,
@@ -36,77 +38,60 @@ from .release import (
     scan,
     stop,
 )
-from .results import file_hash, write_json, write_text
-from .taxonomy import COLUMNS, check_config
+from .results import write_json, write_text
+from .taxonomy import SPLITS, check_config
 
 LABELS_FILE = "labels.json"
 MANIFEST_FILE = "manifest.json"
 PROBLEMS_FILE = "problems.csv"
 
-#: Rows of one Parquet shard, about 500 MB at the published sizes of the photos.
+#: Rows of one Parquet shard: about 500 MB at the published sizes of the photos, less of metadata.
 ROWS_PER_SHARD = {
-    "dna": 1_000_000,
+    "dna": 2_000_000,
     "cropped_256": 25_000,
     "original_256": 25_000,
     "cropped": 25_000,
     "original_full": 12_000,
 }
 METADATA_ROWS_PER_GROUP = 50_000
-PHOTO_ROWS_PER_GROUP = 1_000
-
-
-class ParquetShard:
-    """One Parquet file, invisible under its name until it is whole."""
-
-    def __init__(self, path: Path, config: str, schema: pa.Schema):
-        self.path, self.rows = path, 0
-        self._part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        compression = {name: "zstd" for name in schema.names if name != "image"}
-        if config != "dna":  # JPEGs do not get smaller
-            compression |= {"image.bytes": "none", "image.path": "zstd"}
-        self._writer = pq.ParquetWriter(
-            self._part,
-            schema,
-            compression=compression,
-            write_page_index=True,
-            use_content_defined_chunking=True,
-        )
-
-    def write(self, table: pa.Table) -> None:
-        self._writer.write_table(table, row_group_size=max(len(table), 1))
-        self.rows += len(table)
-
-    def close(self) -> dict[str, Any]:
-        """Makes the file visible; returns its entry for the manifest."""
-        self._writer.close()
-        entry = {"rows": self.rows, "bytes": self._part.stat().st_size, "sha256": file_hash(self._part)}
-        os.replace(self._part, self.path)
-        return entry
-
-
-def shard_names(config: str, counts: dict[str, int], rows_per_shard: int) -> dict[str, list[str]]:
-    """Split -> names of its Parquet files, relative to the dataset's folder."""
-    names = {}
-    for split, count in counts.items():
-        n = -(-count // rows_per_shard)
-        names[split] = [f"{config}/{split}-{i:05d}-of-{n:05d}.parquet" for i in range(n)]
-    return names
 
 
 @dataclass
 class Manifest:
-    """The state of a build, kept in the output folder: what it is made of, and which shards are whole."""
+    """The state of a build, kept in the output folder: what it is made of, and which shards are whole.
+
+    Attributes:
+        counts: Split -> rows, once the metadata have been checked.
+    """
 
     path: Path
     about: dict[str, Any]
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
     complete: bool = False
 
     def save(self) -> None:
-        problems = [vars(problem) for problem in self.problems]
-        write_json(self.path, {**self.about, "complete": self.complete, "shards": self.shards, "problems": problems})
+        state = {"complete": self.complete, "rows": self.counts, "shards": self.shards}
+        write_json(self.path, {**self.about, **state, "problems": [vars(problem) for problem in self.problems]})
+
+    def read(self, path: Path) -> None:
+        """Takes over the state that a manifest of the same build has saved.
+
+        Raises:
+            FileExistsError: if it is of another build.
+        """
+        old = json.loads(path.read_text(encoding="utf-8"))
+        different = [key for key in self.about if old.get(key) != self.about[key]]
+        if different:
+            raise FileExistsError(
+                f"{str(self.path.parent)!r} holds a build with another {' and '.join(different)}. "
+                f"Give a new folder, or force=True (--force) to replace that build."
+            )
+        self.complete, self.counts = old["complete"], old["rows"]
+        self.shards |= old["shards"]
+        known = set(self.problems)
+        self.problems += [problem for problem in (Problem(**p) for p in old["problems"]) if problem not in known]
 
     def fingerprint(self, config: str) -> str:
         """Twelve hexadecimal digits that differ where the content of a config differs."""
@@ -125,7 +110,9 @@ def build(
     output: str | Path,
     configs: Sequence[str] | None = None,
     *,
+    splits: Sequence[str] | None = None,
     workers: int = 1,
+    shard: tuple[int, int] | None = None,
     keep_going: bool = False,
     force: bool = False,
     unassigned: bool = False,
@@ -134,13 +121,21 @@ def build(
 ) -> Manifest:
     """Writes a release as sharded Parquet that `datasets.load_dataset(output, config, split=...)` reads by name.
 
-    Started again after an interruption, it completes the same output. Shards are in CSV order within a split.
+    Started again after an interruption, it completes the same output. Shards are in the order of the metadata within
+    a split. Boxes are joined if the release has their table (`release.BOXES_TSV`).
+
+    On n machines that share a disk, call it with `shard=(0, n)` first, which writes the metadata and then photos; as
+    soon as they are there (`labels.json` is), with `shard=(1, n)` to `(n - 1, n)` on the others; and when all have
+    ended, without `shard`: that checks what they wrote, writes what lacks, and makes the folder complete.
 
     Args:
-        source: Folder of a release, or a metadata CSV.
+        source: Folder of a release, or its metadata (CSV, TSV, JSON-LD, or the zip of them).
         output: New folder, or one that an earlier, interrupted build has made from the same source.
         configs: "dna" is always written; by default with every image package that the source holds.
+        splits: Those to write, such as the ones whose photos are there; by default all that have rows. Label ids are
+            always those of the whole release.
         workers: Processes that read photos.
+        shard: Number of this machine, from 0 on, and of all.
         keep_going: Report problems in `problems.csv` and go on, where the default stops at the first.
         force: Replace what an earlier build has written to `output`, and allow other files beside it.
         unassigned: Accept rows without a split; they go to a split called "unassigned".
@@ -149,80 +144,153 @@ def build(
 
     Raises:
         FileExistsError: if `output` holds something else.
-        FileNotFoundError: if the source holds no metadata, or none of the photos asked for.
+        FileNotFoundError: if the source holds no metadata, none of the photos asked for, or not those of a split; or
+            if a later `shard` finds no metadata in `output`.
         ReleaseError: at the first problem, unless `keep_going`.
+        ValueError: for an unknown config, a split that is unknown or has no rows, or a `shard` that is not one of n.
     """
     path, output = find_metadata(source), Path(output)
-    wanted = ["dna", *(packages(photo_root(source)) if configs is None else [c for c in configs if c != "dna"])]
+    root = photo_root(source)
+    wanted = ["dna", *(packages(root) if configs is None else [c for c in configs if c != "dna"])]
     for config in wanted:
         check_config(config)
     for config in wanted[1:]:
-        Photos(photo_root(source), config).close()  # fails early
+        Photos(root, config).close()  # fails early
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard is {shard}; with n machines it is (0, n) to (n - 1, n) (--shard 0 --of n).")
+    for split in splits or ():
+        if split not in (*SPLITS, UNASSIGNED):
+            raise ValueError(f"Unknown split {split!r}. Those to build are some of {', '.join(SPLITS)}.")
 
-    sizes = {**ROWS_PER_SHARD, **(rows_per_shard or {})}
-    stat = path.stat()
-    about = {
-        "source": {"name": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns},
-        "configs": wanted,
-        "rows_per_shard": {config: sizes[config] for config in wanted},
-        "keep_going": keep_going,
-        "unassigned": unassigned,
-    }
-    manifest = _open_manifest(output, about, force)
+    about = _about(path, wanted, splits, {**ROWS_PER_SHARD, **(rows_per_shard or {})}, keep_going, unassigned)
+    manifest = _open_manifest(output, about, force, shard)
     if manifest.complete and all(map(manifest.holds, manifest.shards)):
         return manifest
-    manifest.complete, manifest.problems = False, []
+    manifest.complete = False
+    known = set(manifest.problems)
 
     def report(problem: Problem) -> None:
         if not keep_going:
             stop(problem)
-        if problem not in manifest.problems:
+        if problem not in known:
+            known.add(problem)
             manifest.problems.append(problem)
 
-    checked = scan(path, report, unassigned=unassigned)
-    output.mkdir(parents=True, exist_ok=True)
-    manifest.save()
-    checked.labels.save(output / LABELS_FILE)
-    _write_metadata(path, checked, manifest, sizes["dna"], report, progress)
+    if not _has_metadata(manifest):
+        checked = scan(path, report, unassigned=unassigned)
+        _restrict(checked.counts, splits)
+        for config in wanted[1:]:
+            Photos(root, config).check(checked.counts)
+        output.mkdir(parents=True, exist_ok=True)
+        if checked.strays is not None and checked.strays not in known:  # a note: it stops no build
+            manifest.problems.append(checked.strays)
+        manifest.counts = checked.counts
+        manifest.save()
+        _write_metadata(path, checked, manifest, report, progress)
+        checked.labels.save(output / LABELS_FILE)
+    if shard is not None:
+        manifest.path = output / sidecar(*shard)
     for config in wanted[1:]:
-        _write_photos(photo_root(source), config, checked, manifest, sizes, workers, report, progress)
-    if manifest.problems:
-        write_problems(output / PROBLEMS_FILE, manifest.problems)
-    card = dataset_card(path.name, wanted, checked.counts, {c: manifest.fingerprint(c) for c in wanted})
-    write_text(output / "README.md", card)
-    manifest.complete = True
-    manifest.save()
+        _write_photos(root, config, manifest, workers, shard, report, progress)
+    if shard is None:
+        _complete(path.name, manifest)
     return manifest
 
 
-def _open_manifest(output: Path, about: dict[str, Any], force: bool) -> Manifest:
+def _about(
+    path: Path,
+    configs: list[str],
+    splits: Sequence[str] | None,
+    sizes: dict[str, int],
+    keep_going: bool,
+    all_rows: bool,
+) -> dict[str, Any]:
+    """What a build is made of; where it differs, it is another build."""
+    boxes = find_boxes(path)
+    return {
+        "source": {"name": path.name, "bytes": path.stat().st_size, "modified": path.stat().st_mtime_ns},
+        "boxes": None if boxes is None else {"name": boxes.name, "bytes": boxes.stat().st_size},
+        "configs": configs,
+        "splits": None if splits is None else sorted(set(splits)),
+        "rows_per_shard": {config: sizes[config] for config in configs},
+        "keep_going": keep_going,
+        "unassigned": all_rows,
+    }
+
+
+def _restrict(counts: dict[str, int], splits: Sequence[str] | None) -> None:
+    """Leaves only `splits` in `counts`."""
+    empty = [split for split in splits or () if split not in counts]
+    if empty:
+        raise ValueError(f"No rows of split {empty[0]!r} in the metadata; they have {', '.join(counts)}.")
+    for split in [split for split in counts if splits is not None and split not in splits]:
+        del counts[split]
+
+
+def _has_metadata(manifest: Manifest) -> bool:
+    """Whether every shard of the config `dna` and the label ids are written."""
+    names = shard_names("dna", manifest.counts, manifest.about["rows_per_shard"]["dna"])
+    whole = all(manifest.holds(name) for split in names.values() for name in split)
+    return bool(names) and whole and (manifest.path.parent / LABELS_FILE).is_file()
+
+
+def _complete(source_name: str, manifest: Manifest) -> None:
+    """Writes the list of problems and the card, and makes the folder complete."""
+    output, configs = manifest.path.parent, manifest.about["configs"]
+    if manifest.problems:
+        write_problems(output / PROBLEMS_FILE, manifest.problems)
+    fingerprints = {config: manifest.fingerprint(config) for config in configs}
+    write_text(output / "README.md", dataset_card(source_name, configs, manifest.counts, fingerprints))
+    manifest.complete = True
+    manifest.save()
+    for path in output.glob(sidecar("*", "*")):
+        path.unlink()
+
+
+def sidecar(shard: int | str, of: int | str) -> str:
+    """Name of the manifest of one of several machines."""
+    number, total = (f"{value:05d}" if isinstance(value, int) else value for value in (shard, of))
+    return f"manifest-{number}-of-{total}.json"
+
+
+def _open_manifest(output: Path, about: dict[str, Any], force: bool, shard: tuple[int, int] | None) -> Manifest:
     """The manifest of an interrupted build of the same thing, or a new one; refuses a folder with anything else."""
     path = output / MANIFEST_FILE
     manifest = Manifest(path, about)
+    if shard is not None and shard[0] > 0:
+        if not path.is_file() or not (output / LABELS_FILE).is_file():
+            raise FileNotFoundError(
+                f"{str(output)!r} has no metadata yet: shard 0 writes them first. Start the others when {LABELS_FILE} "
+                f"is there, on a disk that all machines share."
+            )
+        force = False
     if not output.exists() or not any(output.iterdir()):
         return manifest
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if old is None and not force:
-        raise FileExistsError(
-            f"{str(output)!r} holds something else ({next(output.iterdir()).name!r}, ...). "
-            f"Give a new folder, or force=True (--force) to write into this one."
-        )
-    if old is None:
+    if not path.is_file():
+        if not force:
+            raise FileExistsError(
+                f"{str(output)!r} holds something else ({next(output.iterdir()).name!r}, ...). "
+                f"Give a new folder, or force=True (--force) to write into this one."
+            )
         return manifest
-    if {key: old.get(key) for key in about} == about:
+    try:
+        manifest.read(path)
+    except FileExistsError:
+        if not force:
+            raise
+        old = json.loads(path.read_text(encoding="utf-8"))
+        for name in (*old["shards"], PROBLEMS_FILE, LABELS_FILE):
+            (output / name).unlink(missing_ok=True)
+        return Manifest(path, about)
+    if not _has_metadata(manifest):
+        manifest.problems.clear()  # the metadata are checked again
+        (output / LABELS_FILE).unlink(missing_ok=True)
+    own = sidecar("*", "*") if shard is None else sidecar(*shard)
+    for part in sorted(output.glob(own)):
+        manifest.read(part)
+    if shard is None:
         for part in output.glob("*/*.part"):
             part.unlink()
-        manifest.shards, manifest.complete = old["shards"], old["complete"]
-        manifest.problems = [Problem(**problem) for problem in old["problems"]]
-        return manifest
-    different = [key for key in about if old.get(key) != about[key]]
-    if not force:
-        raise FileExistsError(
-            f"{str(output)!r} holds a build with another {' and '.join(different)}. "
-            f"Give a new folder, or force=True (--force) to replace that build."
-        )
-    for name in (*old["shards"], PROBLEMS_FILE):
-        (output / name).unlink(missing_ok=True)
     return manifest
 
 
@@ -230,14 +298,12 @@ def _write_metadata(
     path: Path,
     checked: Scan,
     manifest: Manifest,
-    rows_per_shard: int,
     report: Callable[[Problem], None],
     progress: Callable[[str, int], None],
 ) -> None:
-    """Writes the shards of the config `dna` that are missing, in one pass over the CSV."""
+    """Writes the shards of the config `dna` that are missing, in one pass over the metadata."""
+    rows_per_shard = manifest.about["rows_per_shard"]["dna"]
     names = shard_names("dna", checked.counts, rows_per_shard)
-    if all(manifest.holds(name) for split in names.values() for name in split):
-        return
     schema = features("dna", checked.extra_columns).arrow_schema
     waiting: dict[str, list[pa.Table]] = {split: [] for split in names}
     done = dict.fromkeys(names, 0)  # rows of a split that have left the queue
@@ -277,89 +343,54 @@ def _write_metadata(
 def _write_photos(
     root: Path,
     config: str,
-    checked: Scan,
     manifest: Manifest,
-    sizes: dict[str, int],
     workers: int,
+    shard: tuple[int, int] | None,
     report: Callable[[Problem], None],
     progress: Callable[[str, int], None],
 ) -> None:
-    """Writes the shards of an image config that are missing; each takes its rows from the `dna` shards."""
-    output = manifest.path.parent
-    metadata = shard_names("dna", checked.counts, sizes["dna"])
+    """Writes the shards of an image config that are missing, or every n-th; rows come from those of `dna`."""
+    output, sizes = manifest.path.parent, manifest.about["rows_per_shard"]
+    metadata = shard_names("dna", manifest.counts, sizes["dna"])
+    everything = [
+        (split, name, i)
+        for split, names in shard_names(config, manifest.counts, sizes[config]).items()
+        for i, name in enumerate(names)
+    ]
+    first, step = (0, 1) if shard is None else shard
     tasks = []
-    for split, names in shard_names(config, checked.counts, sizes[config]).items():
-        for i, name in enumerate(names):
-            first = i * sizes[config]
-            rows = (first, min(first + sizes[config], checked.counts[split]))
-            if not manifest.holds(name):
-                files = [str(output / file) for file in metadata[split]]
-                tasks.append((str(root), config, split, files, sizes["dna"], rows, str(output / name), name))
+    for split, name, i in everything[first::step]:
+        rows = (i * sizes[config], min((i + 1) * sizes[config], manifest.counts[split]))
+        if not manifest.holds(name):
+            tasks.append((config, split, [str(output / file) for file in metadata[split]], rows, str(output / name)))
+    if not tasks:
+        return
 
-    def finish(result: tuple[str, dict[str, Any], list[Problem]]) -> None:
-        name, entry, problems = result
+    def finish(path: str, result: tuple[dict[str, Any], list[Problem]]) -> None:
+        entry, problems = result
         for problem in problems:
             report(problem)
-        manifest.shards[name] = entry
+        manifest.shards[str(Path(path).relative_to(output).as_posix())] = entry
         manifest.save()
         progress(config, entry["rows"])
 
-    if workers <= 1:
-        for task in tasks:
-            finish(write_photo_shard(*task, stop_at_problem=not manifest.about["keep_going"]))
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [
-            pool.submit(write_photo_shard, *task, stop_at_problem=not manifest.about["keep_going"]) for task in tasks
-        ]
-        try:
-            for future in futures:
-                finish(future.result())
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def write_photo_shard(
-    root: str,
-    config: str,
-    split: str,
-    metadata_files: list[str],
-    metadata_rows_per_shard: int,
-    rows: tuple[int, int],
-    path: str,
-    name: str,
-    *,
-    stop_at_problem: bool,
-) -> tuple[str, dict[str, Any], list[Problem]]:
-    """Writes one shard: rows [first, end) of a split with their photos. Returns name, manifest entry and problems."""
-    problems: list[Problem] = []
-    photos = Photos(root, config)
-    first_file, last_file = rows[0] // metadata_rows_per_shard, (rows[1] - 1) // metadata_rows_per_shard
-    parts = [pq.read_table(file) for file in metadata_files[first_file : last_file + 1]]
-    table = pa.concat_tables(parts).slice(rows[0] - first_file * metadata_rows_per_shard, rows[1] - rows[0])
-    extra = [column for column in table.column_names if column not in COLUMNS]
-    schema = features(config, extra).arrow_schema
-    shard = ParquetShard(Path(path), config, schema)
-    for start in range(0, len(table), PHOTO_ROWS_PER_GROUP):
-        group = table.slice(start, PHOTO_ROWS_PER_GROUP)
-        images: list[dict[str, Any]] = []
-        kept: list[bool] = []
-        for processid in group["processid"].to_pylist():
+    with TemporaryDirectory(prefix="bioscan_hf-") as index:
+        photos = Photos(root, config, index)
+        photos.open()
+        photos.close()
+        only: dict[str, Any] = {"root": str(root), "index": index, "stop_at_problem": not manifest.about["keep_going"]}
+        if workers <= 1:
+            for task in tasks:
+                finish(task[-1], write_photo_shard(*task, **only))
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(write_photo_shard, *task, **only) for task in tasks]
             try:
-                images.append({"bytes": photos.read(processid, split), "path": f"{processid}.jpg"})
-                kept.append(True)
-            except ReleaseError as error:
-                problem = Problem(Path(path).name, None, processid, str(error), f"left out of {config}")
-                if stop_at_problem:
-                    stop(problem)
-                problems.append(problem)
-                kept.append(False)
-        group = group.filter(pa.array(kept))
-        column = pa.array(images, type=schema.field("image").type)
-        shard.write(group.add_column(0, "image", column).select(schema.names).cast(schema))
-    photos.close()
-    return name, shard.close(), problems
+                for task, future in zip(tasks, futures, strict=True):
+                    finish(task[-1], future.result())
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:

@@ -1,7 +1,7 @@
-"""The command line, `bioscan-hf`: one subcommand per step from release files to numbers.
+"""The command line, `bioscan-hf`: its arguments, and how results and errors are shown. `commands.py` does the work.
 
-Starts without torch; each command imports what it needs. Errors are one line on standard error and exit status 1
-(2 for unusable arguments); `--debug` shows where they come from.
+Starts without torch. Errors are told on standard error with exit status 1 (2 for unusable arguments); `--debug` shows
+where they come from.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, commands
 from .taxonomy import CONFIGS, SPLITS
 
-Result = dict[str, Any]
+Run = Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,10 +30,10 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
     common.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    found = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], Result], text: str, example: str) -> Any:
-        sub = commands.add_parser(
+    def command(name: str, run: Run, text: str, example: str) -> argparse.ArgumentParser:
+        sub = found.add_parser(
             name,
             parents=[common],
             help=text,
@@ -44,8 +44,40 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    _try(command)
+    _get(command)
+    _make(command)
+    _measure(command)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command; prints its result, as JSON with --json."""
+    options = parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        if options.debug:
+            raise
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"bioscan-hf {options.command}: {message}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+
+
+Command = Callable[[str, Run, str, str], argparse.ArgumentParser]
+
+SOURCE = "Hub id, Parquet folder, release folder or metadata CSV"
+
+
+def _try(command: Command) -> None:
+    """Commands on made-up data."""
     sub = command(
-        "demo", _demo, "run everything on a made-up release and write a report", "bioscan-hf demo --output demo"
+        "demo",
+        commands.demo,
+        "run everything on a made-up release and write a report",
+        "bioscan-hf demo --output demo",
     )
     sub.add_argument("--output", type=Path, default=Path("demo"), help="new folder (default: demo)")
     sub.add_argument("--specimens", type=int, default=3000, help="size of the made-up release (default: 3000)")
@@ -55,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "simulate",
-        _simulate,
+        commands.simulate,
         "write a small made-up release in the published layout",
         "bioscan-hf simulate release --specimens 2000 --seed 0",
     )
@@ -63,11 +95,34 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--specimens", type=int, default=2000)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--folders", action="store_true", help="write photos into folders instead of zips")
+    sub.add_argument("--metadata-only", action="store_true", help="no photos: millions of specimens in little memory")
     sub.add_argument("--force", action="store_true", help="replace an earlier simulation in that folder")
 
+
+def _get(command: Command) -> None:
+    """Commands that bring a release here."""
+    sub = command(
+        "download",
+        commands.download,
+        "download the published files that a config and split need, and verify them",
+        "bioscan-hf download release --config cropped_256 --split train",
+    )
+    sub.add_argument("output", type=Path, help="folder; what is right there is not downloaded again")
+    sub.add_argument("--config", choices=CONFIGS, default="dna", help="photos or none (default: dna)")
+    sub.add_argument("--split", default="all", help="a split, seen, unseen, all, or a+b (default: all)")
+    sub.add_argument("--source", default="hub", help="hub, or the address of a folder with the files (default: hub)")
+    sub.add_argument("--revision", help="of the Hub's repository (default: the one whose checksums are known)")
+    sub.add_argument("--boxes", action="store_true", help="the table of bounding boxes as well")
+    sub.add_argument("--retries", type=int, default=5, help="further attempts without progress (default: 5)")
+    sub.add_argument("--check", action="store_true", help="download nothing: tell what is there, missing or damaged")
+    sub.add_argument("--reread", action="store_true", help="with --check: compute every checksum anew")
+
+
+def _make(command: Command) -> None:
+    """Commands that turn a release into a dataset."""
     sub = command(
         "split",
-        _split,
+        commands.split,
         "partition a metadata CSV as the paper does",
         "bioscan-hf split barcodes.csv.gz partitioned.csv --seed 0",
     )
@@ -91,12 +146,29 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace the output file")
 
     sub = command(
+        "crop",
+        commands.crop,
+        "cut photos to their insect, by a table of boxes or a detector",
+        "bioscan-hf crop release crops --boxes release/BIOSCAN_5M_Insect_bbox.tsv",
+    )
+    sub.add_argument("source", type=Path, help="release with original photos, or folder of JPEGs")
+    sub.add_argument("output", type=Path, help="new folder, or that of an interrupted run")
+    by = sub.add_mutually_exclusive_group(required=True)
+    by.add_argument("--boxes", type=Path, help="table of bounding boxes (tab separated)")
+    by.add_argument("--model", help="folder or Hub id of a DETR that finds insects")
+    sub.add_argument("--package", help="photos of a release (default: original_full, else original_256)")
+    sub.add_argument("--split", default="all")
+    sub.add_argument("--style", default="bioscan5m", help="margin and padding: bioscan5m, croptool or bioscan1m")
+    sub.add_argument("--size", type=int, default=256, help="shorter side in pixels; 0 leaves crops as they are")
+    sub.add_argument("--keep-going", action="store_true", help="report problems in problems.csv instead of stopping")
+
+    sub = command(
         "build",
-        _build,
+        commands.build,
         "write a release as Parquet that load_dataset reads by name",
         "bioscan-hf build release dataset --config cropped_256",
     )
-    sub.add_argument("source", type=Path, help="folder of a release, or a metadata CSV")
+    sub.add_argument("source", type=Path, help="folder of a release, or its metadata (CSV, TSV, JSON-LD, zip)")
     sub.add_argument("output", type=Path, help="new folder, or that of an interrupted build")
     sub.add_argument(
         "--config",
@@ -104,17 +176,46 @@ def parser() -> argparse.ArgumentParser:
         choices=CONFIGS,
         help="what to build, repeatable; dna always is (default: all that the source has photos for)",
     )
+    sub.add_argument("--split", help="build some splits only: a split, seen, unseen, or a+b (default: all)")
     sub.add_argument("--workers", type=int, default=1, help="processes that read photos (default: 1)")
+    sub.add_argument("--shard", type=int, metavar="I", help="this is machine I, from 0 on, of several (with --of)")
+    sub.add_argument("--of", type=int, metavar="N", help="number of machines")
     sub.add_argument("--keep-going", action="store_true", help="report problems in problems.csv instead of stopping")
     sub.add_argument("--force", action="store_true", help="replace another build in that folder")
 
     sub = command(
+        "publish",
+        commands.publish,
+        "upload a build to the Hub; an interrupted upload goes on",
+        "bioscan-hf publish dataset user/my-barcodes --private",
+    )
+    sub.add_argument("folder", type=Path, help="what `bioscan-hf build` wrote")
+    sub.add_argument("repo_id", help="user/name; the repository is created if need be")
+    sub.add_argument("--private", action="store_true", help="a new repository only its owner can read")
+    sub.add_argument("--revision", help="branch (default: main)")
+
+
+def _measure(command: Command) -> None:
+    """Commands that tell something about a dataset or a model."""
+    sub = command(
+        "stats",
+        commands.stats,
+        "describe a dataset: splits, ranks, diversity, places, sizes, lengths",
+        "bioscan-hf stats dataset --plots pictures",
+    )
+    sub.add_argument("source", help=SOURCE)
+    sub.add_argument("--plots", type=Path, metavar="DIR", help="write pictures there")
+    sub.add_argument("--distances", action="store_true", help="pairwise barcode distances per rank; takes long")
+    sub.add_argument("--max-barcodes", type=int, metavar="N", help="at most so many barcodes of a group for them")
+    sub.add_argument("--seed", type=int, default=0, help="of the sampling of barcodes")
+
+    sub = command(
         "embed",
-        _embed,
+        commands.embed,
         "write the embeddings of barcodes",
         "bioscan-hf embed dataset embeddings --model out/barcodebert --split train --split test_unseen",
     )
-    sub.add_argument("source", help="Hub id, Parquet folder, release folder or metadata CSV")
+    sub.add_argument("source", help=SOURCE)
     sub.add_argument(
         "output", type=Path, help="folder; each split gets a folder in it, and an interrupted run goes on"
     )
@@ -122,12 +223,13 @@ def parser() -> argparse.ArgumentParser:
         "--model", required=True, help="folder or Hub id of a BarcodeBERT, or kmer:K for counts of K-mers"
     )
     sub.add_argument("--split", action="append", help=f"repeatable (default: train, test, test_unseen); {SPLITS}")
+    sub.add_argument("--taxon", action="append", metavar="RANK=NAME", help="these alone, such as order=Diptera")
     sub.add_argument("--batch-size", type=int, default=256)
     sub.add_argument("--unique-barcodes", action="store_true", help="one specimen of each barcode")
 
     sub = command(
         "probe",
-        _probe,
+        commands.probe,
         "measure embeddings: species of test, genus of test_unseen, by nearest neighbour in train",
         "bioscan-hf probe dataset embeddings --output probe.json",
     )
@@ -136,169 +238,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, help="results file (default: results.json in EMBEDDINGS)")
     sub.add_argument("--k", type=int, default=1, help="neighbours (default: 1)")
     sub.add_argument("--metric", choices=("cosine", "euclidean"), default="cosine")
-    return top
 
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command; prints its result, as JSON with --json."""
-    options = parser().parse_args(arguments)
-    try:
-        result = options.run(options)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        if options.debug:
-            raise
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"bioscan-hf {options.command}: {message}", file=sys.stderr)
-        raise SystemExit(1) from None
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-
-
-def _say(options: argparse.Namespace, *lines: str) -> None:
-    if not options.json:
-        print(*lines, sep="\n", flush=True)
-
-
-def _demo(options: argparse.Namespace) -> Result:
-    from .demo import run_demo
-
-    return run_demo(
-        options.output,
-        specimens=options.specimens,
-        steps=options.steps,
-        seed=options.seed,
-        force=options.force,
-        say=lambda line: _say(options, line),
+    sub = command(
+        "convert",
+        commands.convert,
+        "turn a published BarcodeBERT checkpoint into a folder for from_pretrained; nothing in the file runs",
+        "bioscan-hf convert model_41.pth barcodebert",
     )
-
-
-def _simulate(options: argparse.Namespace) -> Result:
-    from .simulate import simulate_release
-
-    root = simulate_release(
-        options.output, options.specimens, options.seed, folders=options.folders, force=options.force
-    )
-    _say(options, f"Wrote {options.specimens} made-up specimens to {root}")
-    return {"output": str(root), "specimens": options.specimens, "seed": options.seed}
-
-
-def _split(options: argparse.Namespace) -> Result:
-    from .partition import make_splits, split_summary
-    from .release import read_table, write_csv
-
-    if options.output.exists() and not options.force:
-        raise FileExistsError(f"{str(options.output)!r} exists. Give another name, or --force to replace it.")
-    table = read_table(options.input, required=("processid", "genus", "species", "dna_barcode"))
-    table = make_splits(table, options.seed, hold_out_species=options.hold_out_species, unlabel=options.unlabel)
-    write_csv(table, options.output)
-    simulated = {"hold_out_species": options.hold_out_species, "unlabel": options.unlabel}
-    result = {"output": str(options.output), "seed": options.seed, **simulated, "splits": split_summary(table)}
-    if any(simulated.values()):
-        _say(
-            options,
-            f"SIMULATED partition: {options.hold_out_species:.0%} of the species treated as unnamed, "
-            f"{options.unlabel:.0%} of the other barcodes without labels (true names in original_species).",
-        )
-    _say(options, f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
-    for row in result["splits"]:
-        _say(options, f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
-    _say(options, f"Wrote {options.output}")
-    return result
-
-
-def _build(options: argparse.Namespace) -> Result:
-    from tqdm import tqdm
-
-    from .build import PROBLEMS_FILE, build
-
-    with tqdm(unit=" rows", delay=2, disable=options.json) as bar:
-
-        def progress(config: str, rows: int) -> None:
-            bar.set_description(config)
-            bar.update(rows)
-
-        manifest = build(
-            options.source,
-            options.output,
-            options.config,
-            workers=options.workers,
-            keep_going=options.keep_going,
-            force=options.force,
-            progress=progress,
-        )
-    rows = sum(shard["rows"] for name, shard in manifest.shards.items() if name.startswith("dna/"))
-    configs = manifest.about["configs"]
-    _say(options, f"{rows:,} specimens in {options.output}, as {', '.join(configs)}. In Python:")
-    _say(options, f'  load_dataset("{options.output}", "{configs[-1]}")')
-    if manifest.problems:
-        _say(options, f"{len(manifest.problems)} problems are listed in {options.output / PROBLEMS_FILE}")
-    return {
-        "output": str(options.output),
-        "rows": rows,
-        "configs": configs,
-        "shards": len(manifest.shards),
-        "problems": [vars(problem) for problem in manifest.problems],
-    }
-
-
-def _embed(options: argparse.Namespace) -> Result:
-    from datasets import disable_progress_bars
-
-    from .baselines import load_encoder
-    from .data import load_bioscan5m
-    from .embedding import embed
-
-    disable_progress_bars()  # those of datasets; embedding has its own
-    model, processor = load_encoder(options.model)
-    sizes = {}
-    for split in options.split or ("train", "test", "test_unseen"):
-        data = load_bioscan5m(options.source, "dna", split, unique_barcodes=options.unique_barcodes)
-        found = embed(model, processor, data, batch_size=options.batch_size, output=options.output / split)
-        sizes[split] = len(found.processids)
-        short = int((~found.valid).sum())
-        note = f"; {short} hold no whole token: their vector is zero, their `valid` false" if short else ""
-        _say(options, f"{split}: {len(found.processids):,} x {found.embeddings.shape[1]}{note}")
-    _say(options, f"Wrote {options.output}")
-    return {"output": str(options.output), "model": options.model, "rows": sizes}
-
-
-def _probe(options: argparse.Namespace) -> Result:
-    from datasets import disable_progress_bars
-
-    from .data import labels_of
-    from .embedding import load_embeddings
-    from .probing import probe_barcodes
-    from .results import write_results
-
-    disable_progress_bars()
-    splits = ("train", "test", "test_unseen")
-    for split in splits:
-        if not (options.embeddings / split).is_dir():
-            raise FileNotFoundError(
-                f"No embeddings of {split!r} in {str(options.embeddings)!r}: run `bioscan-hf embed` for it first."
-            )
-    embeddings = {split: load_embeddings(options.embeddings / split) for split in splits}
-    metrics = probe_barcodes(
-        {split: found.embeddings for split, found in embeddings.items()},
-        {split: labels_of(options.source, split, found.processids) for split, found in embeddings.items()},
-        k=options.k,
-        metric=options.metric,
-    )
-    output = options.output or options.embeddings / "results.json"
-    results = write_results(
-        output,
-        task="barcodebert/knn",
-        options={"k": options.k, "metric": options.metric},
-        dataset=str(options.source),
-        splits={split: len(found.processids) for split, found in embeddings.items()},
-        embeddings=str(options.embeddings),
-        metrics=metrics,
-    )
-    for name, value in metrics.items():
-        text = "no data" if value["micro_accuracy"] is None else f"{value['micro_accuracy']:.4f}"
-        _say(options, f"{name:<22} {text}  ({value['n_test']:,} queries, {value['n_train']:,} keys)")
-    _say(options, f"Wrote {output}")
-    return results
+    sub.add_argument("checkpoint", type=Path, help="file that torch.save wrote")
+    sub.add_argument("output", type=Path, help="new folder")
+    sub.add_argument("--heads", type=int, help="attention heads, where the file does not tell")
+    sub.add_argument("--labels", type=Path, help="text file with the name of each class of a classifier, one a line")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class BarcodeBertConfig(BertConfig):
         vocab_size: Follows from `k` and `vocabulary`; None fills it in.
         pad_token_id: 0, and nothing else. It is the id of [MASK], whose embedding is thereby zero and never trained,
             as in every published checkpoint.
+        training_data: Name of the dataset that the weights were trained on, where it is known.
         classifier_dropout: Dropout before the taxon classifier; None is none, as published.
 
     Raises:
@@ -62,6 +63,7 @@ class BarcodeBertConfig(BertConfig):
     pooling: str = "masked_mean"
     mlm_head: str = "kmers"
     vocab_size: int | None = None  # type: ignore[assignment]
+    training_data: str | None = None
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     use_cache: bool = False  # there is nothing to cache in an encoder, but gradient checkpointing would remark on it

@@ -1,13 +1,16 @@
 """BIOSCAN-5M as a `datasets.Dataset`, from the Hub, a Parquet folder, a release folder or one metadata CSV.
 
-Dataset in, Dataset out: truncated barcodes, label ids, one specimen per barcode. Source: https://arxiv.org/abs/2406.12723.
+Dataset in, Dataset out: chosen columns and taxa, truncated barcodes, label ids, one specimen per barcode.
+Source: https://arxiv.org/abs/2406.12723.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,23 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
 
-from . import release
-from .build import LABELS_FILE, MANIFEST_FILE, build
+from .release import UNASSIGNED
+from .sources import Taxon, label_maps_of, load_label_maps, open_source, scan_release, source_kind, stream_release
 from .taxonomy import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
+
+__all__ = [
+    "clean_barcodes",
+    "encode_labels",
+    "first_of_each_barcode",
+    "label_ids",
+    "labels_of",
+    "load_bioscan5m",
+    "load_label_maps",
+    "parse_taxon",
+    "source_kind",
+]
 
 
 def load_bioscan5m(
@@ -29,6 +43,8 @@ def load_bioscan5m(
     split: str | None = None,
     *,
     streaming: bool = False,
+    columns: Sequence[str] | None = None,
+    taxon: Mapping[str, str | Sequence[str]] | None = None,
     ranks: Sequence[str] | None = None,
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
@@ -36,7 +52,14 @@ def load_bioscan5m(
     """A `Dataset` or, streamed, an `IterableDataset` of BIOSCAN-5M; without `split`, a dict of them.
 
     The rows and features are the same from every kind of source. A release folder or CSV is built to Parquet once, in
-    the cache of `datasets`, unless it is streamed.
+    the cache of `datasets`, unless it is streamed. Only the splits asked for are downloaded, and of Parquet only the
+    columns and row groups that can matter are read: photos that are not among `columns` are not fetched.
+
+    A stream goes on exactly where its `state_dict` was taken, unless it is shuffled: then the rows in the shuffle
+    buffer are lost. For training that must resume, shuffle a map-style dataset. Several processes share a stream by
+    `datasets.distributed.split_dataset_by_node(stream, rank, world_size)`: each row comes once, but the ranks can get
+    different numbers of rows, so let steps, not the end of the data, stop a training. `accelerate` prepares a stream
+    so that rank 0 reads everything; `DataLoaderConfiguration(dispatch_batches=False)` lets each rank read its shards.
 
     Args:
         source: Hub id ("user/name"), folder of Parquet shards, folder of a release, or a metadata CSV. The rows of a
@@ -44,156 +67,144 @@ def load_bioscan5m(
         config: "dna" (no photos), or an image package such as "cropped_256".
         split: A split, "seen", "unseen", "all", or several joined by "+"; None gives all of them in a dict.
         streaming: Gives an iterable dataset that reads as it goes.
+        columns: Columns to keep, in this order; those of `ranks` are added behind. None keeps all.
+        taxon: Rank, or "dna_bin", -> name or names; rows of other taxa are left out. See `parse_taxon`.
         ranks: Ranks, or "dna_bin", whose label ids are added as columns `<rank>_index`: int64, -1 where missing, the
-            same ids in every split (see `load_label_maps`).
+            same ids in every split, whatever `taxon` is (see `load_label_maps`).
         max_nucleotides: Length to which barcodes are cut; None leaves them whole.
-        unique_barcodes: Keeps the first specimen of each barcode, compared after cutting and without trailing N.
+        unique_barcodes: Keeps the first specimen of each barcode among the rows asked for, compared after cutting and
+            without trailing N.
 
     Raises:
-        ValueError: unknown config, split or rank, or one that the source does not hold; the alternatives are listed.
+        ValueError: unknown config, split, rank, column or taxon, or one that the source does not hold; the
+            alternatives are listed.
         FileNotFoundError: if there is nothing at `source`.
     """
-    check_config(config)
     names = None if split is None else resolve_splits(split)
+    _check_arguments(config, streaming, columns, ranks, max_nucleotides, unique_barcodes)
+    kind = source_kind(source)
+    checked = scan_release(source) if kind == "release" and streaming else None
+    labels = LabelMaps({})
+    if ranks or taxon:
+        labels = checked.labels if checked else label_maps_of(source, config)
+    chosen = _check_taxon(taxon or {}, labels)
+    maps = labels.select(ranks or ())
+    read = columns
+    if columns is not None:  # also what is only computed with
+        read = list(dict.fromkeys([*columns, *maps.columns, *(("dna_barcode",) if unique_barcodes else ())]))
+
+    def choose(available: Sequence[str]) -> Sequence[str]:
+        return available if names is None or split is None else _choose(names, available, split, source)
+
+    if checked:
+        change = partial(_prepare_table, maps=maps, length=max_nucleotides)
+        splits = choose(list(checked.counts))
+        loaded = stream_release(source, config, checked, splits, read, chosen, change, _index_columns(maps))
+    else:
+        opened = open_source(source, config, choose, streaming, read, chosen)
+        loaded = {name: _prepare(part, maps, max_nucleotides) for name, part in opened.items()}
+    if split is not None:
+        parts = list(loaded.values())
+        loaded = {split: parts[0] if len(parts) == 1 else concatenate_datasets(parts)}
+    if unique_barcodes:
+        loaded = {name: part.select(first_of_each_barcode(part)) for name, part in loaded.items()}
+    if columns is not None:
+        kept = [*dict.fromkeys(columns), *_index_columns(maps)]
+        loaded = {name: part.select_columns(kept) for name, part in loaded.items()}
+    if split is not None:
+        return loaded[split]
+    return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
+
+
+def parse_taxon(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Turns "order=Diptera", "family=Sciaridae", "family=Phoridae" into the `taxon` of `load_bioscan5m`.
+
+    Several names of one rank are alternatives; several ranks must all agree.
+
+    Raises:
+        ValueError: if a text is not rank=name, or its rank is unknown.
+    """
+    taxon: dict[str, list[str]] = {}
+    for text in texts:
+        rank, equals, name = (part.strip() for part in text.partition("="))
+        if not (equals and name):
+            raise ValueError(f"{text!r} is no taxon. Write a rank and a name, such as order=Diptera.")
+        _check_rank(rank)
+        taxon.setdefault(rank, []).append(name)
+    return taxon
+
+
+def _check_arguments(
+    config: str,
+    streaming: bool,
+    columns: Sequence[str] | None,
+    ranks: Sequence[str] | None,
+    max_nucleotides: int | None,
+    unique_barcodes: bool,
+) -> None:
+    check_config(config)
     for rank in ranks or ():
-        if rank not in LABEL_COLUMNS:
-            raise ValueError(f"Unknown rank {rank!r}. Label ids exist for {', '.join(LABEL_COLUMNS)}.")
+        _check_rank(rank)
+    if isinstance(columns, str) or (columns is not None and not columns):
+        raise ValueError(f"columns is {columns!r}; give a list of at least one name, or None for all columns.")
     if unique_barcodes and streaming:
         raise ValueError("unique_barcodes compares all barcodes, which a stream cannot: use streaming=False.")
     if max_nucleotides is not None and max_nucleotides < 1:
         raise ValueError(f"max_nucleotides is {max_nucleotides}; give a positive number, or None for whole barcodes.")
 
-    maps = load_label_maps(source).select(ranks) if ranks else LabelMaps({})
-    if streaming and source_kind(source) == "release":
-        loaded = _stream_release(source, config, maps, max_nucleotides)
-    else:
-        loaded = {
-            name: _prepare(part, maps, max_nucleotides) for name, part in _load(source, config, streaming).items()
-        }
-    if split is not None and names is not None:
-        data = _join(loaded, names, split, source)
-        return data.select(first_of_each_barcode(data)) if unique_barcodes else data
-    if unique_barcodes:
-        loaded = {name: part.select(first_of_each_barcode(part)) for name, part in loaded.items()}
-    return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
+
+def _check_rank(rank: str) -> None:
+    if rank not in LABEL_COLUMNS:
+        raise ValueError(f"Unknown rank {rank!r}. Label ids exist for {', '.join(LABEL_COLUMNS)}.")
 
 
-def load_label_maps(source: str | Path) -> LabelMaps:
-    """The label ids of a release, from any source that `load_bioscan5m` takes."""
-    kind = source_kind(source)
-    if kind == "hub":
-        from huggingface_hub import hf_hub_download
-
-        return LabelMaps.load(hf_hub_download(str(source), LABELS_FILE, repo_type="dataset"))
-    if kind == "release":
-        return LabelMaps.load(_built(source, "dna") / LABELS_FILE)
-    folder = Path(source)
-    if (folder / LABELS_FILE).is_file():
-        return LabelMaps.load(folder / LABELS_FILE)
-    names: dict[str, set[str]] = {column: set() for column in LABEL_COLUMNS}
-    for file in sorted(folder.glob("*/*.parquet")):
-        for column, values in zip(LABEL_COLUMNS, pq.read_table(file, columns=list(LABEL_COLUMNS)), strict=True):
-            names[column].update(values.unique().drop_null().to_pylist())
-    return LabelMaps(names)
+def _check_taxon(taxon: Mapping[str, str | Sequence[str]], labels: LabelMaps) -> Taxon:
+    """The names of each rank as a sorted tuple; raises ValueError for one that does not occur, naming similar ones."""
+    chosen = {}
+    for rank, given in taxon.items():
+        _check_rank(rank)
+        names = sorted({given} if isinstance(given, str) else set(given))
+        if not names:
+            raise ValueError(f"taxon has no name for the rank {rank!r}; leave the rank out to keep all of its taxa.")
+        known = labels.names(rank)
+        for name in sorted(set(names) - set(known)):
+            close = difflib.get_close_matches(name, known, n=3)
+            advice = f"Similar names: {', '.join(close)}." if close else f"There are {len(known):,} names."
+            raise ValueError(f"No specimen has the {rank} {name!r}. {advice}")
+        chosen[rank] = tuple(names)
+    return chosen
 
 
-def source_kind(source: str | Path) -> str:
-    """What `source` is: "parquet" (a folder), "release" (a folder or CSV), or "hub".
-
-    Raises:
-        FileNotFoundError: if it is none of them.
-    """
-    path = Path(source)
-    if path.is_dir():
-        if any(path.glob("*/*.parquet")):
-            return "parquet"
-        release.find_metadata(path)
-        return "release"
-    if path.is_file():
-        if not re.search(r"\.csv(\.gz)?$", path.name):
-            raise ValueError(f"{str(path)!r} is a file, but no metadata CSV (.csv or .csv.gz).")
-        return "release"
-    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith("."):
-        return "hub"
-    raise FileNotFoundError(
-        f"There is nothing at {str(source)!r}. Give a Hub id (user/name), a folder of Parquet shards, the folder of a "
-        f"release, or its metadata CSV."
-    )
-
-
-def _stream_release(
-    source: str | Path, config: str, maps: LabelMaps, max_nucleotides: int | None
-) -> dict[str, IterableDataset]:
-    """A stream for each split of a release, read as it goes; nothing is written."""
-    checked = release.scan(release.find_metadata(source), unassigned=True)
-    features = release.features(config, checked.extra_columns)
-    features.update({f"{rank}_index": datasets.Value("int64") for rank in maps.columns})
-    about = {"source": str(source), "config": config, "maps": maps, "max_nucleotides": max_nucleotides}
-    return {
-        name: IterableDataset.from_generator(_rows, features=features, gen_kwargs={**about, "split": name})
-        for name in checked.counts
-    }
-
-
-def _rows(
-    source: str, config: str, maps: LabelMaps, max_nucleotides: int | None, split: str
-) -> Iterator[dict[str, Any]]:
-    for row in release.iterate_rows(source, config, (split,)):
-        if max_nucleotides is not None and row["dna_barcode"] is not None:
-            row["dna_barcode"] = row["dna_barcode"][:max_nucleotides]
-        yield {**row, **{f"{rank}_index": maps.encode(rank, [row[rank]])[0] for rank in maps.columns}}
-
-
-def _load(source: str | Path, config: str, streaming: bool) -> dict[str, Dataset | IterableDataset]:
-    kind = source_kind(source)
-    folder = _built(source, config) if kind == "release" else Path(source) if kind == "parquet" else None
-    if folder is not None:
-        manifest = folder / MANIFEST_FILE
-        if manifest.is_file() and '"complete": true' not in manifest.read_text(encoding="utf-8"):
-            raise ValueError(f"The build in {str(folder)!r} is not complete: run `bioscan-hf build` again to go on.")
-        built = sorted(path.name for path in folder.iterdir() if any(path.glob("*.parquet")))
-        if config not in built:
-            raise ValueError(f"{str(folder)!r} has no config {config!r}; it has {', '.join(built)}.")
-    return dict(load_dataset(str(folder or source), config, streaming=streaming))
-
-
-def _built(source: str | Path, config: str) -> Path:
-    """Parquet folder, in the cache of `datasets`, that was built from a release or CSV as it is now."""
-    metadata = release.find_metadata(source).resolve()
-    stat = metadata.stat()
-    key = hashlib.sha256(f"{metadata}:{stat.st_size}:{stat.st_mtime_ns}:{config}".encode()).hexdigest()[:16]
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{config}-{key}"
-    build(source, folder, [config], unassigned=True)
-    return folder
-
-
-def _join(
-    loaded: Mapping[str, Dataset | IterableDataset], names: Sequence[str], split: str, source: str | Path
-) -> Dataset | IterableDataset:
-    """The splits `names`, one after the other. Parts of a metasplit may be absent, a split asked for by name not."""
-    if release.UNASSIGNED in loaded and names == SPLITS:
-        names = (*names, release.UNASSIGNED)
-    present = [name for name in names if name in loaded]
+def _choose(names: Sequence[str], available: Sequence[str], split: str, source: str | Path) -> list[str]:
+    """The splits `names` that are there. Parts of a metasplit may be absent, a split asked for by name not."""
+    if UNASSIGNED in available and names == SPLITS:
+        names = (*names, UNASSIGNED)
+    present = [name for name in names if name in available]
     asked = {part.strip() for part in split.split("+")} & set(names)
     if not present or not asked <= set(present):
         absent = ", ".join(sorted(asked - set(present))) or split
-        advice = " Partition it first: `bioscan-hf split IN.csv OUT.csv`." if release.UNASSIGNED in loaded else ""
-        raise ValueError(f"No rows of split {absent!r} in {str(source)!r}; it holds {', '.join(loaded)}.{advice}")
-    parts = [loaded[name] for name in present]
-    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+        advice = " Partition it first: `bioscan-hf split IN.csv OUT.csv`." if UNASSIGNED in available else ""
+        raise ValueError(f"No rows of split {absent!r} in {str(source)!r}; it holds {', '.join(available)}.{advice}")
+    return present
 
 
 def _prepare(
     data: Dataset | IterableDataset, maps: LabelMaps, max_nucleotides: int | None
 ) -> Dataset | IterableDataset:
-    """Cuts the barcodes and adds the label ids of every column of `maps`."""
+    """Cuts the barcodes, if they are there, and adds the label ids of every column of `maps`."""
+    length = max_nucleotides if "dna_barcode" in data.features else None
     if isinstance(data, IterableDataset):
-        return _prepare_stream(data, maps, max_nucleotides)
-    if max_nucleotides is not None:
+        features = data.features.copy()
+        features.update({name: datasets.Value("int64") for name in _index_columns(maps)})
+        change = partial(_prepare_table, maps=maps, length=length)
+        # As Arrow tables, so that no photo is decoded on the way.
+        return data.with_format("arrow").map(change, batched=True, features=features).with_format(None)
+    # Lengths alone are read here: they are the differences of the column's offsets.
+    if length is not None and (pc.max(pc.binary_length(data.data.column("dna_barcode"))).as_py() or 0) > length:
         names = data.column_names
         place = names.index("dna_barcode")
         cut = data.select_columns("dna_barcode").with_format("arrow")
-        cut = cut.map(_cut_barcodes, batched=True, fn_kwargs={"length": max_nucleotides}, desc="cutting barcodes")
+        cut = cut.map(_cut_barcodes, batched=True, fn_kwargs={"length": length}, desc="cutting barcodes")
         # Side by side, so that no other column is copied (photos are large), in pieces that keep the columns' order.
         pieces = [data.select_columns(names[:place]), cut.with_format(None), data.select_columns(names[place + 1 :])]
         data = concatenate_datasets([piece for piece in pieces if piece.column_names], axis=1)
@@ -202,19 +213,16 @@ def _prepare(
     return data
 
 
-def _prepare_stream(data: IterableDataset, maps: LabelMaps, max_nucleotides: int | None) -> IterableDataset:
-    features = data.features.copy()
-    features.update({f"{rank}_index": datasets.Value("int64") for rank in maps.columns})
+def _prepare_table(table: pa.Table, maps: LabelMaps, length: int | None) -> pa.Table:
+    if length is not None and "dna_barcode" in table.column_names:
+        table = _cut_barcodes(table, length)
+    for rank in maps.columns:
+        table = table.append_column(f"{rank}_index", label_ids(table[rank], rank, maps))
+    return table
 
-    def change(table: pa.Table) -> pa.Table:
-        if max_nucleotides is not None:
-            table = _cut_barcodes(table, max_nucleotides)
-        for rank in maps.columns:
-            table = table.append_column(f"{rank}_index", label_ids(table[rank], rank, maps))
-        return table
 
-    # As Arrow tables, so that no photo is decoded on the way.
-    return data.with_format("arrow").map(change, batched=True, features=features).with_format(None)
+def _index_columns(maps: LabelMaps) -> list[str]:
+    return [f"{rank}_index" for rank in maps.columns]
 
 
 def _cut_barcodes(table: pa.Table, length: int) -> pa.Table:
@@ -237,12 +245,16 @@ def label_ids(names: pa.ChunkedArray, rank: str, maps: LabelMaps) -> pa.ChunkedA
 
 def encode_labels(data: Dataset, rank: str, maps: LabelMaps) -> Dataset:
     """Adds the column `<rank>_index`: int64 label ids, -1 where the label is missing."""
+    features = datasets.Features({f"{rank}_index": datasets.Value("int64")})
+    if not len(data):  # which `map` and `concatenate_datasets` leave as it is
+        everything = datasets.Features({**data.features, **features})
+        return Dataset.from_dict({name: [] for name in everything}, features=everything)
     names = data.select_columns(rank).with_format("arrow")
     ids = names.map(
         lambda table: pa.table({f"{rank}_index": label_ids(table[rank], rank, maps)}),
         batched=True,
         remove_columns=rank,
-        features=datasets.Features({f"{rank}_index": datasets.Value("int64")}),
+        features=features,
         desc=f"ids of {rank}",
     )
     return concatenate_datasets([data, ids.with_format(None)], axis=1)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from . import __version__
+from .taxonomy import METASPLITS
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -30,7 +31,11 @@ def _cell(value: Any) -> str:
 
 
 def dataset_card(
-    source: str, configs: Sequence[str], counts: Mapping[str, int], fingerprints: Mapping[str, str]
+    source: str,
+    configs: Sequence[str],
+    counts: Mapping[str, int],
+    fingerprints: Mapping[str, str],
+    statistics: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """README.md of a dataset folder: the YAML by which `load_dataset` finds configs and splits, and a description.
 
@@ -41,6 +46,8 @@ def dataset_card(
         fingerprints: Config -> fingerprint of its content. It goes into the YAML because the cache of `load_dataset`
             knows a local folder by its last name and this YAML alone: without it, another folder "dataset", or a
             rebuilt one, would load the rows of the first.
+        statistics: For each split, and for the total, its `split`, `samples`, `barcodes` and `species`; without them
+            the table of splits has the rows alone.
     """
     default = next((config for config in configs if config != "dna"), "dna")
     header = {
@@ -48,6 +55,7 @@ def dataset_card(
         "pretty_name": "BIOSCAN-5M",
         "task_categories": ["image-classification", "zero-shot-image-classification", "feature-extraction"],
         "tags": ["biology", "biodiversity", "dna", "dna-barcode", "arthropods"],
+        "size_categories": [_size_category(sum(counts.values()))],
         "configs": [
             {
                 "config_name": config,
@@ -67,8 +75,26 @@ def dataset_card(
         default=default,
         split=next(iter(counts)),
         total=f"{sum(counts.values()):,}",
-        counts=table(("split", "rows"), list(counts.items())),
+        counts=_counts_table(counts, statistics),
     )
+
+
+def _size_category(rows: int) -> str:
+    """The Hub's name for a size of dataset."""
+    bounds = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
+
+
+def _counts_table(counts: Mapping[str, int], statistics: Sequence[Mapping[str, Any]] | None) -> str:
+    sets = {"pretrain": "unknown", "other_heldout": "held out"}
+    sets |= {split: name for name in ("seen", "unseen") for split in METASPLITS[name]}
+    if statistics is None:
+        return table(
+            ("split", "samples", "species are"), [(name, n, sets.get(name, "")) for name, n in counts.items()]
+        )
+    columns = ("samples", "barcodes", "species")
+    rows = [(row["split"], *(row[column] for column in columns), sets.get(row["split"], "")) for row in statistics]
+    return table(("split", *columns, "species are"), rows)
 
 
 def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:

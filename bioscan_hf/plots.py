@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -116,6 +118,125 @@ def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
     return figure
 
 
+def order_bars(counts: Mapping[str, int]) -> Figure:
+    """Specimens of each order, the largest at the top, on a logarithmic axis.
+
+    Args:
+        counts: Order -> specimens, at least one; any name can stand for the unknown.
+    """
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    figure = Figure(figsize=(7, 1.1 + 0.2 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(names)), [counts[name] for name in names], color=COLOURS[0], height=0.75)
+    for place, name in enumerate(names):
+        axes.text(counts[name] * 1.08, place, f"{counts[name]:,}", va="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.set(xlabel="specimens (logarithmic)", ylim=(len(names) - 0.4, -0.6))
+    axes.set_xlim(0.7, max(counts.values()) * 6)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    _plain(axes, grid="x")
+    return figure
+
+
+def site_map(
+    latitudes: Sequence[float],
+    longitudes: Sequence[float],
+    samples: Sequence[int],
+    names: Sequence[tuple[str, float, float]] = (),
+) -> Figure:
+    """Where specimens were collected: dots by place, with areas in proportion to the root of the samples.
+
+    There is no coastline, since none comes with the package: a grid of 30 degrees and names of places take its place.
+
+    Args:
+        latitudes: Degrees north.
+        longitudes: Degrees east.
+        names: (name, latitude, longitude), the most important first; those that would cover another are left out.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    largest = max(samples)
+    order = sorted(range(len(samples)), key=lambda i: -samples[i])  # small dots above large ones
+    areas = [4 + 320 * (samples[i] / largest) ** 0.5 for i in order]
+    axes.scatter(
+        [longitudes[i] for i in order],
+        [latitudes[i] for i in order],
+        s=areas,
+        color=COLOURS[0],
+        alpha=0.45,
+        linewidths=0,
+    )
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
+    axes.set_xticks(range(-180, 181, 30), [_degrees(x, "W", "E") for x in range(-180, 181, 30)], fontsize=8)
+    axes.set_yticks(range(-90, 91, 30), [_degrees(y, "S", "N") for y in range(-90, 91, 30)], fontsize=8)
+    axes.grid(color="#cccccc", linewidth=0.6)
+    axes.axhline(0, color="#999999", linewidth=0.9)
+    axes.set_axisbelow(True)
+    taken: list[tuple[float, float, float, float]] = []  # west, south, east, north of a name
+    for name, latitude, longitude in names:
+        width = 2.4 * len(name)  # degrees, at 7 points and 9 inches
+        longitude = min(max(longitude, width / 2 - 179), 179 - width / 2)  # inside the frame
+        box = (longitude - width / 2, latitude - 3, longitude + width / 2, latitude + 3)
+        if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            taken.append(box)
+            text = axes.text(longitude, latitude, name, fontsize=7, ha="center", va="center")
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white", alpha=0.8)])
+    axes.set_title(f"{len(samples):,} places, {sum(samples):,} specimens; the largest dot is {largest:,}", fontsize=9)
+    return figure
+
+
+def _degrees(value: int, below: str, above: str) -> str:
+    return f"{abs(value)}°{below if value < 0 else above if value > 0 else ''}"
+
+
+def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> Figure:
+    """Barcodes by length, on a logarithmic axis, with a line at the length to which models cut them.
+
+    Args:
+        counts: (length, barcodes).
+    """
+    lengths, barcodes = zip(*counts, strict=True)
+    first, last = min(lengths), max(lengths)
+    step = max(1, -(-(last - first + 1) // 120))
+    edges = range(first, last + step + 1, step)
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(lengths, bins=list(edges), weights=barcodes, color=COLOURS[0])
+    axes.axvline(max_nucleotides, color=COLOURS[5], linestyle="--", linewidth=1.2, label=f"{max_nucleotides} nt")
+    axes.set_yscale("log")
+    axes.set(xlabel=f"length of the barcode (nt, {step} per bar)", ylabel="barcodes (logarithmic)")
+    axes.legend(frameon=False)
+    _plain(axes)
+    return figure
+
+
+def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
+    """How far apart the barcodes of a group are, a violin for each rank, with its mean and middle half.
+
+    Args:
+        distributions: Rank -> share of pairs at the distance 0, 1, 2, ...
+    """
+    figure = Figure(figsize=(max(4, 1.15 * len(distributions)), 4), layout="constrained")
+    axes = figure.add_subplot()
+    for place, shares in enumerate(distributions.values()):
+        smooth = [sum(shares[max(0, i - 3) : i + 4]) / len(shares[max(0, i - 3) : i + 4]) for i in range(len(shares))]
+        scale = 0.42 / max(smooth)
+        left, right = [place - scale * x for x in smooth], [place + scale * x for x in smooth]
+        axes.fill_betweenx(range(len(shares)), left, right, color=COLOURS[place % 8], alpha=0.6, linewidth=0)
+        cumulative = [sum(shares[: i + 1]) for i in range(len(shares))]
+        quartiles = [next(i for i, x in enumerate(cumulative) if x >= share - 1e-9) for share in (0.25, 0.75)]
+        axes.vlines(place, quartiles[0], quartiles[1], color="black", linewidth=2)
+        mean = sum(i * share for i, share in enumerate(shares))
+        axes.plot(place, mean, "o", color="white", markeredgecolor="black", markersize=5)
+        axes.text(place + 0.08, mean, f"{mean:.0f}", fontsize=8, va="bottom")
+    axes.set_xticks(range(len(distributions)), list(distributions))
+    axes.set(ylabel="distance of two barcodes (edits)", ylim=(0, None), xlim=(-0.6, len(distributions) - 0.4))
+    axes.set_title("dot: mean; bar: middle half of the pairs; each group weighs the same", fontsize=8)
+    _plain(axes)
+    return figure
+
+
 Box = tuple[float, float, float, float]  # left, top, width, height
 
 
@@ -172,7 +293,7 @@ def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> No
         axes.text(left + width / 2, top + height / 2 + line / 2, text, fontsize=fontsize, va="center", ha="center")
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,78 +1,94 @@
-"""A published BIOSCAN-5M release (metadata CSV, photo folders or zips), read row by row.
+"""A published BIOSCAN-5M release (metadata, boxes, photo folders or zips), checked, and read row by row.
 
-The CSV streams, zips are never unpacked, and JPEG bytes pass through untouched.
-Layout of a release: https://arxiv.org/abs/2406.12723.
+Metadata stream, zips are never unpacked, and JPEG bytes pass through untouched. Its parts are `release_files` (tables)
+and `release_photos`; import their names from here. Layout of a release: https://arxiv.org/abs/2406.12723.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 from datasets import Features, Image, Value
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from numpy.typing import NDArray
 
-from .taxonomy import COLUMNS, IMAGE_PACKAGES, LABEL_COLUMNS, SPLITS, LabelMaps, check_config, image_path
+from .release_files import (
+    BOX_COLUMNS,
+    BOXES_TSV,
+    METADATA_CSV,
+    NUMBERS,
+    Boxes,
+    Problem,
+    ReleaseError,
+    add_boxes,
+    csv_columns,
+    find_boxes,
+    find_metadata,
+    ids_of,
+    is_metadata,
+    photo_root,
+    places_in,
+    read_boxes,
+    read_strings,
+    read_table,
+    stop,
+    to_types,
+    write_csv,
+)
+from .release_photos import Photos, check_jpeg, missing_zips, packages
+from .taxonomy import COLUMNS, LABEL_COLUMNS, SPLITS, LabelMaps, check_config
 
-METADATA_CSV = "BIOSCAN_5M_Insect_Dataset_metadata.csv"
+__all__ = [
+    "BOXES_TSV",
+    "BOX_COLUMNS",
+    "METADATA_CSV",
+    "NUMBERS",
+    "UNASSIGNED",
+    "Photos",
+    "Problem",
+    "ReleaseError",
+    "Scan",
+    "check_jpeg",
+    "csv_columns",
+    "extra_columns",
+    "features",
+    "find_boxes",
+    "find_metadata",
+    "is_metadata",
+    "iterate_rows",
+    "missing_zips",
+    "packages",
+    "photo_root",
+    "read_boxes",
+    "read_strings",
+    "read_table",
+    "read_typed",
+    "scan",
+    "stop",
+    "to_types",
+    "write_csv",
+]
 
 #: Where rows wait that no partition has put into a split yet; never the name of a published split.
 UNASSIGNED = "unassigned"
 
-NUMBERS = {
-    "coord-lat": pa.float64(),
-    "coord-lon": pa.float64(),
-    "image_measurement_value": pa.int64(),
-    "area_fraction": pa.float64(),
-    "scale_factor": pa.float64(),
-    "inferred_ranks": pa.uint8(),
-    "index_bioscan_1M_insect": pa.int64(),
-}
-
 #: Letters of a barcode: bases, U, IUPAC ambiguity codes and gaps, in either case.
-DNA_PATTERN = r"^[ACGTUNRYSWKMBDHVacgtunryswkmbdhv-]+$"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a release that is not as it should be, and what becomes of the row."""
-
-    file: str
-    row: int | None
-    processid: str | None
-    what: str
-    consequence: str
-
-    def __str__(self) -> str:
-        row = "" if self.row is None else f", row {self.row}"
-        name = "" if self.processid is None else f" ({self.processid})"
-        return f"{self.file}{row}{name}: {self.what}"
-
-
-class ReleaseError(ValueError):
-    """A release that cannot be read as it stands."""
-
-
-def stop(problem: Problem) -> None:
-    """Handles a problem by raising it: the default wherever a release is read."""
-    raise ReleaseError(f"{problem}. Repair it, or go on without it by keep_going (--keep-going), which reports it.")
+DNA_LETTERS = "ACGTUNRYSWKMBDHVacgtunryswkmbdhv-"
+DNA_PATTERN = f"^[{DNA_LETTERS}]+$"
 
 
 def features(config: str, extra_columns: Sequence[str] = ()) -> Features:
-    """Types of the columns: the 23 published ones, any others of the CSV as strings, and the photo if there is one."""
+    """Types of the columns: the 23 published ones, any others (`extra_columns`), and the photo if there is one.
+
+    Other columns of the metadata are strings, and those of the boxes (`BOX_COLUMNS`) int32.
+    """
     check_config(config)
     columns: dict[str, Any] = {"image": Image()} if config != "dna" else {}
     for name in (*COLUMNS, *extra_columns):
@@ -80,195 +96,104 @@ def features(config: str, extra_columns: Sequence[str] = ()) -> Features:
     return Features(columns)
 
 
+def extra_columns(metadata: Path) -> list[str]:
+    """Columns of the rows beside the 23 published ones: others of the metadata, and the boxes if there is their table.
+
+    Metadata that have a column of the boxes themselves keep it, and the table is not joined.
+    """
+    names = [name for name in csv_columns(metadata) if name not in COLUMNS]
+    return names + (list(BOX_COLUMNS.values()) if _boxes_to_join(metadata) is not None else [])
+
+
+def _boxes_to_join(metadata: Path) -> Path | None:
+    return None if set(csv_columns(metadata)) & set(BOX_COLUMNS.values()) else find_boxes(metadata)
+
+
 # ---- metadata ------------------------------------------------------------------------------------------------------
-
-
-def find_metadata(source: str | Path) -> Path:
-    """The metadata CSV of a release folder, or `source` itself if it is a file.
-
-    Raises:
-        FileNotFoundError: naming the places that were tried.
-    """
-    source = Path(source)
-    if source.is_file():
-        return source
-    places = [folder / METADATA_CSV for folder in (source / "bioscan5m/metadata/csv", source / "metadata/csv", source)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f"No metadata in {str(source)!r}: neither a CSV file nor a release folder (tried "
-        f"{', '.join(str(place) for place in places)}). Give the folder that holds bioscan5m/, or the CSV itself."
-    )
-
-
-def csv_columns(path: str | Path) -> list[str]:
-    """Names in the first line of a CSV file, which may be gzipped."""
-    try:
-        with pa.input_stream(str(path), compression="detect") as stream:
-            first = io.TextIOWrapper(stream, encoding="utf-8-sig").readline()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReleaseError(f"{path} is not a readable CSV file ({error}).") from error
-    names = next(csv.reader([first]), [])
-    if not names:
-        raise ReleaseError(f"{path} is empty: its first line should name the columns.")
-    return names
-
-
-def read_strings(
-    path: str | Path,
-    required: Sequence[str] = COLUMNS,
-    columns: Sequence[str] | None = None,
-    report: Callable[[Problem], None] = stop,
-) -> Iterator[tuple[int, pa.Table]]:
-    """Streams a CSV (or .csv.gz) as tables of strings, null where a cell is empty.
-
-    Args:
-        required: Columns that must be there.
-        columns: Columns to read; all by default.
-        report: Called with each line that has too few or too many cells, which is left out if the call returns.
-
-    Yields:
-        Number of the table's first row (the first below the header is 1; lines left out do not count), and the table.
-
-    Raises:
-        ReleaseError: a missing column, or a file that breaks off.
-    """
-    path = Path(path)
-    names = csv_columns(path)
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise ReleaseError(f"{path} has no column {missing[0]!r} (its columns: {', '.join(names)}).")
-
-    malformed: list[Any] = []
-
-    def skip(row: Any) -> str:
-        malformed.append(row)
-        return "skip"
-
-    first_row = 1
-    try:
-        reader = pacsv.open_csv(
-            str(path),
-            pacsv.ReadOptions(block_size=16 << 20, use_threads=True),
-            pacsv.ParseOptions(invalid_row_handler=skip),
-            pacsv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                include_columns=list(columns) if columns is not None else None,
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:
-            if len(batch):
-                yield first_row, pa.Table.from_batches([batch])
-            first_row += len(batch)
-            for row in malformed:
-                cut = " (has the file been cut off?)" if row.actual_columns < row.expected_columns else ""
-                what = (
-                    f"a line with {row.actual_columns} cells instead of {row.expected_columns}{cut}: {row.text[:60]!r}"
-                )
-                report(Problem(path.name, _row_of_line(path, row.text), None, what, "left out"))
-            malformed.clear()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ReleaseError(f"{path} cannot be read to its end ({error}). Is it complete?") from error
-
-
-def _row_of_line(path: Path, text: str) -> int | None:
-    """Number of the first row whose line is `text`; a parallel reader does not tell."""
-    with pa.input_stream(str(path), compression="detect") as stream, io.TextIOWrapper(stream, "utf-8-sig") as lines:
-        return next((number for number, line in enumerate(lines) if line.rstrip("\r\n") == text), None)
-
-
-def read_table(path: str | Path, required: Sequence[str] = COLUMNS) -> pa.Table:
-    """A whole metadata CSV as a table of strings, null where a cell is empty."""
-    parts = [table for _, table in read_strings(path, required)]
-    if not parts:
-        raise ReleaseError(f"{path} holds no rows.")
-    return pa.concat_tables(parts)
-
-
-def write_csv(table: pa.Table, path: str | Path) -> None:
-    """Writes a table as CSV (gzipped if the name ends in .gz), whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        compression = "gzip" if path.suffix == ".gz" else None
-        with pa.output_stream(str(part), compression=compression) as stream, io.TextIOWrapper(stream, "utf-8") as text:
-            writer = csv.writer(text, lineterminator="\n")  # pyarrow's own would quote every string
-            writer.writerow(table.column_names)
-            for batch in table.to_batches(10_000):
-                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def to_types(table: pa.Table, first_row: int, file: str, report: Callable[[Problem], None] = stop) -> pa.Table:
-    """Gives the number columns of a table of strings their types; a cell without a number is reported, then null."""
-    for name, kind in NUMBERS.items():
-        column = table[name]
-        try:
-            values = pc.cast(column, pa.float64())
-        except pa.ArrowInvalid:
-            ok = pc.match_substring_regex(column, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-            for i in np.flatnonzero(~ok.to_numpy(zero_copy_only=False).astype(object).astype(bool)):
-                if column[int(i)].is_valid:
-                    what = f"{name} is {column[int(i)].as_py()!r}, not a number"
-                    report(Problem(file, first_row + int(i), table["processid"][int(i)].as_py(), what, "cell emptied"))
-            values = pc.cast(pc.if_else(ok, column, None), pa.float64())
-        # Whole numbers may be written as "150502.0".
-        table = table.set_column(table.column_names.index(name), name, pc.cast(values, kind))
-    return table
 
 
 @dataclass
 class Scan:
-    """What one pass over the metadata tells: rows per split, names of taxa, and the rows that must be left out."""
+    """What one pass over the metadata tells: rows per split, names of taxa, and the rows that must be left out.
+
+    Attributes:
+        boxes: What `read_typed` joins by processid; None without a table of boxes.
+        strays: A note on boxes of specimens that are not in the metadata, which are not used.
+    """
 
     counts: dict[str, int]
     labels: LabelMaps
     extra_columns: list[str]
     left_out: set[int] = field(default_factory=set)
+    boxes: Boxes | None = None
+    strays: Problem | None = None
 
 
 def scan(path: Path, report: Callable[[Problem], None] = stop, *, unassigned: bool = False) -> Scan:
-    """Checks every row of a metadata CSV before anything is written.
+    """Checks every row of the metadata before anything is written.
 
     Reported are: an unknown or (unless `unassigned`) empty split, a missing or repeated processid, and a barcode that
     is not DNA. A barcode may be missing, as for a specimen that was photographed but not sequenced.
     """
     counts: Counter[str] = Counter()
-    names: dict[str, set[str]] = {column: set() for column in LABEL_COLUMNS}
+    names: dict[str, list[pa.Array]] = {column: [] for column in LABEL_COLUMNS}
     left_out: set[int] = set()
-    ids: list[np.ndarray] = []
-    rows_seen: list[np.ndarray] = []
-    for first, table in read_strings(path, report=report):
+    ids: list[NDArray[np.bytes_]] = []
+    bad_ids: list[NDArray[np.bytes_]] = []
+    rows_seen: list[NDArray[np.int64]] = []
+    known_splits = pa.array(SPLITS + ((UNASSIGNED,) if unassigned else ()))
+    needed = ("processid", "split", "dna_barcode", *LABEL_COLUMNS)
+    for first, table in read_strings(path, columns=needed, report=report):
         splits = pc.fill_null(table["split"], UNASSIGNED)
-        known = pc.is_in(splits, pa.array(SPLITS + ((UNASSIGNED,) if unassigned else ())))
-        dna = pc.fill_null(pc.match_substring_regex(table["dna_barcode"], DNA_PATTERN), True)
+        good = pc.is_in(splits, known_splits).to_numpy(zero_copy_only=False) & _are_dna(table["dna_barcode"])
         named = pc.fill_null(pc.match_substring_regex(table["processid"], r"^[!-~]+$"), False)
-        good = pc.and_(pc.and_(known, dna), named).to_numpy(zero_copy_only=False)
-        for i in np.flatnonzero(~good):
-            problem = _describe_bad_row(table, int(i), path.name, first)
-            report(problem)
-            left_out.add(first + int(i))
-        kept = table.filter(pa.array(good))
-        for value, count in zip(*_value_counts(splits.filter(pa.array(good))), strict=True):
+        good &= named.to_numpy(zero_copy_only=False)
+        if not good.all():
+            for i in np.flatnonzero(~good):
+                report(_describe_bad_row(table, int(i), path.name, first))
+                left_out.add(first + int(i))
+            bad_ids.append(ids_of(table["processid"].filter(pa.array(~good))))
+            table, splits = table.filter(pa.array(good)), splits.filter(pa.array(good))
+        for value, count in zip(*_value_counts(splits), strict=True):
             counts[value] += count
-        for column, known_names in names.items():
-            known_names.update(name for name in kept[column].unique().to_pylist() if name)
-        ids.append(np.array(kept["processid"].to_pylist(), dtype="S"))
+        for column, found in names.items():
+            found.append(table[column].unique())
+            if len(found) == 64:
+                found[:] = [pa.chunked_array(found).unique()]
+        ids.append(ids_of(table["processid"]))
         rows_seen.append(first + np.flatnonzero(good))
     if not sum(counts.values()):
         raise ReleaseError(f"{path} holds no rows.")
-    for row, earlier, processid, split in _repeated(ids, rows_seen, path):
+    everything, rows = np.concatenate(ids), np.concatenate(rows_seen)
+    ids.clear()
+    order = np.argsort(everything, kind="stable")  # in no time where the metadata are sorted, as published
+    everything, rows = everything[order], rows[order]
+    for row, earlier, processid, split in _repeated(everything, rows, path):
         report(Problem(path.name, row, processid, f"repeats the processid of row {earlier}", "left out"))
         left_out.add(row)
         counts[split] -= 1
     ordered = {split: counts[split] for split in (*SPLITS, UNASSIGNED) if counts[split]}
-    extra = [name for name in csv_columns(path) if name not in COLUMNS]
-    return Scan(ordered, LabelMaps(names), extra, left_out)
+    labels = LabelMaps({column: pa.chunked_array(found).unique().to_pylist() for column, found in names.items()})
+    checked = Scan(ordered, labels, extra_columns(path), left_out)
+    table_of_boxes = _boxes_to_join(path)
+    if table_of_boxes is not None:
+        checked.boxes = read_boxes(table_of_boxes, report)
+        checked.strays = _stray_boxes(checked.boxes, [everything, *bad_ids], table_of_boxes.name)
+    return checked
+
+
+def _are_dna(barcodes: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(n,) whether each barcode is DNA, or missing."""
+    letters = DNA_LETTERS.encode()
+    for chunk in barcodes.chunks:
+        start, end = np.frombuffer(chunk.buffers()[1], np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+        data = chunk.buffers()[2]  # all cells, one after the other: the one check that nearly always suffices
+        if data is not None and data.slice(int(start), int(end - start)).to_pybytes().translate(None, letters):
+            break
+    else:
+        return np.ones(len(barcodes), dtype=bool)
+    good = pc.fill_null(pc.match_substring_regex(barcodes, DNA_PATTERN), True)
+    return np.asarray(good.to_numpy(zero_copy_only=False))
 
 
 def _value_counts(array: pa.ChunkedArray) -> tuple[list[str], list[int]]:
@@ -285,144 +210,56 @@ def _describe_bad_row(table: pa.Table, i: int, file: str, first: int) -> Problem
     elif split not in SPLITS:
         what = f"unknown split {split!r} (BIOSCAN-5M has {', '.join(SPLITS)})"
     else:
-        letter = next(c for c in barcode if not re.fullmatch(DNA_PATTERN, c))
+        letter = next(c for c in barcode if c not in DNA_LETTERS)
         what = f"dna_barcode is no DNA: it holds {letter!r}"
     return Problem(file, first + i, processid, what, "left out")
 
 
-def _repeated(ids: list[np.ndarray], rows: list[np.ndarray], path: Path) -> Iterator[tuple[int, int, str, str]]:
-    """Rows whose processid an earlier row has: (row, earlier row, processid, split)."""
-    everything, row = np.concatenate(ids), np.concatenate(rows)
-    order = np.argsort(everything, kind="stable")
-    same = everything[order][1:] == everything[order][:-1]
+def _repeated(ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path) -> Iterator[tuple[int, int, str, str]]:
+    """Rows whose processid an earlier row has: (row, earlier row, processid, split). `ids` ascend, stably."""
+    same = ids[1:] == ids[:-1]
     if not same.any():
         return
     start = np.concatenate([[True], ~same])  # where a run of equal ids begins
-    first_of_run = order[np.flatnonzero(start)[np.cumsum(start) - 1]]
-    found = {int(row[order[i]]): int(row[first_of_run[i]]) for i in np.flatnonzero(~start)}
+    first_of_run = np.flatnonzero(start)[np.cumsum(start) - 1]
+    found = {int(rows[i]): int(rows[first_of_run[i]]) for i in np.flatnonzero(~start)}
+    numbers = np.array(sorted(found))
     for first, table in read_strings(path, columns=("processid", "split"), report=lambda problem: None):
-        for number in sorted(number for number in found if first <= number < first + len(table)):
+        low, high = np.searchsorted(numbers, [first, first + len(table)])
+        for number in numbers[low:high].tolist():
             i = number - first
             yield number, found[number], table["processid"][i].as_py(), table["split"][i].as_py() or UNASSIGNED
 
 
-# ---- photos --------------------------------------------------------------------------------------------------------
-
-
-class Photos:
-    """The photos of one package: in folders under the release's root, or as members of its zips, opened on demand.
-
-    Raises:
-        FileNotFoundError: if the release holds no photo of the package, saying which packages it has.
-        ReleaseError: if a zip cannot be opened, naming it.
-    """
-
-    def __init__(self, root: str | Path, package: str):
-        self.root, self.package = Path(root), package
-        self.folder = next(
-            (f for f in (self.root / "bioscan5m/images" / package, self.root / "images" / package) if f.is_dir()), None
-        )
-        self.zips = sorted(path for path in self.root.glob("BIOSCAN_5M_*.zip") if _package_of(path) == package)
-        if self.folder is None and not self.zips:
-            here = packages(self.root)
-            raise FileNotFoundError(
-                f"No photos of {package!r} in {str(self.root)!r}: neither bioscan5m/images/{package}/ nor "
-                f"BIOSCAN_5M_{package}*.zip. It holds {', '.join(here) if here else 'no photos at all'}."
-            )
-        self._open: dict[Path, ZipFile] = {}
-        self._member: dict[str, Path] | None = None
-
-    def read(self, processid: str, split: str) -> bytes:
-        """JPEG bytes of one specimen, as they lie in the release.
-
-        Raises:
-            ReleaseError: if the photo is missing, cut off, or not a JPEG; the message says which file.
-        """
-        name = image_path(processid, split, self.package)
-        data, where = self._from_folder(name), name
-        if data is None:
-            data, where = self._from_zip(name)
-        check_jpeg(data, where)
-        return data
-
-    def _from_folder(self, name: str) -> bytes | None:
-        if self.folder is None:
-            return None
-        path = self.folder / name.split(f"/{self.package}/", 1)[1]
-        return path.read_bytes() if path.is_file() else None
-
-    def _from_zip(self, name: str) -> tuple[bytes, str]:
-        if self._member is None:
-            self._member = {}
-            for path in self.zips:
-                try:
-                    self._open[path] = ZipFile(path)
-                except (BadZipFile, OSError) as error:
-                    raise ReleaseError(f"{path} is no readable zip ({error}): download it again.") from error
-                self._member.update(dict.fromkeys(self._open[path].namelist(), path))
-        if name not in self._member:
-            places = [path.name for path in self.zips] or [str(self.folder)]
-            raise ReleaseError(f"no photo {name} in {', '.join(places)}")
-        path = self._member[name]
-        try:
-            return self._open[path].read(name), f"{path.name}:{name}"
-        except (BadZipFile, OSError, EOFError) as error:
-            raise ReleaseError(f"{path.name}:{name} cannot be read ({error})") from error
-
-    def close(self) -> None:
-        """Closes the zips."""
-        for file in self._open.values():
-            file.close()
-        self._open, self._member = {}, None
-
-
-def _package_of(zip_path: Path) -> str | None:
-    """Image package of a zip by its published name, e.g. BIOSCAN_5M_cropped_256_pretrain.01.zip -> cropped_256."""
-    names = sorted(IMAGE_PACKAGES, key=len, reverse=True)
-    match = re.fullmatch(rf"BIOSCAN_5M_({'|'.join(names)})(_(pretrain|train|eval))?(\.\d\d)?\.zip", zip_path.name)
-    return match[1] if match else None
-
-
-def packages(root: str | Path) -> list[str]:
-    """Image packages of which a release folder holds photos, in the order of `IMAGE_PACKAGES`."""
-    root = Path(root)
-    zipped = {_package_of(path) for path in root.glob("BIOSCAN_5M_*.zip")}
-    places = (root / "bioscan5m/images", root / "images")
-    return [name for name in IMAGE_PACKAGES if name in zipped or any((place / name).is_dir() for place in places)]
-
-
-def check_jpeg(data: bytes, where: str) -> None:
-    """Raises ReleaseError unless `data` starts, reads and ends like a JPEG; the pixels are not decoded."""
-    if not data.startswith(b"\xff\xd8"):
-        raise ReleaseError(f"{where} is no JPEG (it starts with {data[:4]!r})")
-    try:
-        PILImage.open(io.BytesIO(data), formats=["JPEG"])
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ReleaseError(f"{where} is a damaged JPEG ({error})") from error
-    if b"\xff\xd9" not in data[-64:]:
-        raise ReleaseError(f"{where} is a damaged JPEG: cut off before its end mark ({len(data)} bytes)")
-
-
-def photo_root(source: str | Path) -> Path:
-    """The folder in which the zips and bioscan5m/ of a release lie, for the release folder or its metadata CSV."""
-    path = find_metadata(source)
-    if Path(source).is_dir():
-        return Path(source)
-    return path.parents[3] if path.parent.name == "csv" and path.parents[1].name == "metadata" else path.parent
-
-
-# ---- rows ----------------------------------------------------------------------------------------------------------
+def _stray_boxes(boxes: Boxes, ids: list[NDArray[np.bytes_]], file: str) -> Problem | None:
+    """A note on the boxes whose processid is in none of the sorted `ids`."""
+    stray = boxes.ids
+    for some in ids:
+        stray = stray[~places_in(np.sort(some, kind="stable"), stray)[1]]
+    if not len(stray):
+        return None
+    what = f"{len(stray):,} of {len(boxes.ids):,} boxes are of specimens that the metadata lack"
+    return Problem(file, None, stray[0].decode(), what, "not used")
 
 
 def read_typed(path: Path, checked: Scan, report: Callable[[Problem], None] = stop) -> Iterator[tuple[int, pa.Table]]:
-    """Streams the good rows of a scanned metadata CSV with the types of `features("dna")`."""
+    """Streams the good rows of scanned metadata with the types of `features("dna", checked.extra_columns)`."""
     schema = pa.schema([(f.name, f.type) for f in features("dna", checked.extra_columns).arrow_schema])
+    left_out = np.array(sorted(checked.left_out), dtype=np.int64)
     for first, table in read_strings(path, report=lambda problem: None):
-        rows = range(first, first + len(table))
-        table = to_types(table, first, path.name, report).select(schema.names).cast(schema)
-        if not checked.left_out.isdisjoint(rows):
-            table = table.filter(pa.array([row not in checked.left_out for row in rows]))
+        table = to_types(table, first, path.name, report)
+        if checked.boxes is not None:
+            table = add_boxes(table, checked.boxes)
+        table = table.select(schema.names).cast(schema)
+        low, high = np.searchsorted(left_out, [first, first + len(table)])
+        if low < high:
+            good = np.ones(len(table), dtype=bool)
+            good[left_out[low:high] - first] = False
+            table = table.filter(pa.array(good))
         yield first, table
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
 
 
 def iterate_rows(
@@ -430,11 +267,13 @@ def iterate_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows of a release as dicts, split after split; a photo is `{"bytes": ..., "path": "PROCESSID.jpg"}`.
 
-    Reads the CSV once for each split, so that the rows come in the order of the Parquet shards.
+    Reads the metadata once for each split, so that the rows come in the order of the Parquet shards.
     """
     path = find_metadata(source)
     checked = scan(path, report, unassigned=UNASSIGNED in splits)
     photos = None if config == "dna" else Photos(photo_root(source), config)
+    if photos is not None:
+        photos.check(split for split in splits if split in checked.counts)
     for split in splits:
         for _, table in read_typed(path, checked, report):
             for row in table.filter(pc.equal(pc.fill_null(table["split"], UNASSIGNED), split)).to_pylist():

@@ -1,8 +1,9 @@
 """A small made-up BIOSCAN-5M release in exactly the published layout, to try and test everything that reads one.
 
 Barcodes, looks and labels come from one tree (`simulate_taxa`), specimens and splits from `simulate_specimens`, photos
-are drawn (`simulate_photos`); this file writes what a release consists of: metadata as CSV and JSON-LD, boxes as TSV,
-photos as zips or in folders. Layout after https://arxiv.org/abs/2406.12723; no record or photo is real.
+are drawn (`simulate_photos`), and `simulate_metadata` makes millions of rows without photos. This file writes what a
+release consists of: metadata as CSV and JSON-LD, boxes as TSV, photos as zips or in folders. Layout after
+https://arxiv.org/abs/2406.12723; no record or photo is real.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 import numpy as np
 
 from bioscan_hf.results import write_json
+from bioscan_hf.simulate_metadata import MOST_ROWS, write_metadata
 from bioscan_hf.simulate_photos import HEIGHT, WIDTH, Specimen, draw_photo
 from bioscan_hf.simulate_specimens import Row, Specimens, draw_specimens
 from bioscan_hf.simulate_taxa import grow_taxa
@@ -175,6 +177,16 @@ def _write_zip(path: Path, names: Sequence[str], contents: Iterator[bytes]) -> N
             archive.writestr(member, content)
 
 
+def _simulate_metadata(output: Path, specimens: int, seed: int, force: bool, progress: Callable[[int], None]) -> Path:
+    if specimens > MOST_ROWS:
+        raise ValueError(f"specimens is {specimens:,}; a simulation has ids for {MOST_ROWS:,}. Ask for fewer.")
+    arguments = {"specimens": specimens, "seed": seed, "metadata_only": True}
+    _claim(output, arguments, [CSV_PATH, BOXES_PATH], force)
+    with _whole(output / CSV_PATH) as table, _whole(output / BOXES_PATH) as boxes:
+        write_metadata(table, boxes, specimens, seed, progress)
+    return output
+
+
 def simulate_release(
     output: str | Path,
     specimens: int = 2000,
@@ -184,6 +196,8 @@ def simulate_release(
     folders: bool = False,
     workers: int | None = None,
     force: bool = False,
+    metadata_only: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Path:
     """Writes a made-up release and returns its root, the folder that holds `bioscan5m/` and the zips.
 
@@ -199,9 +213,13 @@ def simulate_release(
             a script must call this under `if __name__ == "__main__":`.
         force: Whether to replace an earlier simulation in `output` that was made with other arguments. Files that no
             simulation wrote are never replaced.
+        metadata_only: Writes the CSV and the boxes alone, for millions of specimens in bounded memory (about 200,000
+            rows/s, 0.8 GB per million); `packages`, `folders` and `workers` do not matter. It is another draw than
+            with photos, and its splits have the sizes of the release; see `simulate_metadata` for its rules.
+        progress: Called with each number of rows that `metadata_only` has written.
 
     Raises:
-        ValueError: for too few specimens, a negative seed, an unknown package or fewer than one worker.
+        ValueError: for too few specimens (or over 17,576,000), a negative seed, an unknown package or no worker.
         FileExistsError: if `output` holds anything but a simulation with the same arguments (or `force`).
     """
     if specimens < _FEWEST:
@@ -218,6 +236,8 @@ def simulate_release(
             f"workers is {workers}; drawing needs at least 1. Pass None to leave it to the number of photos."
         )
 
+    if metadata_only:
+        return _simulate_metadata(Path(output), specimens, seed, force, progress)
     rng = np.random.default_rng(seed)
     made = draw_specimens(rng, grow_taxa(rng, max(40, specimens // 12)), specimens)
     output = Path(output)

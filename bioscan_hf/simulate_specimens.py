@@ -27,8 +27,8 @@ DIVISIBLE = 8
 
 _LARGE = 20_000  # specimens from which on most are unlabelled, as in the release
 
-# Country, its share of the rows, and its places: province (or ""), latitude, longitude.
-_COUNTRIES: tuple[tuple[str, float, tuple[tuple[str, float, float], ...]], ...] = (
+#: Country, its share of the rows, and its places: province (or ""), latitude, longitude.
+COUNTRIES: tuple[tuple[str, float, tuple[tuple[str, float, float], ...]], ...] = (
     (
         "Costa Rica",
         0.68,
@@ -51,8 +51,8 @@ _COUNTRIES: tuple[tuple[str, float, tuple[tuple[str, float, float], ...]], ...] 
     ("Philippines", 0.01, (("Lanao del Norte", 8.1, 124.0),)),
 )
 
-# Share of the rows without species that are known down to a rank.
-_KNOWN_IN_PRETRAIN = {
+#: Share of the rows without species that are known down to a rank.
+KNOWN_IN_PRETRAIN = {
     "phylum": 1.0,
     "class": 0.999,
     "order": 0.997,
@@ -240,7 +240,7 @@ def label(lineage: dict[str, str], depth: float | None) -> Row:
     """
     known: Row = dict.fromkeys(("taxon", *RANKS), "")
     for rank in RANKS:
-        if depth is None or depth < _KNOWN_IN_PRETRAIN[rank]:
+        if depth is None or depth < KNOWN_IN_PRETRAIN[rank]:
             known[rank] = lineage[rank]
     if str(known["subfamily"]).startswith("unassigned ") and not known["genus"]:
         known["subfamily"] = ""
@@ -252,18 +252,18 @@ def place_rows(rng: np.random.Generator, species: Ints) -> list[Row]:
     """Country, province, coordinates, processid and sampleid of each row; most species keep to two countries."""
     n = len(species)
     sites: list[tuple[int, Row]] = []
-    for number, (country, _, places) in enumerate(_COUNTRIES):
+    for number, (country, _, places) in enumerate(COUNTRIES):
         for province, latitude, longitude in places:
             for north, east in rng.normal(0, 0.12, (2 + min(500, n // 2000), 2)).tolist():
                 at = {"coord-lat": round(latitude + north, 3), "coord-lon": round(longitude + east, 3)}
                 sites.append((number, {"country": country, "province_state": province, **at}))
-    shares = np.array([share for _, share, _ in _COUNTRIES])
+    shares = np.array([share for _, share, _ in COUNTRIES])
     home = 1 + rng.choice(len(shares) - 1, int(species.max()) + 1, p=shares[1:] / shares[1:].sum())
     anywhere = 1 + rng.choice(len(shares) - 1, n, p=shares[1:] / shares[1:].sum())
     abroad = np.where(rng.random(n) < 0.8, home[species], anywhere)
     country_of_row = np.where(rng.random(n) < shares[0], 0, abroad)
 
-    of_country = [[i for i, (number, _) in enumerate(sites) if number == c] for c in range(len(_COUNTRIES))]
+    of_country = [[i for i, (number, _) in enumerate(sites) if number == c] for c in range(len(COUNTRIES))]
     pick = rng.random(n)
     taken = [0] * len(sites)
     years = rng.integers(20, 24, len(sites)).tolist()

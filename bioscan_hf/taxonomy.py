@@ -10,7 +10,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import md5
+from math import isnan
+from numbers import Integral
+from operator import index
 from pathlib import Path
+from typing import Any
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 
@@ -62,6 +66,11 @@ MAX_NUCLEOTIDES = 660
 MISSING = -1
 
 NOT_CLASSIFIED = "not_classified"
+
+#: Rank -> its bit in the column `inferred_ranks`, the finest rank first. Unverified: the release says that the number
+#: tells at which ranks the label is inferred, and not how. This order fits the one decoded case (4 where a subfamily
+#: follows from the genus).
+INFERRED_RANKS_BITS = {rank: 1 << i for i, rank in enumerate(reversed(RANKS))}
 
 
 def resolve_splits(split: str) -> tuple[str, ...]:
@@ -127,6 +136,35 @@ def taxonomy_text(
             raise ValueError(f"Unknown rank {rank!r}. The ranks are {', '.join(RANKS)}.")
     names = (taxonomy.get(rank) or missing for rank in ranks)
     return " ".join(name for name in names if name)
+
+
+def _name(value: Any) -> str | None:
+    """A taxon's name, None for a missing one; anything else is a TypeError."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and isnan(value):
+        return None
+    raise TypeError(f"{value!r} is a {type(value).__name__}, not the name of a taxon. For ids use index2label.")
+
+
+def _label_id(value: Any) -> int:
+    """An id as int; anything but a whole number is a TypeError."""
+    try:
+        return index(value)
+    except TypeError:
+        what = f"{value!r} is a {type(value).__name__}, not an id (an integer). For names use label2index."
+        raise TypeError(what) from None
+
+
+def decode_inferred_ranks(value: int) -> tuple[str, ...]:
+    """The ranks whose label was inferred, the coarsest first, by `INFERRED_RANKS_BITS` (unverified).
+
+    Raises:
+        ValueError: if `value` has a bit that is no rank's.
+    """
+    if not 0 <= value < 1 << len(RANKS):
+        raise ValueError(f"inferred_ranks is {value}; with one bit for each rank it is 0 to {(1 << len(RANKS)) - 1}.")
+    return tuple(rank for rank in RANKS if value & INFERRED_RANKS_BITS[rank])
 
 
 class LabelMaps:
@@ -196,6 +234,30 @@ class LabelMaps:
                 raise IndexError(f"{i} is no {column} id: they run from 0 to {len(names) - 1}, and -1 is missing.")
             decoded.append(None if i == MISSING else names[i])
         return decoded
+
+    def label2index(self, column: str, names: Any) -> int | list[int]:
+        """The id of one name, or a list of the ids of several (list, array, column); -1 for "", None and NaN.
+
+        Raises:
+            KeyError: if a name does not occur in the release.
+            TypeError: if something is no name, such as an id.
+        """
+        if names is None or isinstance(names, str | float):
+            return self.encode(column, [_name(names)])[0]
+        if not isinstance(names, Iterable):
+            _name(names)  # raises: neither a name nor several
+        return self.encode(column, [_name(name) for name in names])
+
+    def index2label(self, column: str, ids: Any) -> str | list[str]:
+        """The name of one id, or a list of the names of several (list, array, tensor); "" for -1.
+
+        Raises:
+            IndexError: if an id is neither -1 nor the id of a name.
+            TypeError: if something is no integer, such as a name.
+        """
+        if isinstance(ids, Integral | str) or not isinstance(ids, Iterable):
+            return self.decode(column, [_label_id(ids)])[0] or ""
+        return [name or "" for name in self.decode(column, [_label_id(i) for i in ids])]
 
     def save(self, path: str | Path) -> None:
         """Writes the names as JSON, column -> list of names, whole or not at all."""

@@ -22,7 +22,7 @@ from bioscan_hf.taxonomy import CONFIGS
 
 @dataclass
 class Bioscan5MConfig(datasets.BuilderConfig):
-    """One kind of photo, or none ("dna"); `data_dir` is the folder of a release, or its metadata CSV."""
+    """One kind of photo, or none ("dna"); `data_dir` is the folder of a release, or its metadata."""
 
 
 class Bioscan5M(datasets.GeneratorBasedBuilder):
@@ -42,14 +42,13 @@ class Bioscan5M(datasets.GeneratorBasedBuilder):
 
     def _source(self) -> str:
         if not self.config.data_dir:
-            raise ValueError("data_dir is missing: give the folder of a BIOSCAN-5M release, or its metadata CSV.")
+            raise ValueError("data_dir is missing: give the folder of a BIOSCAN-5M release, or its metadata.")
         return str(self.config.data_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         extra: list[str] = []
         if self.config.data_dir:
-            names = release.csv_columns(release.find_metadata(self._source()))
-            extra = [name for name in names if name not in release.COLUMNS]
+            extra = release.extra_columns(release.find_metadata(self._source()))
         return datasets.DatasetInfo(
             features=release.features(self.config.name, extra),
             license="CC BY 3.0",

@@ -19,6 +19,7 @@ import pytest
 from datasets import Image, load_dataset
 from PIL import Image as PILImage
 
+from bioscan_hf import build as builder
 from bioscan_hf import release as reader
 from bioscan_hf.build import build
 from bioscan_hf.results import file_hash
@@ -94,6 +95,7 @@ def test_photos_decode_and_a_split_has_its_name(dataset):
 def test_folders_and_zips_give_the_same(release, dataset, tmp_path):
     unpacked = tmp_path / "release"
     shutil.copytree(release / "bioscan5m", unpacked / "bioscan5m")
+    shutil.copy(release / reader.BOXES_TSV, unpacked)
     for path in release.glob("*.zip"):
         with ZipFile(path) as archive:
             archive.extractall(unpacked)
@@ -375,3 +377,179 @@ def test_folders_of_one_name_are_not_confused(tmp_path):
         path = write_rows(tmp_path / f"{name}.csv", [row(name)])
         build(path, tmp_path / name / "dataset")
         assert load_dataset(str(tmp_path / name / "dataset"), "dna", split="train")["processid"] == [name]
+
+
+def photo_ids(path):
+    with ZipFile(path) as archive:
+        return [name.rsplit("/")[-1].removesuffix(".jpg") for name in sorted(archive.namelist())]
+
+
+def test_every_kind_of_damage_is_listed(copy, tmp_path):
+    """Three damaged JPEGs, a missing photo, a repeated id and a bad row: the build stops, each by file and row or id.
+
+    With keep_going it ends, all six are in the report, and only their rows are left out: the two of the metadata from
+    both configs, the four of the photos from the config with photos.
+    """
+    zip_path = copy / "BIOSCAN_5M_cropped_256_train.zip"
+    ids = photo_ids(zip_path)[:4]
+    with ZipFile(zip_path) as archive:
+        name = {i: image_path(i, "train", "cropped_256") for i in ids}
+        whole = archive.read(name[ids[0]])
+    damage = (whole[:-500], b"GIF89a" + bytes(100), whole[:3] + bytes(90) + b"\xff\xd9", None)
+    for i, data in zip(ids, damage, strict=True):
+        replace_member(zip_path, name[i], data)
+    metadata = reader.find_metadata(copy)
+    rows = read_csv(copy)
+    others = [r for r in rows if r["processid"] not in ids]
+    rows += [{**others[0]}, {**others[1], "processid": "NEW-1", "dna_barcode": "not DNA"}]
+    write_rows(metadata, rows)
+
+    with pytest.raises(reader.ReleaseError, match=r"metadata.csv, row 402 .NEW-1.: dna_barcode is no DNA"):
+        build(copy, tmp_path / "stopped")
+    write_rows(metadata, rows[:-1])
+    with pytest.raises(reader.ReleaseError, match="metadata.csv, row 401 .*: repeats the processid of row"):
+        build(copy, tmp_path / "stopped")
+    write_rows(metadata, rows[:-2])
+    with pytest.raises(reader.ReleaseError, match="train-00000-of-.*BIOSCAN_5M_cropped_256_train.zip:.* damaged JPEG"):
+        build(copy, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "README.md").exists()
+
+    write_rows(metadata, rows)
+    build(copy, tmp_path / "out", keep_going=True)
+    with open(tmp_path / "out" / "problems.csv", newline="") as file:
+        problems = list(csv.DictReader(file))
+    assert [(p["row"], p["processid"], p["consequence"]) for p in problems] == [
+        ("402", "NEW-1", "left out"),
+        ("401", others[0]["processid"], "left out"),
+        *(("", i, "left out of cropped_256") for i in ids),
+    ]
+    for text, problem in zip(("cut off", "is no JPEG", "damaged JPEG", "no photo"), problems[2:], strict=True):
+        assert text in problem["what"] and "BIOSCAN_5M_cropped_256_train.zip" in problem["what"]
+    good = {r["processid"] for r in rows[:-2]}
+    for config, expected in (("dna", good), ("cropped_256", good - set(ids))):
+        parts = load_dataset(str(tmp_path / "out"), config)
+        assert {i for part in parts.values() for i in part["processid"]} == expected
+
+
+def test_a_resumed_build_keeps_what_it_reported(copy, tmp_path, monkeypatch):
+    """Problems of shards that were finished before an interruption are still in the report afterwards."""
+    path = copy / "BIOSCAN_5M_cropped_256_train.zip"
+    [first] = photo_ids(path)[:1]
+    replace_member(path, image_path(first, "train", "cropped_256"), None)
+    sizes = {"dna": 100, "cropped_256": 60}
+
+    def interrupt(config, rows):
+        if config == "cropped_256":
+            seen.append(rows)
+            if len(seen) == 6:
+                raise KeyboardInterrupt
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        build(copy, tmp_path / "out", keep_going=True, rows_per_shard=sizes, progress=interrupt)
+    state = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert [problem["processid"] for problem in state["problems"]] == [first], "interrupted before the problem"
+    monkeypatch.setattr(builder, "scan", None)  # the metadata are whole, and need not be checked again
+    manifest = build(copy, tmp_path / "out", keep_going=True, rows_per_shard=sizes)
+    assert [problem.processid for problem in manifest.problems] == [first]
+    assert (tmp_path / "out/problems.csv").is_file() and manifest.complete
+
+
+def test_machines_share_a_build(release, dataset, tmp_path):
+    """Three of them, each with its own manifest, make the same files as one; the last call checks and completes."""
+    output, sizes = tmp_path / "out", {"dna": 100, "cropped_256": 60}
+    with pytest.raises(FileNotFoundError, match="has no metadata yet: shard 0 writes them first"):
+        build(release, output, rows_per_shard=sizes, shard=(1, 3))
+    shards = {}
+    for i in range(3):
+        build(release, output, rows_per_shard=sizes, shard=(i, 3))
+        shards[i] = {p.relative_to(output) for p in output.glob("cropped_256/*.parquet")}
+        assert (output / f"manifest-{i:05d}-of-00003.json").is_file()
+        assert not (output / "README.md").exists(), "complete too early"
+    names = sorted(path.relative_to(dataset) for path in dataset.rglob("*.parquet"))
+    photos = [name for name in names if name.parts[0] == "cropped_256"]
+    assert [len(shards[i]) for i in range(3)] == [-(-len(photos) // 3), -(-len(photos) * 2 // 3), len(photos)]
+
+    lost = output / sorted(shards[2] - shards[1])[0]
+    lost.unlink()
+    manifest = build(release, output, rows_per_shard=sizes)
+    assert manifest.complete and lost.is_file(), "a shard that was lost is written by the last call"
+    assert (
+        not list(output.glob("manifest-*"))
+        and sorted(p.relative_to(output) for p in output.rglob("*.parquet")) == names
+    )
+    for name in [*names, "labels.json", "README.md"]:
+        assert (output / name).read_bytes() == (dataset / name).read_bytes()
+    for wrong in ((3, 3), (-1, 3)):
+        with pytest.raises(ValueError, match=r"shard is .* with n machines it is \(0, n\) to"):
+            build(release, tmp_path / "other", shard=wrong)
+
+
+def test_a_build_of_the_splits_whose_photos_are_there(copy, dataset, tmp_path):
+    """Without the pretrain zip: an error names it before anything is written; other splits build, ids unchanged."""
+    (copy / "BIOSCAN_5M_cropped_256_pretrain.zip").unlink()
+    with pytest.raises(
+        FileNotFoundError, match="no 'cropped_256' photos of pretrain: BIOSCAN_5M_cropped_256_pretrain.zip missing"
+    ):
+        build(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    build(copy, tmp_path / "out", splits=["train", "val"])
+    for config in ("dna", "cropped_256"):
+        parts = load_dataset(str(tmp_path / "out"), config)
+        assert set(parts) == {"train", "val"}
+        for split, part in parts.items():
+            assert part["processid"] == load_dataset(str(dataset), config, split=split)["processid"]
+    assert (tmp_path / "out/labels.json").read_bytes() == (dataset / "labels.json").read_bytes()
+    with pytest.raises(ValueError, match="Unknown split 'tset'"):
+        build(copy, tmp_path / "out2", splits=["tset"])
+    write_rows(tmp_path / "m.csv", [row()])
+    with pytest.raises(ValueError, match="No rows of split 'val' in the metadata; they have train"):
+        build(tmp_path / "m.csv", tmp_path / "out2", splits=["val"])
+
+
+def test_boxes_are_columns_of_every_config(release, dataset):
+    """The box of each specimen, as int32, beside its photo; and a note, not an error, on boxes of other specimens."""
+    with open(release / reader.BOXES_TSV, newline="") as file:
+        boxes = {box["processid"]: box for box in csv.DictReader(file, delimiter="\t")}
+    for config in ("dna", "cropped_256"):
+        data = load_dataset(str(dataset), config, split="test").select_columns(
+            ["processid", *reader.BOX_COLUMNS.values()]
+        )
+        assert len(data) and {str(data.features[name].dtype) for name in reader.BOX_COLUMNS.values()} == {"int32"}
+        for record in data:
+            box = boxes[record["processid"]]
+            assert all(record[ours] == int(box[name]) for name, ours in reader.BOX_COLUMNS.items())
+
+
+def test_boxes_of_nobody_are_noted(release, tmp_path):
+    write_rows(tmp_path / "m.csv", read_csv(release)[:30])
+    shutil.copy(release / reader.BOXES_TSV, tmp_path)
+    manifest = build(tmp_path / "m.csv", tmp_path / "out")
+    assert [problem.what for problem in manifest.problems] == [
+        "370 of 400 boxes are of specimens that the metadata lack"
+    ]
+    assert (tmp_path / "out/problems.csv").is_file() and manifest.complete
+
+
+def test_a_reader_can_skip_columns_and_pages(dataset):
+    """Statistics and page index are in every file: of a range of ids, only the pages that can hold it are read."""
+    for path in dataset.glob("*/*.parquet"):
+        metadata = pq.ParquetFile(path).metadata
+        column = metadata.row_group(0).column(metadata.schema.names.index("processid"))
+        assert column.has_offset_index and column.has_column_index and column.statistics.has_min_max
+        assert column.statistics.min <= column.statistics.max
+
+
+@pytest.mark.parametrize("kind", ["jsonld", "zip"])
+def test_builds_from_every_format_are_equal(release, dataset, tmp_path, kind):
+    source = tmp_path / "release"
+    source.mkdir()
+    shutil.copy(release / reader.BOXES_TSV, source)
+    if kind == "jsonld":
+        shutil.copytree(release / "bioscan5m/metadata/jsonld", source / "bioscan5m/metadata/jsonld")
+    else:
+        with ZipFile(source / "BIOSCAN_5M_Insect_Dataset_metadata_MultiTypes.zip", "w", 8) as archive:
+            archive.write(reader.find_metadata(release), "bioscan5m/metadata/csv/m.csv")
+    build(source, tmp_path / "out", rows_per_shard={"dna": 100})
+    for file in dataset.glob("dna/*.parquet"):
+        assert pq.read_table(file).equals(pq.read_table(tmp_path / "out" / file.relative_to(dataset)))

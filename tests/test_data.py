@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from datasets import Image
 
 from bioscan_hf import data
-from bioscan_hf.data import clean_barcodes, labels_of, load_bioscan5m, load_label_maps
+from bioscan_hf.data import clean_barcodes, labels_of, load_bioscan5m, load_label_maps, parse_taxon
 from bioscan_hf.release import find_metadata, read_table, write_csv
 from bioscan_hf.taxonomy import COLUMNS, LABEL_COLUMNS, SPLITS
 
@@ -43,6 +44,65 @@ def test_same_photos_from_every_source(sources):
     for source in (sources["parquet"], sources["release"], sources["csv"]):
         for streaming in (False, True):
             assert raw(load_bioscan5m(source, "cropped_256", "val", streaming=streaming)) == expected
+
+
+@pytest.mark.parametrize("config", ["dna", "cropped_256"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_and_taxon_from_every_source(sources, config, streaming):
+    """As chosen from the whole afterwards: the rows of the taxa, the columns in the order asked for, the same ids."""
+    whole = load_bioscan5m(sources["parquet"], "dna", "all", ranks=["species"])
+    taxon = {"order": ["Diptera", "Coleoptera"], "class": "Insecta"}
+    rows = [row for row in whole if row["order"] in taxon["order"] and row["class"] == "Insecta"]
+    assert 10 < len(rows) < len(whole)
+    columns = ["genus", "processid", "dna_barcode"]
+    expected = [{name: row[name] for name in (*columns, "species_index")} for row in rows]
+    for source in sources.values():
+        options = {"columns": columns, "taxon": taxon, "ranks": ["species"], "streaming": streaming}
+        found = load_bioscan5m(source, config, "all", **options)
+        assert list(found.features) == [*columns, "species_index"]
+        assert list(found) == expected
+
+
+def test_a_split_without_the_taxon_is_empty(sources):
+    """A family of pretrain that val lacks: no rows, and the same features, from every source."""
+    whole = load_bioscan5m(sources["parquet"])
+    name = sorted(set(whole["pretrain"]["family"]) - set(whole["val"]["family"]) - {None})[0]
+    for source in sources.values():
+        for streaming in (False, True):
+            options = {"taxon": {"family": name}, "ranks": ["family"], "streaming": streaming}
+            found = load_bioscan5m(source, "dna", "val", **options)
+            assert list(found) == []
+            assert found.features == load_bioscan5m(source, "dna", "val", ranks=["family"]).features
+
+
+def test_unique_barcodes_need_not_be_among_the_columns(dataset):
+    unique = load_bioscan5m(dataset, split="all", unique_barcodes=True)
+    narrow = load_bioscan5m(dataset, split="all", unique_barcodes=True, columns=["processid"])
+    assert narrow[:] == unique.select_columns(["processid"])[:]
+
+
+def test_short_barcodes_are_not_written_again(dataset):
+    """Where no barcode is too long, the table is the one that was read: nothing is copied."""
+    whole = load_bioscan5m(dataset, split="train", max_nucleotides=None)
+    longest = max(map(len, whole["dna_barcode"]))
+    assert load_bioscan5m(dataset, split="train", max_nucleotides=longest).cache_files == whole.cache_files
+    assert load_bioscan5m(dataset, split="train", max_nucleotides=longest - 1).cache_files != whole.cache_files
+
+
+def test_a_shard_that_is_missing_is_not_passed_over(dataset, tmp_path):
+    copied = shutil.copytree(dataset, tmp_path / "dataset")
+    assert len(list(copied.glob("dna/pretrain-*"))) == 3
+    next(copied.glob("dna/pretrain-*")).unlink()
+    with pytest.raises(ValueError, match="holds 2 of the 3 shards of dna/pretrain"):
+        load_bioscan5m(copied, split="pretrain")
+
+
+def test_parse_taxon():
+    texts = ["order=Diptera", "order = Coleoptera", "species=Gnamptogenys sulcata"]
+    assert parse_taxon(texts) == {"order": ["Diptera", "Coleoptera"], "species": ["Gnamptogenys sulcata"]}
+    for text, message in (("Diptera", "is no taxon. Write a rank and a name"), ("tribe=x", "Unknown rank 'tribe'")):
+        with pytest.raises(ValueError, match=message):
+            parse_taxon([text])
 
 
 def test_metasplits_join_in_order_and_none_gives_all(dataset):
@@ -90,8 +150,8 @@ def test_barcodes_are_cut_and_nothing_else_changes(dataset):
     cut = load_bioscan5m(dataset, split="all")
     assert max(map(len, whole["dna_barcode"])) > 660, "no long barcode: this test would prove nothing"
     assert cut["dna_barcode"] == [barcode[:660] for barcode in whole["dna_barcode"]]
-    assert cut.column_names == whole.column_names == list(COLUMNS)
-    rest = [name for name in COLUMNS if name != "dna_barcode"]
+    assert cut.column_names == whole.column_names and set(COLUMNS) <= set(cut.column_names)
+    rest = [name for name in whole.column_names if name != "dna_barcode"]
     assert cut.select_columns(rest)[:] == whole.select_columns(rest)[:]
 
 
@@ -154,6 +214,12 @@ def test_a_changed_csv_is_read_anew(sources, tmp_path):
         ({"ranks": ["tribe"]}, "Unknown rank 'tribe'. Label ids exist for phylum"),
         ({"config": "original_256"}, "has no config 'original_256'; it has cropped_256, dna"),
         ({"unique_barcodes": True, "streaming": True}, "unique_barcodes compares all barcodes"),
+        ({"columns": ["genus", "gen"]}, "Unknown column 'gen'. The config 'dna' has processid"),
+        ({"columns": ["gen"], "streaming": True}, "Unknown column 'gen'. The config 'dna' has processid"),
+        ({"columns": "genus"}, "columns is 'genus'; give a list"),
+        ({"taxon": {"order": "Diptra"}}, "No specimen has the order 'Diptra'. Similar names: Diptera"),
+        ({"taxon": {"tribe": "x"}}, "Unknown rank 'tribe'. Label ids exist for phylum"),
+        ({"taxon": {"order": []}}, "taxon has no name for the rank 'order'"),
         ({"max_nucleotides": 0}, "max_nucleotides is 0; give a positive number"),
     ],
 )
@@ -168,7 +234,7 @@ def test_bad_sources(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="No metadata in"):
         load_bioscan5m(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="is a file, but no metadata CSV"):
+    with pytest.raises(ValueError, match="is no metadata file: give a .csv"):
         load_bioscan5m(tmp_path / "photo.jpg")
     assert data.source_kind("user/bioscan") == "hub"
 

@@ -12,10 +12,11 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 
 #: Module -> modules of ours that it may import, besides taxonomy and results, which everything may.
 #:
-#: `results` writes the results files of trainers, commands and benchmarks, so that no two of them differ; `build` is
-#: the writing half of `release`, and renders the dataset card (`hub`), because a folder without a card cannot be
-#: loaded by name; `simulate_*` and `partition_draws` are parts of `simulate` and `partition`; `demo` is a module of
-#: its own because the command line must start without torch.
+#: Where one purpose takes more than a file, its parts share the beginning of their names and the first of them is what
+#: others import: release (reading), build (writing Parquet), simulate, statistics, partition. `results` writes the
+#: results files of trainers, commands and benchmarks, so that no two of them differ; `build` renders the card
+#: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo` and `commands`
+#: are what the command line runs, apart from it because it must start without torch.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
     "taxonomy": set(),
@@ -23,24 +24,67 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "plots": set(),
     "hub": set(),
+    "unpickling": set(),
+    "inventory": set(),
+    "download": {"inventory"},
     "configuration_barcodebert": set(),
     "tokenization_kmer": set(),
     "modeling_barcodebert": {"configuration_barcodebert"},
+    "convert_checkpoints": {
+        "configuration_barcodebert",
+        "modeling_barcodebert",
+        "tokenization_kmer",
+        "unpickling",
+    },
     "collators": set(),
-    "release": set(),
-    "build": {"hub", "release"},
-    "data": {"build", "release"},
+    "photos": set(),
+    "release": {"release_files", "release_photos"},
+    "release_files": set(),
+    "release_photos": {"release_files"},
+    "cropping": {"unpickling"},
+    "crop_files": {"build", "cropping", "release", "release_files"},
+    "build": {"build_shards", "hub", "release"},
+    "build_shards": {"release"},
+    "publish": {"build", "hub"},
+    "sources": {"build", "release"},
+    "data": {"release", "sources"},
+    "samples": {"release"},
+    "block_source": {"data", "release", "release_files"},
+    "bioscan1m": {"block_source", "release"},
+    "other_sources": {"block_source", "release"},
+    "statistics": {"release", "statistics_columns"},
+    "statistics_columns": {"build", "data", "release"},
+    "statistics_report": {"plots"},
     "partition": {"partition_draws"},
     "partition_draws": set(),
-    "simulate": {"simulate_taxa", "simulate_specimens", "simulate_photos"},
-    "simulate_specimens": {"simulate_taxa", "simulate_photos"},
+    "simulate": {"simulate_metadata", "simulate_photos", "simulate_specimens", "simulate_taxa"},
+    "simulate_metadata": {"simulate_photos", "simulate_specimens", "simulate_taxa"},
+    "simulate_specimens": {"simulate_photos", "simulate_taxa"},
     "simulate_photos": {"simulate_taxa"},
     "simulate_taxa": set(),
     "embedding": {"metrics"},
     "probing": {"metrics"},
     "baselines": set(),
     "demo": {"baselines", "build", "data", "embedding", "plots", "probing", "simulate"},
-    "cli": {"baselines", "build", "data", "demo", "embedding", "partition", "probing", "release", "simulate"},
+    "cli": {"commands"},
+    "commands": {
+        "baselines",
+        "build",
+        "convert_checkpoints",
+        "crop_files",
+        "data",
+        "demo",
+        "download",
+        "embedding",
+        "inventory",
+        "partition",
+        "probing",
+        "publish",
+        "release",
+        "simulate",
+        "statistics",
+        "statistics_report",
+    },
     "trainers.__init__": set(),
     "trainers.pretrain_barcodebert": {
         "collators",

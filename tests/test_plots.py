@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
 from PIL import Image
 
 from bioscan_hf import plots
@@ -68,3 +69,46 @@ def test_photo_grid_and_png():
     assert picture.size == (255, 307)  # 3 x 1.7 and 3 x 2.05 inches at 50 dots
     with pytest.raises(ValueError, match="at least one photo"):
         plots.photo_grid([])
+
+
+def test_order_bars_are_sorted_and_show_their_numbers():
+    figure = plots.order_bars({"Araneae": 25, "Diptera": 3675, "order unknown": 25})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Diptera", "Araneae", "order unknown"]
+    assert [patch.get_width() for patch in figure.axes[0].patches] == [3675, 25, 25]
+    assert texts(figure) == ["3,675", "25", "25"]
+
+
+def test_site_map_draws_every_place_and_names_those_that_fit():
+    """Areas grow with the root of the samples, 4 + 320 sqrt(1/4) for a quarter of the largest. Of two names at one
+    place the first is written; one at the edge is moved into the frame.
+    """
+    names = [("Costa Rica", 10, -84), ("Panama", 9, -80), ("New Zealand", -40, 178)]
+    figure = plots.site_map([10, 50], [-84, 10], [100, 400], names)
+    dots = figure.axes[0].collections[0]
+    assert dots.get_offsets().tolist() == [[10, 50], [-84, 10]]
+    assert dots.get_sizes().tolist() == [324, 164]
+    assert texts(figure) == ["Costa Rica", "New Zealand"]
+    assert 150 < figure.axes[0].texts[1].get_position()[0] < 170
+    assert figure.axes[0].get_title() == "2 places, 500 specimens; the largest dot is 400"
+
+
+def test_length_histogram_holds_every_barcode():
+    """Lengths from 100 to 1,555 in bars of 13, which is 1,456 / 120 rounded up; 659 = 100 + 43 x 13 begins one."""
+    figure = plots.length_histogram([(100, 1), (658, 70), (660, 5), (1555, 2)], 660)
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert [height for height in heights if height] == [1, 70, 5, 2]
+    assert list(figure.axes[0].lines[0].get_xdata()) == [660, 660]
+    assert "13 per bar" in figure.axes[0].get_xlabel()
+
+
+def test_length_histogram_of_one_length():
+    assert [patch.get_height() for patch in plots.length_histogram([(658, 9)], 660).axes[0].patches] == [9]
+
+
+def test_distance_violins_mark_mean_and_middle_half():
+    """Shares 1/4 at each of 0, 1, 2 and 5: the mean is 2, a quarter lies at or below 0 and three at or below 2."""
+    figure = plots.distance_violins({"genus": [0.25, 0.25, 0.25, 0, 0, 0.25], "species": [0, 1.0]})
+    assert texts(figure) == ["2", "1"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["genus", "species"]
+    bars = [list(c.get_segments()[0][:, 1]) for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    assert bars == [[0, 2], [1, 1]]

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bioscan_hf import release as reader
 from bioscan_hf.simulate import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release
 from bioscan_hf.simulate_photos import Specimen, draw_photo
 from bioscan_hf.simulate_specimens import DARK, HELDOUT, SEEN, UNSEEN, draw_specimens, split_haplotypes
 from bioscan_hf.simulate_taxa import BARCODE_LENGTH, codon_position, evolve, grow_taxa
-from bioscan_hf.taxonomy import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, LabelMaps, image_path
+from bioscan_hf.taxonomy import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, LabelMaps, chunk, image_path
 
 
 def read_rows(root):
@@ -472,6 +473,80 @@ def test_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         simulate_release(tmp_path / "release", **arguments)
     assert not (tmp_path / "release").exists()
+
+
+# Metadata alone, of any size
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Metadata in three blocks, the last not full."""
+    return simulate_release(tmp_path_factory.mktemp("large") / "release", 110_000, seed=3, metadata_only=True)
+
+
+def test_large_metadata_keep_the_rules_of_the_splits(large):
+    """Exactly, over all blocks: those that `test_*` above demand of a small release with photos."""
+    barcodes, species, genera = defaultdict(set), defaultdict(set), defaultdict(set)
+    ids, lengths = [], []
+    for row in read_rows(large):
+        barcodes[row["dna_barcode"].strip("N")].add(row["split"])
+        species[row["split"]].add(row["species"])
+        genera[row["split"]].add(row["genus"])
+        ids.append(row["processid"])
+        lengths.append(sum(map(len, row.values())) + len(COLUMNS))
+    assert len(ids) == 110_000 and ids == sorted(set(ids)) and set(species) == set(SPLITS)
+    assert {len(splits) for splits in barcodes.values()} == {1}
+    assert len(barcodes) < 0.95 * len(ids), "hardly a barcode occurs twice, so that this proves little"
+    assert species["pretrain"] == {""} and all("" not in species[split] for split in SPLITS if split != "pretrain")
+    assert species["val"] | species["test"] <= species["train"]
+    assert species["val_unseen"] | species["test_unseen"] <= species["key_unseen"]
+    assert genera["key_unseen"] <= genera["train"]
+    groups = [set.union(*(species[split] for split in METASPLITS[name])) for name in ("seen", "unseen")]
+    groups.append(species["other_heldout"])
+    assert not any(a & b for a in groups for b in groups if a is not b)
+    assert 700 < sum(lengths) / len(lengths) < 900
+
+
+def test_large_metadata_read_and_agree(large):
+    """Names of one barcode agree, boxes give the sizes, chunks are those of the ids, and nothing is left out."""
+    checked = reader.scan(reader.find_metadata(large))
+    assert sum(checked.counts.values()) == 110_000 and not checked.left_out and checked.strays is None
+    assert 0.88 < checked.counts["pretrain"] / 110_000 < 0.93
+    known = {}
+    for _, table in reader.read_typed(reader.find_metadata(large), checked):
+        for row in table.slice(0, 2000).to_pylist():
+            width, height = row["bbox_x1"] - row["bbox_x0"], row["bbox_y1"] - row["bbox_y0"]
+            assert row["area_fraction"] == round(width * height / (1024 * 768), 4)
+            assert row["scale_factor"] == round(min(width, height) / 256, 4)
+            assert (row["chunk"] or "") == chunk(row["processid"], row["split"])
+            assert row["taxon"] and row["taxon"] == next(
+                row[rank] for rank in reversed(RANKS) if row[rank] and not row[rank].startswith("unassigned ")
+            )
+            names = tuple(row[rank] for rank in RANKS)
+            assert known.setdefault((row["dna_barcode"], row["split"]), names) == names
+            assert len(row["dna_barcode"]) >= 387
+
+
+def test_full_blocks_do_not_depend_on_what_follows(large, tmp_path):
+    """The first 50,000 rows of a smaller simulation are the same bytes; another seed gives others."""
+    smaller = simulate_release(tmp_path / "smaller", 50_000, seed=3, metadata_only=True)
+    for name in (CSV_PATH, BOXES_PATH):
+        text = (smaller / name).read_bytes()
+        assert len(text) > 1_000_000 and (large / name).read_bytes().startswith(text)
+    other = simulate_release(tmp_path / "other", 100, seed=4, metadata_only=True)
+    again = simulate_release(tmp_path / "again", 100, seed=4, metadata_only=True)
+    assert digests(other) == digests(again) and len(read_rows(other)) == 100
+    assert read_rows(other)[0] != read_rows(smaller)[0]
+    assert {path.name for path in other.rglob("*") if path.is_file()} == {
+        MANIFEST,
+        CSV_PATH.rsplit("/", 1)[1],
+        BOXES_PATH,
+    }
+
+
+def test_large_metadata_refuse_more_rows_than_ids(tmp_path):
+    with pytest.raises(ValueError, match="specimens is 17,576,001; a simulation has ids for 17,576,000"):
+        simulate_release(tmp_path / "release", 17_576_001, metadata_only=True)
 
 
 # Real data

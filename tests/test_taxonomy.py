@@ -2,9 +2,21 @@
 
 import csv
 
+import numpy as np
 import pytest
 
-from bioscan_hf.taxonomy import COLUMNS, RANKS, SPLITS, LabelMaps, chunk, image_path, resolve_splits, taxonomy_text
+from bioscan_hf.taxonomy import (
+    COLUMNS,
+    INFERRED_RANKS_BITS,
+    RANKS,
+    SPLITS,
+    LabelMaps,
+    chunk,
+    decode_inferred_ranks,
+    image_path,
+    resolve_splits,
+    taxonomy_text,
+)
 
 
 def test_published_names():
@@ -89,6 +101,34 @@ def test_unknown_labels_are_named():
         maps.names("family")
 
 
+@pytest.mark.parametrize("several", [list, tuple, np.array, iter], ids=["list", "tuple", "array", "iterator"])
+def test_ids_and_names_one_or_many(several):
+    """A scalar gives a scalar, anything else a list; None, NaN and "" are missing, and -1 is ""."""
+    maps = LabelMaps({"genus": ["Aus", "Zus"]})
+    assert maps.label2index("genus", several(["Zus", "", "Aus"])) == [1, -1, 0]
+    assert maps.index2label("genus", several([1, -1, 0])) == ["Zus", "", "Aus"]
+    assert maps.label2index("genus", [None, float("nan"), np.nan]) == [-1, -1, -1]
+    assert maps.label2index("genus", "Zus") == 1 and maps.index2label("genus", np.int16(1)) == "Zus"
+    assert [maps.label2index("genus", missing) for missing in (None, "", np.nan)] == [-1, -1, -1]
+    assert maps.index2label("genus", -1) == "" and maps.index2label("genus", []) == []
+
+
+def test_ids_and_names_are_not_confused():
+    maps = LabelMaps({"genus": ["Aus", "Zus"]})
+    for wrong in (1, [1], 1.0, ["Aus", 1], np.array([0])):
+        with pytest.raises(TypeError, match="1(.0)? is a|0.* is a .*not the name of a taxon. For ids use index2label"):
+            maps.label2index("genus", wrong)
+    for wrong in ("Aus", ["Aus"], 1.0, [0, None], None):
+        with pytest.raises(TypeError, match="not an id .an integer.. For names use label2index"):
+            maps.index2label("genus", wrong)
+    with pytest.raises(KeyError, match="'Bus' is no genus"):
+        maps.label2index("genus", ["Aus", "Bus"])
+    with pytest.raises(IndexError, match="2 is no genus id"):
+        maps.index2label("genus", 2)
+    with pytest.raises(ValueError, match="No labels for the column 'order'"):
+        maps.index2label("order", 0)
+
+
 def test_taxonomy_text_is_that_of_clibd():
     row = {"order": "Diptera", "family": "Sciaridae", "genus": None, "species": ""}
     assert taxonomy_text(row) == "Diptera Sciaridae not_classified not_classified"
@@ -96,3 +136,13 @@ def test_taxonomy_text_is_that_of_clibd():
     assert taxonomy_text({"class": "Insecta"} | row, ranks=("class", "order")) == "Insecta Diptera"
     with pytest.raises(ValueError, match="Unknown rank 'tribe'"):
         taxonomy_text(row, ranks=("tribe",))
+
+
+def test_inferred_ranks():
+    """Bits from the finest rank on: 1 species, 2 genus, 4 subfamily, ..., 64 phylum; 4 + 1 = subfamily and species."""
+    assert INFERRED_RANKS_BITS == dict(zip(RANKS, (64, 32, 16, 8, 4, 2, 1), strict=True))
+    assert decode_inferred_ranks(0) == () and decode_inferred_ranks(4) == ("subfamily",)
+    assert decode_inferred_ranks(5) == ("subfamily", "species") and decode_inferred_ranks(127) == RANKS
+    for wrong in (-1, 128):
+        with pytest.raises(ValueError, match=f"inferred_ranks is {wrong}; .* it is 0 to 127"):
+            decode_inferred_ranks(wrong)

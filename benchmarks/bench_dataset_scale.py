@@ -1,0 +1,161 @@
+"""The metadata of a release of 5,150,850 specimens: building, opening and reading, beside bioscan-dataset's loader.
+
+    python benchmarks/bench_dataset_scale.py --work FOLDER            # about 13 GB on disk, 10 minutes on two cores
+    python benchmarks/bench_dataset_scale.py --work FOLDER --rows 100000 --output /tmp/scale.json
+
+Every step is a process of its own: seconds are its wall clock without imports, RSS is its peak (`ru_maxrss`), and
+"added" is that without what the imports need. Pages of mapped files count in it, though the system can drop them;
+"anonymous" at the end of a step is what the process holds itself. The peer reads the same CSV in the same run. Bytes
+read are those of the process's `read` calls (/proc/self/io, Linux alone); a cached page counts like one from disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bioscan_hf.results import write_results
+
+ROWS = 5_150_850
+
+#: Step -> program. Each gets paths from the command line, sets `result`, and times what stands below `start()`.
+STEPS = {
+    "simulate": """
+from bioscan_hf.simulate import simulate_release
+start()
+simulate_release(release, rows, metadata_only=True, force=True)
+result = {"csv_bytes": csv.stat().st_size, "bytes_per_row": csv.stat().st_size / rows}
+""",
+    "build": """
+from bioscan_hf.build import build
+start()
+manifest = build(release, parquet, ["dna"])
+sizes = [shard["bytes"] for shard in manifest.shards.values()]
+result = {"rows": sum(manifest.counts.values()), "bytes": sum(sizes), "largest_shard": max(sizes)}
+""",
+    "peer_load": """
+from bioscan_dataset.bioscan5m import load_bioscan5m_metadata
+start()
+table = load_bioscan5m_metadata(str(csv), split="all")
+result = {"rows": len(table)}
+""",
+    "first_open": """
+from bioscan_hf.data import load_bioscan5m
+start()
+data = load_bioscan5m(parquet, "dna", "all")
+result = {"rows": len(data), "row": data[0]["processid"]}
+""",
+    "reopen": """
+from bioscan_hf.data import load_bioscan5m
+start()
+data = load_bioscan5m(parquet, "dna", "all")
+result = {"rows": len(data), "row": data[0]["processid"]}
+""",
+    "first_open_whole_barcodes": """
+from bioscan_hf.data import load_bioscan5m
+start()
+data = load_bioscan5m(parquet, "dna", "all", max_nucleotides=None)
+result = {"rows": len(data)}
+""",
+    "stream_first_row": """
+import torch  # as `datasets` does by itself when it first streams
+from bioscan_hf.data import load_bioscan5m
+start()
+data = load_bioscan5m(parquet, "dna", "train", streaming=True)
+result = {"row": next(iter(data))["processid"]}
+""",
+    "stream_train": """
+import torch  # as `datasets` does by itself when it first streams
+from bioscan_hf.data import load_bioscan5m
+start()
+data = load_bioscan5m(parquet, "dna", "train", streaming=True).with_format("arrow")
+result = {"rows": sum(len(table) for table in data.iter(10_000))}
+""",
+    "labels_of_train": """
+import pyarrow.dataset
+start()
+files = [str(path) for path in (parquet / "dna").glob("train-*.parquet")]
+table = pyarrow.dataset.dataset(files).to_table(columns=["processid", "species"])
+result = {"rows": len(table)}
+""",
+}
+
+FRAME = """
+import json, os, resource, sys, time
+from pathlib import Path
+release, parquet, rows = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+csv = release / "bioscan5m/metadata/csv/BIOSCAN_5M_Insect_Dataset_metadata.csv"
+began = {{}}
+
+def read_bytes():
+    lines = dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())
+    return int(lines["rchar"])
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def anonymous():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+    return int(lines["RssAnon"].split()[0]) * 1024
+
+def start():
+    began.update(wall=time.perf_counter(), cpu=time.process_time(), rss=peak(), read=read_bytes())
+{step}
+result |= {{"seconds": time.perf_counter() - began["wall"], "cpu_seconds": time.process_time() - began["cpu"]}}
+result |= {{"peak_rss": peak(), "added_rss": peak() - began["rss"], "bytes_read": read_bytes() - began["read"]}}
+result |= {{"anonymous_rss_at_end": anonymous()}}
+print(json.dumps(result), flush=True)
+os._exit(0)  # the reader threads of a stream that was left in the middle may never end
+"""
+
+
+def run(step: str, work: Path, rows: int) -> dict[str, Any]:
+    """Figures of one step, in a process of its own."""
+    program = FRAME.format(step=STEPS[step])
+    environment = {**os.environ, "HF_HOME": str(work / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-c", program, str(work / "release"), str(work / "parquet"), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"The step {step!r} failed:\n{done.stderr}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    rss, added = figures["peak_rss"] / 2**20, figures["added_rss"] / 2**20
+    print(
+        f"{step:<26}{figures['seconds']:>9.2f} s{figures['cpu_seconds']:>9.2f} s CPU{rss:>8.0f} MiB peak"
+        f"{added:>8.0f} MiB added{figures['anonymous_rss_at_end'] / 2**20:>8.0f} MiB anonymous"
+        f"{figures['bytes_read'] / 1e6:>9.1f} MB read",
+        flush=True,
+    )
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Runs every step, prints and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="empty or new folder for the release and the caches")
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "dataset_scale.json")
+    options = parser.parse_args(arguments)
+    if options.work.exists() and any(options.work.iterdir()):
+        parser.error(f"{options.work} is not empty: the caches in it would make the first opening a second one")
+
+    metrics = {step: run(step, options.work, options.rows) for step in STEPS}
+    peer, total = metrics["peer_load"]["seconds"], metrics["build"]["bytes"]
+    ratios = {
+        "peer_over_build": peer / metrics["build"]["seconds"],
+        "peer_over_first_open": peer / metrics["first_open"]["seconds"],
+        "peer_over_reopen": peer / metrics["reopen"]["seconds"],
+        "train_share_of_bytes_read": metrics["stream_train"]["bytes_read"] / total,
+        "train_labels_share_of_bytes_read": metrics["labels_of_train"]["bytes_read"] / total,
+    }
+    for name, value in ratios.items():
+        print(f"{name:<36}{value:>9.3f}")
+    return write_results(options.output, task="dataset/scale", rows=options.rows, metrics={**metrics, **ratios})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""What the commands of `bioscan-hf` do: each takes its parsed arguments and returns its result, ready for JSON.
+
+Heavy libraries are imported where a command needs them, so that help and errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .taxonomy import resolve_splits
+
+Options = argparse.Namespace
+Result = dict[str, Any]
+
+
+def say(options: Options, *lines: str) -> None:
+    """Prints lines for a person; nothing under --json."""
+    if not options.json:
+        print(*lines, sep="\n", flush=True)
+
+
+@contextmanager
+def bar(options: Options, unit: str) -> Iterator[Any]:
+    """A progress bar that appears after two seconds; none under --json."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, delay=2, disable=options.json, unit_scale=unit == "B") as shown:
+        yield shown
+
+
+class Stages:
+    """A progress bar for work in stages: set to what is done of the stage named last, and begun anew for another."""
+
+    def __init__(self, shown: Any):
+        self.shown, self.stage = shown, ""
+
+    def __call__(self, stage: str, done: int, total: int | None = None) -> None:
+        if stage != self.stage:
+            self.stage = stage
+            self.shown.reset(total)
+            self.shown.set_description(stage)
+        self.shown.n = done
+        self.shown.refresh()
+
+
+def demo(options: Options) -> Result:
+    from .demo import run_demo
+
+    return run_demo(
+        options.output,
+        specimens=options.specimens,
+        steps=options.steps,
+        seed=options.seed,
+        force=options.force,
+        say=lambda line: say(options, line),
+    )
+
+
+def simulate(options: Options) -> Result:
+    from .simulate import simulate_release
+
+    with bar(options, " rows") as shown:
+        root = simulate_release(
+            options.output,
+            options.specimens,
+            options.seed,
+            folders=options.folders,
+            force=options.force,
+            metadata_only=options.metadata_only,
+            progress=shown.update,
+        )
+    say(options, f"Wrote {options.specimens:,} made-up specimens to {root}")
+    return {"output": str(root), "specimens": options.specimens, "seed": options.seed}
+
+
+def download(options: Options) -> Result:
+    from .download import REVISION, DownloadError
+    from .download import download as fetch
+    from .inventory import check
+
+    with bar(options, "B") as shown:
+        if options.check:
+            states = check(
+                options.output,
+                options.config,
+                options.split,
+                boxes=options.boxes,
+                reread=options.reread,
+                progress=Stages(shown),
+            )
+        else:
+            states = fetch(
+                options.output,
+                options.config,
+                options.split,
+                source=options.source,
+                revision=options.revision or REVISION,
+                boxes=options.boxes,
+                retries=options.retries,
+                progress=Stages(shown),
+                say=lambda line: say(options, line),
+            )
+    lacking = [state for state in states if not state.usable]
+    if options.check:
+        say(options, *map(str, states))
+    if lacking:
+        raise DownloadError(f"{len(lacking)} of {len(states)} files are not there as published.", states)
+    return {"output": str(options.output), "files": [{"name": state.name, "state": state.state} for state in states]}
+
+
+def split(options: Options) -> Result:
+    from .partition import make_splits, split_summary
+    from .release import read_table, write_csv
+    from .results import write_results
+
+    if options.output.exists() and not options.force:
+        raise FileExistsError(f"{str(options.output)!r} exists. Give another name, or --force to replace it.")
+    table = read_table(options.input, required=("processid", "genus", "species", "dna_barcode"))
+    table = make_splits(table, options.seed, hold_out_species=options.hold_out_species, unlabel=options.unlabel)
+    write_csv(table, options.output)
+    shares = {"hold_out_species": options.hold_out_species, "unlabel": options.unlabel}
+    simulated = any(shares.values())
+    result = write_results(
+        options.output.with_name(f"{options.output.name}.results.json"),
+        task="partition",
+        source=options.input.name,
+        output=str(options.output),
+        options={"seed": options.seed, "simulated": simulated, **shares},
+        metrics={},
+        splits=split_summary(table),
+    )
+    if simulated:
+        say(
+            options,
+            f"SIMULATED partition: {options.hold_out_species:.0%} of the species treated as unnamed, "
+            f"{options.unlabel:.0%} of the other barcodes without labels (true names in original_species).",
+        )
+    say(options, f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
+    for row in result["splits"]:
+        say(options, f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
+    say(options, f"Wrote {options.output} and {options.output.name}.results.json")
+    return result
+
+
+def crop(options: Options) -> Result:
+    from .crop_files import crop_folder
+    from .release import read_boxes
+
+    how: dict[str, Any] = {}
+    if options.boxes is not None:
+        how["boxes"] = read_boxes(options.boxes)
+    else:
+        from transformers import AutoImageProcessor, DetrForObjectDetection
+
+        how["model"] = DetrForObjectDetection.from_pretrained(options.model).eval()
+        how["image_processor"] = AutoImageProcessor.from_pretrained(options.model)
+    with bar(options, " photos") as shown:
+        done = crop_folder(
+            options.source,
+            options.output,
+            package=options.package,
+            split=options.split,
+            style=options.style,
+            size=options.size or None,
+            keep_going=options.keep_going,
+            progress=shown.update,
+            **how,
+        )
+    say(options, f"{done.written:,} crops written to {options.output}, {done.present:,} were there")
+    if done.problems:
+        say(options, f"{len(done.problems)} photos have no crop: see {options.output / 'problems.csv'}")
+    return {
+        "output": str(options.output),
+        "written": done.written,
+        "present": done.present,
+        "problems": [vars(problem) for problem in done.problems],
+    }
+
+
+def build(options: Options) -> Result:
+    from .build import PROBLEMS_FILE
+    from .build import build as write
+
+    if (options.shard is None) != (options.of is None):
+        raise ValueError("--shard I and --of N go together: machine I, from 0 on, of N.")
+    with bar(options, " rows") as shown:
+
+        def progress(config: str, rows: int) -> None:
+            shown.set_description(config)
+            shown.update(rows)
+
+        manifest = write(
+            options.source,
+            options.output,
+            options.config,
+            splits=None if options.split is None else resolve_splits(options.split),
+            workers=options.workers,
+            shard=None if options.shard is None else (options.shard, options.of),
+            keep_going=options.keep_going,
+            force=options.force,
+            progress=progress,
+        )
+    rows = sum(manifest.counts.values())
+    configs = manifest.about["configs"]
+    if options.shard is not None:
+        say(options, f"Part {options.shard} of {options.of} is written; the last call, without --shard, completes it.")
+    else:
+        say(options, f"{rows:,} specimens in {options.output}, as {', '.join(configs)}. In Python:")
+        say(options, f'  load_dataset("{options.output}", "{configs[-1]}")')
+    if manifest.problems:
+        say(options, f"{len(manifest.problems)} problems are listed in {options.output / PROBLEMS_FILE}")
+    return {
+        "output": str(options.output),
+        "rows": rows,
+        "configs": configs,
+        "complete": manifest.complete,
+        "shards": len(manifest.shards),
+        "problems": [vars(problem) for problem in manifest.problems],
+    }
+
+
+def publish(options: Options) -> Result:
+    from .publish import publish as upload
+
+    with bar(options, "B") as shown:
+        url = upload(
+            options.folder,
+            options.repo_id,
+            private=options.private,
+            revision=options.revision,
+            progress=Stages(shown),
+        )
+    say(options, f"Published: {url}", f'  load_dataset("{options.repo_id}", split="train", streaming=True)')
+    return {"repo_id": options.repo_id, "commit": url}
+
+
+def stats(options: Options) -> Result:
+    from .statistics import describe
+
+    with bar(options, "") as shown:
+        summary = describe(
+            options.source,
+            distances=options.distances,
+            seed=options.seed,
+            max_per_group=options.max_barcodes,
+            progress=Stages(shown),
+        )
+    if not options.json:
+        from rich.console import Console
+
+        from .statistics_report import tables
+
+        for table in tables(summary):
+            Console().print(table)
+    if options.plots is not None:
+        from .statistics_report import save_figures
+
+        for path in save_figures(summary, options.plots):
+            say(options, f"Wrote {path}")
+    return summary
+
+
+def embed(options: Options) -> Result:
+    from datasets import disable_progress_bars
+
+    from .baselines import load_encoder
+    from .data import load_bioscan5m, parse_taxon
+    from .embedding import embed as write
+
+    disable_progress_bars()  # those of datasets; embedding has its own
+    model, processor = load_encoder(options.model)
+    taxon = parse_taxon(options.taxon) if options.taxon else None
+    sizes = {}
+    for name in options.split or ("train", "test", "test_unseen"):
+        data = load_bioscan5m(options.source, "dna", name, taxon=taxon, unique_barcodes=options.unique_barcodes)
+        found = write(model, processor, data, batch_size=options.batch_size, output=options.output / name)
+        sizes[name] = len(found.processids)
+        short = int((~found.valid).sum())
+        note = f"; {short} hold no whole token: their vector is zero, their `valid` false" if short else ""
+        say(options, f"{name}: {len(found.processids):,} x {found.embeddings.shape[1]}{note}")
+    say(options, f"Wrote {options.output}")
+    return {"output": str(options.output), "model": options.model, "rows": sizes}
+
+
+def probe(options: Options) -> Result:
+    from datasets import disable_progress_bars
+
+    from .data import labels_of
+    from .embedding import load_embeddings
+    from .probing import probe_barcodes
+    from .results import write_results
+
+    disable_progress_bars()
+    splits = ("train", "test", "test_unseen")
+    for name in splits:
+        if not (options.embeddings / name).is_dir():
+            raise FileNotFoundError(
+                f"No embeddings of {name!r} in {str(options.embeddings)!r}: run `bioscan-hf embed` for it first."
+            )
+    embeddings = {name: load_embeddings(options.embeddings / name) for name in splits}
+    metrics = probe_barcodes(
+        {name: found.embeddings for name, found in embeddings.items()},
+        {name: labels_of(options.source, name, found.processids) for name, found in embeddings.items()},
+        k=options.k,
+        metric=options.metric,
+    )
+    output = options.output or options.embeddings / "results.json"
+    results = write_results(
+        output,
+        task="barcodebert/knn",
+        options={"k": options.k, "metric": options.metric},
+        dataset=str(options.source),
+        splits={name: len(found.processids) for name, found in embeddings.items()},
+        embeddings=str(options.embeddings),
+        metrics=metrics,
+    )
+    for name, value in metrics.items():
+        text = "no data" if value["micro_accuracy"] is None else f"{value['micro_accuracy']:.4f}"
+        say(options, f"{name:<22} {text}  ({value['n_test']:,} queries, {value['n_train']:,} keys)")
+    say(options, f"Wrote {output}")
+    return results
+
+
+def convert(options: Options) -> Result:
+    from .convert_checkpoints import convert_checkpoint
+
+    labels = options.labels.read_text(encoding="utf-8").splitlines() if options.labels else None
+    folder = convert_checkpoint(options.checkpoint, options.output, labels=labels, num_attention_heads=options.heads)
+    say(options, f'Wrote {folder}. In Python: AutoModel.from_pretrained("{folder}")')
+    return {"output": str(folder)}

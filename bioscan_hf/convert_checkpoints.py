@@ -1,0 +1,172 @@
+"""Published BarcodeBERT checkpoints -> folders that `from_pretrained` opens: safetensors, config, tokenizer.
+
+Every layout is recognised by its keys, and every key must be accounted for. The file is read such that nothing in it
+runs. Layouts: those that the code of BarcodeBERT has written since 2023 (https://arxiv.org/abs/2311.02401).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .configuration_barcodebert import VOCABULARIES, BarcodeBertConfig
+from .modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
+from .tokenization_kmer import KmerTokenizer
+from .unpickling import load_checkpoint
+
+#: Entries of a published `bert_config` that describe the shape of the model; the others are versions and file names.
+SHAPE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "layer_norm_eps",
+    "initializer_range",
+)
+
+State = dict[str, Tensor]
+
+
+def convert_checkpoint(
+    checkpoint: str | Path | Mapping[str, Any],
+    output_dir: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    num_attention_heads: int | None = None,
+) -> Path:
+    """Writes a published checkpoint as a folder for `from_pretrained`, with its tokenizer, and returns the folder.
+
+    Known are: the masked language models since 2024 (with the optimizer beside them, or the bare weights), those of
+    2023 with a tied head, and fine-tuned classifiers; saved by one process or by several, by any version of
+    transformers. The masked language models open in `BarcodeBertForMaskedLM`, the classifiers, which pool over all
+    positions, in `BarcodeBertForSequenceClassification`.
+
+    Args:
+        checkpoint: File that torch.save wrote, or its content: weights, or a dict with the weights as "model" or
+            "state_dict" and the shape as "bert_config".
+        output_dir: New or empty folder.
+        labels: Names of the classes of a classifier, in the order of its outputs; a published file does not tell them.
+        num_attention_heads: Needed where the file holds no shape and is not of a published size, because weights do
+            not tell it. In the published sizes there are as many heads as layers.
+
+    Raises:
+        FileExistsError: if the folder holds something.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged or of an unknown layout (its keys are named), its weights do not fit each
+            other (all missing and unexpected keys are named), or `labels` are not one for each class.
+    """
+    output = Path(output_dir)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{str(output)!r} is not empty. Give a new folder.")
+    content = load_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    name = str(checkpoint) if isinstance(checkpoint, str | Path) else "the checkpoint"
+    state, kind = _weights(content, name)
+    shape = dict(content["bert_config"]) if "bert_config" in content else {}
+    trained = vars(content["config"]) if "config" in content else {}
+    if trained.get("stride", trained.get("k_mer")) != trained.get("k_mer"):
+        raise ValueError(f"{name} reads k-mers that overlap (stride {trained['stride']}), which is not supported.")
+    config = _config(state, kind, shape, trained, num_attention_heads, name)
+    if kind == "classifier":
+        n = len(state["taxon_classifier.weight"])
+        if labels is not None and len(labels) != n:
+            raise ValueError(f"{name} tells {n} classes apart, but {len(labels)} labels were given.")
+        config.id2label = {i: label for i, label in enumerate(labels or [f"LABEL_{i}" for i in range(n)])}
+        config.label2id = {label: i for i, label in config.id2label.items()}
+        model: PreTrainedModel = BarcodeBertForSequenceClassification(config)
+    elif labels is not None:
+        raise ValueError(f"{name} is a masked language model: it has no classes that labels could name.")
+    else:
+        model = BarcodeBertForMaskedLM(config)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"The weights of {name} do not make a {type(model).__name__}: missing are {', '.join(missing) or 'none'}; "
+            f"unexpected are {', '.join(unexpected) or 'none'}."
+        )
+    model.eval().save_pretrained(output)
+    KmerTokenizer(config.k, config.vocabulary, config.max_nucleotides).save_pretrained(output)
+    return output
+
+
+def _weights(content: Mapping[str, Any], name: str) -> tuple[State, str]:
+    """The weights under our names, and what they are: "kmers", "tied" or "classifier"."""
+    weights = content.get("model", content.get("state_dict", content))
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{name} holds no weights: expected are tensors, at the top or as 'model' or 'state_dict'.")
+    state: State = {}
+    fine_tuned = False
+    for key, value in weights.items():
+        key = key.removeprefix("module.")  # of a run over several processes
+        fine_tuned |= key.startswith("base_model.")
+        key = key.removeprefix("base_model.")
+        if not key.endswith("position_ids"):  # a buffer that transformers < 4.31 saved
+            state[key] = value
+    if "bert.embeddings.word_embeddings.weight" not in state:
+        raise ValueError(
+            f"{name} is of an unknown layout: it has no bert.embeddings.word_embeddings.weight, with or without "
+            f"'module.' and 'base_model.' before it. Its keys begin with {', '.join(list(state)[:5]) or 'nothing'}."
+        )
+    if fine_tuned:
+        return {key.replace("classifier.", "taxon_classifier."): value for key, value in state.items()}, "classifier"
+    return state, "tied" if any(key.startswith("cls.predictions.") for key in state) else "kmers"
+
+
+def _config(
+    state: State, kind: str, shape: Mapping[str, Any], trained: Mapping[str, Any], heads: int | None, name: str
+) -> BarcodeBertConfig:
+    words = state["bert.embeddings.word_embeddings.weight"]
+    layers = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("bert.encoder.layer."))
+    k, vocabulary = _vocabulary(len(words), kind, name)
+    found: dict[str, Any] = {
+        "hidden_size": words.shape[1],
+        "num_hidden_layers": layers,
+        "intermediate_size": len(state["bert.encoder.layer.0.intermediate.dense.bias"]),
+        "max_position_embeddings": len(state["bert.embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(state["bert.embeddings.token_type_embeddings.weight"]),
+    }
+    told = {key: shape[key] for key in SHAPE if key in shape}
+    contradictions = [
+        f"{key} is {value}, the config says {told[key]}"
+        for key, value in found.items()
+        if told.get(key, value) != value
+    ]
+    if contradictions:
+        raise ValueError(f"The weights of {name} contradict its config: {'; '.join(contradictions)}.")
+    if heads is not None:
+        told["num_attention_heads"] = heads
+    elif "num_attention_heads" not in told:
+        if found["hidden_size"] != 768:
+            raise ValueError(
+                f"{name} does not tell its number of attention heads, and weights of {found['hidden_size']} columns "
+                f"and {layers} layers are no published size. Give num_attention_heads."
+            )
+        told["num_attention_heads"] = layers
+    return BarcodeBertConfig(
+        k=k,
+        vocabulary=vocabulary,
+        max_nucleotides=int(trained.get("max_len", 660)),
+        pooling="mean" if kind == "classifier" else "masked_mean",
+        mlm_head="tied" if kind == "tied" else "kmers",
+        training_data=trained.get("dataset_name"),
+        **(found | told),
+    )
+
+
+def _vocabulary(size: int, kind: str, name: str) -> tuple[int, str]:
+    """k and vocabulary that have so many tokens."""
+    names = ("barcodebert-2023",) if kind == "tied" else ("barcodebert", "barcodebert-n")
+    for k in range(1, 9):
+        for vocabulary in names:
+            letters, special_tokens, _ = VOCABULARIES[vocabulary]
+            if size == len(letters) ** k + special_tokens:
+                return k, vocabulary
+    raise ValueError(f"{name} has {size} tokens, which fits no k from 1 to 8 of {' or '.join(names)}.")

@@ -1,0 +1,235 @@
+"""Photos of a batch as one uint8 tensor: fetched together, decoded, cropped before they are resized.
+
+Floating-point work (normalisation, rotation) is left to the device, which gets a quarter of the bytes. The crops are
+those of CLIBD (https://arxiv.org/abs/2405.17537): shorter side 256 and a centre crop of 224 to evaluate; a random
+resized crop and both flips to train. B = batch, H and W = height and width in pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image as PILImage
+from torch import Tensor
+
+#: Mean and standard deviation of red, green and blue in the cropped_256 photos, in [0, 1], as the two papers' loaders
+#: publish them: https://arxiv.org/abs/2406.12723 and https://arxiv.org/abs/2307.10455.
+BIOSCAN5M_MEAN, BIOSCAN5M_STD = (0.76281859, 0.76503749, 0.76373138), (0.14205404, 0.15642502, 0.17309470)
+BIOSCAN1M_MEAN, BIOSCAN1M_STD = (0.72510918, 0.72891550, 0.72956181), (0.12654378, 0.14301962, 0.16103319)
+
+RESIZED = 256  # shorter side, in pixels, before the centre crop
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the photo, width over height
+ATTEMPTS = 10
+
+Decoder = Literal["simplejpeg", "pillow"]
+
+
+def default_decoder() -> Decoder:
+    """ "simplejpeg" where it is installed (`pip install "bioscan_hf[fast]"`), otherwise "pillow"."""
+    return "simplejpeg" if importlib.util.find_spec("simplejpeg") else "pillow"
+
+
+def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None = None) -> np.ndarray:
+    """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours (grey, CMYK, palette).
+
+    simplejpeg and Pillow use the same library: they differ by at most a few levels of 255. What simplejpeg
+    refuses goes to Pillow, so that both decode and refuse the same photos.
+
+    Raises:
+        ValueError: if the photo is cut off, damaged or no picture; `name` is in the message.
+    """
+    if (decoder or default_decoder()) == "simplejpeg":
+        import simplejpeg
+
+        try:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError:
+            pass
+    try:
+        with PILImage.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{name} cannot be decoded ({error}; {len(data)} bytes).") from error
+
+
+def decode_batch(
+    photos: Sequence[bytes],
+    size: int = 224,
+    mode: Literal["eval", "train"] = "eval",
+    *,
+    generator: torch.Generator | None = None,
+    names: Sequence[str] | None = None,
+    decoder: Decoder | None = None,
+) -> Tensor:
+    """Square crops of photos: uint8 (B, 3, size, size).
+
+    Args:
+        photos: Encoded, as they are stored.
+        mode: "eval" brings the shorter side to 256 (unless it is) and cuts out the centre. "train" cuts out
+            8 to 100 % of the photo with a ratio of 3/4 to 4/3, resizes that, and flips it either way by chance.
+        generator: Source of the randomness; None is torch's global one, which a DataLoader seeds in each worker.
+        names: What to call each photo in an error; its place in the batch by default.
+        decoder: None is `default_decoder()`.
+
+    Raises:
+        ValueError: unknown mode, a size that does not fit, or a photo that cannot be decoded.
+    """
+    if mode not in ("eval", "train"):
+        raise ValueError(f"Unknown mode {mode!r}: give 'eval' or 'train'.")
+    if size < 1 or (mode == "eval" and size > RESIZED):
+        raise ValueError(f"size is {size}; it may be 1 to {RESIZED}, the shorter side of the resized photo.")
+    decoder = decoder or default_decoder()
+    # The layout in memory in which crops come, so that no pixel is moved twice: decoded ones differ from resized ones.
+    layout = torch.channels_last if mode == "eval" else torch.contiguous_format
+    pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8, memory_format=layout)
+    draws = torch.rand(len(photos), 2 * ATTEMPTS + 4, generator=generator).tolist() if mode == "train" else []
+    for i, data in enumerate(photos):
+        photo = torch.from_numpy(decode_photo(data, names[i] if names else f"Photo {i} of the batch", decoder))
+        photo = photo.permute(2, 0, 1)
+        height, width = photo.shape[1:]
+        if mode == "train":
+            top, left, height, width = random_box(height, width, draws[i])
+            photo = _resize(photo[:, top : top + height, left : left + width], size, size)
+            flips = [1 + dim for dim, draw in enumerate(draws[i][-2:]) if draw < 0.5]
+            pixels[i] = photo.flip(flips) if flips else photo
+            continue
+        if min(height, width) != RESIZED:
+            shorter = min(height, width)
+            height, width = int(RESIZED * height / shorter), int(RESIZED * width / shorter)
+            photo = _resize(photo, height, width)
+        top, left = round((height - size) / 2), round((width - size) / 2)
+        pixels[i] = photo[:, top : top + size, left : left + size]
+    return pixels
+
+
+def _resize(photo: Tensor, height: int, width: int) -> Tensor:
+    """A photo (3, H, W), resized with antialiasing."""
+    return torch.nn.functional.interpolate(photo[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def random_box(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, as torchvision's RandomResizedCrop chooses it.
+
+    Area and (logarithm of the) ratio are drawn until the crop fits, ten times at most; then it is the largest central
+    one within the ratios.
+
+    Args:
+        draws: At least 22 uniform numbers in [0, 1): ten of area and ratio each, then two of the place.
+    """
+    log_ratio = (math.log(RATIO[0]), math.log(RATIO[1]))
+    down, across = draws[2 * ATTEMPTS], draws[2 * ATTEMPTS + 1]
+    for attempt in range(ATTEMPTS):
+        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * draws[2 * attempt])
+        ratio = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * draws[2 * attempt + 1])
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top, left = int(down * (height - crop_height + 1)), int(across * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_width = min(width, max(1, round(height * RATIO[1])))
+    crop_height = min(height, max(1, round(width / RATIO[0])))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+# ---- datasets ------------------------------------------------------------------------------------------------------
+
+
+def photo_bytes(column: Any) -> tuple[list[bytes], list[str]]:
+    """Encoded photos of a column, and what to call each in an error.
+
+    Args:
+        column: Arrow column of struct<bytes, path>, or a list of {"bytes": ..., "path": ...}: what
+            `datasets.Image(decode=False)` gives. Without bytes, the file at the path is read.
+
+    Raises:
+        ValueError: if a row has no photo.
+        FileNotFoundError: if a file is not there.
+    """
+    rows = column.to_pylist() if isinstance(column, (pa.Array, pa.ChunkedArray)) else column
+    photos, names = [], []
+    for number, row in enumerate(rows):
+        if row is None or (row["bytes"] is None and row["path"] is None):
+            raise ValueError(f"Row {number} of the batch has no photo. Leave such rows out with `Dataset.filter`.")
+        photos.append(Path(row["path"]).read_bytes() if row["bytes"] is None else row["bytes"])
+        names.append(f"Row {number} of the batch" + ("" if row["path"] is None else f" ({row['path']})"))
+    return photos, names
+
+
+def with_pixels(
+    dataset: Dataset, size: int = 224, mode: Literal["eval", "train"] = "eval", *, column: str = "image"
+) -> Dataset:
+    """The dataset with `pixel_values` instead of photos: uint8 (3, size, size) of a row, (B, ...) of a batch.
+
+    Photos are decoded when rows are read, batch by batch where they are asked for so, as a `DataLoader` does. The
+    other columns stay; `select_columns` first if they are many and not needed. See `decode_batch` for the modes.
+
+    Raises:
+        ValueError: if the dataset has no such column.
+        TypeError: for a streamed dataset, whose batches can go through `photo_bytes` and `decode_batch` in a collator.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"with_pixels takes a datasets.Dataset, not {type(dataset).__name__}. For a stream, cast the column to "
+            f"Image(decode=False), and call photo_bytes and decode_batch in the collator."
+        )
+    if column not in dataset.column_names:
+        raise ValueError(f"No column {column!r}; the dataset has {', '.join(dataset.column_names)}.")
+    encoded = dataset.cast_column(column, ImageFeature(decode=False))
+    return encoded.with_transform(functools.partial(_decode_rows, size=size, mode=mode, column=column))
+
+
+def _decode_rows(rows: dict[str, list[Any]], size: int, mode: Literal["eval", "train"], column: str) -> dict[str, Any]:
+    photos, names = photo_bytes(rows[column])
+    others = {name: values for name, values in rows.items() if name != column}
+    return {"pixel_values": decode_batch(photos, size, mode, names=names), **others}
+
+
+# ---- on the device -------------------------------------------------------------------------------------------------
+
+
+def normalize_on_device(
+    pixels: Tensor,
+    mean: Sequence[float] = BIOSCAN5M_MEAN,
+    std: Sequence[float] = BIOSCAN5M_STD,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """(pixels / 255 - mean) / std of uint8 (B, 3, H, W), on the device on which the pixels are."""
+    shape = (1, 3, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device, dtype=dtype).view(shape)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device, dtype=dtype).view(
+        shape
+    )
+    return pixels.to(dtype) * scale - shift
+
+
+def rotate_on_device(pixels: Tensor, degrees: float = 45.0, *, generator: torch.Generator | None = None) -> Tensor:
+    """Each picture of (B, 3, H, W) floats turned about its centre by a random angle in [-degrees, degrees].
+
+    The nearest pixel counts, and corners become 0, as in the training of CLIBD. Runs on the device of the pixels.
+
+    Args:
+        generator: On the CPU, from which the angles are drawn; None is torch's global one.
+    """
+    angles = torch.rand(len(pixels), generator=generator) * 2 * degrees - degrees
+    return rotate_by(pixels, angles)
+
+
+def rotate_by(pixels: Tensor, angles: Tensor) -> Tensor:
+    """Each picture of (B, 3, H, W) floats turned counter-clockwise by its angle (B,), in degrees."""
+    height, width = pixels.shape[-2:]
+    radians = torch.deg2rad(angles).to(pixels)
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    # In grid_sample's coordinates both sides run from -1 to 1, so that turning also rescales where they differ.
+    rows = [torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(pixels, grid, mode="nearest", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,234 @@
+"""Rows as a training loop takes them: a map-style torch dataset with the arguments and keys of `bioscan-dataset`.
+
+`to_torch` stands where a loop said BIOSCAN5M(...), over what `load_bioscan5m` returns. Beside it, the rule by which
+that package keeps one specimen of each barcode. Source: its behaviour, 1.3 (https://github.com/bioscan-ml/dataset).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from PIL import Image as PILImage
+from torch.utils.data import default_collate
+
+from . import release
+from .taxonomy import MAX_NUCLEOTIDES, LabelMaps
+
+#: Names under which a modality or target may be asked for, beside the column's own.
+ALIASES = {"dna": "dna_barcode", "barcode": "dna_barcode", "uri": "dna_bin"}
+
+TARGET_FORMATS = ("index", "text")
+OUTPUT_FORMATS = ("tuple", "dict")
+
+
+def to_torch(
+    dataset: Dataset,
+    modality: str | Iterable[str] = ("image", "dna"),
+    *,
+    target_type: str | Iterable[str] = "species",
+    target_format: str = "index",
+    output_format: str = "tuple",
+    transform: Callable[[Any], Any] | None = None,
+    dna_transform: Callable[[Any], Any] | None = None,
+    target_transform: Callable[[Any], Any] | None = None,
+    maps: LabelMaps | None = None,
+) -> TorchRows:
+    """A map-style torch dataset over the rows of `dataset`, as tuples or dicts.
+
+    A tuple holds the modalities, then the target. A dict holds each modality under the name it was asked for by, of
+    each target type the name (`species`) and the id (`species_index`), and the `target`. A missing id is -1, a missing
+    name or text "", a missing number NaN, so that `torch.utils.data.default_collate` takes every row whose photo
+    `transform` turns into a tensor; `collate` takes the others as well.
+
+    Args:
+        dataset: From `load_bioscan5m` (or another loader of this package); its order is kept.
+        modality: "image", "dna", or any other column.
+        target_type: Ranks or "dna_bin"; () makes the target None.
+        target_format: "index" or "text".
+        output_format: "tuple" or "dict".
+        transform: Called with the PIL image.
+        dna_transform: Called with the barcode.
+        target_transform: Called with the target; a tuple if there are several target types.
+        maps: Label ids of the release (`load_label_maps`). Needed where the dataset has no column `<target>_index`,
+            that is, was loaded without `ranks`.
+
+    Raises:
+        ValueError: unknown format or column, or label ids that can be had from neither the dataset nor `maps`.
+    """
+    modalities = [modality] if isinstance(modality, str) else list(modality)
+    targets = [ALIASES.get(t, t) for t in ([target_type] if isinstance(target_type, str) else target_type)]
+    output_format = {"dictionary": "dict"}.get(output_format, output_format)
+    if target_format not in TARGET_FORMATS:
+        raise ValueError(f"Unknown target_format: {target_format!r}. Choose {' or '.join(TARGET_FORMATS)}.")
+    if output_format not in OUTPUT_FORMATS:
+        raise ValueError(f"Unknown output_format: {output_format!r}. Choose {' or '.join(OUTPUT_FORMATS)}.")
+    if target_transform is not None and not targets:
+        raise ValueError("target_transform is given, but target_type is empty: name a target, or leave it out.")
+    with_ids = target_format == "index" or output_format == "dict"
+    stored = [f"{name}_index" for name in targets if with_ids and f"{name}_index" in dataset.column_names]
+    needed = [name for name in targets if with_ids and f"{name}_index" not in stored]
+    _check_columns(dataset, modalities, targets, needed, maps)
+    used = {*(ALIASES.get(name, name) for name in modalities), *targets, *stored}
+    return TorchRows(
+        # Columns that no row shows are not read.
+        dataset.with_format(None).select_columns([name for name in dataset.column_names if name in used]),
+        modalities,
+        targets,
+        target_format,
+        output_format,
+        transform,
+        dna_transform,
+        target_transform,
+        None if maps is None else maps.select(name for name in targets if name in maps.columns),
+    )
+
+
+def _check_columns(
+    dataset: Dataset, modalities: Sequence[str], targets: Sequence[str], needed: Sequence[str], maps: LabelMaps | None
+) -> None:
+    """Raises ValueError for a column that is not there, or one of those `needed` in `maps` that is not."""
+    has = f"This dataset has {', '.join(dataset.column_names)}."
+    for name in modalities:
+        if ALIASES.get(name, name) not in dataset.column_names:
+            advice = " Load a config with photos, such as 'cropped_256'." if name == "image" else ""
+            raise ValueError(f"Unfamiliar modality: {name!r}. {has}{advice}")
+    for name in targets:
+        if name not in dataset.column_names:
+            raise ValueError(f"Unknown target_type {name!r}. {has}")
+    for name in needed:
+        if maps is None or name not in maps.columns:
+            raise ValueError(
+                f"No label ids for {name!r}: load with ranks=[{name!r}], or give maps=load_label_maps(source)."
+            )
+
+
+@dataclass(eq=False)
+class TorchRows(torch.utils.data.Dataset[Any]):
+    """What `to_torch` returns; it reads the rows of a batch together."""
+
+    dataset: Dataset
+    modality: list[str]
+    target_type: list[str]
+    target_format: str
+    output_format: str
+    transform: Callable[[Any], Any] | None
+    dna_transform: Callable[[Any], Any] | None
+    target_transform: Callable[[Any], Any] | None
+    maps: LabelMaps | None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._sample(self.dataset[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The rows at `indices`; a DataLoader fetches a batch by this."""
+        columns = self.dataset[list(indices)]
+        return [self._sample(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+    def _sample(self, row: dict[str, Any]) -> Any:
+        inputs = [(name, self._input(name, row[ALIASES.get(name, name)])) for name in self.modality]
+        names = [row[name] or "" for name in self.target_type]
+        ids = [self._label_id(name, row) for name in self.target_type]
+        picked = ids if self.target_format == "index" else names
+        target = None if not picked else picked[0] if len(picked) == 1 else tuple(picked)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        if self.output_format == "tuple":
+            return (*(value for _, value in inputs), target)
+        sample = dict(inputs)
+        for place, name in enumerate(self.target_type):
+            sample[name], sample[f"{name}_index"] = names[place], ids[place]
+        return {**sample, "target": target}
+
+    def _input(self, name: str, value: Any) -> Any:
+        column = ALIASES.get(name, name)
+        if column in release.NUMBERS:
+            # As float whether whole or not, so that a batch has one type with and without a missing number in it.
+            return nan if value is None else float(value)
+        value = "" if value is None else value
+        change = {"image": self.transform, "dna_barcode": self.dna_transform}.get(column)
+        return value if change is None else change(value)
+
+    def _label_id(self, name: str, row: dict[str, Any]) -> Any:
+        if f"{name}_index" in row:
+            return row[f"{name}_index"]
+        return None if self.maps is None else self.maps.label2index(name, row[name])
+
+
+def collate(rows: Sequence[Any]) -> Any:
+    """One batch from rows of `to_torch`, tuples or dicts.
+
+    As `torch.utils.data.default_collate` (numbers and tensors become tensors, texts lists), except that photos which
+    no transform made tensors, and targets that are None, become lists.
+    """
+    first = rows[0]
+    if isinstance(first, dict):
+        return {key: collate([row[key] for row in rows]) for key in first}
+    if isinstance(first, tuple):
+        return [collate(list(column)) for column in zip(*rows, strict=True)]
+    return list(rows) if first is None or isinstance(first, PILImage.Image) else default_collate(list(rows))
+
+
+def published_unique_barcodes(
+    data: Dataset | pa.Table, max_nucleotides: int | None = MAX_NUCLEOTIDES
+) -> npt.NDArray[np.int64]:
+    """Places (m,), ascending, of the rows that `bioscan-dataset` keeps with `reduce_repeated_barcodes=True`.
+
+    Its rule: shuffle all rows of the metadata with seed 0, keep the first of each barcode (compared after cutting to
+    `max_nucleotides` and without trailing N), and put them back in order. What is drawn depends on the place of a row
+    in the whole CSV, hence `data` must be all rows of the CSV, in its order (`published_unique_ids` reads it). Rows
+    without a barcode count as one barcode. The rule of this package, `data.first_of_each_barcode`, keeps the first row
+    of each barcode in the order of the data, and none without a barcode: it can be followed split by split.
+
+    Args:
+        data: Has the column `dna_barcode`.
+    """
+    table = data.select_columns("dna_barcode").with_format("arrow") if isinstance(data, Dataset) else data
+    blocks = table.iter(10_000) if isinstance(table, Dataset) else table.select(["dna_barcode"]).to_batches(10_000)
+    digests = [_digests(block["dna_barcode"], max_nucleotides) for block in blocks]
+    return _kept_by_shuffle(np.concatenate(digests) if digests else np.empty(0, "S16"))
+
+
+def published_unique_ids(source: str | Path, max_nucleotides: int | None = MAX_NUCLEOTIDES) -> pa.Array:
+    """Processids of the rows that `bioscan-dataset` keeps of a release with `reduce_repeated_barcodes=True`.
+
+    Args:
+        source: Folder of a release, or its metadata CSV, which is streamed (16 bytes a row are kept of its barcodes).
+    """
+    ids: list[pa.Array] = []
+    digests: list[npt.NDArray[np.bytes_]] = []
+    for _, table in release.read_strings(release.find_metadata(source), columns=("processid", "dna_barcode")):
+        ids.append(table["processid"].combine_chunks())
+        digests.append(_digests(table["dna_barcode"], max_nucleotides))
+    return (
+        pa.chunked_array(ids, pa.string()).take(pa.array(_kept_by_shuffle(np.concatenate(digests)))).combine_chunks()
+    )
+
+
+def _digests(barcodes: pa.ChunkedArray | pa.Array, max_nucleotides: int | None) -> npt.NDArray[np.bytes_]:
+    """16 bytes for each barcode, equal for equal ones; all zero where there is none."""
+    if max_nucleotides is not None:
+        barcodes = pc.utf8_slice_codeunits(barcodes, 0, max_nucleotides)
+    stripped = pc.utf8_rtrim(barcodes, "N").to_pylist()
+    hashed = [b"" if b is None else hashlib.blake2b(b.encode(), digest_size=16).digest() for b in stripped]
+    return np.array(hashed, dtype="S16")
+
+
+def _kept_by_shuffle(digests: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    # numpy's legacy generator never changes, and pandas' sample(frac=1, random_state=0) is its permutation.
+    shuffled = np.random.RandomState(0).permutation(len(digests))
+    first = np.unique(digests[shuffled], return_index=True)[1]
+    return np.sort(shuffled[first]).astype(np.int64)

@@ -1,0 +1,167 @@
+"""Published checkpoints become folders that `from_pretrained` opens, with every weight accounted for."""
+
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from bioscan_hf import (
+    BarcodeBertConfig,
+    BarcodeBertForMaskedLM,
+    BarcodeBertForSequenceClassification,
+    BarcodeBertModel,
+    KmerTokenizer,
+)
+from bioscan_hf.convert_checkpoints import convert_checkpoint
+
+#: File -> (attention heads that it does not tell, masked-LM head or None for a classifier, vocabulary).
+PUBLISHED = {
+    "A_new_single.pt": (None, "kmers", "barcodebert"),
+    "B_new_ddp.pt": (None, "kmers", "barcodebert"),
+    "C_finetune_single.pt": (None, None, "barcodebert"),
+    "D_finetune_ddp.pt": (None, None, "barcodebert"),
+    "E_bare_state_dict.pth": (4, "kmers", "barcodebert"),
+    "F_workshop2023_ddp.pth": (4, "tied", "barcodebert-2023"),
+    "F2_workshop2023_nomodule.pth": (4, "tied", "barcodebert-2023"),
+    "G_new_ddp_tf429.pt": (None, "kmers", "barcodebert"),
+}
+
+
+def config(**more):
+    return BarcodeBertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, k=2, **more
+    )
+
+
+@pytest.fixture
+def weights():
+    """A small masked language model's, as the published code would save them."""
+    torch.manual_seed(0)
+    model = BarcodeBertForMaskedLM(config())
+    return {"model": dict(model.state_dict()), "bert_config": model.config.to_dict()}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_layout_converts_and_reloads_exactly(name, shared, tmp_path):
+    """The weights of the folder are those of the file, under our names, bit for bit; none is left over."""
+    heads, mlm_head, vocabulary = PUBLISHED[name]
+    path = shared / "fixtures/barcodebert/checkpoints" / name
+    folder = convert_checkpoint(path, tmp_path / "out", num_attention_heads=heads)
+    assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".py"}
+    head = BarcodeBertForSequenceClassification if mlm_head is None else BarcodeBertForMaskedLM
+    model = head.from_pretrained(folder)
+    assert (model.config.k, model.config.vocabulary, model.config.num_attention_heads) == (4, vocabulary, 4)
+    assert model.config.pooling == ("mean" if mlm_head is None else "masked_mean")
+    assert mlm_head is None or model.config.mlm_head == mlm_head
+
+    original = torch.load(path, map_location="cpu", weights_only=False)  # a file of the reference numbers, not foreign
+    original = original.get("model", original)
+    state = model.state_dict()
+    compared = 0
+    for key, value in original.items():
+        ours = key.removeprefix("module.").removeprefix("base_model.")
+        if not ours.endswith("position_ids"):
+            ours = ours.replace("classifier.", "taxon_classifier.") if mlm_head is None else ours
+            assert torch.equal(state[ours], value), key
+            compared += 1
+    assert compared == len(state) > 30
+    tokenizer = KmerTokenizer.from_pretrained(folder)
+    assert (tokenizer.k, tokenizer.vocabulary) == (4, vocabulary)
+    assert BarcodeBertModel.from_pretrained(folder)(**tokenizer("ACGTACGT", return_tensors="pt")).pooler_output.any()
+
+
+def test_training_data_is_told(shared, tmp_path):
+    folder = convert_checkpoint(shared / "fixtures/barcodebert/checkpoints/A_new_single.pt", tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())["training_data"] == "CANADA-1.5M"
+
+
+def test_labels_name_the_classes_of_a_classifier(shared, tmp_path):
+    path = shared / "fixtures/barcodebert/checkpoints/C_finetune_single.pt"
+    species = [f"Aus species{i}" for i in range(7)]
+    model = BarcodeBertForSequenceClassification.from_pretrained(
+        convert_checkpoint(path, tmp_path / "out", labels=species)
+    )
+    assert model.config.id2label == dict(enumerate(species))
+    with pytest.raises(ValueError, match="tells 7 classes apart, but 2 labels were given"):
+        convert_checkpoint(path, tmp_path / "out2", labels=species[:2])
+
+
+def test_content_may_be_given_and_be_named_state_dict(weights, tmp_path):
+    first = convert_checkpoint(weights, tmp_path / "a")
+    second = convert_checkpoint(
+        {"state_dict": weights["model"], "bert_config": weights["bert_config"]}, tmp_path / "b"
+    )
+    for folder in (first, second):
+        state = BarcodeBertForMaskedLM.from_pretrained(folder).state_dict()
+        assert all(torch.equal(state[key], value) for key, value in weights["model"].items())
+
+
+def test_weights_that_do_not_fit_are_all_named(weights, tmp_path):
+    del weights["model"]["classifier.bias"], weights["model"]["bert.embeddings.LayerNorm.weight"]
+    weights["model"]["bert.extra"] = torch.zeros(1)
+    with pytest.raises(
+        ValueError,
+        match="missing are bert.embeddings.LayerNorm.weight, classifier.bias; unexpected are bert.extra",
+    ):
+        convert_checkpoint(weights, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_contradictions_and_unknown_layouts(weights, tmp_path):
+    bad = weights | {"bert_config": weights["bert_config"] | {"hidden_size": 32}}
+    with pytest.raises(ValueError, match="contradict its config: hidden_size is 16, the config says 32"):
+        convert_checkpoint(bad, tmp_path / "out")
+    with pytest.raises(ValueError, match="is of an unknown layout.*Its keys begin with lora_vit.x"):
+        convert_checkpoint({"lora_vit.x": torch.zeros(1)}, tmp_path / "out")
+    with pytest.raises(ValueError, match="holds no weights"):
+        convert_checkpoint({"epoch": 3}, tmp_path / "out")
+    with pytest.raises(ValueError, match="does not tell its number of attention heads.*16 columns and 1 layers"):
+        convert_checkpoint(weights["model"], tmp_path / "out")
+    words = {"bert.embeddings.word_embeddings.weight": torch.zeros(100, 16)}
+    with pytest.raises(ValueError, match="has 100 tokens, which fits no k from 1 to 8"):
+        convert_checkpoint(weights["model"] | words, tmp_path / "out")
+    with pytest.raises(ValueError, match="is a masked language model: it has no classes"):
+        convert_checkpoint(weights, tmp_path / "out", labels=["a"])
+
+
+def test_published_sizes_tell_their_heads(tmp_path):
+    """768 columns and 2 layers: as many heads as layers, as in every published size."""
+    model = BarcodeBertForMaskedLM(
+        BarcodeBertConfig(k=1, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=660)
+    )
+    folder = convert_checkpoint(dict(model.state_dict()), tmp_path / "out")
+    assert BarcodeBertConfig.from_pretrained(folder).num_attention_heads == 2
+
+
+def test_output_is_not_overwritten_and_a_missing_file_is_told(weights, tmp_path):
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(FileExistsError, match="is not empty. Give a new folder"):
+        convert_checkpoint(weights, tmp_path)
+    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+        convert_checkpoint(tmp_path / "nothing.pt", tmp_path / "out")
+
+
+class Malicious:
+    """Unpickled by Python's own reader, it writes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.target)!r}, 'w').write('gotcha')",))
+
+
+def test_nothing_in_a_malicious_file_runs(weights, tmp_path):
+    path, target = tmp_path / "evil.pt", tmp_path / "gotcha.txt"
+    torch.save(weights | {"scheduler": Malicious(target)}, path)
+    with zipfile.ZipFile(path) as file:
+        name = next(name for name in file.namelist() if name.endswith("data.pkl"))
+        assert b"exec" in file.read(name), "the file is harmless: this test would prove nothing"
+    folder = convert_checkpoint(path, tmp_path / "out")
+    assert not target.exists()
+    state = BarcodeBertForMaskedLM.from_pretrained(folder).state_dict()
+    assert torch.equal(state["classifier.bias"], weights["model"]["classifier.bias"])
+    pickle.loads(pickle.dumps(Malicious(target)))
+    assert target.exists(), "Python's own reader does run it"

@@ -1,0 +1,626 @@
+"""Downloading the published files: what is right is not asked for again, what is cut or killed continues, what is
+wrong is named. Against a real web server on loopback that can cut, flip, refuse and change."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+from bioscan_hf import download as downloader
+from bioscan_hf import inventory
+from bioscan_hf.download import DownloadError, download
+from bioscan_hf.inventory import BOXES_TSV, CHECKED_FILE, METADATA_CSV, METADATA_ZIP, check, needs
+
+TRAIN = "BIOSCAN_5M_cropped_256_train.zip"
+EVAL = "BIOSCAN_5M_cropped_256_eval.zip"
+PRETRAIN = "BIOSCAN_5M_cropped_256_pretrain.zip"
+PARTS = ("BIOSCAN_5M_cropped_256_pretrain.01.zip", "BIOSCAN_5M_cropped_256_pretrain.02.zip")
+WHOLE = "BIOSCAN_5M_cropped_256.zip"
+UNCHECKED = "BIOSCAN_5M_original_256_train.zip"  # no checksum of it is published
+
+
+@dataclass
+class Asked:
+    """A request, and the bytes of body sent in answer; written before the bytes are, so that no client is ahead."""
+
+    method: str
+    path: str
+    range: str | None
+    if_range: str | None
+    sent: int = 0
+
+    @property
+    def name(self):
+        return self.path.rsplit("/", 1)[1]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` (name -> bytes) with ranges and ETags, also below a Hub's /resolve/, and misbehaves as told."""
+
+    daemon_threads = True
+
+    def __init__(self, files):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = dict(files)
+        self.asked = []
+        self.cuts = {}  # name -> bytes after which each of the next answers is cut
+        self.answers = {}  # name -> (status, headers) of each of the next answers
+        self.ranges = self.if_range = self.etags = True
+        self.salt = ""  # begins every ETag
+        self.pause = 0.0  # seconds after each block of 64 KiB
+        self.revisions = {inventory.REVISION: inventory.REVISION, "main": "f" * 40}
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def gets(self, name=None):
+        return [a for a in self.asked if a.method == "GET" and name in (None, a.name)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        path = unquote(urlsplit(self.path).path)
+        asked = Asked(self.command, path, self.headers.get("Range"), self.headers.get("If-Range"))
+        self.server.asked.append(asked)
+        self.answer(asked)
+
+    do_HEAD = do_GET
+
+    def answer(self, asked):
+        server, name, path, headers = self.server, asked.name, asked.path, {}
+        content = server.files.get(name)
+        status = 200 if content is not None else 404
+        if server.answers.get(name):
+            status, headers = server.answers[name].pop(0)
+        elif "/resolve/" in path:
+            revision = path.split("/resolve/")[1].split("/")[0]
+            commit = server.revisions.get(revision, revision if revision in server.revisions.values() else None)
+            if commit is None:
+                status, headers = 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}
+            elif content is None:
+                status, headers = 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            else:
+                true = getattr(server, "true", server.files)[name]
+                headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{hashlib.sha256(true).hexdigest()}"'}
+                headers["X-Linked-Size"] = str(len(true))
+        body = b""
+        if status == 200:
+            etag = f'"{server.salt}{hashlib.md5(content).hexdigest()}"'
+            headers = {**headers, **({"ETag": etag} if server.etags else {}), "Accept-Ranges": "bytes"}
+            first = self.first_byte(etag)
+            if first >= len(content):
+                status, headers = 416, {"Content-Range": f"bytes */{len(content)}"}
+            else:
+                body = content[first:]
+            if 0 < first < len(content):
+                status = 206
+                headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.send_body(asked, body)
+
+    def first_byte(self, etag):
+        asked = self.headers.get("Range")
+        if asked is None or not self.server.ranges:
+            return 0
+        if self.server.if_range and self.headers.get("If-Range") not in (None, etag):
+            return 0
+        return int(asked.removeprefix("bytes=").removesuffix("-"))
+
+    def send_body(self, asked, body):
+        cuts = self.server.cuts.get(asked.name, [])
+        stop = min(cuts.pop(0), len(body)) if cuts else len(body)
+        try:
+            while asked.sent < stop:
+                block = body[asked.sent : min(asked.sent + 2**16, stop)]
+                asked.sent += len(block)
+                self.wfile.write(block)
+                time.sleep(self.server.pause)
+        except ConnectionError:  # the client was killed
+            pass
+        self.close_connection = True
+
+
+def zipped(name, size=300_000):
+    """A zip of random bytes that depend on its name, a little larger than `size`."""
+    memory = io.BytesIO()
+    with ZipFile(memory, "w") as file:
+        seed = int.from_bytes(hashlib.md5(name.encode()).digest()[:4], "big")
+        file.writestr("bioscan5m/x", np.random.default_rng(seed).bytes(size))
+    return memory.getvalue()
+
+
+def flipped(content, at=1000):
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.fixture(scope="session")
+def files():
+    """The published files, small: name -> bytes."""
+    return {file.name: zipped(file.name) for file in inventory.INVENTORY}
+
+
+def small_inventory(files):
+    """The inventory of `files`: a size and a digest wherever there is a published one."""
+
+    def small(file):
+        content = files[file.name]
+        sums = [
+            replace(c, size=len(content), digest=hashlib.new(c.algorithm, content).hexdigest()) for c in file.checksums
+        ]
+        return replace(file, checksums=tuple(sums))
+
+    return tuple(small(file) for file in inventory.INVENTORY)
+
+
+@pytest.fixture
+def server(files, monkeypatch):
+    monkeypatch.setattr(inventory, "INVENTORY", small_inventory(files))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server(files)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def get(server, root, config="dna", split="all", **options):
+    return download(root, config, split, source=server.url, pause=0.0, **options)
+
+
+def states(found):
+    return {state.name: state.state for state in found}
+
+
+def names(config, split="all", **options):
+    return [[[file.name for file in files] for files in need.variants] for need in needs(config, split, **options)]
+
+
+# ---- what is published and what is needed --------------------------------------------------------------------------
+
+
+def test_checksums_are_those_that_bioscan_dataset_publishes():
+    """Guards the numbers against typing errors: every md5 of that package is here, and none of ours differs."""
+    from bioscan_dataset import BIOSCAN5M
+
+    ours = {file.name: file.checksums for file in inventory.INVENTORY}
+    assert [c.digest for c in ours[METADATA_ZIP]] == [BIOSCAN5M.meta["archive_md5"]]
+    assert inventory.CSV_CHECKSUM.digest == BIOSCAN5M.meta["csv_md5"]
+    theirs = {
+        data["url"].rsplit("/", 1)[1]: data["md5"] for zips in BIOSCAN5M.zip_files.values() for data in zips.values()
+    }
+    assert len(theirs) == 4
+    assert {name: [c.digest for c in ours[name]] for name in theirs} == {n: [md5] for n, md5 in theirs.items()}
+    photos = {path: md5["cropped_256"] for samples in BIOSCAN5M.image_files.values() for path, md5 in samples}
+    assert photos == inventory.SAMPLE_PHOTOS and len(photos) == 17
+
+
+def test_every_config_needs_the_files_that_hold_it():
+    metadata = [[METADATA_ZIP]]
+    assert names("dna", "train") == [metadata]
+    assert names("cropped_256", "train") == [metadata, [[TRAIN], [WHOLE]]]
+    assert names("cropped_256", "val+test_unseen") == [metadata, [[EVAL], [WHOLE]]]
+    assert names("cropped_256", "seen") == [metadata, [[TRAIN], [WHOLE]], [[EVAL], [WHOLE]]]
+    assert names("cropped_256") == [
+        metadata,
+        [[PRETRAIN], [*PARTS], [WHOLE]],
+        [[TRAIN], [WHOLE]],
+        [[EVAL], [WHOLE]],
+    ]
+    pretrain = "BIOSCAN_5M_original_256_pretrain.zip"
+    assert names("original_256", "pretrain") == [metadata, [[pretrain], ["BIOSCAN_5M_original_256.zip"]]]
+    assert names("cropped", boxes=True) == [
+        metadata,
+        [[BOXES_TSV]],
+        [["BIOSCAN_5M_cropped.01.zip", "BIOSCAN_5M_cropped.02.zip"]],
+    ]
+    assert names("original_full", "val")[1] == [[f"BIOSCAN_5M_original_full.0{i}.zip" for i in range(1, 6)]]
+
+
+def test_unusable_arguments_are_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="Unknown source 'zenodo': give 'hub', or the http"):
+        download(tmp_path / "new", source="zenodo")
+    with pytest.raises(ValueError, match="Unknown config 'cropped_265'"):
+        download(tmp_path / "new", "cropped_265")
+    with pytest.raises(ValueError, match="Unknown split 'tran'"):
+        check(tmp_path / "new", "dna", "tran")
+    assert not (tmp_path / "new").exists()
+
+
+# ---- from a web server ---------------------------------------------------------------------------------------------
+
+
+def test_downloads_once_and_never_asks_again_for_what_is_right(server, files, tmp_path):
+    seen = []
+    found = get(server, tmp_path, "cropped_256", "seen", progress=lambda *step: seen.append(step))
+    assert states(found) == {METADATA_ZIP: "right", TRAIN: "right", EVAL: "right"}
+    assert {s.name: s.fetched for s in found} == {s.name: len(files[s.name]) for s in found}
+    for name in (METADATA_ZIP, TRAIN, EVAL):
+        assert (tmp_path / name).read_bytes() == files[name]
+    assert [len(server.gets(name)) for name in (METADATA_ZIP, TRAIN, EVAL)] == [1, 1, 1]
+    size = len(files[TRAIN])
+    assert (f"downloading {TRAIN}", size, size) in seen and (f"checking {TRAIN}", size, size) in seen
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {METADATA_ZIP, TRAIN, EVAL, CHECKED_FILE, ".bioscan_hf_download.lock"}
+
+    server.asked.clear()
+    again = get(server, tmp_path, "cropped_256", "seen", progress=lambda *step: pytest.fail(f"{step} again"))
+    assert states(again) == states(found) and all(state.fetched == 0 for state in again)
+    assert states(check(tmp_path, "cropped_256", "train")) == {METADATA_ZIP: "right", TRAIN: "right"}
+    assert server.asked == []
+
+
+def test_a_cut_connection_continues_where_it_was_cut(server, files, tmp_path):
+    """Cut after 100,000 bytes, then after 50,000 more: three requests, and every byte crosses the wire once."""
+    server.cuts[METADATA_ZIP] = [100_000, 50_000]
+    (state,) = get(server, tmp_path)
+    assert state.state == "right" and state.fetched == len(files[METADATA_ZIP])
+    assert [a.range for a in server.gets()] == [None, "bytes=100000-", "bytes=150000-"]
+    assert sum(a.sent for a in server.gets()) == len(files[METADATA_ZIP])
+
+
+def test_gives_up_after_attempts_that_brought_nothing_and_says_where(server, tmp_path):
+    """The first request brings 1,000 bytes; of the further ones, three (retries=2 more after one) bring none."""
+    server.cuts[METADATA_ZIP] = [1000] + [0] * 50
+    with pytest.raises(DownloadError, match=r"cut after 1,000 of [\d,]+ bytes; given up after 3 attempts") as error:
+        get(server, tmp_path, retries=2)
+    assert server.url in str(error.value) and "the same command continues" in str(error.value)
+    assert len(server.gets()) == 4
+    (state,) = error.value.states
+    assert (state.state, state.size, state.fetched) == ("partial", 1000, 1000)
+    assert states(check(tmp_path)) == {METADATA_ZIP: "partial"}
+    server.cuts.clear()
+    assert get(server, tmp_path)[0].fetched == len(server.files[METADATA_ZIP]) - 1000
+
+
+def test_a_server_without_ranges_sends_it_all_again_but_not_for_ever(server, files, tmp_path):
+    server.ranges = False
+    server.cuts[METADATA_ZIP] = [200_000]
+    (state,) = get(server, tmp_path / "a")
+    assert (tmp_path / "a" / METADATA_ZIP).read_bytes() == files[METADATA_ZIP]
+    assert state.fetched == len(files[METADATA_ZIP]) + 200_000
+    server.asked.clear()
+    server.cuts[METADATA_ZIP] = [200_000] * 50
+    with pytest.raises(DownloadError, match="given up after 3 attempts"):
+        get(server, tmp_path / "b", retries=2)
+    assert len(server.gets()) == 4
+
+
+@pytest.mark.parametrize("if_range", [True, False])
+def test_a_file_that_changed_on_the_server_is_not_spliced(server, files, tmp_path, if_range):
+    """No checksum is published of this file, so the server's ETag alone tells; some servers ignore If-Range."""
+    server.cuts[UNCHECKED] = [100_000] + [0] * 6
+    with pytest.raises(DownloadError):
+        get(server, tmp_path, "original_256", "train", retries=0)
+    server.cuts.clear()
+    server.if_range = if_range
+    server.files[UNCHECKED] = zipped("another version", 280_000)
+    found = get(server, tmp_path, "original_256", "train")
+    assert states(found)[UNCHECKED] == "unverified"
+    assert server.gets(UNCHECKED)[1].if_range == f'"{hashlib.md5(files[UNCHECKED]).hexdigest()}"'
+    assert (tmp_path / UNCHECKED).read_bytes() == server.files[UNCHECKED]
+
+
+@pytest.mark.parametrize(("name", "begins"), [(METADATA_ZIP, "bytes=100000-"), (UNCHECKED, None)])
+def test_without_etag_only_a_checksum_allows_to_continue(server, tmp_path, name, begins):
+    """The whole can be checked against a published checksum, whatever the parts are; else it starts anew."""
+    server.etags = False
+    server.cuts[name] = [100_000]
+    get(server, tmp_path, "original_256", "train")
+    assert [a.range for a in server.gets(name)] == [None, begins]
+    assert (tmp_path / name).read_bytes() == server.files[name]
+
+
+def test_another_mirror_continues_a_file_that_can_be_checked(server, files, tmp_path):
+    server.cuts[METADATA_ZIP] = [100_000, 0]
+    with pytest.raises(DownloadError):
+        get(server, tmp_path, retries=0)
+    download(tmp_path, source=server.url + "/mirror/", pause=0.0)
+    assert server.gets()[-1].range == "bytes=100000-" and server.gets()[-1].path == f"/mirror/{METADATA_ZIP}"
+    assert server.gets()[-1].if_range is None
+    assert (tmp_path / METADATA_ZIP).read_bytes() == files[METADATA_ZIP]
+
+
+def test_bytes_beyond_the_end_are_no_beginning(server, files, tmp_path):
+    """A .part longer than what the server has: it answers 416, and the file starts anew."""
+    server.cuts[UNCHECKED] = [200_000, 0]
+    with pytest.raises(DownloadError):
+        get(server, tmp_path, "original_256", "train", retries=0)
+    with open(tmp_path / f"{UNCHECKED}.part", "ab") as part:
+        part.write(b"x" * 200_000)
+    get(server, tmp_path, "original_256", "train")
+    assert [a.range for a in server.gets(UNCHECKED)][2:] == ["bytes=400000-", None]
+    assert (tmp_path / UNCHECKED).read_bytes() == files[UNCHECKED]
+
+
+CHILD = """
+import json, sys
+from bioscan_hf import inventory
+from bioscan_hf.download import DownloadError, download
+root, config, split, options, known = sys.argv[1], sys.argv[2], sys.argv[3], *map(json.loads, sys.argv[4:])
+checksums = {name: tuple(inventory.Checksum(*c) for c in sums) for name, sums in known.items()}
+inventory.INVENTORY = tuple(inventory.replace(f, checksums=checksums[f.name]) for f in inventory.INVENTORY)
+try:
+    found = download(root, config, split, pause=0.0, **options)
+    print(json.dumps({"states": {s.name: [s.state, s.fetched] for s in found}}))
+except DownloadError as error:
+    print(json.dumps({"error": str(error), "states": {s.name: [s.state, s.fetched] for s in error.states}}))
+"""
+
+
+def start_child(root, config, split, hub=None, **options):
+    """Another process that downloads; with `hub`, one for which that server is the Hub."""
+    known = {f.name: [[c.size, c.algorithm, c.digest] for c in f.checksums] for f in inventory.INVENTORY}
+    arguments = [str(root), config, split, json.dumps(options), json.dumps(known)]
+    environment = {**os.environ, "HF_HOME": str(root) + "-hf", "HF_HUB_DISABLE_XET": "1", "PYTHONWARNINGS": "ignore"}
+    if hub is not None:
+        environment.update(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def run_child(*arguments, **options):
+    out, _ = start_child(*arguments, **options).communicate(timeout=60)
+    return json.loads(out)
+
+
+def kill_midway(child, part, size):
+    """Kills the process when `part` has `size` bytes, and returns how many it has then."""
+    end = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size >= size):
+        assert time.monotonic() < end and child.poll() is None, "the download did not come so far"
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    return part.stat().st_size
+
+
+@pytest.mark.parametrize("source", ["url", "hub"])
+def test_a_killed_download_continues(server, files, tmp_path, monkeypatch, source):
+    content = zipped(METADATA_ZIP, 8_000_000)
+    server.files[METADATA_ZIP] = content
+    monkeypatch.setattr(inventory, "INVENTORY", small_inventory({**files, METADATA_ZIP: content}))
+    root, part = tmp_path / "root", tmp_path / "root" / f"{METADATA_ZIP}.part"
+    options = {"source": server.url} if source == "url" else {"hub": server}
+    server.pause = 0.01
+    there = kill_midway(start_child(root, "dna", "all", **options), part, 1_000_000)
+    assert 1_000_000 <= there < len(content) and not (root / METADATA_ZIP).exists()
+    assert states(check(root)) == {METADATA_ZIP: "partial"}
+    server.pause = 0.0
+    server.salt = "" if source == "url" else "another node of the network"  # a commit's file cannot change
+    assert run_child(root, "dna", "all", **options) == {"states": {METADATA_ZIP: ["right", len(content) - there]}}
+    assert f"bytes={there}-" in [a.range for a in server.gets()]
+    assert (root / METADATA_ZIP).read_bytes() == content
+
+
+def test_a_byte_flipped_on_the_way_is_caught_and_named(server, files, tmp_path):
+    right, wrong = files[TRAIN], flipped(files[TRAIN])
+    server.files[TRAIN] = wrong
+    with pytest.raises(DownloadError, match=f"1 of 2 files are not there:\n  {TRAIN}: damaged") as error:
+        get(server, tmp_path, "cropped_256", "train")
+    expected = f"its md5 is {hashlib.md5(wrong).hexdigest()}, published is {hashlib.md5(right).hexdigest()}"
+    assert expected in str(error.value) and f"{server.url}/{TRAIN}" in str(error.value)
+    assert states(error.value.states) == {METADATA_ZIP: "right", TRAIN: "damaged"}
+    assert not list(tmp_path.glob(f"{TRAIN}*"))  # neither under its name nor as something to continue
+    server.files[TRAIN] = right
+    server.asked.clear()
+    get(server, tmp_path, "cropped_256", "train")
+    assert (tmp_path / TRAIN).read_bytes() == right
+    assert [(a.name, a.range) for a in server.gets()] == [(TRAIN, None)]
+
+
+def test_a_byte_flipped_on_the_disk_is_named_put_aside_and_downloaded(server, files, tmp_path):
+    get(server, tmp_path, "cropped_256", "train")
+    before = (tmp_path / TRAIN).stat()
+    (tmp_path / TRAIN).write_bytes(flipped(files[TRAIN]))
+    os.utime(tmp_path / TRAIN, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert states(check(tmp_path, "cropped_256", "train"))[TRAIN] == "right"  # as the disk claims nothing changed
+    found = check(tmp_path, "cropped_256", "train", reread=True)
+    assert states(found) == {METADATA_ZIP: "right", TRAIN: "damaged"}
+    assert hashlib.md5(files[TRAIN]).hexdigest() in found[1].detail
+    said = []
+    server.asked.clear()
+    get(server, tmp_path, "cropped_256", "train", say=said.append)
+    assert [a.name for a in server.asked] == [TRAIN]
+    assert said[0].startswith(f"{TRAIN} is damaged: its md5 is {hashlib.md5(flipped(files[TRAIN])).hexdigest()}")
+    assert f"Put aside as {TRAIN}.damaged" in said[0]
+    assert (tmp_path / f"{TRAIN}.damaged").read_bytes() == flipped(files[TRAIN])
+    assert (tmp_path / TRAIN).read_bytes() == files[TRAIN]
+
+
+def test_a_file_of_another_size_is_named_before_it_is_downloaded(server, tmp_path):
+    server.files[METADATA_ZIP] = zipped(METADATA_ZIP, 10_000_000)
+    server.pause = 0.05  # the whole would take 7 s
+    with pytest.raises(DownloadError, match=r"has 10,000,\d+ bytes, published are 300,\d+ bytes: another version"):
+        get(server, tmp_path)
+
+
+def test_a_refusal_names_the_address_and_keeps_no_other_file_from_coming(server, tmp_path):
+    server.answers[METADATA_ZIP] = [(403, {})]
+    with pytest.raises(DownloadError, match=f"{server.url}/{METADATA_ZIP} answers 403 Forbidden") as error:
+        get(server, tmp_path, "cropped_256", "train")
+    assert states(error.value.states) == {METADATA_ZIP: "missing", TRAIN: "right"}
+    assert len(server.gets(METADATA_ZIP)) == 1  # no use in asking again
+
+
+def test_a_busy_server_is_asked_again_when_it_says(server, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(downloader.time, "sleep", slept.append)
+    server.answers[METADATA_ZIP] = [(503, {}), (429, {"Retry-After": "7"}), (500, {})]
+    assert states(download(tmp_path, source=server.url, pause=1.0)) == {METADATA_ZIP: "right"}
+    assert slept[:3] == [1.0, 7.0, 4.0]
+
+
+def test_nobody_there(tmp_path, server):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DownloadError, match="Connection refused.*given up after 3 attempts"):
+        download(tmp_path, source=url, retries=2, pause=0.0)
+
+
+@pytest.mark.parametrize(("offered", "taken"), [(PARTS, PARTS), ([PRETRAIN], [PRETRAIN]), ([WHOLE], [WHOLE])])
+def test_photos_come_in_the_variant_that_the_server_has(server, files, tmp_path, offered, taken):
+    server.files = {name: files[name] for name in (METADATA_ZIP, *offered)}
+    found = get(server, tmp_path, "cropped_256", "pretrain")
+    assert set(states(found)) == {METADATA_ZIP, *taken}
+    assert all(state.usable for state in found)
+
+
+def test_a_begun_variant_is_continued_and_the_whole_serves_every_split(server, files, tmp_path):
+    (tmp_path / PARTS[0]).write_bytes(files[PARTS[0]])
+    found = get(server, tmp_path, "cropped_256", "pretrain")
+    assert states(found) == {METADATA_ZIP: "right", PARTS[0]: "right", PARTS[1]: "right"}
+    assert server.gets(PARTS[0]) == []
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    (tmp_path / WHOLE).write_bytes(files[WHOLE])
+    server.asked.clear()
+    assert states(get(server, tmp_path, "cropped_256")) == {METADATA_ZIP: "right", WHOLE: "right"}
+    assert [a.name for a in server.asked] == [METADATA_ZIP]
+
+
+def test_tells_what_is_missing(tmp_path, server, files):
+    (tmp_path / UNCHECKED).write_bytes(files[UNCHECKED])
+    found = {state.name: state for state in check(tmp_path, "original_256", "seen", boxes=True)}
+    assert states(found.values()) == {
+        METADATA_ZIP: "missing",
+        BOXES_TSV: "missing",
+        UNCHECKED: "unverified",
+        "BIOSCAN_5M_original_256_eval.zip": "missing",
+    }
+    assert found[METADATA_ZIP].detail == f"{len(files[METADATA_ZIP]):,} bytes"
+    assert "only from the Google Drive linked at" in found[BOXES_TSV].detail
+    (tmp_path / UNCHECKED).write_bytes(files[UNCHECKED][:-100])
+    state = check(tmp_path, "original_256", "train")[1]
+    assert (state.state, state.detail) == ("damaged", "the end of the zip is missing")
+
+
+def test_no_room_is_told_before_the_first_byte(server, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(downloader.shutil, "disk_usage", lambda path: usage(10**9, 0, 400_000))
+    with pytest.raises(DownloadError, match=r"No room in .* are still to come .*400,000 are free"):
+        get(server, tmp_path, "cropped_256", "train")
+    assert server.gets() == []
+    monkeypatch.setattr(downloader.shutil, "disk_usage", lambda path: usage(10**9, 0, 301_000))
+    with pytest.raises(DownloadError, match=rf"{UNCHECKED}: missing \(No room") as error:  # its size is not published
+        monkeypatch.setattr(downloader, "_check_room", lambda root, todo: None)
+        server.files[UNCHECKED] = zipped(UNCHECKED, 400_000)
+        get(server, tmp_path, "original_256", "train")
+    assert states(error.value.states)[METADATA_ZIP] == "right"
+    assert not (tmp_path / f"{UNCHECKED}.part").exists()
+
+
+def test_only_one_download_at_a_time(server, tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".bioscan_hf_download.lock"), pytest.raises(RuntimeError, match="Another download into"):
+        get(server, tmp_path)
+    assert server.asked == []
+
+
+def test_what_is_unpacked_serves_if_its_samples_are_right(server, tmp_path, monkeypatch):
+    """As the release unpacks: the CSV by its md5, the photos by the md5 of the first and last of each split."""
+    csv, photo = b"processid\n", b"\xff\xd8 a photo"
+    monkeypatch.setattr(inventory, "CSV_CHECKSUM", inventory.Checksum(None, "md5", hashlib.md5(csv).hexdigest()))
+    samples = {"train/0/A.jpg": hashlib.md5(photo).hexdigest(), "val/A.jpg": hashlib.md5(b"another").hexdigest()}
+    monkeypatch.setattr(inventory, "SAMPLE_PHOTOS", samples)
+    for name in (f"bioscan5m/metadata/csv/{METADATA_CSV}", *(f"bioscan5m/images/cropped_256/{s}" for s in samples)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(csv if name.endswith("csv") else photo)
+    found = get(server, tmp_path, "cropped_256", "train")
+    assert [state.state for state in found] == ["unpacked", "unpacked"] and server.asked == []
+    state = check(tmp_path, "cropped_256", "val")[1]
+    assert (state.name, state.state) == (EVAL, "missing") and "val/A.jpg is not the published photo" in state.detail
+    (tmp_path / "bioscan5m/images/cropped_256/train/0/A.jpg").unlink()
+    (tmp_path / f"bioscan5m/metadata/csv/{METADATA_CSV}").write_bytes(b"changed")
+    metadata, train = check(tmp_path, "cropped_256", "train")
+    assert "is not the published one: its md5 is" in metadata.detail and "lacks train/0/A.jpg" in train.detail
+    said = []
+    assert {"right"} == {s.state for s in get(server, tmp_path, "cropped_256", "train", say=said.append)}
+    assert any("is not the published one" in line for line in said)
+
+
+def test_an_unreadable_record_of_digests_is_named(tmp_path, server):
+    (tmp_path / CHECKED_FILE).write_text("{")
+    with pytest.raises(ValueError, match="is not readable .* Delete it"):
+        check(tmp_path)
+
+
+# ---- from the Hub --------------------------------------------------------------------------------------------------
+
+
+def test_the_hub_verifies_what_nobody_else_has_a_checksum_of(server, files, tmp_path):
+    """The Hub tells the sha256 of a large file. A second run, and a check, ask nothing of anyone."""
+    root = tmp_path / "root"
+    found = run_child(root, "cropped_256", "pretrain", hub=server)["states"]
+    assert found == {name: ["right", len(files[name])] for name in (METADATA_ZIP, PRETRAIN)}
+    assert [a.path for a in server.gets(PRETRAIN)] == [
+        f"/datasets/bioscan-ml/BIOSCAN-5M/resolve/{inventory.REVISION}/{PRETRAIN}"
+    ]
+    server.asked.clear()
+    again = run_child(root, "cropped_256", "pretrain", hub=server)["states"]
+    assert again == {name: ["right", 0] for name in found}
+    assert [state.detail for state in check(root, "cropped_256", "pretrain")] == [
+        "md5 as published",
+        "sha256 as published",
+    ]
+    assert server.asked == []
+
+
+def test_the_hub_sends_a_flipped_byte(server, files, tmp_path):
+    server.true = dict(server.files)
+    server.files[PRETRAIN] = flipped(files[PRETRAIN])
+    result = run_child(tmp_path / "root", "cropped_256", "pretrain", hub=server)
+    assert result["states"] == {
+        METADATA_ZIP: ["right", len(files[METADATA_ZIP])],
+        PRETRAIN: ["damaged", len(files[PRETRAIN])],
+    }
+    wrong, right = (hashlib.sha256(content).hexdigest() for content in (server.files[PRETRAIN], files[PRETRAIN]))
+    assert f"its sha256 is {wrong}, published is {right}" in result["error"]
+
+
+def test_another_revision_is_what_the_hub_says_it_is(server, files, tmp_path):
+    """At another revision the published md5 says nothing: the file there is replaced by that of the revision."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / METADATA_ZIP).write_bytes(files[METADATA_ZIP])
+    server.files[METADATA_ZIP] = zipped("a later version")
+    found = run_child(root, "dna", "all", hub=server, revision="main")
+    assert found["states"] == {METADATA_ZIP: ["right", len(server.files[METADATA_ZIP])]}
+    assert (root / METADATA_ZIP).read_bytes() == server.files[METADATA_ZIP]
+    assert server.gets()[0].path.split("/resolve/")[1] == f"{'f' * 40}/{METADATA_ZIP}"
+    result = run_child(root, "dna", "all", hub=server, revision="v9")
+    assert "resolve/v9/" in result["error"] and "Revision Not Found" in result["error"]
+
+
+def test_what_the_hub_has_not_is_told(server, tmp_path):
+    """The full-size photos are nowhere but on Google Drive; offline, the Hub's address and the reason are told."""
+    result = run_child(tmp_path / "root", "cropped", "train", hub=server)
+    assert result["states"][METADATA_ZIP][0] == "right"
+    assert "BIOSCAN_5M_cropped.01.zip: missing" in result["error"] and "by hand" in result["error"]
+    with pytest.raises(DownloadError, match=f"{METADATA_ZIP}: .*[Oo]ffline"):
+        download(tmp_path / "offline")
