@@ -122,6 +122,7 @@ def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, An
     }
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]  # one, if it is not said
     program = ["-m", "bioscan_hf.trainers.pretrain_barcodebert"]
     flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     log = output.parent / "pretraining.log"

@@ -75,6 +75,8 @@ def _text(column: Any) -> Any:
 
 def _encode(column: Any, ordered: bool = False) -> tuple[np.ndarray, Any]:
     """Ids (R,), -1 for null, and the distinct values; ids follow the order of the values if `ordered`."""
+    if len(column) == 0:
+        column = pa.array([], column.type)  # pyarrow 21 cannot combine the chunks of an empty dictionary column
     encoded = column.dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
