@@ -185,15 +185,25 @@ def _simulate(options: argparse.Namespace) -> Result:
 def _split(options: argparse.Namespace) -> Result:
     from .partition import make_splits, split_summary
     from .release import read_table, write_csv
+    from .results import write_results
 
     if options.output.exists() and not options.force:
         raise FileExistsError(f"{str(options.output)!r} exists. Give another name, or --force to replace it.")
     table = read_table(options.input, required=("processid", "genus", "species", "dna_barcode"))
     table = make_splits(table, options.seed, hold_out_species=options.hold_out_species, unlabel=options.unlabel)
     write_csv(table, options.output)
-    simulated = {"hold_out_species": options.hold_out_species, "unlabel": options.unlabel}
-    result = {"output": str(options.output), "seed": options.seed, **simulated, "splits": split_summary(table)}
-    if any(simulated.values()):
+    shares = {"hold_out_species": options.hold_out_species, "unlabel": options.unlabel}
+    simulated = any(shares.values())
+    result = write_results(
+        options.output.with_name(f"{options.output.name}.results.json"),
+        task="partition",
+        source=options.input.name,
+        output=str(options.output),
+        options={"seed": options.seed, "simulated": simulated, **shares},
+        metrics={},
+        splits=split_summary(table),
+    )
+    if simulated:
         _say(
             options,
             f"SIMULATED partition: {options.hold_out_species:.0%} of the species treated as unnamed, "
@@ -202,7 +212,7 @@ def _split(options: argparse.Namespace) -> Result:
     _say(options, f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
     for row in result["splits"]:
         _say(options, f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
-    _say(options, f"Wrote {options.output}")
+    _say(options, f"Wrote {options.output} and {options.output.name}.results.json")
     return result
 
 

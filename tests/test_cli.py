@@ -47,7 +47,9 @@ def test_from_a_csv_without_partition_to_numbers(release, tmp_path, capsys, monk
 
     divided = run(capsys, "split", "all.csv", "split.csv", "--seed", 0)
     samples = {row["split"]: row["samples"] for row in divided["splits"]}
-    assert sum(samples.values()) == len(rows) and divided["hold_out_species"] == 0
+    assert sum(samples.values()) == len(rows)
+    assert divided["options"] == {"seed": 0, "simulated": False, "hold_out_species": 0.0, "unlabel": 0.0}
+    assert divided == json.loads(open("split.csv.results.json").read())
     assert samples["train"] > 0 and samples["test"] > 0 and samples["test_unseen"] > 0
 
     built = run(capsys, "build", "split.csv", "dataset")
@@ -81,6 +83,8 @@ def test_simulated_partition_says_so(release, tmp_path, capsys):
         "SIMULATED partition: 20% of the species treated as unnamed, 50% of the other barcodes without labels" in out
     )
     assert out.splitlines()[1].split() == ["split", "samples", "barcodes", "species"]
+    options = json.loads((tmp_path / "s.csv.results.json").read_text())["options"]
+    assert options == {"seed": 0, "simulated": True, "hold_out_species": 0.2, "unlabel": 0.5}
     with open(tmp_path / "s.csv", newline="") as file:
         assert "original_species" in next(csv.reader(file))
 
