@@ -90,11 +90,7 @@ def main() -> None:
         args.output,
         task="benchmark/real_coi_probe",
         dataset=f"{source.name}: real COI-5P barcodes of insects, public records of BOLD",
-        partition={
-            "simulated": True,
-            **{name: divided[name] for name in ("hold_out_species", "unlabel", "seed")},
-            "splits": divided["splits"],
-        },
+        partition={**divided["options"], "splits": divided["splits"]},
         protocol="1-NN by cosine; keys are train; each barcode once in its split, and in no other",
         barcodes=sizes,
         pretraining={

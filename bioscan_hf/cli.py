@@ -81,7 +81,7 @@ def _try(command: Command) -> None:
     )
     sub.add_argument("--output", type=Path, default=Path("demo"), help="new folder (default: demo)")
     sub.add_argument("--specimens", type=int, default=3000, help="size of the made-up release (default: 3000)")
-    sub.add_argument("--steps", type=int, default=400, help="steps of pretraining (default: 400)")
+    sub.add_argument("--steps", type=int, default=300, help="steps of pretraining (default: 300)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--force", action="store_true", help="replace an earlier demo in that folder")
 

@@ -42,7 +42,7 @@ def run_demo(
     output: str | Path,
     *,
     specimens: int = 3000,
-    steps: int = 400,
+    steps: int = 300,
     seed: int = 0,
     force: bool = False,
     say: Callable[[str], None] = print,

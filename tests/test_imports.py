@@ -15,8 +15,8 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 #: Where one purpose takes more than a file, its parts share the beginning of their names and the first of them is what
 #: others import: release (reading), build (writing Parquet), simulate, statistics, partition. `results` writes the
 #: results files of trainers, commands and benchmarks, so that no two of them differ; `build` renders the card
-#: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo` and `commands`
-#: are what the command line runs, apart from it because it must start without torch.
+#: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo` and
+#: `commands` are what the command line runs, apart from it because it must start without torch.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
     "taxonomy": set(),
