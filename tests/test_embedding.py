@@ -350,6 +350,7 @@ result = embed(*kmer_encoder(3), dataset, output=sys.argv[2], shard_size=10)
 state = PartialState()
 assert state.num_processes == 2
 np.save(f"{sys.argv[3]}/{state.process_index}.npy", result.embeddings)
+state.destroy_process_group()
 """
 
 

@@ -38,6 +38,7 @@ from typing import Any, cast
 
 import pyarrow.compute as pc
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import (
@@ -419,3 +420,4 @@ def parse(arguments: Sequence[str]) -> tuple[PretrainingOptions, PretrainingArgu
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     main(*parse(sys.argv[1:]))
+    PartialState().destroy_process_group()  # its threads, left running, could abort the exit
