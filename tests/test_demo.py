@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -72,3 +73,16 @@ def test_failed_pretraining_says_why(demo, tmp_path):
 
     with pytest.raises(RuntimeError, match="(?s)stopped with exit status 1. The end of .*There is nothing at"):
         pretrain(tmp_path / "nowhere", tmp_path / "model", steps=1, seed=0)
+
+
+def test_python_of_the_readme_runs_on_what_the_demo_leaves(demo, monkeypatch, capsys):
+    """Every block, one after the other, where the folder `demo` is."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
+    assert len(blocks) >= 5
+    monkeypatch.chdir(demo[0].parent)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("genus of unseen species: ") and out[-1] == "torch.Size([8, 3, 224, 224])"

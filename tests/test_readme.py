@@ -16,12 +16,14 @@ def results(name):
 
 
 def real_coi_probe():
-    """A row per encoder and one for chance; columns are the questions, with their numbers of queries."""
+    """A row per encoder, one for chance, and how many barcodes; columns are the questions."""
     metrics = results("real_coi_probe")["metrics"]
     first = next(iter(metrics.values()))
-    header = ["", *(f"{name} ({value['n_test']:,} of {value['n_train']:,} keys)" for name, value in first.items())]
     rows = [[model, *(value["micro_accuracy"] for value in values.values())] for model, values in metrics.items()]
-    return table(header, [*rows, ["chance", *(value["chance"] for value in first.values())]])
+    rows.append(["chance", *(value["chance"] for value in first.values())])
+    rows.append(["barcodes asked", *(value["n_test"] for value in first.values())])
+    rows.append(["keys", *(value["n_train"] for value in first.values())])
+    return table(["", *first], rows)
 
 
 def tokenizer():
@@ -34,8 +36,41 @@ def tokenizer():
     return table(("barcodes", "from an Arrow column", "from a list"), rows)
 
 
+def dataset_scale():
+    """A row per step; seconds, and memory in MB: the process's own, and its peak with the file pages it has mapped."""
+    steps = {
+        "bioscan-hf build, CSV to Parquet": "build",
+        "load_bioscan5m, first time": "first_open",
+        "load_bioscan5m, again": "reopen",
+        "all of train, streamed": "stream_train",
+        "bioscan-dataset, load_bioscan5m_metadata": "peer_load",
+    }
+    metrics = results("dataset_scale")["metrics"]
+    rows = [
+        (text, f"{m['seconds']:.1f}", f"{m['anonymous_rss_at_end'] / 1e6:,.0f}", f"{m['peak_rss'] / 1e6:,.0f}")
+        for text, m in ((text, metrics[step]) for text, step in steps.items())
+    ]
+    return table(("", "seconds", "own memory at the end, MB", "peak with mapped files, MB"), rows)
+
+
+def images():
+    """A row per way, photos per second of CPU."""
+    metrics = results("images")["metrics"]
+    ways = {
+        "photos.with_pixels": "with_pixels",
+        "bioscan-dataset and its README's transform": "bioscan_dataset",
+        "CLIBD's HDF5 files and transform": "clibd_hdf5",
+    }
+    rows = [
+        (text, *(metrics[mode]["photos_per_second_of_cpu"][way] for mode in ("eval", "train")))
+        for text, way in ways.items()
+    ]
+    return table(("", "evaluation", "training"), rows)
+
+
 def test_tables_come_from_results_files():
-    for name, render in (("real_coi_probe", real_coi_probe), ("tokenizer", tokenizer)):
+    for render in (real_coi_probe, tokenizer, dataset_scale, images):
+        name = render.__name__
         assert f"<!-- {name} -->\n\n{render()}\n" in README, f"the table {name} should read\n\n{render()}"
 
 
