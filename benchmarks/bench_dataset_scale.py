@@ -1,7 +1,7 @@
 """The metadata of a release of 5,150,850 specimens: building, opening and reading, beside bioscan-dataset's loader.
 
     python benchmarks/bench_dataset_scale.py --work FOLDER            # about 13 GB on disk, 10 minutes on two cores
-    python benchmarks/bench_dataset_scale.py --work FOLDER --rows 100000 --output /tmp/scale.json
+    python benchmarks/bench_dataset_scale.py --work FOLDER --rows 100000 --output trial.json
 
 Every step is a process of its own: seconds are its wall clock without imports, RSS is its peak (`ru_maxrss`), and
 "added" is that without what the imports need. Pages of mapped files count in it, though the system can drop them;
