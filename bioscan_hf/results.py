@@ -38,7 +38,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that holds this package, with "+changes" if its tracked files differ from it."""
+    """Commit of the checkout that holds this package, with "+changes" if its code differs from it."""
     here = Path(__file__).resolve().parent
     if not (here.parent / "setup.cfg").exists():  # installed, not a checkout
         return None
@@ -51,7 +51,8 @@ def _commit() -> str | None:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    if commit and git("status", "--porcelain", "--untracked-files=no"):
+    # Results that earlier runs have written are no change of the code.
+    if commit and git("-C", "..", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
         commit += "+changes"
     return commit or None
 
