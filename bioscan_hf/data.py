@@ -21,7 +21,16 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
 
 from .release import UNASSIGNED
-from .sources import Taxon, label_maps_of, load_label_maps, open_source, scan_release, source_kind, stream_release
+from .sources import (
+    TEXT_ROWS,
+    Taxon,
+    label_maps_of,
+    load_label_maps,
+    open_source,
+    scan_release,
+    source_kind,
+    stream_release,
+)
 from .taxonomy import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
 
 __all__ = [
@@ -204,7 +213,8 @@ def _prepare(
         names = data.column_names
         place = names.index("dna_barcode")
         cut = data.select_columns("dna_barcode").with_format("arrow")
-        cut = cut.map(_cut_barcodes, batched=True, fn_kwargs={"length": length}, desc="cutting barcodes")
+        rows = {"batch_size": TEXT_ROWS, "writer_batch_size": TEXT_ROWS}
+        cut = cut.map(_cut_barcodes, batched=True, fn_kwargs={"length": length}, desc="cutting barcodes", **rows)
         # Side by side, so that no other column is copied (photos are large), in pieces that keep the columns' order.
         pieces = [data.select_columns(names[:place]), cut.with_format(None), data.select_columns(names[place + 1 :])]
         data = concatenate_datasets([piece for piece in pieces if piece.column_names], axis=1)
@@ -253,6 +263,8 @@ def encode_labels(data: Dataset, rank: str, maps: LabelMaps) -> Dataset:
     ids = names.map(
         lambda table: pa.table({f"{rank}_index": label_ids(table[rank], rank, maps)}),
         batched=True,
+        batch_size=TEXT_ROWS,
+        writer_batch_size=TEXT_ROWS,
         remove_columns=rank,
         features=features,
         desc=f"ids of {rank}",

@@ -31,6 +31,9 @@ Taxon = Mapping[str, tuple[str, ...]]
 #: Bytes that are fetched behind what is asked for of a file on the Hub. The default, 5 MB, would mostly be photos.
 READ_AHEAD = 1 << 16
 
+#: Rows of a record batch of text. Opening a cached dataset touches each batch, and the default, 1,000 rows, is many.
+TEXT_ROWS = 50_000
+
 #: The splits to open, of those that are there.
 Choose = Callable[[Sequence[str]], Sequence[str]]
 
@@ -103,7 +106,8 @@ def open_source(
         folder = _built(source, config) if kind == "release" else Path(source)
         everything = _shards(folder, config)
         files = {split: everything[split] for split in choose(list(everything))}
-    _check_columns(columns, pq.read_schema(next(iter(files.values()))[0]).names, config)
+    available = pq.read_schema(next(iter(files.values()))[0]).names
+    _check_columns(columns, available, config)
     options: dict[str, Any] = {} if columns is None else {"columns": list(columns)}
     if taxon:
         options["filters"] = _filters(taxon)
@@ -111,6 +115,8 @@ def open_source(
     paths = {split: [os.path.realpath(file) for file in some] for split, some in files.items()}
     if streaming:
         return dict(load_dataset("parquet", data_files=paths, streaming=True, **options))
+    if "image" not in (available if columns is None else columns):
+        options["writer_batch_size"] = TEXT_ROWS
     builder = load_dataset_builder("parquet", data_files=paths, **options)
     builder.download_and_prepare()
     return {split: _prepared_split(builder, split) for split in paths}
