@@ -24,21 +24,10 @@ from .build import write_problems
 from .cropping import area_fraction, crop, detect_boxes, find_style, resize_shorter_side, scale_factor
 from .release import Photos, Problem, ReleaseError, find_metadata, packages, photo_root, read_boxes, read_strings, stop
 from .release_files import Boxes, places_in
-from .taxonomy import SPLITS, image_path, resolve_splits
+from .taxonomy import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
 
 MANIFEST_FILE = "crops.json"
 ORIGINALS = ("original_full", "original_256")
-COLUMNS = (
-    "processid",
-    "width_original",
-    "height_original",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "scale_factor",
-    "area_fraction",
-)
 
 
 class Photo(NamedTuple):
@@ -166,7 +155,7 @@ def crop_folder(
     mine = islice(photos, shard[0], None, shard[1])
     with open(journal, "a", encoding="utf-8") as lines, nullcontext() if opened is None else closing(opened):
         if not lines.tell():
-            lines.write("\t".join(COLUMNS) + "\n")
+            lines.write("\t".join(BOX_TABLE_COLUMNS) + "\n")
         while batch := list(islice(mine, batch_size)):
             counts += _crop_batch(batch, output, earlier, lines, find, style, size, quality, report)
             progress(len(batch))

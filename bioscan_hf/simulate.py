@@ -26,7 +26,7 @@ from bioscan_hf.simulate_metadata import MOST_ROWS, write_metadata
 from bioscan_hf.simulate_photos import HEIGHT, WIDTH, Specimen, draw_photo
 from bioscan_hf.simulate_specimens import Row, Specimens, draw_specimens
 from bioscan_hf.simulate_taxa import grow_taxa
-from bioscan_hf.taxonomy import COLUMNS, EVAL_SPLITS, IMAGE_PACKAGES, image_path
+from bioscan_hf.taxonomy import BOX_TABLE_COLUMNS, COLUMNS, EVAL_SPLITS, IMAGE_PACKAGES, image_path
 
 CSV_PATH = "bioscan5m/metadata/csv/BIOSCAN_5M_Insect_Dataset_metadata.csv"
 JSONLD_PATH = "bioscan5m/metadata/jsonld/BIOSCAN_5M_Insect_Dataset_metadata.jsonld"
@@ -39,17 +39,6 @@ _FEWEST = 50
 _PARALLEL = 4_000  # photos from which on starting processes pays
 _TASK = 100  # photos that a process draws at a time
 _PARTS = {"cropped": 2, "original_full": 5}  # zips of the packages that are not cut by split
-_BOX_COLUMNS = (
-    "processid",
-    "width_original",
-    "height_original",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "scale_factor",
-    "area_fraction",
-)
 _CONTEXT = {"@vocab": "http://rs.tdwg.org/dwc/terms/", "schema": "https://schema.org/"}
 
 
@@ -109,7 +98,7 @@ def _write_metadata(output: Path, specimens: Specimens) -> None:
         file.write("\n]\n")
     with _whole(output / BOXES_PATH) as part, open(part, "w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, delimiter="\t", lineterminator="\n")
-        lines.writerow(_BOX_COLUMNS)
+        lines.writerow(BOX_TABLE_COLUMNS)
         for row, box in zip(specimens.rows, specimens.boxes.tolist(), strict=True):
             lines.writerow([row["processid"], WIDTH, HEIGHT, *box, row["scale_factor"], row["area_fraction"]])
 

@@ -42,6 +42,19 @@ COLUMNS = (
     "chunk",
 )
 
+#: The columns of the published table of bounding boxes: sizes and corners in pixels of the original photo.
+BOX_TABLE_COLUMNS = (
+    "processid",
+    "width_original",
+    "height_original",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "scale_factor",
+    "area_fraction",
+)
+
 SPLITS = ("pretrain", "train", "val", "test", "key_unseen", "val_unseen", "test_unseen", "other_heldout")
 
 METASPLITS: dict[str, tuple[str, ...]] = {

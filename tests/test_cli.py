@@ -124,3 +124,69 @@ def test_errors_are_one_line_and_tell_what_to_do(release, dataset, tmp_path, cap
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(FileNotFoundError):
         main(["build", str(tmp_path / "nowhere"), str(tmp_path / "out"), "--debug"])
+
+
+def test_simulate_metadata_and_build_in_parts(tmp_path, capsys, monkeypatch):
+    """Two machines and the call that completes: the same rows as one build."""
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "simulate", "release", "--specimens", 300, "--metadata-only")
+    run(capsys, "build", "release", "whole")
+    for shard in (0, 1):
+        assert not run(capsys, "build", "release", "parts", "--shard", shard, "--of", 2)["complete"]
+    assert run(capsys, "build", "release", "parts")["complete"]
+    assert (tmp_path / "parts/labels.json").read_bytes() == (tmp_path / "whole/labels.json").read_bytes()
+    assert "--shard I and --of N go together" in fails(capsys, "build", "release", "other", "--shard", 0)
+    part = run(capsys, "build", "release", "part", "--split", "train+other_heldout")
+    assert 0 < part["rows"] < 300
+
+
+def test_download_check_tells_what_is_there(release, capsys):
+    """A made-up release is not what was published: its zips are damaged, and the command fails."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["download", str(release), "--config", "cropped_256", "--split", "train", "--check"])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 1 and "files are not there as published" in err
+    assert "BIOSCAN_5M_cropped_256_train.zip" in out and "damaged" in out
+
+
+def test_stats_as_table_as_json_and_as_pictures(dataset, tmp_path, capsys):
+    main(["stats", str(dataset), "--plots", str(tmp_path / "plots")])
+    out = capsys.readouterr().out
+    assert "Splits" in out and "pretrain" in out
+    assert all(path.stat().st_size > 5000 for path in (tmp_path / "plots").glob("*.png"))
+    assert len(list((tmp_path / "plots").glob("*.png"))) >= 4
+    summary = run(capsys, "stats", dataset)
+    assert summary["splits"][-1]["samples"] == 400
+
+
+def test_crop_by_the_table_of_boxes(tmp_path, capsys, monkeypatch):
+    from bioscan_hf.simulate import simulate_release
+
+    monkeypatch.chdir(tmp_path)
+    simulate_release("release", specimens=60, packages=("original_256",))
+    boxes = "release/BIOSCAN_5M_Insect_bbox.tsv"
+    done = run(capsys, "crop", "release", "crops", "--boxes", boxes, "--split", "train")
+    photos = list((tmp_path / "crops").rglob("*.jpg"))
+    assert done["written"] == len(photos) > 0 and done["problems"] == []
+    again = run(capsys, "crop", "release", "crops", "--boxes", boxes, "--split", "train")
+    assert (again["written"], again["present"]) == (0, len(photos))
+
+
+def test_convert(tmp_path, capsys):
+    import torch
+
+    from bioscan_hf import BarcodeBertConfig, BarcodeBertForMaskedLM, BarcodeBertModel
+
+    config = BarcodeBertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, k=2)
+    torch.save(BarcodeBertForMaskedLM(config).state_dict(), tmp_path / "bare.pth")
+    assert "Give num_attention_heads" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
+    run(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out", "--heads", 2)
+    assert BarcodeBertModel.from_pretrained(tmp_path / "out").config.k == 2
+
+
+def test_embed_one_taxon(dataset, tmp_path, capsys):
+    arguments = ("embed", dataset, tmp_path / "e", "--model", "kmer:3", "--split", "train")
+    sizes = run(capsys, *arguments, "--taxon", "order=Diptera")["rows"]
+    rows = run(capsys, "embed", dataset, tmp_path / "all", *arguments[3:])["rows"]
+    assert 0 < sizes["train"] < rows["train"]
+    assert "Similar names: Diptera" in fails(capsys, *arguments, "--taxon", "order=Dipter")
