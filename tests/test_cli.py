@@ -140,10 +140,11 @@ def test_simulate_metadata_and_build_in_parts(tmp_path, capsys, monkeypatch):
     assert 0 < part["rows"] < 300
 
 
-def test_download_check_tells_what_is_there(release, capsys):
+def test_download_check_tells_what_is_there(release, tmp_path, capsys):
     """A made-up release is not what was published: its zips are damaged, and the command fails."""
+    copy = shutil.copytree(release, tmp_path / "release")  # checksums are kept beside the files
     with pytest.raises(SystemExit) as stopped:
-        main(["download", str(release), "--config", "cropped_256", "--split", "train", "--check"])
+        main(["download", str(copy), "--config", "cropped_256", "--split", "train", "--check"])
     out, err = capsys.readouterr()
     assert stopped.value.code == 1 and "files are not there as published" in err
     assert "BIOSCAN_5M_cropped_256_train.zip" in out and "damaged" in out
