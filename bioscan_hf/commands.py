@@ -40,10 +40,10 @@ class Stages:
     def __call__(self, stage: str, done: int, total: int | None = None) -> None:
         if stage != self.stage:
             self.stage = stage
-            self.shown.reset(total)
-            self.shown.set_description(stage)
-        self.shown.n = done
-        self.shown.refresh()
+            self.shown.n = self.shown.last_print_n = 0
+            self.shown.total = total
+            self.shown.set_description(stage, refresh=False)
+        self.shown.update(done - self.shown.n)  # unlike `refresh`, does not show a bar before its time
 
 
 def demo(options: Options) -> Result:
@@ -189,7 +189,7 @@ def build(options: Options) -> Result:
     with bar(options, " rows") as shown:
 
         def progress(config: str, rows: int) -> None:
-            shown.set_description(config)
+            shown.set_description(config, refresh=False)
             shown.update(rows)
 
         manifest = write(
