@@ -265,12 +265,14 @@ def stats(options: Options) -> Result:
 
 def embed(options: Options) -> Result:
     from datasets import disable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
 
     from .baselines import load_encoder
     from .data import load_bioscan5m, parse_taxon
     from .embedding import embed as write
 
-    disable_progress_bars()  # those of datasets; embedding has its own
+    disable_progress_bars()  # those of the libraries; embedding has its own
+    disable_progress_bar()
     model, processor = load_encoder(options.model)
     taxon = parse_taxon(options.taxon) if options.taxon else None
     sizes = {}

@@ -22,6 +22,7 @@ from typing import Any
 
 from datasets import Dataset, disable_progress_bars, load_dataset
 from matplotlib.figure import Figure
+from transformers.utils.logging import disable_progress_bar
 
 from . import plots
 from .baselines import load_encoder
@@ -62,6 +63,7 @@ def run_demo(
     output, start = Path(output), time.perf_counter()
     _claim(output, force)
     disable_progress_bars()
+    disable_progress_bar()
     say(f"1/5 making up a release of {specimens:,} specimens")
     release = simulate_release(output / "release", specimens, seed)
     say("2/5 building Parquet from its CSV and zips")
