@@ -138,7 +138,7 @@ def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, An
             check=False,
         )
     if done.returncode != 0:
-        said = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
+        said = "\n".join(log.read_text(encoding="utf-8").splitlines()[-40:])
         raise RuntimeError(f"Pretraining stopped with exit status {done.returncode}. The end of {log}:\n{said}")
     return json.loads((output / "results.json").read_text(encoding="utf-8"))
 
