@@ -242,7 +242,7 @@ def _measure(command: Command) -> None:
     sub = command(
         "convert",
         commands.convert,
-        "turn a published BarcodeBERT checkpoint into a folder for from_pretrained; nothing in the file runs",
+        "turn a published checkpoint (BarcodeBERT, crop tool) into a folder for from_pretrained; nothing in it runs",
         "bioscan-hf convert model_41.pth barcodebert",
     )
     sub.add_argument("checkpoint", type=Path, help="file that torch.save wrote")

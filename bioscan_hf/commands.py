@@ -327,9 +327,18 @@ def probe(options: Options) -> Result:
 
 
 def convert(options: Options) -> Result:
+    from .unpickling import load_checkpoint
+
+    weights = load_checkpoint(options.checkpoint).get("state_dict", {})
+    if any(str(name).startswith("model.model.") for name in weights):
+        from .cropping import convert_detr
+
+        convert_detr(options.checkpoint, options.output)
+        say(options, f"Wrote {options.output}, a detector for `bioscan-hf crop --model {options.output}`")
+        return {"output": str(options.output), "model": "detr"}
     from .convert_checkpoints import convert_checkpoint
 
     labels = options.labels.read_text(encoding="utf-8").splitlines() if options.labels else None
     folder = convert_checkpoint(options.checkpoint, options.output, labels=labels, num_attention_heads=options.heads)
     say(options, f'Wrote {folder}. In Python: AutoModel.from_pretrained("{folder}")')
-    return {"output": str(folder)}
+    return {"output": str(folder), "model": "barcodebert"}

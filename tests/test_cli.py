@@ -183,6 +183,9 @@ def test_convert(tmp_path, capsys):
     assert "Give num_attention_heads" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
     run(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out", "--heads", 2)
     assert BarcodeBertModel.from_pretrained(tmp_path / "out").config.k == 2
+    torch.save({"state_dict": {"model.model.backbone": torch.zeros(1)}}, tmp_path / "crop.ckpt")
+    assert "does not fit the detector" in fails(capsys, "convert", tmp_path / "crop.ckpt", tmp_path / "detr")
+    assert "No checkpoint at" in fails(capsys, "convert", tmp_path / "none.pth", tmp_path / "x")
 
 
 def test_embed_one_taxon(dataset, tmp_path, capsys):

@@ -72,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
         "build",
         "convert_checkpoints",
         "crop_files",
+        "cropping",
         "data",
         "demo",
         "download",
@@ -84,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "simulate",
         "statistics",
         "statistics_report",
+        "unpickling",
     },
     "trainers.__init__": set(),
     "trainers.pretrain_barcodebert": {
