@@ -57,7 +57,7 @@ def images():
     """A row per way, photos per second of CPU."""
     metrics = results("images")["metrics"]
     ways = {
-        "photos.with_pixels": "with_pixels",
+        "photos.with_pixels, simplejpeg": "with_pixels",
         "bioscan-dataset and its README's transform": "bioscan_dataset",
         "CLIBD's HDF5 files and transform": "clibd_hdf5",
     }
