@@ -114,7 +114,10 @@ def load_encoder(name: str) -> tuple[nn.Module, Any]:
         return kmer_encoder(int(digits))
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"No model at {name!r}: give a folder, a Hub id (user/name) or kmer:K. {error}") from error
     if config.model_type != "barcodebert":
         raise ValueError(f"{name!r} holds a model of type {config.model_type!r}, no 'barcodebert'.")
     model = AutoModel.from_pretrained(name)

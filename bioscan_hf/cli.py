@@ -208,6 +208,7 @@ def _measure(command: Command) -> None:
     sub.add_argument("--distances", action="store_true", help="pairwise barcode distances per rank; takes long")
     sub.add_argument("--max-barcodes", type=int, metavar="N", help="at most so many barcodes of a group for them")
     sub.add_argument("--seed", type=int, default=0, help="of the sampling of barcodes")
+    sub.add_argument("--force", action="store_true", help="replace pictures that are in DIR")
 
     sub = command(
         "embed",
@@ -238,6 +239,7 @@ def _measure(command: Command) -> None:
     sub.add_argument("--output", type=Path, help="results file (default: results.json in EMBEDDINGS)")
     sub.add_argument("--k", type=int, default=1, help="neighbours (default: 1)")
     sub.add_argument("--metric", choices=("cosine", "euclidean"), default="cosine")
+    sub.add_argument("--force", action="store_true", help="replace the results file")
 
     sub = command(
         "convert",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from .taxonomy import resolve_splits
@@ -20,6 +21,13 @@ def say(options: Options, *lines: str) -> None:
     """Prints lines for a person; nothing under --json."""
     if not options.json:
         print(*lines, sep="\n", flush=True)
+
+
+def refuse_to_replace(force: bool, *files: Path) -> None:
+    """Raises FileExistsError if one of the files is there, unless `force`."""
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        raise FileExistsError(f"{there[0]!r} exists. Give another name, or --force to replace it.")
 
 
 @contextmanager
@@ -116,15 +124,15 @@ def split(options: Options) -> Result:
     from .release import read_table, write_csv
     from .results import write_results
 
-    if options.output.exists() and not options.force:
-        raise FileExistsError(f"{str(options.output)!r} exists. Give another name, or --force to replace it.")
+    about = options.output.with_name(f"{options.output.name}.results.json")
+    refuse_to_replace(options.force, options.output, about)
     table = read_table(options.input, required=("processid", "genus", "species", "dna_barcode"))
     table = make_splits(table, options.seed, hold_out_species=options.hold_out_species, unlabel=options.unlabel)
     write_csv(table, options.output)
     shares = {"hold_out_species": options.hold_out_species, "unlabel": options.unlabel}
     simulated = any(shares.values())
     result = write_results(
-        options.output.with_name(f"{options.output.name}.results.json"),
+        about,
         task="partition",
         source=options.input.name,
         output=str(options.output),
@@ -141,7 +149,7 @@ def split(options: Options) -> Result:
     say(options, f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
     for row in result["splits"]:
         say(options, f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
-    say(options, f"Wrote {options.output} and {options.output.name}.results.json")
+    say(options, f"Wrote {options.output} and {about.name}")
     return result
 
 
@@ -240,6 +248,8 @@ def publish(options: Options) -> Result:
 def stats(options: Options) -> Result:
     from .statistics import describe
 
+    if options.plots is not None:
+        refuse_to_replace(options.force, *sorted(options.plots.glob("*.png")))
     with bar(options, "") as shown:
         summary = describe(
             options.source,
@@ -295,6 +305,8 @@ def probe(options: Options) -> Result:
     from .probing import probe_barcodes
     from .results import write_results
 
+    output = options.output or options.embeddings / "results.json"
+    refuse_to_replace(options.force, output)
     disable_progress_bars()
     splits = ("train", "test", "test_unseen")
     for name in splits:
@@ -309,7 +321,6 @@ def probe(options: Options) -> Result:
         k=options.k,
         metric=options.metric,
     )
-    output = options.output or options.embeddings / "results.json"
     results = write_results(
         output,
         task="barcodebert/knn",

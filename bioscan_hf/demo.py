@@ -38,6 +38,11 @@ MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "
 PROBED = ("train", "test", "test_unseen")
 MARKER = "demo.json"
 
+#: What a demo writes, and all that `force` removes.
+FOLDERS = ("release", "dataset", "barcodebert", "embeddings")
+PICTURES = ("accuracy.png", "loss.png", "taxonomy.png", "photos.png")
+FILES = (*PICTURES, "pretraining.log", "results.json", "report.html", MARKER)
+
 
 def run_demo(
     output: str | Path,
@@ -99,7 +104,11 @@ def _claim(output: Path, force: bool) -> None:
         if not (ours and force):
             advice = "Give another --output" + (", or --force to replace that demo." if ours else ".")
             raise FileExistsError(f"{str(output)!r} holds {'an earlier demo' if ours else 'something else'}. {advice}")
-        shutil.rmtree(output)
+        for name in FOLDERS:
+            if (output / name).exists():
+                shutil.rmtree(output / name)
+        for name in FILES:
+            (output / name).unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / MARKER, "{}\n")
 

@@ -121,6 +121,32 @@ def test_errors_are_one_line_and_tell_what_to_do(release, dataset, tmp_path, cap
     assert "at least 50" in fails(capsys, "simulate", tmp_path / "s", "--specimens", 3)
 
 
+def test_files_of_others_are_not_replaced(release, dataset, tmp_path, capsys, monkeypatch):
+    """Results, pictures and what stands beside an output stay as they are, unless --force."""
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "embed", dataset, "e", "--model", "kmer:2")
+    (tmp_path / "plots").mkdir()
+    names = ("thesis.json", "out.csv.results.json", "plots/orders.png")
+    doors = (
+        ("probe", dataset, "e", "--output", names[0]),
+        ("split", find_metadata(release), "out.csv"),
+        ("stats", dataset, "--plots", "plots"),
+    )
+    for name, door in zip(names, doors, strict=True):
+        (tmp_path / name).write_text("mine")
+        assert f"{name!r} exists. Give another name, or --force to replace it" in fails(capsys, *door)
+        assert (tmp_path / name).read_text() == "mine"
+        run(capsys, *door, "--force")
+        assert (tmp_path / name).read_bytes() != b"mine"
+    assert (tmp_path / "out.csv").stat().st_size > 1000
+
+
+def test_missing_model_is_named(dataset, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["embed", str(dataset), str(tmp_path / "e"), "--model", "nowhere"])
+    assert "No model at 'nowhere': give a folder, a Hub id" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(FileNotFoundError):
         main(["build", str(tmp_path / "nowhere"), str(tmp_path / "out"), "--debug"])

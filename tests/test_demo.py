@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_only_an_earlier_demo_is_replaced(demo, tmp_path):
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(FileExistsError, match="holds something else. Give another --output."):
         run_demo(tmp_path, force=True)
+
+
+def test_force_removes_what_a_demo_writes_and_nothing_else(demo, tmp_path):
+    """Every entry of a real demo is known as its own; somebody's notes between them stay."""
+    from bioscan_hf.demo import FILES, FOLDERS, _claim
+
+    folder, _, _ = demo
+    assert {path.name for path in folder.iterdir()} == {*FOLDERS, *FILES}
+    copy = tmp_path / "demo"
+    shutil.copytree(folder, copy)
+    (copy / "notes.txt").write_text("keep")
+    _claim(copy, force=True)
+    assert sorted(path.name for path in copy.iterdir()) == ["demo.json", "notes.txt"]
+    assert (copy / "notes.txt").read_text() == "keep"
 
 
 def test_failed_pretraining_says_why(demo, tmp_path):
