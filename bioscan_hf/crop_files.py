@@ -263,7 +263,7 @@ def _open(photo: Photo, report: Callable[[Problem], None]) -> Image.Image | None
     """The decoded photo, or None after a report."""
     try:
         return Image.open(io.BytesIO(photo.read())).convert("RGB")
-    except (ReleaseError, OSError, SyntaxError) as error:
+    except (ReleaseError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         report(Problem(photo.file, None, photo.processid, f"cannot be read ({error})", "no crop"))
         return None
 

@@ -59,7 +59,7 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
     try:
         with PILImage.open(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be decoded ({error}; {len(data)} bytes).") from error
 
 

@@ -335,7 +335,7 @@ class Photos:
             zips = sorted({name for names in lacks.values() for name in names})
             raise FileNotFoundError(
                 f"{str(self.root)!r} has no {self.package!r} photos of {', '.join(lacks)}: {', '.join(zips)} missing. "
-                f"Download them, or name the splits to build (--splits)."
+                f"Download them, or name the splits to build (--split)."
             )
 
     def open(self) -> None:
@@ -401,7 +401,7 @@ def check_jpeg(data: bytes, where: str) -> None:
         raise ReleaseError(f"{where} is no JPEG (it starts with {data[:4]!r})")
     try:
         PILImage.open(io.BytesIO(data), formats=["JPEG"])
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ReleaseError(f"{where} is a damaged JPEG ({error})") from error
     if b"\xff\xd9" not in data[-64:]:
         raise ReleaseError(f"{where} is a damaged JPEG: cut off before its end mark ({len(data)} bytes)")

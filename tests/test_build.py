@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 from bioscan_hf import build as builder
 from bioscan_hf import release as reader
 from bioscan_hf.build import build
+from bioscan_hf.photos import decode_batch
 from bioscan_hf.results import file_hash
 from bioscan_hf.taxonomy import COLUMNS, SPLITS, LabelMaps, image_path
 
@@ -257,6 +258,20 @@ def test_truncated_zip_is_named(copy, tmp_path):
         reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip is no readable zip.*download it again"
     ):
         build(copy, tmp_path / "out")
+
+
+def test_header_that_claims_a_giant_is_told():
+    """Damaged height and width, 65,535 each: an error that names the photo, where Pillow's own is no OSError."""
+    buffer = io.BytesIO()
+    PILImage.new("RGB", (8, 8)).save(buffer, "JPEG")
+    data = bytearray(buffer.getvalue())
+    size = data.index(b"\xff\xc0") + 5  # after the marker: two bytes of length, one of precision
+    assert data[size : size + 4] == bytes([0, 8, 0, 8])
+    data[size : size + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(reader.ReleaseError, match="x.jpg is a damaged JPEG .*decompression bomb"):
+        reader.check_jpeg(bytes(data), "x.jpg")
+    with pytest.raises(ValueError, match="Photo 0 of the batch cannot be decoded"):
+        decode_batch([bytes(data)], decoder="pillow")
 
 
 def test_damaged_header_is_told():
