@@ -1,7 +1,7 @@
 """BIOSCAN-5M and its benchmarks for the Hugging Face ecosystem.
 
 Importing this package is quick and loads neither torch nor transformers: each name below is imported on first use.
-Once transformers itself is imported, its Auto* classes know BarcodeBERT, without remote code.
+Once transformers itself is imported, its Auto* classes know our models and tokenizer, without remote code.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ _NAMES = {
     "BarcodeBertModel": "modeling_barcodebert",
     "BarcodeBertForMaskedLM": "modeling_barcodebert",
     "BarcodeBertForSequenceClassification": "modeling_barcodebert",
+    "BarcodeMambaConfig": "configuration_barcodemamba",
+    "BarcodeMambaModel": "modeling_barcodemamba",
+    "BarcodeMambaForMaskedLM": "modeling_barcodemamba",
+    "BarcodeMambaForSequenceClassification": "modeling_barcodemamba",
+    "AlignedBarcodeConfig": "configuration_alignedbarcode",
+    "AlignedBarcodeModel": "modeling_alignedbarcode",
     "convert_checkpoint": "convert_checkpoints",
     "embed": "embedding",
     "knn_probe": "probing",
@@ -54,38 +60,47 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_NAMES])
 
 
-def _register_config() -> None:
+def _register_configs() -> None:
     from transformers import AutoConfig
 
-    from .configuration_barcodebert import BarcodeBertConfig
-
-    AutoConfig.register(BarcodeBertConfig.model_type, BarcodeBertConfig, exist_ok=True)
+    for config in _configs():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 def _register_tokenizer() -> None:
     from transformers import AutoTokenizer
 
-    from .configuration_barcodebert import BarcodeBertConfig
     from .tokenization_kmer import KmerTokenizer
 
-    AutoTokenizer.register(BarcodeBertConfig, fast_tokenizer_class=KmerTokenizer, exist_ok=True)
+    for config in _configs():
+        AutoTokenizer.register(config, fast_tokenizer_class=KmerTokenizer, exist_ok=True)
 
 
 def _register_models() -> None:
     from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-    from . import modeling_barcodebert as modeling
-    from .configuration_barcodebert import BarcodeBertConfig
+    from . import modeling_alignedbarcode as aligned
+    from . import modeling_barcodebert as bert
+    from . import modeling_barcodemamba as mamba
 
-    AutoModel.register(BarcodeBertConfig, modeling.BarcodeBertModel, exist_ok=True)
-    AutoModelForMaskedLM.register(BarcodeBertConfig, modeling.BarcodeBertForMaskedLM, exist_ok=True)
-    AutoModelForSequenceClassification.register(
-        BarcodeBertConfig, modeling.BarcodeBertForSequenceClassification, exist_ok=True
-    )
+    for model in (bert.BarcodeBertModel, mamba.BarcodeMambaModel, aligned.AlignedBarcodeModel):
+        AutoModel.register(model.config_class, model, exist_ok=True)
+    for masked in (bert.BarcodeBertForMaskedLM, mamba.BarcodeMambaForMaskedLM):
+        AutoModelForMaskedLM.register(masked.config_class, masked, exist_ok=True)
+    for classifier in (bert.BarcodeBertForSequenceClassification, mamba.BarcodeMambaForSequenceClassification):
+        AutoModelForSequenceClassification.register(classifier.config_class, classifier, exist_ok=True)
+
+
+def _configs() -> tuple[Any, ...]:
+    from .configuration_alignedbarcode import AlignedBarcodeConfig
+    from .configuration_barcodebert import BarcodeBertConfig
+    from .configuration_barcodemamba import BarcodeMambaConfig
+
+    return BarcodeBertConfig, BarcodeMambaConfig, AlignedBarcodeConfig
 
 
 _REGISTRATIONS = {
-    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.configuration_auto": _register_configs,
     "transformers.models.auto.tokenization_auto": _register_tokenizer,
     "transformers.models.auto.modeling_auto": _register_models,
 }

@@ -1,7 +1,9 @@
 """Encoders of barcodes that BarcodeBERT is compared with, behind the interface of our own models.
 
 k-mer counts have no parameters, and are a baseline hard to beat on species that the reference library holds.
-Shape letters: n = barcodes, V = 4**k k-mers in alphabetical order (AA, AC, AG, ...).
+`load_encoder` also opens the others: the CNN (`baselines_cnn`), published encoders of the Hub (`baselines_hub`) and
+our own models. Sequence search, which has no embeddings, is in `baselines_search`.
+Shape letters: n = barcodes, V = 4**k k-mers in alphabetical order (AA, AC, AG, ...), D = embedding size.
 """
 
 from __future__ import annotations
@@ -65,63 +67,123 @@ def kmer_counts(
 
 
 class KmerOutput(NamedTuple):
-    """Output of `KmerCounts`: `pooler_output` (n, V)."""
+    """Output of `KmerCounts`: `pooler_output` (n, D)."""
 
     pooler_output: Tensor
 
 
 class KmerCounts(nn.Module):
-    """A model without parameters: the embedding of a barcode is its row of k-mer counts, scaled to length 1."""
+    """A model without parameters: the embedding of a barcode is its row of k-mer counts, scaled to length 1.
+
+    Of several k each has its own rows of length 1 side by side, so that each weighs the same in a cosine.
+
+    Args:
+        sizes: Columns of each k; they are fixed with the processor.
+    """
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        self.sizes = list(sizes)
 
     def forward(self, counts: Tensor, attention_mask: Tensor | None = None) -> KmerOutput:
-        """Scales `counts` (n, V).
+        """Scales `counts` (n, D).
 
         Args:
             attention_mask: Not needed: a barcode without a k-mer is a row of zeros.
         """
-        return KmerOutput(nn.functional.normalize(counts, dim=1))
+        parts = [nn.functional.normalize(part, dim=1) for part in counts.split(self.sizes, dim=1)]
+        return KmerOutput(torch.cat(parts, dim=1))
 
 
 class KmerCounter:
     """Turns barcodes into the input of `KmerCounts`."""
 
-    def __init__(self, k: int = 4):
-        _check_k(k)
-        self.k = k
+    def __init__(self, *ks: int):
+        for k in ks:
+            _check_k(k)
+        self.ks = ks
 
     def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
-        """The k-mer counts (n, V), and a mask (n, 1) that is 0 where there is no whole k-mer."""
-        counts = torch.from_numpy(kmer_counts(barcodes, self.k))
+        """The k-mer counts (n, D), and a mask (n, 1) that is 0 where there is no whole k-mer."""
+        counts = torch.from_numpy(np.concatenate([kmer_counts(barcodes, k) for k in self.ks], axis=1))
         return {"counts": counts, "attention_mask": counts.any(dim=1, keepdim=True).long()}
 
 
-def kmer_encoder(k: int = 4) -> tuple[KmerCounts, KmerCounter]:
-    """Model and processor for `embed` that make k-mer counts of length 1 the embeddings."""
-    return KmerCounts(), KmerCounter(k)
+def kmer_encoder(k: int = 4, *more: int) -> tuple[KmerCounts, KmerCounter]:
+    """Model and processor for `embed` that make k-mer counts of length 1 the embeddings, D = 4**k.
+
+    Args:
+        more: Further k, whose counts stand beside the first.
+    """
+    ks = (k, *more)
+    return KmerCounts([4**size for size in ks]), KmerCounter(*ks)
 
 
-def load_encoder(name: str) -> tuple[nn.Module, Any]:
-    """Model and processor for `embed`: by "kmer:K", or by the folder or Hub id of a BarcodeBERT.
+#: What `load_encoder` understands.
+ENCODERS = (
+    "the folder or Hub id of one of our own models, such as a BarcodeBERT",
+    "kmer:K or kmer:K+L (counts of k-mers)",
+    "cnn:FOLDER (a trained BarcodeCnn)",
+    "hf:ID (an encoder of DNA on the Hub, or a folder), such as hf:zhihan1996/DNABERT-2-117M",
+)
+
+#: Our own models, by the type in their configs.
+OWN_TYPES = ("barcodebert", "barcodemamba", "alignedbarcode")
+
+
+def load_encoder(name: str, *, trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
+    """Model and processor for `embed`, by name; on the GPU, where there is one.
+
+    Args:
+        name: "kmer:4", "kmer:4+6", "cnn:FOLDER", "hf:ID", the folder or Hub id of one of our own models, or the id of
+            an encoder that BarcodeBERT is compared with (`baselines_hub.PUBLISHED`), with or without "hf:".
+        trust_remote_code: Whether Python code in the repository of an "hf:ID" may run. Read it first.
 
     Raises:
-        ValueError: for a K that is no number from 1 to 8, or a model that is no BarcodeBERT.
+        ValueError: for a K that is no number from 1 to 8, a model of another type, or one whose code may not run.
         OSError: if there is no model of that name.
     """
-    if name.startswith("kmer:"):
-        digits = name.removeprefix("kmer:")
-        if not digits.isdecimal():
-            raise ValueError(f"{name!r}: after 'kmer:' comes a number from 1 to {LARGEST_K}, such as kmer:4.")
-        return kmer_encoder(int(digits))
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    kind, _, rest = name.partition(":")
+    if kind == "kmer":
+        return kmer_encoder(*_parse_ks(name, rest))
+    from transformers import AutoModel, AutoTokenizer, PreTrainedConfig
 
+    from .baselines_cnn import load_cnn
+    from .baselines_hub import BARCODEBERT, PUBLISHED, load_hub_encoder, load_published_barcodebert
+
+    model: nn.Module
+    processor: Any
     try:
-        config = AutoConfig.from_pretrained(name)
+        if kind == "cnn":
+            model, processor = load_cnn(rest)
+        elif (kind == "hf" and rest != BARCODEBERT) or name in PUBLISHED:
+            model, processor = load_hub_encoder(name.removeprefix("hf:"), trust_remote_code=trust_remote_code)
+        else:
+            name = name.removeprefix("hf:")
+            model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+            if model_type == "barcode_cnn":
+                model, processor = load_cnn(name)
+            elif model_type in OWN_TYPES:
+                model, processor = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+            elif name == BARCODEBERT:
+                model, processor = load_published_barcodebert(name)
+            else:
+                raise ValueError(
+                    f"{name!r} holds a model of type {model_type!r}, none of ours. To take the mean of its last "
+                    f"hidden states write hf:{name}. An encoder is {'; or '.join(ENCODERS)}."
+                )
     except OSError as error:
-        raise OSError(f"No model at {name!r}: give a folder, a Hub id (user/name) or kmer:K. {error}") from error
-    if config.model_type != "barcodebert":
-        raise ValueError(f"{name!r} holds a model of type {config.model_type!r}, no 'barcodebert'.")
-    model = AutoModel.from_pretrained(name)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(name)
+        raise OSError(f"No model at {name!r}. An encoder is {'; or '.join(ENCODERS)}. {error}") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def _parse_ks(name: str, digits: str) -> list[int]:
+    parts = digits.split("+")
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(
+            f"{name!r}: after 'kmer:' comes a number from 1 to {LARGEST_K}, or several, such as kmer:4 or kmer:4+6."
+        )
+    return [int(part) for part in parts]
 
 
 def _check_k(k: int) -> None:

@@ -21,7 +21,9 @@ IGNORED = -100
 #: Id that stands for a masked k-mer. The models of 2023 were trained with id 1 there, not with the id of <MASK>.
 MASK_TOKEN_IDS = {"barcodebert": 0, "barcodebert-n": 0, "barcodebert-2023": 1, "clibd": 1}
 
-LOSSES = ("masked", "valid")
+#: What is predicted: the masked k-mers; those and the visible ones; both, with weights; every position, padding too;
+#: or, with nothing masked, each k-mer but the first.
+LOSSES = ("masked", "valid", "weighted", "all", "next")
 
 
 def uniform(keys: np.ndarray, first: int, count: int) -> np.ndarray:
@@ -44,7 +46,8 @@ class MaskedKmerCollator:
     """Makes batches of masked k-mers: `input_ids`, `attention_mask` and `labels`, all int64 (B, L).
 
     A k-mer can be masked if it holds A, C, G and T only and lies within the barcode. `labels` are token ids, -100
-    where nothing is predicted.
+    where nothing is predicted. A batch in which nothing is padded has no `attention_mask` if padding is cut off, so
+    that attention needs none. With `loss_on="weighted"` there is also `masked`, bool (B, L).
 
     With a `seed`, what is drawn for a barcode follows from the seed, the epoch (`set_epoch`) and the barcode's
     letters, and from nothing else: the same in whatever batch, process or worker it falls, and in a resumed run.
@@ -56,11 +59,18 @@ class MaskedKmerCollator:
         mask_ratio: Probability of each k-mer to be masked, in (0, 1].
         random_offset: Whether a barcode is read from its first, second, ... or k-th nucleotide on, drawn anew each
             time; otherwise from the first.
-        loss_on: "masked" predicts the masked k-mers; "valid" also those that stayed visible, as the published code.
+        loss_on: "masked" predicts the masked k-mers; "valid" also those that stayed visible, as the published code;
+            "weighted" labels the same, for a loss that weighs the two apart; "all" labels every position, padding and
+            unknown k-mers among them, as the code of 2023; "next" masks nothing and labels each k-mer but the first,
+            for a model that predicts it from those before.
         mask_token_share: Share of the masked k-mers that becomes the mask token.
         random_token_share: Share of them that becomes some other k-mer. What is left over stays as it is.
         mask_token_id: Id of the mask token; None is that of the tokenizer's vocabulary.
         seed: None draws from torch's global generator.
+        cut_padding: Whether a batch is as long as its longest row, instead of as long as a full barcode. Masks and
+            frames are the same either way.
+        pad_to_multiple_of: With `cut_padding`, L is rounded up to a multiple of this, but not beyond a full barcode.
+        attend_padding: Gives no `attention_mask`, so that padding is attended to, as in 2023.
 
     Raises:
         ValueError: if a ratio, a share or `loss_on` is not among the values allowed.
@@ -76,8 +86,12 @@ class MaskedKmerCollator:
         random_token_share: float = 0.0,
         mask_token_id: int | None = None,
         seed: int | None = None,
+        cut_padding: bool = False,
+        pad_to_multiple_of: int = 1,
+        attend_padding: bool = False,
     ):
         check_masking(mask_ratio, loss_on, mask_token_share, random_token_share)
+        check_padding(loss_on, cut_padding, pad_to_multiple_of, attend_padding)
         self.tokenizer = tokenizer
         self.mask_ratio = mask_ratio
         self.random_offset = random_offset
@@ -86,6 +100,9 @@ class MaskedKmerCollator:
         self.random_token_share = random_token_share
         self.mask_token_id = MASK_TOKEN_IDS[tokenizer.vocabulary] if mask_token_id is None else mask_token_id
         self.seed = seed
+        self.cut_padding = cut_padding
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.attend_padding = attend_padding
         self.epoch = 0
         self._first_kmer = tokenizer.convert_tokens_to_ids("A" * tokenizer.k)
         self._num_kmers = 4**tokenizer.k
@@ -102,21 +119,34 @@ class MaskedKmerCollator:
                 f"{barcodes.count(None)} of {len(barcodes)} rows have no barcode. Leave them out of the dataset."
             )
         keys = self._keys(barcodes)
-        k = self.tokenizer.k
-        offset = (uniform(keys, 0, 1)[:, 0] * k).astype(np.int64) if self.random_offset else 0
-        ids, attention_mask = self.tokenizer.encode_column(barcodes, offset=offset)  # both (B, L)
+        ids, attention_mask = self.tokenizer.encode_column(barcodes, offset=self._frames(keys))  # both (B, L)
         length = ids.shape[1]
 
         kmers = ids - self._first_kmer
         maskable = (kmers >= 0) & (kmers < self._num_kmers) & (attention_mask == 1)
-        masked = maskable & (uniform(keys, 1, length) < self.mask_ratio)
-        labels = np.where(masked if self.loss_on == "masked" else maskable, ids, IGNORED)
-        input_ids = np.where(masked, self._replace(kmers, keys), ids)
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
-            "labels": torch.from_numpy(labels),
+        masked = maskable & (uniform(keys, 1, length) < self.mask_ratio) & (self.loss_on != "next")
+        later = maskable & (np.arange(length) > 0)
+        labelled = {"masked": masked, "valid": maskable, "weighted": maskable, "all": True, "next": later}
+        batch = {
+            "input_ids": np.where(masked, self._replace(kmers, keys), ids),
+            "attention_mask": attention_mask.astype(np.int64),
+            "labels": np.where(labelled[self.loss_on], ids, IGNORED),
         }
+        if self.loss_on == "weighted":
+            batch["masked"] = masked
+        longest = self._round_up(attention_mask.sum(1).max()) if self.cut_padding else length
+        cut = {name: torch.from_numpy(np.ascontiguousarray(value[:, :longest])) for name, value in batch.items()}
+        if self.attend_padding or (self.cut_padding and bool(cut["attention_mask"].all())):
+            del cut["attention_mask"]
+        return cut
+
+    def _frames(self, keys: np.ndarray) -> np.ndarray | int:
+        """Nucleotides that are left out in front of each barcode, (B,)."""
+        return (uniform(keys, 0, 1)[:, 0] * self.tokenizer.k).astype(np.int64) if self.random_offset else 0
+
+    def _round_up(self, tokens: int) -> int:
+        rounded = -(-max(int(tokens), 1) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return min(rounded, self.tokenizer.number_of_tokens)
 
     def _replace(self, kmers: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Token ids (B, L) that stand in place of masked k-mers, given their numbers."""
@@ -154,4 +184,15 @@ def check_masking(mask_ratio: float, loss_on: str, mask_token_share: float, rand
         raise ValueError(
             f"mask_token_share ({mask_token_share}) and random_token_share ({random_token_share}) are shares of the "
             f"masked k-mers: neither may be negative, and together they must not exceed 1."
+        )
+
+
+def check_padding(loss_on: str, cut_padding: bool, pad_to_multiple_of: int, attend_padding: bool) -> None:
+    """Raises ValueError unless what becomes of padding makes sense."""
+    if pad_to_multiple_of < 1:
+        raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}; give 1 (no rounding) or more.")
+    if cut_padding and (loss_on == "all" or attend_padding):
+        raise ValueError(
+            "cut_padding would change what is learned: with loss_on 'all' padding is predicted, and with "
+            "attend_padding it is attended to. Leave cut_padding out."
         )

@@ -6,6 +6,7 @@ runs. Layouts: those that the code of BarcodeBERT has written since 2023 (https:
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ SHAPE = (
     "layer_norm_eps",
     "initializer_range",
 )
+
+#: Sizes of the model, and the weight that is as long.
+SIZED = {
+    "intermediate_size": "bert.encoder.layer.0.intermediate.dense.bias",
+    "max_position_embeddings": "bert.embeddings.position_embeddings.weight",
+    "type_vocab_size": "bert.embeddings.token_type_embeddings.weight",
+}
 
 State = dict[str, Tensor]
 
@@ -70,12 +78,14 @@ def convert_checkpoint(
     content = load_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     name = str(checkpoint) if isinstance(checkpoint, str | Path) else "the checkpoint"
     state, kind = _weights(content, name)
-    shape = dict(content["bert_config"]) if "bert_config" in content else {}
-    trained = vars(content["config"]) if "config" in content else {}
+    shape = _options(content, "bert_config", name)
+    trained = _options(content, "config", name)
     if trained.get("stride", trained.get("k_mer")) != trained.get("k_mer"):
         raise ValueError(f"{name} reads k-mers that overlap (stride {trained['stride']}), which is not supported.")
     config = _config(state, kind, shape, trained, num_attention_heads, name)
     if kind == "classifier":
+        if "taxon_classifier.weight" not in state:
+            raise ValueError(f"{name} is a fine-tuned classifier without its classifier.weight.")
         n = len(state["taxon_classifier.weight"])
         if labels is not None and len(labels) != n:
             raise ValueError(f"{name} tells {n} classes apart, but {len(labels)} labels were given.")
@@ -86,7 +96,11 @@ def convert_checkpoint(
         raise ValueError(f"{name} is a masked language model: it has no classes that labels could name.")
     else:
         model = BarcodeBertForMaskedLM(config)
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # weights of other shapes
+        told = " ".join(str(error).split())
+        raise ValueError(f"The weights of {name} do not make a {type(model).__name__}: {told}") from error
     if missing or unexpected:
         raise ValueError(
             f"The weights of {name} do not make a {type(model).__name__}: missing are {', '.join(missing) or 'none'}; "
@@ -95,6 +109,16 @@ def convert_checkpoint(
     model.eval().save_pretrained(output)
     KmerTokenizer(config.k, config.vocabulary, config.max_nucleotides).save_pretrained(output)
     return output
+
+
+def _options(content: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    """The options under a key, of a dict or of the command line; none if it is absent."""
+    options = content.get(key, {})
+    if isinstance(options, argparse.Namespace):
+        options = vars(options)
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{name} holds {key!r} of the type {type(options).__name__}; expected is a dict of options.")
+    return options
 
 
 def _weights(content: Mapping[str, Any], name: str) -> tuple[State, str]:
@@ -108,6 +132,8 @@ def _weights(content: Mapping[str, Any], name: str) -> tuple[State, str]:
         key = key.removeprefix("module.")  # of a run over several processes
         fine_tuned |= key.startswith("base_model.")
         key = key.removeprefix("base_model.")
+        if key in state:
+            raise ValueError(f"{name} holds the weight {key} twice, with and without a prefix.")
         if not key.endswith("position_ids"):  # a buffer that transformers < 4.31 saved
             state[key] = value
     if "bert.embeddings.word_embeddings.weight" not in state:
@@ -124,20 +150,24 @@ def _config(
     state: State, kind: str, shape: Mapping[str, Any], trained: Mapping[str, Any], heads: int | None, name: str
 ) -> BarcodeBertConfig:
     words = state["bert.embeddings.word_embeddings.weight"]
-    layers = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("bert.encoder.layer."))
+    layers = _number_of_layers(state, name)
     k, vocabulary = _vocabulary(len(words), kind, name)
+    absent = [key for key in SIZED.values() if key not in state or state[key].ndim == 0]
+    if absent or words.ndim != 2:
+        raise ValueError(f"{name} lacks {', '.join(absent) or 'a matrix of word embeddings'}, which tells its shape.")
     found: dict[str, Any] = {
         "hidden_size": words.shape[1],
         "num_hidden_layers": layers,
-        "intermediate_size": len(state["bert.encoder.layer.0.intermediate.dense.bias"]),
-        "max_position_embeddings": len(state["bert.embeddings.position_embeddings.weight"]),
-        "type_vocab_size": len(state["bert.embeddings.token_type_embeddings.weight"]),
+        **{size: len(state[key]) for size, key in SIZED.items()},
     }
     told = {key: shape[key] for key in SHAPE if key in shape}
+    if strange := [key for key, value in told.items() if not isinstance(value, int | float | str)]:
+        raise ValueError(f"In the bert_config of {name}, {', '.join(strange)} must be numbers or names.")
+    says = told | {"vocab_size": shape.get("vocab_size", len(words)), "k": trained.get("k_mer", k)}
     contradictions = [
-        f"{key} is {value}, the config says {told[key]}"
-        for key, value in found.items()
-        if told.get(key, value) != value
+        f"{key} is {value}, the config says {says[key]}"
+        for key, value in (found | {"vocab_size": len(words), "k": k}).items()
+        if says.get(key, value) != value
     ]
     if contradictions:
         raise ValueError(f"The weights of {name} contradict its config: {'; '.join(contradictions)}.")
@@ -159,6 +189,18 @@ def _config(
         training_data=trained.get("dataset_name"),
         **(found | told),
     )
+
+
+def _number_of_layers(state: State, name: str) -> int:
+    """Layers of the encoder, which must be numbered from 0 on without a gap."""
+    prefix = "bert.encoder.layer."
+    numbers = {key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)}
+    expected = {str(number) for number in range(len(numbers))}
+    if not numbers or numbers != expected:
+        raise ValueError(
+            f"{name} has the encoder layers {', '.join(sorted(numbers)) or 'none'}; they must be numbered from 0 on."
+        )
+    return len(numbers)
 
 
 def _vocabulary(size: int, kind: str, name: str) -> tuple[int, str]:

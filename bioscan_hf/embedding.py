@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,24 +27,15 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from huggingface_hub.utils import tqdm
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedModel
+
+from .embedding_batches import Known, embed_barcodes, encode, inference, resolve_dtype
 
 MANIFEST = "manifest.json"
 
-#: Rows of so many batches are tokenized together, and sorted by length where that lets padding be cut off.
-BATCHES_IN_WINDOW = 16
-
 #: Entries of a model's config that do not change its output.
 INERT = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
-
-
-@runtime_checkable
-class ColumnTokenizer(Protocol):
-    """A tokenizer of whole columns, such as `KmerTokenizer`."""
-
-    def encode_column(self, column: Any, offset: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids and attention mask, both (n, L)."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +65,13 @@ def embed(
     output: str | Path | None = None,
     column: str = "dna_barcode",
     shard_size: int = 8192,
+    dtype: str = "auto",
 ) -> Embeddings:
     """Embeddings of every row, in order, with the rows' processids.
 
-    The model runs where it is, in inference mode (under bfloat16 autocast on CUDA), and gets its training flags back.
-    Under accelerate each process computes every W-th shard, and all return the whole.
+    The model runs where it is, in inference mode, and gets its training flags back. Equal barcodes are computed once,
+    as far as they lie in one shard or in the last 256 MB of vectors. Under accelerate each process computes every
+    W-th shard, and all return the whole.
 
     Args:
         model: `model(**inputs).pooler_output` is (B, D). Padding is cut off if `model.config.pooling` is "masked_mean"
@@ -91,14 +83,19 @@ def embed(
         output: Folder to write to, and to resume from. None keeps all in memory.
         column: Column of the barcodes.
         shard_size: Rows in a file.
+        dtype: "float32", "bfloat16" (autocast; about 3 digits, several times as fast on a CPU that multiplies in it),
+            or "auto": bfloat16 on CUDA, float32 elsewhere. In float32 an embedding is within 1e-5 of that of its
+            barcode alone, whatever the batch size; the vectors that are returned and written are float32 always.
 
     Raises:
-        ValueError: for a missing column or barcode, an empty dataset, a model that gives NaN (its processids are
-            named), an `output` with other embeddings (what differs is named), and several processes without `output`.
+        ValueError: for an unknown dtype, a missing column or barcode, an empty dataset, a model that gives NaN (its
+            processids are named), an `output` with other embeddings (what differs is named), and several processes
+            without `output`.
         TypeError: for a streamed dataset.
     """
     if batch_size < 1 or shard_size < 1:
         raise ValueError(f"batch_size and shard_size must be 1 or more; got {batch_size} and {shard_size}.")
+    precision = resolve_dtype(model, dtype)
     source = _source(dataset, column)
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     if output is None and state.num_processes > 1:
@@ -109,12 +106,14 @@ def embed(
     mine = range(state.process_index, len(starts), state.num_processes)
     total = sum(min(shard_size, len(source) - starts[shard]) for shard in mine)
     bar = tqdm(total=total, desc="Embedding", unit=" rows", delay=2, disable=not state.is_main_process)
+    known: Known = {}
 
     def compute(shard: int) -> Embeddings:
         processids, barcodes = _rows(source, column, starts[shard], shard_size)
-        return _embed_rows(model, processor, processids, barcodes, batch_size, bar.update)
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": precision, "known": known, "advance": bar.update}
+        return _computed(processids, *embed_barcodes(model, processor, barcodes, **options))
 
-    with bar, _inference(model):
+    with bar, inference(model):
         if output is None:
             return _concatenated([compute(shard) for shard in mine])
         folder = Path(output)
@@ -124,7 +123,7 @@ def embed(
             "shard_size": shard_size,
             "column": column,
             "dataset": _hash(*digests),
-            **_encoder_identity(model, processor, _rows(source, column, 0, 64)[1]),
+            **_encoder_identity(model, processor, _rows(source, column, 0, 64)[1], precision),
         }
         _check_folder(folder, identity)
         if state.is_main_process and not (folder / MANIFEST).exists():
@@ -222,104 +221,14 @@ def _rows(source: Any, column: str, start: int, size: int) -> tuple[list[str], l
     return processids, barcodes
 
 
-def _embed_rows(
-    model: nn.Module,
-    processor: Callable[..., Any],
-    processids: list[str],
-    barcodes: list[str],
-    batch_size: int,
-    advance: Callable[[int], object],
-) -> Embeddings:
-    by_column = isinstance(processor, ColumnTokenizer)
-    window = batch_size * BATCHES_IN_WINDOW if by_column else batch_size
-    cut = by_column and _pools_by_mask(model)
-    vectors, valid = [], []
-    for start in range(0, len(barcodes), window):
-        inputs, whole = _encoded(processor, barcodes[start : start + window])
-        # Everything after the last attended token of a batch is cut off; barcodes of one length go together.
-        lengths = _attended_length(inputs["attention_mask"]) if cut else None
-        order = torch.arange(len(whole)) if lengths is None else lengths.argsort(descending=True, stable=True)
-        outputs = []
-        for rows in order.split(batch_size):
-            stop = None if lengths is None else max(1, int(lengths[rows].max()))
-            batch = {name: x[rows] if stop is None else x[rows, :stop] for name, x in inputs.items()}
-            outputs.append(_forward(model, batch))
-            advance(len(rows))
-        computed = torch.cat(outputs).cpu()  # once in a window, so that the device does not wait in every batch
-        restored = torch.empty_like(computed)
-        restored[order] = computed
-        restored[~whole] = 0
-        vectors.append(restored.numpy())
-        valid.append(whole.numpy())
-    embeddings = np.concatenate(vectors)
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+def _computed(processids: list[str], vectors: NDArray[np.float32], valid: NDArray[np.bool_]) -> Embeddings:
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         raise ValueError(
             f"{_named([processids[i] for i in broken])}: the model gives NaN or infinite embeddings. "
             f"Look at these barcodes, and at the model's weights and precision."
         )
-    return Embeddings(processids, embeddings, np.concatenate(valid))
-
-
-def _encoded(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of the model, and which of the barcodes (B,) hold a token of their own."""
-    # How many tokens a barcode has that has no nucleotide: those that a tokenizer adds to all.
-    added = 0
-    if isinstance(processor, ColumnTokenizer):
-        ids, mask = processor.encode_column(pa.array([*barcodes, ""], pa.large_string()))
-        added = int(mask[-1].sum())
-        encoded: Mapping[str, Any] = {"input_ids": ids[:-1], "attention_mask": mask[:-1]}
-    elif isinstance(processor, PreTrainedTokenizerBase):
-        encoded = processor(barcodes, return_tensors="pt")
-        added = len(processor("")["input_ids"])
-    else:
-        encoded = processor(barcodes)
-    inputs = {name: torch.as_tensor(x) for name, x in encoded.items()}
-    for name, x in inputs.items():
-        if len(x) != len(barcodes):
-            raise ValueError(f"The processor gave {name} of shape {tuple(x.shape)} for {len(barcodes)} barcodes.")
-    if "attention_mask" in inputs:
-        return inputs, inputs["attention_mask"].sum(1) > added
-    return inputs, torch.tensor([len(barcode) > 0 for barcode in barcodes])
-
-
-def _forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    device, size = _device(model), len(next(iter(batch.values())))
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        vectors = model(**{name: x.to(device) for name, x in batch.items()}).pooler_output
-    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != size:
-        found = tuple(vectors.shape) if isinstance(vectors, Tensor) else vectors
-        raise ValueError(
-            f"{type(model).__name__} gave the pooler_output {found} for {size} barcodes, not ({size}, D)."
-        )
-    return vectors.float()
-
-
-def _pools_by_mask(model: nn.Module) -> bool:
-    return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
-
-
-def _attended_length(mask: Tensor) -> Tensor:
-    """Number of the last attended token of each row of (B, L), counted from 1; 0 if there is none."""
-    return (mask.ne(0) * torch.arange(1, mask.shape[1] + 1)).amax(1)
-
-
-def _device(model: nn.Module) -> torch.device:
-    weight = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if weight is None else weight.device
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation without gradients; afterwards each module is in training or not, as it was."""
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, flag in training:
-            module.training = flag
+    return Embeddings(processids, vectors, valid)
 
 
 def _concatenated(parts: list[Embeddings]) -> Embeddings:
@@ -330,14 +239,16 @@ def _concatenated(parts: list[Embeddings]) -> Embeddings:
     )
 
 
-def _encoder_identity(model: nn.Module, processor: Callable[..., Any], barcodes: list[str]) -> dict[str, str]:
+def _encoder_identity(
+    model: nn.Module, processor: Callable[..., Any], barcodes: list[str], precision: torch.dtype
+) -> dict[str, str]:
     """What tells one encoder from another. A processor is known by what it makes of some barcodes."""
-    inputs, _ = _encoded(processor, barcodes)
+    inputs, _ = encode(processor, barcodes)
     parts = (f"{name} {x.dtype} {tuple(x.shape)} {x.tolist()}" for name, x in sorted(inputs.items()))
     return {
         "model": model_fingerprint(model),
         "processor": _hash(*parts),
-        "precision": "bfloat16" if _device(model).type == "cuda" else "float32",
+        "precision": str(precision).removeprefix("torch."),
     }
 
 

@@ -2,11 +2,14 @@
 
 Protocols: BIOSCAN-5M (https://arxiv.org/abs/2406.12723), BarcodeBERT (https://arxiv.org/abs/2311.02401) and
 CLIBD (https://arxiv.org/abs/2405.17537). Every metric is a fraction in [0, 1].
-Shape letters: N = specimens, K = ranked guesses of one specimen.
+A confidence is the probability that an answer claims for itself. Whether it may be believed is told by the calibration
+errors, the Brier score and the risk-coverage curve of all answers.
+Shape letters: N = specimens, K = ranked guesses of one specimen, T = distinct confidences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -23,6 +26,30 @@ class Accuracy(TypedDict):
     macro_accuracy: float | None
     support: int
     classes: int
+
+
+class SelectiveAccuracy(TypedDict):
+    """How well confidence ranks the answers; None where no specimen counts. `aurc` is better the smaller it is."""
+
+    aurc: float | None
+    accuracy_at_90: float | None
+    accuracy_at_95: float | None
+
+
+class Threshold(TypedDict):
+    """A confidence from which on answers are given, and their accuracy and share; None where there is none."""
+
+    threshold: float | None
+    accuracy: float | None
+    answered: float | None
+
+
+class HierarchicalAccuracy(TypedDict):
+    """Share of the ranks that are right, and share of the specimens by their deepest right rank ("none": no rank)."""
+
+    ranks_right: float | None
+    deepest: dict[str, float]
+    support: int
 
 
 class F1(TypedDict):
@@ -106,6 +133,201 @@ def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
     return 2 * seen * unseen / (seen + unseen) if seen and unseen else 0.0
 
 
+def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) -> float | None:
+    """Share of the labelled specimens whose taxon is among `classes`, which is the most that a classifier of these can
+    get right; None where no specimen has a label.
+
+    Args:
+        references: Class ids (N,).
+        classes: Ids of the classes that a classifier knows, in any order.
+    """
+    true, known = _ids("references", references, 1), _ids("classes", classes, 1)
+    labelled = true[true != ignore]
+    return float(np.isin(labelled, known).mean()) if len(labelled) else None
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
+) -> float | None:
+    """Mean gap between confidence and accuracy, over bins of equal width.
+
+    Bin b of B holds the confidences in (b / B, (b + 1) / B], the first also 0. Each weighs as many as it holds. A
+    specimen whose reference is `ignore` is left out, and one whose taxon is no class of the model is wrong.
+    Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599.
+
+    Args:
+        probabilities: Confidence of each prediction (N,), in [0, 1].
+        predictions: Class ids (N,).
+        references: Class ids (N,).
+
+    Returns:
+        0 for confidences that keep their word, 1 at worst; None where no specimen counts.
+    """
+    confidence, hits = _answers(probabilities, predictions, references, ignore)
+    return _calibration_gap(confidence, hits, np.clip(np.ceil(confidence * _bins(bins)), 1, bins).astype(np.int64))
+
+
+def adaptive_calibration_error(
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
+) -> float | None:
+    """Mean gap between confidence and accuracy, over bins of (nearly) equally many answers.
+
+    Unlike bins of equal width, these see differences among confidences that all lie near 1. Answers of one confidence
+    share their hits, so that the order of the rows does not matter where a bin ends among them.
+    Source: Nixon et al. 2019, https://arxiv.org/abs/1904.01685, for the given answer alone.
+
+    Args:
+        probabilities: Confidence of each prediction (N,), in [0, 1].
+        predictions: Class ids (N,).
+        references: Class ids (N,).
+    """
+    confidence, hits = _answers(probabilities, predictions, references, ignore)
+    confidence, hits = _most_confident_first(confidence, hits)
+    return _calibration_gap(confidence, hits, np.arange(len(hits)) * _bins(bins) // max(len(hits), 1))
+
+
+def brier_score(
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
+) -> float | None:
+    """Mean squared difference between the confidence of an answer and 1 if it is right, 0 if it is wrong.
+
+    This is Brier's score (1950, Monthly Weather Review 78) of the event "the answer is right", from 0 to 1, and not
+    his sum over all classes, from 0 to 2: it needs no probabilities of the other classes.
+
+    Args:
+        probabilities: Confidence of each prediction (N,), in [0, 1].
+        predictions: Class ids (N,).
+        references: Class ids (N,).
+    """
+    confidence, hits = _answers(probabilities, predictions, references, ignore)
+    return float(np.square(confidence - hits).mean()) if len(hits) else None
+
+
+def risk_coverage_curve(
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """What is answered and what is wrong, if only answers of some confidence are given.
+
+    Source: El-Yaniv & Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. The coverage here is the share of
+    specimens that get an answer, not the function `coverage`.
+
+    Args:
+        probabilities: Confidence of each prediction (N,), in [0, 1].
+        predictions: Class ids (N,).
+        references: Class ids (N,).
+
+    Returns:
+        Distinct confidences (T,), the greatest first; the share of the labelled specimens with at least that
+        confidence (T,), up to 1; and the share of these that are wrong (T,).
+    """
+    confidence, hits = _answers(probabilities, predictions, references, ignore)
+    confidence, hits = _most_confident_first(confidence, hits)
+    last = np.flatnonzero(np.append(confidence[:-1] != confidence[1:], True)) if len(hits) else np.zeros(0, np.int64)
+    return confidence[last], (last + 1) / max(len(hits), 1), 1 - np.cumsum(hits)[last] / (last + 1)
+
+
+def selective_accuracy(
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
+) -> SelectiveAccuracy:
+    """Area under the risk-coverage curve, and the accuracy of the 90 % and 95 % most confident answers.
+
+    The area is the mean, over n = 1 to N, of the share of wrong ones among the n most confident answers (Geifman et
+    al. 2019, https://arxiv.org/abs/1805.08206). Numbers of answers are rounded up. Answers of one confidence share
+    their hits, so that the order of the rows does not matter.
+
+    Args:
+        probabilities: Confidence of each prediction (N,), in [0, 1].
+        predictions: Class ids (N,).
+        references: Class ids (N,).
+    """
+    confidence, hits = _answers(probabilities, predictions, references, ignore)
+    if not len(hits):
+        return {"aurc": None, "accuracy_at_90": None, "accuracy_at_95": None}
+    accuracies = np.cumsum(_most_confident_first(confidence, hits)[1]) / np.arange(1, len(hits) + 1)
+    at_90, at_95 = (float(accuracies[-(-percent * len(hits) // 100) - 1]) for percent in (90, 95))
+    return {"aurc": float(1 - accuracies.mean()), "accuracy_at_90": at_90, "accuracy_at_95": at_95}
+
+
+def confidence_threshold(
+    probabilities: ArrayLike,
+    predictions: ArrayLike,
+    references: ArrayLike,
+    target: float = 0.95,
+    ignore: int = IGNORE,
+) -> Threshold:
+    """Smallest confidence such that, of the answers with at least this confidence, `target` or more are right.
+
+    It is what was seen on these specimens, no bound: choose it on a calibration set that the model has not seen, of
+    the kind of specimens that it will meet, and large enough for `target` to mean something.
+
+    Args:
+        probabilities: Confidence of each prediction (N,), in [0, 1].
+        predictions: Class ids (N,).
+        references: Class ids (N,).
+        target: Accuracy of the answers that are given, in (0, 1].
+
+    Returns:
+        The threshold, and the accuracy and the share of the labelled specimens at or above it. All are None where no
+        specimen counts; if the target is never reached, `answered` is 0 and the others are None.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"target is the accuracy of the answers, above 0 and up to 1; got {target}.")
+    confidence, answered, risk = risk_coverage_curve(probabilities, predictions, references, ignore)
+    if not len(confidence):
+        return {"threshold": None, "accuracy": None, "answered": None}
+    enough = np.flatnonzero(1 - risk >= target - 1e-12)  # rounding must not lose a set that is right 19 times of 20
+    if not len(enough):
+        return {"threshold": None, "accuracy": None, "answered": 0.0}
+    last = enough[-1]
+    return {
+        "threshold": float(confidence[last]),
+        "accuracy": float(1 - risk[last]),
+        "answered": float(answered[last]),
+    }
+
+
+def hierarchical_accuracy(
+    predictions: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike], ignore: int = IGNORE
+) -> HierarchicalAccuracy:
+    """How far down the tree the answers are right.
+
+    Ranks without a label are passed over: they are neither right nor wrong. The deepest right rank of a specimen is
+    the last before its first wrong one, which is the depth of the lowest common ancestor of its true and its predicted
+    taxon (Bertinetto et al. 2020, https://arxiv.org/abs/1912.09393).
+
+    Args:
+        predictions: Rank -> class ids (N,).
+        references: Rank -> class ids (N,), the highest rank first.
+
+    Returns:
+        ranks_right: mean over the specimens of the share of their labelled ranks that are right; None where no
+        specimen has a label. deepest: rank -> share of the specimens, and "none" where even the highest is wrong; the
+        shares sum to 1. support: specimens with a label at any rank.
+    """
+    if not references or set(predictions) != set(references):
+        raise ValueError(
+            f"predictions and references must have the same ranks, one or more; got {list(predictions)} and "
+            f"{list(references)}."
+        )
+    pairs = [(_ids(rank, predictions[rank], 1), _ids(rank, references[rank], 1)) for rank in references]
+    for predicted, true in pairs:
+        _check_rows(predicted, true)
+        _check_rows(predicted, pairs[0][1])
+    known = np.stack([true != ignore for _, true in pairs])  # (ranks, N)
+    hits = np.stack([predicted == true for predicted, true in pairs])[:, known.any(axis=0)]
+    known = known[:, known.any(axis=0)]
+    if not hits.size:
+        return {"ranks_right": None, "deepest": {name: 0.0 for name in ("none", *references)}, "support": 0}
+    reached = np.cumprod(hits | ~known, axis=0, dtype=np.int64) * known
+    depth = np.where(reached.any(axis=0), len(pairs) - np.argmax(reached[::-1], axis=0), 0)  # 0: none
+    shares = np.bincount(depth, minlength=len(pairs) + 1) / hits.shape[1]
+    return {
+        "ranks_right": float(((hits & known).sum(axis=0) / known.sum(axis=0)).mean()),
+        "deepest": dict(zip(("none", *references), shares.tolist(), strict=True)),
+        "support": hits.shape[1],
+    }
+
+
 def taxon_accuracy(**options: Any) -> Any:
     """An `evaluate.Metric` around `accuracy`: compute, add, add_batch, and `evaluate.combine`.
 
@@ -134,6 +356,51 @@ def taxon_accuracy(**options: Any) -> Any:
             return accuracy(predictions, references, ignore)
 
     return TaxonAccuracy(**options)
+
+
+def _bins(bins: int) -> int:
+    if bins < 1:
+        raise ValueError(f"bins is a number of bins, 1 or more; got {bins}.")
+    return bins
+
+
+def _answers(
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Confidence, and 1 for right or 0 for wrong, of the answers that have a reference."""
+    predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
+    _check_rows(predicted, true)
+    confidence = np.asarray(probabilities, dtype=np.float64)
+    if confidence.shape != true.shape:
+        raise ValueError(
+            f"probabilities has the shape {confidence.shape}, and there are {len(true)} references: each prediction "
+            f"needs the probability of the predicted class."
+        )
+    # A softmax in float32 may sum to a little over 1; a logit or a percentage is no probability.
+    wrong = np.flatnonzero(~((confidence >= 0) & (confidence <= 1 + 1e-5)))
+    if len(wrong):
+        raise ValueError(
+            f"probabilities must lie in [0, 1]; row {wrong[0]} has {confidence[wrong[0]]} ({len(wrong)} such rows)."
+        )
+    known = true != ignore
+    return np.minimum(confidence[known], 1), (predicted == true)[known].astype(np.float64)
+
+
+def _most_confident_first(
+    confidence: NDArray[np.float64], hits: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both in descending order of confidence; equally confident answers get the mean of their hits."""
+    values, codes = np.unique(-confidence, return_inverse=True)
+    counts = np.bincount(codes, minlength=len(values))
+    shared = np.bincount(codes, weights=hits, minlength=len(values)) / counts
+    return np.repeat(-values, counts), np.repeat(shared, counts)
+
+
+def _calibration_gap(
+    confidence: NDArray[np.float64], hits: NDArray[np.float64], bins: NDArray[np.int64]
+) -> float | None:
+    """Sum over the bins of |sum of hits - sum of confidences|, for each answer."""
+    return float(np.abs(np.bincount(bins, weights=hits - confidence)).sum() / len(hits)) if len(hits) else None
 
 
 def _ids(name: str, values: ArrayLike, dimensions: int) -> NDArray[np.int64]:

@@ -2,20 +2,22 @@
 
 Protocols: BarcodeBERT (https://arxiv.org/abs/2311.02401), whose 1-NN cosine probe at genus rank is Task I of
 BIOSCAN-5M on unseen species (https://arxiv.org/abs/2406.12723), and its linear probe.
-Shape letters: N = train rows (keys), M = test rows (queries), D = embedding size, K = neighbours.
+Shape letters: N = train rows (keys), M = test rows (queries), D = embedding size, K = neighbours, C = classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .metrics import IGNORE, accuracy
+from .linear_fits import fit_logistic, fit_sgd
+from .metrics import IGNORE, accuracy, coverage, expected_calibration_error, f1, selective_accuracy
 
 METRICS = ("cosine", "euclidean")
 PROTOCOLS = ("default", "upstream")
@@ -32,7 +34,13 @@ class ProbeResult:
 
     Attributes:
         predictions: Class ids (M,), also for the rows that have no label.
+        confidences: Of each prediction (M,), in [0, 1]. Linear: its probability. kNN: its share of the vote, times the
+            similarity (at least 0) of the nearest neighbour that voted for it. Whether it keeps its word is what the
+            calibration error tells.
         neighbours: Rows of the train set (M, K), nearest first; None for a linear probe.
+        similarities: Of the neighbours (M, K): the cosine, or 1 / (1 + Euclidean distance); None for a linear probe.
+        classes: Ids of the classes that can be predicted (C,), ascending.
+        probabilities: (M, C) of a linear probe that was asked for them; None otherwise.
         micro_accuracy: Share of the labelled test rows that are right, in [0, 1]; None if no row has a label.
         macro_accuracy: The same, as the mean over the classes of the test set.
         n_train: Train rows that have a label.
@@ -40,7 +48,11 @@ class ProbeResult:
     """
 
     predictions: Ids
+    confidences: NDArray[np.float64]
     neighbours: Ids | None
+    similarities: NDArray[np.float64] | None
+    classes: Ids
+    probabilities: Floats | None
     micro_accuracy: float | None
     macro_accuracy: float | None
     n_train: int
@@ -55,6 +67,7 @@ def knn_probe(
     *,
     k: int = 1,
     metric: str = "cosine",
+    temperature: float | None = None,
     chunk_size: int = 16_384,
     device: str | torch.device = "cpu",
 ) -> ProbeResult:
@@ -70,28 +83,32 @@ def knn_probe(
         test_embeddings: (M, D), finite.
         test_labels: Class ids (M,).
         metric: "cosine" (in float32) or "euclidean" (in float64, as it is a small difference of large numbers).
+        temperature: Above 0: a neighbour's vote weighs exp(similarity / temperature), so that near ones count for more
+            (Wu et al. 2018, https://arxiv.org/abs/1805.01978, with 0.07). None: every vote weighs the same.
         chunk_size: Keys that are compared at once, to within a multiple of 64. No more than `chunk_size` x 1,024
             similarities exist at a time.
         device: Where the products are taken.
 
     Raises:
-        ValueError: for an unknown metric, shapes that do not fit, NaN or infinite embeddings (the rows are named), and
-            fewer labelled train rows than `k`.
+        ValueError: for an unknown metric, a temperature that is not above 0, shapes that do not fit, NaN or infinite
+            embeddings (the rows are named), and fewer labelled train rows than `k`.
     """
     if metric not in METRICS:
         raise ValueError(f"Unknown metric {metric!r}. The kNN probe has {' and '.join(map(repr, METRICS))}.")
     if chunk_size < 1:
         raise ValueError(f"chunk_size is the number of keys compared at once, 1 or more; got {chunk_size}.")
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be above 0, or None for votes of equal weight; got {temperature}.")
     train, train_ids, test, test_ids = _checked(train_embeddings, train_labels, test_embeddings, test_labels)
     keep = np.flatnonzero(train_ids != IGNORE)
     if not 1 <= k <= len(keep):
         raise ValueError(
             f"k={k} neighbours of {len(keep)} train rows with a label: k must lie between 1 and their number."
         )
-    nearest = _nearest(train, keep, test, k, metric, chunk_size, torch.device(device))
+    nearest, similarities = _nearest(train, keep, test, k, metric, chunk_size, torch.device(device))
     neighbours = keep[nearest]
-    predictions = _majority(train_ids[neighbours])
-    return _result(predictions, neighbours, train_ids, test_ids)
+    predictions, confidences = _vote(train_ids[neighbours], similarities, temperature)
+    return _result(predictions, confidences, neighbours, similarities, None, train_ids, test_ids)
 
 
 def linear_probe(
@@ -103,6 +120,7 @@ def linear_probe(
     protocol: str = "default",
     epochs: int = 200,
     seed: int = 0,
+    probabilities: bool = False,
     device: str | torch.device = "cpu",
 ) -> ProbeResult:
     """Prediction of a linear classifier that is trained on frozen embeddings.
@@ -114,12 +132,14 @@ def linear_probe(
         train_labels: Class ids (N,), of two classes or more.
         test_embeddings: (M, D), finite.
         test_labels: Class ids (M,).
-        protocol: "default" is scikit-learn's logistic regression (L2, C = 1) on features that are standardised one by
-            one. "upstream" is the published probe of BarcodeBERT's baselines: one mean and one deviation for the whole
-            matrix, a linear layer, and SGD (learning rate 1, momentum 0.95, weight decay 1e-9, batches of 1,024).
+        protocol: "default" is logistic regression (scikit-learn's objective: L2, C = 1) on features that are
+            standardised one by one. "upstream" is the published probe of BarcodeBERT's baselines: one mean and one
+            deviation for the whole matrix, a linear layer, and SGD (learning rate 1, momentum 0.95, weight decay 1e-9,
+            batches of 1,024).
         epochs: Of "upstream".
         seed: Of "upstream": first weights and order of the rows.
-        device: Where "upstream" trains.
+        probabilities: Whether the result holds them for all classes, M x C numbers of 4 bytes.
+        device: Where the classifier is trained.
 
     Raises:
         ValueError: for an unknown protocol, bad embeddings as in `knn_probe`, and fewer than two classes.
@@ -134,10 +154,45 @@ def linear_probe(
             f"A linear probe needs two or more classes, and the {len(y)} labelled train rows have {len(classes)}."
         )
     if protocol == "default":
-        codes = _fit_logistic(x, y, test)
+        shares = fit_logistic(x, y, test, torch.device(device))
     else:
-        codes = _fit_sgd(x, y, test, epochs, seed, torch.device(device))
-    return _result(classes[codes], None, train_ids, test_ids)
+        shares = fit_sgd(x, y, test, epochs, seed, torch.device(device))
+    predictions, confidences = classes[shares.argmax(axis=1)], shares.max(axis=1).astype(np.float64)
+    return _result(predictions, confidences, None, None, shares if probabilities else None, train_ids, test_ids)
+
+
+def probe_ranks(
+    train_embeddings: ArrayLike,
+    train_labels: Mapping[str, ArrayLike],
+    test_embeddings: ArrayLike,
+    test_labels: Mapping[str, ArrayLike],
+    *,
+    probe: Callable[..., ProbeResult] = linear_probe,
+    **options: Any,
+) -> dict[str, ProbeResult]:
+    """Result of a probe at several ranks: at each, of the rows that are labelled there.
+
+    Args:
+        train_embeddings: (N, D).
+        train_labels: Rank -> class ids (N,).
+        test_embeddings: (M, D).
+        test_labels: Rank -> class ids (M,); its ranks are the ones that are probed.
+        probe: `linear_probe` or `knn_probe`.
+        options: For the probe.
+
+    Raises:
+        ValueError: as the probe, with the rank.
+    """
+    missing = [rank for rank in test_labels if rank not in train_labels]
+    if missing:
+        raise ValueError(f"test_labels has the ranks {missing}, which train_labels lacks: {list(train_labels)}.")
+    results = {}
+    for rank, labels in test_labels.items():
+        try:
+            results[rank] = probe(train_embeddings, train_labels[rank], test_embeddings, labels, **options)
+        except ValueError as error:
+            raise ValueError(f"At the rank {rank!r}: {error}") from error
+    return results
 
 
 #: What is asked of a specimen by its split: species where they occur in train, higher ranks where they do not.
@@ -153,69 +208,72 @@ def probe_barcodes(
     embeddings: Mapping[str, ArrayLike],
     labels: Mapping[str, Mapping[str, ArrayLike]],
     *,
-    k: int = 1,
-    metric: str = "cosine",
+    probe: Callable[..., ProbeResult] = knn_probe,
+    questions: Sequence[tuple[str, str]] = BARCODE_QUESTIONS,
+    **options: Any,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Task I of BIOSCAN-5M without training: species of test, and genus, family and order of test_unseen, from train.
+    """Task I of BIOSCAN-5M on frozen embeddings: species of test; genus, family and order of test_unseen, from train.
 
     Args:
-        embeddings: Split (train, test, test_unseen) -> (n, D).
-        labels: Split -> rank -> class ids (n,), -1 where missing.
-        k: Neighbours that vote.
-        metric: "cosine" or "euclidean".
+        embeddings: Split (train and those of the questions) -> (n, D).
+        labels: Split -> rank -> class ids (n,) of one label map for all splits, -1 where missing.
+        probe: `knn_probe` or `linear_probe`.
+        questions: Split and rank.
+        options: For the probe, such as `k` and `metric`, or `protocol`.
 
     Returns:
-        "species of test" and so on -> micro_accuracy, macro_accuracy, chance (the accuracy of the label of a random
-        key of train), n_train and n_test (labelled rows). Accuracies are None where no row has a label.
+        "species of test" and so on -> the metrics of `probe_metrics`.
     """
     metrics: dict[str, dict[str, float | int | None]] = {}
-    for split, rank in BARCODE_QUESTIONS:
-        train_ids, test_ids = np.asarray(labels["train"][rank]), np.asarray(labels[split][rank])
-        result = knn_probe(embeddings["train"], train_ids, embeddings[split], test_ids, k=k, metric=metric)
-        keys, queries = train_ids[train_ids != IGNORE], test_ids[test_ids != IGNORE]
-        frequency = np.bincount(keys, minlength=max(queries, default=0) + 1) / len(keys)
-        metrics[f"{rank} of {split}"] = {
-            "micro_accuracy": result.micro_accuracy,
-            "macro_accuracy": result.macro_accuracy,
-            "chance": float(frequency[queries].mean()) if len(queries) else None,
-            "n_train": result.n_train,
-            "n_test": result.n_test,
-        }
+    for split, rank in questions:
+        train_ids, test_ids = labels["train"][rank], labels[split][rank]
+        results = probe_ranks(
+            embeddings["train"], {rank: train_ids}, embeddings[split], {rank: test_ids}, probe=probe, **options
+        )
+        metrics[f"{rank} of {split}"] = probe_metrics(results[rank], train_ids, test_ids)
     return metrics
 
 
-def _fit_logistic(x: Floats, y: Ids, test: Floats) -> Ids:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def probe_metrics(
+    result: ProbeResult, train_labels: ArrayLike, test_labels: ArrayLike
+) -> dict[str, float | int | None]:
+    """How well a probe did, over the labelled test rows; None where there are none.
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, y).predict(test)
-
-
-def _fit_sgd(x: Floats, y: Ids, test: Floats, epochs: int, seed: int, device: torch.device) -> Ids:
-    mean, deviation = x.mean(dtype=np.float64), x.std(dtype=np.float64)
-    if deviation == 0:
-        raise ValueError("All train embeddings are one constant: nothing can be learned from them.")
-    scaled, scaled_test = (torch.from_numpy(((a - mean) / deviation).astype(np.float32)).to(device) for a in (x, test))
-    targets = torch.from_numpy(y).to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layer = torch.nn.Linear(x.shape[1], int(y.max()) + 1).to(device)
-        orders = [torch.randperm(len(y)) for _ in range(epochs)]
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.95, weight_decay=1e-9)
-    for order in orders:
-        for rows in order.to(device).split(1024):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(layer(scaled[rows]), targets[rows]).backward()
-            optimizer.step()
-    with torch.inference_mode():
-        return torch.cat([layer(part).argmax(1) for part in scaled_test.split(8192)]).cpu().numpy()
+    Returns:
+        micro_accuracy, macro_accuracy, f1_micro, f1_macro, f1_weighted; coverage: the share whose taxon is in train,
+        which bounds the accuracy; calibration_error (expected, 15 bins); aurc, accuracy_at_90 and accuracy_at_95 as in
+        `metrics.selective_accuracy`; chance: the accuracy of the label of a random row of train; n_train and n_test:
+        labelled rows.
+    """
+    train_ids, test_ids = np.asarray(train_labels), np.asarray(test_labels)
+    keys, queries = train_ids[train_ids != IGNORE], test_ids[test_ids != IGNORE]
+    frequency = np.bincount(keys, minlength=max(queries, default=0) + 1) / len(keys)
+    answers = result.confidences, result.predictions, test_ids
+    balanced, selective = f1(result.predictions, test_ids), selective_accuracy(*answers)
+    return {
+        "micro_accuracy": result.micro_accuracy,
+        "macro_accuracy": result.macro_accuracy,
+        "f1_micro": balanced["f1_micro"],
+        "f1_macro": balanced["f1_macro"],
+        "f1_weighted": balanced["f1_weighted"],
+        "coverage": coverage(test_ids, result.classes),
+        "calibration_error": expected_calibration_error(*answers),
+        "aurc": selective["aurc"],
+        "accuracy_at_90": selective["accuracy_at_90"],
+        "accuracy_at_95": selective["accuracy_at_95"],
+        "chance": float(frequency[queries].mean()) if len(queries) else None,
+        "n_train": result.n_train,
+        "n_test": result.n_test,
+    }
 
 
 def _nearest(
     train: Floats, keep: Ids, test: Floats, k: int, metric: str, chunk_size: int, device: torch.device
-) -> Ids:
-    """Places in `keep` (M, K) of the nearest keys. Keys pass once, chunk by chunk; the best so far are kept."""
+) -> tuple[Ids, NDArray[np.float64]]:
+    """Places in `keep` (M, K) of the nearest keys, and their similarities (M, K).
+
+    Keys pass once, chunk by chunk; the best so far are kept.
+    """
     best = torch.full((len(test), k), -torch.inf, device=device)
     if metric == "euclidean":
         best = best.double()
@@ -240,7 +298,9 @@ def _nearest(
             found = torch.cat([places[part], found + start], dim=1)
             values, order = values.sort(dim=1, descending=True, stable=True)
             best[part], places[part] = values[:, :k], found.gather(1, order)[:, :k]
-    return places.cpu().numpy()
+    if metric == "euclidean":
+        best = 1 / (1 + (queries.square().sum(1, keepdim=True) - best).clamp(min=0).sqrt())
+    return places.cpu().numpy(), best.double().cpu().numpy()
 
 
 def _prepared(embeddings: Floats, metric: str, device: torch.device) -> Tensor:
@@ -267,24 +327,43 @@ def _first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, columns.gather(1, order)
 
 
-def _majority(labels: Ids) -> Ids:
-    """Most frequent id of each row of (M, K) -> (M,); of equally frequent ones the smallest."""
-    if labels.shape[1] == 1:
-        return labels[:, 0]
-    parts = []
+def _vote(
+    labels: Ids, similarities: NDArray[np.float64], temperature: float | None
+) -> tuple[Ids, NDArray[np.float64]]:
+    """Id of the most votes of each row of (M, K) -> (M,), of equal ones the smallest; and its confidence (M,)."""
+    predictions, confidences = np.empty(len(labels), np.int64), np.empty(len(labels))
     for part in _slices(len(labels), QUERIES_AT_ONCE):
-        rows = labels[part]
-        votes = (rows[:, :, None] == rows[:, None, :]).sum(2)  # (rows, K)
-        winner = votes == votes.max(1, keepdims=True)
-        parts.append(np.where(winner, rows, np.iinfo(np.int64).max).min(1))
-    return np.concatenate(parts)
+        rows, near = labels[part], similarities[part]
+        weights = np.ones_like(near)
+        if temperature is not None:
+            weights = np.exp((near - near[:, :1]) / temperature)  # the first is the nearest: no overflow
+        votes = ((rows[:, :, None] == rows[:, None, :]) * weights[:, None, :]).sum(2)  # (rows, K)
+        # Sums of the same weights in another order differ by rounding, which must not decide a tie.
+        winner = votes >= votes.max(1, keepdims=True) * (1 - 1e-12)
+        predictions[part] = np.where(winner, rows, np.iinfo(np.int64).max).min(1)
+        agree = rows == predictions[part][:, None]
+        share = (weights * agree).sum(1) / weights.sum(1)
+        confidences[part] = share * np.where(agree, near, -np.inf).max(1).clip(0, 1)
+    return predictions, confidences
 
 
-def _result(predictions: Ids, neighbours: Ids | None, train_ids: Ids, test_ids: Ids) -> ProbeResult:
+def _result(
+    predictions: Ids,
+    confidences: NDArray[np.float64],
+    neighbours: Ids | None,
+    similarities: NDArray[np.float64] | None,
+    probabilities: Floats | None,
+    train_ids: Ids,
+    test_ids: Ids,
+) -> ProbeResult:
     scores = accuracy(predictions, test_ids)
     return ProbeResult(
         predictions=predictions,
+        confidences=confidences,
         neighbours=neighbours,
+        similarities=similarities,
+        classes=np.unique(train_ids[train_ids != IGNORE]),
+        probabilities=probabilities,
         micro_accuracy=scores["micro_accuracy"],
         macro_accuracy=scores["macro_accuracy"],
         n_train=int((train_ids != IGNORE).sum()),

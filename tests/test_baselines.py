@@ -1,4 +1,4 @@
-"""k-mer counts against a plain loop over strings, in every form a column may have."""
+"""k-mer counts against a plain loop over strings, in every form a column may have; and encoders by name."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,9 +7,13 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BertConfig
 
 from bioscan_hf import baselines
-from bioscan_hf.baselines import kmer_counts, kmer_encoder
+from bioscan_hf.baselines import kmer_counts, kmer_encoder, load_encoder
+from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 
 def counts_by_loop(barcodes, k):
@@ -109,3 +113,47 @@ def test_encoder_gives_counts_of_length_one_and_a_mask():
     torch.testing.assert_close(output, torch.from_numpy(kmer_counts(barcodes, 3, normalize=True)))
     assert inputs["attention_mask"].tolist() == [[1], [0], [0]]
     assert not list(model.parameters())
+
+
+def test_several_k_weigh_the_same():
+    """AAAC has AA twice and AC once, and AAA and AAC once: rows of length 1 side by side, of which one may be zero."""
+    model, processor = load_encoder("kmer:2+3")
+    inputs = processor(["AAAC", "AC", "N"])
+    output = model(**inputs).pooler_output
+    assert output.shape == (3, 16 + 64) and inputs["attention_mask"].tolist() == [[1], [1], [0]]
+    expected = [kmer_counts(["AAAC", "AC", "N"], k, normalize=True) for k in (2, 3)]
+    torch.testing.assert_close(output, torch.from_numpy(np.concatenate(expected, axis=1)))
+    assert output.norm(dim=1).tolist() == pytest.approx([2**0.5, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kmer:", "'kmer:': after 'kmer:' comes a number from 1 to 8, or several, such as kmer:4 or kmer:4.6"),
+        ("kmer:4+", "'kmer:4.': after 'kmer:' comes a number"),
+        ("kmer:4+9", "k=9 .* between 1 and 8"),
+    ],
+)
+def test_bad_names_of_kmer_encoders_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize("name", ["absent/absent/absent", "cnn:absent/absent/absent", "hf:absent/absent/absent"])
+def test_absent_model_is_refused_with_what_there_is(name):
+    with pytest.raises(OSError, match=f"No model at '{name}'. An encoder is .*kmer:K.*cnn:FOLDER.*hf:ID"):
+        load_encoder(name)
+
+
+def test_model_of_another_type_is_refused_with_the_way_to_load_it(tmp_path):
+    BertConfig(hidden_size=16).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of type 'bert', none of ours. .* write hf:.* An encoder is .*kmer:K"):
+        load_encoder(str(tmp_path))
+
+
+def test_barcodebert_is_loaded_by_its_folder(tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    BarcodeBertModel(BarcodeBertConfig(k=2, **shape)).save_pretrained(tmp_path)
+    KmerTokenizer(k=2).save_pretrained(tmp_path)
+    model, processor = load_encoder(str(tmp_path))
+    assert isinstance(model, BarcodeBertModel) and isinstance(processor, KmerTokenizer)

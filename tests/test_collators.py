@@ -1,5 +1,6 @@
 """Masking: what is masked and labelled, how often, and that a seed makes it reproducible wherever a barcode falls."""
 
+import json
 import pickle
 from functools import cache
 
@@ -148,12 +149,89 @@ def test_random_numbers_are_splitmix64():
     assert uniform(keys, 1, 2)[1].tolist() == expected[1:]
 
 
+def test_cut_padding_changes_no_mask():
+    """20 tokens at most: rows of 60, 31 and 14 nucleotides have 20, 10 and 4; without an empty place, no mask."""
+    features = [
+        {"dna_barcode": row["dna_barcode"][:length]} for row, length in zip(rows(3), (60, 31, 14), strict=True)
+    ]
+    make = {"tokenizer": tokenizer(), "random_offset": False, "seed": 0}
+    whole = MaskedKmerCollator(**make)
+    for part, length, multiple in (
+        (features, 20, 1),
+        (features[1:], 10, 1),
+        (features[1:], 12, 4),
+        (features[2:], 4, 1),
+    ):
+        batch = MaskedKmerCollator(**make, cut_padding=True, pad_to_multiple_of=multiple)(part)
+        assert batch["input_ids"].shape == (len(part), length)
+        for name, value in batch.items():
+            assert torch.equal(value, whole(part)[name][:, :length])
+    assert "attention_mask" not in batch
+
+
+def test_the_last_token_is_not_cut_by_rounding():
+    batch = MaskedKmerCollator(tokenizer(), random_offset=False, seed=0, cut_padding=True, pad_to_multiple_of=8)(
+        rows()
+    )
+    assert batch["input_ids"].shape == (8, 20) and "attention_mask" not in batch
+
+
+def test_weighted_and_next_labels():
+    """Weighted labels are those of "valid" beside the masks; next masks nothing and leaves out the first k-mer."""
+    features, ids = rows(), plain(rows())
+    weighted, nothing = (
+        MaskedKmerCollator(tokenizer(), random_offset=False, loss_on=loss_on, seed=0)(features)
+        for loss_on in ("weighted", "next")
+    )
+    assert torch.equal(weighted["labels"], ids) and torch.equal(weighted["masked"], weighted["input_ids"] == 0)
+    assert torch.equal(nothing["input_ids"], ids)
+    assert torch.equal(nothing["labels"][:, 1:], ids[:, 1:]) and (nothing["labels"][:, 0] == -100).all()
+
+
+def letters_of(ids, own):
+    """Barcodes of token ids (B, L), N for what is unknown."""
+    table = own.convert_ids_to_tokens(list(range(len(own))))
+    return [
+        "".join(table[i] if len(table[i]) == own.k and "[" not in table[i] else "N" * own.k for i in row)
+        for row in ids
+    ]
+
+
+def test_the_published_masks(shared, monkeypatch):
+    """With the published random numbers, the published input and targets, which count from the first k-mer."""
+    folder = shared / "fixtures/barcodebert"
+    data = np.load(folder / "mlm.npz")
+    monkeypatch.setattr("bioscan_hf.collators.uniform", lambda keys, first, count: data["eval_rand"])
+    barcodes = json.loads((folder / "mlm.json").read_text())["sequences"][: len(data["input_ids"])]
+    own = KmerTokenizer(k=4)
+    batch = MaskedKmerCollator(own, random_offset=False, loss_on="valid")([{"dna_barcode": b} for b in barcodes])
+    assert np.array_equal(batch["input_ids"], data["masked_input"])
+    labelled = (batch["labels"] != -100).numpy()
+    assert np.array_equal(labelled, data["predicted_positions"])
+    assert np.array_equal((batch["labels"] - 2).numpy()[labelled], data["targets"][labelled])
+
+
+def test_the_masks_of_2023(shared, monkeypatch):
+    """Id 1 in place of half of what is not unknown, every position a label, no attention mask."""
+    data = np.load(shared / "fixtures/barcodebert/mlm_workshop2023.npz")
+    monkeypatch.setattr("bioscan_hf.collators.uniform", lambda keys, first, count: data["rand"])
+    own = KmerTokenizer(k=3, vocabulary="barcodebert-2023")
+    features = [{"dna_barcode": barcode} for barcode in letters_of(data["batch"], own)]
+    batch = MaskedKmerCollator(own, random_offset=False, loss_on="all", attend_padding=True)(features)
+    assert set(batch) == {"input_ids", "labels"}
+    assert np.array_equal(batch["labels"], data["batch"])
+    assert np.array_equal(batch["input_ids"], data["masked_input"]) and (batch["input_ids"] == 1).any()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"mask_ratio": 0.0}, r"mask_ratio is 0.0, but it is a probability in \(0, 1\]"),
         ({"mask_ratio": 1.5}, "mask_ratio is 1.5"),
-        ({"loss_on": "all"}, "Unknown loss_on 'all'. Choose one of masked, valid"),
+        ({"loss_on": "each"}, "Unknown loss_on 'each'. Choose one of masked, valid, weighted, all"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
+        ({"loss_on": "all", "cut_padding": True}, "cut_padding would change what is learned"),
+        ({"attend_padding": True, "cut_padding": True}, "cut_padding would change what is learned"),
         ({"mask_token_share": 0.8, "random_token_share": 0.3}, r"mask_token_share \(0.8\) and random_token_share"),
         ({"random_token_share": -0.1}, r"neither may be negative"),
     ],

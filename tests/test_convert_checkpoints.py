@@ -153,15 +153,55 @@ class Malicious:
         return (exec, (f"open({str(self.target)!r}, 'w').write('gotcha')",))
 
 
-def test_nothing_in_a_malicious_file_runs(weights, tmp_path):
+def test_a_malicious_file_is_refused_and_nothing_in_it_runs(weights, tmp_path):
     path, target = tmp_path / "evil.pt", tmp_path / "gotcha.txt"
     torch.save(weights | {"scheduler": Malicious(target)}, path)
     with zipfile.ZipFile(path) as file:
         name = next(name for name in file.namelist() if name.endswith("data.pkl"))
         assert b"exec" in file.read(name), "the file is harmless: this test would prove nothing"
-    folder = convert_checkpoint(path, tmp_path / "out")
-    assert not target.exists()
-    state = BarcodeBertForMaskedLM.from_pretrained(folder).state_dict()
-    assert torch.equal(state["classifier.bias"], weights["model"]["classifier.bias"])
+    with pytest.raises(ValueError, match="is refused. It names what no published checkpoint does: 'builtins.exec'"):
+        convert_checkpoint(path, tmp_path / "out")
+    assert not target.exists() and not (tmp_path / "out").exists()
     pickle.loads(pickle.dumps(Malicious(target)))
     assert target.exists(), "Python's own reader does run it"
+
+
+def test_file_of_model_and_bert_config(weights, tmp_path):
+    """A dict with the weights as "model" and the shape as "bert_config", saved, is all that is needed."""
+    path = tmp_path / "mine.pt"
+    torch.save(weights, path)
+    model = BarcodeBertForMaskedLM.from_pretrained(convert_checkpoint(path, tmp_path / "out"))
+    assert (model.config.num_attention_heads, model.config.k) == (2, 2)
+    state = model.state_dict()
+    assert state.keys() == weights["model"].keys()
+    assert all(torch.equal(state[key], value) for key, value in weights["model"].items())
+
+
+def test_wrong_k_prefix_and_layers_are_refused(weights, tmp_path):
+    """What a lenient reader would load in part, or build at any size, without a word."""
+    output, model = tmp_path / "out", weights["model"]
+
+    def refused(content, message):
+        with pytest.raises(ValueError, match=message):
+            convert_checkpoint(content, output)
+        assert not output.exists()
+
+    refused(weights | {"config": {"k_mer": 5, "stride": 5}}, "contradict its config: k is 2, the config says 5")
+    other = weights["bert_config"] | {"vocab_size": 258}
+    refused(weights | {"bert_config": other}, "vocab_size is 18, the config says 258")
+    refused(weights | {"config": {"k_mer": 2, "stride": 1}}, "reads k-mers that overlap .stride 1.")
+    refused(weights | {"config": [2]}, "holds 'config' of the type list")
+    refused(weights | {"bert_config": other | {"hidden_act": [["gelu"]]}}, "hidden_act must be numbers or names")
+    prefixed = {f"encoder.{key}": value for key, value in model.items()}
+    refused(weights | {"model": prefixed}, "is of an unknown layout: it has no bert.embeddings.word_embeddings.weight")
+    twice = model | {"module.classifier.bias": torch.zeros(16)}
+    refused(weights | {"model": twice}, "holds the weight classifier.bias twice, with and without a prefix")
+    layers = model | {"bert.encoder.layer.999999999999.x": torch.zeros(1)}
+    refused(weights | {"model": layers}, "has the encoder layers 0, 999999999999; they must be numbered from 0 on")
+    position = "bert.embeddings.position_embeddings.weight"
+    absent = {key: value for key, value in model.items() if key != position}
+    refused(weights | {"model": absent}, f"lacks {position}, which tells its shape")
+    reshaped = model | {"classifier.weight": torch.zeros(16, 8)}
+    refused(weights | {"model": reshaped}, "do not make a BarcodeBertForMaskedLM.*size mismatch for classifier.weight")
+    unheaded = {f"base_model.{key}": value for key, value in model.items() if key.startswith("bert.")}
+    refused(weights | {"model": unheaded}, "is a fine-tuned classifier without its classifier.weight")

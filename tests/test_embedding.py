@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from bioscan_hf import embedding_batches
 from bioscan_hf.baselines import kmer_counts, kmer_encoder
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.embedding import embed, load_embeddings, model_fingerprint
@@ -97,6 +98,71 @@ def test_equals_the_model_row_by_row(dataset, tokenizer, pooling, batch_size, sh
     assert result.processids == dataset["processid"][:]
     assert np.flatnonzero(~result.valid).tolist() == [3, 8]
     assert np.ptp(expected) > 0.1, "all alike: this test would prove nothing"
+
+
+def test_equal_barcodes_are_computed_once(dataset, tmp_path):
+    """Within a shard and across shards, in memory and on disk; each row still gets its own, in order."""
+    order = [5, 5, 3, 60, 5, 3, 1, 60, 2, 5]
+    chosen = dataset.select(order)
+    expected = embed(Counting(), letters, dataset).embeddings[order]
+    for options in ({}, {"shard_size": 3}, {"shard_size": 3, "output": tmp_path}, {"batch_size": 1}):
+        model = Counting()
+        result = embed(model, letters, chosen, **options)
+        assert model.rows == 5, options
+        np.testing.assert_array_equal(result.embeddings, expected)
+        assert result.processids == [f"P{i:03d}" for i in order]
+
+
+def test_memory_of_earlier_barcodes_is_bounded(dataset, monkeypatch):
+    """Two vectors of 8 bytes fit into 16: the row four shards back is computed anew, the last one is not."""
+    monkeypatch.setattr(embedding_batches, "REMEMBERED_BYTES", 16)
+    model = Counting()
+    embed(model, letters, dataset.select([0, 1, 2, 4, 4, 0]), shard_size=1)
+    assert model.rows == 5
+    known: embedding_batches.Known = {}
+    with embedding_batches.inference(model):
+        embedding_batches.embed_barcodes(model, letters, dataset["dna_barcode"][:40], known=known)
+    assert len(known) == 2 and all(vector.base is None for vector, _ in known.values())
+
+
+def test_a_mask_that_hides_nothing_is_left_out(dataset, tokenizer):
+    """Of one length: no mask reaches the model, for which that is the quicker way; of several: it does."""
+    one_length = [row[:32] for row in barcodes() if len(row) >= 32]
+    alike = Dataset.from_dict({"processid": list(map(str, range(len(one_length)))), "dna_barcode": one_length})
+    for rows, pooling, masked in ((alike, "masked_mean", {False}), (dataset, "masked_mean", {True, False})):
+        model, seen = tiny_model(pooling), set()
+        model.register_forward_pre_hook(
+            lambda _, args, inputs, seen=seen: seen.add("attention_mask" in inputs), with_kwargs=True
+        )
+        result = embed(model, tokenizer, rows, batch_size=8)
+        assert seen == masked
+        expected = by_hand(model, tokenizer, rows["dna_barcode"])
+        np.testing.assert_allclose(result.embeddings[result.valid], expected[result.valid], atol=1e-5)
+
+
+def test_dtype(dataset, tokenizer, tmp_path):
+    """bfloat16 is near to float32 and not it; on a CPU "auto" is float32; a folder holds one precision alone."""
+    model = tiny_model()
+    single, half, auto = (embed(model, tokenizer, dataset, dtype=dtype) for dtype in ("float32", "bfloat16", "auto"))
+    np.testing.assert_array_equal(auto.embeddings, single.embeddings)
+    difference = np.abs(half.embeddings - single.embeddings).max()
+    assert 0 < difference < 0.05 and half.embeddings.dtype == np.float32
+    embed(model, tokenizer, dataset, output=tmp_path, dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"What differs: precision \(bfloat16 there, float32 now\)"):
+        embed(model, tokenizer, dataset, output=tmp_path)
+    with pytest.raises(ValueError, match="dtype='half' is unknown. There are auto, float32, bfloat16"):
+        embed(model, tokenizer, dataset, dtype="half")
+
+
+def test_the_computing_part_needs_no_datasets(tmp_path):
+    """Where only torch, transformers, numpy and pyarrow are installed, `embed_barcodes` still runs."""
+    code = (
+        "import sys; sys.modules['datasets'] = sys.modules['accelerate'] = None\n"
+        "from bioscan_hf.embedding_batches import embed_barcodes\n"
+        "from bioscan_hf.modeling_barcodebert import BarcodeBertModel"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_padding_is_cut_off_only_where_the_pooling_allows_it(dataset, tokenizer):
@@ -338,6 +404,7 @@ import sys
 import numpy as np
 from datasets import Dataset
 from accelerate import PartialState
+from bioscan_hf import embedding_batches
 from bioscan_hf.baselines import kmer_encoder
 from bioscan_hf.embedding import embed
 

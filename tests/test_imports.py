@@ -16,9 +16,20 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 #: others import: release (reading), build (writing Parquet), simulate, statistics, partition. `results` writes the
 #: results files of trainers, commands and benchmarks, so that no two of them differ; `build` renders the card
 #: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo` and
-#: `commands` are what the command line runs, apart from it because it must start without torch.
+#: `commands` are what the command line runs, apart from it because it must start without torch. `training` is what the
+#: trainers share, as trainers do not import each other; `pretraining` and `finetuning` hold what one of them learns from
+#: and how, so that the program itself stays one page of options and one of steps. `embedding_batches` is the part of
+#: `embedding` that computes, apart because benchmarks on a GPU need no dataset.
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
+    "__init__": {
+        "configuration_alignedbarcode",
+        "configuration_barcodebert",
+        "configuration_barcodemamba",
+        "modeling_alignedbarcode",
+        "modeling_barcodebert",
+        "modeling_barcodemamba",
+        "tokenization_kmer",
+    },
     "taxonomy": set(),
     "results": set(),
     "metrics": set(),
@@ -30,13 +41,24 @@ ALLOWED: dict[str, set[str]] = {
     "configuration_barcodebert": set(),
     "tokenization_kmer": set(),
     "modeling_barcodebert": {"configuration_barcodebert"},
+    "configuration_barcodemamba": {"configuration_barcodebert"},
+    "modeling_barcodemamba": {"configuration_barcodemamba", "modeling_barcodebert"},
+    "configuration_alignedbarcode": set(),
+    "modeling_alignedbarcode": {"configuration_alignedbarcode"},
     "convert_checkpoints": {
         "configuration_barcodebert",
         "modeling_barcodebert",
         "tokenization_kmer",
         "unpickling",
     },
+    "sequences": set(),
     "collators": set(),
+    "augmentation": {"collators"},
+    "losses": set(),
+    "training": set(),
+    "pretraining": {"collators", "data", "release", "training"},
+    "classification": {"collators", "metrics"},
+    "finetuning": {"classification", "data", "tokenization_kmer", "training"},
     "photos": set(),
     "release": {"release_files", "release_photos"},
     "release_files": set(),
@@ -62,9 +84,17 @@ ALLOWED: dict[str, set[str]] = {
     "simulate_specimens": {"simulate_photos", "simulate_taxa"},
     "simulate_photos": {"simulate_taxa"},
     "simulate_taxa": set(),
-    "embedding": {"metrics"},
-    "probing": {"metrics"},
-    "baselines": set(),
+    "embedding": {"embedding_batches"},
+    "embedding_batches": set(),
+    "probing": {"linear_fits", "metrics"},
+    "linear_fits": set(),
+    "bzsl": {"bzsl_features", "bzsl_likelihood", "metrics"},
+    "bzsl_features": {"metrics"},
+    "bzsl_likelihood": set(),
+    "baselines": {"baselines_cnn", "baselines_hub"},
+    "baselines_cnn": {"metrics"},
+    "baselines_hub": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
+    "baselines_search": {"metrics"},
     "demo": {"baselines", "build", "data", "embedding", "plots", "probing", "simulate"},
     "cli": {"commands"},
     "commands": {
@@ -91,10 +121,26 @@ ALLOWED: dict[str, set[str]] = {
     "trainers.pretrain_barcodebert": {
         "collators",
         "configuration_barcodebert",
-        "data",
+        "configuration_barcodemamba",
         "hub",
         "modeling_barcodebert",
+        "modeling_barcodemamba",
+        "pretraining",
         "tokenization_kmer",
+        "training",
+    },
+    "trainers.finetune_barcodebert": {"classification", "finetuning", "hub", "tokenization_kmer", "training"},
+    "trainers.contrast_barcodes": {
+        "augmentation",
+        "configuration_alignedbarcode",
+        "data",
+        "embedding_batches",
+        "hub",
+        "losses",
+        "modeling_alignedbarcode",
+        "probing",
+        "tokenization_kmer",
+        "training",
     },
     "dataset_script.__init__": set(),
     "dataset_script.bioscan5m": {"release"},
@@ -107,8 +153,13 @@ ALONE = {
     "metrics",
     "plots",
     "configuration_barcodebert",
+    "configuration_barcodemamba",
+    "configuration_alignedbarcode",
     "tokenization_kmer",
     "modeling_barcodebert",
+    "modeling_barcodemamba",
+    "modeling_alignedbarcode",
+    "losses",
 }
 
 

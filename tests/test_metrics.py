@@ -1,4 +1,5 @@
-"""Accuracy and F1 against hand-made numbers and scikit-learn, and the rows that must not count."""
+"""Accuracy, F1 and what tells whether a confidence may be believed, against hand-made numbers and scikit-learn;
+and the rows that must not count."""
 
 import subprocess
 import sys
@@ -7,9 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, f1_score
 
-from bioscan_hf.metrics import accuracy, f1, harmonic_mean, taxon_accuracy, top_k_accuracy
+from bioscan_hf.metrics import (
+    accuracy,
+    adaptive_calibration_error,
+    brier_score,
+    confidence_threshold,
+    coverage,
+    expected_calibration_error,
+    f1,
+    harmonic_mean,
+    hierarchical_accuracy,
+    risk_coverage_curve,
+    selective_accuracy,
+    taxon_accuracy,
+    top_k_accuracy,
+)
 
 ids = st.integers(0, 5)
 pairs = st.lists(st.tuples(ids, ids), min_size=1, max_size=40).map(lambda rows: np.array(rows).T)
@@ -109,6 +124,137 @@ def test_harmonic_mean():
 def test_bad_input_is_refused(function, predictions, references, message):
     with pytest.raises(ValueError, match=message):
         function(predictions, references)
+
+
+#: Confidence, and whether the answer is right.
+ANSWERS = [(0.95, True), (0.95, False), (0.75, True), (0.75, True), (0.5, False)]
+answers = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0]), st.booleans()), min_size=1)
+CONFIDENCE_METRICS = (expected_calibration_error, adaptive_calibration_error, brier_score, selective_accuracy)
+
+
+def columns(rows):
+    """Confidences, predictions and references: class 1 where the answer is right, else class 0, of predictions 1."""
+    return [c for c, _ in rows], [1] * len(rows), [int(right) for _, right in rows]
+
+
+def test_hand_made_calibration_errors():
+    """Five answers in 2 bins of equal width: 0.5 lies in the lower one, (0, 0.5], alone and wrong: gap 0.5. The other
+    four sum to 3.4, and 3 are right: 0.4. Together (0.5 + 0.4) / 5 = 0.18.
+    In 2 bins of equal mass the three most confident are 0.95, 0.95, 0.75, of which the first two share one hit: sum of
+    confidences 2.65, hits 0.5 + 0.5 + 1; then 0.75 and 0.5 with 1 hit: 1.25. (0.65 + 0.25) / 5 = 0.18; with 5 bins,
+    one a row, (0.45 + 0.45 + 0.25 + 0.25 + 0.5) / 5 = 0.38."""
+    rows = columns(ANSWERS)
+    assert expected_calibration_error(*rows, bins=2) == pytest.approx(0.18)
+    assert adaptive_calibration_error(*rows, bins=2) == pytest.approx(0.18)
+    assert adaptive_calibration_error(*rows, bins=5) == pytest.approx(0.38)
+    assert expected_calibration_error([0.0, 1.0], [0, 1], [1, 1]) == 0.0, "0 belongs to the first bin, 1 to the last"
+
+
+def test_bins_of_equal_width_hold_their_upper_edge():
+    """0.2, right, and 0.1, wrong, share the first of 5 bins: |1 - 0.3| / 2. In bins of their own: (0.8 + 0.1) / 2."""
+    assert expected_calibration_error([0.2, 0.1], [1, 1], [1, 0], bins=5) == pytest.approx(0.35)
+
+
+@given(answers)
+def test_brier_score_is_scikit_learns(rows):
+    confidences, predictions, references = columns(rows)
+    assert brier_score(confidences, predictions, references) == pytest.approx(
+        brier_score_loss(references, confidences, labels=[0, 1], pos_label=1)
+    )
+
+
+def test_hand_made_risk_and_coverage():
+    """Answered at 0.95: 2 of 5, 1 wrong; at 0.75: 4 of 5, 1 wrong; at 0.5: all, 2 wrong. With shared hits the
+    accuracies of the n most confident are 1/2, 1/2, 2/3, 3/4, 3/5, whose mean is 181/300. 90 and 95 % of 5 are 5."""
+    thresholds, answered, risk = risk_coverage_curve(*columns(ANSWERS))
+    assert thresholds.tolist() == [0.95, 0.75, 0.5] and answered.tolist() == [0.4, 0.8, 1.0]
+    np.testing.assert_allclose(risk, [0.5, 0.25, 0.4])
+    expected = {
+        "aurc": pytest.approx(119 / 300),
+        "accuracy_at_90": pytest.approx(0.6),
+        "accuracy_at_95": pytest.approx(0.6),
+    }
+    assert selective_accuracy(*columns(ANSWERS)) == expected
+    graded = [(c / 100, c > 7) for c in range(1, 101)]  # the 7 least confident are wrong
+    assert selective_accuracy(*columns(graded))["accuracy_at_90"] == 1.0
+    assert selective_accuracy(*columns(graded))["accuracy_at_95"] == pytest.approx(93 / 95)
+
+
+def test_hand_made_threshold():
+    """Three of four are right from 0.75 on, one of two from 0.95 on: for 0.7 it is 0.75, for 0.5 it is 0.5, where all
+    five are answered and three are right. Nothing reaches 0.8."""
+    rows = columns(ANSWERS)
+    expected = {"threshold": 0.75, "accuracy": pytest.approx(0.75), "answered": 0.8}
+    assert confidence_threshold(*rows, target=0.7) == confidence_threshold(*rows, target=0.75) == expected
+    assert confidence_threshold(*rows, target=0.5)["threshold"] == 0.5
+    assert confidence_threshold(*rows, target=0.8) == {"threshold": None, "accuracy": None, "answered": 0.0}
+    assert confidence_threshold([], [], [])["answered"] is None
+    with pytest.raises(ValueError, match="above 0 and up to 1; got 95"):
+        confidence_threshold(*rows, target=95)
+
+
+@given(answers, st.randoms(use_true_random=False))
+def test_confidence_metrics_do_not_depend_on_the_order_nor_on_rows_without_a_label(rows, random):
+    other = [*rows]
+    random.shuffle(other)
+    for metric in CONFIDENCE_METRICS:
+        expected = pytest.approx(metric(*columns(rows)))
+        assert metric(*columns(other)) == expected
+        confidences, predictions, references = columns(other)
+        assert metric([*confidences, 0.9], [*predictions, 3], [*references, -1]) == expected
+        assert metric([0.9], [3], [-1]) in (None, {"aurc": None, "accuracy_at_90": None, "accuracy_at_95": None})
+
+
+@given(answers, st.sampled_from([0.3, 0.5, 0.9, 1.0]))
+def test_threshold_keeps_its_word(rows, target):
+    """Of the answers at or above it, the target is right; and any smaller confidence in the set breaks it."""
+    confidences, _, right = (np.array(column) for column in columns(rows))
+    found = confidence_threshold(*columns(rows), target=target)
+    limit = 2.0 if found["threshold"] is None else found["threshold"]
+    if found["threshold"] is not None:
+        assert (
+            right[confidences >= limit].mean() == pytest.approx(found["accuracy"])
+            and found["accuracy"] >= target - 1e-9
+        )
+    for smaller in confidences[confidences < limit]:
+        assert right[confidences >= smaller].mean() < target
+
+
+def test_coverage():
+    """Of three labelled rows, two are of a known class."""
+    assert coverage([0, 5, 7, -1], [7, 0, 0]) == pytest.approx(2 / 3)
+    assert coverage([-1], [0]) is None and coverage([1], []) == 0.0
+
+
+def test_hand_made_hierarchical_accuracy():
+    """Family, genus, species of six specimens: all right; right down to the genus; wrong family (the genus below is
+    right, and does not count towards depth); family right, genus unknown, species right; family right, the rest
+    unknown; nothing known. Shares 1, 2/3, 1/3, 1, 1; mean 4/5. Deepest: species, genus, none, species, family."""
+    references = {"family": [0, 0, 0, 0, 0, -1], "genus": [1, 1, 1, -1, -1, -1], "species": [2, 2, 2, 2, -1, -1]}
+    predictions = {"family": [0, 0, 9, 0, 0, 0], "genus": [1, 1, 1, 7, 1, 1], "species": [2, 9, 9, 2, 2, 2]}
+    assert hierarchical_accuracy(predictions, references) == {
+        "ranks_right": pytest.approx(0.8),
+        "deepest": {"none": 0.2, "family": 0.2, "genus": 0.2, "species": 0.4},
+        "support": 5,
+    }
+    nothing = hierarchical_accuracy({"genus": [1]}, {"genus": [-1]})
+    assert nothing == {"ranks_right": None, "deepest": {"none": 0.0, "genus": 0.0}, "support": 0}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: brier_score([1.2], [0], [0]), r"probabilities must lie in \[0, 1\]; row 0 has 1.2"),
+        (lambda: brier_score([0.5, np.nan], [0, 0], [0, 0]), "row 1 has nan"),
+        (lambda: brier_score([[0.5]], [0], [0]), r"probabilities has the shape \(1, 1\), and there are 1 references"),
+        (lambda: expected_calibration_error([1], [0], [0], bins=0), "bins is a number of bins, 1 or more; got 0"),
+        (lambda: hierarchical_accuracy({"genus": [0]}, {"family": [0]}), "must have the same ranks"),
+        (lambda: hierarchical_accuracy({"g": [0], "s": [0, 1]}, {"g": [0], "s": [0, 1]}), "2 predictions for 1 ref"),
+    ],
+)
+def test_bad_confidences_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_evaluate_metric(tmp_path):

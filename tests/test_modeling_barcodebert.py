@@ -15,6 +15,7 @@ from bioscan_hf.modeling_barcodebert import (
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
 )
+from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 TINY = {
     "k": 2,
@@ -443,12 +444,15 @@ REMOTE = """
 import sys
 sys.modules["bioscan_hf"] = None  # as if it were not installed
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification,
+                          AutoTokenizer)
 ids, mask = torch.load(sys.argv[1] + "/batch.pt")
 heads = {"AutoModel": AutoModel, "AutoModelForMaskedLM": AutoModelForMaskedLM,
          "AutoModelForSequenceClassification": AutoModelForSequenceClassification}
 for folder in heads:
     assert AutoConfig.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True).model_type == "barcodebert"
+    tokenizer = AutoTokenizer.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True)
+    assert tokenizer("ACGTA")["input_ids"] == [3, 13], tokenizer("ACGTA")
     for name, auto in heads.items():
         model = auto.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True).eval()
         assert type(model).__module__.startswith("transformers_modules"), type(model)
@@ -466,6 +470,7 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
     models = {name: tiny(cls, num_labels=3) for name, cls in heads.items()}
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
+        KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert config["auto_map"] == AUTO_MAP
         assert {path.name for path in (tmp_path / name).glob("*.py")} == {

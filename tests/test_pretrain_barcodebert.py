@@ -5,12 +5,14 @@ The runs are tiny: 96 barcodes of 60 nucleotides that descend from one, a model 
 
 import csv
 import json
+import math
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -20,9 +22,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.pretraining import PRESETS, preset_overrides, weighted_loss
 from bioscan_hf.taxonomy import COLUMNS
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import pretrain_barcodebert as program
+from bioscan_hf.training import describe_training
 
 MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 TRAINING = {
@@ -36,7 +41,7 @@ TRAINING = {
 # SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
 SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
 RESUMED = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
-RESUMED |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2}
+RESUMED |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2, "schedule": "onecycle"}
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +143,13 @@ def test_validation_masks_the_same_kmers_however_they_are_batched(source, tmp_pa
         assert (loss, accuracy) == (pytest.approx(found[0][0], abs=1e-6), pytest.approx(found[0][1]))
 
 
-def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, tmp_path):
+@pytest.mark.parametrize("loss", [{}, {"loss_on": "weighted", "masked_loss_weight": 0.7}], ids=["masked", "weighted"])
+def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, tmp_path, loss):
     """One process, two, and one that accumulates two batches: the same losses, gradients and weights.
 
-    The parts of a batch hold different numbers of masked k-mers, so a mean of their means would differ.
+    The parts of a batch hold different numbers of masked and of visible k-mers, so a mean of their means would differ.
     """
-    options = SPREAD | {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
+    options = SPREAD | loss | {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
     half = {"per_device_train_batch_size": 8}
     folders = {name: tmp_path / name for name in ("one", "accumulated", "two")}
     program.main(*arguments(source, folders["one"], **options))
@@ -177,25 +183,16 @@ def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, tmp_path):
     assert moved.abs().max() > 1e-2, "the weights hardly moved: this test would prove nothing"
 
 
-def test_processes_that_do_not_know_each_other_are_refused(source, tmp_path, monkeypatch):
-    """What a launch on CPU without ACCELERATE_USE_CPU does: each process takes itself for the only one."""
-    given = arguments(source, tmp_path / "run")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"2 processes were launched .* sees 1.* ACCELERATE_USE_CPU=yes"):
-        program.main(*given)
-    assert not (tmp_path / "run").exists()
-
-
 KILLED = """
 import os, signal, sys
 from bioscan_hf.trainers import pretrain_barcodebert as program
 
-class Killer(program.PretrainingCallback):
+class Killer(program.CheckpointCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-program.PretrainingCallback = Killer
+program.CheckpointCallback = Killer
 program.main(*program.parse(sys.argv[1:]))
 """
 
@@ -269,6 +266,14 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
         ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+        ({"deduplicate": "all"}, ValueError, "Unknown deduplicate 'all'. Choose one of none, split, upstream"),
+        ({"loss_on": "weighted"}, ValueError, "masked_loss_weight is None and loss_on 'weighted'"),
+        ({"masked_loss_weight": 0.5}, ValueError, "masked_loss_weight is 0.5 and loss_on 'masked'"),
+        ({"loss_on": "all"}, ValueError, "loss_on 'all' predicts padding"),
+        ({"objective": "next"}, ValueError, "objective 'next' is for the backbone 'mamba'"),
+        ({"backbone": "lstm"}, ValueError, "backbone is 'lstm'"),
+        ({"backbone": "mamba", "mlm_head": "tied"}, ValueError, "mlm_head is 'tied'"),
+        ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, workshop2023, masked-only, none"),
         (
             {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
             ValueError,
@@ -301,6 +306,102 @@ def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
 
 
+def test_sparse_logits_give_the_same_steps(source, tmp_path):
+    """The head at the masked positions alone: the same losses and evaluations, and a config that does not keep it."""
+    found = []
+    for sparse in (True, False):
+        folder = tmp_path / str(sparse)
+        options = SPREAD | {"dropout": 0.0, "sparse_loss": sparse, "save_strategy": "no"}
+        program.main(*arguments(source, folder, **options))
+        assert not BarcodeBertForMaskedLM.from_pretrained(folder).config.sparse_prediction
+        found.append([entry.get("loss", entry.get("eval_masked_loss")) for entry in history(folder)])
+    assert len(found[0]) > 4 and found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_presets_name_options_that_exist_and_are_recorded(source, tmp_path):
+    """A run lists what it did differently from its preset, and writes every value of it down."""
+    for name, preset in PRESETS.items():
+        options, training_args = program.parse(["--source", "a", "--preset", name, "--use_cpu", "--output_dir", "b"])
+        effective = asdict(options) | describe_training(training_args)
+        assert {option: effective[option] for option in preset} == preset
+        assert preset_overrides(name, effective) == {}
+        program.check_options(options, training_args)
+    given = {name: value for name, value in (MODEL | TRAINING).items() if name != "num_hidden_layers"}
+    given |= {"source": source, "output_dir": tmp_path / "run", "preset": "main", "num_attention_heads": 4}
+    given |= {"train_split": "pretrain", "validation_split": "val", "save_strategy": "no"}
+    results = program.main(*program.parse([part for key, value in given.items() for part in (f"--{key}", str(value))]))
+    assert results["preset_overrides"] == {"train_split": "pretrain", "validation_split": "val"}
+    assert 0 < results["metrics"]["validation_masked_loss_nats"] < 5  # of the one batch, which is not full
+    used = results["options"]
+    assert (used["preset"], used["schedule"], used["loss_on"], used["bf16"]) == ("main", "onecycle", "valid", False)
+    assert (used["learning_rate"], used["scaled_learning_rate"]) == (1e-4, 1e-4 * 16 / 64)
+
+
+def test_the_recipe_of_2023_runs(source, tmp_path):
+    """Its loss is of all positions, so that a guess costs ln 67 = 4.20 nats: 64 k-mers and 3 special tokens."""
+    given = MODEL | TRAINING | {"source": source, "output_dir": tmp_path / "run", "preset": "workshop2023"}
+    given |= {"num_attention_heads": 4, "eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
+    results = program.main(*program.parse([part for key, value in given.items() for part in (f"--{key}", str(value))]))
+    assert results["loss_curve"][0][1] == pytest.approx(4.20, abs=0.2)
+    assert set(results["preset_overrides"]) == {"num_hidden_layers", "num_attention_heads"}
+    assert BarcodeBertForMaskedLM.from_pretrained(tmp_path / "run").config.vocabulary == "barcodebert-2023"
+
+
+@pytest.mark.parametrize("objective", ["masked", "next"])
+def test_a_mamba_learns_by_the_same_program(source, tmp_path, objective):
+    """The ancestor's next k-mer is told by its place, as its masked one is; guessing costs ln 64 = 4.16 nats."""
+    options = {"backbone": "mamba", "objective": objective, "head_dim": 16, "state_size": 16, "learning_rate": 1e-2}
+    results = program.main(
+        *arguments(source, tmp_path / "run", max_steps=20, save_strategy="no", eval_strategy="no", **options)
+    )
+    assert results["loss_curve"][0][1] == pytest.approx(4.16, abs=0.3)
+    assert results["metrics"][f"validation_{objective}_loss_nats"] < 3.8
+    model = BarcodeMambaForMaskedLM.from_pretrained(tmp_path / "run")
+    assert model.config.objective == objective
+    if objective == "next":  # what the program scored is what the model's own loss says
+        collator = program.make_collators(arguments(source, tmp_path, **options)[0], 42)[1]
+        data = program.load_barcodes(str(source), "val", "split", 60)
+        with torch.no_grad():
+            loss = model.eval()(**collator([{"dna_barcode": barcode} for barcode in data["dna_barcode"]])).loss
+        assert results["metrics"]["validation_next_loss_nats"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_duplicates_are_dropped_as_the_published_code_does(tmp_path):
+    """Over the whole file, first row kept: AAAA is lost to pretrain because the file has it in val before."""
+    path = tmp_path / "metadata.csv"
+    rows = [("AAAA", "val"), ("CCCC", "pretrain"), ("AAAANN", "pretrain"), ("CCCC", "val"), ("GGGG", "pretrain")]
+    rows += [("CCCCN", "pretrain"), ("GGGGTTTT", "pretrain"), ("", "val")]
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        for i, (barcode, split) in enumerate(rows):
+            table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": split})
+    found = {
+        (split, how): list(program.load_barcodes(str(path), split, how, 6)["dna_barcode"])
+        for split, how in (("pretrain", "upstream"), ("val", "upstream"), ("pretrain", "split"))
+    }
+    assert found["pretrain", "upstream"] == ["CCCC", "GGGG", "GGGGTT"]
+    assert found["val", "upstream"] == ["AAAA"]
+    assert found["pretrain", "split"] == ["CCCC", "AAAANN", "GGGG", "GGGGTT"]
+    (tmp_path / "built/dna").mkdir(parents=True)
+    (tmp_path / "built/dna/pretrain-00000-of-00001.parquet").touch()
+    with pytest.raises(ValueError, match="goes by the order of the metadata file.*--deduplicate split"):
+        program.load_barcodes(str(tmp_path / "built"), "pretrain", "upstream", 6)
+
+
+def test_the_weighted_loss_by_hand():
+    """Two masked k-mers that cost ln 2 and ln 4, one visible that costs ln 2: 0.75 * 1.5 ln 2 + 0.25 * ln 2.
+
+    With counts of twice as many, as when another process holds the other half of a step, it is half of that.
+    """
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [0.0, 0.0], [5.0, 1.0]]])
+    targets, masked = torch.tensor([[0, 1, 1, -100]]), torch.tensor([[True, True, False, False]])
+    expected = (0.75 * 1.5 + 0.25) * math.log(2)
+    for counts, share in (([2, 1], 1.0), ([4, 2], 0.5)):
+        loss = weighted_loss(logits, targets, masked, 0.75, torch.tensor(counts))
+        assert loss.item() == pytest.approx(expected * share)
+
+
 def test_rows_without_a_barcode_are_counted_and_refused(tmp_path):
     path = tmp_path / "metadata.csv"
     with open(path, "w", newline="") as file:
@@ -308,17 +409,16 @@ def test_rows_without_a_barcode_are_counted_and_refused(tmp_path):
         table.writeheader()
         for i, barcode in enumerate(("ACGTACGT", "", "ACGT")):
             table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": "pretrain"})
-    options, _ = arguments(path, tmp_path / "run", unique_barcodes=False)
     with pytest.raises(ValueError, match="1 of 3 rows of the split 'pretrain' have no barcode"):
-        program.load_barcodes(options, "pretrain")
+        program.load_barcodes(str(path), "pretrain", "none", 60)
 
 
 def test_options_from_flags_and_from_a_file(tmp_path):
     """A misspelt option is refused in either; bfloat16 is off on a CPU unless asked for."""
     path = tmp_path / "options.yaml"
-    path.write_text("source: data\nk: 5\noutput_dir: out\nuse_cpu: true\nbf16: true\nunique_barcodes: false\n")
+    path.write_text("source: data\nk: 5\noutput_dir: out\nuse_cpu: true\nbf16: true\ndeduplicate: none\n")
     options, training_args = program.parse([str(path)])
-    assert (options.source, options.k, options.unique_barcodes) == ("data", 5, False)
+    assert (options.source, options.k, options.deduplicate) == ("data", 5, "none")
     assert training_args.bf16 is True
     options, training_args = program.parse(["--source", "data", "--k", "5", "--use_cpu", "--max_steps", "7"])
     assert (options.k, options.mask_ratio, training_args.max_steps, training_args.bf16) == (5, 0.5, 7, False)

@@ -1,16 +1,21 @@
 """The kNN probe against scikit-learn and the published protocol's numbers, its ties, its chunks, and the rows that
-must not count; the linear probe on data whose answer is known."""
+must not count; the linear probe against scikit-learn and on data whose answer is known; confidences, several ranks."""
 
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
+from bioscan_hf.linear_fits import fit_logistic
 from bioscan_hf.metrics import f1
-from bioscan_hf.probing import knn_probe, linear_probe
+from bioscan_hf.probing import knn_probe, linear_probe, probe_barcodes, probe_metrics, probe_ranks
 
 FIXTURE = Path(__file__).parent / "fixtures" / "knn_probe.npz"
 
@@ -229,3 +234,198 @@ def test_linear_probe_refuses_what_it_cannot_learn():
         linear_probe(np.eye(3), [0, 1, 2], np.eye(3), [0, 1, 2], protocol="sgd")
     with pytest.raises(ValueError, match="one constant"):
         linear_probe(np.ones((2, 3)), [0, 1], np.eye(3), [0, 1, 0], protocol="upstream")
+
+
+@pytest.fixture(scope="module")
+def toy(shared):
+    """Embeddings, taxa and printed numbers of the published program's own toy set."""
+    folder = shared / "fixtures" / "barcodebert"
+    data = {"printed": json.loads((folder / "downstream.json").read_text())}
+    data["codes"] = json.loads((folder / "knn_label_codes.json").read_text())
+    with np.load(folder / "embeddings_tiny_data.npz") as arrays:
+        data["train"], data["unseen"] = arrays["supervised_train_X"], arrays["unseen_X"]
+    for name, file in (("train", "supervised_train"), ("unseen", "unseen")):
+        with open(folder / "tiny_data" / f"{file}.csv", newline="") as rows:
+            taxa = list(csv.DictReader(rows))
+        columns = {key.removesuffix("_name"): [row[key] for row in taxa] for key in taxa[0]}
+        data.update({f"{name}_{rank}": np.array(columns[rank]) for rank in ("genus", "family")})
+    return data
+
+
+@pytest.mark.parametrize(
+    ("entry", "rank", "options"),
+    [
+        ("knn_genus", "genus", {}),
+        ("knn_family", "family", {}),
+        ("knn_genus_k3", "genus", {"k": 3}),
+        ("knn_genus_euclidean", "genus", {"metric": "euclidean"}),
+        ("knn_genus_BIOSCAN5M_dialect(genus_index)", "genus", {}),
+    ],
+)
+def test_every_printed_number_of_the_published_probe(toy, entry, rank, options):
+    train_ids, unseen_ids = label_ids(toy, rank)
+    for name, rows, ids in (("Train", toy["train"], train_ids), ("Unseen", toy["unseen"], unseen_ids)):
+        result = knn_probe(toy["train"], train_ids, rows, ids, **options)
+        scores = probe_metrics(result, train_ids, ids)
+        ours = {
+            "count": scores["n_test"],
+            "accuracy": scores["micro_accuracy"],
+            "accuracy-balanced": scores["macro_accuracy"],
+            "f1-micro": scores["f1_micro"],
+            "f1-macro": scores["f1_macro"],
+            "f1-support": scores["f1_weighted"],
+        }
+        printed = toy["printed"][entry]["metrics"][name]
+        assert {key: round(x if key == "count" else 100 * x, 2) for key, x in ours.items()} == printed
+
+
+@pytest.mark.parametrize("absent", ["None", "Genus0", "Genus4"])
+def test_right_value_where_a_genus_is_absent(toy, absent):
+    """The published program numbers the genera of each file anew, and is wrong without Genus0."""
+    rows = toy["unseen_genus"] != absent
+    train_ids, ids = label_ids(toy, "genus", rows)
+    result = knn_probe(toy["train"], train_ids, toy["unseen"][rows], ids)
+    assert round(100 * result.micro_accuracy, 2) == toy["codes"][absent]["right_accuracy_by_name"]
+
+
+def test_confidence_is_the_share_of_the_vote_times_similarity():
+    """Unit vectors at angles of cosine 0.96, 0.8 and 0.6 from the query, of the labels 4, 7 and 7. k=1: 4 with 0.96.
+    k=3: 7 with 2/3 x 0.8. A key that points away has no similarity."""
+    keys = np.array([[0.96, 0.28], [0.8, 0.6], [0.6, 0.8], [-1, 0]])
+    query = np.array([[2.0, 0.0]])
+    one, three = (knn_probe(keys, [4, 7, 7, 9], query, [4], k=k) for k in (1, 3))
+    assert one.predictions == 4 and one.confidences == pytest.approx(0.96)
+    assert three.predictions == 7 and three.confidences == pytest.approx(2 / 3 * 0.8)
+    np.testing.assert_allclose(three.similarities, [[0.96, 0.8, 0.6]], rtol=1e-6)
+    assert knn_probe(keys[3:], [9], query, [4]).confidences == 0.0
+    assert one.classes.tolist() == [4, 7, 9] and one.probabilities is None
+
+
+def test_euclidean_similarity():
+    """Distances 0, 3 and 4: similarities 1, 1/4, 1/5."""
+    result = knn_probe([[0.0], [3.0], [4.0]], [1, 2, 3], [[0.0]], [1], k=3, metric="euclidean")
+    np.testing.assert_allclose(result.similarities, [[1, 0.25, 0.2]])
+    assert result.predictions == 1 and result.confidences == pytest.approx(1 / 3)
+
+
+def test_temperature_lets_near_neighbours_outvote_many():
+    """The labels 4, 7, 7 at cosines 0.96, 0.8 and 0.6. At temperature 0.1 the votes weigh 1, e^-1.6 and e^-3.6, so
+    that 4 wins with 1 / (1 + 0.2019 + 0.0273); at temperature 100 all weigh the same and 7 wins."""
+    keys = np.array([[0.96, 0.28], [0.8, 0.6], [0.6, 0.8]])
+    near, even = (knn_probe(keys, [4, 7, 7], [[1, 0]], [4], k=3, temperature=t) for t in (0.1, 100))
+    assert near.predictions == 4 and near.confidences == pytest.approx(
+        0.96 / (1 + np.exp(-1.6) + np.exp(-3.6)), rel=1e-5
+    )
+    assert even.predictions == 7 and even.confidences == pytest.approx(2 / 3 * 0.8, rel=1e-2)
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        knn_probe(keys, [4, 7, 7], [[1, 0]], [4], temperature=0)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.07])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_vote_equals_scikit_learns_weighted_vote(metric, temperature):
+    """Predictions with weights, and the shares of the vote behind the confidences."""
+
+    def weights(distances):
+        similarity = 1 - distances if metric == "cosine" else 1 / (1 + distances)
+        return np.exp((similarity - similarity[:, :1]) / temperature)
+
+    train, train_ids, test, test_ids = blobs(noise=2.0, n_test=1100)
+    peer = KNeighborsClassifier(
+        5, metric=metric, algorithm="brute", weights="uniform" if temperature is None else weights
+    ).fit(train.astype(np.float64), train_ids)
+    result = knn_probe(train, train_ids, test, test_ids, k=5, metric=metric, temperature=temperature)
+    np.testing.assert_array_equal(result.predictions, peer.predict(test.astype(np.float64)))
+    agree = train_ids[result.neighbours] == result.predictions[:, None]
+    nearest = np.where(agree, result.similarities, -1).max(1).clip(0)
+    shares = peer.predict_proba(test.astype(np.float64)).max(1)
+    np.testing.assert_allclose(result.confidences, shares * nearest, rtol=1e-3, atol=1e-6)
+
+
+def test_logistic_regression_is_scikit_learns():
+    """Probabilities of overlapping classes, where the fit is no matter of course; scikit-learn with a tolerance far
+    below its default, in float64. A constant feature is in both."""
+    train, train_ids, test, test_ids = blobs(noise=2.0)
+    train[:, 3] = test[:, 3] = 7.3
+    scaler = StandardScaler().fit(train.astype(np.float64))
+    peer = LogisticRegression(max_iter=5000, tol=1e-8).fit(scaler.transform(train.astype(np.float64)), train_ids)
+    expected = peer.predict_proba(scaler.transform(test.astype(np.float64)))
+    result = linear_probe(train, train_ids, test, test_ids, probabilities=True)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-3)
+    np.testing.assert_array_equal(result.classes, peer.classes_)
+    np.testing.assert_array_equal(result.predictions, peer.predict(scaler.transform(test.astype(np.float64))))
+    np.testing.assert_allclose(result.confidences, result.probabilities.max(1))
+    assert 0.2 < result.confidences.min() < result.confidences.max() < 1, "too easy to tell fits apart"
+    assert linear_probe(train, train_ids, test, test_ids).probabilities is None
+
+
+def test_unfinished_fit_is_told():
+    import torch
+
+    train, train_ids, test, _ = blobs(noise=2.0)
+    codes = np.unique(train_ids, return_inverse=True)[1]
+    with pytest.warns(RuntimeWarning, match="has not converged: after [12] iterations"):
+        fit_logistic(train, codes, test, torch.device("cpu"), max_iterations=2)
+
+
+@pytest.mark.parametrize("probe", [knn_probe, linear_probe])
+def test_several_ranks(probe):
+    """Each rank as if it were alone, with its own missing labels; one of them cannot be learned."""
+    train, train_ids, test, test_ids = blobs()
+    labels = {"genus": np.where(np.arange(len(train)) % 5, train_ids // 10, -1), "species": train_ids}
+    wanted = {"genus": test_ids // 10, "species": np.full(len(test), 999)}
+    results = probe_ranks(train, labels, test, wanted, probe=probe)
+    assert list(results) == ["genus", "species"]
+    for rank in wanted:
+        alone = probe(train, labels[rank], test, wanted[rank])
+        np.testing.assert_array_equal(results[rank].predictions, alone.predictions)
+    assert results["genus"].n_train < results["species"].n_train and results["species"].micro_accuracy == 0
+    with pytest.raises(ValueError, match="At the rank 'genus': "):
+        probe_ranks(train, {"genus": np.full(len(train), -1)}, test, {"genus": test_ids}, probe=probe)
+    with pytest.raises(ValueError, match=r"ranks \['order'\], which train_labels lacks"):
+        probe_ranks(train, labels, test, {"order": test_ids}, probe=probe)
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 3, "metric": "euclidean"}, {"probe": linear_probe}])
+def test_probe_barcodes(options):
+    """Every question has every metric, a question without labels only None, and a taxon that train lacks lowers the
+    coverage. Micro accuracy never exceeds coverage."""
+    train, train_ids, test, test_ids = blobs()
+    odd = np.where(np.arange(len(test)) % 3, test_ids, 500)
+    labels = {
+        "train": {rank: train_ids for rank in ("species", "genus", "family", "order")},
+        "test": {"species": odd},
+        "test_unseen": {"genus": test_ids, "family": np.full(len(test), -1), "order": odd},
+    }
+    metrics = probe_barcodes({"train": train, "test": test, "test_unseen": test}, labels, **options)
+    assert list(metrics) == [
+        "species of test",
+        "genus of test_unseen",
+        "family of test_unseen",
+        "order of test_unseen",
+    ]
+    species, genus, family = (metrics[name] for name in list(metrics)[:3])
+    assert species["coverage"] == pytest.approx(2 / 3) and genus["coverage"] == 1.0
+    assert species["micro_accuracy"] <= species["coverage"] and species["chance"] > 0
+    assert {key for key, value in family.items() if value is not None} == {"n_train", "n_test"}
+    assert all(set(row) == set(species) for row in metrics.values())
+    assert 0 < species["calibration_error"] < 1 and species["aurc"] > genus["aurc"]
+    assert {"f1_micro", "f1_macro", "f1_weighted", "macro_accuracy", "accuracy_at_95"} <= set(species)
+    json.dumps(metrics)
+    one = probe_barcodes(
+        {"train": train, "dev": test},
+        {"train": labels["train"], "dev": {"genus": test_ids}},
+        questions=[("dev", "genus")],
+        **options,
+    )
+    assert one == {"genus of dev": genus}
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(TypeError, match="metrik"):
+        probe_barcodes(
+            {"train": np.eye(2), "test": np.eye(2)},
+            {"train": {"species": [0, 1]}, "test": {"species": [0, 1]}},
+            questions=[("test", "species")],
+            metrik="cosine",
+        )

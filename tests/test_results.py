@@ -1,7 +1,6 @@
 """Results files and the cards that are rendered from them."""
 
 import json
-import re
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import pytest
 import yaml
 
 from bioscan_hf import results
-from bioscan_hf.hub import barcodebert_card, dataset_card, table
+from bioscan_hf.hub import dataset_card, table
 
 
 def test_results_hold_metrics_and_what_made_them(tmp_path):
@@ -71,19 +70,3 @@ def test_dataset_card_yaml():
         },
     ]
     assert "| train | 1,200 |" in card and "Rows: **1,203** in all." in card and "`m.csv`" in card
-
-
-def test_barcodebert_card_shows_the_results_and_nothing_else():
-    model = {"k": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 128, "parameters": 464_000}
-    content = {
-        "model": model,
-        "dataset": {"source": "release"},
-        "splits": {"pretrain": 10},
-        "options": {"mask_ratio": 0.5},
-        "metrics": {"validation_masked_loss_nats": 3.14159, "validation_masked_accuracy": None},
-    }
-    card = barcodebert_card("Tiny", content)
-    assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
-    assert "| validation_masked_loss_nats | 3.1416 |" in card and "| validation_masked_accuracy | not run |" in card
-    assert "464,000 parameters" in card and "| mask_ratio | 0.5 |" in card
-    assert not re.search(r"\$\w", card), "a field of the template was left open"

@@ -1,12 +1,16 @@
 """Checkpoints are read whole, and nothing in them runs."""
 
 import argparse
+import collections
+import datetime
+import io
 import operator
 import os
 import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,15 +80,35 @@ def make_file(path: str) -> str:
 
 
 def attacks(trace) -> dict:
+    """Objects whose unpickling makes the file (or folder) `trace`."""
     make = f"open({str(trace)!r}, 'w').close()"
+    inner = io.BytesIO()
+    torch.save(Call(open, str(trace), "w"), inner)
     return {
         "os.system": Call(os.system, f"touch {trace}"),
         "open": Call(open, str(trace), "w"),
         "exec": Call(exec, make),
+        "eval": Call(eval, f"open({str(trace)!r}, 'w')"),
         "a function of this module": Call(make_file, str(trace)),
         "getattr, then call": Call(operator.call, Call(getattr, Path(trace), "touch")),
         "inside arguments": argparse.Namespace(deep=[{"er": Call(os.mkdir, str(trace))}]),
+        "torch.load within": Call(torch.storage._load_from_bytes, inner.getvalue()),
+        "import": Call(operator.call, Call(operator.attrgetter("mkdir"), Call(__import__, "os")), str(trace)),
     }
+
+
+#: Attack -> what must be named.
+FOREIGN = {
+    "os.system": [f"{os.system.__module__}.system"],
+    "open": [f"{open.__module__}.open"],
+    "exec": ["builtins.exec"],
+    "eval": ["builtins.eval"],
+    "a function of this module": [f"{__name__}.make_file"],
+    "getattr, then call": ["_operator.call"],
+    "inside arguments": [f"{os.mkdir.__module__}.mkdir"],
+    "torch.load within": ["torch.storage._load_from_bytes"],
+    "import": ["builtins.__import__", "operator.attrgetter"],
+}
 
 
 @pytest.mark.parametrize("way", attacks("").keys())
@@ -95,25 +119,41 @@ def test_nothing_in_a_file_runs(way, tmp_path):
     torch.load(path, weights_only=False)
     assert trace.exists()
     trace.rmdir() if trace.is_dir() else trace.unlink()
-    content = load_checkpoint(path)
+    with pytest.raises(ValueError, match="is refused. It names what no published checkpoint does: ") as raised:
+        load_checkpoint(path)
     assert not trace.exists()
-    assert torch.equal(content["model"]["weight"], torch.ones(2))
-
-
-class Grown(dict):
-    """A dict of a class of its own, as Lightning's hyper-parameters are."""
+    assert all(repr(name) in str(raised.value) for name in FOREIGN[way])
 
 
 class Listed(list):
-    """A list of a class of its own."""
+    """A list of a class that no published file holds."""
 
 
-def test_containers_of_unknown_classes_do_not_stop_the_reading(tmp_path):
+def test_every_foreign_name_is_told(tmp_path):
     path = tmp_path / "checkpoint.ckpt"
-    torch.save({"a": Grown(lr=0.1), "b": Listed([1, 2]), "c": {Call(make_file, "x"): 1}, "d": torch.ones(1)}, path)
+    torch.save({"a": Listed([1, 2]), "c": {Call(make_file, "x"): 1}, "d": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=rf"does: '{__name__}.Listed', '{__name__}.make_file'. Nothing of it was run"):
+        load_checkpoint(path)
+
+
+def test_what_published_files_hold_besides_is_inert(tmp_path):
+    """Numbers and random states of numpy, sets, counters, paths: nothing is imported, dicts keep their items."""
+    path = tmp_path / "checkpoint.ckpt"
+    known = {
+        "random": [np.random.default_rng(0), np.random.RandomState(0)],
+        "accuracy": np.float64(0.5),
+        "plain": [{1}, frozenset(), b"bytes", bytearray(b"more"), 1j, slice(1), datetime.timedelta(1), Path("x")],
+        "state": collections.defaultdict(dict, {"step": 1}),
+        "milestones": collections.Counter([3]),
+        "lr_schedulers": [torch.optim.lr_scheduler.LRScheduler.__new__(torch.optim.lr_scheduler.StepLR)],
+    }
+    torch.save(known | {"weight": torch.ones(2)}, path)
     content = load_checkpoint(path)
-    assert isinstance(content["a"], Inert) and content["a"]["lr"] == 0.1
-    assert repr(content["b"]).endswith("Listed>") and content["d"] == 1
+    assert content.keys() == known.keys() | {"weight"} and torch.equal(content["weight"], torch.ones(2))
+    inert = [*content["random"], content["accuracy"], *content["plain"], *content["lr_schedulers"]]
+    assert len(inert) == 12 and all(isinstance(value, Inert) for value in inert)
+    assert content["state"] == {"step": 1} and isinstance(content["milestones"], Inert)
+    assert repr(content["lr_schedulers"][0]) == "<inert torch.optim.lr_scheduler.StepLR>"
 
 
 def test_a_file_cannot_alter_functions_of_torch(tmp_path):
@@ -132,13 +172,106 @@ def test_a_file_cannot_alter_functions_of_torch(tmp_path):
     assert argparse.Namespace.__name__ == "Namespace"
 
 
-def rewrite(path, pickled: bytes) -> None:
+def rewrite(path, pickled: bytes, compression=zipfile.ZIP_STORED, twice=False) -> None:
     """Replaces the pickle inside a file that torch.save wrote."""
     with zipfile.ZipFile(path) as file:
         content = {name: file.read(name) for name in file.namelist()}
-    with zipfile.ZipFile(path, "w") as file:
+    with zipfile.ZipFile(path, "w", compression) as file:
         for name, data in content.items():
             file.writestr(name, pickled if name.endswith("data.pkl") else data)
+        if twice:
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                file.writestr(name, data)
+
+
+def pickled_of(path) -> bytes:
+    with zipfile.ZipFile(path) as file:
+        return file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))
+
+
+def rebuild(size: str, stride: str, count: str = "K\x04") -> bytes:
+    """The pickle of {"w": a tensor of 4 numbers}, by hand, with another shape, strides or size of the storage.
+
+    torch's own reader believes the count: it reads beyond the storage, or takes as much memory as the shape says.
+    """
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    storage += count.encode("latin-1") + b"tQ"
+    call = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00"
+        + size.encode("latin-1")
+        + stride.encode("latin-1")
+        + b"\x89}tR"
+    )
+    return b"\x80\x02}X\x01\x00\x00\x00w" + call + b"s."
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (rebuild("K\x05\x85", "K\x01\x85"), r"declares the shape \(5,\), but its storage has 4"),
+        (rebuild("J\x00\x00\x00\x7f\x85", "K\x00\x85"), r"declares the shape \(2130706432,\)"),
+        (rebuild("K\x02\x85", "K\x04\x85"), r"declares the shape \(2,\)"),
+        (rebuild("J\xff\xff\xff\xff\x85", "K\x01\x85"), "a negative size or stride"),
+        (rebuild("K\x04\x85", "K\x01\x85", "J\x00\x00\x00\x7f"), "has 16 bytes, but declares 2130706432"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "its memo declares more objects than it has"),
+        (b"\x80\x02X\xff\xff\xff\x7fa.", "expected 2147483647 bytes"),
+    ],
+)
+def test_declared_sizes_are_not_believed(pickled, message, tmp_path):
+    """Each would take gigabytes, or read what is not the file's; the honest one, by the same hand, is read."""
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"w": torch.arange(4.0)}, path)
+    rewrite(path, pickled)
+    with pytest.raises(ValueError, match=f"cannot be read.*{message}"):
+        load_checkpoint(path)
+    rewrite(path, rebuild("K\x04\x85", "K\x01\x85"))
+    assert load_checkpoint(path)["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_compressed_and_doubled_parts_are_refused(tmp_path):
+    """torch.save stores parts as they are: 100 MB of zeros in 100 kB of zip are a bomb."""
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"weight": torch.zeros(10_000)}, path)
+    whole = path.read_bytes()
+    rewrite(path, pickled_of(path), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="declares more bytes than it has, or is compressed"):
+        load_checkpoint(path)
+    path.write_bytes(whole)
+    rewrite(path, pickled_of(path), twice=True)
+    with pytest.raises(ValueError, match="repeats .*, which torch.save never writes"):
+        load_checkpoint(path)
+
+
+def test_nested_references_do_not_explode(tmp_path):
+    """A list of ten references to a list of ten references, ... 30 deep: nothing may print or copy it."""
+    path = tmp_path / "checkpoint.pt"
+    nested: list = []
+    for _ in range(30):
+        nested = [nested] * 10
+    torch.save({"weight": torch.ones(1), "nested": nested}, path)
+    assert torch.equal(load_checkpoint(path)["weight"], torch.ones(1))
+    torch.save(nested, path)
+    with pytest.raises(ValueError, match="holds a list, not a dict"):
+        load_checkpoint(path)
+
+
+def test_shared_and_strided_tensors_come_back(tmp_path):
+    """Views keep their shape; tensors that share a storage go on sharing it; every type of number is read."""
+    path = tmp_path / "checkpoint.pt"
+    base = torch.arange(12.0).reshape(3, 4)
+    types = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int32, torch.bool)
+    several = {str(dtype): torch.ones(3, dtype=dtype) for dtype in types}
+    content = {"base": base, "view": base.T[1:], "scalar": torch.tensor(2.0), "empty": torch.empty(0, 3), **several}
+    torch.save(content, path)
+    found = load_checkpoint(path)
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in content.items()
+    )
+    assert found["view"].stride() == (1, 4)
+    found["base"][0, 1] = 100.0
+    assert found["view"][0, 0] == 100.0
 
 
 def test_refuses_what_is_no_checkpoint(tmp_path):
@@ -154,7 +287,7 @@ def test_refuses_what_is_no_checkpoint(tmp_path):
             load_checkpoint(path)
     for content in (torch.nn.Linear(2, 2), torch.ones(2)):
         torch.save(content, path)
-        with pytest.raises(ValueError, match="not a dict"):
+        with pytest.raises(ValueError, match="not a dict|'torch.nn.modules.linear.Linear'"):
             load_checkpoint(path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("model/data.pkl", b"")

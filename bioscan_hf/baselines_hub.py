@@ -1,0 +1,202 @@
+"""Published DNA encoders of the Hugging Face Hub behind the interface of our own models.
+
+Tokens and pooling are those of BarcodeBERT's comparison (https://arxiv.org/abs/2311.02401): the mean of the last
+hidden states over the attended tokens. Most of these models come with code of their own, which runs on your machine:
+nothing of it is loaded unless `trust_remote_code=True` says so.
+Shape letters: B = batch, L = tokens, D = embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+
+from .configuration_barcodebert import BarcodeBertConfig
+from .modeling_barcodebert import BarcodeBertModel
+from .tokenization_kmer import KmerTokenizer
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """How barcodes go through a published encoder.
+
+    Attributes:
+        max_tokens: Longer barcodes are cut to so many tokens; None is the tokenizer's own limit.
+        special_tokens: Whether the tokenizer adds its own, which are pooled like the others.
+        attends: Whether the encoder is told which tokens are padding. One that is not is always padded to the limit.
+    """
+
+    max_tokens: int | None = 512
+    special_tokens: bool = False
+    attends: bool = True
+
+
+#: Hub id -> settings of the published comparison. Other encoders get the first ones, `HubSettings()`.
+PUBLISHED = {
+    "zhihan1996/DNABERT-2-117M": HubSettings(),
+    "zhihan1996/DNABERT-S": HubSettings(),
+    "InstaDeepAI/nucleotide-transformer-v2-50m-multi-species": HubSettings(),
+    "LongSafari/hyenadna-tiny-1k-seqlen-d256-hf": HubSettings(max_tokens=None, special_tokens=True, attends=False),
+    "LongSafari/hyenadna-tiny-1k-seqlen-hf": HubSettings(max_tokens=None, special_tokens=True, attends=False),
+}
+
+#: BarcodeBERT as its authors publish it: a plain BERT, with a tokenizer in code of its own that we do not need.
+BARCODEBERT = "bioscan-ml/BarcodeBERT"
+
+#: Entries of a remote model's `auto_map`, in order of preference; of a model with a head the encoder is taken.
+AUTO_CLASSES = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
+
+#: What tokenizers give as their limit when they have none is far above this.
+NO_LIMIT = 10**9
+
+
+class HubOutput(NamedTuple):
+    """Output of `HubEncoder`: `pooler_output` (B, D)."""
+
+    pooler_output: Tensor
+
+
+class HubEncoder(nn.Module):
+    """An encoder of tokens with the mean over its attended ones on top."""
+
+    def __init__(self, encoder: nn.Module, attends: bool = True):
+        super().__init__()
+        self.encoder = encoder
+        self.attends = attends
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> HubOutput:
+        """Embeddings of barcodes; zeros where no token is attended.
+
+        Raises:
+            ValueError: if the encoder's first output is not a vector for each token.
+        """
+        mask = {"attention_mask": attention_mask} if self.attends else {}
+        hidden = self.encoder(input_ids=input_ids, **mask)[0]  # (B, L, D)
+        if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
+            raise ValueError(
+                f"{type(self.encoder).__name__} gave {tuple(hidden.shape)} for tokens {tuple(input_ids.shape)}: "
+                f"expected is a vector for each token, (B, L, D)."
+            )
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return HubOutput((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))
+
+
+class HubTokens:
+    """Turns barcodes into the input of `HubEncoder`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: HubSettings):
+        limit = settings.max_tokens or tokenizer.model_max_length
+        if limit > NO_LIMIT and not settings.attends:
+            raise ValueError(f"{type(tokenizer).__name__} has no limit that barcodes could be padded to.")
+        if tokenizer.pad_token is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no token for padding, so it makes no batches.")
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.limit = limit
+
+    def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids and mask, both (B, L); the mask is 0 all through for a barcode without a token of its own."""
+        encoded = self.tokenizer(
+            [*barcodes, "", "A"],  # how many tokens all have; and one token at least
+            add_special_tokens=self.settings.special_tokens,
+            padding="longest" if self.settings.attends else "max_length",
+            truncation=self.limit <= NO_LIMIT,
+            max_length=self.limit if self.limit <= NO_LIMIT else None,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        mask = mask * (mask.sum(1, keepdim=True) > mask[-2].sum())
+        return {"input_ids": ids[:-2], "attention_mask": mask[:-2]}
+
+
+def load_hub_encoder(
+    name: str, *, trust_remote_code: bool = False, settings: HubSettings | None = None
+) -> tuple[HubEncoder, HubTokens]:
+    """Model and processor for `embed`, of a published encoder, in evaluation mode.
+
+    Args:
+        name: Hub id or folder, such as "zhihan1996/DNABERT-2-117M".
+        trust_remote_code: Whether the Python code in that repository may run. Read it first.
+        settings: None takes those of the published comparison.
+
+    Raises:
+        ValueError: if the model needs code of its own and may not run it, its weights are not all there, or its
+            tokenizer cannot pad.
+        OSError: if there is no model of that name.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    auto_map = {key: value for key, value in config.get("auto_map", {}).items() if key in AUTO_CLASSES}
+    if auto_map and not trust_remote_code:
+        raise ValueError(
+            f"{name!r} brings code of its own ({', '.join(sorted(set(auto_map.values())))}), which would run on this "
+            f"machine with your rights. Read it, and if you trust it, pass trust_remote_code=True."
+        )
+    if auto_map:
+        encoder = _remote_model(name, next(auto_map[key] for key in AUTO_CLASSES if key in auto_map))
+    else:
+        encoder, info = AutoModel.from_pretrained(name, output_loading_info=True)
+        _check_complete(name, info["missing_keys"])
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    settings = settings or PUBLISHED.get(name, HubSettings())
+    return HubEncoder(encoder, settings.attends).eval(), HubTokens(tokenizer, settings)
+
+
+def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertModel, KmerTokenizer]:
+    """The published BarcodeBERT as our own class, with our tokenizer; none of its code runs.
+
+    Raises:
+        ValueError: if the model is no BERT over the k-mers of BarcodeBERT, or its weights are not all there.
+        OSError: if there is no model of that name.
+    """
+    found, _ = PreTrainedConfig.get_config_dict(name)
+    sizes = {4**k + 2: k for k in range(1, 9)}
+    if found.get("model_type") != "bert" or found.get("vocab_size") not in sizes:
+        raise ValueError(
+            f"{name!r} is of type {found.get('model_type')!r} with {found.get('vocab_size')} tokens, no BarcodeBERT: "
+            f"expected is 'bert' with 4**k + 2 tokens."
+        )
+    shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    config = BarcodeBertConfig(k=sizes[found["vocab_size"]], **{key: found[key] for key in shape if key in found})
+    loaded: Any = BarcodeBertModel.from_pretrained(name, config=config, output_loading_info=True)
+    model, info = loaded
+    _check_complete(name, info["missing_keys"])
+    return model.eval(), KmerTokenizer(config.k)
+
+
+def _remote_model(name: str, reference: str) -> nn.Module:
+    """The encoder of a model whose code lies beside its weights.
+
+    It is built on the CPU before its weights are read: older code makes tensors while it is built, which transformers
+    would leave without a value. Its config is the class's own, which is not always the one of `auto_map`.
+    """
+    model_class: Any = get_class_from_dynamic_module(reference, name)
+    model: PreTrainedModel = model_class(model_class.config_class.from_pretrained(name))
+    safe = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
+    if safe is not None:
+        state = load_file(safe)
+    else:
+        pickled: Any = cached_file(name, WEIGHTS_NAME)
+        state = torch.load(pickled, map_location="cpu", weights_only=True)
+    encoder: nn.Module = model.base_model
+    prefix = f"{model.base_model_prefix}."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    missing, _ = encoder.load_state_dict(state, strict=False)
+    _check_complete(name, missing)
+    return encoder
+
+
+def _check_complete(name: str, missing: Sequence[str]) -> None:
+    """Raises ValueError if weights are missing. A pooling layer may be: nothing here uses it."""
+    needed = sorted(key for key in missing if not key.startswith("pooler."))
+    if needed:
+        raise ValueError(f"The weights of {name!r} lack {', '.join(needed[:5])} ({len(needed)} in all).")

@@ -1,0 +1,356 @@
+"""Sequence search as biologists do it: vsearch (global alignment and SINTAX) and BLAST+, from arrays to arrays.
+
+The programs come from the system's packages and run in a temporary folder. BLAST is a baseline of BarcodeBERT
+(https://arxiv.org/abs/2311.02401) and of BIOSCAN-5M: the best hit of a query gives it its taxon. From a result,
+`neighbour_labels` and `metrics.accuracy` make the same numbers as a kNN probe of embeddings.
+Shape letters: N = references, M = queries, k = neighbours.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv as pc
+from numpy.typing import ArrayLike, NDArray
+
+from .metrics import IGNORE
+
+#: Program -> what to install.
+PACKAGES = {
+    "vsearch": "vsearch (apt install vsearch, or conda install -c bioconda vsearch)",
+    "blastn": "BLAST+ (apt install ncbi-blast+, or conda install -c bioconda blast)",
+    "makeblastdb": "BLAST+ (apt install ncbi-blast+, or conda install -c bioconda blast)",
+}
+
+TOOLS = ("vsearch", "blast")
+BLAST_TASKS = ("megablast", "blastn", "dc-megablast")
+
+#: Letters of ranks in the headers that SINTAX reads, highest first. Only their order matters here.
+SINTAX_LETTERS = "dkpcofgst"
+
+#: BLAST keeps the best so many references of a query. With few, equal ones would be chosen before their order counts.
+BLAST_TARGETS = 100
+
+Ids = NDArray[np.int64]
+
+#: vsearch compares words of so many nucleotides. A barcode without one would match any other with identity 1.
+WORD = re.compile("[ACGT]{8}")
+
+_UNIFORM = str.maketrans("U", "T", "-")
+_ALLOWED = frozenset("ACGTNRYSWKMBDHV")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Nearest references of each query, nearest first.
+
+    Attributes:
+        neighbours: Rows of the references (M, k); -1 where there is no further hit.
+        identities: Share of identical columns of the alignment (M, k), in [0, 1]; NaN where there is no hit. vsearch's
+            alignment is global (gaps at the ends do not count), BLAST's is local.
+        tool: "vsearch" or "blast".
+        version: Of the program, such as "2.22.1".
+        command: The search, as it ran.
+        seconds: Wall time, of the files and the index too.
+    """
+
+    neighbours: Ids
+    identities: NDArray[np.float32]
+    tool: str
+    version: str
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SintaxResult:
+    """Taxa by SINTAX.
+
+    Attributes:
+        taxa: Rank -> class ids (M,); -1 where there is none.
+        confidences: Rank -> share of the bootstrap samples (M,), in [0, 1]; 0 where there is no taxon.
+        version: Of vsearch.
+        command: As it ran.
+        seconds: Wall time, of the files and the index too.
+    """
+
+    taxa: dict[str, Ids]
+    confidences: dict[str, NDArray[np.float32]]
+    version: str
+    command: str
+    seconds: float
+
+
+def search_nearest(
+    references: Sequence[str],
+    queries: Sequence[str],
+    *,
+    tool: str = "vsearch",
+    k: int = 1,
+    threads: int = 1,
+    candidates: int = 8,
+    min_identity: float = 0.0,
+    both_strands: bool = False,
+    task: str = "megablast",
+) -> SearchResult:
+    """The nearest references of each query, by alignment.
+
+    vsearch ranks by identity among the `candidates` references that share the most words of 8 nucleotides with the
+    query; BLAST ranks by score. Equally good references are taken in their order. The result does not depend on
+    `threads`. A query without a hit has -1.
+
+    Barcodes are turned to capital letters, gaps ("-") are taken out, and U is read as T; N and IUPAC codes are the
+    programs' business (for vsearch, N is identical to anything). A barcode without 8 nucleotides in a row, such as an
+    empty one, finds nothing and is not found.
+
+    Args:
+        references: N barcodes.
+        queries: M barcodes.
+        tool: "vsearch" or "blast".
+        candidates: Of vsearch: references aligned with each query. More are slower, and slightly more accurate.
+        min_identity: Hits below it do not count, in [0, 1].
+        both_strands: Whether the reverse complement of a query is searched too. The strand of barcodes is known.
+        task: Of BLAST: "megablast" (published), "dc-megablast" or "blastn", ever more sensitive and slower.
+
+    Raises:
+        ValueError: for an option out of range, no reference of 8 nucleotides, or a barcode that is missing or
+            holds other characters (the rows are named).
+        FileNotFoundError: if the program is not installed; the package is named.
+        RuntimeError: if the program fails, with what it says.
+    """
+    _check_choice("tool", tool, TOOLS)
+    _check_choice("task", task, BLAST_TASKS)
+    if k < 1 or threads < 1 or candidates < 1 or not 0 <= min_identity <= 1:
+        raise ValueError(
+            f"k, threads and candidates must be 1 or more and min_identity in [0, 1]; got k={k}, threads={threads}, "
+            f"candidates={candidates}, min_identity={min_identity}."
+        )
+    start = time.perf_counter()
+    for program in ("vsearch",) if tool == "vsearch" else ("makeblastdb", "blastn"):
+        _check_installed(program)
+    library, wanted = uniform_barcodes(references, "reference"), uniform_barcodes(queries, "query")
+    with tempfile.TemporaryDirectory(prefix="search-") as name:
+        folder = Path(name)
+        _write_fasta(folder / "references.fasta", library, {})
+        _write_fasta(folder / "queries.fasta", wanted, {})
+        if tool == "vsearch":
+            command = _vsearch_command(max(candidates, k), threads, min_identity, both_strands)
+        else:
+            _run(["makeblastdb", "-in", "references.fasta", "-dbtype", "nucl", "-out", "index"], folder)
+            command = _blast_command(task, max(BLAST_TARGETS, k), threads, both_strands)
+        if any(map(WORD.search, wanted)):
+            _run(command, folder)
+        else:
+            (folder / "hits.tsv").touch()  # the programs refuse an empty file of queries
+        hits = _read_hits(folder / "hits.tsv", by_score=tool == "blast", min_identity=min_identity)
+    neighbours, identities = _best(*hits, len(wanted), k)
+    version = _version(["vsearch", "--version"] if tool == "vsearch" else ["blastn", "-version"])
+    return SearchResult(neighbours, identities, tool, version, shlex.join(command), time.perf_counter() - start)
+
+
+def neighbour_labels(neighbours: ArrayLike, reference_labels: ArrayLike) -> Ids:
+    """Label of each query's nearest neighbour that has one, (M,); -1, which every metric counts as wrong, for none.
+
+    Args:
+        neighbours: Rows of the references (M, k), nearest first, -1 for none.
+        reference_labels: Class ids (N,), -1 for none.
+
+    Example:
+        >>> neighbour_labels([[1, 0], [-1, -1]], [7, -1]).tolist()
+        [7, -1]
+    """
+    rows, labels = np.asarray(neighbours), np.asarray(reference_labels)
+    if rows.ndim != 2 or labels.ndim != 1 or (rows.size and rows.max() >= len(labels)):
+        raise ValueError(
+            f"neighbours (M, k) must be rows of reference_labels (N,); got {rows.shape} and {labels.shape}, and the "
+            f"highest row is {rows.max() if rows.size else None}."
+        )
+    found = np.append(labels, IGNORE)[rows].astype(np.int64)  # row -1 is the one appended
+    first = (found != IGNORE).argmax(1)
+    return found[np.arange(len(found)), first]
+
+
+def sintax(
+    references: Sequence[str],
+    taxa: Mapping[str, ArrayLike],
+    queries: Sequence[str],
+    *,
+    threads: int = 1,
+    both_strands: bool = False,
+    seed: int = 1,
+) -> SintaxResult:
+    """Taxa of the queries with their bootstrap confidence, by vsearch's SINTAX.
+
+    For each of 100 random samples of the query's words the reference that shares the most of them votes
+    (https://doi.org/10.1101/074161). Barcodes are treated as in `search_nearest`.
+
+    Args:
+        references: N barcodes.
+        taxa: Rank -> class ids (N,), the highest rank first, -1 where unknown; 9 ranks at most.
+        queries: M barcodes.
+        threads: With more than one the result is no longer the same each time.
+        seed: Of the samples, 1 or more.
+
+    Raises:
+        ValueError: for ranks that do not fit the references, options out of range, barcodes as in `search_nearest`.
+        FileNotFoundError: if vsearch is not installed.
+        RuntimeError: if vsearch fails, with what it says.
+    """
+    start = time.perf_counter()
+    if threads < 1 or seed < 1:
+        raise ValueError(f"threads and seed must be 1 or more; got {threads} and {seed}.")
+    labels = {rank: np.asarray(ids) for rank, ids in taxa.items()}
+    shapes = {rank: ids.shape for rank, ids in labels.items() if ids.shape != (len(references),)}
+    if shapes or not 1 <= len(labels) <= len(SINTAX_LETTERS):
+        raise ValueError(
+            f"taxa must have 1 to {len(SINTAX_LETTERS)} ranks, each with an id for each of the {len(references)} "
+            f"references; got {len(labels)} ranks, and of other shapes {shapes or 'none'}."
+        )
+    _check_installed("vsearch")
+    library, wanted = uniform_barcodes(references, "reference"), uniform_barcodes(queries, "query")
+    letters = dict(zip(SINTAX_LETTERS, labels, strict=False))
+    strands = "both" if both_strands else "plus"
+    command = [
+        *("vsearch", "--sintax", "queries.fasta", "--db", "references.fasta", "--tabbedout", "taxa.tsv"),
+        *("--dbmask", "none", "--strand", strands, "--randseed", str(seed), "--threads", str(threads), "--quiet"),
+    ]
+    with tempfile.TemporaryDirectory(prefix="sintax-") as name:
+        folder = Path(name)
+        _write_fasta(folder / "references.fasta", library, {letter: labels[rank] for letter, rank in letters.items()})
+        _write_fasta(folder / "queries.fasta", wanted, {})
+        if any(map(WORD.search, wanted)):
+            _run(command, folder)
+        else:
+            (folder / "taxa.tsv").touch()
+        lines = (folder / "taxa.tsv").read_text(encoding="ascii").splitlines()
+    found = {rank: np.full(len(wanted), IGNORE, np.int64) for rank in labels}
+    confidences = {rank: np.zeros(len(wanted), np.float32) for rank in labels}
+    for line in lines:
+        query, names = line.split("\t")[:2]
+        for letter, taxon, confidence in re.findall(r"(\w):(\d+)\(([\d.]+)\)", names):
+            found[letters[letter]][int(query)] = int(taxon)
+            confidences[letters[letter]][int(query)] = float(confidence)
+    version = _version(["vsearch", "--version"])
+    return SintaxResult(found, confidences, version, shlex.join(command), time.perf_counter() - start)
+
+
+def uniform_barcodes(barcodes: Sequence[str], what: str) -> list[str]:
+    """Barcodes in capital letters, without gaps, U read as T.
+
+    Args:
+        what: What an error calls them.
+
+    Raises:
+        ValueError: if a barcode is missing (None) or holds anything but nucleotides, IUPAC codes and gaps.
+    """
+    missing = [row for row, barcode in enumerate(barcodes) if barcode is None]
+    if missing:
+        raise ValueError(
+            f"{what} barcodes are missing: {len(missing)}, the first in row {missing[0]}. Give '' for them."
+        )
+    uniform = [barcode.upper().translate(_UNIFORM) for barcode in barcodes]
+    wrong = [row for row, barcode in enumerate(uniform) if not _ALLOWED.issuperset(barcode)]
+    if wrong:
+        others = "".join(sorted(set(uniform[wrong[0]]) - _ALLOWED))
+        raise ValueError(
+            f"{what} barcodes hold characters that are no nucleotides: {len(wrong)} do, the first is row {wrong[0]} "
+            f"with {others!r}. Allowed are ACGTU, N, the IUPAC codes and '-'."
+        )
+    if what == "reference" and not any(map(WORD.search, uniform)):
+        raise ValueError(
+            f"None of the {len(uniform)} references holds 8 nucleotides in a row: there is nothing to search in."
+        )
+    return uniform
+
+
+def _vsearch_command(candidates: int, threads: int, min_identity: float, both_strands: bool) -> list[str]:
+    # With the threshold 0 every candidate is accepted, so `maxaccepts` is how many are aligned. Nothing is masked:
+    # runs of A and T are as much of a barcode as the rest.
+    return [
+        *("vsearch", "--usearch_global", "queries.fasta", "--db", "references.fasta"),
+        *("--id", str(min_identity), "--strand", "both" if both_strands else "plus"),
+        *("--maxaccepts", str(candidates), "--maxrejects", "64", "--threads", str(threads)),
+        *("--qmask", "none", "--dbmask", "none", "--minseqlength", "1"),
+        *("--userout", "hits.tsv", "--userfields", "query+target+ids+pairs+gaps", "--quiet"),
+    ]
+
+
+def _blast_command(task: str, targets: int, threads: int, both_strands: bool) -> list[str]:
+    return [
+        *("blastn", "-task", task, "-query", "queries.fasta", "-db", "index", "-out", "hits.tsv"),
+        *("-outfmt", "6 qseqid sseqid nident length score", "-max_target_seqs", str(targets), "-max_hsps", "1"),
+        *("-strand", "both" if both_strands else "plus", "-num_threads", str(threads)),
+    ]
+
+
+def _read_hits(
+    path: Path, by_score: bool, min_identity: float
+) -> tuple[Ids, Ids, NDArray[np.float64], NDArray[np.float64]]:
+    """Queries, references, identities and what they are ranked by, of all hits."""
+    if path.stat().st_size == 0:
+        nothing = np.empty(0, np.int64)
+        return nothing, nothing, np.empty(0), np.empty(0)
+    options = pc.ReadOptions(column_names=["query", "reference", "identical", "columns", "last"])
+    table = pc.read_csv(path, read_options=options, parse_options=pc.ParseOptions(delimiter="\t"))
+    queries, references, identical, columns, last = (column.to_numpy() for column in table.columns)
+    identity = identical / (columns if by_score else np.maximum(columns + last, 1))  # vsearch counts gaps apart
+    keep = identity >= min_identity
+    rank = last.astype(np.float64) if by_score else identity
+    return queries[keep], references[keep], identity[keep], rank[keep]
+
+
+def _best(
+    queries: Ids, references: Ids, identities: NDArray[np.float64], rank: NDArray[np.float64], rows: int, k: int
+) -> tuple[Ids, NDArray[np.float32]]:
+    """The first `k` hits of each query, (rows, k): by rank, and of equal ones by the row of the reference."""
+    order = np.lexsort((references, -rank, queries))
+    queries, references, identities = queries[order], references[order], identities[order]
+    place = np.arange(len(queries)) - np.searchsorted(queries, queries)
+    first = place < k
+    neighbours, shares = np.full((rows, k), -1, np.int64), np.full((rows, k), np.nan, np.float32)
+    neighbours[queries[first], place[first]] = references[first]
+    shares[queries[first], place[first]] = identities[first]
+    return neighbours, shares
+
+
+def _write_fasta(path: Path, barcodes: Sequence[str], taxa: Mapping[str, NDArray[np.int64]]) -> None:
+    """Writes all that hold a word, each named by its row, with the taxa as SINTAX reads them."""
+    with path.open("w", encoding="ascii") as file:
+        for row, barcode in enumerate(barcodes):
+            if WORD.search(barcode):
+                known = ",".join(f"{letter}:{ids[row]}" for letter, ids in taxa.items() if ids[row] != IGNORE)
+                file.write(f">{row};tax={known};\n{barcode}\n" if taxa else f">{row}\n{barcode}\n")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Unknown {name} {value!r}. Choose one of {', '.join(choices)}.")
+
+
+def _check_installed(program: str) -> None:
+    if shutil.which(program) is None:
+        raise FileNotFoundError(f"The program {program!r} is not on the PATH. Install {PACKAGES[program]}.")
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)} failed ({done.returncode}): {(done.stderr or done.stdout)[-2000:]}")
+
+
+def _version(command: Sequence[str]) -> str:
+    """Version in what a program says, such as "2.22.1" or "2.12.0+"."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"\d+\.\d+[.\d]*\+?", done.stderr + done.stdout)
+    if found is None:
+        raise RuntimeError(f"{shlex.join(command)} tells no version: {done.stderr + done.stdout}")
+    return found[0]

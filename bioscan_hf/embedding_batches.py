@@ -1,0 +1,213 @@
+"""Running an encoder over a list of barcodes in batches: the part of `embedding` that computes.
+
+Nothing is computed that does not change the result: an equal barcode is computed once, barcodes of one length go
+together, padding is cut off and a mask that hides nothing is left out. Needs torch, transformers, numpy and pyarrow.
+Shape letters: n = rows, B = batch, L = tokens, D = embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+#: Rows of so many batches are tokenized together, and sorted by length where that lets padding be cut off.
+BATCHES_IN_WINDOW = 16
+
+#: Vectors of earlier barcodes take at most so many bytes; the oldest are forgotten first.
+REMEMBERED_BYTES = 1 << 28
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+#: Barcode -> its embedding (D,), and whether it holds a whole token.
+Known = dict[str, tuple[NDArray[np.float32], bool]]
+
+
+@runtime_checkable
+class ColumnTokenizer(Protocol):
+    """A tokenizer of whole columns, such as `KmerTokenizer`."""
+
+    def encode_column(self, column: Any, offset: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and attention mask, both (n, L)."""
+
+
+def resolve_dtype(model: nn.Module, dtype: str) -> torch.dtype:
+    """The precision that `embed` computes in where the model is.
+
+    Raises:
+        ValueError: if there is no such dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown. There are {', '.join(DTYPES)}.")
+    if dtype == "auto":
+        return torch.bfloat16 if device_of(model).type == "cuda" else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def embed_barcodes(
+    model: nn.Module,
+    processor: Callable[..., Any],
+    barcodes: Sequence[str],
+    *,
+    batch_size: int = 256,
+    dtype: torch.dtype = torch.float32,
+    known: Known | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings (n, D) of barcodes, and which (n,) hold a whole token; the others are zeros.
+
+    The model runs as it is: call it within `inference(model)`.
+
+    Args:
+        known: Embeddings of earlier barcodes, which are not computed again; those of this call are added.
+        advance: Called with the number of rows that are done.
+
+    Raises:
+        ValueError: if the model or the processor does not give a row for each barcode.
+    """
+    known = {} if known is None else known
+    distinct = list(dict.fromkeys(barcodes))
+    here = {barcode: known[barcode] for barcode in distinct if barcode in known}
+    new = [barcode for barcode in distinct if barcode not in here]
+    for rows, vectors, valid in _windows(model, processor, new, batch_size, dtype, advance):
+        for i in range(len(vectors)):
+            here[new[rows.start + i]] = (vectors[i], bool(valid[i]))
+    advance(len(barcodes) - len(new))
+    found = [here[barcode] for barcode in barcodes]
+    _remember(known, here, new)
+    return np.stack([vector for vector, _ in found]), np.array([whole for _, whole in found], np.bool_)
+
+
+def _remember(known: Known, here: Known, new: list[str]) -> None:
+    for barcode in new:
+        vector, whole = here[barcode]
+        known[barcode] = (vector.copy(), whole)  # a view would keep its whole window in memory
+    if known:
+        most = max(1, REMEMBERED_BYTES // next(iter(known.values()))[0].nbytes)
+        for oldest in list(known)[: max(0, len(known) - most)]:
+            del known[oldest]
+
+
+def _windows(
+    model: nn.Module,
+    processor: Callable[..., Any],
+    barcodes: list[str],
+    batch_size: int,
+    dtype: torch.dtype,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Rows of a window, their vectors and which are whole.
+
+    A window is fetched from the device when the next one has been sent there, so that the device does not wait for
+    the tokenizer.
+    """
+    size = batch_size * BATCHES_IN_WINDOW if isinstance(processor, ColumnTokenizer) else batch_size
+    sent: tuple[slice, Tensor, Tensor, Tensor] | None = None
+    for start in range(0, len(barcodes), size):
+        rows = slice(start, min(start + size, len(barcodes)))
+        inputs, whole = encode(processor, barcodes[rows])
+        outputs, order = _window(model, processor, inputs, batch_size, dtype)
+        if sent is not None:
+            yield _fetched(*sent, advance)
+        sent = (rows, outputs, order, whole)
+    if sent is not None:
+        yield _fetched(*sent, advance)
+
+
+def _window(
+    model: nn.Module, processor: Callable[..., Any], inputs: dict[str, Tensor], batch_size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Vectors on the device, and the rows that they belong to."""
+    cut = isinstance(processor, ColumnTokenizer) and pools_by_mask(model)
+    n = len(next(iter(inputs.values())))
+    lengths = _attended_length(inputs["attention_mask"]) if cut else None
+    order = torch.arange(n) if lengths is None else lengths.argsort(descending=True, stable=True)
+    outputs = []
+    for rows in order.split(batch_size):
+        batch = {name: x[rows] for name, x in inputs.items()}
+        if lengths is not None:
+            # Everything after the last attended token of a batch is cut off; a mask without a zero hides nothing.
+            batch = {name: x[:, : max(1, int(lengths[rows].max()))] for name, x in batch.items()}
+            if batch["attention_mask"].all():
+                del batch["attention_mask"]
+        outputs.append(_forward(model, batch, dtype))
+    return torch.cat(outputs), order
+
+
+def _fetched(
+    rows: slice, outputs: Tensor, order: Tensor, whole: Tensor, advance: Callable[[int], object]
+) -> tuple[slice, NDArray[np.float32], NDArray[np.bool_]]:
+    computed = outputs.cpu()
+    restored = torch.empty_like(computed)
+    restored[order] = computed
+    restored[~whole] = 0
+    advance(len(computed))
+    return rows, restored.numpy(), whole.numpy()
+
+
+def encode(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs of the model, and which of the barcodes (B,) hold a token of their own."""
+    # How many tokens a barcode has that has no nucleotide: those that a tokenizer adds to all.
+    added = 0
+    if isinstance(processor, ColumnTokenizer):
+        ids, mask = processor.encode_column([*barcodes, ""])
+        added = int(mask[-1].sum())
+        encoded: Mapping[str, Any] = {"input_ids": ids[:-1], "attention_mask": mask[:-1]}
+    elif isinstance(processor, PreTrainedTokenizerBase):
+        encoded = processor(barcodes, return_tensors="pt")
+        added = len(processor("")["input_ids"])
+    else:
+        encoded = processor(barcodes)
+    inputs = {name: torch.as_tensor(x) for name, x in encoded.items()}
+    for name, x in inputs.items():
+        if len(x) != len(barcodes):
+            raise ValueError(f"The processor gave {name} of shape {tuple(x.shape)} for {len(barcodes)} barcodes.")
+    if "attention_mask" in inputs:
+        return inputs, inputs["attention_mask"].sum(1) > added
+    return inputs, torch.tensor([len(barcode) > 0 for barcode in barcodes])
+
+
+def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    device, size = device_of(model), len(next(iter(batch.values())))
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        vectors = model(**{name: x.to(device) for name, x in batch.items()}).pooler_output
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != size:
+        found = tuple(vectors.shape) if isinstance(vectors, Tensor) else vectors
+        raise ValueError(
+            f"{type(model).__name__} gave the pooler_output {found} for {size} barcodes, not ({size}, D)."
+        )
+    return vectors.float()
+
+
+def pools_by_mask(model: nn.Module) -> bool:
+    return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
+
+
+def _attended_length(mask: Tensor) -> Tensor:
+    """Number of the last attended token of each row of (B, L), counted from 1; 0 if there is none."""
+    return (mask.ne(0) * torch.arange(1, mask.shape[1] + 1)).amax(1)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    weight = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients; afterwards each module is in training or not, as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag

@@ -1,0 +1,135 @@
+"""BarcodeMamba: a state-space encoder of DNA barcodes under the same heads as BarcodeBERT.
+
+The encoder is transformers' Mamba2, which runs on a CPU as well. A position sees those before it and not those after.
+Uploaded to the Hub beside the weights: needs torch, transformers, and the files of BarcodeBERT beside it.
+
+Paper: BarcodeMamba, https://arxiv.org/abs/2412.11084
+Shape letters: B = batch, L = tokens, D = hidden_size, C = classes.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Model, Mamba2PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_barcodemamba import BarcodeMambaConfig
+from .modeling_barcodebert import (
+    IGNORED,
+    TaxonClassifierMixin,
+    apply_masked_lm_head,
+    count_labels,
+    kmer_numbers,
+    pool,
+)
+
+
+def advice_is_useful(record: logging.LogRecord) -> bool:
+    """Whether transformers' advice to install Mamba's kernels is worth reading: they run on a GPU alone."""
+    message = record.getMessage()
+    return torch.cuda.is_available() or not ("falling back to" in message.lower() and "install" in message)
+
+
+class BarcodeMambaModel(Mamba2Model):
+    """Encodes barcodes: `last_hidden_state` (B, L, D) has their tokens, `pooler_output` (B, D) their embedding.
+
+    A checkpoint of either head opens here without its head.
+    """
+
+    config_class = BarcodeMambaConfig
+    config: BarcodeMambaConfig
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^taxon_classifier\."]
+
+    def __init__(self, config: BarcodeMambaConfig):
+        for module in ("integrations.hub_kernels", "models.mamba2.modeling_mamba2"):
+            logging.getLogger(f"transformers.{module}").addFilter(advice_is_useful)
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Tokens (B, L) to vectors.
+
+        Args:
+            attention_mask: 1 for tokens, 0 for padding, (B, L), which belongs at the end; None reads all.
+            kwargs: Those of `Mamba2Model`, such as `inputs_embeds` and `output_hidden_states`.
+        """
+        outputs = super().forward(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=pool(outputs.last_hidden_state, attention_mask, self.config.pooling),
+            hidden_states=outputs.hidden_states,
+        )
+
+
+class BarcodeMambaForMaskedLM(Mamba2PreTrainedModel):
+    """Predicts k-mers, masked ones or the next one, as `config.objective` says.
+
+    Logit j is the k-mer number j of ACGT, whose token id is j + `config.num_special_tokens`.
+    """
+
+    config_class = BarcodeMambaConfig
+    config: BarcodeMambaConfig
+
+    def __init__(self, config: BarcodeMambaConfig):
+        super().__init__(config)
+        self.backbone = BarcodeMambaModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_kmers)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits (B, L, 4**k), and the loss in nats if there are labels.
+
+        With labels and `config.sparse_prediction`, logits are those of the predicting positions alone, (N, 4**k).
+
+        Args:
+            labels: Token ids (B, L), -100 where there is nothing to predict; ids that are no k-mer of ACGT are passed
+                over. With the objective "next" they are in place, too: the label of a position is predicted from the
+                one before, so that the first of a barcode is passed over. Write -100 there, where a Trainer counts
+                labels.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.backbone(input_ids, attention_mask, return_dict=True, **kwargs)
+        targets = None
+        if labels is not None:
+            targets = kmer_numbers(labels, self.config.num_special_tokens, self.config.num_kmers)
+            if self.config.objective == "next":
+                targets = nn.functional.pad(targets[:, 1:], (0, 1), value=IGNORED)
+        logits, targets = apply_masked_lm_head(
+            self.classifier, outputs.last_hidden_state, targets, self.config.sparse_prediction
+        )
+        loss = None
+        if targets is not None:
+            count = count_labels(targets, num_items_in_batch)
+            loss = self.loss_function(logits, targets, vocab_size=logits.shape[-1], num_items_in_batch=count)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class BarcodeMambaForSequenceClassification(TaxonClassifierMixin, Mamba2PreTrainedModel):
+    """Classifies barcodes by one taxonomic rank (`config.id2label`), or by several at once (`config.taxa`)."""
+
+    config_class = BarcodeMambaConfig
+    config: BarcodeMambaConfig  # type: ignore[assignment]
+
+    def __init__(self, config: BarcodeMambaConfig):
+        super().__init__(config)
+        self.backbone = BarcodeMambaModel(config)
+        self._add_taxon_classifier(config.classifier_dropout or 0.0)
+        self.post_init()
+
+
+# Makes `save_pretrained` and `push_to_hub` put this file and those it needs beside the weights.
+BarcodeMambaModel.register_for_auto_class("AutoModel")
+BarcodeMambaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+BarcodeMambaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,0 +1,534 @@
+"""Fine-tuning: it learns and tells how well, it does not depend on how a batch is spread, and a killed run goes on.
+
+The runs are tiny: 101 barcodes of up to 60 nucleotides, of 8 species in 4 genera, and a model of one layer.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, set_seed
+
+from bioscan_hf import finetuning
+from bioscan_hf.classification import TaxonCollator
+from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.taxonomy import COLUMNS
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.trainers import finetune_barcodebert as program
+from bioscan_hf.training import BarcodeTrainingArguments
+
+SHAPE = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+RANKS = ["order", "family", "genus", "species"]
+TRAINING = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 16,
+    "save_total_limit": 10,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "max_steps": 4,
+}
+# SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
+SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "ranks": RANKS}
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """8 species of 4 genera, families and 2 orders: 64 rows in train, 8 in val, 16 in test.
+
+    Besides, in train 4 rows without a species and 1 without a name; in test 4 of a species that train has not, and 4
+    without one.
+    """
+    draw = random.Random(0)
+
+    def descend(barcode, rate):
+        return "".join(draw.choice("ACGT") if draw.random() < rate else letter for letter in barcode)
+
+    rows = []
+
+    def add(number, split, barcode, **changed):
+        genus = number // 2
+        names = {
+            "order": f"O{genus // 2}",
+            "family": f"F{genus}",
+            "genus": f"G{genus}",
+            "species": f"G{genus} s{number}",
+        }
+        barcode = descend(barcode, 0.02)[: draw.randint(48, 60)]
+        rows.append({"processid": f"P{len(rows)}", "dna_barcode": barcode, "split": split} | names | changed)
+
+    genera = ["".join(draw.choices("ACGT", k=60)) for _ in range(4)]
+    for species in range(8):
+        ancestor = descend(genera[species // 2], 0.3)
+        for split, count in (("train", 8), ("val", 1), ("test", 2)):
+            for _ in range(count):
+                add(species, split, ancestor)
+        if species < 4:
+            add(species, "train", ancestor, species="")
+            add(species, "test", ancestor, species=f"new {species % 2}")
+            add(species, "test", ancestor, species="")
+    add(0, "train", genera[0], **dict.fromkeys(RANKS, ""))
+    return write_csv(tmp_path_factory.mktemp("data") / "metadata.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A folder as pretraining leaves it, with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("pretrained")
+    BarcodeBertForMaskedLM(BarcodeBertConfig(**SHAPE)).save_pretrained(folder)
+    KmerTokenizer(k=3, max_nucleotides=60).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """The cache of `datasets`, for this process and those that it starts."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+def arguments(source, model, folder, **options):
+    """What `program.main` takes. `options` belong to either of its two arguments."""
+    own = set(finetuning.FinetuningOptions.__dataclass_fields__)
+    given = TRAINING | {"source": str(source), "model": str(model), "output_dir": str(folder)} | options
+    return (
+        finetuning.FinetuningOptions(**{name: given[name] for name in given if name in own}),
+        BarcodeTrainingArguments(**{name: given[name] for name in given if name not in own}),
+    )
+
+
+def flags(source, model, folder, **options):
+    given = TRAINING | {"source": source, "model": model, "output_dir": folder} | options
+    return [
+        part
+        for name, value in given.items()
+        for part in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+    ]
+
+
+def history(folder):
+    """What was logged at each step and evaluation, but for what measures time."""
+    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    clock = ("_runtime", "_per_second")
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(clock)}
+        for entry in logged
+        if "train_loss" not in entry  # a mean over the session
+    ]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def metadata(source, split):
+    with open(source, newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == split]
+
+
+def test_a_run_learns_and_tells_how_well(source, pretrained, tmp_path):
+    """What the results say is what the predictions file says, and what the saved model says when it is loaded.
+
+    Of the 24 test rows 20 have a species, and of these 16 one of train: the coverage is 0.8.
+    """
+    folder = tmp_path / "run"
+    options = {"ranks": ["species", "genus", "order", "family"], "max_steps": 60, "learning_rate": 1e-2}
+    results = program.main(*arguments(source, pretrained, folder, test_splits=["test"], **options))
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert (results["task"], results["steps"]) == ("barcodebert/finetune", 60)
+    assert results["splits"] == {"train": 69, "val": 8, "test": 24}
+    assert (results["training_rows_without_a_label"], results["classes_of_several_parents"]) == (1, 0)
+    assert results["model"]["classes"] == {"order": 2, "family": 4, "genus": 4, "species": 8}
+    species = results["metrics"]["independent"]["test"]["species"]
+    assert (species["support"], species["classes"], species["coverage"]) == (20, 10, 0.8)
+    assert 0.5 < species["micro_accuracy"] <= 0.8
+    assert results["metrics"]["independent"]["test"]["genus"]["micro_accuracy"] > 0.9
+    assert results["metrics"]["independent"]["val"]["species"]["cross_entropy_nats"] < 1.5 < np.log(8)
+    assert results["loss_curve"][-1][1] < 0.5 < results["loss_curve"][0][1]
+
+    test = metadata(source, "test")
+    predicted = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert len(predicted) == 4 * len(test) and {row["split"] for row in predicted} == {"test"}
+    answers = {(row["processid"], row["rank"]): row for row in predicted}
+    for name, kind in (("name", "independent"), ("consistent_name", "consistent")):
+        hits = [answers[row["processid"], "species"][name] == row["species"] for row in test if row["species"]]
+        assert results["metrics"][kind]["test"]["species"]["micro_accuracy"] == pytest.approx(np.mean(hits))
+    for row in test:
+        species, genus = (answers[row["processid"], rank]["consistent_name"] for rank in ("species", "genus"))
+        assert species.split()[0] == genus
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert list(model.config.taxa) == RANKS and model.config.taxa["genus"] == ["G0", "G1", "G2", "G3"]
+    assert model.config.parents["species"] == [0, 0, 1, 1, 2, 2, 3, 3]
+    batch = AutoTokenizer.from_pretrained(folder)([row["dna_barcode"] for row in test], return_tensors="pt")
+    with torch.no_grad():
+        taxa = model.predict_taxa(model(**batch).logits)
+    for rank, (ids, probabilities) in taxa.items():
+        for row, i, probability in zip(test, ids, probabilities, strict=True):
+            answer = answers[row["processid"], rank]
+            assert answer["consistent_name"] == model.config.taxa[rank][i]
+            assert answer["consistent_probability"] == pytest.approx(probability.item(), abs=1e-5)
+    accuracy = results["metrics"]["independent"]["test"]["species"]["micro_accuracy"]
+    assert f"| test | species | 20 | 80.0 | {100 * accuracy:.1f} |" in (folder / "README.md").read_text()
+    assert not list(folder.rglob("*.part"))
+
+
+def test_one_rank_has_the_published_shape(source, pretrained, tmp_path):
+    """`id2label` names the classes, the labels are one column, and there is nothing to be consistent with."""
+    results = program.main(*arguments(source, pretrained, tmp_path / "run", test_splits=["test", "val"]))
+    assert results["training_rows_without_a_label"] == 5
+    assert results["metrics"]["consistent"] == {} and set(results["metrics"]["independent"]) == {"val", "test"}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert model.config.taxa is None and model.config.id2label[7] == "G3 s7"
+    assert model.config.label2id["G3 s7"] == 7 and model.taxon_classifier.out_features == 8
+    table = pq.read_table(tmp_path / "run/predictions.parquet")
+    assert table.num_rows == 24 + 8 and table["name"].to_pylist() == table["consistent_name"].to_pylist()
+
+
+def test_nothing_has_to_be_validated_or_tested(source, pretrained, tmp_path):
+    options = {"validation_split": "none", "test_splits": ["none"], "max_steps": 1, "eval_strategy": "epoch"}
+    results = program.main(*arguments(source, pretrained, tmp_path / "run", **options))
+    assert results["metrics"]["independent"] == {} and results["splits"] == {"train": 69}
+    assert not (tmp_path / "run/predictions.parquet").exists() and (tmp_path / "run/README.md").exists()
+
+
+def test_the_published_preset_takes_the_published_steps(shared, tmp_path):
+    """The learning rates that the published program printed after each of 8 steps, 4 an epoch, over 70 barcodes.
+
+    The Trainer logs the rate of each step, so that the first is the start, a 25th of the peak 1e-4 * 16 / 64.
+    What else is published: the mean over all positions, no clipping, and a last batch that is not full left out, but
+    no row of the other splits is.
+    """
+    data = shared / "fixtures/barcodebert/tiny_data"
+    ranks = {rank: f"{rank}_name" for rank in RANKS} | {"dna_barcode": "nucleotides", "processid": "processid"}
+    rows = []
+    for split, file in (("train", "supervised_train"), ("val", "supervised_val"), ("test", "supervised_test")):
+        with open(data / f"{file}.csv", newline="") as table:
+            rows += [
+                {name: row[key] for name, key in ranks.items()} | {"split": split} for row in csv.DictReader(table)
+            ]
+    source = write_csv(tmp_path / "metadata.csv", rows)
+    torch.manual_seed(0)
+    BarcodeBertModel(BarcodeBertConfig(**SHAPE | {"k": 4, "max_nucleotides": 660})).save_pretrained(tmp_path / "base")
+    KmerTokenizer(k=4).save_pretrained(tmp_path / "base")
+    given = {"source": source, "model": tmp_path / "base", "output_dir": tmp_path / "run", "logging_steps": 1}
+    given |= {"preset": "published", "num_train_epochs": 2, "use_cpu": True, "disable_tqdm": True}
+    given |= {"save_strategy": "no"}
+    options, training_args = program.parse(
+        [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    )
+    results = program.main(options, training_args)
+    lines = json.loads((shared / "fixtures/barcodebert/downstream.json").read_text())["finetune_cli"]["train_lines"][
+        :8
+    ]
+    expected = [float(line.split("LR: [")[1].rstrip("]")) for line in lines]
+    found = [entry["learning_rate"] for entry in history(tmp_path / "run") if "learning_rate" in entry]
+    assert found == pytest.approx([1e-6, *expected[:7]], rel=1e-9)
+    support = [results["metrics"]["independent"][split]["species"]["support"] for split in ("val", "test")]
+    assert support == [20, 30]
+    assert (results["options"]["learning_rate"], results["options"]["scaled_learning_rate"]) == (1e-4, 2.5e-5)
+    assert results["preset_overrides"] == {"num_train_epochs": 2.0}
+    assert results["model"]["pooling"] == "mean" and results["model"]["classes"] == {"species": 10}
+    assert training_args.max_grad_norm == 0
+
+
+def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, pretrained, tmp_path):
+    """One process, two, and one that accumulates two batches: the same losses, gradients, weights and predictions.
+
+    Rows without a species make the parts of a batch hold different numbers of labels at that rank.
+    """
+    options = SPREAD | {"encoder_dropout": False, "max_steps": 4}
+    half = {"per_device_train_batch_size": 8}
+    folders = {name: tmp_path / name for name in ("one", "accumulated", "two")}
+    program.main(*arguments(source, pretrained, folders["one"], **options))
+    program.main(
+        *arguments(source, pretrained, folders["accumulated"], gradient_accumulation_steps=2, **options, **half)
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    launch.append("bioscan_hf.trainers.finetune_barcodebert")
+    done = subprocess.run(
+        [*launch, *flags(source, pretrained, folders["two"], per_device_eval_batch_size=5, **options, **half)],
+        env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    results = {name: json.loads((folder / "results.json").read_text()) for name, folder in folders.items()}
+    assert (results["two"]["processes"], results["two"]["global_batch_size"]) == (2, 16)
+
+    one = [entry for entry in history(folders["one"]) if "loss" in entry]
+    for name in ("accumulated", "two"):
+        other = [entry for entry in history(folders[name]) if "loss" in entry]
+        assert len(one) == len(other) == 4
+        for a, b in zip(one, other, strict=True):
+            assert (b["loss"], b["grad_norm"]) == (
+                pytest.approx(a["loss"], rel=1e-5),
+                pytest.approx(a["grad_norm"], rel=1e-5),
+            )
+        for key, value in weights(folders["one"]).items():
+            torch.testing.assert_close(weights(folders[name])[key], value, rtol=0, atol=2e-6)
+        tables = [pq.read_table(folders[run] / "predictions.parquet") for run in ("one", name)]
+        for column in ("processid", "rank", "name", "consistent_name"):
+            assert tables[0][column].to_pylist() == tables[1][column].to_pylist()
+        assert results[name]["metrics"]["independent"]["test"] == {
+            rank: pytest.approx(values, abs=1e-5)
+            for rank, values in results["one"]["metrics"]["independent"]["test"].items()
+        }
+    assert weights(folders["one"])["taxon_classifier.bias"].abs().max() > 1e-2, "the weights hardly moved"
+
+
+def test_each_rank_weighs_the_same(source, pretrained, tmp_path):
+    """The loss of a step over all 68 rows is the mean of the ranks' mean cross-entropies.
+
+    4 rows have no species, so that the mean over all labels would be another. Two accumulated batches change nothing.
+    """
+    options = {"ranks": RANKS, "learning_rate": 0.0, "random_offset": False, "encoder_dropout": False, "max_steps": 1}
+    options |= {"per_device_train_batch_size": 34, "gradient_accumulation_steps": 2}
+    given, training_args = arguments(source, pretrained, tmp_path / "run", **options)
+    program.main(given, training_args)
+    config, tokenizer = finetuning.load_tokenizer(given.model)
+    data = finetuning.load_splits(given, RANKS, tokenizer)
+    set_seed(training_args.seed)
+    model = finetuning.make_model(given, config, data)
+    collator = TaxonCollator(tokenizer, RANKS, random_offset=False, cut_padding=True, seed=0)
+    batch = collator(list(data.train))
+    with torch.no_grad():
+        logits = model.rank_logits(model(batch["input_ids"], batch["attention_mask"]).logits)
+    sums = [
+        torch.nn.functional.cross_entropy(part, label, ignore_index=-100, reduction="sum").item()
+        for part, label in zip(logits.values(), batch["labels"].unbind(1), strict=True)
+    ]
+    counts = (batch["labels"] >= 0).sum(0).tolist()
+    assert counts == [68, 68, 68, 64]
+    expected = sum(total / count for total, count in zip(sums, counts, strict=True)) / 4
+    assert abs(expected - sum(sums) / sum(counts)) > 1e-3, "the two means are equal here: this test proves nothing"
+    assert history(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+KILLED = """
+import os, signal, sys
+from bioscan_hf.trainers import finetune_barcodebert as program
+
+class Killer(program.EpochCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+program.EpochCallback = Killer
+program.main(*program.parse(sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(source, pretrained, tmp_path):
+    """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and random frames are on, and OneCycle cycles."""
+    options = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
+    options |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2, "schedule": "onecycle"}
+    options |= {"ranks": ["genus", "species"]}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *flags(source, pretrained, tmp_path / "killed", **options)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-5000:]
+    assert not (tmp_path / "killed/checkpoint-6").exists()
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    program.main(*arguments(source, pretrained, whole, **options))
+    program.main(*arguments(source, pretrained, killed, resume_from_checkpoint="last", **options))
+    losses = [entry["loss"] for entry in history(whole) if "loss" in entry]
+    assert len(losses) == 8 and len(set(losses)) == 8
+    assert history(killed) == history(whole)
+    one, two = weights(killed), weights(whole)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    predictions = [(folder / "predictions.parquet").read_bytes() for folder in (killed, whole)]
+    assert predictions[0] == predictions[1]
+
+
+def test_an_adapter_is_saved_apart_and_merged(source, pretrained, tmp_path):
+    """The encoder's own weights stay; what is loaded from either place gives the same logits.
+
+    A killed run's adapter is found again, too: "resumed" goes on from the checkpoint of step 4.
+    """
+    peft = pytest.importorskip("peft")
+    options = {"lora_rank": 2, "learning_rate": 1e-2, "max_steps": 6, "save_strategy": "steps", "save_steps": 4}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    results = program.main(*arguments(source, pretrained, whole, **options))
+    # 2 projections x 2 matrices x 2 x 32, and the head of 8 classes
+    assert results["model"]["trained_parameters"] == 2 * 2 * 2 * 32 + 8 * 33 < results["model"]["parameters"]
+    merged = AutoModelForSequenceClassification.from_pretrained(whole).eval()
+    base = BarcodeBertModel.from_pretrained(pretrained)
+    changed = [
+        name for name, value in base.state_dict().items() if not torch.equal(merged.bert.state_dict()[name], value)
+    ]
+    assert sorted(name.split(".")[-2] for name in changed) == ["query", "value"]
+
+    head = AutoModelForSequenceClassification.from_config(merged.config)
+    head.bert.load_state_dict(base.state_dict())
+    adapted = peft.PeftModel.from_pretrained(head, whole / "adapter").eval()
+    batch = KmerTokenizer.from_pretrained(whole)(
+        [row["dna_barcode"] for row in metadata(source, "test")], return_tensors="pt"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(**batch).logits, merged(**batch).logits, rtol=0, atol=1e-5)
+    assert not (whole / "adapter_config.json").exists() and not (whole / "adapter/README.md").exists()
+
+    shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-4")
+    program.main(*arguments(source, pretrained, resumed, resume_from_checkpoint="last", **options))
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
+def test_a_frozen_encoder_stays_as_it_is(source, pretrained, tmp_path):
+    """Only the head learns. Dropout is off in it: with the reading frame fixed, a learning rate of zero gives the
+    whole training split the same loss each time. With it on, as published, the losses differ."""
+    options = {"freeze_encoder": True, "per_device_train_batch_size": 64, "ranks": ["species"]}
+    results = program.main(*arguments(source, pretrained, tmp_path / "run", learning_rate=1e-1, **options))
+    assert results["model"]["trained_parameters"] == 8 * 33
+    base = BarcodeBertModel.from_pretrained(pretrained).state_dict()
+    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert all(torch.equal(value, base[name]) for name, value in trained.bert.state_dict().items())
+    assert trained.config.hidden_dropout_prob == 0.1, "the config of the encoder is not changed"
+    for dropout, distinct in ((None, 1), (True, 4)):
+        still = {"learning_rate": 0.0, "random_offset": False, "encoder_dropout": dropout}
+        program.main(*arguments(source, pretrained, tmp_path / str(dropout), **still, **options))
+        losses = [entry["loss"] for entry in history(tmp_path / str(dropout)) if "loss" in entry]
+        assert len(losses) == 4 and len({round(loss, 5) for loss in losses}) == distinct
+
+
+def test_a_classifier_gives_its_encoder_to_another(source, pretrained, tmp_path):
+    """A head of other classes, or of as many, is left out, whatever its shape."""
+    program.main(*arguments(source, pretrained, tmp_path / "genera", ranks=["genus"], max_steps=1))
+    again = program.main(*arguments(source, tmp_path / "genera", tmp_path / "families", ranks=["family"], max_steps=1))
+    assert again["model"]["classes"] == {"family": 4}
+    options, _ = arguments(source, tmp_path / "genera", tmp_path / "x", ranks=["genus"])
+    config, tokenizer = finetuning.load_tokenizer(options.model)
+    data = finetuning.load_splits(options, options.ranks, tokenizer)
+    model = finetuning.make_model(options, config, data)
+    old = weights(tmp_path / "genera")
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, old["bert.embeddings.word_embeddings.weight"])
+    assert not torch.equal(model.taxon_classifier.weight, old["taxon_classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ranks": ["tribe"]}, ValueError, r"ranks are \['tribe'\]. Choose one or more of phylum, class"),
+        ({"ranks": []}, ValueError, "Choose one or more"),
+        ({"ranks": ["genus", "genus"]}, ValueError, "each once"),
+        ({"ranks": ["species", "subfamily"]}, ValueError, "no label at the rank 'subfamily'"),
+        ({"ranks": ["phylum"]}, ValueError, "the one class 'Arthropoda' at the rank 'phylum'"),
+        ({"preset": "publisht"}, ValueError, "Unknown preset 'publisht'. Choose one of default, published"),
+        ({"pooling": "max"}, ValueError, "Unknown pooling 'max'"),
+        ({"train_split": "training"}, ValueError, "Unknown split 'training'"),
+        ({"test_splits": ["test_unseen"]}, ValueError, "No rows of split 'test_unseen'"),
+        ({"lora_rank": 2, "freeze_encoder": True}, ValueError, "leave one of them out"),
+        ({"lora_rank": -1}, ValueError, "lora_rank is -1"),
+        ({"label_smoothing_factor": 0.1}, ValueError, "label_smoothing_factor"),
+        ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
+        ({"model": "no/such/folder"}, FileNotFoundError, "no folder 'no/such/folder'"),
+        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
+        ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+        ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True}, ValueError, "persistent_workers"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(
+    source, pretrained, tmp_path, options, error, message
+):
+    rows = [row | {"phylum": "Arthropoda"} for split in ("train", "val", "test") for row in metadata(source, split)]
+    path = write_csv(tmp_path / "metadata.csv", rows)
+    with pytest.raises(error, match=message):
+        program.main(*arguments(**({"source": path, "model": pretrained, "folder": tmp_path / "run"} | options)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_barcode_model_is_refused(source, pretrained, tmp_path):
+    """Another type of model, no tokenizer, the tokenizer of another model, and an encoder without its weights."""
+    cases = {}
+    for name in ("bert", "bare", "other", "empty"):
+        shutil.copytree(pretrained, tmp_path / name)
+    BertConfig(num_hidden_layers=1).save_pretrained(tmp_path / "bert")
+    cases["bert"] = (ValueError, "of the type 'bert'. Choose one of the type barcodebert")
+    (tmp_path / "bare/tokenizer.json").unlink()
+    cases["bare"] = (FileNotFoundError, "has no tokenizer.json")
+    KmerTokenizer(k=4, max_nucleotides=60).save_pretrained(tmp_path / "other")
+    cases["other"] = (ValueError, "has k 4, its config 3")
+    BarcodeBertConfig(**SHAPE | {"num_hidden_layers": 2}).save_pretrained(tmp_path / "empty")
+    cases["empty"] = (ValueError, "lacks weights of the encoder: encoder.layer.1")
+    for name, (error, message) in cases.items():
+        with pytest.raises(error, match=message):
+            program.main(*arguments(source, tmp_path / name, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_in_use_is_left_alone(source, pretrained, tmp_path):
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    folder = tmp_path / "run"
+    program.main(*arguments(source, pretrained, folder, **options))
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--overwrite"):
+        program.main(*arguments(source, pretrained, folder, **options))
+    resume = options | {"resume_from_checkpoint": "last"}
+    with pytest.raises(ValueError, match=r"ranks was \['species'\] and is \['genus'\]"):
+        program.main(*arguments(source, pretrained, folder, ranks=["genus"], **resume))
+    fewer = [row for row in metadata(source, "train") if row["species"] != "G3 s7"] + metadata(source, "val")
+    path = write_csv(tmp_path / "fewer.csv", [*fewer, *metadata(source, "test")])
+    with pytest.raises(ValueError, match="another run: classes was"):
+        program.main(*arguments(path, pretrained, folder, **resume))
+    program.main(*arguments(source, pretrained, folder, overwrite=True, **options))
+
+
+def test_rows_without_a_barcode_are_counted_and_refused(pretrained, tmp_path):
+    rows = [
+        {"processid": f"P{i}", "dna_barcode": barcode, "split": "train", "species": f"s{i}"}
+        for i, barcode in enumerate(("ACGTACGT", "", "ACGT"))
+    ]
+    path = write_csv(tmp_path / "metadata.csv", rows)
+    with pytest.raises(ValueError, match="1 of 3 rows of the split 'train' have no barcode"):
+        program.main(*arguments(path, pretrained, tmp_path / "run"))
+
+
+def test_options_from_flags_and_from_a_file(tmp_path):
+    """A preset's values are overridden by what is given, in either way."""
+    path = tmp_path / "options.yaml"
+    path.write_text(
+        "source: d\nmodel: m\npreset: published\nranks: [genus, species]\nuse_cpu: true\npooling: masked_mean\n"
+    )
+    options, training_args = program.parse([str(path)])
+    assert (options.ranks, options.pooling, training_args.schedule) == (
+        ["genus", "species"],
+        "masked_mean",
+        "onecycle",
+    )
+    given = "--source d --model m --ranks genus species --preset published --learning_rate 3e-4 --use_cpu"
+    options, training_args = program.parse(given.split())
+    assert (options.ranks, options.pooling, training_args.learning_rate) == (["genus", "species"], "mean", 3e-4)
+    overridden = program.describe_options(options, training_args)["preset_overrides"]
+    assert overridden == {"learning_rate": 3e-4}
+    options, training_args = program.parse(["--source", "d", "--model", "m", "--use_cpu"])
+    assert (options.ranks, options.pooling, training_args.schedule) == (["species"], "masked_mean", "trainer")

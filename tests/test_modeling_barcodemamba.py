@@ -1,0 +1,279 @@
+"""BarcodeMamba: its shapes, its two objectives, padding, the heads shared with BarcodeBERT, and its life on disk."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_modeling_barcodebert import close, tiny_batch
+from test_modeling_heads import LABELS, TREE, cut, gradients, same_step, step
+
+from bioscan_hf.configuration_barcodemamba import AUTO_MAP, SIZES, BarcodeMambaConfig
+from bioscan_hf.modeling_barcodemamba import (
+    BarcodeMambaForMaskedLM,
+    BarcodeMambaForSequenceClassification,
+    BarcodeMambaModel,
+)
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+
+TINY = {"k": 2, "max_nucleotides": 24, "hidden_size": 16, "head_dim": 8, "state_size": 4, "chunk_size": 8}
+HEADS = [
+    (BarcodeMambaModel, {}),
+    (BarcodeMambaForMaskedLM, {}),
+    (BarcodeMambaForMaskedLM, {"objective": "next"}),
+    (BarcodeMambaForSequenceClassification, {"num_labels": 3}),
+    (BarcodeMambaForSequenceClassification, TREE),
+]
+
+
+def tiny(cls=BarcodeMambaForMaskedLM, **options):
+    torch.manual_seed(0)
+    model = cls(BarcodeMambaConfig(**(TINY | options))).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def test_published_shapes():
+    """Two sizes over single nucleotides and k-mers; 2 * 384 / 48 = 16 heads, 2 * 768 / 64 = 24."""
+    for size, heads in (("small", 16), ("large", 24)):
+        config = BarcodeMambaConfig(**SIZES[size])
+        assert (config.num_heads, config.state_size, config.n_groups) == (heads, 64, 1)
+    assert BarcodeMambaConfig().to_dict() == BarcodeMambaConfig(**SIZES["small"]).to_dict()
+    assert (BarcodeMambaConfig(k=1).vocab_size, BarcodeMambaConfig(k=1).max_tokens) == (6, 660)
+    with torch.device("meta"):
+        model = BarcodeMambaForMaskedLM(BarcodeMambaConfig(k=1, **SIZES["large"]))
+    assert model.classifier.out_features == 4 and len(model.backbone.layers) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"head_dim": 50},
+            r"num_heads \(15\) times head_dim \(50\) must be hidden_size \(384\) times expand \(2\), 768",
+        ),
+        ({"head_dim": 0}, r"num_heads \(None\) times head_dim \(0\)"),
+        ({"num_heads": 3}, r"num_heads \(3\) times head_dim \(48\)"),
+        ({"n_groups": 5}, "n_groups is 5, but must divide the 16 heads"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"objective": "causal"}, "Unknown objective 'causal'. Choose one of masked, next."),
+        ({"pooling": "cls"}, "Unknown pooling 'cls'"),
+        ({"vocabulary": "bpe"}, "Unknown vocabulary 'bpe'"),
+        ({"vocab_size": 8}, "vocab_size is 8, but k=4"),
+        ({"k": 0}, "k is 0"),
+        ({"parents": {}}, "parents are given without taxa"),
+        ({"num_labels": 5} | TREE, "num_labels is 5"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BarcodeMambaConfig(**options)
+
+
+def test_a_position_sees_those_before_it():
+    """Another last token changes its own vector, and none before it."""
+    model, (ids, _) = tiny(BarcodeMambaModel), tiny_batch()
+    changed = ids.clone()
+    changed[:, -1] = 2 + (ids[:, -1] - 1) % 16
+    before, after = model(ids).last_hidden_state, model(changed).last_hidden_state
+    close(before[:, :-1], after[:, :-1], 1e-6)
+    assert ((before - after)[:, -1].abs().max(1).values > 1e-3).all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_changes_nothing(training):
+    """A barcode's embedding is the same alone, with padding, and whatever the padding holds; without tokens, zero."""
+    model, (ids, mask) = tiny(BarcodeMambaModel).train(training), tiny_batch()
+    padded = model(ids, mask).pooler_output
+    for row, length in ((0, 12), (1, 7), (2, 1)):
+        alone = model(ids[row : row + 1, :length])
+        close(padded[row], alone.pooler_output[0], 1e-6)
+        close(alone.pooler_output[0], alone.last_hidden_state[0].mean(0), 1e-6)
+    close(model(ids.where(mask == 1, 1), mask).pooler_output, padded, 1e-6)
+    assert not padded[3].any() and padded[:3].any(1).all()
+    mean = tiny(BarcodeMambaModel, pooling="mean")(ids, mask)
+    close(mean.pooler_output[1], mean.last_hidden_state[1].mean(0), 1e-6)
+
+
+def test_blocks_change_nothing():
+    ids, mask = tiny_batch()
+    one, other = (tiny(BarcodeMambaModel, chunk_size=size)(ids, mask).last_hidden_state for size in (5, 64))
+    close(one, other, 1e-5)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("objective", ["masked", "next"])
+def test_the_losses_by_their_definition(objective, sparse):
+    """Cross-entropy of a label's k-mer number, at its own position or at the one before; no k-mer, no loss."""
+    model, (ids, mask) = tiny(objective=objective, sparse_prediction=sparse), tiny_batch()
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[0, 3] = 1  # [UNK]
+    logits = model(ids, mask).logits
+    assert logits.shape == (4, 12, 16)
+    pairs = [(row, i, labels[row, i].item() - 2) for row in range(4) for i in range(12) if labels[row, i] >= 2]
+    if objective == "next":
+        pairs = [(row, i - 1, kmer) for row, i, kmer in pairs if i > 0]
+        assert len(pairs) == 18 - 2, "12 + 7 + 1 tokens, less 3 first ones and [UNK], which is none of the first"
+    expected = -sum(logits[row, i].log_softmax(0)[kmer] for row, i, kmer in pairs) / len(pairs)
+    output = model(ids, mask, labels=labels)
+    close(output.loss, expected, 1e-5)
+    assert output.logits.shape == ((len(pairs), 16) if sparse else (4, 12, 16))
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS[1:])
+def test_the_parts_of_a_step_add_up(cls, options):
+    """Loss and gradients; the count leaves out a barcode's first k-mer where the next one is predicted."""
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    labels = {"taxa": LABELS, "num_labels": torch.tensor([2, 0, 1, -100])}.get(next(iter(options), ""))
+    if labels is None:
+        labels = ids.masked_fill(mask == 0, -100)
+        labels[:, 0] = -100 if options else labels[:, 0]
+    count = (labels >= 0).sum(0) if "taxa" in options else (labels >= 0).sum()
+    same_step(step(model, [(ids, mask, labels)]), step(model, cut(ids, mask, labels), num_items_in_batch=count))
+
+
+def test_both_objectives_are_learnt():
+    """Barcodes that repeat ACGT: a few steps, and what comes next, or was masked, is plain."""
+    ids = torch.tensor([[3, 13] * 6, [13, 3] * 6])  # the k-mers AC and GT, with k = 2
+    for objective in ("masked", "next"):
+        model = tiny(objective=objective).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        given = ids.masked_fill(torch.arange(12) % 5 == 4, 0) if objective == "masked" else ids
+        losses = []
+        for _ in range(40):
+            loss = model(given, labels=ids).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] > 1 and losses[-1] < 0.3
+
+
+def test_several_ranks():
+    model, (ids, mask) = tiny(BarcodeMambaForSequenceClassification, **TREE), tiny_batch()
+    logits = model(ids, mask).logits
+    predictions = model.predict_taxa(logits)
+    assert logits.shape == (4, 9) and list(predictions) == ["order", "family", "genus"]
+    assert all(prediction.ids.shape == (4,) for prediction in predictions.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_gradient_checkpointing_changes_nothing():
+    ids, mask = tiny_batch()
+    found, runs = [], []
+    for checkpointing in (False, True):
+        model, calls = tiny().train(), []
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.backbone.layers[0].mixer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model(ids, mask, labels=ids).loss.backward()
+        found.append(gradients(model))
+        runs.append(len(calls))
+    assert runs == [1, 2]
+    for name, grad in found[0].items():
+        close(grad, found[1][name], 1e-6)
+
+
+def test_bfloat16():
+    (ids, mask), model = tiny_batch(), tiny(BarcodeMambaModel)
+    plain = model(ids, mask).pooler_output
+    half = tiny(BarcodeMambaModel).bfloat16()(ids, mask).pooler_output
+    assert half.isfinite().all()
+    close(half.float(), plain, 0.2)
+
+
+def test_single_nucleotides_go_in():
+    """The tokenizer of k = 1: one token for each nucleotide."""
+    tokenizer = KmerTokenizer(k=1, max_nucleotides=24)
+    batch = tokenizer(["ACGTTGCA", "ACG"], return_tensors="pt")
+    assert batch["attention_mask"].sum(1).tolist() == [8, 3]
+    model = tiny(BarcodeMambaModel, k=1)
+    assert model.config.vocab_size == len(tokenizer) == 6
+    output = model(batch["input_ids"], batch["attention_mask"])
+    assert output.last_hidden_state.shape == (2, 24, 16) and output.pooler_output.shape == (2, 16)
+
+
+@pytest.mark.parametrize(("cls", "options"), HEADS)
+def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
+    """Each head opens from each folder, with its own weights alone made anew where the folder is another's."""
+    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model.save_pretrained(tmp_path)
+    again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert again.config.to_diff_dict() == model.config.to_diff_dict()
+    for one, other in zip(model(ids, mask).to_tuple(), again(ids, mask).to_tuple(), strict=True):
+        close(one, other, 0)
+    encoder = model if cls is BarcodeMambaModel else model.backbone
+    for other in {head for head, _ in HEADS}:
+        again, info = other.from_pretrained(tmp_path, output_loading_info=True)
+        loaded = again if other is BarcodeMambaModel else again.backbone
+        close(loaded(ids, mask).pooler_output, encoder(ids, mask).pooler_output, 0)
+        assert all(key.startswith(("classifier.", "taxon_classifier.")) for key in info["missing_keys"])
+        assert bool(info["missing_keys"]) == (other not in (cls, BarcodeMambaModel))
+
+
+REMOTE = """
+import sys
+sys.modules["bioscan_hf"] = None  # as if it were not installed
+import torch
+from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification,
+                          AutoTokenizer)
+ids, mask = torch.load(sys.argv[1] + "/batch.pt")
+heads = {"AutoModel": AutoModel, "AutoModelForMaskedLM": AutoModelForMaskedLM,
+         "AutoModelForSequenceClassification": AutoModelForSequenceClassification}
+for folder in heads:
+    path = f"{sys.argv[1]}/{folder}"
+    assert AutoConfig.from_pretrained(path, trust_remote_code=True).model_type == "barcodemamba"
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+    assert tokenizer("ACGTA")["input_ids"] == [3, 13], tokenizer("ACGTA")
+    for name, auto in heads.items():
+        model = auto.from_pretrained(path, trust_remote_code=True).eval()
+        assert type(model).__module__.startswith("transformers_modules"), type(model)
+        encoder = model if name == "AutoModel" else model.backbone
+        torch.save(encoder(ids, mask).pooler_output, f"{path}-{name}.pt")
+        if folder == name == "AutoModelForSequenceClassification":
+            logits = model(ids, mask).logits
+            torch.save([logits, *(list(x) for x in model.predict_taxa(logits).values())], f"{path}-taxa.pt")
+"""
+
+
+def test_remote_code_needs_nothing_of_ours(tmp_path):
+    """A folder holds BarcodeBERT's files too, which these import: without this package, each head opens from each.
+
+    On a CPU nothing advises to install kernels, which run on a GPU alone.
+    """
+    ids, mask = tiny_batch()
+    torch.save((ids, mask), tmp_path / "batch.pt")
+    heads = {"AutoModel": BarcodeMambaModel, "AutoModelForMaskedLM": BarcodeMambaForMaskedLM}
+    models = {name: tiny(cls) for name, cls in heads.items()}
+    models["AutoModelForSequenceClassification"] = tiny(BarcodeMambaForSequenceClassification, **TREE)
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)
+        assert json.loads((tmp_path / name / "config.json").read_text())["auto_map"] == AUTO_MAP
+        files = {path.name for path in (tmp_path / name).glob("*.py")}
+        assert files == {
+            f"{kind}_{of}.py" for kind in ("configuration", "modeling") for of in ("barcodebert", "barcodemamba")
+        }
+    done = subprocess.run(
+        [sys.executable, "-c", REMOTE, str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ
+        | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.cuda.is_available() or "alling back" not in done.stderr
+    for folder, model in models.items():
+        encoder = model if folder == "AutoModel" else model.backbone
+        for name in models:
+            close(torch.load(tmp_path / f"{folder}-{name}.pt"), encoder(ids, mask).pooler_output, 1e-6)
+    logits, *predictions = torch.load(tmp_path / "AutoModelForSequenceClassification-taxa.pt")
+    close(logits, model(ids, mask).logits, 1e-6)
+    for stored, prediction in zip(predictions, model.predict_taxa(logits).values(), strict=True):
+        close(stored[0], prediction.ids, 0)

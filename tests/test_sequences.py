@@ -1,0 +1,287 @@
+"""Files of sequences arrive whole, whatever their line ends, blocks and packing; what is wrong is named by place."""
+
+import gzip
+import re
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bioscan_hf import sequences
+from bioscan_hf.baselines import kmer_encoder
+from bioscan_hf.data import clean_barcodes
+from bioscan_hf.embedding import embed
+from bioscan_hf.sequences import is_sequence_file, read_sequences
+from bioscan_hf.taxonomy import COLUMNS
+
+RECORDS = {"P1": "ACGTACGTNN", "P2": "GGCC", "P-3|x": "TTTTTTTTACGTACGT"}
+
+
+def fasta(records, width=4, end="\n"):
+    lines = []
+    for name, barcode in records.items():
+        lines += [f">{name} Aus bus", *(barcode[i : i + width] for i in range(0, len(barcode), width))]
+    return end.join(lines) + end
+
+
+def fastq(records):
+    return "".join(f"@{name} lane 1\n{barcode}\n+\n{'@' * len(barcode)}\n" for name, barcode in records.items())
+
+
+def table(records, delimiter=","):
+    rows = [f"{name}{delimiter}{barcode}" for name, barcode in records.items()]
+    return "\n".join([f"id{delimiter}sequence", *rows]) + "\n"
+
+
+def write(path, content):
+    content = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def read(path, **options):
+    found = read_sequences(path, **options)
+    return dict(zip(found["processid"].to_pylist(), found["dna_barcode"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("block", [16, 1 << 23])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.fasta", fasta(RECORDS)),
+        ("one_line_a_record.fa", fasta(RECORDS, width=1000)),
+        ("windows.fna", fasta(RECORDS, end="\r\n")),
+        ("old_mac.fas", fasta(RECORDS, end="\r")),
+        ("bom.fasta", b"\xef\xbb\xbf" + fasta(RECORDS).encode()),
+        ("blank_lines.fasta", "\n\n" + fasta(RECORDS, end="\n\n") + "\n"),
+        ("no_last_line_end.fasta", fasta(RECORDS).rstrip("\n")),
+        ("spaces.fasta", fasta(RECORDS).replace("ACGT\n", "AC GT \t\n")),
+        ("latin1_description.fasta", fasta(RECORDS).replace("Aus", "Aüs").encode("latin-1")),
+        ("no_ending", fasta(RECORDS)),
+        ("a.fastq", fastq(RECORDS)),
+        ("windows.fq", fastq(RECORDS).replace("\n", "\r\n")),
+        ("blank_lines_around.fq", "\n" + fastq(RECORDS) + "\n\n\n\n\n"),
+        ("no_last_line_end.fq", fastq(RECORDS).rstrip("\n")),
+        ("a.csv", table(RECORDS)),
+        ("a.tsv", table(RECORDS, "\t")),
+        ("tabs.csv", table(RECORDS, "\t")),
+        ("semicolons.csv", table(RECORDS, ";")),
+        ("windows.csv", table(RECORDS).replace("\n", "\r\n")),
+        ("bom.csv", b"\xef\xbb\xbf" + table(RECORDS).encode()),
+        ("blank_lines.csv", "\n" + table(RECORDS).replace("\n", "\n\n")),
+        ("quoted.csv", 'id,sequence,note\n"P1","ACGTACGTNN","one, \ntwo"\nP2,GGCC,\nP-3|x,TTTTTTTTACGTACGT,é\n'),
+    ],
+)
+def test_every_form_gives_the_same_records(name, content, packed, block, tmp_path, monkeypatch):
+    """Blocks of 16 bytes end within records, headers, line ends and the gaps between them."""
+    monkeypatch.setattr(
+        sequences, "_BLOCK_BYTES", block if "csv" not in name and "tsv" not in name else max(block, 60)
+    )
+    assert read(write(tmp_path / (name + packed), content)) == RECORDS
+
+
+def test_ranks_of_a_table_come_along(tmp_path):
+    """Under our names, in the order of the ranks, null where a cell is empty; other columns do not."""
+    names = "Nucleotides,species_name,bin_uri,order,note,processid,sampleid"
+    text = f"{names}\nACGT,Aus bus,BOLD:1,,x,P1,S1\nGG,,,Diptera,,P2,S2\n"
+    found = read_sequences(write(tmp_path / "a.csv", text))
+    assert found.column_names == ["processid", "dna_barcode", "order", "species", "dna_bin"]
+    assert found.to_pylist()[0] == {
+        "processid": "P1",
+        "dna_barcode": "ACGT",
+        "order": None,
+        "species": "Aus bus",
+        "dna_bin": "BOLD:1",
+    }
+    assert found["order"].to_pylist() == [None, "Diptera"] and set(found.schema.types) == {pa.string()}
+    chosen = read_sequences(tmp_path / "a.csv", id_column="sampleid", sequence_column="Nucleotides")
+    assert chosen["processid"].to_pylist() == ["S1", "S2"]
+
+
+def test_cleaning(tmp_path):
+    """By hand: acgtuU -> ACGTTT, IUPAC of either case and "-" -> N, N at the end cut; gaps left out where asked."""
+    path = write(tmp_path / "a.fasta", ">P1\nacgtuU\nRyswKmbdhv-\nNACGTnn--\n")
+    assert read(path, clean="barcode") == {"P1": "ACGTTT" + 11 * "N" + "NACGT"}
+    assert read(path, clean="barcode", remove_gaps=True) == {"P1": "ACGTTT" + 10 * "N" + "NACGT"}
+    raw = write(tmp_path / "b.fasta", ">P1\nAC-GTRY\n")
+    assert read(raw) == {"P1": "AC-GTRY"}
+    dots = write(tmp_path / "c.fasta", ">P1\n..AC--GT..\n")
+    assert read(dots, remove_gaps=True) == {"P1": "ACGT"}
+    with pytest.raises(ValueError, match="'P1' .* line 2 holds '.'.*remove_gaps=True"):
+        read(dots)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("acgtnuACGTNURYKMrykm- \tXé!", max_size=30))
+def test_cleaning_is_that_of_columns(text):
+    """`clean_barcodes`, which cleans Python strings, gives the same, or refuses the same."""
+    letters = sequences.rules("barcode")
+    cleaned = text.encode("latin-1").translate(letters.table, letters.removed)
+    try:
+        expected = clean_barcodes([text])[0]
+    except ValueError:
+        assert cleaned.translate(None, letters.allowed)
+    else:
+        assert cleaned.rstrip(letters.rtrim).decode() == expected
+
+
+def test_duplicates_and_empty_records(tmp_path):
+    """Named, and kept only where that is asked for; never dropped."""
+    path = write(tmp_path / "a.fasta", ">P1\nACGT\n>P2\n>P1 again\nGG\n>P3\nNN\n")
+    with pytest.raises(
+        ValueError, match="records without a sequence: 'P2'. Remove them, or keep them by empty='keep'"
+    ):
+        read_sequences(path)
+    with pytest.raises(ValueError, match="without a sequence: 'P2', 'P3'"):
+        read_sequences(path, clean="barcode")
+    with pytest.raises(ValueError, match="come more than once: 'P1'. Make them differ, or keep them all"):
+        read_sequences(path, empty="keep")
+    found = read_sequences(path, empty="keep", duplicates="keep")
+    assert found["processid"].to_pylist() == ["P1", "P2", "P1", "P3"]
+    assert found["dna_barcode"].to_pylist() == ["ACGT", "", "GG", "NN"]
+    with pytest.raises(ValueError, match="without a sequence: 'P2'"):
+        read_sequences(write(tmp_path / "a.csv", "id,seq\nP1,ACGT\nP2,\n"))
+
+
+FOREIGN = [
+    ("a.fasta", ">P1\nACGT\n\n>P2\nAC\nGJ\n", "'P2' .* line 6 holds 'J'. Allowed are A, C, G, T, N, the IUPAC codes"),
+    ("a.fasta", ">P1\nacgt\n", "line 2 holds 'a'.*clean='barcode' reads lower case and U too"),
+    ("a.fasta", b">P1\nAC\xe9T\n", "line 2 holds 'é'"),
+    ("a.fasta", ">P1\nACGT\n> \nACGT\n", "record without an id at line 3"),
+    ("a.fasta", b">P\xe9 x\nACGT\n", "ids or names that are not utf-8.*encoding='latin-1'"),
+    ("a.fasta", "ACGT\n", "is no FASTA or FASTQ: it begins with 'ACGT.n', not with > or @"),
+    ("a.fasta", "<html>", "is no FASTA or FASTQ"),
+    ("a.bin", b"\x01\x00\x02", "is no FASTA or FASTQ"),
+    ("a.fasta", "", "is empty"),
+    ("a.csv", "\n\n", "is empty"),
+    ("a.fasta.zip", b"PK\x03\x04xx", "is packed by zip. Unpack it, or pack it by gzip"),
+    ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8"),
+    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\n", "breaks off in the record that begins at line 5"),
+    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nIII\n", "no FASTQ of four lines a record at line 5"),
+    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGX\n+\nIIII\n", "line 6 holds 'X'"),
+    ("a.sam", "@HD\tVN:1\n@SQ\tSN:1\nx\ny\n", "no FASTQ of four lines a record at line 1"),
+    ("a.csv", "id,sequence\nP1,ACGT\nP2,AC!T\n", "'P2' .* row 2 holds '!'"),
+    ("a.csv", "id,sequence\nP1,ACGT\n,ACGT\n", "has no id in row 2"),
+    ("a.csv", "id,sequence\n", "holds no sequence"),
+    ("a.csv", "id,dna_length\nP1,4\n", "no column of sequences .none of dna_barcode.*columns are 'id', 'dna_length'"),
+    ("a.csv", "name,sequence\nP1,ACGT\n", "no column of ids .*Name the one by id_column"),
+    ("a.csv", "id,seq,dna\nP1,ACGT,ACGT\n", "several columns of sequences: seq, dna.*by sequence_column"),
+    ("a.csv", "id,seq,id\nP1,ACGT,P2\n", "several columns of ids: id, id"),
+    ("a.csv", "id,sequence\nP1,ACGT\nP2\n", "is no whole table, separated by ','.*Expected 2 columns, got 1"),
+    ("a.csv", b"id,seq,species\nP1,ACGT,M\xfcller\n", "are not utf-8.*encoding='latin-1'"),
+    ("a.txt", "hello\nworld\n", "no column of ids .*columns are 'hello'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FOREIGN)
+def test_what_is_wrong_is_named(name, content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_sequences(write(tmp_path / name, content))
+
+
+def test_places_count_across_blocks(tmp_path, monkeypatch):
+    """200 records of three lines, the last letter wrong: line 600 of a FASTA, and of a FASTQ 798."""
+    monkeypatch.setattr(sequences, "_BLOCK_BYTES", 100)
+    records = {f"P{i}": "ACGTACGT" for i in range(199)} | {"last": "ACGTACGX"}
+    with pytest.raises(ValueError, match="'last' .* line 600 holds 'X'"):
+        read_sequences(write(tmp_path / "a.fasta", fasta(records)))
+    with pytest.raises(ValueError, match="'last' .* line 798 holds 'X'"):
+        read_sequences(write(tmp_path / "a.fq", fastq(records)))
+    with pytest.raises(ValueError, match="'last' .* row 200 holds 'X'"):
+        read_sequences(write(tmp_path / "a.csv", table(records)))
+
+
+@pytest.mark.parametrize("kind", [fasta, fastq, table])
+def test_damaged_gzip_is_told(kind, tmp_path):
+    """Cut off within, and rubbish behind the end: neither may pass for a shorter file."""
+    path = tmp_path / "a.gz"
+    whole = gzip.compress(kind({f"P{i}": "ACGT" * 50 for i in range(500)}).encode(), mtime=0)
+    for content in (whole[:-300], whole[:-4], whole + b"rubbish"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be decompressed to its end .* Is it complete"):
+            read_sequences(path)
+    path.write_bytes(whole)
+    assert len(read_sequences(path)) == 500
+
+
+def test_latin1_names_are_read_when_told(tmp_path):
+    path = write(tmp_path / "a.csv", b"id,seq,species\nP\xe9,ACGT,M\xfcller\n")
+    assert read_sequences(path, encoding="latin-1").to_pylist()[0] == {
+        "processid": "Pé",
+        "dna_barcode": "ACGT",
+        "species": "Müller",
+    }
+    assert read(write(tmp_path / "a.fasta", b">P\xe9\nACGT\n"), encoding="latin-1") == {"Pé": "ACGT"}
+
+
+def test_bad_options_are_refused(tmp_path):
+    path = write(tmp_path / "a.fasta", ">P1\nACGT\n")
+    for option in ({"clean": "all"}, {"duplicates": "drop"}, {"empty": "drop"}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}='.*' is unknown. There are"):
+            read_sequences(path, **option)
+    with pytest.raises(ValueError, match="is a FASTA: it has no columns"):
+        read_sequences(path, id_column="id")
+    with pytest.raises(ValueError, match="has 0 columns 'name'.*Its columns are 'id', 'seq'"):
+        read_sequences(write(tmp_path / "a.csv", "id,seq\nP1,ACGT\n"), id_column="name")
+    with pytest.raises(FileNotFoundError, match="No file of sequences at"):
+        read_sequences(tmp_path / "nothing.fasta")
+
+
+def test_a_record_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(sequences, "_LONGEST", 1000)
+    for name, start in (("a.fasta", ">P1\n"), ("a.fq", "@P1\n")):
+        with pytest.raises(ValueError, match=re.escape("record of over 1,000 bytes at line 1")):
+            read_sequences(write(tmp_path / name, start + 1500 * "A"))
+
+
+def test_table_on_disk_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Mapped into memory it equals the one held there; a file that is wrong leaves none behind."""
+    monkeypatch.setattr(sequences, "_BLOCK_BYTES", 100)
+    path, output = tmp_path / "a.fasta", tmp_path / "cache" / "a.arrow"
+    write(path, fasta({f"P{i}": "ACGT" * 5 for i in range(100)}))
+    seen: list[int] = []
+    before = pa.total_allocated_bytes()
+    mapped = read_sequences(path, arrow_file=output, progress=seen.append)
+    assert pa.total_allocated_bytes() - before < 10_000
+    assert mapped.equals(read_sequences(path)) and len(mapped) == 100 == sum(seen) and len(seen) > 10
+    output.unlink()
+    for wrong, message in (
+        (">last\nX\n", "'last'"),
+        (">P3\nA\n", "more than once: 'P3'"),
+        (">P\n", "without a .*'P'"),
+    ):
+        write(path, fasta({f"P{i}": "ACGT" for i in range(100)}) + wrong)
+        with pytest.raises(ValueError, match=message):
+            read_sequences(path, arrow_file=output)
+        assert not any(output.parent.iterdir())
+
+
+def test_embed_takes_what_is_read(tmp_path):
+    found = read_sequences(write(tmp_path / "a.fasta", ">P1\nACGT\n>P2\n>P3\nGGGG\n"), empty="keep")
+    result = embed(*kmer_encoder(2), found)
+    assert result.processids == ["P1", "P2", "P3"] and result.valid.tolist() == [True, False, True]
+    assert result.embeddings[0].any() and (result.embeddings[0] != result.embeddings[2]).any()
+
+
+def test_which_reader_a_file_is_for(tmp_path):
+    """A table with every published column is metadata of BIOSCAN-5M; one that lacks a single one is not."""
+    everything = ",".join(COLUMNS) + "\n"
+    assert not is_sequence_file(write(tmp_path / "metadata.csv", everything))
+    assert not is_sequence_file(write(tmp_path / "metadata.tsv.gz", everything.replace(",", "\t")))
+    assert is_sequence_file(write(tmp_path / "less.csv", everything.replace("chunk", "notes")))
+    assert is_sequence_file(write(tmp_path / "a.fasta.gz", fasta(RECORDS)))
+    assert is_sequence_file(write(tmp_path / "a.fq", fastq(RECORDS)))
+    assert not is_sequence_file(write(tmp_path / "a.jsonld", "[]"))
+    assert not is_sequence_file(tmp_path) and not is_sequence_file("user/dataset")
+
+
+@pytest.mark.realdata
+def test_a_table_of_barcodebert(shared):
+    """The published supervised sets: `nucleotides`, `species_name`, `bin_uri`."""
+    path = shared / "fixtures" / "barcodebert" / "tiny_data" / "supervised_train.csv"
+    found = read_sequences(path)
+    assert found.column_names == ["processid", "dna_barcode", "order", "family", "genus", "species", "dna_bin"]
+    assert len(found) == len(path.read_text().splitlines()) - 1 > 10

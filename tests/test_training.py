@@ -1,0 +1,211 @@
+"""What trainers share: the published schedules, the order of rows, checkpoints, options and their presets."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from bioscan_hf.training import (
+    BarcodeTrainer,
+    BarcodeTrainingArguments,
+    EpochCallback,
+    SimilarLengthSampler,
+    check_processes,
+    describe_run,
+    find_checkpoint,
+    read_options,
+    remove_checkpoints,
+    scaled_learning_rate,
+    similar_length_order,
+    steps_per_epoch,
+)
+
+
+class Line(torch.nn.Module):
+    """A model of one weight and one layer norm, whose loss is the mean of what it makes of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(1, 1, bias=False)
+        self.norm = torch.nn.LayerNorm(1)
+
+    def forward(self, x, labels=None):
+        return {"loss": self.norm(self.line(x)).mean() + self.line(x).square().mean()}
+
+
+def trainer(folder, rows=20, **options):
+    """A Trainer of `Line` over `rows` numbers."""
+    options = {"per_device_train_batch_size": 2, "num_train_epochs": 1, "similar_lengths": False} | options
+    args = BarcodeTrainingArguments(
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, eval_strategy="no", save_strategy="no", **options
+    )
+    return BarcodeTrainer(model=Line(), args=args, train_dataset=[{"x": torch.ones(1)} for _ in range(rows)])
+
+
+class Recorder(TrainerCallback):
+    """Notes learning rate and beta1 with which each step is taken."""
+
+    def __init__(self):
+        self.learning_rates, self.beta1 = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer, **kwargs):
+        self.learning_rates.append(optimizer.param_groups[0]["lr"])
+        self.beta1.append(optimizer.param_groups[0]["betas"][0])
+
+
+def test_the_published_onecycle(shared, tmp_path):
+    """35 epochs of 10 steps through the Trainer: learning rate and beta1 of each step equal the published ones."""
+    expected = json.loads((shared / "fixtures/barcodebert/onecycle_35x10.json").read_text())
+    recorder = Recorder()
+    own = trainer(tmp_path, schedule="onecycle", learning_rate=expected["max_lr"], num_train_epochs=35)
+    own.add_callback(recorder)
+    own.train()
+    assert len(recorder.learning_rates) == 350
+    assert recorder.learning_rates == expected["lr"][:350]
+    assert recorder.beta1 == expected["beta1"][:350]
+    assert (max(recorder.beta1), min(recorder.beta1)) == (0.95, pytest.approx(0.85, abs=1e-3))
+
+
+def test_the_warm_up_of_2023(tmp_path):
+    """LinearLR from 0.1 over 5 epochs, by epochs: 0.1, 0.28, 0.46, 0.64, 0.82, then 1; 10 steps an epoch."""
+    recorder = Recorder()
+    own = trainer(tmp_path, schedule="epoch-warmup", learning_rate=1.0, num_train_epochs=7)
+    own.add_callback(recorder)
+    own.train()
+    factors = [0.1, 0.28, 0.46, 0.64, 0.82, 1.0, 1.0]
+    assert recorder.learning_rates == pytest.approx([factor for factor in factors for _ in range(10)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        (20, {}, 10),
+        (21, {}, 11),
+        (21, {"dataloader_drop_last": True}, 10),
+        (21, {"gradient_accumulation_steps": 4}, 3),
+    ],
+)
+def test_steps_of_an_epoch_are_the_trainers(tmp_path, rows, options, expected):
+    """21 rows in batches of 2: 11, the last of one row; 11 batches in fours: 3 steps."""
+    own = trainer(tmp_path, rows, **options)
+    assert steps_per_epoch(rows, own.args) == expected
+    assert own.train().global_step == expected
+
+
+def test_weight_decay_of_all_parameters(tmp_path):
+    names = {"line.weight", "norm.weight", "norm.bias"}
+    assert set(trainer(tmp_path, decay_all_parameters=True).get_decay_parameter_names(Line())) == names
+    assert set(trainer(tmp_path).get_decay_parameter_names(Line())) == {"line.weight"}
+
+
+def test_the_learning_rate_rule(tmp_path):
+    """1e-4 for 64 rows: a batch of 16 in 2 accumulated steps is half of that."""
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "learning_rate": 1e-4, "per_device_train_batch_size": 16}
+    options["gradient_accumulation_steps"] = 2
+    assert scaled_learning_rate(BarcodeTrainingArguments(**options, scale_learning_rate=True)) == 5e-5
+    assert scaled_learning_rate(BarcodeTrainingArguments(**options)) == 1e-4
+
+
+def test_an_unknown_schedule_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Unknown schedule 'cosine'. Choose one of onecycle, epoch-warmup, trainer"):
+        BarcodeTrainingArguments(output_dir=str(tmp_path), schedule="cosine")
+
+
+@pytest.mark.parametrize("rows", [0, 3, 1000, 1003])
+def test_batches_of_similar_length_lose_and_repeat_no_row(rows):
+    """Lengths from 1 to 100 at random: batches of 8 of a random order spread over about 80 of them."""
+    lengths = np.random.default_rng(0).integers(1, 101, rows)
+    order = similar_length_order(lengths, 8, (0, 0))
+    assert sorted(order.tolist()) == list(range(rows))
+    full = order[: rows // 8 * 8].reshape(-1, 8)
+    spread = np.ptp(lengths[full], axis=1)
+    if rows >= 1000:
+        assert np.median(spread) <= 3 and len({tuple(batch) for batch in full}) == len(full)
+
+
+def test_the_order_follows_from_seed_and_epoch():
+    lengths = np.random.default_rng(0).integers(1, 101, 300)
+    sampler = SimilarLengthSampler(lengths, 8, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    EpochCallback(sampler).on_epoch_begin(None, type("State", (), {"epoch": 0.0}), None)
+    assert len(sampler) == 300 and list(sampler) == first != second
+    assert list(SimilarLengthSampler(lengths, 8, seed=2)) != first
+    assert lengths[first[:8]].mean() != lengths[np.argsort(lengths)[:8]].mean(), "sorted over the whole epoch"
+
+
+@dataclass
+class Options:
+    source: str = field(metadata={"help": "."})
+    preset: str = field(default="none", metadata={"help": "."})
+    size: int = field(default=1, metadata={"help": "."})
+    flag: bool = field(default=True, metadata={"help": "."})
+    overwrite: bool = field(default=False, metadata={"help": "."})
+
+
+PRESETS = {"big": {"size": 9, "flag": False}}
+
+
+def test_a_preset_sets_what_is_not_given(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("source: a\npreset: big\nsize: 3\n")
+    cases = {
+        ("--source", "a"): (1, True),
+        ("--source", "a", "--preset", "big"): (9, False),
+        ("--source", "a", "--size", "3", "--preset=big"): (3, False),
+        ("--preset", "big", "--source", "a", "--flag", "true"): (9, True),
+        ("--preset", "none", "--source", "a"): (1, True),
+        (str(path),): (3, False),
+    }
+    for given, expected in cases.items():
+        (options,) = read_options(given, (Options,), PRESETS)
+        assert (options.size, options.flag) == expected, given
+    with pytest.raises(ValueError, match="Unknown preset 'bigger'. Choose one of big, none"):
+        read_options(("--source", "a", "--preset", "bigger"), (Options,), PRESETS)
+    path.write_text("")
+    with pytest.raises(ValueError, match="holds no options"):
+        read_options((str(path),), (Options,), PRESETS)
+
+
+def test_processes_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch):
+    """What a launch on CPU without ACCELERATE_USE_CPU does: each process takes itself for the only one."""
+    args = BarcodeTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    check_processes(args)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were launched .* sees 1.* ACCELERATE_USE_CPU=yes"):
+        check_processes(args)
+
+
+def test_which_checkpoint_a_run_goes_on_from(tmp_path):
+    """The last complete one of the same run; where it comes from, and its preset's name, may differ."""
+    args = BarcodeTrainingArguments(output_dir=str(tmp_path / "other"), use_cpu=True)
+    run = describe_run(Options(source="a"), args)
+    assert run == {"size": 1, "flag": True, "seed": 42, "global_batch_size": 64}
+    folder = tmp_path / "run"
+
+    def find(resume, overwrite=False, run=run):
+        return find_checkpoint(folder, resume, overwrite, "run.json", run)
+
+    assert find(None) is None and find("last") is None
+    for step in (9, 10, 11):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        if step < 11:  # the last was not completed
+            (folder / f"checkpoint-{step}/run.json").write_text(json.dumps(run))
+    assert find("last") == find("true") == folder / "checkpoint-10"
+    assert find(str(folder / "checkpoint-9")) == folder / "checkpoint-9"
+    assert find(None, overwrite=True) is None
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last"):
+        find(None)
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        find(str(folder / "checkpoint-11"))
+    with pytest.raises(ValueError, match="another run: size was 1 and is 2"):
+        find("last", run=run | {"size": 2})
+    with pytest.raises(ValueError, match="exclude each other"):
+        find("last", overwrite=True)
+    (folder / "kept.txt").write_text("")
+    remove_checkpoints(folder)
+    assert [path.name for path in folder.iterdir()] == ["kept.txt"]
