@@ -1,7 +1,8 @@
-"""Published BarcodeBERT checkpoints -> folders that `from_pretrained` opens: safetensors, config, tokenizer.
+"""Published BarcodeBERT and CLIBD checkpoints -> folders that `from_pretrained` opens: safetensors, config, tokenizer.
 
 Every layout is recognised by its keys, and every key must be accounted for. The file is read such that nothing in it
-runs. Layouts: those that the code of BarcodeBERT has written since 2023 (https://arxiv.org/abs/2311.02401).
+runs. Layouts: those that the code of BarcodeBERT has written since 2023 (https://arxiv.org/abs/2311.02401), and, in
+`convert_clibd`, those of CLIBD.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .configuration_barcodebert import VOCABULARIES, BarcodeBertConfig
 from .modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
@@ -41,6 +42,9 @@ SIZED = {
     "type_vocab_size": "bert.embeddings.token_type_embeddings.weight",
 }
 
+#: Beginnings of CLIBD's keys.
+CLIBD = ("image_encoder.", "dna_encoder.", "language_encoder.", "open_clip_model.")
+
 State = dict[str, Tensor]
 
 
@@ -49,14 +53,17 @@ def convert_checkpoint(
     output_dir: str | Path,
     *,
     labels: Sequence[str] | None = None,
-    num_attention_heads: int | None = None,
+    num_attention_heads: int | Mapping[str, int] | None = None,
+    adapters: str = "merge",
+    text_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
     """Writes a published checkpoint as a folder for `from_pretrained`, with its tokenizer, and returns the folder.
 
     Known are: the masked language models since 2024 (with the optimizer beside them, or the bare weights), those of
     2023 with a tied head, and fine-tuned classifiers; saved by one process or by several, by any version of
     transformers. The masked language models open in `BarcodeBertForMaskedLM`, the classifiers, which pool over all
-    positions, in `BarcodeBertForSequenceClassification`.
+    positions, in `BarcodeBertForSequenceClassification`. Of CLIBD: `best.pth` with any of the three modalities, of any
+    version, as `convert_clibd` says; they open in `ClibdModel`, with a `ClibdProcessor` beside them.
 
     Args:
         checkpoint: File that torch.save wrote, or its content: weights, or a dict with the weights as "model" or
@@ -64,7 +71,12 @@ def convert_checkpoint(
         output_dir: New or empty folder.
         labels: Names of the classes of a classifier, in the order of its outputs; a published file does not tell them.
         num_attention_heads: Needed where the file holds no shape and is not of a published size, because weights do
-            not tell it. In the published sizes there are as many heads as layers.
+            not tell it. In the published sizes of BarcodeBERT there are as many heads as layers, in those of CLIBD
+            one for each 64 columns. For CLIBD also modality (image, dna, text) -> heads.
+        adapters: Of CLIBD. "merge" adds adapters of low rank to the weights; "keep" leaves them apart, in the folder
+            "adapter", for `load_lora`.
+        text_tokenizer: Of CLIBD: the tokenizer of its text encoder (published: that of "prajjwal1/bert-small"), which
+            the file does not hold. Without it the processor makes no text; it can be given when that is loaded.
 
     Raises:
         FileExistsError: if the folder holds something.
@@ -77,7 +89,23 @@ def convert_checkpoint(
         raise FileExistsError(f"{str(output)!r} is not empty. Give a new folder.")
     content = load_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     name = str(checkpoint) if isinstance(checkpoint, str | Path) else "the checkpoint"
-    state, kind = _weights(content, name)
+    weights = _tensors(content, name)
+    if any(key.removeprefix("module.").startswith(CLIBD) for key in weights):
+        from .convert_clibd import convert_clibd  # here, because it needs what photos need
+
+        if labels is not None:
+            raise ValueError(f"{name} is a CLIBD model: it has no classes that labels could name.")
+        return convert_clibd(
+            weights,
+            output,
+            name,
+            num_attention_heads=num_attention_heads,
+            adapters=adapters,
+            text_tokenizer=text_tokenizer,
+        )
+    if isinstance(num_attention_heads, Mapping) or adapters != "merge" or text_tokenizer is not None:
+        raise ValueError(f"{name} is a BarcodeBERT: heads by modality, adapters and text_tokenizer are for CLIBD.")
+    state, kind = _weights(weights, name)
     shape = _options(content, "bert_config", name)
     trained = _options(content, "config", name)
     if trained.get("stride", trained.get("k_mer")) != trained.get("k_mer"):
@@ -121,11 +149,16 @@ def _options(content: Mapping[str, Any], key: str, name: str) -> Mapping[str, An
     return options
 
 
-def _weights(content: Mapping[str, Any], name: str) -> tuple[State, str]:
-    """The weights under our names, and what they are: "kmers", "tied" or "classifier"."""
+def _tensors(content: Mapping[str, Any], name: str) -> Mapping[str, Tensor]:
+    """The weights under their own names."""
     weights = content.get("model", content.get("state_dict", content))
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{name} holds no weights: expected are tensors, at the top or as 'model' or 'state_dict'.")
+    return weights
+
+
+def _weights(weights: Mapping[str, Tensor], name: str) -> tuple[State, str]:
+    """The weights under our names, and what they are: "kmers", "tied" or "classifier"."""
     state: State = {}
     fine_tuned = False
     for key, value in weights.items():

@@ -64,10 +64,11 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
 
 
 def decode_batch(
-    photos: Sequence[bytes],
+    photos: Sequence[bytes | np.ndarray],
     size: int = 224,
     mode: Literal["eval", "train"] = "eval",
     *,
+    resized: int = RESIZED,
     generator: torch.Generator | None = None,
     names: Sequence[str] | None = None,
     decoder: Decoder | None = None,
@@ -75,8 +76,8 @@ def decode_batch(
     """Square crops of photos: uint8 (B, 3, size, size).
 
     Args:
-        photos: Encoded, as they are stored.
-        mode: "eval" brings the shorter side to 256 (unless it is) and cuts out the centre. "train" cuts out
+        photos: Encoded, as they are stored, or decoded, uint8 (H, W, 3).
+        mode: "eval" brings the shorter side to `resized` (unless it is) and cuts out the centre. "train" cuts out
             8 to 100 % of the photo with a ratio of 3/4 to 4/3, resizes that, and flips it either way by chance.
         generator: Source of the randomness; None is torch's global one, which a DataLoader seeds in each worker.
         names: What to call each photo in an error; its place in the batch by default.
@@ -87,16 +88,17 @@ def decode_batch(
     """
     if mode not in ("eval", "train"):
         raise ValueError(f"Unknown mode {mode!r}: give 'eval' or 'train'.")
-    if size < 1 or (mode == "eval" and size > RESIZED):
-        raise ValueError(f"size is {size}; it may be 1 to {RESIZED}, the shorter side of the resized photo.")
+    if size < 1 or (mode == "eval" and size > resized):
+        raise ValueError(f"size is {size}; it may be 1 to {resized}, the shorter side of the resized photo.")
     decoder = decoder or default_decoder()
     # The layout in memory in which crops come, so that no pixel is moved twice: decoded ones differ from resized ones.
     layout = torch.channels_last if mode == "eval" else torch.contiguous_format
     pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8, memory_format=layout)
     draws = torch.rand(len(photos), 2 * ATTEMPTS + 4, generator=generator).tolist() if mode == "train" else []
     for i, data in enumerate(photos):
-        photo = torch.from_numpy(decode_photo(data, names[i] if names else f"Photo {i} of the batch", decoder))
-        photo = photo.permute(2, 0, 1)
+        if isinstance(data, bytes):
+            data = decode_photo(data, names[i] if names else f"Photo {i} of the batch", decoder)
+        photo = torch.from_numpy(data).permute(2, 0, 1)
         height, width = photo.shape[1:]
         if mode == "train":
             top, left, height, width = random_box(height, width, draws[i])
@@ -104,9 +106,9 @@ def decode_batch(
             flips = [1 + dim for dim, draw in enumerate(draws[i][-2:]) if draw < 0.5]
             pixels[i] = photo.flip(flips) if flips else photo
             continue
-        if min(height, width) != RESIZED:
+        if min(height, width) != resized:
             shorter = min(height, width)
-            height, width = int(RESIZED * height / shorter), int(RESIZED * width / shorter)
+            height, width = int(resized * height / shorter), int(resized * width / shorter)
             photo = _resize(photo, height, width)
         top, left = round((height - size) / 2), round((width - size) / 2)
         pixels[i] = photo[:, top : top + size, left : left + size]

@@ -1,0 +1,381 @@
+"""Published CLIBD checkpoints (`best.pth`) -> folders that `ClibdModel.from_pretrained` opens, with their processor.
+
+Known are all that the code of CLIBD has written since 2024: encoders under the names of before and after April 2025;
+any of the three modalities; adapters of low rank in the encoders that have them, which the keys tell and not the
+training options (a full fine-tuning kept those of the photo encoder); with and without the temperature, and the
+buffers of old versions of transformers. What made the published embeddings and is not how one would do it today is
+written into the config and the processor.
+
+Source: CLIBD, https://arxiv.org/abs/2405.17537
+Shape letters: D = width of an encoder, r = rank of an adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .clibd_lora import add_lora, fused_layers
+from .configuration_barcodebert import VOCABULARIES
+from .configuration_clibd import MODALITIES, ClibdConfig
+from .modeling_clibd import ClibdModel
+from .processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from .tokenization_kmer import KmerTokenizer
+
+State = dict[str, Tensor]
+
+#: Modality -> beginning of the keys of its encoder; the name of before April 2025 comes second.
+ENCODERS = {
+    "image": ("image_encoder.base_image_encoder.", "image_encoder.lora_vit."),
+    "dna": ("dna_encoder.base_dna_encoder.", "dna_encoder.lora_barcode_bert."),
+    "text": ("language_encoder.base_language_encoder.", "language_encoder.lora_bert."),
+}
+
+#: Beginning of a key -> of ours, by modality; the first that fits counts.
+OURS = {
+    "image": {"head.": "image_projection.", "": "image_model.timm_model."},
+    "dna": {
+        "bert.": "dna_model.",
+        "cls.predictions.transform.": "dna_projection.transform.",
+        "cls.predictions.decoder.": "dna_projection.decoder.",
+    },
+    "text": {"proj.": "text_projection.", "": "text_model."},
+}
+
+#: Weights that no embedding depends on.
+UNUSED = {
+    "image": (),
+    "dna": ("bert.embeddings.position_ids", "cls.predictions.bias"),
+    "text": ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
+}
+
+#: Ends of the keys of an adapter -> the end of the weight that it belongs to, and which part of the adapter it is.
+ADAPTERS = {
+    "qkv.linear_a_q.weight": ("qkv", "query_a"),
+    "qkv.linear_b_q.weight": ("qkv", "query_b"),
+    "qkv.linear_a_v.weight": ("qkv", "value_a"),
+    "qkv.linear_b_v.weight": ("qkv", "value_b"),
+    "query.w_a.weight": ("query", "a"),
+    "query.w_b.weight": ("query", "b"),
+    "value.w_a.weight": ("value", "a"),
+    "value.w_b.weight": ("value", "b"),
+}
+
+#: Ends of the keys of an adapted layer's own weights -> of the same without an adapter.
+ADAPTED = {"attn.qkv.qkv.": "attn.qkv.", "self.query.w.": "self.query.", "self.value.w.": "self.value."}
+
+#: Widths of the encoders that were published; their heads are 64 wide.
+PUBLISHED_WIDTHS = (512, 768, 1024)
+
+#: The inverse temperature that the first version was trained with and did not save.
+FIXED_LOG_SCALE = math.log(1 / 0.07)
+
+
+class Parts(NamedTuple):
+    """A checkpoint under our names.
+
+    Attributes:
+        state: Weights, those of adapters left out.
+        adapters: Our name of an adapted layer -> part of the adapter -> weight.
+        unknown: Keys that no CLIBD checkpoint has.
+    """
+
+    state: State
+    adapters: dict[str, State]
+    unknown: list[str]
+
+
+def convert_clibd(
+    weights: Mapping[str, Tensor],
+    output: Path,
+    name: str,
+    *,
+    num_attention_heads: int | Mapping[str, int] | None = None,
+    adapters: str = "merge",
+    text_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Path:
+    """Writes the weights as a folder, see `convert_checkpoint`.
+
+    Args:
+        name: What to call the checkpoint in an error.
+        num_attention_heads: Heads of each encoder (image, dna, text), or of all. Needed where the widths are no
+            published ones.
+        adapters: "merge" adds them to the weights; "keep" writes the weights as they were before and the adapters into
+            the folder "adapter", for `load_lora`.
+        text_tokenizer: That of the text encoder, which the checkpoint does not hold. Without it the processor has
+            no text.
+    """
+    if adapters not in ("merge", "keep"):
+        raise ValueError(f"Unknown adapters {adapters!r}. Choose 'merge' or 'keep'.")
+    if any(key.removeprefix("module.").startswith("open_clip_model.") for key in weights):
+        raise ValueError(
+            f"{name} holds encoders of open_clip (keys open_clip_model....), which are not converted; CLIBD was not "
+            f"published with them. Known are encoders of photos by timm, of barcodes and of text by BERT."
+        )
+    parts = _parts(weights, name)
+    if adapters == "keep" and not parts.adapters:
+        raise ValueError(f"{name} has no adapters to keep. Choose adapters='merge'.")
+    model = ClibdModel(_config(parts, num_attention_heads, name))
+    _check(parts, model.state_dict(), name)
+    state = parts.state | (_merged(parts) if adapters == "merge" else {})
+    model.load_state_dict(state)
+    model.eval().save_pretrained(output)
+    _processor(model.config, text_tokenizer).save_pretrained(output)
+    if adapters == "keep":
+        _save_adapters(model, parts.adapters, output / "adapter")
+    return output
+
+
+def _parts(weights: Mapping[str, Tensor], name: str) -> Parts:
+    parts = Parts({}, {}, [])
+    for original, value in weights.items():
+        modality, key = _modality(original.removeprefix("module."))
+        if key in UNUSED.get(modality, ()):
+            continue
+        end = next((end for end in ADAPTERS if key.endswith(f".{end}")), None)
+        base, part = ADAPTERS[end] if end is not None else ("", "")
+        ours = _ours(modality, f"{key.removesuffix(end)}{base}" if end is not None else key)
+        if ours is None:
+            parts.unknown.append(original)
+            continue
+        place, ours = (parts.adapters.setdefault(ours, {}), part) if end is not None else (parts.state, ours)
+        if ours in place:
+            raise ValueError(f"{name} holds the weight {original} twice, by two names.")
+        place[ours] = value
+    parts.state.setdefault("logit_scale.log_scale", torch.tensor(FIXED_LOG_SCALE))
+    return parts
+
+
+def _modality(key: str) -> tuple[str, str]:
+    """The encoder that a key belongs to, and the key within; "" if to none."""
+    for modality, begins in ENCODERS.items():
+        for begin in begins:
+            if key.startswith(begin):
+                return modality, key.removeprefix(begin)
+    if key.startswith("language_encoder.proj."):
+        return "text", key.removeprefix("language_encoder.")
+    return "", key
+
+
+def _ours(modality: str, key: str) -> str | None:
+    """Our key; None for one that no CLIBD checkpoint has."""
+    if not modality:
+        return "logit_scale.log_scale" if key == "logit_scale" else None
+    for adapted, plain in ADAPTED.items():
+        key = key.replace(adapted, plain)
+    begin = next((begin for begin in OURS[modality] if key.startswith(begin)), None)
+    return None if begin is None else OURS[modality][begin] + key.removeprefix(begin)
+
+
+# ---- the config, from the shapes ------------------------------------------------------------------------------------
+
+
+def _config(parts: Parts, heads: int | Mapping[str, int] | None, name: str) -> ClibdConfig:
+    state = parts.state
+    present = [modality for modality in MODALITIES if any(key.startswith(f"{modality}_model.") for key in state)]
+    describe = {"image": _image_config, "dna": _dna_config, "text": _text_config}
+    projections = {
+        "image": "image_projection.weight",
+        "dna": "dna_projection.decoder.weight",
+        "text": "text_projection.weight",
+    }
+    needed = {projections[modality]: 2 for modality in present}
+    for modality in present:
+        needed |= SIZED[modality]
+    absent = [key for key, dimensions in needed.items() if key not in state or state[key].ndim != dimensions]
+    if absent or not present:
+        raise ValueError(
+            f"{name} tells no shape of a CLIBD model: missing (or of other dimensions) are "
+            f"{', '.join(absent) or 'all encoders'}; unexpected are {', '.join(parts.unknown) or 'none'}."
+        )
+    configs: dict[str, Any] = {
+        f"{modality}_config": describe[modality](state, _heads(heads, modality), name) for modality in present
+    }
+    return ClibdConfig(
+        **configs,
+        projection_dim=len(state[projections[present[0]]]),
+        dna_pooling="softmax_mean",
+        dna_attend_to_padding=True,
+        text_pooling="mean",
+        logit_scale_max=None,
+    )
+
+
+#: Weights that tell the shape of an encoder -> how many dimensions they have.
+SIZED = {
+    "image": {
+        "image_model.timm_model.pos_embed": 3,
+        "image_model.timm_model.patch_embed.proj.weight": 4,
+        "image_model.timm_model.blocks.0.mlp.fc1.weight": 2,
+    },
+    **{
+        modality: {
+            f"{modality}_model.embeddings.word_embeddings.weight": 2,
+            f"{modality}_model.embeddings.position_embeddings.weight": 2,
+            f"{modality}_model.embeddings.token_type_embeddings.weight": 2,
+            f"{modality}_model.encoder.layer.0.intermediate.dense.weight": 2,
+        }
+        for modality in ("dna", "text")
+    },
+}
+
+
+def _heads(given: int | Mapping[str, int] | None, modality: str) -> int | None:
+    return given.get(modality) if isinstance(given, Mapping) else given
+
+
+def _attention_heads(given: int | None, modality: str, width: int, name: str) -> int:
+    if given is not None:
+        if given < 1 or width % given:
+            raise ValueError(f"num_attention_heads is {given} for {modality}, but must divide its width, {width}.")
+        return given
+    if width not in PUBLISHED_WIDTHS:
+        raise ValueError(
+            f"{name} does not tell the number of attention heads, and its encoder of {modality} is {width} wide, "
+            f"which is no published size. Give num_attention_heads."
+        )
+    return width // 64
+
+
+def _layers(state: State, begin: str, name: str) -> int:
+    """Layers of an encoder, which must be numbered from 0 on without a gap."""
+    numbers = {key.removeprefix(begin).partition(".")[0] for key in state if key.startswith(begin)}
+    if numbers != {str(number) for number in range(len(numbers))}:
+        raise ValueError(f"{name} has the layers {begin}{{{', '.join(sorted(numbers))}}}; they must count from 0 on.")
+    return len(numbers)
+
+
+def _image_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
+    prefix = "image_model.timm_model."
+    _, positions, width = state[f"{prefix}pos_embed"].shape
+    patch = state[f"{prefix}patch_embed.proj.weight"].shape[-1]
+    side = math.isqrt(positions - 1)
+    if side * side != positions - 1:
+        raise ValueError(f"{name} has {positions} positions of photos, which is no square and the class token.")
+    found: dict[str, Any] = {
+        "img_size": side * patch,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": _layers(state, f"{prefix}blocks.", name),
+        "num_heads": _attention_heads(heads, "image", width, name),
+        "mlp_ratio": len(state[f"{prefix}blocks.0.mlp.fc1.weight"]) / width,
+    }
+    base = {"img_size": 224, "patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0}
+    other = {key: value for key, value in found.items() if value != base[key]}
+    return {"architecture": "vit_base_patch16_224"} | ({"model_args": other} if other else {})
+
+
+def _bert_sizes(state: State, modality: str, heads: int | None, name: str) -> dict[str, Any]:
+    prefix = f"{modality}_model."
+    words = state[f"{prefix}embeddings.word_embeddings.weight"]
+    return {
+        "vocab_size": words.shape[0],
+        "hidden_size": words.shape[1],
+        "num_hidden_layers": _layers(state, f"{prefix}encoder.layer.", name),
+        "num_attention_heads": _attention_heads(heads, modality, words.shape[1], name),
+        "intermediate_size": len(state[f"{prefix}encoder.layer.0.intermediate.dense.weight"]),
+        "max_position_embeddings": len(state[f"{prefix}embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(state[f"{prefix}embeddings.token_type_embeddings.weight"]),
+    }
+
+
+def _text_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
+    return _bert_sizes(state, "text", heads, name)
+
+
+def _dna_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
+    sizes = _bert_sizes(state, "dna", heads, name)
+    for vocabulary in ("clibd", "barcodebert"):  # the second: encoders of the later BarcodeBERT
+        for k in range(1, 9):
+            if sizes["vocab_size"] == 4**k + VOCABULARIES[vocabulary][1]:
+                return sizes | {"k": k, "vocabulary": vocabulary}
+    raise ValueError(f"{name} has {sizes['vocab_size']} tokens of barcodes, which fits no k from 1 to 8.")
+
+
+# ---- checking, merging, writing -------------------------------------------------------------------------------------
+
+
+def _check(parts: Parts, expected: State, name: str) -> None:
+    """Raises ValueError, with all keys that are wrong, unless the weights are exactly those of the model."""
+    missing = [key for key in expected if key not in parts.state]
+    unexpected = [*parts.unknown, *(key for key in parts.state if key not in expected)]
+    shapes = [
+        f"{key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}"
+        for key, value in parts.state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    for layer, adapter in parts.adapters.items():
+        if f"{layer}.weight" not in expected:
+            unexpected.append(f"an adapter of {layer}")
+            continue
+        width, rank = expected[f"{layer}.weight"].shape[1], _rank(parts.adapters)
+        for part in ("query_a", "query_b", "value_a", "value_b") if layer.endswith("qkv") else ("a", "b"):
+            if part not in adapter:
+                missing.append(f"{part} of the adapter of {layer}")
+            elif adapter[part].shape != ((rank, width) if part.endswith("a") else (width, rank)):
+                shapes.append(f"{part} of the adapter of {layer} is {tuple(adapter[part].shape)}")
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"The weights of {name} do not make a ClibdModel: missing are {', '.join(missing) or 'none'}; unexpected "
+            f"are {', '.join(unexpected) or 'none'}; of other shapes are {'; '.join(shapes) or 'none'}."
+        )
+
+
+def _rank(adapters: Mapping[str, State]) -> int:
+    """Rank of the adapters, which all share it: that of the first."""
+    first = next(iter(adapters.values()))
+    return min(next(iter(first.values())).shape, default=0)
+
+
+def _merged(parts: Parts) -> State:
+    """The weights of the layers that have an adapter, with it added."""
+    merged = {}
+    for layer, adapter in parts.adapters.items():
+        weight = parts.state[f"{layer}.weight"].float().clone()
+        if layer.endswith("qkv"):
+            width = weight.shape[1]
+            weight[:width] += adapter["query_b"].float() @ adapter["query_a"].float()
+            weight[-width:] += adapter["value_b"].float() @ adapter["value_a"].float()
+        else:
+            weight += adapter["b"].float() @ adapter["a"].float()
+        merged[f"{layer}.weight"] = weight
+    return merged
+
+
+@torch.no_grad()
+def _save_adapters(model: ClibdModel, adapters: Mapping[str, State], folder: Path) -> None:
+    modalities = [modality for modality in MODALITIES if any(key.startswith(f"{modality}_model.") for key in adapters)]
+    rank = _rank(adapters)
+    adapted = add_lora(model, r=rank, modalities=modalities)
+    fused = dict(fused_layers(model))
+    for layer, adapter in adapters.items():
+        module: Any = model.get_submodule(layer)
+        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+        if layer in fused:
+            width = a.shape[1]
+            a.copy_(torch.cat([adapter["query_a"], adapter["value_a"]]))
+            b[:width, :rank] = adapter["query_b"]
+            b[-width:, rank:] = adapter["value_b"]
+        else:
+            a.copy_(adapter["a"])
+            b.copy_(adapter["b"])
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def _processor(config: ClibdConfig, text_tokenizer: PreTrainedTokenizerBase | None) -> ClibdProcessor:
+    """What made the inputs of the published models: photos in [0, 1], not normalised."""
+    photos: Any = config.image_config
+    dna: Any = config.dna_config
+    size = 224 if photos is None else (photos.model_args or {}).get("img_size", 224)
+    return ClibdProcessor(
+        make_image_processor(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        KmerTokenizer(dna.k, dna.vocabulary, dna.max_nucleotides) if dna is not None else None,
+        text_tokenizer if config.text_config is not None else None,
+        **PUBLISHED,
+    )

@@ -1,0 +1,300 @@
+"""CLIBD: photos, DNA barcodes and taxonomy text as unit vectors of one space, trained by contrast.
+
+One encoder and one projection for each modality; any of the three may be absent. No loss: that takes the embeddings.
+Uploaded to the Hub beside the weights: needs torch, transformers and the files of BarcodeBERT beside it; timm too,
+where there is a photo encoder.
+
+Paper: CLIBD, https://arxiv.org/abs/2405.17537
+Shape letters: B = batch, L = tokens, H = hidden size of an encoder, E = projection_dim.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_clibd import ClibdConfig
+from .modeling_barcodebert import BarcodeBertModel, pool
+
+
+@dataclass
+class ClibdOutput(ModelOutput):
+    """What `ClibdModel` gives. Embeddings are unit vectors (B, E), None for a modality that was not given.
+
+    Attributes:
+        logit_scale: Inverse temperature, a scalar.
+    """
+
+    image_embeds: torch.Tensor | None = None
+    dna_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
+
+
+class LogitScale(nn.Module):
+    """The inverse temperature. A module, because adapters train modules and leave a bare parameter frozen."""
+
+    def __init__(self, config: ClibdConfig):
+        super().__init__()
+        self.max = config.logit_scale_max
+        self.log_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+
+    def forward(self) -> torch.Tensor:
+        if self.max is None:
+            return self.log_scale.exp()
+        if self.training:  # projected and not only clamped: past the bound, a clamp has no gradient to come back by
+            with torch.no_grad():
+                self.log_scale.clamp_(max=math.log(self.max))
+            return self.log_scale.exp()
+        return self.log_scale.exp().clamp(max=self.max)
+
+
+class DnaTokenHead(nn.Module):
+    """The published head of barcodes: each token's distribution over the E dimensions, and the mean of them."""
+
+    def __init__(self, config: Any, projection_dim: int):
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, projection_dim)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.transform(hidden)).softmax(-1).mean(1)
+
+
+def image_encoder(config: Any) -> tuple[PreTrainedModel, int]:
+    """The photo encoder, and how many numbers its `pooler_output` has."""
+    encoder = AutoModel.from_config(config)
+    if config.model_type == "timm_wrapper":
+        return encoder, encoder.timm_model.head_hidden_size
+    return encoder, config.hidden_size
+
+
+def drop_pooler(encoder: Any) -> Any:
+    """Takes away the pooling layer of a BERT, which nothing would train."""
+    if "pooler" in dict(encoder.named_children()):
+        encoder.pooler = None
+    return encoder
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors (B, E) at length 1, in float32 at least."""
+    return nn.functional.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+
+
+class ClibdModel(PreTrainedModel):
+    """Embeds photos, barcodes and taxonomy text, whichever of them `config` describes."""
+
+    config_class = ClibdConfig
+    config: ClibdConfig
+    base_model_prefix = "clibd"
+    main_input_name = "pixel_values"
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: ClibdConfig):
+        super().__init__(config)
+        self.frozen_modalities: set[str] = set()
+        size = config.projection_dim
+        if config.image_config is not None:
+            self.image_model, width = image_encoder(config.image_config)
+            self.image_projection = nn.Linear(width, size)
+        dna: Any = config.dna_config
+        if dna is not None:
+            self.dna_model = BarcodeBertModel(dna)
+            by_token = config.dna_pooling == "softmax_mean"
+            self.dna_projection = DnaTokenHead(dna, size) if by_token else nn.Linear(dna.hidden_size, size)
+        if config.text_config is not None:
+            encoder = AutoModel.from_config(config.text_config)
+            self.text_model = encoder if config.text_pooling == "pooler" else drop_pooler(encoder)
+            self.text_projection = nn.Linear(encoder.config.hidden_size, size)
+        self.logit_scale = LogitScale(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LogitScale):
+            init.constant_(module.log_scale, self.config.logit_scale_init_value)
+
+    @classmethod
+    def from_pretrained_towers(
+        cls,
+        image: str | Path | PreTrainedModel | None = None,
+        dna: str | Path | PreTrainedModel | None = None,
+        text: str | Path | PreTrainedModel | None = None,
+        **config: Any,
+    ) -> "ClibdModel":
+        """A model of encoders that were trained apart. Its projections are new: it is not aligned yet.
+
+        Args:
+            image: Hub id or folder of a photo encoder, such as "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", or
+                the encoder itself; None leaves the modality out.
+            dna: The same of a BarcodeBERT; its heads are left behind.
+            text: The same of a text encoder, such as "prajjwal1/bert-small".
+            config: Further fields of `ClibdConfig`.
+
+        Raises:
+            ValueError: if there is no encoder.
+        """
+        towers: dict[str, Any] = {"image": image, "dna": dna, "text": text}
+        towers = {modality: tower for modality, tower in towers.items() if tower is not None}
+        if not towers:
+            raise ValueError("No encoder is given. Name one for image, dna or text, or two or three of them.")
+        for modality, tower in towers.items():
+            if isinstance(tower, str | Path):
+                kind: Any = BarcodeBertModel if modality == "dna" else AutoModel
+                towers[modality] = kind.from_pretrained(tower, dtype=torch.float32)
+        fields: dict[str, Any] = {f"{modality}_config": _described(tower) for modality, tower in towers.items()}
+        model = cls(ClibdConfig(**fields, **config))
+        for modality, tower in towers.items():
+            if modality == "text" and model.config.text_pooling != "pooler":
+                tower = drop_pooler(tower)
+            getattr(model, f"{modality}_model").load_state_dict(tower.state_dict())
+        return model.eval()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        dna_input_ids: torch.Tensor | None = None,
+        dna_attention_mask: torch.Tensor | None = None,
+        text_input_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        text_token_type_ids: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> ClibdOutput:
+        """Embeddings of the modalities that are given, one at least.
+
+        Args:
+            pixel_values: Photos (B, 3, height, width), normalised as the encoder expects.
+            dna_input_ids: Tokens of barcodes (B, L).
+            dna_attention_mask: 1 for tokens, 0 for padding; None attends to all. So for text.
+            text_input_ids: Tokens of text (B, L).
+
+        Raises:
+            ValueError: if nothing is given, or what the model has no encoder for.
+        """
+        if pixel_values is None and dna_input_ids is None and text_input_ids is None:
+            raise ValueError("Nothing to embed: pass pixel_values, dna_input_ids or text_input_ids.")
+        output = ClibdOutput(logit_scale=self.logit_scale())
+        if pixel_values is not None:
+            output.image_embeds = self.get_image_features(pixel_values)
+        if dna_input_ids is not None:
+            output.dna_embeds = self.get_dna_features(dna_input_ids, dna_attention_mask)
+        if text_input_ids is not None:
+            output.text_embeds = self.get_text_features(text_input_ids, text_attention_mask, text_token_type_ids)
+        return output
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, E) of photos (B, 3, height, width), normalised as the encoder expects.
+
+        Raises:
+            ValueError: if the model has no photo encoder, or the photos are uint8 and so not normalised.
+        """
+        self._check_modality("image")
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values are {pixel_values.dtype}, but the photo encoder takes normalised floats. Normalise "
+                f"them first, as the processor does."
+            )
+        return unit(self.image_projection(self.image_model(pixel_values=pixel_values).pooler_output))
+
+    def get_dna_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Unit vectors (B, E) of barcodes, given as tokens (B, L).
+
+        Args:
+            attention_mask: 1 for tokens, 0 for padding; None attends to all.
+
+        Raises:
+            ValueError: if the model has no encoder of barcodes.
+        """
+        self._check_modality("dna")
+        attended = None if self.config.dna_attend_to_padding else attention_mask
+        hidden = self.dna_model(input_ids, attended).last_hidden_state
+        if self.config.dna_pooling != "softmax_mean":
+            hidden = pool(hidden, attention_mask, self.config.dna_pooling)
+        return unit(self.dna_projection(hidden))
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit vectors (B, E) of text, given as tokens (B, L).
+
+        Args:
+            attention_mask: 1 for tokens, 0 for padding; None attends to all.
+
+        Raises:
+            ValueError: if the model has no encoder of text.
+        """
+        self._check_modality("text")
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **segments)
+        if self.config.text_pooling == "pooler":
+            return unit(self.text_projection(outputs.pooler_output))
+        return unit(self.text_projection(pool(outputs.last_hidden_state, attention_mask, self.config.text_pooling)))
+
+    def _check_modality(self, modality: str) -> None:
+        if modality not in self.config.modalities:
+            raise ValueError(f"This model has no {modality!r}; it embeds {', '.join(self.config.modalities)}.")
+
+    def freeze(self, *modalities: str, projections: bool = False) -> None:
+        """Stops the training of the encoders of these modalities, and their dropout.
+
+        It holds for this object and is not saved.
+
+        Args:
+            projections: Freeze their projections, too.
+        """
+        for modality in modalities:
+            self._check_modality(modality)
+            self.frozen_modalities.add(modality)
+            getattr(self, f"{modality}_model").requires_grad_(False)
+            if projections:
+                getattr(self, f"{modality}_projection").requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ClibdModel":
+        """Sets the mode of training; frozen encoders stay in that of evaluation."""
+        super().train(mode)
+        for modality in self.frozen_modalities:
+            getattr(self, f"{modality}_model").eval()
+        return self
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        """Also reaches the encoders of timm, whose layers transformers does not know."""
+        photos: Any = self.config.image_config
+        of_timm = photos is not None and photos.model_type == "timm_wrapper"
+        if of_timm:
+            encoder: Any = self.image_model
+            encoder.timm_model.set_grad_checkpointing(enable)
+        if not of_timm or self.config.modalities != ("image",):
+            super()._set_gradient_checkpointing(enable, *args, **kwargs)
+
+
+def _described(tower: PreTrainedModel) -> dict[str, Any]:
+    """Fields of an encoder's config that describe its shape."""
+    fields = tower.config.to_dict()
+    if tower.config.model_type == "timm_wrapper":
+        kept = ("model_type", "architecture", "model_args", "pretrained_cfg")
+        return {key: fields[key] for key in kept if key in fields}
+    left_out = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
+    return {key: value for key, value in fields.items() if key not in left_out}
+
+
+# Makes `save_pretrained` and `push_to_hub` put this file and those it needs beside the weights.
+ClibdModel.register_for_auto_class("AutoModel")

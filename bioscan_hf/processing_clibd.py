@@ -1,0 +1,426 @@
+"""Photo, barcode and taxonomy of specimens as one batch of tensors for CLIBD, and texts made of a taxonomy.
+
+It is saved and loaded as any processor: `save_pretrained`, `AutoProcessor.from_pretrained`.
+Sources: CLIBD, https://arxiv.org/abs/2405.17537; the forms of text of BioCLIP, https://arxiv.org/abs/2311.18803
+Shape letters: B = specimens, H and W = height and width in pixels, L = tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
+
+from .photos import decode_batch, decode_photo, normalize_on_device, rotate_by
+from .taxonomy import NOT_CLASSIFIED, RANKS, taxonomy_text
+from .tokenization_kmer import KmerTokenizer
+
+MODALITIES = ("image", "dna", "text")
+
+#: The five forms of text that BioCLIP was trained on.
+BIOCLIP_TEMPLATES = ("scientific", "common", "taxonomic", "scientific_common", "taxonomic_common")
+
+#: "known" names what is known from order to species; "published" is CLIBD's text.
+TEXT_TEMPLATES = ("known", "published", *BIOCLIP_TEMPLATES)
+
+#: Every specimen of the data is an animal, which its columns do not say and BioCLIP's texts begin with.
+KINGDOM = "Animalia"
+
+#: What a specimen's taxonomy may hold besides ranks.
+COMMON_NAME = "common_name"
+
+#: Range of angles of the published augmentation, in degrees to either side.
+ROTATION = 45.0
+
+#: A photo with a shorter side of fewer pixels shows nothing; it is a broken file or a wrong one.
+SMALLEST_SIDE = 8
+
+#: The shorter side is resized to this many times the side of the square that is then cut out.
+RESIZE_RATIO = 256 / 224
+
+#: What the published checkpoints were trained and evaluated with; the other values are this package's own.
+PUBLISHED: dict[str, Any] = {"text_template": "published", "text_max_length": 20, "text_padding": "max_length"}
+
+Photo = Any  # PIL image, uint8 array or tensor, encoded bytes, path, or what datasets.Image(decode=False) gives
+
+
+# ---- texts ----------------------------------------------------------------------------------------------------------
+
+
+def clibd_text(taxonomy: Mapping[str, str | None], template: str = "known") -> str | None:
+    """The taxonomy of a specimen as a text; None if nothing that the template names is known.
+
+    - "known": "Diptera Sciaridae Claustropyga acanthostyla". Order, family, genus, species; the genus once.
+    - "published": "Diptera Sciaridae Claustropyga Claustropyga acanthostyla". Unknown ranks are "not_classified".
+    - "scientific": "Claustropyga acanthostyla", or the lowest name that is known.
+    - "taxonomic": "Animalia Arthropoda Insecta Diptera Sciaridae Claustropyga acanthostyla", unknown ranks left out.
+    - "common": the common name, or the scientific one.
+    - "scientific_common", "taxonomic_common": "... with common name dark-winged fungus gnat", where there is one.
+
+    Args:
+        taxonomy: Rank -> name, None or "" where unknown; besides, perhaps, "common_name" -> name.
+        template: A name in `TEXT_TEMPLATES`.
+
+    Raises:
+        ValueError: for an unknown template, or a key that is neither a rank nor "common_name".
+    """
+    if template not in TEXT_TEMPLATES:
+        raise ValueError(f"Unknown text template {template!r}. Choose one of {', '.join(TEXT_TEMPLATES)}.")
+    unknown = [key for key in taxonomy if key not in RANKS and key != COMMON_NAME]
+    if unknown:
+        raise ValueError(f"Unknown rank {unknown[0]!r}. A taxonomy has {', '.join(RANKS)} and {COMMON_NAME}.")
+    ranks = {rank: taxonomy.get(rank) for rank in RANKS}
+    if template == "published":
+        return taxonomy_text(ranks)
+    known = {rank: name for rank, name in ranks.items() if name and name != NOT_CLASSIFIED}
+    common = taxonomy.get(COMMON_NAME)
+    if template == "common":
+        return common or _lowest(known)
+    if template.startswith("scientific"):
+        text = _lowest(known)
+    else:
+        text = _lineage(known, template)
+    return f"{text} with common name {common}" if text and common and template.endswith("_common") else text
+
+
+def _lowest(known: Mapping[str, str]) -> str | None:
+    return next((known[rank] for rank in reversed(RANKS) if rank in known), None)
+
+
+def _lineage(known: Mapping[str, str], template: str) -> str | None:
+    """The known names from the highest rank on, without the genus that a species begins with."""
+    ranks = ["order", "family", "genus", "species"]
+    if template != "known":
+        ranks = ["phylum", "class", *ranks]
+    species = known.get("species", "")
+    names = [known[rank] for rank in ranks if rank in known]
+    if "genus" in known and species.startswith(known["genus"] + " "):
+        names.remove(known["genus"])
+    if not names:
+        return None
+    return " ".join(names if template == "known" else [KINGDOM, *names])
+
+
+# ---- photos ---------------------------------------------------------------------------------------------------------
+
+
+def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
+    """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours.
+
+    Args:
+        photo: A PIL image; an array uint8 (H, W, 3) or (H, W), or a tensor uint8 (3, H, W); encoded bytes; a path; or
+            {"bytes": ..., "path": ...}.
+        name: What to call it in an error.
+
+    Raises:
+        ValueError: for a photo that is damaged, no picture, smaller than 8 pixels, or not of 8 bits a colour.
+        FileNotFoundError: if there is no file at the path.
+        TypeError: for anything else.
+    """
+    if isinstance(photo, Mapping) and {"bytes", "path"} <= set(photo):
+        photo = photo["path"] if photo["bytes"] is None else photo["bytes"]
+    if isinstance(photo, str | Path):
+        name, photo = f"{name} ({photo})", Path(photo).read_bytes()
+    if isinstance(photo, bytes | bytearray | memoryview):
+        pixels = decode_photo(bytes(photo), name)
+    elif isinstance(photo, PILImage.Image):
+        if photo.mode == "F" or photo.mode.startswith("I"):
+            raise ValueError(
+                f"{name} has the mode {photo.mode!r}, more than 8 bits a pixel. Scale it to 0..255 and convert it to "
+                f"'L' or 'RGB' first."
+            )
+        try:
+            pixels = np.array(photo.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # a lazily read file that is cut off
+            raise ValueError(f"{name} cannot be decoded ({error}).") from error
+    elif isinstance(photo, np.ndarray | torch.Tensor):
+        pixels = _array_pixels(photo, name)
+    else:
+        raise TypeError(
+            f"{name} is a {type(photo).__name__}. Give a PIL image, an array or tensor of uint8, the bytes of a file, "
+            f"or its path."
+        )
+    if min(pixels.shape[:2]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but either side needs {SMALLEST_SIDE} or more. "
+            f"Is it whole?"
+        )
+    return pixels
+
+
+def _array_pixels(photo: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
+    shape, dtype = tuple(photo.shape), str(photo.dtype).removeprefix("torch.")
+    if dtype != "uint8":
+        raise ValueError(f"{name} is an array of {dtype}. Give uint8, in 0..255.")
+    if isinstance(photo, torch.Tensor):
+        if len(shape) != 3 or shape[0] != 3:
+            raise ValueError(f"{name} is a tensor of the shape {shape}. Give (3, H, W), RGB.")
+        return np.ascontiguousarray(photo.permute(1, 2, 0).cpu().numpy())
+    if len(shape) == 2:
+        return np.repeat(photo[:, :, None], 3, axis=2)
+    if len(shape) != 3 or shape[2] != 3:
+        raise ValueError(f"{name} is an array of the shape {shape}. Give (H, W, 3), RGB, or (H, W), grey.")
+    return np.ascontiguousarray(photo)
+
+
+# ---- the processor --------------------------------------------------------------------------------------------------
+
+
+def make_image_processor(
+    image_size: int = 224, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
+) -> CLIPImageProcessor:
+    """An image processor that cuts out the centre of a photo: bilinear, antialiased, 256 to 224 in proportion.
+
+    The means and deviations are those of the ViT weights that CLIBD begins with; CLIBD itself used 0 and 1.
+    """
+    return CLIPImageProcessor(
+        size={"shortest_edge": round(image_size * RESIZE_RATIO)},
+        crop_size={"height": image_size, "width": image_size},
+        resample=PILImage.Resampling.BILINEAR,
+        image_mean=list(mean),
+        image_std=list(std),
+    )
+
+
+class ClibdProcessor(ProcessorMixin):
+    """Makes what `ClibdModel` reads of photos, barcodes and taxonomies.
+
+    Args:
+        image_processor: None is `make_image_processor()`.
+        dna_tokenizer: None is the one of CLIBD: `KmerTokenizer(k=5, vocabulary="clibd")`.
+        text_tokenizer: None for a model without text.
+        text_template: Form of the text of a taxonomy, see `clibd_text`.
+        text_prompt: What stands around that text, "{}" being the text, such as BioCLIP's "a photo of {}.".
+        text_max_length: Tokens at which a text is cut.
+        text_padding: "longest" pads texts to the longest of a batch, "max_length" to `text_max_length`.
+
+    Example:
+        >>> processor = ClibdProcessor()
+        >>> processor(dna=["ACGTA" * 132])["dna_input_ids"].shape
+        torch.Size([1, 133])
+    """
+
+    dna_tokenizer: Any
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        dna_tokenizer: Any = None,
+        text_tokenizer: Any = None,
+        text_template: str = "known",
+        text_prompt: str = "{}",
+        text_max_length: int = 64,
+        text_padding: str = "longest",
+    ):
+        if text_template not in TEXT_TEMPLATES:
+            raise ValueError(f"Unknown text_template {text_template!r}. Choose one of {', '.join(TEXT_TEMPLATES)}.")
+        if text_prompt.count("{}") != 1:
+            raise ValueError(f"text_prompt is {text_prompt!r}, but must hold '{{}}' once, where the text goes.")
+        if text_padding not in ("longest", "max_length"):
+            raise ValueError(f"Unknown text_padding {text_padding!r}. Choose 'longest' or 'max_length'.")
+        if text_max_length < 1:
+            raise ValueError(f"text_max_length is {text_max_length}; give 1 token or more.")
+        self._text_tokenizer = text_tokenizer
+        self.text_template, self.text_prompt = text_template, text_prompt
+        self.text_max_length, self.text_padding = text_max_length, text_padding
+        super().__init__(
+            image_processor or make_image_processor(),
+            dna_tokenizer or KmerTokenizer(k=5, vocabulary="clibd"),
+        )
+
+    # A model without text has no text tokenizer, and ProcessorMixin knows no optional parts: this one is kept apart.
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """The parts that are always there."""
+        return ["image_processor", "dna_tokenizer"]
+
+    @property
+    def text_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of texts, None for a model without text."""
+        return self._text_tokenizer
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Writes `processor_config.json`, and each tokenizer in a folder of its name."""
+        if push_to_hub:
+            return [self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)]
+        files = super().save_pretrained(save_directory, **kwargs)
+        if self._text_tokenizer is not None:
+            files += self._text_tokenizer.save_pretrained(Path(save_directory) / "text_tokenizer")
+        return files
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds."""
+        return super().to_dict() | {"modalities": list(self.modalities)}
+
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As any processor's, without what follows from its parts."""
+        return super().from_args_and_dict(
+            args, {key: value for key, value in processor_dict.items() if key != "modalities"}, **kwargs
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> ClibdProcessor:
+        """The processor that `save_pretrained` wrote, from a folder or the Hub; `kwargs` change its options."""
+        given = kwargs.pop("text_tokenizer", None)
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        found, _ = cls.get_processor_dict(pretrained_model_name_or_path, **_hub_options(kwargs))
+        if given is None and "text" in found["modalities"]:
+            folder = "/".join(filter(None, (kwargs.get("subfolder", ""), "text_tokenizer")))
+            options = _hub_options(kwargs) | {"subfolder": folder}
+            given = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
+        processor._text_tokenizer = given
+        return processor
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it can process."""
+        return MODALITIES if self._text_tokenizer is not None else MODALITIES[:2]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of `pixel_values`."""
+        return self.image_processor.crop_size["height"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Keys of a batch."""
+        names = ["pixel_values", "dna_input_ids", "dna_attention_mask"]
+        return names + ["text_input_ids", "text_attention_mask"] * (self._text_tokenizer is not None)
+
+    def __call__(
+        self,
+        images: Photo | Sequence[Photo | None] | None = None,
+        text: Any = None,
+        dna: str | Sequence[str | None] | None = None,
+        *,
+        mode: Literal["eval", "train"] = "eval",
+        on_device: bool = False,
+        generator: torch.Generator | None = None,
+        names: Sequence[str] | None = None,
+        return_tensors: Literal["pt"] = "pt",
+    ) -> BatchFeature:
+        """A batch of one specimen or of several, of any of the modalities.
+
+        Args:
+            images: Photo or photos, see `photo_pixels`.
+            text: Taxonomy (see `clibd_text`) or text, or a list of them.
+            dna: Barcode or barcodes.
+            mode: "train" augments photos as published: a random crop, flips, and a rotation by up to 45 degrees.
+            on_device: Leaves what is best done on a GPU to `photos_on_device`: `pixel_values` are uint8 then and
+                neither normalised nor rotated, and in training `rotation` holds the angles.
+            generator: Source of the randomness of "train"; None is torch's global one.
+            names: What to call each specimen in an error.
+
+        Returns:
+            `pixel_values` (B, 3, H, W), `dna_input_ids`, `dna_attention_mask`, `text_input_ids` and
+            `text_attention_mask` (B, L). None among several stands for a missing photo, barcode or taxonomy: its row
+            holds a filler, and `image_present`, `dna_present` or `text_present`, bool (B,), tells which rows count.
+
+        Raises:
+            ValueError: for nothing to process, unequal numbers, or one that cannot be processed (it is named).
+            TypeError: for what is no photo, barcode or taxonomy.
+        """
+        given = {"image": _several(images), "dna": _several(dna), "text": _several(text)}
+        rows = {modality: len(values) for modality, values in given.items() if values is not None}
+        if not rows or not min(rows.values()) or len(set(rows.values())) > 1:
+            counts = ", ".join(f"{count} of {modality}" for modality, count in rows.items()) or "nothing"
+            raise ValueError(f"There is {counts} to process. Give as many of each, and one specimen or more.")
+        called = list(names or (f"Row {row} of the batch" for row in range(max(rows.values()))))
+        batch: dict[str, torch.Tensor] = {}
+        if given["image"] is not None:
+            batch |= self._process_photos(given["image"], called, mode, on_device, generator)
+        if given["dna"] is not None:
+            batch |= self._process_barcodes(given["dna"], called)
+        if given["text"] is not None:
+            batch |= self._process_texts(given["text"], called)
+        for modality, values in given.items():
+            if values is not None and any(value is None for value in values):
+                batch[f"{modality}_present"] = torch.tensor([value is not None for value in values])
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _process_photos(
+        self,
+        photos: Sequence[Any],
+        names: Sequence[str],
+        mode: Literal["eval", "train"],
+        on_device: bool,
+        generator: torch.Generator | None,
+    ) -> dict[str, torch.Tensor]:
+        filler = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        pixels = [
+            filler if photo is None else photo_pixels(photo, f"{name}: the photo")
+            for photo, name in zip(photos, names, strict=True)
+        ]
+        if mode == "eval" and not on_device:  # resized as floats, as published
+            floats = [torch.from_numpy(photo).permute(2, 0, 1) / 255 for photo in pixels]
+            return dict(self.image_processor(floats, do_rescale=False, return_tensors="pt"))
+        resized = self.image_processor.size["shortest_edge"]
+        crops = decode_batch(pixels, self.image_size, mode, resized=resized, generator=generator)
+        rotation = torch.rand(len(pixels), generator=generator) * 2 * ROTATION - ROTATION
+        batch = {"pixel_values": crops} | ({"rotation": rotation} if mode == "train" else {})
+        return batch if on_device else {"pixel_values": photos_on_device(batch, self.image_processor)}
+
+    def _process_barcodes(self, barcodes: Sequence[str | None], names: Sequence[str]) -> dict[str, torch.Tensor]:
+        for barcode, name in zip(barcodes, names, strict=True):
+            if barcode is not None and not isinstance(barcode, str):
+                raise TypeError(f"{name}: the barcode is a {type(barcode).__name__}, not a string.")
+            if barcode is not None and not barcode.strip():
+                raise ValueError(f"{name}: the barcode is empty. Give None for a specimen without one.")
+        ids, mask = self.dna_tokenizer.encode_column([barcode or "" for barcode in barcodes])
+        mask[[barcode is None for barcode in barcodes], 0] = 1  # attention needs a token to attend to
+        return {"dna_input_ids": torch.from_numpy(ids), "dna_attention_mask": torch.from_numpy(mask)}
+
+    def _process_texts(self, taxonomies: list[Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Tokens of texts. A taxonomy of which nothing is known becomes None in `taxonomies`."""
+        if self._text_tokenizer is None:
+            raise ValueError("This processor has no text_tokenizer, so it takes no text. Give it one when it is made.")
+        texts = []
+        for row, (taxonomy, name) in enumerate(zip(taxonomies, names, strict=True)):
+            if isinstance(taxonomy, Mapping):
+                taxonomies[row] = taxonomy = clibd_text(taxonomy, self.text_template)
+            elif taxonomy is not None and not isinstance(taxonomy, str):
+                raise TypeError(f"{name}: {type(taxonomy).__name__} is neither a text nor a dict of rank -> name.")
+            texts.append("" if taxonomy is None else self.text_prompt.format(taxonomy))
+        encoded = self._text_tokenizer(
+            texts,
+            padding=self.text_padding,
+            max_length=self.text_max_length,
+            truncation=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return {"text_input_ids": encoded["input_ids"], "text_attention_mask": encoded["attention_mask"]}
+
+
+def photos_on_device(
+    batch: Mapping[str, torch.Tensor], image_processor: Any, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """`pixel_values` (B, 3, H, W) for the model, where the batch is: normalised, and rotated if it has `rotation`."""
+    pixels = normalize_on_device(
+        batch["pixel_values"], image_processor.image_mean, image_processor.image_std, dtype=dtype
+    )
+    return rotate_by(pixels, batch["rotation"]) if "rotation" in batch else pixels
+
+
+def _several(values: Any) -> list[Any] | None:
+    """A list, of one if one photo, text or barcode is given."""
+    if values is None:
+        return None
+    if isinstance(values, np.ndarray | torch.Tensor) and values.ndim == 4:
+        return list(values)
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes | bytearray | memoryview):
+        return list(values)
+    return [values]
+
+
+def _hub_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What says where files lie, of the arguments of `from_pretrained`."""
+    where = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
+    return {name: cast(Any, kwargs[name]) for name in where if name in kwargs}

@@ -1,0 +1,203 @@
+"""Pictures of retrieval: what was found for some queries, which taxa are confused, and accuracy by number of keys.
+
+A function takes numbers or photos and returns a matplotlib Figure; nothing is shown or written here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from .plots import COLOURS
+
+#: Lowest rank at which a neighbour has the query's taxon -> colour of its frame, from blue to red; "none": at none.
+#: The five can be told apart by colour-blind readers, and the caption below a photo says the same in words.
+FRAMES = {"species": "#0072B2", "genus": "#56B4E9", "family": "#F0E442", "order": "#E69F00", "none": "#D55E00"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A neighbour in a gallery: its photo (bytes of an image file, None if it has none), taxa by rank, similarity."""
+
+    photo: bytes | None
+    taxa: Mapping[str, str | None]
+    similarity: float
+
+
+def gallery(
+    queries: Sequence[tuple[bytes | None, Mapping[str, str | None]]], found: Mapping[str, Sequence[Sequence[Found]]]
+) -> Figure:
+    """Queries, one a row, and beside each what it retrieves; frames tell down to which rank the taxon is right.
+
+    Args:
+        queries: (photo, rank -> name).
+        found: Combination, such as "image->dna", -> for each query its neighbours, nearest first.
+    """
+    if not queries or not found or any(len(of_query) != len(queries) for of_query in found.values()):
+        raise ValueError(
+            f"A gallery needs a query and neighbours of each query; got {len(queries)} queries and neighbours of "
+            f"{ {name: len(of_query) for name, of_query in found.items()} }."
+        )
+    widths = [max(len(neighbours) for neighbours in of_query) for of_query in found.values()]
+    # Empty narrow columns set the combinations apart.
+    ratios = [1.0] + [part for width in widths for part in (0.12, *[1.0] * width)]
+    figure = Figure(figsize=(1.3 * sum(ratios) + 0.2, 1.66 * len(queries) + 1.0))
+    top, bottom = 1 - 0.62 / figure.get_size_inches()[1], 0.36 / figure.get_size_inches()[1]
+    grid = figure.add_gridspec(
+        len(queries),
+        len(ratios),
+        width_ratios=ratios,
+        left=0.01,
+        right=0.99,
+        top=top,
+        bottom=bottom,
+        hspace=0.3,
+        wspace=0.06,
+    )
+    for row, (photo, taxa) in enumerate(queries):
+        _show(figure, grid[row, 0], photo, _lowest_name(taxa), None)
+        column = 1
+        for of_query, width in zip(found.values(), widths, strict=True):
+            for place, neighbour in enumerate(of_query[row]):
+                deepest = deepest_shared_rank(taxa, neighbour.taxa)
+                caption = f"{_lowest_name(neighbour.taxa)}\n{neighbour.similarity:.2f}, {_words(deepest)}"
+                _show(figure, grid[row, column + 1 + place], neighbour.photo, caption, FRAMES[deepest])
+            column += 1 + width
+    column, heading = 1, top + 0.06 / figure.get_size_inches()[1]
+    figure.text(_middle(figure, grid, 0, 0), heading, "query", ha="center", fontsize=9, weight="bold")
+    for name, width in zip(found, widths, strict=True):
+        text = name.replace("->", " \N{RIGHTWARDS ARROW} ").replace("dna", "DNA")
+        figure.text(
+            _middle(figure, grid, column + 1, column + width), heading, text, ha="center", fontsize=9, weight="bold"
+        )
+        column += 1 + width
+    frames = [Line2D([], [], color=colour, linewidth=4, label=_words(rank)) for rank, colour in FRAMES.items()]
+    figure.legend(handles=frames, loc="upper center", ncols=len(frames), frameon=False, fontsize=8)
+    return figure
+
+
+def confusion_matrix(true: Sequence[str | None], predicted: Sequence[str | None], most: int = 20) -> Figure:
+    """Share of the queries of each taxon that were given each taxon; rows sum to 100 %.
+
+    Shown are the `most` taxa with the most queries; what was predicted besides them is in the last column.
+
+    Args:
+        true: Names of the queries; those without a name are left out.
+        predicted: What was retrieved first; None counts among "other".
+    """
+    pairs = [(name, guess) for name, guess in zip(true, predicted, strict=True) if name is not None]
+    if not pairs:
+        raise ValueError("No query has a name: there is nothing to compare.")
+    counts = Counter(name for name, _ in pairs)
+    names = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:most])
+    place = {name: i for i, name in enumerate(names)}
+    matrix = np.zeros((len(names), len(names) + 1))
+    for name, guess in pairs:
+        if name in place:
+            matrix[place[name], place.get(str(guess), len(names))] += 1
+    shares = 100 * matrix / matrix.sum(axis=1, keepdims=True)
+    side = 2.2 + 0.36 * len(names)
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
+        colour = "white" if shares[row, column] > 55 else "black"
+        text = f"{shares[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    axes.axvline(len(names) - 0.5, color="#999999", linewidth=0.8)
+    axes.set_xticks(range(len(names) + 1), [*names, "other"], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), [f"{name} ({counts[name]})" for name in names], fontsize=8)
+    axes.set(xlabel="retrieved", ylabel="true (queries)")
+    figure.colorbar(image, ax=axes, label="% of the taxon's queries", shrink=0.8)
+    return figure
+
+
+def accuracy_by_keys(
+    accuracies: Mapping[str, Mapping[str, float]], keys: Mapping[str, int], queries: Mapping[str, Mapping[str, int]]
+) -> Figure:
+    """Accuracy of each taxon by the number of its keys: a dot a taxon, and the mean of taxa in classes of size.
+
+    Args:
+        accuracies: Name of the queries, such as "seen", -> taxon -> accuracy in [0, 1].
+        keys: Taxon -> its keys; a taxon that is not named has none.
+        queries: Name of the queries -> taxon -> its queries, which sets the area of its dot.
+    """
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    largest = max((keys.get(taxon, 0) for of_taxon in accuracies.values() for taxon in of_taxon), default=1)
+    edges = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 10**9]
+    generator = np.random.default_rng(0)
+    for (name, of_taxon), colour in zip(accuracies.items(), COLOURS, strict=False):
+        counts = np.array([keys.get(taxon, 0) for taxon in of_taxon], float)
+        values = 100 * np.array(list(of_taxon.values()))
+        areas = [6 + 4 * queries[name][taxon] ** 0.5 for taxon in of_taxon]
+        places = np.where(counts == 0, 0.5, counts) * np.exp(generator.uniform(-0.06, 0.06, len(counts)))
+        axes.scatter(places, values, s=areas, color=colour, alpha=0.35, linewidths=0)
+        means = [
+            (np.exp(np.log(counts[inside]).mean()), values[inside].mean())
+            for low, high in zip(edges, edges[1:], strict=False)
+            if (inside := (counts >= low) & (counts < high)).any()
+        ]
+        if means:
+            axes.plot(*zip(*means, strict=True), color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
+        else:
+            axes.plot([], [], color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
+    axes.set_xscale("log")
+    ticks = [0.5, *[tick for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= max(2, 1.5 * largest)]]
+    axes.set_xticks(ticks, ["none", *[f"{tick:,.0f}" for tick in ticks[1:]]])
+    axes.minorticks_off()
+    axes.set(xlabel="keys of the taxon (logarithmic)", ylabel="top-1 accuracy of the taxon (%)", ylim=(-4, 104))
+    axes.set_xlim(0.4, max(2.5, 1.6 * largest))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(accuracies))
+    return figure
+
+
+def deepest_shared_rank(a: Mapping[str, str | None], b: Mapping[str, str | None]) -> str:
+    """Lowest rank of `FRAMES` at which both have the same name, or "none"."""
+    ranks = (rank for rank in FRAMES if rank != "none")
+    return next((rank for rank in ranks if a.get(rank) is not None and a.get(rank) == b.get(rank)), "none")
+
+
+def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str, colour: str | None) -> None:
+    axes = figure.add_subplot(place)
+    if photo is None:
+        axes.text(
+            0.5, 0.5, "no photo", ha="center", va="center", fontsize=7, color="#666666", transform=axes.transAxes
+        )
+    else:
+        image = Image.open(io.BytesIO(photo)).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        axes.imshow(image.crop((left, top, left + side, top + side)).resize((160, 160)))
+    axes.set(xticks=[], yticks=[])
+    axes.set_box_aspect(1)
+    for spine in axes.spines.values():
+        spine.set(color=colour or "#cccccc", linewidth=3.5 if colour else 0.8)
+    axes.set_xlabel(caption, fontsize=6, labelpad=3)
+
+
+def _words(deepest: str) -> str:
+    return "no shared taxon" if deepest == "none" else f"same {deepest}"
+
+
+def _lowest_name(taxa: Mapping[str, str | None]) -> str:
+    name = next((taxa[rank] for rank in FRAMES if taxa.get(rank)), None)
+    if name is None:
+        return "unknown"
+    return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _middle(figure: Figure, grid: GridSpec, first: int, last: int) -> float:
+    left, right = (grid[0, column].get_position(figure) for column in (first, last))
+    return float((left.x0 + right.x1) / 2)

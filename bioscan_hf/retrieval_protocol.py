@@ -1,0 +1,313 @@
+"""The whole protocol of retrieval: every modality of the queries against every modality of the keys, in one table.
+
+Protocol: CLIBD (https://arxiv.org/abs/2405.17537). Beside image, DNA and text there are "averaged" (mean of the unit
+vectors of image and DNA), "concatenated" (the two side by side) and, as keys alone, "all" (a key for each modality of
+a specimen). Queries and keys of one width make a combination: 21 of them with three modalities.
+Shape letters: N = specimens, D = embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from .metrics import harmonic_mean
+from .retrieval import (
+    Accuracies,
+    accuracies,
+    chance_accuracies,
+    check_ranks,
+    check_top_k,
+    prototypes,
+    retrieve,
+)
+from .retrieval_index import Floats, RetrievalIndex, build_index, unit_vectors
+
+MODALITIES = ("image", "dna", "text")
+QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")
+KEY_TYPES = (*QUERY_TYPES, "all")
+
+#: Ranks that CLIBD reports.
+REPORTED_RANKS = ("order", "family", "genus", "species")
+
+#: Queries and keys that the paper's tables compare; the others are measured as well.
+REPORTED = ("dna->dna", "image->image", "image->dna")
+
+
+@dataclass(frozen=True)
+class Specimens:
+    """Embeddings of specimens and their labels.
+
+    Attributes:
+        embeddings: "image", "dna" or "text" -> (N, D).
+        labels: Rank -> names (N,), None where unknown.
+        present: Modality -> which specimens have it (N,); one that is not named is there for all. The embedding of an
+            absent one may be anything.
+        ids: Names of the specimens (N,), such as processids; their row numbers if empty.
+    """
+
+    embeddings: Mapping[str, ArrayLike]
+    labels: Mapping[str, Sequence[str | None]]
+    present: Mapping[str, NDArray[np.bool_]]
+    ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One kind of vectors of specimens, of those that have it: the vectors (n, D), labels (n,) and names (n,)."""
+
+    vectors: Floats
+    labels: dict[str, list[str | None]]
+    ids: list[str]
+
+
+def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
+    """Vectors of one of `KEY_TYPES`, of the specimens that have the modalities it takes.
+
+    Raises:
+        ValueError: for an unknown kind or rank, and if no specimen has what it takes.
+    """
+    check_ranks(ranks, specimens.labels)
+    if kind == "all":
+        parts = [rows_of(specimens, name, ranks) for name in MODALITIES if name in specimens.embeddings]
+        labels = {rank: [name for part in parts for name in part.labels[rank]] for rank in ranks}
+        return Rows(np.concatenate([part.vectors for part in parts]), labels, [i for part in parts for i in part.ids])
+    needed = ("image", "dna") if kind in ("averaged", "concatenated") else (kind,)
+    lacking = [name for name in needed if name not in specimens.embeddings]
+    if kind not in KEY_TYPES or lacking:
+        raise ValueError(f"No embeddings to make {kind!r} of; there are {', '.join(specimens.embeddings)}.")
+    rows: list[int] = np.flatnonzero(np.logical_and.reduce([_present(specimens, name) for name in needed])).tolist()
+    if not rows:
+        raise ValueError(f"No specimen has what {kind!r} takes: {' and '.join(needed)}.")
+    names = list(specimens.ids) or [str(row) for row in range(len(_present(specimens, needed[0])))]
+    ids = [names[row] for row in rows]
+    units = [unit_vectors(np.asarray(specimens.embeddings[name])[rows], f"modality {name!r}", ids) for name in needed]
+    vectors: Floats = units[0]
+    if kind == "averaged":
+        vectors = np.mean(units, axis=0, dtype=np.float32)
+    elif kind == "concatenated":
+        vectors = np.concatenate(units, axis=1)
+    labels = {rank: [specimens.labels[rank][row] for row in rows] for rank in ranks}
+    return Rows(vectors, labels, ids)
+
+
+def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
+    """ "query->key" for every pair that can be compared: 21 for three modalities.
+
+    Example:
+        >>> combinations_of(["image", "dna"])[:3]
+        ('image->image', 'image->dna', 'image->averaged')
+    """
+    singles = [name for name in MODALITIES if name in modalities]
+    both = [name for name in ("averaged", "concatenated") if {"image", "dna"} <= set(singles)]
+    keys = [*singles, *both, *(["all"] if len(singles) == 3 else [])]
+    pairs = product([*singles, *both], keys)
+    # A concatenation is twice as wide as the others: it meets its like alone.
+    return tuple(f"{query}->{key}" for query, key in pairs if (query == "concatenated") == (key == "concatenated"))
+
+
+def evaluate_retrieval(
+    keys: Specimens,
+    queries: Mapping[str, Specimens],
+    *,
+    combinations: Sequence[str] | None = None,
+    ranks: Sequence[str] = REPORTED_RANKS,
+    top_k: Sequence[int] = (1, 3, 5),
+    ties: str = "vote",
+    kind: str = "exact",
+    prototype_rank: str | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str], object] = lambda combination: None,
+) -> dict[str, dict[str, Any]]:
+    """Accuracies of every combination of modalities, beside those of chance.
+
+    Args:
+        keys: The specimens that are known, of seen and unseen species together.
+        queries: "seen" and "unseen" -> specimens; other names may be given as well.
+        combinations: Such as "image->dna". None: all that the modalities allow.
+        ranks: Those of `keys.labels` that are measured.
+        top_k: Numbers of keys among which one must be right.
+        ties: "vote" or "parity", see `retrieval`.
+        kind: Of the index: "exact", "hnsw" or "ivfpq".
+        prototype_rank: Compare with one key for each taxon of this rank instead of with every specimen.
+        device: Where the products of an exact index are taken.
+        progress: Called with each combination before it is measured.
+
+    Returns:
+        Combination -> {"keys": n, name of the queries -> {"queries": n, "labelled": {rank: n}, "micro" and "macro":
+        {k: {rank: x}}, "chance": {"micro", "macro"}}, "harmonic_mean": {"micro" and "macro"} of seen and unseen}.
+
+    Raises:
+        ValueError: for an unknown combination, rank, tie rule or index, fewer keys than k, and bad embeddings.
+    """
+    ks = check_top_k(top_k)
+    possible = combinations_of(list(keys.embeddings))
+    wanted = possible if combinations is None else tuple(combinations)
+    unknown = [name for name in wanted if name not in possible]
+    if unknown or not wanted:
+        raise ValueError(f"Unknown combination {', '.join(unknown) or '(none)'}. There are {', '.join(possible)}.")
+    found: dict[str, dict[str, Any]] = {}
+    for key_kind in dict.fromkeys(name.split("->")[1] for name in wanted):
+        extra = [] if prototype_rank is None else [prototype_rank]
+        rows = rows_of(keys, key_kind, list(dict.fromkeys([*ranks, *extra])))
+        vectors, labels, ids = rows.vectors, rows.labels, rows.ids
+        if prototype_rank is not None:
+            vectors, labels = prototypes(vectors, labels, prototype_rank)
+            ids = [str(name) for name in labels[prototype_rank]]
+        index = build_index(vectors, labels, ids=ids, kind=kind)
+        for name in (name for name in wanted if name.split("->")[1] == key_kind):
+            progress(name)
+            table: dict[str, Any] = {"keys": len(index)}
+            for split, specimens in queries.items():
+                asked = rows_of(specimens, name.split("->")[0], ranks)
+                table[split] = _table(index, asked, ks, ties, device)
+            if {"seen", "unseen"} <= set(queries):
+                table["harmonic_mean"] = harmonic_means(table["seen"], table["unseen"])
+            found[name] = table
+    return {name: found[name] for name in wanted}
+
+
+def harmonic_means(seen: Accuracies, unseen: Accuracies) -> Accuracies:
+    """Harmonic mean of the accuracies of seen and unseen species, for each average, k and rank."""
+    return {
+        average: {
+            k: {rank: harmonic_mean(x, unseen[average][k][rank]) for rank, x in of_rank.items()}
+            for k, of_rank in seen[average].items()
+        }
+        for average in ("micro", "macro")
+    }
+
+
+def published_selection_score(tables: Mapping[str, Mapping[str, Any]]) -> float:
+    """The number by which CLIBD chooses a checkpoint: the mean of all top-1 accuracies, of every combination.
+
+    It counts text->text as much as image->DNA. The harmonic mean of a combination says more.
+    """
+    return float(
+        np.mean(
+            [
+                accuracy
+                for table in tables.values()
+                for split in ("seen", "unseen")
+                for average in ("micro", "macro")
+                for accuracy in table[split][average][1].values()
+            ]
+        )
+    )
+
+
+def two_stage_names(
+    image_keys: RetrievalIndex,
+    dna_keys: RetrievalIndex,
+    queries: ArrayLike,
+    ranks: Sequence[str],
+    *,
+    threshold: float,
+    k: int = 1,
+    ties: str = "parity",
+) -> dict[str, list[list[str | None]]]:
+    """Names of the first `k` keys (Q, k) at each rank, from images of seen species or else barcodes of unseen ones.
+
+    CLIBD's method for photos when barcodes of further species are at hand: the i-th answer is the i-th nearest image
+    key if its cosine is above `threshold`, and the i-th nearest DNA key otherwise.
+
+    Args:
+        image_keys: Photos of specimens of seen species.
+        dna_keys: Barcodes of specimens of unseen species.
+        queries: Embeddings of photos (Q, D).
+        threshold: Cosine, chosen on validation queries with `choose_threshold`.
+    """
+    return _two_stages(image_keys, dna_keys, queries, ranks, k, ties)(threshold)
+
+
+def choose_threshold(
+    image_keys: RetrievalIndex,
+    dna_keys: RetrievalIndex,
+    seen: ArrayLike,
+    unseen: ArrayLike,
+    seen_names: Sequence[str | None],
+    unseen_names: Sequence[str | None],
+    *,
+    rank: str = "species",
+    steps: int = 1000,
+    ties: str = "parity",
+) -> float:
+    """The first threshold in [0, 1] of `two_stage_names` with the best harmonic mean of the micro accuracies.
+
+    Args:
+        seen: Photos of seen species (Q, D), of a validation split.
+        unseen: Photos of unseen species.
+        seen_names: Their names at `rank` (Q,).
+        unseen_names: Likewise.
+        steps: Thresholds that are tried, evenly spaced from 0 to 1.
+    """
+    answers = [_two_stages(image_keys, dna_keys, queries, [rank], 1, ties) for queries in (seen, unseen)]
+    best, score = 0.0, -1.0
+    for threshold in np.linspace(0, 1, steps):
+        right = [
+            _share_right(answer(threshold)[rank], names)
+            for answer, names in zip(answers, (seen_names, unseen_names), strict=True)
+        ]
+        found = harmonic_mean(right[0], right[1])
+        if found is not None and found > score:
+            best, score = float(threshold), found
+    return best
+
+
+def _table(
+    index: RetrievalIndex, asked: Rows, ks: Sequence[int], ties: str, device: str | torch.device
+) -> dict[str, Any]:
+    found = retrieve(index, asked.vectors, k=ks[-1], ties=ties, ids=asked.ids, device=device)
+    return {
+        "queries": len(asked.ids),
+        "labelled": {rank: sum(name is not None for name in names) for rank, names in asked.labels.items()},
+        **accuracies(index, found, asked.labels, ks),
+        "chance": chance_accuracies(index, asked.labels, ks),
+    }
+
+
+def _present(specimens: Specimens, modality: str) -> NDArray[np.bool_]:
+    rows = len(np.asarray(specimens.embeddings[modality]))
+    mask = np.asarray(specimens.present.get(modality, np.ones(rows, np.bool_)), np.bool_)
+    if len(mask) != rows or any(len(names) != rows for names in specimens.labels.values()):
+        raise ValueError(
+            f"There are {rows} embeddings of {modality!r}, {len(mask)} marks of presence, and labels of "
+            f"{', '.join(f'{rank} {len(names)}' for rank, names in specimens.labels.items())}: one each is needed."
+        )
+    return mask
+
+
+def _two_stages(
+    image_keys: RetrievalIndex,
+    dna_keys: RetrievalIndex,
+    queries: ArrayLike,
+    ranks: Sequence[str],
+    k: int,
+    ties: str,
+) -> Callable[[float], dict[str, list[list[str | None]]]]:
+    """The answers as a function of the threshold, with both searches done once."""
+    near, far = (retrieve(index, queries, k=k, ties=ties) for index in (image_keys, dna_keys))
+    names = {
+        rank: tuple(
+            np.array([*index.classes[rank], None], object)[found.predictions[rank]]
+            for index, found in ((image_keys, near), (dna_keys, far))
+        )
+        for rank in ranks
+    }
+
+    def answer(threshold: float) -> dict[str, list[list[str | None]]]:
+        close = near.similarities > threshold
+        return {rank: np.where(close, *of_rank).tolist() for rank, of_rank in names.items()}
+
+    return answer
+
+
+def _share_right(answers: Sequence[Sequence[str | None]], names: Sequence[str | None]) -> float | None:
+    known = [(given, name) for given, name in zip(answers, names, strict=True) if name is not None]
+    return sum(name in given for given, name in known) / len(known) if known else None

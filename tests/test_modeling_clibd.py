@@ -1,0 +1,473 @@
+"""CLIBD models: embeddings of any modalities, poolings, freezing, adapters, saving, and code beside the weights."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextConfig, CLIPVisionConfig, TimmWrapperConfig
+from transformers import TimmWrapperModel as TimmModel
+
+from bioscan_hf.clibd_lora import add_lora, fused_layers, load_lora
+from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.configuration_clibd import ClibdConfig
+from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.modeling_clibd import ClibdModel
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+TINY = {
+    "image_config": {
+        "architecture": "vit_base_patch16_224",
+        "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4},
+    },
+    "dna_config": {**SIZES, "k": 2, "max_nucleotides": 40},
+    "text_config": {**SIZES, "vocab_size": 64, "max_position_embeddings": 32},
+}
+
+PARTS = {"image": ("pixel_values",), "dna": ("dna_input_ids", "dna_attention_mask")}
+PARTS["text"] = ("text_input_ids", "text_attention_mask")
+
+
+def tiny(*modalities, **more):
+    """A small model of these modalities, or of all, in evaluation."""
+    torch.manual_seed(0)
+    configs = {f"{modality}_config": TINY[f"{modality}_config"] for modality in modalities or PARTS}
+    return ClibdModel(ClibdConfig(**configs, projection_dim=24, **more)).eval()
+
+
+def batch(*modalities):
+    """Four specimens; the barcode of the last and the text of the first are padded."""
+    generator = torch.Generator().manual_seed(1)
+    given = {
+        "pixel_values": torch.rand(4, 3, 32, 32, generator=generator),
+        "dna_input_ids": torch.randint(2, 18, (4, 20), generator=generator),
+        "dna_attention_mask": torch.ones(4, 20, dtype=torch.long),
+        "text_input_ids": torch.randint(0, 64, (4, 12), generator=generator),
+        "text_attention_mask": torch.ones(4, 12, dtype=torch.long),
+    }
+    given["dna_attention_mask"][3, 9:] = 0
+    given["text_attention_mask"][0, 5:] = 0
+    keys = [key for modality in modalities or PARTS for key in PARTS[modality]]
+    return {key: given[key] for key in keys}
+
+
+def embeds(output):
+    found = output.image_embeds, output.dna_embeds, output.text_embeds
+    return [vectors for vectors in found if vectors is not None]
+
+
+MODALITIES = [("image", "dna"), ("image", "text"), ("dna", "text"), ("image", "dna", "text"), ("image",)]
+
+
+@pytest.mark.parametrize("modalities", MODALITIES, ids="+".join)
+def test_any_modalities_and_a_folder(modalities, tmp_path):
+    """Unit vectors of what is given, None for the rest; a folder keeps what is absent absent, and every number."""
+    model = tiny(*modalities)
+    assert model.config.modalities == modalities
+    output = model(**batch(*modalities))
+    for modality in PARTS:
+        vectors = getattr(output, f"{modality}_embeds")
+        if modality in modalities:
+            assert vectors.shape == (4, 24)
+            torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
+            assert len(vectors.unique(dim=0)) == 4
+        else:
+            assert vectors is None
+            with pytest.raises(ValueError, match=f"has no '{modality}'; it embeds {', '.join(modalities)}"):
+                model(**batch(modality))
+    model.save_pretrained(tmp_path)
+    again, report = ClibdModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert again.config.modalities == modalities
+    for one, other in zip(embeds(output), embeds(again(**batch(*modalities))), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parts_of_a_batch_and_single_calls():
+    """A modality's embeddings do not depend on whether the others are there, and the tuple is the output."""
+    model, whole = tiny(), batch()
+    output = model(**whole)
+    assert torch.equal(model.get_image_features(whole["pixel_values"]), output.image_embeds)
+    dna = model.get_dna_features(whole["dna_input_ids"], whole["dna_attention_mask"])
+    text = model.get_text_features(whole["text_input_ids"], whole["text_attention_mask"])
+    assert torch.equal(dna, output.dna_embeds) and torch.equal(text, output.text_embeds)
+    alone = model(**batch("dna"))
+    assert torch.equal(alone.dna_embeds, output.dna_embeds) and alone.image_embeds is None
+    assert len(model(**whole, return_dict=False)) == 4
+    torch.testing.assert_close(output.logit_scale, torch.tensor(1 / 0.07))
+    one_row = model(**{key: value[:1] for key, value in whole.items()})
+    torch.testing.assert_close(one_row.dna_embeds, output.dna_embeds[:1], atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="Nothing to embed"):
+        model()
+    with pytest.raises(ValueError, match="are torch.uint8, but the photo encoder takes normalised floats"):
+        model((whole["pixel_values"] * 255).to(torch.uint8))
+
+
+def test_default_is_the_published_size():
+    """203,117,572 published parameters, less 147,456 of adapters that conversion merges, 262,656 of BERT's unused
+    pooler and 1,027 of an unused bias."""
+    with torch.device("meta"):
+        model = ClibdModel(ClibdConfig(dna_pooling="softmax_mean"))
+        linear = ClibdModel(ClibdConfig(text_config={}, dna_config={}))
+    assert sum(weight.numel() for weight in model.parameters()) == 203_117_572 - 147_456 - 262_656 - 1_027
+    assert linear.config.modalities == ("dna", "text")
+    assert linear.config.dna_config.max_tokens == 133
+    unused = [name for name in linear.state_dict() if "pooler" in name or "cls." in name]
+    assert not unused
+
+
+def test_poolings_of_barcodes():
+    """What each pooling does with padding, and the published one by its definition."""
+    ids, mask = batch("dna")["dna_input_ids"], batch("dna")["dna_attention_mask"]
+    changed = ids.masked_fill(mask == 0, 3)
+    assert not torch.equal(ids, changed)
+
+    model = tiny("dna")
+    torch.testing.assert_close(model.get_dna_features(ids, mask), model.get_dna_features(changed, mask))
+    hidden = model.dna_model(ids, mask).last_hidden_state
+    mean = torch.stack([row[:n].mean(0) for row, n in zip(hidden, mask.sum(1).tolist(), strict=True)])
+    expected = torch.nn.functional.normalize(model.dna_projection(mean), dim=1)
+    torch.testing.assert_close(model.get_dna_features(ids, mask), expected)
+
+    model = tiny("dna", dna_pooling="mean")
+    hidden = model.dna_model(ids, mask).last_hidden_state.mean(1)
+    expected = torch.nn.functional.normalize(model.dna_projection(hidden), dim=1)
+    torch.testing.assert_close(model.get_dna_features(ids, mask), expected)
+
+    model = tiny("dna", dna_pooling="softmax_mean", dna_attend_to_padding=True)
+    assert torch.equal(model.get_dna_features(ids, mask), model.get_dna_features(ids))
+    raw = model.dna_projection(model.dna_model(ids).last_hidden_state)
+    torch.testing.assert_close(raw.sum(1), torch.ones(4))  # a distribution over the dimensions
+    assert (raw > 0).all()
+    torch.testing.assert_close(model.get_dna_features(ids), torch.nn.functional.normalize(raw, dim=1))
+
+
+def test_poolings_of_text():
+    ids, mask = batch("text").values()
+    changed = ids.masked_fill(mask == 0, 3)
+    model = tiny("text")
+    torch.testing.assert_close(model.get_text_features(ids, mask), model.get_text_features(changed, mask))
+    model = tiny("text", text_pooling="mean")
+    assert not torch.allclose(model.get_text_features(ids, mask), model.get_text_features(changed, mask), atol=1e-4)
+    expected = model.text_projection(model.text_model(ids, mask).last_hidden_state.mean(1))
+    torch.testing.assert_close(model.get_text_features(ids, mask), torch.nn.functional.normalize(expected, dim=1))
+    model = tiny("text", text_pooling="pooler")
+    expected = model.text_projection(model.text_model(ids, mask).pooler_output)
+    torch.testing.assert_close(model.get_text_features(ids, mask), torch.nn.functional.normalize(expected, dim=1))
+    segments = torch.ones_like(ids)
+    assert not torch.allclose(model.get_text_features(ids, mask, segments), model.get_text_features(ids, mask))
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit"])
+def test_any_architecture_of_timm(architecture, tmp_path):
+    """Convolutional and other encoders, whose widths and buffers differ, come back the same from a folder."""
+    torch.manual_seed(0)
+    config = ClibdConfig(image_config={"architecture": architecture}, projection_dim=8)
+    model, photos = ClibdModel(config).eval(), torch.rand(2, 3, 160, 160)
+    before = model.get_image_features(photos)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ClibdModel.from_pretrained(tmp_path).get_image_features(photos), before)
+    assert not torch.allclose(before[0], before[1])
+
+
+def test_encoders_of_clip(tmp_path):
+    """Any photo and text encoder of transformers fits: here CLIP's, whose text is read off at its last token."""
+    vision = CLIPVisionConfig(**SIZES, image_size=32, patch_size=8)
+    text = CLIPTextConfig(**SIZES, vocab_size=64, max_position_embeddings=32, eos_token_id=63)
+    configs = {"image_config": vision.to_dict(), "text_config": text.to_dict(), "text_pooling": "pooler"}
+    model = ClibdModel(ClibdConfig(**configs, projection_dim=24)).eval()
+    inputs = batch("image", "text")
+    inputs["text_input_ids"][:, 4] = 63
+    output = model(**inputs)
+    changed = inputs["text_input_ids"].clone()
+    changed[:, 5:] = 1
+    torch.testing.assert_close(
+        model.get_text_features(changed, inputs["text_attention_mask"]), output.text_embeds, atol=1e-5, rtol=0
+    )
+    model.save_pretrained(tmp_path)
+    again = ClibdModel.from_pretrained(tmp_path)(**inputs)
+    assert torch.equal(again.image_embeds, output.image_embeds)
+    assert torch.equal(again.text_embeds, output.text_embeds)
+
+
+def test_configs_that_contradict_themselves():
+    with pytest.raises(ValueError, match="Unknown dna_pooling 'max'. Choose one of masked_mean, mean, softmax_mean"):
+        ClibdConfig(dna_pooling="max")
+    with pytest.raises(ValueError, match="Unknown text_pooling 'cls'"):
+        ClibdConfig(text_pooling="cls")
+    with pytest.raises(ValueError, match="dna_config has the model_type 'bert'"):
+        ClibdConfig(dna_config={"model_type": "bert"})
+    with pytest.raises(ValueError, match="must be a BarcodeBertConfig"):
+        ClibdConfig(dna_config=BertConfig())
+    with pytest.raises(ValueError, match="projection_dim is 0"):
+        ClibdConfig(projection_dim=0)
+    with pytest.raises(ValueError, match="logit_scale_max is 10, but training starts at .* 14.2857"):
+        ClibdConfig(logit_scale_max=10.0)
+    given = {"k": 3}
+    ClibdConfig(dna_config=given)
+    assert given == {"k": 3}, "what the caller holds stays as it was"
+
+
+def test_inverse_temperature_is_bounded_and_comes_back():
+    """Past the bound it is the bound, and still has a gradient; without a bound it grows."""
+    scale = tiny("dna", logit_scale_max=20.0).logit_scale
+    with torch.no_grad():
+        scale.log_scale.fill_(math.log(50))
+    torch.testing.assert_close(scale.eval()(), torch.tensor(20.0))
+    torch.testing.assert_close(scale.log_scale.exp(), torch.tensor(50.0))
+    value = scale.train()()
+    torch.testing.assert_close(value, torch.tensor(20.0))
+    value.backward()
+    torch.testing.assert_close(scale.log_scale.grad, torch.tensor(20.0))
+    free = tiny("dna", logit_scale_max=None).logit_scale.train()
+    with torch.no_grad():
+        free.log_scale.fill_(math.log(500))
+    torch.testing.assert_close(free(), torch.tensor(500.0))
+
+
+def test_half_precision():
+    """Under autocast, and with weights of bfloat16, embeddings are unit vectors of float32, near the exact ones."""
+    model, exact = tiny(), embeds(tiny()(**batch()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        automatic = embeds(model(**batch()))
+    for vectors in (automatic, embeds(model.to(torch.bfloat16)(**batch()))):
+        for one, other in zip(vectors, exact, strict=True):
+            assert one.dtype == torch.float32
+            torch.testing.assert_close(one.norm(dim=1), torch.ones(4))
+            assert torch.nn.functional.cosine_similarity(one, other).min() > 0.98
+    assert model.double().get_image_features(batch()["pixel_values"].double()).dtype == torch.float64
+
+
+def loss(output):
+    image, dna, text = embeds(output)
+    return output.logit_scale * (image @ dna.T + dna @ text.T + text @ image.T).diagonal().sum()
+
+
+def test_every_parameter_learns():
+    """None is unused: distributed training would wait for its gradient."""
+    for options in ({}, {"dna_pooling": "softmax_mean"}):
+        model = tiny(**options).train()
+        loss(model(**batch())).backward()
+        unused = [name for name, weight in model.named_parameters() if weight.grad is None]
+        assert not unused
+
+
+def test_frozen_encoders():
+    model = tiny().train()
+    model.freeze("image", "text")
+    model.freeze("dna", projections=True)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    heads = {f"{modality}_projection.{part}" for modality in ("image", "text") for part in ("weight", "bias")}
+    assert trained == heads | {"logit_scale.log_scale"}
+    assert model.train().training and not model.text_model.training, "their dropout stays off"
+    assert torch.equal(model(**batch()).text_embeds, model(**batch()).text_embeds)
+    with pytest.raises(ValueError, match="has no 'text'"):
+        tiny("image", "dna").freeze("text")
+
+
+def test_gradient_checkpointing_reaches_every_encoder():
+    """Each layer runs twice, and the gradients are the same."""
+
+    def gradients(checkpointing):
+        model = tiny().train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable()
+        layers = [model.image_model.timm_model.blocks[0].attn.qkv, model.dna_model.encoder.layer[0].intermediate]
+        layers.append(model.text_model.encoder.layer[0].intermediate)
+        calls = []
+        for layer in layers:
+            layer.register_forward_hook(lambda module, *_: calls.append(module))
+        loss(model(**batch())).backward()
+        return [calls.count(layer) for layer in layers], [weight.grad for weight in model.parameters()]
+
+    plain, expected = gradients(False)
+    twice, found = gradients(True)
+    assert (plain, twice) == ([1, 1, 1], [2, 2, 2])
+    torch.testing.assert_close(found, expected)
+
+
+def test_encoders_that_were_trained_apart(tmp_path):
+    """From folders or objects: their weights, without BERT's pooler and the head of masked k-mers."""
+    torch.manual_seed(0)
+    image = TimmModel(TimmWrapperConfig(**TINY["image_config"]))
+    dna = BarcodeBertForMaskedLM(BarcodeBertConfig(**TINY["dna_config"]))
+    text = BertForMaskedLM(BertConfig(**TINY["text_config"]))
+    for name, encoder in (("image", image), ("dna", dna), ("text", text)):
+        encoder.half().save_pretrained(tmp_path / name)
+    folders = {name: tmp_path / name for name in ("image", "dna", "text")}
+    model = ClibdModel.from_pretrained_towers(**folders, projection_dim=24)
+    assert not model.training and {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert torch.equal(model.image_model.timm_model.pos_embed, image.timm_model.pos_embed.float())
+    words = "embeddings.word_embeddings.weight"
+    assert torch.equal(model.dna_model.state_dict()[words], dna.bert.state_dict()[words].float())
+    assert torch.equal(model.text_model.state_dict()[words], text.bert.state_dict()[words].float())
+    assert not [name for name in model.state_dict() if "pooler" in name or "cls." in name]
+    model.save_pretrained(tmp_path / "all")
+    assert str(tmp_path) not in (tmp_path / "all" / "config.json").read_text(), "no path of this machine is published"
+    again = ClibdModel.from_pretrained(tmp_path / "all")
+    assert torch.equal(again(**batch()).text_embeds, model(**batch()).text_embeds)
+    objects = ClibdModel.from_pretrained_towers(
+        dna=BarcodeBertModel.from_pretrained(tmp_path / "dna"), text=BertModel(BertConfig(**TINY["text_config"]))
+    )
+    assert objects.config.modalities == ("dna", "text")
+    with pytest.raises(ValueError, match="No encoder is given"):
+        ClibdModel.from_pretrained_towers()
+
+
+REMOTE = """
+import sys
+sys.modules["bioscan_hf"] = None  # as if it were not installed
+import torch
+from transformers import AutoConfig, AutoModel
+folder = sys.argv[1]
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).modalities == ("image", "dna", "text")
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules"), type(model)
+output = model(**torch.load(folder + "/batch.pt"))
+torch.save([output.image_embeds, output.dna_embeds, output.text_embeds], folder + "/embeds.pt")
+"""
+
+
+def test_remote_code_needs_nothing_of_ours(tmp_path):
+    model = tiny(dna_pooling="softmax_mean")
+    model.save_pretrained(tmp_path)
+    torch.save(batch(), tmp_path / "batch.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", REMOTE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"HF_HOME": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, other in zip(torch.load(tmp_path / "embeds.pt"), embeds(model(**batch())), strict=True):
+        assert torch.equal(one, other)
+
+
+# ---- adapters -------------------------------------------------------------------------------------------------------
+
+
+def train(model, steps):
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model(**batch())).backward()
+        optimizer.step()
+
+
+def test_adapters_train_queries_and_values_alone(tmp_path):
+    """No effect at first; then adapters, heads and temperature change and nothing else, keys not even in one layer
+    with queries and values; merged, saved and loaded they give the same embeddings, and go on training."""
+    pytest.importorskip("peft")
+    model = tiny()
+    frozen = {name: weight.clone() for name, weight in model.state_dict().items()}
+    before = embeds(model(**batch()))
+    adapted = add_lora(model)
+    for one, other in zip(before, embeds(adapted(**batch())), strict=True):
+        assert torch.equal(one, other)
+    train(adapted, 3)
+    for name, weight in adapted.get_base_model().state_dict().items():
+        plain = name.replace(".base_layer.", ".")
+        if plain in frozen and "original_module" not in name:
+            assert torch.equal(weight, frozen[plain]), name
+
+    changed = {"qkv": (1, 0, 1), "query": 1, "value": 1}
+    fused = list(fused_layers(adapted))
+    assert len(fused) == 2
+    for _, layer in fused:
+        parts = layer.get_delta_weight("default").view(3, 32, 32).detach()
+        assert tuple(int(part.abs().max() > 0) for part in parts) == changed["qkv"]
+        assert [torch.linalg.matrix_rank(parts[i], atol=1e-7) for i in (0, 2)] == [4, 4]
+    separate = [name for name in adapted.state_dict() if "lora_A" in name and "qkv" not in name]
+    assert len(separate) == 2 * 2 * 2 and all(".query." in name or ".value." in name for name in separate)
+    assert adapted.logit_scale().item() != pytest.approx(1 / 0.07, abs=1e-3)
+
+    trained = embeds(adapted.eval()(**batch()))
+    adapted.save_pretrained(tmp_path / "adapter")
+    model = tiny()
+    loaded = load_lora(model, tmp_path / "adapter")
+    for one, other in zip(trained, embeds(loaded.eval()(**batch())), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(loaded.logit_scale(), adapted.logit_scale())
+    train(loaded, 2)
+    for _, layer in fused_layers(loaded):
+        assert not layer.get_delta_weight("default")[32:64].any(), "keys are held after loading, too"
+    with torch.no_grad():
+        expected = embeds(loaded.eval()(**batch()))
+        merged = loaded.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        found = embeds(ClibdModel.from_pretrained(tmp_path / "merged")(**batch()))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_adapters_of_some_modalities_and_what_cannot_be_adapted():
+    pytest.importorskip("peft")
+    adapted = add_lora(tiny(dna_pooling="softmax_mean"), r=2, modalities=["dna"])
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert not any("image_model" in name or "text_model" in name for name in trained)
+    heads = {name.split("base_model.model.")[1].split(".modules_to_save")[0] for name in trained if "lora" not in name}
+    assert heads == {"image_projection", "dna_projection.decoder", "text_projection", "logit_scale"}
+    adapted = add_lora(tiny())
+    free = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert free == 6_473, "3 x 2 x (4 x 32 x 4) of adapters, 1,024 of zero blocks, 3 x 792 of heads, 1"
+    with pytest.raises(ValueError, match="has no sound; it embeds image, dna, text"):
+        add_lora(tiny(), modalities=["sound"])
+    with pytest.raises(ValueError, match="r is 0"):
+        add_lora(tiny(), r=0)
+    with pytest.raises(ValueError, match="No modality is left"):
+        add_lora(tiny(), modalities=[])
+    convolutional = ClibdModel(ClibdConfig(image_config={"architecture": "test_resnet"}, dna_config=SIZES | {"k": 2}))
+    with pytest.raises(ValueError, match="has no attention layers named"):
+        add_lora(convolutional)
+
+
+def test_published_training_by_low_rank(shared, tmp_path):
+    """Eight steps of the published training of adapters, three modalities, give its losses: so the adapters of
+    queries and values in one layer learn as two separate ones do."""
+    pytest.importorskip("peft")
+    import numpy as np
+
+    from bioscan_hf.convert_checkpoints import convert_checkpoint
+
+    folder = shared / "fixtures/clibd"
+    numbers, told = np.load(folder / "train.npz"), json.loads((folder / "train.json").read_text())["lora_learned_temp"]
+    output = convert_checkpoint(folder / "best_lora.pth", tmp_path / "out", num_attention_heads=4, adapters="keep")
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = ClibdConfig.from_pretrained(output)
+    for part in (config.dna_config, config.text_config):
+        part.update(still)
+    model = load_lora(ClibdModel.from_pretrained(output, config=config), output / "adapter").train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-6, weight_decay=told["weight_decay"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, told["max_lr"], total_steps=told["total_steps"], cycle_momentum=False
+    )
+    losses = []
+    for step in range(8):
+        prefix = f"batch{step % 4}/"
+        inputs = {key: torch.from_numpy(numbers[prefix + key]) for key in ("image", "dna", "input_ids")}
+        mask = torch.from_numpy(numbers[f"{prefix}attention_mask"])
+        output = model(inputs["image"], inputs["dna"], None, inputs["input_ids"], mask)
+        vectors, rows = embeds(output), torch.arange(len(mask))
+        total = sum(
+            torch.nn.functional.cross_entropy(output.logit_scale * one @ other.T, rows) / 6
+            for one in vectors
+            for other in vectors
+            if one is not other
+        )
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(total.item())
+    assert losses == pytest.approx(told["losses"], abs=1e-5)
+    assert model.logit_scale().log().item() == pytest.approx(told["final_logit_scale_param"], abs=1e-5)

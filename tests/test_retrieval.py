@@ -1,0 +1,259 @@
+"""Nearest keys and their taxa: accuracies, tie rules, prototypes, chance, and what is refused."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bioscan_hf.retrieval import (
+    TIES,
+    accuracies,
+    chance_accuracies,
+    class_accuracies,
+    prototypes,
+    retrieval_accuracy,
+    retrieve,
+)
+from bioscan_hf.retrieval_index import build_index, unit_vectors
+
+#: Directions whose products are exact in float32, so that a tie is a tie in every order of summation.
+AXES = np.vstack([np.eye(3), -np.eye(3)])
+
+
+def names_of(index, found, rank="r"):
+    return np.array([*index.classes[rank], None], object)[found.predictions[rank]].tolist()
+
+
+def test_accuracy_by_hand():
+    """Two keys of A at 10 and 80 degrees, one of B at 40; queries at 0 (A), 50 (A), 45 (B) and 90 (C).
+
+    Nearest: A, B, B, A. Micro top-1 is 2/4; macro is the mean of A 1/2, B 1/1, C 0/1. Among two keys each query but
+    that of C finds its own: 3/4 and (1 + 1 + 0) / 3. At the other rank, where the second query has no name and all
+    keys but that of 40 degrees are X: queries X, -, Y, X are right, wrong for none, 3/3.
+    """
+
+    def at(*degrees):
+        return [(np.cos(d), np.sin(d)) for d in np.radians(degrees)]
+
+    keys = {"species": ["A", "B", "A"], "order": ["X", "Y", "X"]}
+    queries = {"species": ["A", "A", "B", "C"], "order": ["X", None, "Y", "X"]}
+    found = retrieval_accuracy(at(10, 40, 80), keys, 7 * np.array(at(0, 50, 45, 90)), queries, top_k=[2, 1])
+    assert list(found["micro"]) == [1, 2]
+    assert found["micro"][1] == {"species": 0.5, "order": 1.0}
+    assert found["macro"][1] == pytest.approx({"species": 0.5, "order": 1.0})
+    assert found["micro"][2] == {"species": 0.75, "order": 1.0}
+    assert found["macro"][2] == pytest.approx({"species": 2 / 3, "order": 1.0})
+
+
+def test_unknown_names_count_nowhere():
+    """A query without a name is left out; a key without one is never right, and a rank without queries is None."""
+    found = retrieval_accuracy(np.eye(2), {"r": ["A", None], "s": ["x", "y"]}, np.eye(2), {"r": ["A", "A"]}, top_k=[1])
+    assert found == {"micro": {1: {"r": 0.5}}, "macro": {1: {"r": 0.5}}}
+    found = retrieval_accuracy(np.eye(2), {"r": ["A", None]}, np.eye(2), {"r": [None, None]}, top_k=[1])
+    assert found["micro"][1]["r"] is None and found["macro"][1]["r"] is None
+
+
+def test_published_ties(shared):
+    """Five of seven keys are one vector: the published search gives the last of those it kept first, by k."""
+    ties = np.load(shared / "fixtures/clibd/eval_ties.npz")
+    expected = json.loads((shared / "fixtures/clibd/eval_meta.json").read_text())["duplicate_keys"]
+    names = [f"sp{i}" for i in range(7)]
+    index = build_index(ties["keys"], {"r": names})
+    for k in (1, 2, 3, 5):
+        found = retrieve(index, ties["query"], k=k, ties="parity")
+        assert found.neighbours.tolist() == [expected[f"max_k={k}"]["indices"]]
+        assert names_of(index, found) == [expected[f"max_k={k}"]["species"]]
+    same = build_index(np.ones((4, 2)), {})
+    order = json.loads((shared / "fixtures/clibd/eval_meta.json").read_text())["exact_tie_order"]
+    assert retrieve(same, np.ones((1, 2)), k=4, ties="parity").neighbours.tolist() == order
+
+
+def heap(scores, k):
+    """The published search as a loop over the keys: the rows it gives."""
+    kept = []
+    for row, score in enumerate(scores):
+        if len(kept) == k:
+            if score <= min(kept)[0]:
+                continue
+            kept.remove(min(kept))
+        kept.append((score, row))
+    return [row for _, row in sorted(kept, reverse=True)]
+
+
+def votes(scores, labels, k):
+    """The default rule as a loop over groups of equally near keys: the names of the first k."""
+    order, found = np.argsort(-scores, kind="stable"), []
+    while len(found) < k:
+        tied = [row for row in order if scores[row] >= scores[order[0]] - 1e-6]
+        order = order[len(tied) :]
+        counts = Counter(labels[row] for row in tied)
+        unnamed = counts.pop(None, 0)
+        for name in sorted(counts, key=lambda name: (-counts[name], name)):
+            found += [name] * counts[name]
+        found += [None] * unnamed
+    return found[:k]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_tie_rules_are_those_of_the_plain_loops(data):
+    """Whatever keys are equal or equally near, and whatever their names, both rules give what a loop gives."""
+    rows = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+    labels = data.draw(st.lists(st.sampled_from(["A", "B", "C", None]), min_size=len(rows), max_size=len(rows)))
+    asked = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
+    k = data.draw(st.integers(1, min(6, len(rows))))
+    keys, queries = AXES[rows], AXES[asked]
+    scores = queries @ keys.T
+    index = build_index(keys, {"r": labels})
+    assert retrieve(index, queries, k=k, ties="parity").neighbours.tolist() == [heap(row, k) for row in scores]
+    found = retrieve(index, queries, k=k)
+    assert names_of(index, found) == [votes(row, labels, k) for row in scores]
+    np.testing.assert_array_equal(found.similarities, -np.sort(-scores, axis=1)[:, :k])
+    assert np.array_equal(np.take_along_axis(scores, found.neighbours, 1), found.similarities)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_vote_does_not_depend_on_the_order_of_the_keys(seed):
+    """Shuffled keys give the same names; under the published rule they often do not."""
+    generator = np.random.default_rng(seed)
+    keys, labels = AXES[generator.integers(0, 6, 60)], generator.choice(["A", "B", "C", "D"], 60)
+    shuffled = generator.permutation(60)
+    one, two = (build_index(keys[rows], {"r": labels[rows].tolist()}) for rows in (np.arange(60), shuffled))
+    assert names_of(one, retrieve(one, AXES)) == names_of(two, retrieve(two, AXES))
+
+
+def test_vote_asks_all_equal_keys_though_most_have_the_last_rows():
+    """One barcode, 3 keys of A and then 1,500 of B: at k=1 the answer is B, which no 5 kept keys would show."""
+    keys = np.repeat(np.array([[1.0, 1.0]]), 1503, axis=0)
+    index = build_index(keys, {"r": ["A"] * 3 + ["B"] * 1500})
+    assert len(index.vectors) == 1
+    assert names_of(index, retrieve(index, [[1, 0]], k=1)) == [["B"]]
+    assert names_of(index, retrieve(index, [[1, 0]], k=1, ties="parity")) == [["A"]]
+
+
+def test_many_different_keys_at_one_distance_are_all_asked():
+    """2,000 keys on a circle around the query: the search widens until it has seen every one of them.
+
+    Among them 1,001 are of Z, which stand last: only who counts all of them answers Z.
+    """
+    angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
+    keys = np.stack([np.cos(angles), np.sin(angles), np.ones(2000)], axis=1)
+    index = build_index(keys, {"r": ["A"] * 999 + ["Z"] * 1001})
+    assert len(index.vectors) == 2000
+    assert names_of(index, retrieve(index, [[0, 0, 1]], k=1)) == [["Z"]]
+
+
+def test_the_least_digit_does_not_decide():
+    """Three embeddings of one barcode that differ by rounding vote together against a nearer stranger."""
+    keys = np.array([[1, 1e-4], [1, 1.001e-4], [1, 1.002e-4]])
+    index = build_index(keys, {"r": ["B", "A", "A"]})
+    assert names_of(index, retrieve(index, [[1, 0]], k=1)) == [["A"]]
+
+
+def test_chance_is_what_random_neighbours_come_to():
+    """4 of 10 keys are of A, one of B; draws of 2 hit A with 1 - 6/10 * 5/9 = 2/3, B with 2/10; C never."""
+    index = build_index(np.eye(10), {"r": ["A"] * 4 + ["B"] + [None] * 5})
+    found = chance_accuracies(index, {"r": ["A", "A", "B", "C", None]}, [1, 2])
+    assert found["micro"][1]["r"] == pytest.approx((0.4 + 0.4 + 0.1 + 0) / 4)
+    assert found["micro"][2]["r"] == pytest.approx((2 / 3 + 2 / 3 + 0.2 + 0) / 4)
+    assert found["macro"][2]["r"] == pytest.approx((2 / 3 + 0.2 + 0) / 3)
+    generator = np.random.default_rng(0)
+    draws = [retrieve(index, generator.normal(size=(200, 10)), k=2) for _ in range(20)]
+    hits = [accuracies(index, found, {"r": ["A"] * 200}, [2])["micro"][2]["r"] for found in draws]
+    assert np.mean(hits) == pytest.approx(2 / 3, abs=0.03)
+    assert chance_accuracies(index, {"r": [None]}, [1])["micro"][1]["r"] is None
+
+
+def test_prototypes_are_directions_of_means():
+    """A has keys along x and (longer) along y: its prototype lies between. Its family is what most of its keys say."""
+    keys = [[1, 0, 0], [0, 5, 0], [0, 0, 2], [9, 9, 9], [1, 0, 0]]
+    labels = {"species": ["A", "A", "B", None, "A"], "family": ["F", "G", None, "F", "G"]}
+    vectors, names = prototypes(keys, labels)
+    np.testing.assert_allclose(vectors, [np.array([2, 1, 0]) / 5**0.5, [0, 0, 1]], atol=1e-6)
+    assert names == {"species": ["A", "B"], "family": ["G", None]}
+    assert vectors.dtype == np.float32
+    with pytest.raises(ValueError, match="Unknown rank: tribe"):
+        prototypes(keys, labels, "tribe")
+    with pytest.raises(ValueError, match=r"prototypes are NaN, infinite or zero in the rows 0 \(A\)"):
+        prototypes([[1, 0], [-1, 0]], {"species": ["A", "A"]})
+
+
+def test_class_accuracies():
+    """Of two queries of A one is right, that of B is not; the query without a name counts for none."""
+    index = build_index(np.eye(3), {"r": ["A", "C", "B"]})
+    found = retrieve(index, [[1, 0, 0], [0, 1, 0], [0, 1, 0.9], [1, 0, 0]], k=2)
+    names = ["A", "A", "B", None]
+    assert class_accuracies(index, found, "r", names) == {"A": 0.5, "B": 0.0}
+    # The keys of A and B are equally far from the second query, and A comes first.
+    assert class_accuracies(index, found, "r", names, k=2) == {"A": 1.0, "B": 1.0}
+
+
+def test_published_class_accuracies_and_predictions(shared):
+    """Photo against DNA of the published run: each taxon's accuracy, and the five names of each query in order."""
+    folder = shared / "fixtures/clibd"
+    vectors = np.load(folder / "eval_embeddings.npz")
+    labels, classes, predictions = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("eval_labels", "eval_per_class", "eval_pred_image_to_dna")
+    )
+    ranks = ("order", "family", "genus", "species")
+    index = build_index(
+        vectors["keys/encoded_dna_feature"], {rank: [row[rank] for row in labels["keys"]] for rank in ranks}
+    )
+    for split in ("seen", "unseen"):
+        found = retrieve(index, vectors[f"{split}/encoded_image_feature"], k=5, ties="parity")
+        for rank in ranks:
+            expected = [row[rank] for row in predictions[f"curr_{split}_pred_list"]]
+            assert names_of(index, found, rank) == expected
+            for k in (1, 3, 5):
+                ours = class_accuracies(index, found, rank, [row[rank] for row in labels[split]], k)
+                published = classes["encoded_image_feature"]["encoded_dna_feature"][split][str(k)][rank]
+                assert ours == pytest.approx(published)
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_refused(ties):
+    """Every message names what was given and what is allowed."""
+    labels = {"r": ["A", "B"]}
+
+    def run(keys=((1, 0), (0, 1)), names=labels, queries=((1, 0), (0, 1)), asked=labels, **options):
+        return retrieval_accuracy(keys, names, queries, asked, **{"top_k": [1], "ties": ties, **options})
+
+    assert run()["micro"][1]["r"] == 1
+    with pytest.raises(ValueError, match="k=5 neighbours of 2 keys"):
+        run(top_k=[1, 5])
+    with pytest.raises(ValueError, match="1 or more; got"):
+        run(top_k=[0, 1])
+    with pytest.raises(ValueError, match="Unknown rank: tribe. The keys have r"):
+        run(asked={"tribe": ["A", "B"]})
+    with pytest.raises(ValueError, match="queries are NaN, infinite or zero in the rows 1:"):
+        run(queries=[[1, 0], [np.nan, 1]])
+    with pytest.raises(ValueError, match="keys are NaN, infinite or zero in the rows 0, 1:"):
+        run(keys=[[np.inf, 0], [0, 0]])
+    with pytest.raises(ValueError, match="queries have 3 dimensions and the keys 2"):
+        run(queries=np.eye(3), asked={"r": ["A", "B", "A"]})
+    with pytest.raises(ValueError, match="'r' has 1 entries for 2 keys"):
+        run(names={"r": ["A"]})
+    with pytest.raises(ValueError, match="1 labels at the rank 'r', and there are 2"):
+        run(asked={"r": ["A"]})
+    with pytest.raises(ValueError, match="matrix"):
+        run(queries=[1, 0])
+    with pytest.raises(ValueError, match="A label is 3 .*LabelMaps.decode"):
+        run(names={"r": [3, 4]})
+
+
+def test_unknown_tie_rule():
+    with pytest.raises(ValueError, match="Unknown tie rule 'first'"):
+        retrieval_accuracy(np.eye(2), {"r": ["A", "B"]}, np.eye(2), {"r": ["A", "B"]}, top_k=[1], ties="first")
+
+
+def test_lengths_do_not_matter_and_precision_is_float32():
+    """A key a million times as long is as near; float64 and float16 rows are taken as they are."""
+    x = np.random.default_rng(0).normal(size=(50, 8))
+    scaled = x * np.geomspace(1e-6, 1e6, 50)[:, None]
+    np.testing.assert_allclose(unit_vectors(scaled, "keys", None), unit_vectors(x, "keys", None), atol=1e-7)
+    assert unit_vectors(x.astype(np.float16), "keys", None).dtype == np.float32

@@ -1,0 +1,192 @@
+"""The whole protocol: the published numbers of all combinations, absent modalities, prototypes, bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bioscan_hf.retrieval import TIES
+from bioscan_hf.retrieval_index import build_index
+from bioscan_hf.retrieval_protocol import (
+    MODALITIES,
+    REPORTED_RANKS,
+    Specimens,
+    choose_threshold,
+    combinations_of,
+    evaluate_retrieval,
+    harmonic_means,
+    published_selection_score,
+    rows_of,
+    two_stage_names,
+)
+
+PUBLISHED = {
+    "image": "encoded_image_feature",
+    "dna": "encoded_dna_feature",
+    "text": "encoded_language_feature",
+    "averaged": "averaged_feature",
+    "concatenated": "concatenated_feature",
+    "all": "all_key_features",
+}
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+    """Name of the rows ("keys", "seen", "unseen") -> specimens; and the published accuracies."""
+    folder = shared / "fixtures/clibd"
+    vectors = np.load(folder / "eval_embeddings.npz")
+    labels = json.loads((folder / "eval_labels.json").read_text())
+    specimens = {
+        name: Specimens(
+            {modality: vectors[f"{name}/{PUBLISHED[modality]}"] for modality in MODALITIES},
+            {rank: [row[rank] for row in rows] for rank in REPORTED_RANKS},
+            {},
+        )
+        for name, rows in labels.items()
+    }
+    return specimens, *(json.loads((folder / f"eval_{name}.json").read_text()) for name in ("acc", "meta"))
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_all_published_accuracies(published, ties):
+    """All 21 combinations x 2 kinds of queries x 2 averages x 3 k x 4 ranks, to 4 decimals.
+
+    No keys of the fixture are equally near, so both tie rules give the published numbers.
+    """
+    specimens, expected, meta = published
+    queries = {name: specimens[name] for name in ("seen", "unseen")}
+    tables = evaluate_retrieval(specimens["keys"], queries, ties=ties)
+    compared = 0
+    for query, of_query in expected.items():
+        for key, of_key in of_query.items():
+            if not of_key:
+                assert f"{query}->{key}" in meta["empty_combos"]
+                continue
+            ours = {name: kind for kind, name in PUBLISHED.items()}
+            table = tables.pop(f"{ours[query]}->{ours[key]}")
+            for split, average, k, rank in np.ndindex(2, 2, 3, 4):
+                split, average, k = ("seen", "unseen")[split], ("micro", "macro")[average], (1, 3, 5)[k]
+                rank = REPORTED_RANKS[rank]
+                found = table[split][average][k][rank]
+                assert round(found, 4) == round(of_key[split][f"{average}_acc"][str(k)][rank], 4)
+                assert 0 < table[split]["chance"][average][k][rank] < 1
+                compared += 1
+    assert compared == 21 * 48 and not tables
+
+
+def test_published_harmonic_mean_and_selection_score(published):
+    specimens, _, meta = published
+    queries = {name: specimens[name] for name in ("seen", "unseen")}
+    tables = evaluate_retrieval(specimens["keys"], queries, ties="parity")
+    assert tables["image->dna"]["harmonic_mean"]["macro"][1] == pytest.approx(meta["harmonic_mean"])
+    assert published_selection_score(tables) == pytest.approx(meta["checkpoint_selection_overall_acc"])
+
+
+def test_published_two_stages(published):
+    """Photos of seen species first, then barcodes of unseen ones: the threshold, and the accuracies at all k.
+
+    The unseen keys are those of species that the unseen queries have.
+    """
+    specimens, _, meta = published
+    keys, seen, unseen = (specimens[name] for name in ("keys", "seen", "unseen"))
+    is_unseen = np.isin(keys.labels["species"], unseen.labels["species"])
+
+    def index(modality, mask):
+        labels = {rank: np.array(names)[mask].tolist() for rank, names in keys.labels.items()}
+        return build_index(keys.embeddings[modality][mask], labels)
+
+    near, far = index("image", ~is_unseen), index("dna", is_unseen)
+    expected = meta["method_nn"]
+    photos = seen.embeddings["image"], unseen.embeddings["image"]
+    names = seen.labels["species"], unseen.labels["species"]
+    threshold = choose_threshold(near, far, *photos, *names, steps=expected["num_intervals"])
+    assert threshold == pytest.approx(expected["best_threshold"])
+    for split in ("seen", "unseen"):
+        found = two_stage_names(
+            near, far, specimens[split].embeddings["image"], REPORTED_RANKS, threshold=threshold, k=5
+        )
+        for k in (1, 3, 5):
+            for rank in REPORTED_RANKS:
+                true = specimens[split].labels[rank]
+                hits = np.array([name in answers[:k] for answers, name in zip(found[rank], true, strict=True)])
+                classes = [hits[np.array(true) == name].mean() for name in set(true)]
+                assert hits.mean() == pytest.approx(expected[split]["micro"][str(k)][rank])
+                assert np.mean(classes) == pytest.approx(expected[split]["macro"][str(k)][rank])
+
+
+def test_combinations_by_modality():
+    """Two modalities have no "all" keys; without both photo and DNA there is nothing to average."""
+    assert len(combinations_of(["text", "image", "dna"])) == 21
+    assert combinations_of(["dna"]) == ("dna->dna",)
+    assert len(combinations_of(["image", "dna"])) == 3 * 3 + 1
+    assert combinations_of(["image", "text"]) == ("image->image", "image->text", "text->image", "text->text")
+
+
+def small(present=None, nan=False):
+    """Four specimens of two species whose photo, barcode and text agree."""
+    rows = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]])
+    photos = rows.copy()
+    if nan:
+        photos[1] = np.nan
+    names = {"species": ["A", "A", "B", None], "genus": ["G", "G", "G", "G"]}
+    return Specimens({"image": photos, "dna": rows, "text": rows}, names, present or {}, ["p0", "p1", "p2", "p3"])
+
+
+def test_absent_modalities_are_neither_keys_nor_queries():
+    """Without a photo a specimen is no key among photos, and no query; what stands in its place is not looked at."""
+    present = {"image": np.array([True, False, True, True])}
+    keys = small(present, nan=True)
+    options = {"ranks": ["species"], "top_k": [1]}
+    tables = evaluate_retrieval(keys, {"seen": keys, "unseen": small()}, **options)
+    assert {name: tables[name]["keys"] for name in ("dna->image", "dna->dna", "dna->all", "image->averaged")} == {
+        "dna->image": 3,
+        "dna->dna": 4,
+        "dna->all": 11,
+        "image->averaged": 3,
+    }
+    assert [tables["image->dna"][split]["queries"] for split in ("seen", "unseen")] == [3, 4]
+    assert tables["image->dna"]["unseen"]["labelled"] == {"species": 3}
+    assert tables["image->dna"]["harmonic_mean"]["micro"][1] == {"species": 1.0}
+    with pytest.raises(ValueError, match=r"modality .image. are NaN, infinite or zero in the rows 1 \(p1\)"):
+        evaluate_retrieval(small(nan=True), {"seen": small()}, **options)
+    nobody = small({"dna": np.zeros(4, bool)})
+    with pytest.raises(ValueError, match="No specimen has what 'averaged' takes: image and dna"):
+        rows_of(nobody, "averaged", ["genus"])
+
+
+def test_prototype_keys():
+    """One key for each species: two keys, and no fewer of a rank that has one taxon."""
+    tables = evaluate_retrieval(
+        small(), {"seen": small()}, ranks=["genus", "species"], top_k=[1], prototype_rank="species"
+    )
+    assert tables["image->dna"]["keys"] == 2
+    assert tables["image->dna"]["seen"]["micro"][1] == {"genus": 1.0, "species": 1.0}
+    assert "harmonic_mean" not in tables["image->dna"]
+    with pytest.raises(ValueError, match="k=2 neighbours of 1 keys"):
+        evaluate_retrieval(small(), {"seen": small()}, ranks=["genus"], top_k=[2], prototype_rank="genus")
+
+
+def test_harmonic_means_of_missing_and_zero():
+    """0 if one is 0, None if one is None."""
+    table = {average: {1: {"r": 0.5, "s": 0.0, "t": None}} for average in ("micro", "macro")}
+    full = {average: {1: {"r": 0.25, "s": 1.0, "t": 1.0}} for average in ("micro", "macro")}
+    assert harmonic_means(table, full)["macro"] == {1: {"r": pytest.approx(1 / 3), "s": 0.0, "t": None}}
+
+
+def test_refused():
+    keys, queries = small(), {"seen": small()}
+    with pytest.raises(ValueError, match="Unknown combination image->photo. There are image->image, "):
+        evaluate_retrieval(keys, queries, combinations=["image->photo"])
+    with pytest.raises(ValueError, match=r"Unknown combination \(none\)"):
+        evaluate_retrieval(keys, queries, combinations=[])
+    with pytest.raises(ValueError, match="Unknown rank: order, family. The keys have species, genus"):
+        evaluate_retrieval(keys, queries)
+    with pytest.raises(ValueError, match="k=5 neighbours of 4 keys"):
+        evaluate_retrieval(keys, queries, ranks=["genus"])
+    with pytest.raises(ValueError, match="No embeddings to make 'image' of; there are dna"):
+        rows_of(Specimens({"dna": np.eye(4)}, keys.labels, {}), "image", ["genus"])
+    with pytest.raises(ValueError, match="There are 3 embeddings of 'dna', 3 marks"):
+        rows_of(Specimens({"dna": np.eye(3)}, keys.labels, {}), "dna", ["genus"])
+    assert evaluate_retrieval(keys, queries, ranks=["genus"], top_k=[1], combinations=["dna->dna"]).keys() == {
+        "dna->dna"
+    }

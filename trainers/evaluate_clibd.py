@@ -1,0 +1,363 @@
+"""Measures retrieval by CLIBD: every modality of seen and unseen species against all keys, beside chance.
+
+Protocol: CLIBD (https://arxiv.org/abs/2405.17537), Task III of BIOSCAN-5M. Keys are the specimens of train and
+key_unseen together; queries are those of test (seen species) and of test_unseen. Over a model and a dataset, on 8 GPUs
+or one (the embeddings go to `output_dir/embeddings`; an interrupted run goes on):
+
+    accelerate launch trainers/evaluate_clibd.py --model out/clibd --source dataset --output_dir out/retrieval \
+        --baseline out/unaligned
+
+and again over the embeddings on disk, in seconds:
+
+    python trainers/evaluate_clibd.py --embeddings out/retrieval/embeddings --output_dir out/published --ties parity
+
+`--baseline` is measured in the same way and stands beside the model in each table and in `bars.png`: a model that was
+not aligned (`ClibdModel.from_pretrained_towers`, saved without training), or a folder of its embeddings. Chance, a key
+drawn at random, is in every table.
+
+In the output folder: `results.json` (every combination), `tables.md` (those that the paper reports), and with --plots
+`gallery.png` (if the photos are at `--source`), `confusion.png`, `keys.png` and `bars.png`.
+"""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from datasets import Image
+from transformers import PreTrainedConfig
+
+from bioscan_hf.clibd_batches import ClibdCollator, encoded_photo
+from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.embedding_batches import resolve_dtype
+from bioscan_hf.modeling_clibd import ClibdModel
+from bioscan_hf.plots import accuracy_bars, png
+from bioscan_hf.processing_clibd import ClibdProcessor
+from bioscan_hf.results import write_results, write_text
+from bioscan_hf.retrieval import check_ranks, check_top_k, class_accuracies, retrieve
+from bioscan_hf.retrieval_embeddings import embed_specimens, joined, load_specimens
+from bioscan_hf.retrieval_index import build_index, measure_recall, save_index
+from bioscan_hf.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
+from bioscan_hf.retrieval_protocol import (
+    REPORTED,
+    REPORTED_RANKS,
+    Specimens,
+    combinations_of,
+    evaluate_retrieval,
+    rows_of,
+)
+from bioscan_hf.taxonomy import LABEL_COLUMNS, resolve_splits
+from bioscan_hf.training import read_options
+
+#: The queries of each evaluation: of seen and of unseen species.
+QUERIES = {"val": ("val", "val_unseen"), "test": ("test", "test_unseen")}
+
+GALLERY_QUERIES = 6
+GALLERY_NEIGHBOURS = 3
+
+
+@dataclass
+class EvaluateOptions:
+    """What is measured, of which model, and how."""
+
+    output_dir: str = field(metadata={"help": "Where the results go."})
+    model: str | None = field(default=None, metadata={"help": "Folder or Hub id of a ClibdModel with its processor."})
+    source: str | None = field(
+        default=None, metadata={"help": "Dataset to embed, and to take the photos of the gallery from."}
+    )
+    config: str = field(default="cropped_256", metadata={"help": "Photos of the source."})
+    embeddings: str | None = field(default=None, metadata={"help": "Embeddings on disk, instead of --model."})
+    baseline: str | None = field(
+        default=None, metadata={"help": "Another model, or folder of embeddings, to stand beside it."}
+    )
+    evaluate: str = field(default="test", metadata={"help": "Queries: 'test' or 'val'."})
+    key_splits: str = field(default="train+key_unseen", metadata={"help": "Splits whose specimens are the keys."})
+    combinations: list[str] = field(
+        default_factory=list, metadata={"help": "Such as 'image->dna'. If not given: all that the model allows."}
+    )
+    ranks: list[str] = field(default_factory=lambda: list(REPORTED_RANKS), metadata={"help": "Ranks, or dna_bin."})
+    top_k: list[int] = field(default_factory=lambda: [1, 3, 5], metadata={"help": "Keys, one of which must be right."})
+    ties: str = field(default="vote", metadata={"help": "'vote', or 'parity': the published rule."})
+    index: str = field(default="exact", metadata={"help": "'exact', or approximate: 'hnsw', 'ivfpq'."})
+    prototypes: str | None = field(
+        default=None, metadata={"help": "Compare with one key for each taxon of this rank, such as species."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Specimens that are embedded at once."})
+    workers: int = field(default=0, metadata={"help": "Processes that decode photos."})
+    dtype: str = field(default="auto", metadata={"help": "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU."})
+    plots: bool = field(default=False, metadata={"help": "Write the pictures."})
+    save_index: str | None = field(
+        default=None, metadata={"help": "Write an index of the keys of this modality to output_dir/index."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace results.json in output_dir."})
+
+
+def check_options(options: EvaluateOptions) -> None:
+    """Raises ValueError or FileExistsError for what no run can do, before anything is computed."""
+    if (options.model is None) == (options.embeddings is None):
+        raise ValueError("Give either --model and --source, or --embeddings.")
+    if options.model is not None and options.source is None:
+        raise ValueError("--model needs --source, the dataset to embed.")
+    if options.evaluate not in QUERIES:
+        raise ValueError(f"evaluate is {options.evaluate!r}. Choose {' or '.join(map(repr, QUERIES))}.")
+    resolve_splits(options.key_splits)
+    check_top_k(options.top_k)
+    check_ranks(options.ranks, dict.fromkeys(LABEL_COLUMNS))
+    if (Path(options.output_dir) / "results.json").exists() and not options.overwrite:
+        raise FileExistsError(f"{options.output_dir} has results. Choose another folder, or give --overwrite True.")
+
+
+def specimens_of(options: EvaluateOptions, model: str, folder: Path) -> dict[str, Specimens]:
+    """Split -> its embeddings by a model, written to `folder` or found there."""
+    kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+    if kind != "clibd":
+        raise ValueError(f"{model!r} is no ClibdModel: its model_type is {kind!r}.")
+    network, processor = ClibdModel.from_pretrained(model), ClibdProcessor.from_pretrained(model)
+    network.to(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device)
+    modalities = network.config.modalities
+    config = options.config if "image" in modalities else "dna"
+    collate = ClibdCollator(processor, modalities, mode="eval")
+    found = {}
+    for split in splits_of(options):
+        data = load_bioscan5m(str(options.source), config, split, max_nucleotides=None)
+        found[split] = embed_specimens(
+            network,
+            collate,
+            processor,
+            data,
+            folder / split,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            dtype=resolve_dtype(network, options.dtype),
+        )
+    return found
+
+
+def splits_of(options: EvaluateOptions) -> tuple[str, ...]:
+    """Every split that is needed, each once."""
+    return tuple(dict.fromkeys((*resolve_splits(options.key_splits), *QUERIES[options.evaluate])))
+
+
+def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> dict[str, Any]:
+    """The tables of one model, its sizes, and what an approximate index misses."""
+    keys = joined([specimens[split] for split in resolve_splits(options.key_splits)])
+    queries = dict(zip(("seen", "unseen"), (specimens[split] for split in QUERIES[options.evaluate]), strict=True))
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    tables = evaluate_retrieval(
+        keys,
+        queries,
+        combinations=options.combinations or None,
+        ranks=options.ranks,
+        top_k=options.top_k,
+        ties=options.ties,
+        kind=options.index,
+        prototype_rank=options.prototypes,
+        device=device,
+    )
+    about: dict[str, Any] = {
+        "tables": tables,
+        "absent": {
+            split: {name: int((~mask).sum()) for name, mask in found.present.items()}
+            for split, found in specimens.items()
+        },
+    }
+    if options.index != "exact":
+        about["recall"] = {}
+        for key in dict.fromkeys(name.split("->")[1] for name in tables):
+            rows = rows_of(keys, key, options.ranks)
+            index = build_index(rows.vectors, {}, kind=options.index)
+            asked = next(name.split("->")[0] for name in tables if name.endswith(f"->{key}"))
+            vectors = rows_of(queries["seen"], asked, options.ranks).vectors[:1000]
+            about["recall"][f"{asked}->{key}"] = measure_recall(index, vectors, max(options.top_k))
+    return about
+
+
+def table_text(models: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k: int) -> str:
+    """Markdown of the reported combinations: accuracy in percent of seen and unseen species, and harmonic mean."""
+    tables = {name: about["tables"] for name, about in models.items()}
+    first = next(iter(tables.values()))
+    shown = [name for name in REPORTED if name in first] or list(first)
+    lines = []
+    for average in ("macro", "micro"):
+        lines += [f"## {average.capitalize()} top-{k} accuracy (%): seen / unseen / harmonic mean", ""]
+        lines += ["| combination | of | " + " | ".join(ranks) + " |", "|---|---|" + "---|" * len(ranks)]
+        for name in shown:
+            for model, of_model in tables.items():
+                if name in of_model:
+                    table = of_model[name]
+                    parts = [table[part][average][k] for part in ("seen", "unseen", "harmonic_mean")]
+                    lines.append(_line(name, model, parts, ranks))
+            chance = [first[name][part]["chance"][average][k] for part in ("seen", "unseen")]
+            lines.append(_line(name, "chance", chance, ranks))
+        lines.append("")
+    sizes = first[shown[0]]
+    lines.append(
+        f"{sizes['keys']:,} keys; {sizes['seen']['queries']:,} seen and {sizes['unseen']['queries']:,} unseen"
+    )
+    return "\n".join(lines) + " queries.\n"
+
+
+def _line(name: str, model: str, parts: Sequence[Mapping[str, float | None]], ranks: Sequence[str]) -> str:
+    cells = [" / ".join("-" if part[rank] is None else f"{100 * part[rank]:.1f}" for part in parts) for rank in ranks]  # type: ignore[operator]
+    return f"| {name} | {model} | {' | '.join(cells)} |"
+
+
+def write_plots(
+    options: EvaluateOptions, specimens: Mapping[str, Specimens], models: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """The pictures, of image->dna if it was measured, else of the first combination."""
+    output, k = Path(options.output_dir), min(options.top_k)
+    tables = models["model"]["tables"]
+    name = "image->dna" if "image->dna" in tables else next(iter(tables))
+    rank = options.ranks[-1]
+    bars: dict[str, dict[str, float | None]] = {}
+    for model, about in models.items():
+        bars[model] = _bars(about["tables"][name], options.ranks, k)
+    bars["chance"] = {
+        f"{part}\n{rank}": tables[name][part]["chance"]["macro"][k][rank]
+        for part in ("seen", "unseen")
+        for rank in options.ranks
+    }
+    _write(output / "bars.png", png(accuracy_bars(bars, f"{name}, macro top-{k} accuracy (%)")))
+    keys = joined([specimens[split] for split in resolve_splits(options.key_splits)])
+    rows = rows_of(keys, name.split("->")[1], options.ranks)
+    index = build_index(rows.vectors, rows.labels, ids=rows.ids)
+    true: list[str | None] = []
+    guessed: list[str | None] = []
+    by_taxon, sizes = {}, {}
+    for part, split in zip(("seen", "unseen"), QUERIES[options.evaluate], strict=True):
+        asked = rows_of(specimens[split], name.split("->")[0], options.ranks)
+        found = retrieve(index, asked.vectors, k=1, ties=options.ties)
+        by_taxon[part] = class_accuracies(index, found, rank, asked.labels[rank])
+        sizes[part] = Counter(taxon for taxon in asked.labels[rank] if taxon is not None)
+        shown = next((r for r in ("genus", "family", "order") if r in options.ranks), rank)
+        names = np.array([*index.classes[shown], None], object)
+        true += asked.labels[shown]
+        guessed += names[found.predictions[shown][:, 0]].tolist()
+    _write(output / "confusion.png", png(confusion_matrix(true, guessed)))
+    counts = Counter(taxon for taxon in rows.labels[rank] if taxon is not None)
+    _write(output / "keys.png", png(accuracy_by_keys(by_taxon, counts, sizes)))
+    if options.source is not None and "image" in keys.embeddings:
+        _write(output / "gallery.png", png(_gallery(options, specimens, keys)))
+
+
+def _bars(table: Mapping[str, Any], ranks: Sequence[str], k: int) -> dict[str, float | None]:
+    return {f"{part}\n{rank}": table[part]["macro"][k][rank] for part in ("seen", "unseen") for rank in ranks}
+
+
+def _gallery(options: EvaluateOptions, specimens: Mapping[str, Specimens], keys: Specimens) -> Any:
+    """Queries of seen and unseen species, in equal parts, and what they retrieve in three ways."""
+    possible = combinations_of(list(keys.embeddings))
+    shown = [name for name in REPORTED if name in possible]
+    chosen: list[tuple[str, str]] = []  # split and processid
+    asked: dict[str, list[Any]] = {name: [] for name in shown}
+    for split in QUERIES[options.evaluate]:
+        whole = np.logical_and.reduce(list(specimens[split].present.values()))
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(whole))[: GALLERY_QUERIES // 2].tolist()
+        chosen += [(split, specimens[split].ids[row]) for row in drawn]
+        for name in shown:
+            vectors = np.asarray(specimens[split].embeddings[name.split("->")[0]])
+            asked[name] += [vectors[row] for row in drawn]
+    ranks = [rank for rank in REPORTED_RANKS if rank in keys.labels]
+    found, wanted = {}, {processid for _, processid in chosen}
+    for name in shown:
+        rows = rows_of(keys, name.split("->")[1], ranks)
+        index = build_index(rows.vectors, rows.labels, ids=rows.ids)
+        k = min(GALLERY_NEIGHBOURS, len(index))
+        found[name] = (rows, retrieve(index, np.stack(asked[name]), k=k, ties=options.ties))
+        wanted |= {rows.ids[row] for row in found[name][1].neighbours.reshape(-1)}
+    photos = _photos(options, wanted)
+    queries: list[tuple[bytes | None, dict[str, str | None]]] = []
+    for split, processid in chosen:
+        row = list(specimens[split].ids).index(processid)
+        queries.append((photos.get(processid), {rank: specimens[split].labels[rank][row] for rank in ranks}))
+    neighbours: dict[str, list[list[Found]]] = {}
+    for name, (rows, result) in found.items():
+        neighbours[name] = [
+            [
+                Found(photos.get(rows.ids[row]), {rank: rows.labels[rank][row] for rank in ranks}, float(similarity))
+                for row, similarity in zip(of_query, similarities, strict=True)
+            ]
+            for of_query, similarities in zip(result.neighbours, result.similarities, strict=True)
+        ]
+    return gallery(queries, neighbours)
+
+
+def _photos(options: EvaluateOptions, wanted: set[str]) -> dict[str, bytes]:
+    """Processid -> its photo as a file, for those that have one."""
+    found = {}
+    for split in splits_of(options):
+        data = load_bioscan5m(str(options.source), options.config, split, columns=["processid", "image"])
+        rows = [row for row, processid in enumerate(data["processid"]) if processid in wanted]
+        for row in data.select(rows).cast_column("image", Image(decode=False)):
+            photo = encoded_photo(row["image"])
+            if photo is not None:
+                found[row["processid"]] = photo["bytes"] or Path(photo["path"]).read_bytes()
+    return found
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    """Runs the evaluation; returns what results.json holds (nothing in processes other than the first)."""
+    (options,) = read_options(arguments, (EvaluateOptions,))
+    check_options(options)
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != state.num_processes:
+        raise ValueError(
+            f"{launched} processes were launched (WORLD_SIZE), but this one sees {state.num_processes}: each would do "
+            f"all the work. On CPU, launch with ACCELERATE_USE_CPU=yes in the environment."
+        )
+    start, output = time.time(), Path(options.output_dir)
+    specimens: dict[str, dict[str, Specimens]] = {}
+    for name, given in (("model", options.model or options.embeddings), ("baseline", options.baseline)):
+        if given is None:
+            continue
+        folder = Path(given)
+        if given == options.embeddings or all(
+            (folder / split / "manifest.json").exists() for split in splits_of(options)
+        ):
+            specimens[name] = {split: load_specimens(folder / split) for split in splits_of(options)}
+        else:
+            where = output / ("embeddings" if name == "model" else "embeddings_baseline")
+            specimens[name] = specimens_of(options, given, where)
+    if not state.is_main_process:
+        return {}
+    models = {name: measured(options, of_model) for name, of_model in specimens.items()}
+    output.mkdir(parents=True, exist_ok=True)
+    text = table_text(models, options.ranks, min(options.top_k))
+    write_text(output / "tables.md", text)
+    print(text)
+    if options.plots:
+        write_plots(options, specimens["model"], models)
+    if options.save_index is not None:
+        keys = joined([specimens["model"][split] for split in resolve_splits(options.key_splits)])
+        rows = rows_of(keys, options.save_index, options.ranks)
+        save_index(build_index(rows.vectors, rows.labels, ids=rows.ids, kind=options.index), output / "index")
+    return write_results(
+        output / "results.json",
+        task="clibd/retrieval",
+        options={name: value for name, value in asdict(options).items() if name != "output_dir"},
+        dataset=options.source,
+        splits={split: len(found.ids) for split, found in specimens["model"].items()},
+        device=str(torch.cuda.get_device_name(state.device)) if state.device.type == "cuda" else state.device.type,
+        seconds=round(time.time() - start, 1),
+        metrics=models,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
