@@ -20,6 +20,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -101,8 +102,8 @@ def on_cpu(options: argparse.Namespace) -> dict[str, Any]:
         "published": (len(few), lambda: published_loop(eager, ids_of, few, device))
     }
     for name, dtype in DTYPES.items():
-        ways[f"{name}_distinct"] = (len(distinct), lambda dtype=dtype: ours(distinct, dtype))
-        ways[f"{name}_column"] = (len(column), lambda dtype=dtype: ours(column, dtype))
+        ways[f"{name}_distinct"] = (len(distinct), partial(ours, distinct, dtype))
+        ways[f"{name}_column"] = (len(column), partial(ours, column, dtype))
     for _, function in ways.values():  # once before, so that no way pays for what is set up
         function() if options.warm else None
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
@@ -138,8 +139,8 @@ def on_gpu(options: argparse.Namespace) -> dict[str, Any]:
         walls = []
         for _ in range(options.repeats + 1):
             with inference(model):
-                given = {"batch_size": size, "dtype": torch.bfloat16}
-                (vectors, _), wall, _ = timed(lambda given=given: embed_barcodes(model, tokenizer, barcodes, **given))
+                compute = partial(embed_barcodes, model, tokenizer, barcodes, batch_size=size, dtype=torch.bfloat16)
+                (vectors, _), wall, _ = timed(compute)
             walls.append(wall)
         rate = len(barcodes) / median(walls[1:])
         metrics[f"batch_{size}"] = {

@@ -213,33 +213,70 @@ def _measure(command: Command) -> None:
     sub = command(
         "embed",
         commands.embed,
-        "write the embeddings of barcodes",
-        "bioscan-hf embed dataset embeddings --model out/barcodebert --split train --split test_unseen",
+        "write the embeddings of barcodes, of a dataset or of sequences of your own",
+        "bioscan-hf embed dataset embeddings --model out/barcodebert --split train --split test_unseen\n"
+        "  bioscan-hf embed reads.fasta embeddings --model out/barcodebert",
     )
-    sub.add_argument("source", help=SOURCE)
+    sub.add_argument("source", help=f"{SOURCE}; or FASTA, FASTQ, CSV or TSV with sequences, also .gz")
     sub.add_argument(
         "output", type=Path, help="folder; each split gets a folder in it, and an interrupted run goes on"
     )
-    sub.add_argument(
-        "--model", required=True, help="folder or Hub id of a BarcodeBERT, or kmer:K for counts of K-mers"
-    )
+    sub.add_argument("--model", required=True, help="folder or Hub id of a model, kmer:K, cnn:FOLDER or hf:ID")
     sub.add_argument("--split", action="append", help=f"repeatable (default: train, test, test_unseen); {SPLITS}")
     sub.add_argument("--taxon", action="append", metavar="RANK=NAME", help="these alone, such as order=Diptera")
     sub.add_argument("--batch-size", type=int, default=256)
     sub.add_argument("--unique-barcodes", action="store_true", help="one specimen of each barcode")
+    sub.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="precision; auto is bfloat16 on a GPU and float32 elsewhere",
+    )
+    sub.add_argument("--trust-remote-code", action="store_true", help="run the code in the repository of an hf:ID")
+    own = sub.add_argument_group("sequences of your own")
+    own.add_argument(
+        "--clean",
+        choices=("barcode", "none"),
+        default="barcode",
+        help="barcode makes A, C, G, T and N of lower case, U, IUPAC codes and gaps; none takes letters as they are",
+    )
+    own.add_argument("--remove-gaps", action="store_true", help='leave "-" and "." out, as for rows of an alignment')
+    own.add_argument("--keep-duplicates", action="store_true", help="records of one id are no error")
+    own.add_argument("--keep-empty", action="store_true", help="records without a sequence are no error")
+    own.add_argument("--id-column", help="column of a table (default: the first of the usual names)")
+    own.add_argument("--sequence-column", help="column of a table (default: the one of the usual names)")
+    own.add_argument("--encoding", default="utf-8", help="of the file's text (default: utf-8)")
 
     sub = command(
         "probe",
         commands.probe,
-        "measure embeddings: species of test, genus of test_unseen, by nearest neighbour in train",
+        "measure embeddings: species of test, genus of test_unseen, by nearest neighbour in train or a linear probe",
         "bioscan-hf probe dataset embeddings --output probe.json",
     )
     sub.add_argument("source", help="where the labels are: the source that was embedded")
     sub.add_argument("embeddings", type=Path, help="what `bioscan-hf embed` wrote")
     sub.add_argument("--output", type=Path, help="results file (default: results.json in EMBEDDINGS)")
-    sub.add_argument("--k", type=int, default=1, help="neighbours (default: 1)")
-    sub.add_argument("--metric", choices=("cosine", "euclidean"), default="cosine")
+    sub.add_argument("--probe", choices=("knn", "linear"), default="knn", help="default: knn")
+    sub.add_argument("--k", type=int, default=1, help="knn: neighbours (default: 1)")
+    sub.add_argument("--metric", choices=("cosine", "euclidean"), default="cosine", help="knn: default: cosine")
+    sub.add_argument(
+        "--temperature", type=float, help="knn: near neighbours weigh more the smaller it is, such as 0.07"
+    )
+    sub.add_argument(
+        "--protocol", choices=("default", "upstream"), default="default", help="linear: upstream is the published one"
+    )
     sub.add_argument("--force", action="store_true", help="replace the results file")
+
+    sub = command(
+        "card",
+        commands.card,
+        "render the card of a model from the results file of its training",
+        "bioscan-hf card out/species/results.json",
+    )
+    sub.add_argument("results", type=Path, help="results.json that a trainer wrote")
+    sub.add_argument("--title", help="default: the name of the folder")
+    sub.add_argument("--output", type=Path, help="file to write (default: README.md beside the results)")
+    sub.add_argument("--force", action="store_true", help="replace the file")
 
     sub = command(
         "convert",

@@ -280,21 +280,52 @@ def embed(options: Options) -> Result:
     from .baselines import load_encoder
     from .data import load_bioscan5m, parse_taxon
     from .embedding import embed as write
+    from .sequences import is_sequence_file
 
     disable_progress_bars()  # those of the libraries; embedding has its own
     disable_progress_bar()
-    model, processor = load_encoder(options.model)
-    taxon = parse_taxon(options.taxon) if options.taxon else None
+    own = is_sequence_file(options.source)
+    if own and (options.split or options.taxon or options.unique_barcodes):
+        raise ValueError(
+            f"{options.source!r} holds sequences without splits: leave --split, --taxon and --unique-barcodes out."
+        )
+    model, processor = load_encoder(options.model, trust_remote_code=options.trust_remote_code)
     sizes = {}
-    for name in options.split or ("train", "test", "test_unseen"):
-        data = load_bioscan5m(options.source, "dna", name, taxon=taxon, unique_barcodes=options.unique_barcodes)
-        found = write(model, processor, data, batch_size=options.batch_size, output=options.output / name)
+
+    def write_to(folder: Path, name: str, data: Any) -> None:
+        found = write(model, processor, data, batch_size=options.batch_size, dtype=options.dtype, output=folder)
         sizes[name] = len(found.processids)
         short = int((~found.valid).sum())
         note = f"; {short} hold no whole token: their vector is zero, their `valid` false" if short else ""
         say(options, f"{name}: {len(found.processids):,} x {found.embeddings.shape[1]}{note}")
+
+    if own:
+        write_to(options.output, Path(options.source).name, _own_sequences(options))
+    else:
+        taxon = parse_taxon(options.taxon) if options.taxon else None
+        for name in options.split or ("train", "test", "test_unseen"):
+            data = load_bioscan5m(options.source, "dna", name, taxon=taxon, unique_barcodes=options.unique_barcodes)
+            write_to(options.output / name, name, data)
     say(options, f"Wrote {options.output}")
     return {"output": str(options.output), "model": options.model, "rows": sizes}
+
+
+def _own_sequences(options: Options) -> Any:
+    """The records of a FASTA, FASTQ or table."""
+    from .sequences import read_sequences
+
+    with bar(options, " records") as shown:
+        return read_sequences(
+            options.source,
+            clean=options.clean,
+            remove_gaps=options.remove_gaps,
+            duplicates="keep" if options.keep_duplicates else "error",
+            empty="keep" if options.keep_empty else "error",
+            id_column=options.id_column,
+            sequence_column=options.sequence_column,
+            encoding=options.encoding,
+            progress=shown.update,
+        )
 
 
 def probe(options: Options) -> Result:
@@ -302,7 +333,7 @@ def probe(options: Options) -> Result:
 
     from .data import labels_of
     from .embedding import load_embeddings
-    from .probing import probe_barcodes
+    from .probing import knn_probe, linear_probe, probe_barcodes
     from .results import write_results
 
     output = options.output or options.embeddings / "results.json"
@@ -315,16 +346,19 @@ def probe(options: Options) -> Result:
                 f"No embeddings of {name!r} in {str(options.embeddings)!r}: run `bioscan-hf embed` for it first."
             )
     embeddings = {name: load_embeddings(options.embeddings / name) for name in splits}
+    how: dict[str, Any] = {"k": options.k, "metric": options.metric, "temperature": options.temperature}
+    if options.probe == "linear":
+        how = {"protocol": options.protocol}
     metrics = probe_barcodes(
         {name: found.embeddings for name, found in embeddings.items()},
         {name: labels_of(options.source, name, found.processids) for name, found in embeddings.items()},
-        k=options.k,
-        metric=options.metric,
+        probe=linear_probe if options.probe == "linear" else knn_probe,
+        **how,
     )
     results = write_results(
         output,
-        task="barcodebert/knn",
-        options={"k": options.k, "metric": options.metric},
+        task=f"barcodebert/{options.probe}",
+        options=how,
         dataset=str(options.source),
         splits={name: len(found.processids) for name, found in embeddings.items()},
         embeddings=str(options.embeddings),
@@ -335,6 +369,20 @@ def probe(options: Options) -> Result:
         say(options, f"{name:<22} {text}  ({value['n_test']:,} queries, {value['n_train']:,} keys)")
     say(options, f"Wrote {output}")
     return results
+
+
+def card(options: Options) -> Result:
+    import json
+
+    from .hub import barcodebert_card
+    from .results import write_text
+
+    output = options.output or options.results.with_name("README.md")
+    refuse_to_replace(options.force, output)
+    results = json.loads(options.results.read_text(encoding="utf-8"))
+    write_text(output, barcodebert_card(options.title or options.results.resolve().parent.name, results))
+    say(options, f"Wrote {output}")
+    return {"output": str(output)}
 
 
 def convert(options: Options) -> Result:

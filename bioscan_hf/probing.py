@@ -68,6 +68,7 @@ def knn_probe(
     k: int = 1,
     metric: str = "cosine",
     temperature: float | None = None,
+    dtype: str = "float32",
     chunk_size: int = 16_384,
     device: str | torch.device = "cpu",
 ) -> ProbeResult:
@@ -85,16 +86,20 @@ def knn_probe(
         metric: "cosine" (in float32) or "euclidean" (in float64, as it is a small difference of large numbers).
         temperature: Above 0: a neighbour's vote weighs exp(similarity / temperature), so that near ones count for more
             (Wu et al. 2018, https://arxiv.org/abs/1805.01978, with 0.07). None: every vote weighs the same.
+        dtype: "float32", or "bfloat16" for the cosine: several times as fast where the processor multiplies in it.
+            Among keys whose cosines differ by less than about 0.001 the order may then be another.
         chunk_size: Keys that are compared at once, to within a multiple of 64. No more than `chunk_size` x 1,024
             similarities exist at a time.
         device: Where the products are taken.
 
     Raises:
-        ValueError: for an unknown metric, a temperature that is not above 0, shapes that do not fit, NaN or infinite
-            embeddings (the rows are named), and fewer labelled train rows than `k`.
+        ValueError: for an unknown metric or dtype, a temperature that is not above 0, shapes that do not fit, NaN or
+            infinite embeddings (the rows are named), and fewer labelled train rows than `k`.
     """
     if metric not in METRICS:
         raise ValueError(f"Unknown metric {metric!r}. The kNN probe has {' and '.join(map(repr, METRICS))}.")
+    if dtype not in ("float32", "bfloat16") or (dtype, metric) == ("bfloat16", "euclidean"):
+        raise ValueError(f"dtype is {dtype!r} and metric {metric!r}: choose 'float32', or with 'cosine' 'bfloat16'.")
     if chunk_size < 1:
         raise ValueError(f"chunk_size is the number of keys compared at once, 1 or more; got {chunk_size}.")
     if temperature is not None and not temperature > 0:
@@ -105,7 +110,7 @@ def knn_probe(
         raise ValueError(
             f"k={k} neighbours of {len(keep)} train rows with a label: k must lie between 1 and their number."
         )
-    nearest, similarities = _nearest(train, keep, test, k, metric, chunk_size, torch.device(device))
+    nearest, similarities = _nearest(train, keep, test, k, metric, dtype, chunk_size, torch.device(device))
     neighbours = keep[nearest]
     predictions, confidences = _vote(train_ids[neighbours], similarities, temperature)
     return _result(predictions, confidences, neighbours, similarities, None, train_ids, test_ids)
@@ -268,7 +273,7 @@ def probe_metrics(
 
 
 def _nearest(
-    train: Floats, keep: Ids, test: Floats, k: int, metric: str, chunk_size: int, device: torch.device
+    train: Floats, keep: Ids, test: Floats, k: int, metric: str, dtype: str, chunk_size: int, device: torch.device
 ) -> tuple[Ids, NDArray[np.float64]]:
     """Places in `keep` (M, K) of the nearest keys, and their similarities (M, K).
 
@@ -278,15 +283,19 @@ def _nearest(
     if metric == "euclidean":
         best = best.double()
     places = torch.zeros((len(test), k), dtype=torch.int64, device=device)
+    coarse = dtype == "bfloat16"
     queries = _prepared(test, metric, device)  # (M, D)
+    if coarse:
+        queries = _with_column(queries, 1.0)
     # Every chunk has one shape, a multiple of what a matrix product takes at once, and the rest of the last is masked:
     # then equal keys get equal similarities wherever they stand, and ties are ties.
     chunks = -(-len(keep) // chunk_size)
     size = -(-max(k, -(-len(keep) // chunks)) // 64) * 64
-    keys = torch.zeros((size, train.shape[1]), dtype=queries.dtype, device=device)
+    keys = torch.zeros((size, queries.shape[1]), dtype=queries.dtype, device=device)
     for start in range(0, len(keep), size):
         rows = keep[start : start + size]
-        keys[: len(rows)] = _prepared(train[rows], metric, device)
+        chunk = _prepared(train[rows], metric, device)
+        keys[: len(rows)] = _with_column(chunk, -1.0) if coarse else chunk
         for part in _slices(len(test), QUERIES_AT_ONCE):
             similarity = queries[part] @ keys.T  # (queries, size)
             if metric == "euclidean":
@@ -300,6 +309,8 @@ def _nearest(
             best[part], places[part] = values[:, :k], found.gather(1, order)[:, :k]
     if metric == "euclidean":
         best = 1 / (1 + (queries.square().sum(1, keepdim=True) - best).clamp(min=0).sqrt())
+    if coarse:
+        best = best + 1
     return places.cpu().numpy(), best.double().cpu().numpy()
 
 
@@ -310,6 +321,14 @@ def _prepared(embeddings: Floats, metric: str, device: torch.device) -> Tensor:
         return x.double()
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x / norm.masked_fill(norm == 0, 1)
+
+
+def _with_column(x: Tensor, value: float) -> Tensor:
+    """In bfloat16, with a column more: of queries 1 and of keys -1, so that products are cosines less 1.
+
+    The best ones are then near 0, where bfloat16 tells finer differences than near 1, where it has steps of 0.004.
+    """
+    return torch.cat([x, x.new_full((len(x), 1), value)], dim=1).to(torch.bfloat16)
 
 
 def _first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

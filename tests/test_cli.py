@@ -28,7 +28,7 @@ def fails(capsys, *arguments):
 
 
 def test_every_command_has_help_with_an_example(capsys):
-    commands = "demo simulate download split crop build publish stats embed probe convert".split()
+    commands = "demo simulate download split crop build publish stats embed probe card convert".split()
     for name in commands:
         with pytest.raises(SystemExit) as stopped:
             parser().parse_args([name, "--help"])
@@ -144,7 +144,7 @@ def test_files_of_others_are_not_replaced(release, dataset, tmp_path, capsys, mo
 def test_missing_model_is_named(dataset, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["embed", str(dataset), str(tmp_path / "e"), "--model", "nowhere"])
-    assert "No model at 'nowhere': give a folder, a Hub id" in capsys.readouterr().err
+    assert "No model at 'nowhere'. An encoder is the folder or Hub id" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -220,3 +220,39 @@ def test_embed_one_taxon(dataset, tmp_path, capsys):
     rows = run(capsys, "embed", dataset, tmp_path / "all", *arguments[3:])["rows"]
     assert 0 < sizes["train"] < rows["train"]
     assert "Similar names: Diptera" in fails(capsys, *arguments, "--taxon", "order=Dipter")
+
+
+def test_embed_sequences_of_ones_own(tmp_path, capsys):
+    """FASTA and CSV alike; the lower-case u of one record is cleaned, and refused where cleaning is switched off."""
+    (tmp_path / "reads.fasta").write_text(">a first\nACGTACGTAA\nCC\n>b\nacguacgt\n")
+    (tmp_path / "reads.csv").write_text("id,sequence\na,ACGTACGTAACC\nb,acguacgt\n")
+    for name in ("reads.fasta", "reads.csv"):
+        found = run(capsys, "embed", tmp_path / name, tmp_path / name[:-4], "--model", "kmer:2")
+        assert found["rows"] == {name: 2}
+    fasta, csv = (load_embeddings(tmp_path / name) for name in ("reads.f", "reads"))
+    assert fasta.processids == csv.processids == ["a", "b"]
+    assert (fasta.embeddings == csv.embeddings).all() and fasta.valid.all()
+    refused = fails(capsys, "embed", tmp_path / "reads.fasta", tmp_path / "x", "--model", "kmer:2", "--clean", "none")
+    assert "'b'" in refused and "line 5" in refused
+    assert "leave --split" in fails(
+        capsys, "embed", tmp_path / "reads.csv", tmp_path / "x", "--model", "kmer:2", "--split", "train"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_probe_linear(dataset, tmp_path, capsys):
+    """A linear probe of 4-mer counts names species of test far better than chance."""
+    run(capsys, "embed", dataset, tmp_path / "e", "--model", "kmer:4", "--unique-barcodes")
+    results = run(capsys, "probe", dataset, tmp_path / "e", "--probe", "linear", "--protocol", "upstream")
+    assert results["task"] == "barcodebert/linear" and results["options"] == {"protocol": "upstream"}
+    species = results["metrics"]["species of test"]
+    assert species["micro_accuracy"] > 0.5 > 5 * species["chance"]
+
+
+def test_card_of_results_of_another_task(tmp_path, capsys):
+    """A card is rendered of a trainer's results alone, and never over a file that is there."""
+    (tmp_path / "results.json").write_text('{"task": "partition"}')
+    assert "no card for the task 'partition'" in fails(capsys, "card", tmp_path / "results.json")
+    (tmp_path / "README.md").write_text("mine")
+    assert "--force" in fails(capsys, "card", tmp_path / "results.json")
+    assert (tmp_path / "README.md").read_text() == "mine"

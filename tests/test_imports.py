@@ -17,7 +17,7 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 #: results files of trainers, commands and benchmarks, so that no two of them differ; `build` renders the card
 #: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo` and
 #: `commands` are what the command line runs, apart from it because it must start without torch. `training` is what the
-#: trainers share, as they do not import each other; `pretraining` and `finetuning` hold what one of them learns from and
+#: trainers share, as they do not import each other; `pretraining` and `finetuning` hold what one learns from and
 #: how, so that the program itself stays one page of options and one of steps. `embedding_batches` is the part of
 #: `embedding` that computes, apart because benchmarks on a GPU need no dataset.
 ALLOWED: dict[str, set[str]] = {
@@ -107,11 +107,13 @@ ALLOWED: dict[str, set[str]] = {
         "demo",
         "download",
         "embedding",
+        "hub",
         "inventory",
         "partition",
         "probing",
         "publish",
         "release",
+        "sequences",
         "simulate",
         "statistics",
         "statistics_report",

@@ -429,3 +429,27 @@ def test_a_misspelt_option_is_refused():
             questions=[("test", "species")],
             metrik="cosine",
         )
+
+
+def test_bfloat16_finds_the_nearest_among_very_similar_keys():
+    """Keys 0.002 of a cosine apart, half of what bfloat16 tells apart near 1, are still told apart.
+
+    Key j is at the angle j * 0.063 of the query, whose cosine is about 1 - (j * 0.063)**2 / 2: 1, 0.998, 0.992, ...
+    """
+    angles = 0.063 * np.arange(8)
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(64, 2)))[0]
+    keys = np.cos(angles)[:, None] * basis[:, 0] + np.sin(angles)[:, None] * basis[:, 1]
+    order = rng.permutation(8)
+    labels = np.arange(8)
+    found = knn_probe(keys[order], labels[order], basis[:, :1].T, [0], k=8, dtype="bfloat16")
+    assert labels[order][found.neighbours[0]].tolist() == list(range(8))
+    np.testing.assert_allclose(found.similarities[0], np.cos(angles), atol=4e-3)
+    exact = knn_probe(keys[order], labels[order], keys, labels)
+    assert (knn_probe(keys[order], labels[order], keys, labels, dtype="bfloat16").neighbours == exact.neighbours).all()
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16", "metric": "euclidean"}])
+def test_precisions_that_there_are_not(options):
+    with pytest.raises(ValueError, match="choose 'float32', or with 'cosine' 'bfloat16'"):
+        knn_probe(np.eye(2), [0, 1], np.eye(2), [0, 1], **options)
