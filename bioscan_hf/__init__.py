@@ -41,10 +41,21 @@ _NAMES = {
     "BarcodeMambaForSequenceClassification": "modeling_barcodemamba",
     "AlignedBarcodeConfig": "configuration_alignedbarcode",
     "AlignedBarcodeModel": "modeling_alignedbarcode",
+    "ClibdConfig": "configuration_clibd",
+    "ClibdModel": "modeling_clibd",
+    "ClibdProcessor": "processing_clibd",
+    "contrastive_loss": "losses_clibd",
     "convert_checkpoint": "convert_checkpoints",
+    "read_sequences": "sequences",
+    "load_encoder": "baselines",
+    "search_nearest": "baselines_search",
     "embed": "embedding",
     "knn_probe": "probing",
     "linear_probe": "probing",
+    "probe_ranks": "probing",
+    "bayesian_zero_shot": "bzsl",
+    "genus_species_zero_shot": "bzsl",
+    "retrieval_accuracy": "retrieval",
 }
 
 __all__ = ["__version__", *_NAMES]
@@ -63,7 +74,9 @@ def __dir__() -> list[str]:
 def _register_configs() -> None:
     from transformers import AutoConfig
 
-    for config in _configs():
+    from .configuration_clibd import ClibdConfig
+
+    for config in (*_configs(), ClibdConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
@@ -76,14 +89,29 @@ def _register_tokenizer() -> None:
         AutoTokenizer.register(config, fast_tokenizer_class=KmerTokenizer, exist_ok=True)
 
 
+def _register_processor() -> None:
+    from transformers import AutoProcessor
+
+    from .configuration_clibd import ClibdConfig
+    from .processing_clibd import ClibdProcessor
+
+    AutoProcessor.register(ClibdConfig, ClibdProcessor, exist_ok=True)
+
+
 def _register_models() -> None:
     from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
     from . import modeling_alignedbarcode as aligned
     from . import modeling_barcodebert as bert
     from . import modeling_barcodemamba as mamba
+    from . import modeling_clibd as clibd
 
-    for model in (bert.BarcodeBertModel, mamba.BarcodeMambaModel, aligned.AlignedBarcodeModel):
+    for model in (
+        bert.BarcodeBertModel,
+        mamba.BarcodeMambaModel,
+        aligned.AlignedBarcodeModel,
+        clibd.ClibdModel,
+    ):
         AutoModel.register(model.config_class, model, exist_ok=True)
     for masked in (bert.BarcodeBertForMaskedLM, mamba.BarcodeMambaForMaskedLM):
         AutoModelForMaskedLM.register(masked.config_class, masked, exist_ok=True)
@@ -92,6 +120,7 @@ def _register_models() -> None:
 
 
 def _configs() -> tuple[Any, ...]:
+    """Those of the models of barcodes, which share a tokenizer."""
     from .configuration_alignedbarcode import AlignedBarcodeConfig
     from .configuration_barcodebert import BarcodeBertConfig
     from .configuration_barcodemamba import BarcodeMambaConfig
@@ -102,6 +131,7 @@ def _configs() -> tuple[Any, ...]:
 _REGISTRATIONS = {
     "transformers.models.auto.configuration_auto": _register_configs,
     "transformers.models.auto.tokenization_auto": _register_tokenizer,
+    "transformers.models.auto.processing_auto": _register_processor,
     "transformers.models.auto.modeling_auto": _register_models,
 }
 
