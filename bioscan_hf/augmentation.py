@@ -29,7 +29,7 @@ class Augmentation:
 
     Args:
         truncation: Probability that nucleotides are cut off in front, and the same behind.
-        largest_cut: Share of a barcode that may be cut off at an end, in [0, 0.5); small cuts are likelier.
+        largest_cut: Share of a barcode that may be cut off at an end, in [0, 0.5]; small cuts are likelier.
         substitution: Probability of a nucleotide at a first or second codon position to become another.
         third_substitution: The same at a third codon position, where most substitutions leave the protein as it is.
         unread: Probability that a stretch of up to 50 nucleotides becomes N.
@@ -52,7 +52,7 @@ class Augmentation:
 
 
 def augment(barcodes: Sequence[str], keys: NDArray[np.uint64], how: Augmentation) -> list[str]:
-    """Altered barcodes, of which none is empty that was not.
+    """Altered barcodes, of which none is empty that was not. What is no A, C, G or T is never substituted.
 
     Args:
         keys: What each barcode's draws follow from, (B,).
@@ -60,7 +60,7 @@ def augment(barcodes: Sequence[str], keys: NDArray[np.uint64], how: Augmentation
     if how == Augmentation(largest_cut=how.largest_cut) or not barcodes:
         return list(barcodes)
     lengths = np.array([len(barcode) for barcode in barcodes])
-    text = _padded(barcodes, int(lengths.max()))
+    text = _padded(barcodes, int(lengths.max()))  # (B, L)
     drawn = uniform(keys, 0, DRAWS)
     place = np.arange(text.shape[1])
     letters = _LETTERS[text]
@@ -68,9 +68,11 @@ def augment(barcodes: Sequence[str], keys: NDArray[np.uint64], how: Augmentation
     if how.third_substitution != how.substitution:
         third = (place - reading_frame(letters)[:, None]) % 3 == 2
         rate[third] = how.third_substitution
-    change = (uniform(keys, DRAWS, text.shape[1]) < rate) & (letters < 4)
-    step = 1 + (uniform(keys, DRAWS + text.shape[1], text.shape[1]) * 3).astype(np.uint8)
-    text = np.where(change, _NUCLEOTIDES[(letters + step) % 4], text)
+    lot = uniform(keys, DRAWS, text.shape[1])
+    change = (lot < rate) & (letters < 4)
+    # Of a number that lies below the rate, its place between 0 and the rate is uniform again.
+    step = 1 + (3 * lot[change] / rate[change]).astype(np.uint8)
+    text[change] = _NUCLEOTIDES[(letters[change] + step) % 4]
     begin = (drawn[:, 4] * lengths)[:, None]
     stretch = np.where(drawn[:, 5] < how.unread, 50 * drawn[:, 5] / max(how.unread, 1e-9), 0)[:, None]
     text[(place >= begin) & (place < begin + stretch)] = ord("N")
@@ -102,14 +104,23 @@ class AugmentingCollator:
         tokenizer: A `KmerTokenizer`.
         ranks: Those of the labels, R of them: a row has a `<rank>_index` for each.
         views: How many altered reads of each row a batch holds, one after the other: B is so many times the rows.
+        cut_padding: Whether L is that of the longest read of the batch, instead of that of a full barcode.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, ranks: Sequence[str], how: Augmentation, *, views: int, seed: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        ranks: Sequence[str],
+        how: Augmentation,
+        *,
+        views: int,
+        seed: int,
+        cut_padding: bool = True,
     ):
         if views < 1:
             raise ValueError(f"views is {views}, but a batch holds each barcode once or more.")
         self.tokenizer, self.ranks, self.how, self.views, self.seed = tokenizer, list(ranks), how, views, seed
+        self.cut_padding = cut_padding
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -119,11 +130,15 @@ class AugmentingCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch of rows that have a `dna_barcode`, and a `<rank>_index` for each rank."""
         barcodes = [feature["dna_barcode"] for feature in features]
+        if None in barcodes:
+            raise ValueError(
+                f"{barcodes.count(None)} of {len(barcodes)} rows have no barcode. Leave them out of the dataset."
+            )
         reads: list[str] = []
         for view in range(self.views):
             reads += augment(barcodes, self._keys(barcodes, view), self.how)
         ids, mask = self.tokenizer.encode_column(reads)
-        longest = max(int(mask.sum(1).max()), 1)
+        longest = max(int(mask.sum(1).max()), 1) if self.cut_padding else ids.shape[1]
         labels = torch.tensor([[feature[f"{rank}_index"] for rank in self.ranks] for feature in features])
         return {
             "input_ids": torch.from_numpy(np.ascontiguousarray(ids[:, :longest])),
@@ -138,8 +153,8 @@ class AugmentingCollator:
 
 
 def _padded(barcodes: Sequence[str], width: int) -> NDArray[np.uint8]:
-    joined = b"".join(barcode.encode("latin-1", "replace").ljust(width) for barcode in barcodes)
-    return np.frombuffer(joined, np.uint8).reshape(len(barcodes), width)
+    joined = bytearray().join(barcode.encode("latin-1", "replace").ljust(width) for barcode in barcodes)
+    return np.frombuffer(joined, np.uint8).reshape(len(barcodes), width)  # writable, as the bytearray is
 
 
 _NUCLEOTIDES = np.frombuffer(b"ACGT", np.uint8)

@@ -80,8 +80,11 @@ class AlignedBarcodeConfig(PretrainedConfig):
             raise ValueError(f"anchor_k is {self.anchor_k}, but must lie between 4 and 8.")
         if self.positions < self.anchor_k:
             raise ValueError(f"positions ({self.positions}) must be at least anchor_k ({self.anchor_k}).")
-        if self.max_nucleotides < self.anchor_k:
-            raise ValueError(f"max_nucleotides ({self.max_nucleotides}) must be at least anchor_k ({self.anchor_k}).")
+        if self.max_nucleotides < self.positions:
+            raise ValueError(
+                f"max_nucleotides ({self.max_nucleotides}) must be at least positions ({self.positions}): shorter "
+                f"reads hold no whole barcode."
+            )
         if not 0 <= self.profile_weight <= 1:
             raise ValueError(f"profile_weight is {self.profile_weight}, but is a share in [0, 1].")
         if self.embedding_size < 0 or self.hidden_size < 0:

@@ -7,6 +7,7 @@ Shape letters: B = rows of this process, N = rows of all processes, E = embeddin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,7 +36,7 @@ def supervised_contrastive_loss(
         weights: Rank -> weight of its loss in the mean; None weighs all alike.
 
     Returns:
-        The loss, 0 if no row has another one of its label.
+        The loss, in float32 at least; 0 if no row has another one of its label.
 
     Raises:
         ValueError: for a temperature that is not positive, no rank, other ranks in `weights`, labels that do not fit
@@ -47,11 +48,13 @@ def supervised_contrastive_loss(
     rows = torch.arange(len(embeddings), device=embeddings.device)
     self_match = torch.zeros(len(embeddings), len(everything), dtype=torch.bool, device=embeddings.device)
     self_match[rows, first + rows] = True
-    similarity = (embeddings.float() @ everything.float().T / temperature).masked_fill(self_match, -torch.inf)
+    precise = torch.promote_types(embeddings.dtype, torch.float32)
+    similarity = embeddings.to(precise) @ everything.to(precise).T / temperature
+    similarity = similarity.masked_fill(self_match, -torch.inf)
     log_probability = torch.log_softmax(similarity, dim=1).masked_fill(self_match, 0)  # (B, N)
 
     chosen = weights or dict.fromkeys(labels, 1.0)
-    total, shares = embeddings.new_zeros((), dtype=torch.float32), 0.0
+    total, shares = embeddings.new_zeros((), dtype=precise), 0.0
     for rank, weight in chosen.items():
         ids = labels[rank]
         positive = (ids[:, None] == gather(ids)[None]) & (ids >= 0)[:, None] & ~self_match
@@ -70,14 +73,16 @@ def check_contrast(
     embeddings: Tensor, labels: Mapping[str, Tensor], temperature: float, weights: Mapping[str, float] | None
 ) -> None:
     """Raises ValueError unless the arguments of `supervised_contrastive_loss` make sense."""
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature is {temperature}, but divides cosines: give a positive number, such as 0.1.")
     if not labels:
         raise ValueError("There are no labels. Give the ids of one rank or more.")
-    if weights is not None and (set(weights) != set(labels) or min(weights.values()) <= 0):
+    if weights is not None and (set(weights) != set(labels) or not all(weight > 0 for weight in weights.values())):
         raise ValueError(
             f"weights ({dict(weights)}) must name each rank of the labels ({', '.join(labels)}), above 0."
         )
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings have the shape {tuple(embeddings.shape)}, but must be (rows, numbers).")
     for rank, ids in labels.items():
         if ids.shape != embeddings.shape[:1]:
             raise ValueError(
@@ -94,15 +99,24 @@ def gather(rows: Tensor) -> Tensor:
 
     Every process must have as many rows.
     """
-    if not _several():
-        return rows
-    if not rows.requires_grad:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-    from torch.distributed.nn.functional import all_gather
+    return _Gather.apply(rows) if _several() else rows
 
-    return torch.cat(all_gather(rows.contiguous()))
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; backwards, the sum of what all of them ask of the rows of this one."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        ctx.mine = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        summed = grad.contiguous().clone()
+        dist.all_reduce(summed)
+        return summed[ctx.mine]
 
 
 def _several() -> bool:

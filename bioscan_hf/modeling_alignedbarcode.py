@@ -6,14 +6,20 @@ says at each position which nucleotide it has, less how frequent that nucleotide
 nothing. The cosine of two profiles weighs agreement in rare nucleotides more than in common ones, as tf-idf does with
 words. A learned projection of the profile makes the embedding small.
 
+A profile is looked up rather than computed: what each nucleotide at each position adds to an embedding is one row of
+a table, and an embedding is the sum of the rows of its barcode. Adapters that wrap a linear layer, such as LoRA, do
+not act on layers whose weights are read like this.
+
 Uploaded to the Hub beside the weights: needs torch, transformers and the configuration file beside it.
 Shape letters: B = batch, L = nucleotides, P = positions of the region, V = 4**anchor_k, D = embedding size.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -27,11 +33,11 @@ FIRST_NUCLEOTIDE = 2
 #: Stands for "no nucleotide here" among 0 (A), 1 (C), 2 (G) and 3 (T).
 NOTHING = 4
 
-#: Anchor weights are whole numbers, which keep their value in any precision: an anchor that is always right has this.
+#: Anchor weights are whole numbers, which keep their value in any precision: the most reliable anchor has this.
 FULL_WEIGHT = 1000
 
-#: A barcode whose best place has less than this share of its anchors' votes is hardly one of this region.
-LOW_ALIGNMENT = 0.15
+#: Barcodes that `fit_region` works on at a time.
+FITTED_ROWS = 4096
 
 
 @dataclass
@@ -40,7 +46,7 @@ class AlignedBarcodeOutput(ModelOutput):
 
     Attributes:
         pooler_output: Embeddings of length 1, (B, D); zeros for a barcode without a nucleotide in the region.
-        aligned: Nucleotide at each position, 0 to 3 for A, C, G, T and 4 for none, (B, P) int64.
+        aligned: Nucleotide at each position, 0 to 3 for A, C, G, T and 4 for none, (B, P) int32.
         start: Position of the first nucleotide, negative if the read begins before the region, (B,) int64.
         alignment_score: Share of the anchors' votes that agree on the place, in [0, 1], (B,). Below about 0.15 the
             read is hardly of this region, or on the other strand.
@@ -84,6 +90,14 @@ class AlignedBarcodeModel(PreTrainedModel):
                 self.output = nn.Linear(config.hidden_size, config.embedding_size)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As any model's, but that the nucleotide frequencies are not made trainable, as loading makes parameters."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
+        model.nucleotide_frequency.requires_grad_(False)
+        return loaded
+
     @can_return_tuple
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_dict: bool | None = None
@@ -94,7 +108,7 @@ class AlignedBarcodeModel(PreTrainedModel):
             attention_mask: 1 for nucleotides, 0 for padding, (B, L); None counts all.
 
         Raises:
-            RuntimeError: if the model was neither loaded nor fitted.
+            RuntimeError: if the model was neither loaded nor fitted. Compiled and exported models do not look.
         """
         aligned, start, score = self.align(input_ids, attention_mask)
         return AlignedBarcodeOutput(
@@ -105,42 +119,58 @@ class AlignedBarcodeModel(PreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Nucleotides in their place (B, P), the places of the first ones (B,), and the alignment scores (B,)."""
-        if not self.anchor_weight.any():
+        if not torch.compiler.is_compiling() and not self.anchor_weight.any():
             raise RuntimeError("The model has no anchors yet. Load it with from_pretrained, or call fit_region first.")
-        letters = nucleotides(input_ids, attention_mask)
+        return self._place(nucleotides(input_ids, attention_mask))
+
+    def _place(self, letters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`align` for nucleotides (B, L) as 0 to 4."""
+        positions = self.config.positions
         anchors = anchor_ids(letters, self.config.anchor_k)
-        length, windows = letters.shape[1], anchors.shape[1]
+        windows = anchors.shape[1]
+        weight = self.anchor_weight.int().index_select(0, anchors.flatten()).view_as(anchors)
+        place = self.anchor_position.index_select(0, anchors.flatten()).view_as(anchors)
         # Bin j of a row's votes stands for the start j - windows.
-        place = self.anchor_position[anchors] - torch.arange(windows, device=letters.device) + windows
-        weight = self.anchor_weight[anchors]
-        votes = torch.zeros(len(letters), windows + self.config.positions, dtype=weight.dtype, device=letters.device)
+        place = place + torch.arange(windows, 0, -1, device=letters.device)
+        votes = torch.zeros(letters.shape[0], windows + positions, dtype=weight.dtype, device=letters.device)
         most, start = votes.scatter_add_(1, place, weight).max(1)
-        start = start - windows
+        start = torch.where(most > 0, start - windows, 0)  # without a vote, a read begins where the region does
         score = most / weight.sum(1).clamp(min=1)
-        start = torch.where(most > 0, start, 0)  # without any vote, a read is taken to begin where the region does
-        source = torch.arange(self.config.positions, device=letters.device) - start[:, None]  # (B, P)
-        inside = (source >= 0) & (source < length)
-        aligned = letters.gather(1, source.clamp(0, length - 1))
-        return aligned.masked_fill(~inside, NOTHING), start, score
+        # Enough of nothing on either side that the region lies within wherever the read starts.
+        source = torch.arange(positions, 2 * positions, device=letters.device) - start[:, None]  # (B, P)
+        return F.pad(letters, (positions, positions), value=NOTHING).gather(1, source), start, score
+
+    def contents(self) -> torch.Tensor:
+        """What a nucleotide adds to a profile, (P, 5, 4): 1 for itself, less how frequent each is; nothing adds 0."""
+        frequency = self.nucleotide_frequency
+        there = torch.eye(4, dtype=frequency.dtype, device=frequency.device) - frequency[:, None]
+        return F.pad(there, (0, 0, 0, 1))
 
     def profile(self, aligned: torch.Tensor) -> torch.Tensor:
         """Profiles (B, 4 P) of aligned barcodes (B, P): 1 for the nucleotide that is there, less its frequency."""
-        there = torch.nn.functional.one_hot(aligned, 5)[..., :4] - self.nucleotide_frequency
-        return there.masked_fill((aligned == NOTHING).unsqueeze(-1), 0).flatten(1)
+        return F.embedding(table_rows(aligned), self.contents().flatten(0, 1)).flatten(1)
 
     def embed_aligned(self, aligned: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, D) of aligned barcodes (B, P)."""
-        profile = nn.functional.normalize(self.profile(aligned), dim=1)
-        if self.projection is None:
-            return profile
-        learned = self.projection(profile)
-        if self.hidden is not None and self.output is not None:
-            learned = learned + self.output(self.dropout(nn.functional.gelu(self.hidden(profile))))
-        learned = nn.functional.normalize(learned, dim=1)
         share = self.config.profile_weight
-        if share == 0:
-            return learned
-        return torch.cat([share**0.5 * profile, (1 - share) ** 0.5 * learned], dim=1)
+        parts = []
+        if share > 0:
+            parts.append(share**0.5 * F.normalize(self.profile(aligned), dim=1))
+        if self.projection is not None:
+            parts.append((1 - share) ** 0.5 * F.normalize(self._learned(aligned, self.projection), dim=1))
+        return torch.cat(parts, dim=1)
+
+    def _learned(self, aligned: torch.Tensor, projection: nn.Linear) -> torch.Tensor:
+        """The learned part of embeddings (B, E) of aligned barcodes (B, P), of any length."""
+        rows, contents = table_rows(aligned), self.contents()
+        if self.hidden is None or self.output is None:
+            return weighted_sum(rows, contents, projection.weight)
+        # These layers take profiles of length 1.
+        length = F.embedding_bag(rows, contents.square().sum(-1).view(-1, 1), mode="sum").sqrt()
+        sums = weighted_sum(rows, contents, torch.cat([projection.weight, self.hidden.weight]))
+        linear, hidden = (sums / length.clamp(min=1e-12)).split([len(projection.weight), len(self.hidden.bias)], 1)
+        learned = linear + self.output(self.dropout(F.gelu(hidden + self.hidden.bias)))
+        return learned.masked_fill(length == 0, 0)  # biases say nothing about a barcode
 
     @torch.no_grad()
     def fit_region(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], *, rounds: int = 2) -> int:
@@ -148,59 +178,68 @@ class AlignedBarcodeModel(PreTrainedModel):
 
         The barcodes that are exactly as long as the region define it. Those of them that turn out to be shifted are
         left out in further rounds. All barcodes count for the frequencies. The projection begins as the principal
-        components of the profiles, and the hidden layer at zero.
+        components of the profiles, and the hidden layer at zero. The barcodes are kept in memory, one byte for each
+        nucleotide.
 
         Args:
-            batches: Token ids and attention masks (B, L) of the barcodes, as the tokenizer gives them; passed over
-                several times, so no generator.
+            batches: Token ids and attention masks (B, L) of the barcodes, as the tokenizer gives them.
             rounds: Times that the anchors are found.
 
         Raises:
-            ValueError: if fewer than 2 barcodes are as long as the region.
+            ValueError: if fewer than 2 barcodes are as long as the region, or `rounds` is less than 1.
         """
-        positions, k = self.config.positions, self.config.anchor_k
-        whole = [letters[(letters < NOTHING).sum(1) == positions, :positions] for letters in _letters(batches)]
-        reads = torch.cat([part for part in whole if part.shape[1] == positions] or [torch.empty(0, positions)]).long()
-        reads = reads[(reads < NOTHING).all(1)]
+        positions = self.config.positions
+        if rounds < 1:
+            raise ValueError(f"rounds is {rounds}, but the anchors have to be found once or more.")
+        letters = [nucleotides(ids, mask).to(torch.uint8) for ids, mask in batches]
+        long_enough = [part for part in letters if part.shape[1] >= positions]
+        whole = [part[(part < NOTHING).sum(1) == positions, :positions] for part in long_enough]
+        reads = torch.cat([part[(part < NOTHING).all(1)] for part in whole] or [torch.empty(0, positions)])
         if len(reads) < 2:
             raise ValueError(
                 f"{len(reads)} of the barcodes have exactly {positions} nucleotides, but the barcode region is fitted "
                 f"to 2 or more that do. Set `positions` to the most frequent length, or give more barcodes."
             )
         for _ in range(rounds):
-            self._find_anchors(anchor_ids(reads, k))
-            _, start, _ = self.align(reads + FIRST_NUCLEOTIDE)
+            self._find_anchors(reads)
+            start = torch.cat([self._place(part.int())[1] for part in reads.split(FITTED_ROWS)])
             reads = reads[start == 0] if (start == 0).any() else reads
+        parts = [rows for part in letters for rows in part.split(FITTED_ROWS)]
+        aligned = [self._place(part.int())[0].to(torch.uint8) for part in parts]
         counts = torch.full((positions, 4), 0.5, dtype=torch.float64, device=reads.device)
-        covariance = torch.zeros(4 * positions, 4 * positions, dtype=torch.float64, device=reads.device)
-        aligned = [self.align(ids, mask)[0] for ids, mask in batches]
         for part in aligned:
-            counts += nn.functional.one_hot(part, 5)[..., :4].sum(0)
+            counts += torch.stack([(part == letter).sum(0) for letter in range(4)], dim=1)
         self.nucleotide_frequency.copy_(counts / counts.sum(1, keepdim=True))
         if self.projection is not None:
-            for part in aligned:
-                profile = nn.functional.normalize(self.profile(part), dim=1)
-                covariance += (profile.T @ profile).double()
-            largest = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : self.config.embedding_size]
-            self.projection.weight.zero_()
-            self.projection.weight[: largest.shape[1]] = largest.T.to(self.projection.weight)
-            if self.output is not None:
-                self.output.weight.zero_()
-                self.output.bias.zero_()
+            self._start_projection(self.projection, aligned)
+        if self.output is not None:
+            self.output.weight.zero_()
+            self.output.bias.zero_()
         return len(reads)
 
-    def _find_anchors(self, anchors: torch.Tensor) -> None:
-        """Position and weight of each k-mer from those at each position of whole barcodes (B, windows)."""
-        kinds, windows = len(self.anchor_weight), anchors.shape[1]
-        places = torch.arange(windows, device=anchors.device).expand_as(anchors)
-        counts = torch.bincount((anchors * windows + places).flatten(), minlength=kinds * windows)
-        counts = counts.view(kinds, windows).double()
-        counts[-1] = 0
-        most, position = counts.max(1)
+    def _start_projection(self, projection: nn.Linear, aligned: list[torch.Tensor]) -> None:
+        """Makes the projection that on the principal components of the profiles, the largest first."""
+        size = self.config.profile_size
+        covariance = torch.zeros(size, size, dtype=torch.float64, device=projection.weight.device)
+        for part in aligned:
+            profile = F.normalize(self.profile(part.int()), dim=1)
+            covariance += (profile.T @ profile).double()
+        largest = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : len(projection.weight)]
+        projection.weight.zero_()
+        projection.weight[: largest.shape[1]] = largest.T.to(projection.weight)
+
+    def _find_anchors(self, reads: torch.Tensor) -> None:
+        """Position and weight of each k-mer in whole barcodes (n, P)."""
+        kinds, windows = len(self.anchor_weight), reads.shape[1] - self.config.anchor_k + 1
+        counts = torch.zeros(kinds * windows, dtype=torch.int64, device=reads.device)
+        for part in reads.split(FITTED_ROWS):
+            bins = anchor_ids(part.int(), self.config.anchor_k) * windows + torch.arange(windows, device=reads.device)
+            counts += torch.bincount(bins.flatten(), minlength=kinds * windows)
+        most, position = counts.view(kinds, windows).max(1)
         self.anchor_position.copy_(position)
-        # The share of the k-mer's occurrences that are at this position, less for k-mers that were seen seldom.
-        share = most / (counts.sum(1) + 1) ** 0.5
-        self.anchor_weight.copy_((FULL_WEIGHT * share / share.max()).round())
+        # By the share of the k-mer's occurrences that are here, and the square root of how many there are.
+        reliable = most / (counts.view(kinds, windows).sum(1) + 1) ** 0.5
+        self.anchor_weight.copy_((FULL_WEIGHT * reliable / reliable.max()).round())
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -210,8 +249,8 @@ class AlignedBarcodeModel(PreTrainedModel):
 
 
 def nucleotides(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Token ids (B, L) as 0 to 3 for A, C, G and T, and 4 for all else."""
-    letters = input_ids - FIRST_NUCLEOTIDE
+    """Token ids (B, L) as 0 to 3 for A, C, G and T, and 4 for all else, int32."""
+    letters = input_ids.int() - FIRST_NUCLEOTIDE
     nothing = (letters < 0) | (letters > 3)
     if attention_mask is not None:
         nothing |= attention_mask == 0
@@ -219,24 +258,30 @@ def nucleotides(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = N
 
 
 def anchor_ids(letters: torch.Tensor, k: int) -> torch.Tensor:
-    """Number of the k-mer that begins at each nucleotide, in alphabetical order, (B, max(1, L - k + 1)).
+    """Number of the k-mer that begins at each nucleotide, in alphabetical order, (B, max(1, L - k + 1)) int32.
 
     4**k stands for a window with anything but A, C, G and T; a barcode shorter than k has one such window.
     """
     windows = letters.shape[1] - k + 1
     if windows < 1:
-        return torch.full((len(letters), 1), 4**k, dtype=torch.int64, device=letters.device)
-    number = torch.zeros(len(letters), windows, dtype=torch.int64, device=letters.device)
-    broken = torch.zeros_like(number, dtype=torch.bool)
-    for place in range(k):
-        part = letters[:, place : place + windows]
-        number = 4 * number + part
-        broken |= part == NOTHING
-    return number.masked_fill(broken, 4**k)
+        return torch.full((letters.shape[0], 1), 4**k, dtype=torch.int32, device=letters.device)
+    # So far below zero that no letters beside it make a number of it, and with k up to 8 still an int32.
+    digits = letters.masked_fill(letters == NOTHING, -(4**k))
+    number = digits[:, :windows]
+    for place in range(1, k):
+        number = torch.add(digits[:, place : place + windows], number, alpha=4)
+    return number.masked_fill(number < 0, 4**k)
 
 
-def _letters(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterable[torch.Tensor]:
-    return (nucleotides(ids, mask) for ids, mask in batches)
+def table_rows(aligned: torch.Tensor) -> torch.Tensor:
+    """Where the nucleotides of aligned barcodes (B, P) stand in tables that have 5 rows for each position, (B, P)."""
+    return aligned + torch.arange(0, 5 * aligned.shape[1], 5, dtype=aligned.dtype, device=aligned.device)
+
+
+def weighted_sum(rows: torch.Tensor, contents: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Products (B, E) of profiles, given by the rows (B, P) of the table (P, 5, 4), with a weight (E, 4 P)."""
+    table = torch.einsum("epn,pcn->pce", weight.view(len(weight), -1, 4), contents)  # (P, 5, E)
+    return F.embedding_bag(rows, table.flatten(0, 1), mode="sum")
 
 
 # Makes `save_pretrained` and `push_to_hub` put this file and the configuration file beside the weights.

@@ -141,6 +141,7 @@ ALLOWED: dict[str, set[str]] = {
     "embedding_batches": set(),
     "probing": {"linear_fits", "metrics"},
     "linear_fits": set(),
+    "cells": set(),
     "bzsl": {"bzsl_features", "bzsl_likelihood", "metrics"},
     "bzsl_features": {"metrics"},
     "bzsl_likelihood": set(),

@@ -17,29 +17,31 @@ split, without labels; `--num_train_epochs 0` stops there. `--embedding_size 0` 
 training. `--model FOLDER` goes on from a BarcodeBERT, a BarcodeMamba or an aligned-barcode encoder. Processes, YAML
 files and resuming are as in pretrain_barcodebert.py. One process and two take the same steps; a batch cannot be
 accumulated from smaller ones, because its rows are contrasted with each other, and `--gradient_accumulation_steps` is
-refused: `--gradient_checkpointing` saves memory instead.
+refused: `--gradient_checkpointing` saves memory instead, where the model is a BarcodeBERT or a BarcodeMamba.
 
 In the output folder: the model and its tokenizer, `results.json` (options, data, loss curve, nearest-neighbour
-accuracy of the validation splits), the model card, and `trainer_state.json`.
+accuracy of the validation splits, whose references are the split `train`), the model card, and `trainer_state.json`.
 """
 
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
 from bioscan_hf.augmentation import Augmentation, AugmentingCollator
 from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.data import load_bioscan5m
-from bioscan_hf.embedding_batches import embed_barcodes, inference
+from bioscan_hf.embedding_batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.losses import supervised_contrastive_loss
 from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
@@ -68,7 +70,7 @@ logger = logging.getLogger(__name__)
 #: Written into a checkpoint last of all: a checkpoint without it is incomplete.
 RUN_FILE = "contrast.json"
 
-#: Validation split -> the rank that nearest neighbours in the training split are asked for.
+#: Validation split -> the rank that nearest neighbours in the split `train` are asked for.
 QUESTIONS = {"val": "species", "val_unseen": "genus"}
 
 #: Model types that can be trained.
@@ -82,6 +84,9 @@ class ContrastOptions:
     source: str = field(metadata={"help": "Hub id, folder of Parquet, release folder or metadata CSV of BIOSCAN-5M."})
     model: str = field(default="aligned", metadata={"help": "'aligned' for a new one, or a folder or Hub id."})
     train_split: str = field(default="train", metadata={"help": "Split to learn from; 'a+b' joins two."})
+    validation_splits: list[str] = field(
+        default_factory=lambda: list(QUESTIONS), metadata={"help": f"Some of {', '.join(QUESTIONS)}; 'none' for none."}
+    )
     unique_barcodes: bool = field(default=True, metadata={"help": "Keep one specimen of each barcode."})
     ranks: list[str] = field(
         default_factory=lambda: ["species"], metadata={"help": "Ranks, or dna_bin, whose taxa belong together."}
@@ -96,6 +101,7 @@ class ContrastOptions:
     substitution: float = field(default=0.01, metadata={"help": "Rate at first and second codon positions."})
     third_substitution: float = field(default=0.01, metadata={"help": "Rate at third codon positions."})
     unread: float = field(default=0.0, metadata={"help": "Probability that a stretch becomes N."})
+    positions: int = field(default=658, metadata={"help": "aligned: nucleotides of a whole barcode."})
     embedding_size: int = field(default=256, metadata={"help": "aligned: width of the learned part; 0 for none."})
     hidden_size: int = field(default=0, metadata={"help": "aligned: width of its hidden layer; 0 for none."})
     profile_weight: float | None = field(
@@ -148,8 +154,23 @@ def check_options(options: ContrastOptions, training_args: ContrastArguments) ->
     unknown = [rank for rank in options.ranks if rank not in LABEL_COLUMNS]
     if unknown or not options.ranks or len(set(options.ranks)) != len(options.ranks):
         raise ValueError(f"ranks are {options.ranks}. Choose among {', '.join(LABEL_COLUMNS)}, each once.")
-    if options.rank_weights is not None and len(options.rank_weights) != len(options.ranks):
-        raise ValueError(f"rank_weights are {options.rank_weights}: give one for each of {', '.join(options.ranks)}.")
+    given = options.rank_weights
+    if given is not None and (len(given) != len(options.ranks) or not all(weight > 0 for weight in given)):
+        raise ValueError(f"rank_weights are {given}: give one above 0 for each of {', '.join(options.ranks)}.")
+    if not set(options.validation_splits) <= set(QUESTIONS) and options.validation_splits != ["none"]:
+        raise ValueError(
+            f"validation_splits are {options.validation_splits}. Choose among {', '.join(QUESTIONS)}, or 'none'."
+        )
+    if not options.temperature > 0:
+        raise ValueError(f"temperature is {options.temperature}, but divides cosines: give a positive number.")
+    if options.views < 1:
+        raise ValueError(f"views is {options.views}, but a batch holds each barcode once or more.")
+    shape = [option for option in fields(options) if option.metadata["help"].startswith("aligned: ")]
+    changed = [option.name for option in shape if getattr(options, option.name) != option.default]
+    if options.model != "aligned" and changed:
+        raise ValueError(f"{', '.join(changed)} cannot be chosen for the model {options.model!r}. Leave it out.")
+    if training_args.similar_lengths:
+        raise ValueError("similar_lengths would contrast reads with those of their length alone. Leave it out.")
     if training_args.gradient_accumulation_steps != 1:
         raise ValueError(
             f"gradient_accumulation_steps is {training_args.gradient_accumulation_steps}, but rows are contrasted "
@@ -164,7 +185,7 @@ def load_rows(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dat
     """Barcodes and label ids of a split.
 
     Raises:
-        ValueError: if it has no rows.
+        ValueError: if there are no rows, or rows without a barcode.
     """
     data = cast(
         Dataset,
@@ -172,7 +193,40 @@ def load_rows(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dat
     ).select_columns(["dna_barcode", *(f"{rank}_index" for rank in ranks)])
     if len(data) == 0:
         raise ValueError(f"The split {split!r} of {options.source!r} has no rows. Choose another split or source.")
+    batches = data.select_columns(["dna_barcode"]).with_format("arrow").iter(batch_size=10_000)
+    missing = sum(pc.sum(pc.equal(pc.fill_null(batch["dna_barcode"], ""), "")).as_py() for batch in batches)
+    if missing:
+        raise ValueError(f"{missing} of {len(data)} rows of the split {split!r} have no barcode. Remove them first.")
     return data
+
+
+def check_data(data: Dataset, options: ContrastOptions, training_args: ContrastArguments) -> None:
+    """Raises ValueError unless something can be learned from the barcodes."""
+    smallest = training_args.per_device_train_batch_size * training_args.world_size
+    if training_args.dataloader_drop_last and len(data) < smallest:
+        raise ValueError(
+            f"The split {options.train_split!r} has {len(data)} barcodes, fewer than one batch over all processes "
+            f"({smallest}). Give a smaller per_device_train_batch_size."
+        )
+    for rank in options.ranks:
+        ids = data.with_format("numpy")[f"{rank}_index"][:]
+        if np.unique(ids[ids != MISSING], return_counts=True)[1].max(initial=0) * options.views < 2:
+            raise ValueError(
+                f"No two barcodes of the split {options.train_split!r} have the same {rank}, so that nothing can be "
+                f"learned from it. Choose other ranks or another train_split."
+            )
+
+
+def load_questions(options: ContrastOptions) -> dict[str, Dataset]:
+    """Barcodes and label ids of the validation splits, and of the split `train`, where their answers are sought.
+
+    Raises:
+        ValueError: if the source lacks one of these splits.
+    """
+    if options.validation_splits in (["none"], []):
+        return {}
+    questions = {split: load_rows(options, split, [QUESTIONS[split]]) for split in options.validation_splits}
+    return {"train": load_rows(options, "train", list(QUESTIONS.values()))} | questions
 
 
 def make_model(options: ContrastOptions, barcodes: Sequence[str]) -> tuple[PreTrainedModel, KmerTokenizer]:
@@ -180,6 +234,7 @@ def make_model(options: ContrastOptions, barcodes: Sequence[str]) -> tuple[PreTr
     if options.model == "aligned":
         share = options.profile_weight
         config = AlignedBarcodeConfig(
+            positions=options.positions,
             embedding_size=options.embedding_size,
             hidden_size=options.hidden_size,
             profile_weight=(0.0 if options.embedding_size else 1.0) if share is None else share,
@@ -189,14 +244,24 @@ def make_model(options: ContrastOptions, barcodes: Sequence[str]) -> tuple[PreTr
         model = AlignedBarcodeModel(config)
         model.fit_region(encode_batches(tokenizer, barcodes))
         return model, tokenizer
+    if not Path(options.model).is_dir() and (Path(options.model).is_absolute() or options.model.count("/") != 1):
+        raise FileNotFoundError(
+            f"There is no folder {options.model!r}, and it is no Hub id. Name a model, or 'aligned'."
+        )
     config = AutoConfig.from_pretrained(options.model)
     if config.model_type not in ENCODERS:
         raise ValueError(
             f"{options.model!r} holds a model of type {config.model_type!r}. Give 'aligned', or a model of a type "
             f"among {', '.join(ENCODERS)}."
         )
-    loaded = cast(KmerTokenizer, AutoTokenizer.from_pretrained(options.model))
-    return AutoModel.from_pretrained(options.model), loaded
+    tokenizer = KmerTokenizer.from_pretrained(options.model)
+    for name in ("k", "vocabulary", "max_nucleotides"):
+        if getattr(tokenizer, name) != getattr(config, name):
+            raise ValueError(
+                f"The tokenizer of {options.model!r} has {name} {getattr(tokenizer, name)!r}, its config "
+                f"{getattr(config, name)!r}: they belong to different models."
+            )
+    return AutoModel.from_pretrained(options.model), tokenizer
 
 
 def encode_batches(
@@ -207,21 +272,17 @@ def encode_batches(
     return [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in parts]
 
 
-def validate(options: ContrastOptions, model: PreTrainedModel, tokenizer: KmerTokenizer) -> dict[str, Any]:
-    """Nearest-neighbour accuracy of the validation splits that have labels, by cosine to the training split."""
-    found: dict[str, Any] = {}
-    keys = load_rows(options, "train", list(QUESTIONS.values()))
+def validate(model: PreTrainedModel, tokenizer: KmerTokenizer, data: dict[str, Dataset]) -> dict[str, float | None]:
+    """Nearest-neighbour accuracy of the validation splits, by cosine to the split `train`; None without labels."""
+    found: dict[str, float | None] = {}
     with inference(model):
-        vectors, _ = embed_barcodes(model, tokenizer, keys["dna_barcode"][:])
-        for split, rank in QUESTIONS.items():
-            try:
-                queries = load_rows(options, split, [rank])
-            except ValueError:  # a source without that split
-                continue
-            asked, _ = embed_barcodes(model, tokenizer, queries["dna_barcode"][:])
-            labels = (keys.with_format("numpy")[f"{rank}_index"][:], queries.with_format("numpy")[f"{rank}_index"][:])
-            if min((ids != MISSING).sum() for ids in labels):
-                found[f"{rank} of {split}"] = knn_probe(vectors, labels[0], asked, labels[1]).micro_accuracy
+        vectors = {split: embed_barcodes(model, tokenizer, rows["dna_barcode"][:])[0] for split, rows in data.items()}
+    for split in [split for split in QUESTIONS if split in data]:
+        rank = QUESTIONS[split]
+        keys, asked = (data[part].with_format("numpy")[f"{rank}_index"][:] for part in ("train", split))
+        labelled = (keys != MISSING).any() and (asked != MISSING).any()
+        answers = knn_probe(vectors["train"], keys, vectors[split], asked) if labelled else None
+        found[f"{rank} of {split}"] = answers.micro_accuracy if answers else None
     return found
 
 
@@ -275,14 +336,12 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, options.overwrite, RUN_FILE, run)
     with training_args.main_process_first(desc="loading the barcodes"):
         data = load_rows(options, options.train_split, options.ranks)
-    smallest = training_args.per_device_train_batch_size * training_args.world_size
-    if training_args.dataloader_drop_last and len(data) < smallest:
-        raise ValueError(
-            f"The split {options.train_split!r} has {len(data)} barcodes, fewer than one batch over all processes "
-            f"({smallest}). Give a smaller per_device_train_batch_size."
-        )
+        questions = load_questions(options)
     set_seed(training_args.seed)
     model, tokenizer = make_model(options, data["dna_barcode"][:])
+    learns = training_args.num_train_epochs > 0 and any(weight.requires_grad for weight in model.parameters())
+    if learns:
+        check_data(data, options, training_args)
     if options.overwrite and training_args.should_save:
         remove_checkpoints(output_dir)
 
@@ -290,7 +349,14 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     about["dataset"] = options.source
     training_args.learning_rate = scaled_learning_rate(training_args)
     training_args.scale_learning_rate = False  # it is scaled now
-    collator = AugmentingCollator(tokenizer, options.ranks, how, views=options.views, seed=training_args.seed)
+    collator = AugmentingCollator(
+        tokenizer,
+        options.ranks,
+        how,
+        views=options.views,
+        seed=training_args.seed,
+        cut_padding=pools_by_mask(model),
+    )
     trainer = ContrastTrainer(
         model=model,
         args=training_args,
@@ -301,7 +367,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
         temperature=options.temperature,
         callbacks=[EpochCallback(collator), CheckpointCallback(tokenizer, output_dir, RUN_FILE, run)],
     )
-    if training_args.num_train_epochs > 0 and any(weight.requires_grad for weight in model.parameters()):
+    if learns:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     trainer.save_model()
@@ -309,7 +375,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     results: dict[str, Any] = {}
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(output_dir)
-        metrics = validate(options, cast(PreTrainedModel, trainer.model), tokenizer)
+        metrics = validate(cast(PreTrainedModel, trainer.model), tokenizer, questions)
         about |= {"splits": {options.train_split: len(data)}, "seconds": round(time.perf_counter() - start, 3)}
         results = report(trainer, metrics, about)
     if training_args.push_to_hub:

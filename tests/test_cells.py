@@ -1,0 +1,93 @@
+"""Nearest keys by cells: exact where all cells are searched, nearly so where few are, and the first of equals wins."""
+
+import numpy as np
+import pytest
+
+from bioscan_hf.cells import make_cells, nearest_in_cells
+from bioscan_hf.probing import knn_probe
+
+
+def families(rng, families=20, members=30, size=32, spread=0.1):
+    """Vectors about so many centres, as embeddings of species lie."""
+    centres = rng.normal(size=(families, 1, size))
+    return (centres + spread * rng.normal(size=(families, members, size))).reshape(-1, size).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("k", [1, 5])
+def test_all_cells_give_what_the_exact_search_gives(dtype, k):
+    """The exact search is knn_probe's, in the same precision; in bfloat16 near ties may fall otherwise."""
+    rng = np.random.default_rng(0)
+    keys, queries = families(rng), families(rng)[::7]
+    exact = knn_probe(keys, np.arange(len(keys)), queries, np.zeros(len(queries), int), k=k, dtype=dtype)
+    rows, cosines = nearest_in_cells(make_cells(keys, 16, dtype=dtype), queries, k=k, searched=16)
+    agreement = (rows == exact.neighbours).mean()
+    assert agreement == 1 if dtype == "float32" else agreement > 0.9
+    np.testing.assert_allclose(cosines, exact.similarities, atol=1e-5 if dtype == "float32" else 1e-2)
+
+
+def test_few_cells_find_almost_all_and_more_cells_no_fewer():
+    """Queries near a key share its cell but at borders; 4 of 24 cells find more than 1, and over 95 %."""
+    rng = np.random.default_rng(1)
+    keys = families(rng, spread=0.5)
+    queries = keys + 0.2 * rng.normal(size=keys.shape).astype(np.float32)
+    exact = nearest_in_cells(make_cells(keys, 1), queries, searched=1)[0]
+    cells = make_cells(keys, 24)
+    recall = [(nearest_in_cells(cells, queries, searched=n)[0] == exact).mean() for n in (1, 4, 24)]
+    assert recall[0] <= recall[1] <= recall[2] == 1 and recall[1] > 0.95
+
+
+def test_the_first_of_equal_keys_wins():
+    """Key 3 is key 0 again, and key 1 points the other way."""
+    keys = np.array([[1, 0], [-1, 0], [0, 1], [1, 0]], np.float32)
+    for cells in (1, 2, 4):
+        rows, cosines = nearest_in_cells(make_cells(keys, cells), [[2, 0]], k=2, searched=cells)
+        assert rows.tolist() == [[0, 3]] and cosines.tolist() == [[1, 1]]
+
+
+def test_cells_with_too_few_keys_say_so():
+    """Four keys in four cells: one cell holds one neighbour, and the others are missing."""
+    rows, cosines = nearest_in_cells(make_cells(np.eye(4), 4), np.eye(4)[:1], k=3, searched=1)
+    assert rows.tolist() == [[0, -1, -1]] and cosines[0, 0] == 1 and np.isneginf(cosines[0, 1:]).all()
+
+
+def test_zeros_and_duplicates_are_no_obstacle():
+    """All keys are equal, so that most cells are empty, and a query of zeros has the cosine 0 with each."""
+    rows, cosines = nearest_in_cells(make_cells(np.ones((5, 3)), 5), [[0, 0, 0], [1, 1, 1]], searched=5)
+    assert rows[:, 0].tolist() == [0, 0]
+    np.testing.assert_allclose(cosines[:, 0], [0, 1], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_cells():
+    keys = families(np.random.default_rng(2))
+    one, two = make_cells(keys, 8, seed=3), make_cells(keys, 8, seed=3)
+    assert one.starts == two.starts and (one.rows == two.rows).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "message"),
+    [
+        (np.eye(3), {"cells": 4}, "1 to 3 cells"),
+        (np.eye(3), {"cells": 0}, "1 to 3 cells"),
+        (np.eye(3), {"cells": 2, "dtype": "int8"}, "Choose one of float32, bfloat16"),
+        (np.full((2, 2), np.nan), {"cells": 1}, "finite numbers"),
+        (np.ones(3), {"cells": 1}, "matrix"),
+    ],
+)
+def test_bad_keys(keys, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_cells(keys, **options)
+
+
+@pytest.mark.parametrize(
+    ("queries", "options", "message"),
+    [
+        (np.ones((1, 2)), {}, "same encoder"),
+        (np.ones((1, 3)), {"k": 4}, "3 keys in 2 cells"),
+        (np.ones((1, 3)), {"searched": 3}, "3 keys in 2 cells"),
+        (np.full((1, 3), np.inf), {}, "finite numbers"),
+    ],
+)
+def test_bad_queries(queries, options, message):
+    with pytest.raises(ValueError, match=message):
+        nearest_in_cells(make_cells(np.eye(3), 2), queries, **{"searched": 1, **options})

@@ -1,0 +1,410 @@
+"""Contrastive training: it learns and tells how well, however it is spread over processes, and a killed run goes on.
+
+The runs are tiny: 104 barcodes of 60 nucleotides and some reads of them, of 8 species in 4 genera.
+"""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import datasets
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModel, AutoTokenizer, BertConfig
+
+from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.taxonomy import COLUMNS
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.trainers import contrast_barcodes as program
+
+TRAINING = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 32,
+    "save_total_limit": 10,
+    "save_strategy": "no",
+    "max_steps": 4,
+    "positions": 60,
+    "embedding_size": 8,
+}
+# SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
+SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "max_steps": 3}
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """13 barcodes of each species in train (one a short read, one without a species), 2 in val, 2 in val_unseen."""
+    draw = random.Random(0)
+
+    def descend(barcode, rate):
+        return "".join(draw.choice("ACGT") if draw.random() < rate else letter for letter in barcode)
+
+    found = []
+    root = "".join(draw.choices("ACGT", k=60))
+    genera = [descend(root, 0.3) for _ in range(4)]
+    for species in range(8):
+        genus = genera[species // 2]
+        ancestor, other = descend(genus, 0.1), descend(genus, 0.1)
+        for split, count in (("train", 13), ("val", 2), ("val_unseen", 2)):
+            for i in range(count):
+                barcode = descend(other if split == "val_unseen" else ancestor, 0.08)
+                name = f"G{species // 2} {'new' if split == 'val_unseen' else 's'}{species}"
+                found.append(
+                    {
+                        "processid": f"P{len(found)}",
+                        "dna_barcode": barcode[9:51] if i == 1 else barcode,
+                        "split": split,
+                        "genus": f"G{species // 2}",
+                        "species": "" if i == 12 else name,
+                        "dna_bin": f"BOLD:AAA{species:04d}",
+                    }
+                )
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(rows, tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("data") / "metadata.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bert")
+    shape = {"k": 3, "max_nucleotides": 60, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    BarcodeBertModel(BarcodeBertConfig(**shape, num_attention_heads=2)).save_pretrained(folder)
+    KmerTokenizer(k=3, max_nucleotides=60).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """The cache of `datasets`, for this process and those that it starts."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+def together(source, folder, options):
+    given = TRAINING | {"source": str(source), "output_dir": str(folder)} | options
+    if "model" in given:
+        given = {name: value for name, value in given.items() if name not in ("positions", "embedding_size")}
+    return given
+
+
+def arguments(source, folder, **options):
+    """What `program.main` takes. `options` belong to either of its two arguments."""
+    own, given = set(program.ContrastOptions.__dataclass_fields__), together(source, folder, options)
+    return (
+        program.ContrastOptions(**{name: given[name] for name in given if name in own}),
+        program.ContrastArguments(**{name: given[name] for name in given if name not in own}),
+    )
+
+
+def flags(source, folder, **options):
+    return [
+        part
+        for name, value in together(source, folder, options).items()
+        for part in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+    ]
+
+
+def history(folder):
+    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [(entry["loss"], entry["grad_norm"]) for entry in logged if "loss" in entry]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_learns_and_tells_how_well(source, rows, tmp_path):
+    """The loss falls, and nearest neighbours are right as often as before, or all but one of the 16 queries.
+
+    What the results say of the validation splits is what the saved folder says when it is loaded by name.
+    """
+    folder = tmp_path / "run"
+    options = {"max_steps": 90, "learning_rate": 3e-2, "truncation": 0.2, "embedding_size": 16}
+    before = program.main(*arguments(source, tmp_path / "before", num_train_epochs=0, **options))
+    after = program.main(*arguments(source, folder, **options))
+    assert before["loss_curve"] == [] and before["metrics"]["train_loss_nats"] is None and before["steps"] == 0
+    losses = [loss for _, loss in after["loss_curve"]]
+    assert after["steps"] == 90 and sum(losses[-9:]) < 0.9 * sum(losses[:9])
+    questions = ("species of val", "genus of val_unseen")
+    for question in questions:
+        assert after["metrics"][question] >= before["metrics"][question] - 1 / 16
+        assert after["metrics"][question] > 0.7, "chance is 1/8 and 1/4"
+    assert json.loads((folder / "results.json").read_text()) == after
+    assert (after["task"], after["dataset"], after["splits"]) == ("barcodes/contrast", str(source), {"train": 104})
+    assert (after["options"]["temperature"], after["options"]["learning_rate"]) == (0.1, 3e-2)
+    shape = {"positions": 60, "embedding_size": 16, "output_size": 16, "hidden_size": 0, "k": 1}
+    assert shape.items() <= after["model"].items()
+
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert type(model) is AlignedBarcodeModel and type(tokenizer) is KmerTokenizer
+    vectors = {}
+    for split in ("train", "val", "val_unseen"):
+        barcodes = [row["dna_barcode"] for row in rows if row["split"] == split]
+        with torch.no_grad():
+            vectors[split] = model(**tokenizer(barcodes, return_tensors="pt")).pooler_output
+    for question in questions:
+        rank, split = question.split(" of ")
+        keys = [row[rank] for row in rows if row["split"] == "train"]
+        similarity = vectors[split] @ vectors["train"].T
+        similarity[:, [i for i, name in enumerate(keys) if not name]] = -2
+        nearest = similarity.argmax(1).tolist()
+        asked = [row[rank] for row in rows if row["split"] == split]
+        hits = [keys[i] == name for i, name in zip(nearest, asked, strict=True)]
+        assert after["metrics"][question] == pytest.approx(sum(hits) / 16)
+    assert not list(folder.rglob("*.part"))
+
+
+def test_the_card_tells_the_results(source, tmp_path):
+    results = program.main(*arguments(source, tmp_path / "run", max_steps=2, ranks=["dna_bin"]))
+    card = ModelCard((tmp_path / "run/README.md").read_text())
+    accuracy = results["metrics"]["species of val"]
+    assert f"| species of val | {accuracy:.4f} |" in card.content and "| ranks | dna_bin |" in card.content
+    assert "60 positions, a learned part of 8 numbers" in card.content and "(1, 8)" in card.content
+    assert "$" not in card.content.replace("$\\", "")
+    found = {(e.metric_name, e.dataset_split): e.metric_value for e in card.data.eval_results}
+    assert found[("1-NN species accuracy", "val")] == accuracy and len(found) == 2
+
+
+def test_without_a_learned_part_nothing_is_trained(source, tmp_path):
+    """However few the barcodes are, and whatever number of steps is asked for."""
+    options = {"embedding_size": 0, "per_device_train_batch_size": 1000}
+    results = program.main(*arguments(source, tmp_path / "run", **options))
+    assert results["steps"] == 0 and results["model"]["output_size"] == 240
+    assert results["metrics"]["species of val"] > 0.7
+    assert AutoModel.from_pretrained(tmp_path / "run").config.profile_weight == 1
+
+
+def test_all_options_together(source, tmp_path):
+    """A hidden layer, the profile beside it, several ranks with weights, and two views; every layer learns."""
+    options = {"ranks": ["genus", "species"], "hidden_size": 4, "rank_weights": [1.0, 2.0], "profile_weight": 0.5}
+    options |= {"views": 2, "unread": 0.5, "learning_rate": 1e-2}
+    results = program.main(*arguments(source, tmp_path / "run", validation_splits=["val"], **options))
+    assert set(results["metrics"]) == {"train_loss_nats", "species of val"}
+    assert results["steps"] == 4 and results["model"]["output_size"] == 4 * 60 + 8
+    found = weights(tmp_path / "run")
+    assert all(found[f"output.{name}"].any() for name in ("weight", "bias")), "they begin at zero"
+
+
+def test_a_simulated_release(release, tmp_path):
+    """The default region fits made-up barcodes of 658 nucleotides."""
+    options = {"embedding_size": 0, "positions": 658}
+    results = program.main(*arguments(release, tmp_path / "run", **options))
+    assert results["model"]["output_size"] == 4 * 658 and results["metrics"]["species of val"] > 0.9
+
+
+def test_other_encoders_go_on(source, bert, tmp_path):
+    """A BarcodeBERT learns, and an aligned encoder goes on from where it was: its region is not fitted again."""
+    results = program.main(*arguments(source, tmp_path / "bert", model=str(bert), max_steps=12, learning_rate=3e-3))
+    assert results["model"]["model_type"] == "barcodebert" and results["model"]["output_size"] == 16
+    curve = [loss for _, loss in results["loss_curve"]]
+    assert sum(curve[-3:]) < 0.95 * sum(curve[:3])
+    assert type(AutoModel.from_pretrained(tmp_path / "bert")) is BarcodeBertModel
+    assert ModelCard((tmp_path / "bert/README.md").read_text()).data.eval_results
+
+    program.main(*arguments(source, tmp_path / "one", max_steps=1))
+    folder = str(tmp_path / "one")
+    options = {"max_steps": 1, "train_split": "val", "per_device_train_batch_size": 16, "warmup_steps": 0}
+    program.main(*arguments(source, tmp_path / "two", model=folder, **options))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert {name for name in one if not torch.equal(one[name], two[name])} == {"projection.weight"}
+
+
+RUNS = """
+import json, sys
+from bioscan_hf.trainers import contrast_barcodes as program
+
+for flags in json.loads(sys.argv[1]):
+    program.main(*program.parse(flags))
+program.PartialState().destroy_process_group()
+"""
+
+
+def test_one_process_and_two_take_the_same_steps(source, bert, tmp_path):
+    """Losses, gradients and weights, of an aligned encoder and of a BarcodeBERT without dropout.
+
+    Some rows have no species, and of some batches' rows one process has no anchor.
+    """
+    model = BarcodeBertModel.from_pretrained(bert)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(tmp_path / "still")
+    KmerTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "still")
+    options = SPREAD | {"ranks": ["genus", "species"]}
+    runs = {"aligned": options, "bert": options | {"model": str(tmp_path / "still"), "learning_rate": 0.1}}
+    for name, given in runs.items():
+        program.main(*arguments(source, tmp_path / name, **given))
+    spread = [flags(source, tmp_path / f"{n} 2", **o, per_device_train_batch_size=16) for n, o in runs.items()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    done = subprocess.run(
+        [*launch, sys.executable, "-c", RUNS, json.dumps(spread, default=str)],
+        env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    for name, given in runs.items():
+        one, two = tmp_path / name, tmp_path / f"{name} 2"
+        results = json.loads((two / "results.json").read_text())
+        assert (results["processes"], results["global_batch_size"]) == (2, 32)
+        assert len(history(one)) == 3
+        for found, expected in zip(history(two), history(one), strict=True):
+            assert found == pytest.approx(expected, rel=1e-4)
+        for key, value in weights(one).items():
+            assert_close(weights(two)[key], value, rtol=0, atol=1e-5)
+        start = program.make_model(*start_of(source, given))[0].state_dict()
+        assert max((start[key] - value).abs().max() for key, value in weights(one).items()) > 1e-3, "nothing moved"
+
+
+def start_of(source, options):
+    """What `make_model` takes to make the model that a run begins with."""
+    given, _ = arguments(source, "unused", **options)
+    return given, program.load_rows(given, "train", given.ranks)["dna_barcode"][:]
+
+
+KILLED = """
+import os, signal, sys
+from bioscan_hf.trainers import contrast_barcodes as program
+
+class Killer(program.EpochCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+program.EpochCallback = Killer
+program.main(*program.parse(sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
+    """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and alterations are on."""
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "hidden_size": 8, "learning_rate": 1e-2}
+    options |= {"substitution": 0.05, "third_substitution": 0.2, "unread": 0.2}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *flags(source, killed, **options)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-5000:]
+    assert not (killed / "checkpoint-6").exists() and not (killed / "results.json").exists()
+    program.main(*arguments(source, whole, **options))
+    program.main(*arguments(source, killed, resume_from_checkpoint="last", **options))
+    assert len(history(whole)) == 8 and len(set(history(whole))) == 8
+    assert history(killed) == history(whole)
+    one, two = weights(killed), weights(whole)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ranks": ["tribe"]}, ValueError, r"ranks are \['tribe'\]. Choose among phylum, class"),
+        ({"ranks": []}, ValueError, "Choose among"),
+        ({"ranks": ["genus", "genus"]}, ValueError, "each once"),
+        ({"ranks": ["family"]}, ValueError, "No two barcodes of the split 'train' have the same family"),
+        ({"rank_weights": [1.0, 2.0]}, ValueError, "one above 0 for each of species"),
+        ({"rank_weights": [-1.0]}, ValueError, "one above 0"),
+        ({"temperature": 0.0}, ValueError, "temperature is 0.0"),
+        ({"views": 0}, ValueError, "views is 0"),
+        ({"truncation": 2.0}, ValueError, "truncation is 2.0"),
+        ({"largest_cut": 0.7}, ValueError, "largest_cut is 0.7"),
+        ({"embedding_size": -1}, ValueError, r"embedding_size \(-1\)"),
+        ({"profile_weight": 1.0}, ValueError, "profile_weight 1.0"),
+        ({"positions": 61}, ValueError, "0 of the barcodes have exactly 61 nucleotides"),
+        ({"positions": 700}, ValueError, "must be at least positions"),
+        ({"train_split": "training"}, ValueError, "Unknown split 'training'"),
+        ({"train_split": "pretrain"}, ValueError, "No rows of split 'pretrain'"),
+        ({"validation_splits": ["test"]}, ValueError, r"validation_splits are \['test'\]. Choose among val, val_un"),
+        ({"per_device_train_batch_size": 105}, ValueError, r"has 104 barcodes, fewer than one batch .*\(105\)"),
+        ({"gradient_accumulation_steps": 2}, ValueError, "contrasted within one batch"),
+        ({"similar_lengths": True}, ValueError, "similar_lengths"),
+        ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True}, ValueError, "persistent_workers"),
+        ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
+        ({"model": "no/such/folder"}, FileNotFoundError, "no folder 'no/such/folder'"),
+        ({"model": "no/such/folder", "hidden_size": 3}, ValueError, "hidden_size cannot be chosen for the model"),
+        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
+        ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(source, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        program.main(*arguments(**({"source": source, "folder": tmp_path / "run"} | options)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_without_what_is_asked_is_refused(rows, tmp_path):
+    """Rows without a barcode, and a source that has no validation splits, which may be left out."""
+    gap = write_csv(tmp_path / "gap.csv", [row | {"dna_barcode": ""} if i == 3 else row for i, row in enumerate(rows)])
+    with pytest.raises(ValueError, match="1 of 104 rows of the split 'train' have no barcode"):
+        program.main(*arguments(gap, tmp_path / "run", unique_barcodes=False))
+    alone = write_csv(tmp_path / "alone.csv", [row for row in rows if row["split"] == "train"])
+    with pytest.raises(ValueError, match="No rows of split 'val'"):
+        program.main(*arguments(alone, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    results = program.main(*arguments(alone, tmp_path / "run", validation_splits=["none"], max_steps=1))
+    assert set(results["metrics"]) == {"train_loss_nats"}
+
+
+def test_a_folder_that_is_no_encoder_of_ours_is_refused(source, bert, tmp_path):
+    BertConfig(num_hidden_layers=1).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="model of type 'bert'. Give 'aligned', or a model of a type among alignedb"):
+        program.main(*arguments(source, tmp_path / "run", model=str(tmp_path / "bert")))
+    BarcodeBertModel.from_pretrained(bert).save_pretrained(tmp_path / "other")
+    KmerTokenizer(k=4, max_nucleotides=60).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="has k 4, its config 3"):
+        program.main(*arguments(source, tmp_path / "run", model=str(tmp_path / "other")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_label_is_not_asked_for(rows, tmp_path):
+    """Without a known genus in val_unseen, the question is not run."""
+    nameless = [row | {"genus": ""} if row["split"] == "val_unseen" else row for row in rows]
+    results = program.main(*arguments(write_csv(tmp_path / "m.csv", nameless), tmp_path / "run", num_train_epochs=0))
+    assert results["metrics"]["genus of val_unseen"] is None and results["metrics"]["species of val"] > 0.5
+    assert "| genus of val_unseen | not run |" in (tmp_path / "run/README.md").read_text()
+
+
+def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    folder = tmp_path / "run"
+    program.main(*arguments(source, folder, **options))
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--overwrite"):
+        program.main(*arguments(source, folder, **options))
+    with pytest.raises(ValueError, match=r"temperature was 0.1 and is 0.2"):
+        program.main(*arguments(source, folder, temperature=0.2, resume_from_checkpoint="last", **options))
+    program.main(*arguments(source, folder, overwrite=True, **options))
+
+
+def test_options_from_flags_and_from_a_file(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("source: d\nranks: [genus, species]\nrank_weights: [1, 2]\nuse_cpu: true\nviews: 2\n")
+    options, training_args = program.parse([str(path)])
+    assert (options.ranks, options.rank_weights, options.views) == (["genus", "species"], [1, 2], 2)
+    assert (training_args.learning_rate, training_args.per_device_train_batch_size) == (3e-4, 1024)
+    options, training_args = program.parse("--source d --ranks dna_bin --use_cpu --temperature 0.2".split())
+    assert (options.ranks, options.temperature, options.model) == (["dna_bin"], 0.2, "aligned")
