@@ -64,7 +64,7 @@ FINETUNING = {
     "model": "pretrained",
     "validation_split": "none",
     "unique_barcodes": True,
-    "num_train_epochs": 5,
+    "num_train_epochs": 4,
     "per_device_train_batch_size": 64,
     "learning_rate": 1e-3,
     "warmup_steps": 0.1,
@@ -75,9 +75,12 @@ FINETUNING = {
 CONTRAST_BERT = {
     "model": "pretrained",
     "per_device_train_batch_size": 256,
-    "num_train_epochs": 4,
+    "num_train_epochs": 3,
     "learning_rate": 5e-4,
 }
+
+#: Learned projections of aligned barcodes.
+LINEAR = {"embedding_size": 256, "num_train_epochs": 10}
 
 #: Model folder -> trainer and its options.
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -85,14 +88,15 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "pca_128": ("contrast_barcodes", {"embedding_size": 128, "num_train_epochs": 0}),
     "pca_256": ("contrast_barcodes", {"embedding_size": 256, "num_train_epochs": 0}),
     "pca_512": ("contrast_barcodes", {"embedding_size": 512, "num_train_epochs": 0}),
-    "linear_species": ("contrast_barcodes", {}),
-    "linear_bin": ("contrast_barcodes", {"ranks": ["dna_bin"], "train_split": "train+pretrain"}),
-    "linear_ranks": ("contrast_barcodes", {"ranks": list(RANKS)}),
-    "linear_third": ("contrast_barcodes", {"third_substitution": 0.1}),
-    "hidden_species": ("contrast_barcodes", {"hidden_size": 1024, "learning_rate": 1e-3}),
+    "pca_1024": ("contrast_barcodes", {"embedding_size": 1024, "num_train_epochs": 0}),
+    "linear_species": ("contrast_barcodes", LINEAR),
+    "linear_bin": ("contrast_barcodes", {**LINEAR, "ranks": ["dna_bin"], "train_split": "train+pretrain"}),
+    "linear_ranks": ("contrast_barcodes", {**LINEAR, "ranks": list(RANKS)}),
+    "linear_third": ("contrast_barcodes", {**LINEAR, "third_substitution": 0.1}),
+    "hidden_species": ("contrast_barcodes", {**LINEAR, "hidden_size": 1024, "learning_rate": 1e-3}),
     "profile_and_hidden": (
         "contrast_barcodes",
-        {"hidden_size": 1024, "learning_rate": 1e-3, "profile_weight": 0.75},
+        {**LINEAR, "hidden_size": 1024, "learning_rate": 1e-3, "profile_weight": 0.75},
     ),
     "pretrained": ("pretrain_barcodebert", PRETRAINING),
     "finetuned": (
@@ -114,6 +118,7 @@ ENCODERS = {
     "aligned, 128 principal components": "pca_128",
     "aligned, 256 principal components": "pca_256",
     "aligned, 512 principal components": "pca_512",
+    "aligned, 1,024 principal components": "pca_1024",
     "aligned, linear 256, species": "linear_species",
     "aligned, linear 256, BINs": "linear_bin",
     "aligned, linear 256, four ranks": "linear_ranks",

@@ -146,9 +146,9 @@ def test_a_run_learns_and_tells_how_well(source, rows, tmp_path):
     What the results say of the validation splits is what the saved folder says when it is loaded by name.
     """
     folder = tmp_path / "run"
-    options = {"max_steps": 90, "learning_rate": 3e-2, "truncation": 0.2, "embedding_size": 16}
-    before = program.main(*arguments(source, tmp_path / "before", num_train_epochs=0, **options))
-    after = program.main(*arguments(source, folder, **options))
+    options = {"learning_rate": 3e-2, "truncation": 0.2, "embedding_size": 16}
+    before = program.main(*arguments(source, tmp_path / "before", max_steps=-1, **options))
+    after = program.main(*arguments(source, folder, max_steps=90, **options))
     assert before["loss_curve"] == [] and before["metrics"]["train_loss_nats"] is None and before["steps"] == 0
     losses = [loss for _, loss in after["loss_curve"]]
     assert after["steps"] == 90 and sum(losses[-9:]) < 0.9 * sum(losses[:9])

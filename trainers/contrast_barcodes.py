@@ -1,23 +1,23 @@
-"""Fits the aligned-barcode encoder, or fine-tunes any barcode encoder, so that reads of one taxon lie together.
+"""Fits the aligned-barcode encoder; trains it, or any other barcode encoder, so that reads of a taxon lie together.
 
-The recipe of this package for identification by the nearest reference: supervised contrastive learning
-(https://arxiv.org/abs/2004.11362) over altered reads, from the species (or BINs, `--ranks dna_bin`) of the training
-split. Full run, about a minute on 2 CPU cores for 13,500 barcodes:
+The recipe of this package for identification by the nearest reference. What measured best needs no gradients: a region
+and principal components, fitted to barcodes without labels (README and benchmarks/results/real_coi.json tell what was
+tried). Full run, seconds for 13,500 barcodes:
 
-    accelerate launch --num_processes 1 --num_cpu_threads_per_process 2 trainers/contrast_barcodes.py \
-        --source dataset --output_dir out/aligned
+    python trainers/contrast_barcodes.py --source dataset --output_dir out/aligned
 
-Smoke run over a made-up release:
+`--num_train_epochs 10` goes on with supervised contrastive learning (https://arxiv.org/abs/2004.11362) over altered
+reads, from the species (or BINs, `--ranks dna_bin`) of the training split, which helps small embeddings and fine-tunes
+`--model FOLDER`: a BarcodeBERT, a BarcodeMamba or an aligned-barcode encoder. Smoke run over a made-up release:
 
     bioscan-hf simulate out/release
-    python trainers/contrast_barcodes.py --source out/release --output_dir out/smoke --max_steps 3
+    python trainers/contrast_barcodes.py --source out/release --output_dir out/smoke --max_steps 3 \
+        --per_device_train_batch_size 64
 
-`--model aligned` (the default) makes a new aligned-barcode encoder and fits its region to the barcodes of the training
-split, without labels; `--num_train_epochs 0` stops there. `--embedding_size 0` is the profile alone, which needs no
-training. `--model FOLDER` goes on from a BarcodeBERT, a BarcodeMamba or an aligned-barcode encoder. Processes, YAML
-files and resuming are as in pretrain_barcodebert.py. One process and two take the same steps; a batch cannot be
-accumulated from smaller ones, because its rows are contrasted with each other, and `--gradient_accumulation_steps` is
-refused: `--gradient_checkpointing` saves memory instead, where the model is a BarcodeBERT or a BarcodeMamba.
+`--embedding_size 0` is the profile alone: the most accurate, and 2,632 numbers wide. Processes, YAML files and
+resuming are as in pretrain_barcodebert.py. One process and two take the same steps; a batch cannot be accumulated from
+smaller ones, because its rows are contrasted with each other, and `--gradient_accumulation_steps` is refused:
+`--gradient_checkpointing` saves memory instead, where the model is a BarcodeBERT or a BarcodeMamba.
 
 In the output folder: the model and its tokenizer, `results.json` (options, data, loss curve, nearest-neighbour
 accuracy of the validation splits, whose references are the split `train`), the model card, and `trainer_state.json`.
@@ -102,7 +102,7 @@ class ContrastOptions:
     third_substitution: float = field(default=0.01, metadata={"help": "Rate at third codon positions."})
     unread: float = field(default=0.0, metadata={"help": "Probability that a stretch becomes N."})
     positions: int = field(default=658, metadata={"help": "aligned: nucleotides of a whole barcode."})
-    embedding_size: int = field(default=256, metadata={"help": "aligned: width of the learned part; 0 for none."})
+    embedding_size: int = field(default=512, metadata={"help": "aligned: width of the learned part; 0 for none."})
     hidden_size: int = field(default=0, metadata={"help": "aligned: width of its hidden layer; 0 for none."})
     profile_weight: float | None = field(
         default=None, metadata={"help": "aligned: share of the profile in the cosine. If not given: 0, or all of it."}
@@ -117,7 +117,7 @@ class ContrastArguments(BarcodeTrainingArguments):
     output_dir: str = field(default="barcode_encoder", metadata={"help": "Where the model and the results go."})
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
     per_device_train_batch_size: int = field(default=1024, metadata={"help": "Barcodes per process and batch."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training split."})
+    num_train_epochs: float = field(default=0.0, metadata={"help": "Passes over the training split; 0 only fits."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
     eval_strategy: str = field(default="no", metadata={"help": "The validation splits are asked at the end."})
@@ -148,9 +148,16 @@ class ContrastTrainer(BarcodeTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
+def is_training(training_args: ContrastArguments) -> bool:
+    """Whether steps are asked for."""
+    return training_args.num_train_epochs > 0 or training_args.max_steps > 0
+
+
 def check_options(options: ContrastOptions, training_args: ContrastArguments) -> None:
     """Raises ValueError for values that no run can have."""
     check_processes(training_args)
+    if options.model != "aligned" and not is_training(training_args):
+        raise ValueError(f"Nothing is asked of the model {options.model!r}: give --num_train_epochs or --max_steps.")
     unknown = [rank for rank in options.ranks if rank not in LABEL_COLUMNS]
     if unknown or not options.ranks or len(set(options.ranks)) != len(options.ranks):
         raise ValueError(f"ranks are {options.ranks}. Choose among {', '.join(LABEL_COLUMNS)}, each once.")
@@ -339,7 +346,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
         questions = load_questions(options)
     set_seed(training_args.seed)
     model, tokenizer = make_model(options, data["dna_barcode"][:])
-    learns = training_args.num_train_epochs > 0 and any(weight.requires_grad for weight in model.parameters())
+    learns = is_training(training_args) and any(weight.requires_grad for weight in model.parameters())
     if learns:
         check_data(data, options, training_args)
     if options.overwrite and training_args.should_save:
