@@ -268,6 +268,23 @@ def _measure(command: Command) -> None:
     sub.add_argument("--force", action="store_true", help="replace the results file")
 
     sub = command(
+        "retrieve",
+        commands.retrieve,
+        "measure retrieval: top-1, 3 and 5 of seen and unseen species, by nearest key of train and key_unseen",
+        "bioscan-hf retrieve dataset embeddings",
+    )
+    sub.add_argument("source", help="where the labels are: the source that was embedded")
+    sub.add_argument(
+        "embeddings", type=Path, help="what `bioscan-hf embed` wrote of train, key_unseen, test, test_unseen"
+    )
+    sub.add_argument("--output", type=Path, help="results file (default: retrieval.json in EMBEDDINGS)")
+    sub.add_argument(
+        "--ties", choices=("vote", "parity"), default="vote", help="equally near keys vote, or as published"
+    )
+    sub.add_argument("--index", choices=("exact", "hnsw", "ivfpq"), default="exact", help="the others need faiss")
+    sub.add_argument("--force", action="store_true", help="replace the results file")
+
+    sub = command(
         "card",
         commands.card,
         "render the card of a model from the results file of its training",
@@ -281,12 +298,19 @@ def _measure(command: Command) -> None:
     sub = command(
         "convert",
         commands.convert,
-        "turn a published checkpoint (BarcodeBERT, crop tool) into a folder for from_pretrained; nothing in it runs",
+        "turn a checkpoint of BarcodeBERT, CLIBD or the crop tool into a folder for from_pretrained",
         "bioscan-hf convert model_41.pth barcodebert",
     )
     sub.add_argument("checkpoint", type=Path, help="file that torch.save wrote")
     sub.add_argument("output", type=Path, help="new folder")
     sub.add_argument("--heads", type=int, help="attention heads, where the file does not tell")
+    sub.add_argument(
+        "--adapters",
+        choices=("merge", "keep"),
+        default="merge",
+        help="CLIBD: add adapters to the weights, or keep them",
+    )
+    sub.add_argument("--text-tokenizer", metavar="ID", help="CLIBD: folder or Hub id of its text encoder's tokenizer")
     sub.add_argument("--labels", type=Path, help="text file with the name of each class of a classifier, one a line")
 
 

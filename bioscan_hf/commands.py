@@ -371,21 +371,66 @@ def probe(options: Options) -> Result:
     return results
 
 
+def retrieve(options: Options) -> Result:
+    from datasets import disable_progress_bars
+
+    from .results import write_results
+    from .retrieval_embeddings import barcode_specimens, joined
+    from .retrieval_protocol import evaluate_retrieval
+
+    output = options.output or options.embeddings / "retrieval.json"
+    refuse_to_replace(options.force, output)
+    disable_progress_bars()
+    splits = ("train", "key_unseen", "test", "test_unseen")
+    for name in splits:
+        if not (options.embeddings / name).is_dir():
+            raise FileNotFoundError(
+                f"No embeddings of {name!r} in {str(options.embeddings)!r}: run `bioscan-hf embed` for it first."
+            )
+    found = {name: barcode_specimens(options.embeddings / name, options.source, name) for name in splits}
+    metrics = evaluate_retrieval(
+        joined([found["train"], found["key_unseen"]]),
+        {"seen": found["test"], "unseen": found["test_unseen"]},
+        ties=options.ties,
+        kind=options.index,
+    )
+    results = write_results(
+        output,
+        task="clibd/retrieval",
+        options={"ties": options.ties, "index": options.index},
+        dataset=str(options.source),
+        splits={name: len(part.ids) for name, part in found.items()},
+        embeddings=str(options.embeddings),
+        metrics=metrics,
+    )
+    for combination, tables in metrics.items():
+        for name in ("seen", "unseen"):
+            top1 = tables[name]["micro"][1]
+            shown = ", ".join(f"{rank} {'-' if value is None else f'{value:.4f}'}" for rank, value in top1.items())
+            say(options, f"{combination}, {name}: {shown} ({tables[name]['queries']:,} queries)")
+    say(options, f"Wrote {output}")
+    return results
+
+
 def card(options: Options) -> Result:
     import json
 
     from .hub import barcodebert_card
+    from .hub_clibd import clibd_card
     from .results import write_text
 
     output = options.output or options.results.with_name("README.md")
     refuse_to_replace(options.force, output)
     results = json.loads(options.results.read_text(encoding="utf-8"))
-    write_text(output, barcodebert_card(options.title or options.results.resolve().parent.name, results))
+    render = clibd_card if str(results.get("task")).startswith("clibd/") else barcodebert_card
+    write_text(output, render(options.title or options.results.resolve().parent.name, results))
     say(options, f"Wrote {output}")
     return {"output": str(output)}
 
 
 def convert(options: Options) -> Result:
+    import json
+
     from .unpickling import load_checkpoint
 
     weights = load_checkpoint(options.checkpoint).get("state_dict", {})
@@ -398,6 +443,18 @@ def convert(options: Options) -> Result:
     from .convert_checkpoints import convert_checkpoint
 
     labels = options.labels.read_text(encoding="utf-8").splitlines() if options.labels else None
-    folder = convert_checkpoint(options.checkpoint, options.output, labels=labels, num_attention_heads=options.heads)
+    tokenizer = None
+    if options.text_tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(options.text_tokenizer)
+    folder = convert_checkpoint(
+        options.checkpoint,
+        options.output,
+        labels=labels,
+        num_attention_heads=options.heads,
+        adapters=options.adapters,
+        text_tokenizer=tokenizer,
+    )
     say(options, f'Wrote {folder}. In Python: AutoModel.from_pretrained("{folder}")')
-    return {"output": str(folder), "model": "barcodebert"}
+    return {"output": str(folder), "model": json.loads((folder / "config.json").read_text())["model_type"]}

@@ -28,7 +28,7 @@ def fails(capsys, *arguments):
 
 
 def test_every_command_has_help_with_an_example(capsys):
-    commands = "demo simulate download split crop build publish stats embed probe card convert".split()
+    commands = "demo simulate download split crop build publish stats embed probe retrieve card convert".split()
     for name in commands:
         with pytest.raises(SystemExit) as stopped:
             parser().parse_args([name, "--help"])
@@ -256,3 +256,17 @@ def test_card_of_results_of_another_task(tmp_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     assert "--force" in fails(capsys, "card", tmp_path / "results.json")
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_retrieve(dataset, tmp_path, capsys):
+    """Barcodes of unseen species find their species among the keys of unseen species, which are keys here."""
+    splits = [part for name in ("train", "key_unseen", "test", "test_unseen") for part in ("--split", name)]
+    assert "run `bioscan-hf embed` for it first" in fails(capsys, "retrieve", dataset, tmp_path)
+    run(capsys, "embed", dataset, tmp_path / "e", "--model", "kmer:4", *splits)
+    results = run(capsys, "retrieve", dataset, tmp_path / "e")
+    assert json.loads((tmp_path / "e/retrieval.json").read_text())["metrics"].keys() == {"dna->dna"}
+    found = results["metrics"]["dna->dna"]
+    for name in ("seen", "unseen"):
+        species, chance = found[name]["micro"]["1"]["species"], found[name]["chance"]["micro"]["1"]["species"]
+        assert species > 0.5 > 5 * chance
+    assert "--force" in fails(capsys, "retrieve", dataset, tmp_path / "e")
