@@ -15,15 +15,59 @@ def results(name):
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def real_coi_probe():
-    """A row per encoder, one for chance, and how many barcodes; columns are the questions."""
-    metrics = results("real_coi_probe")["metrics"]
-    first = next(iter(metrics.values()))
-    rows = [[model, *(value["micro_accuracy"] for value in values.values())] for model, values in metrics.items()]
-    rows.append(["chance", *(value["chance"] for value in first.values())])
-    rows.append(["barcodes asked", *(value["n_test"] for value in first.values())])
-    rows.append(["keys", *(value["n_train"] for value in first.values())])
-    return table(["", *first], rows)
+def real_coi():
+    """A row per way; columns are the questions. What was not asked of a way, as it has nothing to choose, is "-"."""
+    metrics = results("real_coi")["metrics"]
+    questions = [key for key in metrics["4-mer counts"] if " of " in key]
+    rows = [
+        [way, *(values[question]["micro_accuracy"] if question in values else "-" for question in questions)]
+        for way, values in metrics.items()
+    ]
+    rows.append(["specimens", *(metrics["4-mer counts"][question]["support"] for question in questions)])
+    return table(["", *questions], rows)
+
+
+def identify():
+    """A row per way: accuracy in percent, queries a second, and how many times as fast as the peer."""
+    content = results("identify")
+    rows = [
+        (
+            way,
+            values["species of test"],
+            values["genus of test_unseen"],
+            f"{values['queries_per_second']:,.0f}",
+            f"{values['times_as_fast_wall']:.1f}",
+        )
+        for way, values in content["metrics"].items()
+    ]
+    header = ("", "species of test", "genus of test_unseen", "queries a second", f"times {content['peer']}")
+    return table(header, rows)
+
+
+def pretrain_step():
+    """A row per way and size; ratios of rates."""
+    rows = [
+        (f"{way}, {size}", f"{values['ratio_wall']:.1f}", f"{values['ratio_cpu']:.1f}")
+        for size, ways in results("pretrain_step")["metrics"].items()
+        for way, values in ways.items()
+    ]
+    return table(("", "times as fast", "by CPU time"), rows)
+
+
+def embed():
+    """A row per way; ratios of rates, and the largest difference from the published vectors."""
+    metrics = results("embed")["metrics"]
+    ways = {
+        "float32, each barcode once": "float32_distinct",
+        "float32, each barcode twice": "float32_column",
+        "bfloat16, each barcode once": "bfloat16_distinct",
+        "bfloat16, each barcode twice": "bfloat16_column",
+    }
+    rows = [
+        (text, f"{metrics[f'{way}_ratio_wall']:.1f}", f"{metrics[f'{way}_largest_error']:.1e}")
+        for text, way in ways.items()
+    ]
+    return table(("", "times as fast", "largest difference"), rows)
 
 
 def tokenizer():
@@ -68,8 +112,11 @@ def images():
     return table(("", "evaluation", "training"), rows)
 
 
+TABLES = (real_coi, identify, pretrain_step, embed, tokenizer, dataset_scale, images)
+
+
 def test_tables_come_from_results_files():
-    for render in (real_coi_probe, tokenizer, dataset_scale, images):
+    for render in TABLES:
         name = render.__name__
         assert f"<!-- {name} -->\n\n{render()}\n" in README, f"the table {name} should read\n\n{render()}"
 
