@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bioscan_hf.baselines import load_encoder
 from bioscan_hf.baselines_cnn import classify, fit_cnn
@@ -161,14 +163,17 @@ def train(work: Path, name: str, steps: float) -> dict[str, Any]:
     return json.loads(done.read_text(encoding="utf-8"))
 
 
-def load(work: Path) -> tuple[Barcodes, Labels]:
-    """Split -> barcodes, and split -> rank -> label ids, each barcode once."""
+def load(work: Path) -> tuple[Barcodes, Labels, dict[str, dict[str, int]]]:
+    """Split -> barcodes, and split -> rank -> label ids, each barcode once; and rank -> name in train -> id."""
     barcodes, labels = {}, {}
+    ids_of: dict[str, dict[str, int]] = {}
     for split in ("train", "val", "val_unseen", "test", "test_unseen"):
         data: Any = load_bioscan5m(str(work / "dataset"), split=split, ranks=list(RANKS), unique_barcodes=True)
         barcodes[split] = data["dna_barcode"][:]
         labels[split] = {rank: np.array(data[f"{rank}_index"][:], np.int64) for rank in RANKS}
-    return barcodes, labels
+        if split == "train":
+            ids_of = {rank: dict(zip(data[rank][:], labels[split][rank].tolist(), strict=True)) for rank in RANKS}
+    return barcodes, labels, ids_of
 
 
 def score(predictions: Mapping[tuple[str, str], Any], labels: Labels) -> Answers:
@@ -231,11 +236,20 @@ def by_linear_probe(encoder: str, barcodes: Barcodes, labels: Labels) -> Answers
     return score(predictions, labels)
 
 
-def by_classifier(folder: Path) -> Answers:
-    """What a fine-tuned classifier's own evaluation says."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    independent = results["metrics"]["independent"]
-    return {f"{rank} of {split}": independent[split][rank] for split, rank in QUESTIONS if split in independent}
+def by_classifier(folder: Path, barcodes: Barcodes, labels: Labels, ids_of: dict[str, dict[str, int]]) -> Answers:
+    """The classes of a fine-tuned classifier, each rank on its own."""
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    predictions = {}
+    for split in dict.fromkeys(split for split, _ in QUESTIONS):
+        ids, mask = map(torch.from_numpy, tokenizer.encode_column(barcodes[split]))
+        with torch.inference_mode():
+            pairs = zip(ids.split(256), mask.split(256), strict=True)
+            logits = model.rank_logits(torch.cat([model(*pair).logits for pair in pairs]))
+        for rank in [rank for asked, rank in QUESTIONS if asked == split]:
+            classes = np.array([ids_of[rank][name] for name in model.config.taxa[rank]])
+            predictions[split, rank] = classes[logits[rank].argmax(1).numpy()]
+    return score(predictions, labels)
 
 
 def answered(work: Path, name: str, make: Callable[[], Answers]) -> Answers:
@@ -251,7 +265,9 @@ def answered(work: Path, name: str, make: Callable[[], Answers]) -> Answers:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def ways(work: Path, barcodes: Barcodes, labels: Labels, steps: float) -> dict[str, Callable[[], Answers]]:
+def ways(
+    work: Path, barcodes: Barcodes, labels: Labels, ids_of: dict[str, dict[str, int]], steps: float
+) -> dict[str, Callable[[], Answers]]:
     """Name in the table -> what answers."""
 
     def encoder(name: str) -> Callable[[], Answers]:
@@ -263,7 +279,7 @@ def ways(work: Path, barcodes: Barcodes, labels: Labels, steps: float) -> dict[s
         "CNN": lambda: by_cnn(work / "cnn", barcodes, labels, steps),
         **{text: encoder(name) for text, name in ENCODERS.items()},
         "BarcodeBERT, linear probe": lambda: by_linear_probe(str(work / "pretrained"), barcodes, labels),
-        "BarcodeBERT, fine-tuned, classifier": lambda: by_classifier(work / "finetuned"),
+        "BarcodeBERT, fine-tuned, classifier": lambda: by_classifier(work / "finetuned", barcodes, labels, ids_of),
     }
 
 
@@ -286,9 +302,11 @@ def main() -> None:
         bioscan_hf("split", str(args.source.resolve()), "split.csv", *simulation, cwd=work)
         bioscan_hf("build", "split.csv", "dataset", cwd=work)
     divided = json.loads(divided_file.read_text(encoding="utf-8"))
-    barcodes, labels = load(work)
+    barcodes, labels, ids_of = load(work)
     trainings = {name: train(work, name, args.steps) for name in MODELS}
-    metrics = {name: answered(work, name, make) for name, make in ways(work, barcodes, labels, args.steps).items()}
+    metrics = {
+        name: answered(work, name, make) for name, make in ways(work, barcodes, labels, ids_of, args.steps).items()
+    }
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     write_results(
         output,
