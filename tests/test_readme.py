@@ -28,19 +28,20 @@ def real_coi():
 
 
 def identify():
-    """A row per way: accuracy in percent, queries a second, and how many times as fast as the peer."""
-    content = results("identify")
+    """A row per way: accuracy in percent, queries a second, and how many times those of vsearch in two settings."""
+    metrics = results("identify")["metrics"]
+    peers = ("vsearch, 8 candidates", "vsearch, 32 candidates")
     rows = [
         (
             way,
             values["species of test"],
             values["genus of test_unseen"],
             f"{values['queries_per_second']:,.0f}",
-            f"{values['times_as_fast_wall']:.1f}",
+            *(f"{values['queries_per_second'] / metrics[peer]['queries_per_second']:.1f}" for peer in peers),
         )
-        for way, values in content["metrics"].items()
+        for way, values in metrics.items()
     ]
-    header = ("", "species of test", "genus of test_unseen", "queries a second", f"times {content['peer']}")
+    header = ("", "species of test", "genus of test_unseen", "queries a second", *(f"times {peer}" for peer in peers))
     return table(header, rows)
 
 
