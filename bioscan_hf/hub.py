@@ -289,6 +289,7 @@ def _evaluations(results: Mapping[str, Any], task: str) -> list[EvalResult]:
     """The results as the Hub's model pages read them; what was not run is left out."""
     source, metrics = str(results["dataset"]), results["metrics"]
     name = Path(source).name  # a path is the business of the machine that it is on
+    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists()
     if results["task"] == "barcodebert/pretrain":
         split = results["options"].get("validation_split")
         found = [
@@ -312,7 +313,7 @@ def _evaluations(results: Mapping[str, Any], task: str) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=task,
-            dataset_type=source if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else name,
+            dataset_type=source if is_hub_id else name,
             dataset_name=name,
             dataset_split=split,
             metric_type=kind,

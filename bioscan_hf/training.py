@@ -269,6 +269,13 @@ class BarcodeTrainer(Trainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Leaves no pickle beside the finished model: the Trainer's arguments are in `results.json`."""
+        super()._save(output_dir, state_dict)
+        finished = Path(self.args.output_dir)
+        if Path(output_dir or finished) == finished:
+            (finished / "training_args.bin").unlink(missing_ok=True)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leaves the card that is rendered from the results; the Trainer would replace it before a push."""
 
