@@ -30,11 +30,17 @@ def provenance() -> dict[str, Any]:
             versions[name] = "absent"
     program = Path(sys.argv[0]).name
     return {
-        "command": shlex.join([program, *sys.argv[1:]]),
+        "command": shlex.join([program, *map(_without_folders, sys.argv[1:])]),
         "commit": _commit(),
         "versions": versions,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
     }
+
+
+def _without_folders(argument: str) -> str:
+    """An argument whose absolute path, alone or behind an option's "=", is cut to its last part."""
+    option, equals, value = argument.rpartition("=")
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _commit() -> str | None:

@@ -26,8 +26,10 @@ def test_command_names_the_program_and_no_folder_of_the_machine(tmp_path):
     program = tmp_path / "some" / "where.py"
     program.parent.mkdir()
     program.write_text(code)
-    subprocess.run([sys.executable, str(program), "--a", "b c"], check=True)
-    assert json.loads((tmp_path / "r.json").read_text())["command"] == "where.py --a 'b c'"
+    given = ["--a", "b c", str(tmp_path / "x.csv"), f"--work={tmp_path / 'w'}", "here/y", "--b=1"]
+    subprocess.run([sys.executable, str(program), *given], check=True)
+    command = json.loads((tmp_path / "r.json").read_text())["command"]
+    assert command == "where.py --a 'b c' x.csv --work=w here/y --b=1"
 
 
 def test_half_written_file_is_never_visible(tmp_path):
