@@ -421,7 +421,10 @@ def card(options: Options) -> Result:
 
     output = options.output or options.results.with_name("README.md")
     refuse_to_replace(options.force, output)
-    results = json.loads(options.results.read_text(encoding="utf-8"))
+    try:
+        results = json.loads(options.results.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(options.results)!r} is no results file ({error}). Give a trainer's.") from None
     render = clibd_card if str(results.get("task")).startswith("clibd/") else barcodebert_card
     write_text(output, render(options.title or options.results.resolve().parent.name, results))
     say(options, f"Wrote {output}")

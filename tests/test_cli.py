@@ -253,6 +253,8 @@ def test_card_of_results_of_another_task(tmp_path, capsys):
     """A card is rendered of a trainer's results alone, and never over a file that is there."""
     (tmp_path / "results.json").write_text('{"task": "partition"}')
     assert "no card for the task 'partition'" in fails(capsys, "card", tmp_path / "results.json")
+    (tmp_path / "reads.fasta").write_text(">a\nACGT\n")
+    assert "reads.fasta' is no results file" in fails(capsys, "card", tmp_path / "reads.fasta")
     (tmp_path / "README.md").write_text("mine")
     assert "--force" in fails(capsys, "card", tmp_path / "results.json")
     assert (tmp_path / "README.md").read_text() == "mine"
