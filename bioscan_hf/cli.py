@@ -1,15 +1,15 @@
 """The command line, `bioscan-hf`: its arguments, and how results and errors are shown. `commands.py` does the work.
 
-Starts without torch. Errors are told on standard error with exit status 1 (2 for unusable arguments); `--debug` shows
-where they come from.
+Starts without torch. Errors are told in one line on standard error; `--debug` shows where they come from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,43 @@ from .taxonomy import CONFIGS, SPLITS
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 
+EXIT_CODES = """exit status:
+  0    done
+  1    an error in what was given or found; the message says what to do
+  2    arguments that cannot be used
+  3    a fault of this program; --debug shows where
+  130  interrupted; most commands go on where they stopped when started again"""
+
+#: What is told as an error of the input; anything else is a fault of the program.
+EXPECTED = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
+
+
+class Overview(argparse.RawDescriptionHelpFormatter):
+    """Leaves the list of the commands to the overview, where they stand in groups."""
+
+    def _iter_indented_subactions(self, action: argparse.Action) -> Generator[argparse.Action, None, None]:
+        yield from ()
+
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
     top = argparse.ArgumentParser(
         prog="bioscan-hf",
-        description="BIOSCAN-5M and its benchmarks: from release files to a measured DNA classifier.",
-        epilog="`bioscan-hf COMMAND --help` shows an example of each.",
+        description="BIOSCAN-5M and its benchmarks: from release files to models of DNA barcodes and photos,\n"
+        "and their numbers.",
+        formatter_class=Overview,
     )
     top.add_argument("--version", action="version", version=f"bioscan-hf {__version__}")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
-    common.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    found = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    show = common.add_argument_group("what is shown")
+    show.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    show.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    show.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    found = top.add_subparsers(dest="command", metavar="COMMAND", required=True, help="one of those below")
+    overview: list[str] = []
 
     def command(name: str, run: Run, text: str, example: str) -> argparse.ArgumentParser:
+        overview.append(f"  {name:<11} {text}")
         sub = found.add_parser(
             name,
             parents=[common],
@@ -44,26 +66,42 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    _try(command)
-    _get(command)
-    _make(command)
-    _measure(command)
+    for title, add in GROUPS.items():
+        overview.append(f"\n{title}:")
+        add(command)
+    top.epilog = (
+        "\n".join(overview).strip() + "\n\n`bioscan-hf COMMAND --help` shows an example of each.\n\n" + EXIT_CODES
+    )
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command; prints its result, as JSON with --json."""
+    """Runs a command; prints its result, as JSON with --json. Leaves with one of the statuses of `EXIT_CODES`."""
     options = parser().parse_args(arguments)
+    if options.json and options.quiet:
+        parser().error("--json prints the result and --quiet prints nothing: give one of them.")
     try:
         result = options.run(options)
-    except (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        if options.json:
+            print(json.dumps(result, ensure_ascii=False))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print(f"bioscan-hf {options.command}: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except EXPECTED as error:
         if options.debug:
             raise
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"bioscan-hf {options.command}: {message}", file=sys.stderr)
         raise SystemExit(1) from None
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
+    except Exception as error:
+        if options.debug:
+            raise
+        told = f"a fault of this program, {type(error).__name__}: {error}. --debug shows where; please report it."
+        print(f"bioscan-hf {options.command}: {told}", file=sys.stderr)
+        raise SystemExit(3) from None
 
 
 Command = Callable[[str, Run, str, str], argparse.ArgumentParser]
@@ -99,8 +137,8 @@ def _try(command: Command) -> None:
     sub.add_argument("--force", action="store_true", help="replace an earlier simulation in that folder")
 
 
-def _get(command: Command) -> None:
-    """Commands that bring a release here."""
+def _data(command: Command) -> None:
+    """Commands that bring a release here and make a dataset of it."""
     sub = command(
         "download",
         commands.download,
@@ -117,9 +155,6 @@ def _get(command: Command) -> None:
     sub.add_argument("--check", action="store_true", help="download nothing: tell what is there, missing or damaged")
     sub.add_argument("--reread", action="store_true", help="with --check: compute every checksum anew")
 
-
-def _make(command: Command) -> None:
-    """Commands that turn a release into a dataset."""
     sub = command(
         "split",
         commands.split,
@@ -194,9 +229,6 @@ def _make(command: Command) -> None:
     sub.add_argument("--private", action="store_true", help="a new repository only its owner can read")
     sub.add_argument("--revision", help="branch (default: main)")
 
-
-def _measure(command: Command) -> None:
-    """Commands that tell something about a dataset or a model."""
     sub = command(
         "stats",
         commands.stats,
@@ -210,6 +242,9 @@ def _measure(command: Command) -> None:
     sub.add_argument("--seed", type=int, default=0, help="of the sampling of barcodes")
     sub.add_argument("--force", action="store_true", help="replace pictures that are in DIR")
 
+
+def _models(command: Command) -> None:
+    """Commands that need or make a model."""
     sub = command(
         "embed",
         commands.embed,
@@ -248,6 +283,38 @@ def _measure(command: Command) -> None:
     own.add_argument("--encoding", default="utf-8", help="of the file's text (default: utf-8)")
 
     sub = command(
+        "convert",
+        commands.convert,
+        "turn a checkpoint of BarcodeBERT, CLIBD or the crop tool into a folder for from_pretrained",
+        "bioscan-hf convert model_41.pth barcodebert",
+    )
+    sub.add_argument("checkpoint", type=Path, help="file that torch.save wrote")
+    sub.add_argument("output", type=Path, help="new folder")
+    sub.add_argument("--heads", type=int, help="attention heads, where the file does not tell")
+    sub.add_argument(
+        "--adapters",
+        choices=("merge", "keep"),
+        default="merge",
+        help="CLIBD: add adapters to the weights, or keep them",
+    )
+    sub.add_argument("--text-tokenizer", metavar="ID", help="CLIBD: folder or Hub id of its text encoder's tokenizer")
+    sub.add_argument("--labels", type=Path, help="text file with the name of each class of a classifier, one a line")
+
+    sub = command(
+        "card",
+        commands.card,
+        "render the card of a model from the results file of its training",
+        "bioscan-hf card out/species/results.json",
+    )
+    sub.add_argument("results", type=Path, help="results.json that a trainer wrote")
+    sub.add_argument("--title", help="default: the name of the folder")
+    sub.add_argument("--output", type=Path, help="file to write (default: README.md beside the results)")
+    sub.add_argument("--force", action="store_true", help="replace the file")
+
+
+def _benchmarks(command: Command) -> None:
+    """Commands that measure embeddings."""
+    sub = command(
         "probe",
         commands.probe,
         "measure embeddings: species of test, genus of test_unseen, by nearest neighbour in train or a linear probe",
@@ -284,34 +351,40 @@ def _measure(command: Command) -> None:
     sub.add_argument("--index", choices=("exact", "hnsw", "ivfpq"), default="exact", help="the others need faiss")
     sub.add_argument("--force", action="store_true", help="replace the results file")
 
-    sub = command(
-        "card",
-        commands.card,
-        "render the card of a model from the results file of its training",
-        "bioscan-hf card out/species/results.json",
-    )
-    sub.add_argument("results", type=Path, help="results.json that a trainer wrote")
-    sub.add_argument("--title", help="default: the name of the folder")
-    sub.add_argument("--output", type=Path, help="file to write (default: README.md beside the results)")
-    sub.add_argument("--force", action="store_true", help="replace the file")
 
+def _program(command: Command) -> None:
+    """Commands about the command line itself."""
     sub = command(
-        "convert",
-        commands.convert,
-        "turn a checkpoint of BarcodeBERT, CLIBD or the crop tool into a folder for from_pretrained",
-        "bioscan-hf convert model_41.pth barcodebert",
+        "completion",
+        completion,
+        "print what makes a shell complete these commands",
+        "bioscan-hf completion bash > ~/.local/share/bash-completion/completions/bioscan-hf",
     )
-    sub.add_argument("checkpoint", type=Path, help="file that torch.save wrote")
-    sub.add_argument("output", type=Path, help="new folder")
-    sub.add_argument("--heads", type=int, help="attention heads, where the file does not tell")
-    sub.add_argument(
-        "--adapters",
-        choices=("merge", "keep"),
-        default="merge",
-        help="CLIBD: add adapters to the weights, or keep them",
-    )
-    sub.add_argument("--text-tokenizer", metavar="ID", help="CLIBD: folder or Hub id of its text encoder's tokenizer")
-    sub.add_argument("--labels", type=Path, help="text file with the name of each class of a classifier, one a line")
+    sub.add_argument("shell", choices=("bash", "zsh", "fish", "tcsh"))
+
+
+def completion(options: argparse.Namespace) -> dict[str, Any]:
+    """The script that makes a shell complete commands, options and the names of files."""
+    import shtab
+
+    top = parser()
+    for sub in top._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+        for action in sub._actions:
+            if action.type is Path or action.dest == "source":
+                action.complete = shtab.FILE
+    script = shtab.complete(top, shell=options.shell)
+    commands.say(options, script)
+    return {"shell": options.shell, "script": script}
+
+
+#: What each part of the help is called, and what adds its commands.
+GROUPS: dict[str, Callable[[Command], None]] = {
+    "Try it": _try,
+    "The dataset": _data,
+    "Models": _models,
+    "Benchmarks, of embeddings": _benchmarks,
+    "This program": _program,
+}
 
 
 if __name__ == "__main__":

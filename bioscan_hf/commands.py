@@ -18,8 +18,8 @@ Result = dict[str, Any]
 
 
 def say(options: Options, *lines: str) -> None:
-    """Prints lines for a person; nothing under --json."""
-    if not options.json:
+    """Prints lines for a person; nothing under --json or --quiet."""
+    if not (options.json or options.quiet):
         print(*lines, sep="\n", flush=True)
 
 
@@ -32,10 +32,10 @@ def refuse_to_replace(force: bool, *files: Path) -> None:
 
 @contextmanager
 def bar(options: Options, unit: str) -> Iterator[Any]:
-    """A progress bar that appears after two seconds; none under --json."""
+    """A progress bar that appears after two seconds; none under --json or --quiet."""
     from tqdm import tqdm
 
-    with tqdm(unit=unit, delay=2, disable=options.json, unit_scale=unit == "B") as shown:
+    with tqdm(unit=unit, delay=2, disable=options.json or options.quiet, unit_scale=unit == "B") as shown:
         yield shown
 
 
@@ -258,7 +258,7 @@ def stats(options: Options) -> Result:
             max_per_group=options.max_barcodes,
             progress=Stages(shown),
         )
-    if not options.json:
+    if not (options.json or options.quiet):
         from rich.console import Console
 
         from .statistics_report import tables
@@ -275,6 +275,7 @@ def stats(options: Options) -> Result:
 
 def embed(options: Options) -> Result:
     from datasets import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars as disable_own_bar
     from transformers.utils.logging import disable_progress_bar
 
     from .baselines import load_encoder
@@ -284,6 +285,8 @@ def embed(options: Options) -> Result:
 
     disable_progress_bars()  # those of the libraries; embedding has its own
     disable_progress_bar()
+    if options.json or options.quiet:
+        disable_own_bar()
     own = is_sequence_file(options.source)
     if own and (options.split or options.taxon or options.unique_barcodes):
         raise ValueError(

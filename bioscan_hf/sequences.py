@@ -389,7 +389,7 @@ def _tables(
 
 def _column(names: list[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path) -> str:
     """The column that is given, or has one of the known names."""
-    advice = f"Its columns are {', '.join(map(repr, names))}. Name the one by {option}."
+    advice = f"Its columns are {', '.join(map(repr, names))}. Name the one by {option} (--{option.replace('_', '-')})."
     if given is not None:
         if names.count(given) != 1:
             raise ValueError(f"{str(path)!r} has {names.count(given)} columns {given!r}. {advice}")
@@ -438,7 +438,7 @@ def _refuse_empty(block: pa.Table, path: Path) -> None:
         names = block["processid"].filter(empty).to_pylist()
         raise ValueError(
             f"{str(path)!r} has records without a sequence: {_named(names)}. Remove them, or keep them by "
-            f"empty='keep'."
+            f"empty='keep' (--keep-empty)."
         )
 
 
@@ -448,7 +448,7 @@ def _refuse_duplicates(ids: pa.ChunkedArray, path: Path) -> None:
     if repeated:
         raise ValueError(
             f"{str(path)!r} has ids that come more than once: {_named(repeated)}. Make them differ, or keep them all "
-            f"by duplicates='keep'."
+            f"by duplicates='keep' (--keep-duplicates)."
         )
 
 

@@ -3,10 +3,13 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from bioscan_hf.cli import main, parser
+from bioscan_hf import commands
+from bioscan_hf.cli import GROUPS, main, parser
 from bioscan_hf.embedding import load_embeddings
 from bioscan_hf.release import find_metadata
 
@@ -27,9 +30,11 @@ def fails(capsys, *arguments):
     return err
 
 
+COMMANDS = "demo simulate download split crop build publish stats embed convert card probe retrieve completion".split()
+
+
 def test_every_command_has_help_with_an_example(capsys):
-    commands = "demo simulate download split crop build publish stats embed probe retrieve card convert".split()
-    for name in commands:
+    for name in COMMANDS:
         with pytest.raises(SystemExit) as stopped:
             parser().parse_args([name, "--help"])
         text = capsys.readouterr().out
@@ -272,3 +277,68 @@ def test_retrieve(dataset, tmp_path, capsys):
         species, chance = found[name]["micro"]["1"]["species"], found[name]["chance"]["micro"]["1"]["species"]
         assert species > 0.5 > 5 * chance
     assert "--force" in fails(capsys, "retrieve", dataset, tmp_path / "e")
+
+
+def test_the_overview_names_every_command_once_in_its_group():
+    """The overview is the groups' own text: a command added without a group would not appear in it."""
+    text = parser().format_help()
+    overview = text[text.index("Try it:") : text.index("`bioscan-hf COMMAND --help`")]
+    assert [line.split()[0] for line in overview.splitlines() if line.startswith("  ")] == COMMANDS
+    assert [line for line in overview.splitlines() if line and not line.startswith("  ")] == [
+        f"{title}:" for title in GROUPS
+    ]
+
+
+def test_quiet_prints_nothing(release, tmp_path, capsys):
+    main(["build", str(release), str(tmp_path / "out"), "--config", "dna", "--quiet"])
+    main(["embed", str(tmp_path / "out"), str(tmp_path / "e"), "--model", "kmer:2", "--split", "test", "--quiet"])
+    assert capsys.readouterr() == ("", "")
+    assert len(load_embeddings(tmp_path / "e" / "test")) > 0
+
+
+def test_exit_statuses(tmp_path, capsys, monkeypatch):
+    """0 done, 1 an error of the input, 2 unusable arguments, 3 a fault of the program, 130 interrupted."""
+
+    def status(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(list(map(str, arguments)))
+        return stopped.value.code, capsys.readouterr().err
+
+    main(["completion", "bash", "--quiet"])
+    assert status("build", tmp_path / "nowhere", tmp_path / "out")[0] == 1
+    assert status("build")[0] == status("completion", "bash", "--json", "--quiet")[0] == 2
+    for raised, code, told in (
+        (TypeError("wrong"), 3, "a fault of this program, TypeError: wrong. --debug"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ):
+
+        def fail(*_, error=raised):
+            raise error
+
+        monkeypatch.setattr(commands, "say", fail)
+        found = status("completion", "bash")
+        assert found[0] == code and told in found[1] and len(found[1].splitlines()) == 1
+    with pytest.raises(TypeError):
+        monkeypatch.setattr(commands, "say", lambda *_: 1 + "")
+        main(["completion", "bash", "--debug"])
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """`bioscan-hf completion zsh | head -1`: the pipe breaks without a word."""
+    line = f"{sys.executable} -c 'from bioscan_hf.cli import main; main()' completion zsh | head -c 1"
+    found = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "#", "")
+
+
+def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
+    main(["completion", "bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+
+    def complete(*words):
+        ask = f"source {tmp_path / 'script'}; COMP_WORDS=({' '.join(words)}''); COMP_CWORD={len(words) - 1}; "
+        ask += "_shtab_bioscan_hf; echo ${COMPREPLY[@]}"
+        return subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.split()
+
+    assert complete("bioscan-hf", "pro") == ["probe"]
+    assert "--hold-out-species" in complete("bioscan-hf", "split", "--h")
+    assert complete("bioscan-hf", "build", "--config", "cropped_") == ["cropped_256"]

@@ -1,0 +1,44 @@
+"""The configurations of `accelerate launch` that the trainers come with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import FullyShardedDataParallelPlugin
+
+FOLDER = Path(__file__).parents[1] / "trainers" / "launch"
+SIZES = {"one_gpu": (1, 1), "four_gpus": (1, 4), "two_nodes": (2, 8), "fsdp": (1, 4), "two_cpu_processes": (1, 2)}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_config(path):
+    """accelerate refuses keys that it does not know; a config that is not in the table below is untested."""
+    config = load_config_from_file(str(path))
+    assert (config.num_machines, config.num_processes) == SIZES[path.stem]
+    assert f"trainers/launch/{path.name}" in path.read_text(encoding="utf-8") or path.stem == "fsdp"
+
+
+def test_fsdp_config_holds_options_that_the_plugin_has_and_layers_that_our_models_have():
+    """A misspelt option would be ignored in silence; so would the name of a layer that no model has."""
+    from timm.models.vision_transformer import Block
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    options = load_config_from_file(str(FOLDER / "fsdp.yaml")).fsdp_config
+    fields = set(FullyShardedDataParallelPlugin.__dataclass_fields__)
+    renamed = {"transformer_layer_cls_to_wrap": "transformer_cls_names_to_wrap", "version": "fsdp_version"}
+    names = {name.removeprefix("fsdp_") for name in options}
+    assert {renamed.get(name, name) for name in names} <= fields
+    assert options["fsdp_transformer_layer_cls_to_wrap"].split(",") == [BertLayer.__name__, Block.__name__]
+
+
+def test_two_cpu_processes_are_two(tmp_path):
+    code = "from accelerate import Accelerator\nstate = Accelerator().state\nprint(state.num_processes)\n"
+    (tmp_path / "x.py").write_text(code + "state.destroy_process_group()\n")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [str(FOLDER / "two_cpu_processes.yaml"), str(tmp_path / "x.py")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "yes"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "".join(done.stdout.split()) == "22", done.stderr[-2000:]
