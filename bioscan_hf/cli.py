@@ -268,19 +268,7 @@ def _models(command: Command) -> None:
         help="precision; auto is bfloat16 on a GPU and float32 elsewhere",
     )
     sub.add_argument("--trust-remote-code", action="store_true", help="run the code in the repository of an hf:ID")
-    own = sub.add_argument_group("sequences of your own")
-    own.add_argument(
-        "--clean",
-        choices=("barcode", "none"),
-        default="barcode",
-        help="barcode makes A, C, G, T and N of lower case, U, IUPAC codes and gaps; none takes letters as they are",
-    )
-    own.add_argument("--remove-gaps", action="store_true", help='leave "-" and "." out, as for rows of an alignment')
-    own.add_argument("--keep-duplicates", action="store_true", help="records of one id are no error")
-    own.add_argument("--keep-empty", action="store_true", help="records without a sequence are no error")
-    own.add_argument("--id-column", help="column of a table (default: the first of the usual names)")
-    own.add_argument("--sequence-column", help="column of a table (default: the one of the usual names)")
-    own.add_argument("--encoding", default="utf-8", help="of the file's text (default: utf-8)")
+    _own_sequences(sub)
 
     sub = command(
         "convert",
@@ -310,6 +298,38 @@ def _models(command: Command) -> None:
     sub.add_argument("--title", help="default: the name of the folder")
     sub.add_argument("--output", type=Path, help="file to write (default: README.md beside the results)")
     sub.add_argument("--force", action="store_true", help="replace the file")
+
+
+def _names(command: Command) -> None:
+    """Commands that answer what somebody wants to know of specimens of their own."""
+    sub = command(
+        "identify",
+        commands.identify,
+        "name sequences of your own by their nearest reference, with a confidence at every rank",
+        "bioscan-hf identify reads.fasta names.csv --model out/aligned --references dataset",
+    )
+    sub.add_argument("source", help="FASTA, FASTQ, CSV or TSV with sequences, also .gz")
+    sub.add_argument("output", type=Path, help="CSV to write: the deepest sure name, and every rank's")
+    sub.add_argument("--model", required=True, help="folder or Hub id of a model, kmer:K, cnn:FOLDER or hf:ID")
+    sub.add_argument("--references", required=True, metavar="DATASET", help=SOURCE)
+    sub.add_argument("--split", action="append", help="of the references, repeatable (default: train)")
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the references' embeddings there for next time")
+    sub.add_argument(
+        "--least", type=float, default=0.95, help="confidence that the name in column `name` has (default: 0.95)"
+    )
+    sub.add_argument(
+        "--novel-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="how many of the sequences are of species that the references lack, as you expect it (default: 0.5)",
+    )
+    sub.add_argument("--batch-size", type=int, default=256)
+    sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="precision")
+    sub.add_argument("--seed", type=int, default=0, help="of the references that confidences are learned from")
+    sub.add_argument("--trust-remote-code", action="store_true", help="run the code in the repository of an hf:ID")
+    sub.add_argument("--force", action="store_true", help="replace the output file")
+    _own_sequences(sub)
 
 
 def _benchmarks(command: Command) -> None:
@@ -377,11 +397,29 @@ def completion(options: argparse.Namespace) -> dict[str, Any]:
     return {"shell": options.shell, "script": script}
 
 
+def _own_sequences(sub: argparse.ArgumentParser) -> None:
+    """How a file of sequences is read."""
+    own = sub.add_argument_group("sequences of your own")
+    own.add_argument(
+        "--clean",
+        choices=("barcode", "none"),
+        default="barcode",
+        help="barcode makes A, C, G, T and N of lower case, U, IUPAC codes and gaps; none takes letters as they are",
+    )
+    own.add_argument("--remove-gaps", action="store_true", help='leave "-" and "." out, as for rows of an alignment')
+    own.add_argument("--keep-duplicates", action="store_true", help="records of one id are no error")
+    own.add_argument("--keep-empty", action="store_true", help="records without a sequence are no error")
+    own.add_argument("--id-column", help="column of a table (default: the first of the usual names)")
+    own.add_argument("--sequence-column", help="column of a table (default: the one of the usual names)")
+    own.add_argument("--encoding", default="utf-8", help="of the file's text (default: utf-8)")
+
+
 #: What each part of the help is called, and what adds its commands.
 GROUPS: dict[str, Callable[[Command], None]] = {
     "Try it": _try,
     "The dataset": _data,
     "Models": _models,
+    "Names for specimens": _names,
     "Benchmarks, of embeddings": _benchmarks,
     "This program": _program,
 }

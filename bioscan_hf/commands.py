@@ -331,6 +331,65 @@ def _own_sequences(options: Options) -> Any:
         )
 
 
+def identify(options: Options) -> Result:
+    from datasets import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars as disable_own_bar
+    from transformers.utils.logging import disable_progress_bar
+
+    from .baselines import load_encoder
+    from .data import load_bioscan5m
+    from .embedding import embed as write
+    from .identification import calibrate, name_rows, write_names
+    from .identification import identify as name
+    from .retrieval_index import build_index
+    from .sequences import is_sequence_file
+    from .taxonomy import RANKS
+
+    refuse_to_replace(options.force, options.output)
+    if not is_sequence_file(options.source):
+        raise ValueError(f"{options.source!r} is no file of sequences: give FASTA, FASTQ, CSV or TSV, also .gz.")
+    if not 0 <= options.least <= 1:
+        raise ValueError(f"--least {options.least} is no probability: give a number from 0 to 1.")
+    disable_progress_bars()
+    disable_progress_bar()
+    if options.json or options.quiet:
+        disable_own_bar()
+    records = _own_sequences(options)
+    model, processor = load_encoder(options.model, trust_remote_code=options.trust_remote_code)
+    split = "+".join(options.split or ["train"])
+    references = load_bioscan5m(options.references, "dna", split, unique_barcodes=True)
+    how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype}
+    keys = write(model, processor, references, output=options.keep, **how)
+    whole = [row for row, valid in enumerate(keys.valid) if valid]
+    table = references.select_columns(list(RANKS)).with_format("arrow")[:].take(whole)
+    labels = {rank: table[rank].to_pylist() for rank in RANKS}
+    index = build_index(keys.embeddings[whole], labels, ids=[keys.processids[row] for row in whole])
+    calibration = calibrate(index, novel_share=options.novel_share, seed=options.seed)
+    queries = write(model, processor, records, **how)
+    found = name(queries.embeddings, index, calibration, valid=queries.valid, ids=queries.processids)
+    rows = name_rows(queries.processids, found, index.ids, options.least)
+    write_names(options.output, rows)
+    counts = {rank: sum(row["rank"] == rank for row in rows) for rank in found.names}
+    say(
+        options,
+        f"{len(rows):,} sequences against {len(index):,} references of {split}, at {options.least:.0%} or surer:",
+    )
+    for rank, count in counts.items():
+        say(options, f"  to {rank:<10} {count:>9,}")
+    say(options, f"  without a name {len(rows) - sum(counts.values()):>5,}")
+    say(
+        options, f"Wrote {options.output}; it assumes that the species of {options.novel_share:.0%} have no reference."
+    )
+    return {
+        "output": str(options.output),
+        "sequences": len(rows),
+        "references": len(index),
+        "deepest_rank": counts,
+        "least": options.least,
+        "novel_share": options.novel_share,
+    }
+
+
 def probe(options: Options) -> Result:
     from datasets import disable_progress_bars
 

@@ -30,7 +30,14 @@ def fails(capsys, *arguments):
     return err
 
 
-COMMANDS = "demo simulate download split crop build publish stats embed convert card probe retrieve completion".split()
+COMMANDS = [
+    *("demo", "simulate"),
+    *("download", "split", "crop", "build", "publish", "stats"),
+    *("embed", "convert", "card"),
+    *("identify",),
+    *("probe", "retrieve"),
+    *("completion",),
+]
 
 
 def test_every_command_has_help_with_an_example(capsys):
@@ -342,3 +349,40 @@ def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
     assert complete("bioscan-hf", "pro") == ["probe"]
     assert "--hold-out-species" in complete("bioscan-hf", "split", "--h")
     assert complete("bioscan-hf", "build", "--config", "cropped_") == ["cropped_256"]
+
+
+def test_identify_names_reads_of_a_release(release, dataset, tmp_path, capsys):
+    """Barcodes of species that the references have, and one too short: names at the deepest rank that is sure."""
+    from bioscan_hf import load_bioscan5m
+
+    test = load_bioscan5m(dataset, "dna", "test", unique_barcodes=True)
+    reads = tmp_path / "reads.fasta"
+    reads.write_text("".join(f">{row['processid']}\n{row['dna_barcode']}\n" for row in test) + ">short\nACG\n")
+    command = ["identify", reads, tmp_path / "names.csv", "--model", "kmer:4", "--references", dataset]
+    result = run(capsys, *command, "--least", 0.6, "--novel-share", 0.1, "--keep", tmp_path / "kept")
+    with open(tmp_path / "names.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert (
+        result["sequences"]
+        == len(rows)
+        == len(test) + 1
+        == sum(result["deepest_rank"].values()) + sum(not row["name"] for row in rows.values())
+    )
+    short = rows.pop("short")
+    assert {value for key, value in short.items() if key != "id"} == {""}
+    right = [rows[row["processid"]]["species"] == row["species"] for row in test]
+    assert sum(right) > 0.8 * len(right)
+    for row in rows.values():
+        assert not row["name"] or row["name"] == row[row["rank"]] and float(row["confidence"]) >= 0.6
+        assert float(row["species_confidence"] or 0) <= float(row["genus_confidence"] or 0) <= 1
+    assert "--force to replace" in fails(capsys, *command)
+    assert run(capsys, *command, "--force", "--keep", tmp_path / "kept")["references"] == result["references"]
+
+
+def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
+    (tmp_path / "x.fasta").write_text(">a\nACGT\n")
+    command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--model", "kmer:4", "--references", dataset]
+    assert "--least 95.0 is no probability" in fails(capsys, *command, "--least", 95)
+    assert "novel_share=-1.0 is no share" in fails(capsys, *command, "--novel-share", -1)
+    assert "is no file of sequences" in fails(capsys, "identify", dataset, *command[2:])
+    assert not (tmp_path / "n.csv").exists()
