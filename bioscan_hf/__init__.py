@@ -1,7 +1,8 @@
 """BIOSCAN-5M and its benchmarks for the Hugging Face ecosystem.
 
 Importing this package is quick and loads neither torch nor transformers: each name below is imported on first use.
-Once transformers itself is imported, its Auto* classes know our models and tokenizer, without remote code.
+Once transformers itself is imported, its Auto* classes know our models and tokenizer, without remote code, and its
+`pipeline()` knows our tasks.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ _NAMES = {
     "bayesian_zero_shot": "bzsl",
     "genus_species_zero_shot": "bzsl",
     "retrieval_accuracy": "retrieval",
+    "build_index": "retrieval_index",
+    "calibrate": "identification",
+    "identify": "identification",
+    "zero_shot_cluster": "clustering",
+    "load_image_encoder": "image_encoders",
+    "export_onnx": "export",
 }
 
 __all__ = ["__version__", *_NAMES]
@@ -119,6 +126,12 @@ def _register_models() -> None:
         AutoModelForSequenceClassification.register(classifier.config_class, classifier, exist_ok=True)
 
 
+def _register_pipelines() -> None:
+    from .pipelines import register_pipelines
+
+    register_pipelines()
+
+
 def _configs() -> tuple[Any, ...]:
     """Those of the models of barcodes, which share a tokenizer."""
     from .configuration_alignedbarcode import AlignedBarcodeConfig
@@ -133,6 +146,7 @@ _REGISTRATIONS = {
     "transformers.models.auto.tokenization_auto": _register_tokenizer,
     "transformers.models.auto.processing_auto": _register_processor,
     "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.pipelines": _register_pipelines,
 }
 
 

@@ -248,7 +248,7 @@ def _models(command: Command) -> None:
     sub = command(
         "embed",
         commands.embed,
-        "write the embeddings of barcodes, of a dataset or of sequences of your own",
+        "write the embeddings of barcodes or photos, of a dataset or of sequences of your own",
         "bioscan-hf embed dataset embeddings --model out/barcodebert --split train --split test_unseen\n"
         "  bioscan-hf embed reads.fasta embeddings --model out/barcodebert",
     )
@@ -256,7 +256,7 @@ def _models(command: Command) -> None:
     sub.add_argument(
         "output", type=Path, help="folder; each split gets a folder in it, and an interrupted run goes on"
     )
-    sub.add_argument("--model", required=True, help="folder or Hub id of a model, kmer:K, cnn:FOLDER or hf:ID")
+    sub.add_argument("--model", required=True, help="folder or Hub id, kmer:K, cnn:FOLDER, hf:ID or timm:ID")
     sub.add_argument("--split", action="append", help=f"repeatable (default: train, test, test_unseen); {SPLITS}")
     sub.add_argument("--taxon", action="append", metavar="RANK=NAME", help="these alone, such as order=Diptera")
     sub.add_argument("--batch-size", type=int, default=256)
@@ -268,6 +268,15 @@ def _models(command: Command) -> None:
         help="precision; auto is bfloat16 on a GPU and float32 elsewhere",
     )
     sub.add_argument("--trust-remote-code", action="store_true", help="run the code in the repository of an hf:ID")
+    photos = sub.add_argument_group("photos")
+    photos.add_argument("--config", choices=CONFIGS, default="dna", help="dna embeds barcodes, the others photos")
+    photos.add_argument("--weights", type=Path, help="file of weights of a published encoder, or of a timm:ID")
+    photos.add_argument("--random-weights", action="store_true", help="an untrained network, to compare with")
+    photos.add_argument(
+        "--pooling", choices=("model", "token", "avg", "avg_before_norm"), help="default: the encoder's own"
+    )
+    photos.add_argument("--zoom", type=float, help="below 1 cuts a border off (default: 1)")
+    photos.add_argument("--workers", type=int, help="threads that decode (default: 1)")
     _own_sequences(sub)
 
     sub = command(
@@ -291,10 +300,11 @@ def _models(command: Command) -> None:
     sub = command(
         "card",
         commands.card,
-        "render the card of a model from the results file of its training",
+        "render the card of a model, clustering or index from its results file",
         "bioscan-hf card out/species/results.json",
     )
-    sub.add_argument("results", type=Path, help="results.json that a trainer wrote")
+    sub.add_argument("results", type=Path, help="results.json of a trainer, a clustering or a retrieval")
+    sub.add_argument("--index", type=Path, metavar="FOLDER", help="write the card of this index, which they are of")
     sub.add_argument("--title", help="default: the name of the folder")
     sub.add_argument("--output", type=Path, help="file to write (default: README.md beside the results)")
     sub.add_argument("--force", action="store_true", help="replace the file")
@@ -372,6 +382,62 @@ def _benchmarks(command: Command) -> None:
     sub.add_argument("--force", action="store_true", help="replace the results file")
 
 
+def _clustering(command: Command) -> None:
+    """The command that clusters embeddings."""
+    sub = command(
+        "cluster",
+        commands.cluster,
+        "cluster embeddings and compare the clusters with the taxa of every rank",
+        "bioscan-hf cluster dataset embeddings --output clusters\n"
+        "  bioscan-hf cluster dataset image=photos --with dna=barcodes --output both",
+    )
+    sub.add_argument("source", help="where the labels are: the source that was embedded")
+    sub.add_argument("embeddings", metavar="[NAME=]FOLDER", help="what `bioscan-hf embed` wrote")
+    sub.add_argument(
+        "--with",
+        dest="also",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="another modality of the same specimens, repeatable",
+    )
+    sub.add_argument("--output", type=Path, required=True, help="folder for results, clusters and pictures")
+    sub.add_argument(
+        "--preset",
+        choices=("bioscan5m", "caninv"),
+        default="bioscan5m",
+        help="published protocol; what is given besides overrides it (default: bioscan5m: UMAP and Ward)",
+    )
+    sub.add_argument("--reducer", choices=("none", "pca", "umap", "pacmap"))
+    sub.add_argument(
+        "--clusterer",
+        choices=(
+            *("ward", "graph-ward", "average", "genie", "kmeans"),
+            *("minibatch-kmeans", "hdbscan", "leiden", "louvain"),
+        ),
+    )
+    sub.add_argument(
+        "--n-clusters",
+        metavar="K",
+        help="a number, a rank (as many as it has names: the published choice, species), or silhouette (by the data)",
+    )
+    sub.add_argument("--distance-threshold", type=float, help="merge what is nearer, in place of a number of clusters")
+    sub.add_argument("--normalization", choices=("none", "l2", "l2_corrected", "elementwise_zscore", "average_zscore"))
+    sub.add_argument("--split", action="append", help="repeatable (default: test, test_unseen)")
+    sub.add_argument("--seed", type=int, action="append", help="repeatable: runs, whose mean and spread are told")
+    sub.add_argument(
+        "--missing",
+        choices=("error", "drop"),
+        default="error",
+        help="specimens that lack a modality: an error, or left out",
+    )
+    sub.add_argument(
+        "--map", choices=("umap", "pca", "none"), default="umap", help="how maps are laid out; none writes no pictures"
+    )
+    sub.add_argument("--photos", choices=[name for name in CONFIGS if name != "dna"], help="show these in the map")
+    sub.add_argument("--force", action="store_true", help="replace the results in that folder")
+
+
 def _program(command: Command) -> None:
     """Commands about the command line itself."""
     sub = command(
@@ -421,6 +487,7 @@ GROUPS: dict[str, Callable[[Command], None]] = {
     "Models": _models,
     "Names for specimens": _names,
     "Benchmarks, of embeddings": _benchmarks,
+    "Clusters, of embeddings": _clustering,
     "This program": _program,
 }
 

@@ -1,10 +1,10 @@
-"""Batches of photos, barcodes and taxonomies for CLIBD: whole specimens, or two views of each photo.
+"""Batches of photos, barcodes and taxonomies of specimens for CLIBD, and orders without duplicates.
 
 What is drawn for a specimen follows from a seed, the epoch and the specimen's processid alone: the same in whatever
 batch, process or worker it falls, and in a resumed run. Photos leave here as uint8; what a GPU does better is left to
 `photos_on_device`. The processor is an argument.
-Sources: CLIBD, https://arxiv.org/abs/2405.17537; SimCLR, https://arxiv.org/abs/2002.05709
-Shape letters: B = specimens, R = ranks, H and W = height and width in pixels, n = rows of a dataset.
+Source: CLIBD, https://arxiv.org/abs/2405.17537
+Shape letters: B = specimens, R = ranks, n = rows of a dataset.
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import Sampler
 
-from .photos import random_box
-from .processing_clibd import MODALITIES, ClibdProcessor, clibd_text, photo_pixels
+from .clibd_crops import photos_to_crop
+from .processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
 from .taxonomy import LABEL_COLUMNS, MISSING, RANKS
-
-#: Numbers drawn for a view: of its crop, its flip, its colours (whether, four strengths, their order), grey, blur.
-_CROP, _VIEW = 22, 22 + 1 + 1 + 4 + 4 + 1 + 1
-
-BLUR = 21  # side of the blur's kernel in pixels, of a view of 224
 
 
 def text_id(text: str | None) -> int:
@@ -56,6 +50,8 @@ class ClibdCollator:
         templates: Forms of text to draw from in training, see `clibd_text`; None is the processor's own.
         trim_padding: Cuts barcodes to the longest of the batch; for models that attend to no padding.
         with_index: Whether rows have an `index`, which becomes `labels` (B,): what an evaluation finds them by.
+        augment_on_device: In training, leaves crops and flips to `photos_on_device`, too: photos are only decoded
+            here, and `crop` (B, 4) and `flip` (B, 2) tell what was drawn, as `photos_to_crop` gives them.
 
     Raises:
         ValueError: for a modality, column or mode that is unknown.
@@ -71,6 +67,7 @@ class ClibdCollator:
         templates: Sequence[str] | None = None,
         trim_padding: bool = False,
         with_index: bool = False,
+        augment_on_device: bool = False,
         seed: int = 0,
     ):
         self.modalities = tuple(modalities or processor.modalities)
@@ -89,7 +86,8 @@ class ClibdCollator:
             raise ValueError(f"Unknown mode {mode!r}: give 'eval' or 'train'.")
         self.processor, self.mode = processor, mode
         self.label_columns, self.templates = list(label_columns), list(templates or [processor.text_template])
-        self.trim_padding, self.with_index, self.seed, self.epoch = trim_padding, with_index, seed, 0
+        self.trim_padding, self.with_index, self.augment_on_device = trim_padding, with_index, augment_on_device
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """The epochs differ in what they draw; call this before each one begins."""
@@ -131,6 +129,16 @@ class ClibdCollator:
     ) -> dict[str, Tensor]:
         if self.mode == "eval":
             return self._add("image", photos, images=photos, names=names)
+        if self.augment_on_device:
+            size = self.processor.image_size
+            filler = np.zeros((size, size, 3), np.uint8)
+            pixels = [
+                filler if photo is None else photo_pixels(photo, f"{name}: the photo")
+                for photo, name in zip(photos, names, strict=True)
+            ]
+            resized = self.processor.image_processor.size["shortest_edge"]
+            made = photos_to_crop(pixels, resized, ROTATION, draws)
+            return made | {"image_present": torch.tensor([photo is not None for photo in photos])}
         parts = [
             self._add("image", [photo], images=[photo], names=[name], generator=draw)
             for photo, name, draw in zip(photos, names, draws, strict=True)
@@ -157,77 +165,6 @@ def encoded_photo(photo: Any) -> Any:
     if isinstance(photo, Mapping) and photo["bytes"] is None and photo["path"] is None:
         return None
     return photo
-
-
-# ---- two views of a photo -------------------------------------------------------------------------------------------
-
-
-class TwoViewCollator:
-    """Makes batches of two altered views of each photo: `pixel_values` uint8 (2 B, 3, H, W), and `labels` (2 B,).
-
-    All first views come before all second ones. The `labels` are equal for views of one specimen. Rows without a photo
-    are refused.
-    """
-
-    def __init__(self, processor: ClibdProcessor, *, seed: int = 0):
-        self.processor, self.seed, self.epoch = processor, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epochs differ in what they draw; call this before each one begins."""
-        self.epoch = epoch
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch of rows that have `image` and `processid`.
-
-        Raises:
-            ValueError: if a row has no photo, or one that cannot be read.
-        """
-        views: list[list[Tensor]] = [[], []]
-        for row in rows:
-            photo = encoded_photo(row["image"])
-            if photo is None:
-                raise ValueError(f"The specimen {row['processid']} has no photo. Leave such rows out.")
-            pixels = torch.from_numpy(photo_pixels(photo, f"The specimen {row['processid']}: the photo"))
-            draw = row_generator(self.seed, self.epoch, row["processid"])
-            for view in views:
-                numbers = torch.rand(_VIEW, generator=draw).tolist()
-                view.append(simclr_view(pixels.permute(2, 0, 1), self.processor.image_size, numbers))
-        ids = torch.tensor([text_id(row["processid"]) for row in rows])
-        return {"pixel_values": torch.stack(views[0] + views[1]), "labels": ids.repeat(2)}
-
-
-def simclr_view(photo: Tensor, size: int, draws: Sequence[float]) -> Tensor:
-    """A random crop of a photo uint8 (3, H, W), flipped, with altered colours, and blurred: uint8 (3, size, size).
-
-    As in the image pretraining of CLIBD: a crop of 8 to 100 %, a horizontal flip half of the time; brightness,
-    contrast and saturation by up to 80 % and the hue by up to 20 %, in random order, in four of five views; grey in
-    one of five; a Gaussian blur of 0.1 to 2 pixels.
-
-    Args:
-        draws: 34 uniform numbers in [0, 1).
-    """
-    from torchvision.transforms.v2 import functional as change  # slow to import
-
-    top, left, height, width = random_box(photo.shape[1], photo.shape[2], draws)
-    crop = photo[:, top : top + height, left : left + width]
-    view = interpolate(crop[None], (size, size), mode="bilinear", antialias=True)[0]
-    flip, jitter, brightness, contrast, saturation, hue, *order, grey, blur = draws[_CROP:]
-    if flip < 0.5:
-        view = view.flip(2)
-    if jitter < 0.8:
-        changes = [
-            (change.adjust_brightness, 0.2 + 1.6 * brightness),
-            (change.adjust_contrast, 0.2 + 1.6 * contrast),
-            (change.adjust_saturation, 0.2 + 1.6 * saturation),
-            (change.adjust_hue, 0.4 * hue - 0.2),
-        ]
-        for place in np.argsort(order):
-            function, strength = changes[place]
-            view = function(view, strength)
-    if grey < 0.2:
-        view = change.rgb_to_grayscale(view, num_output_channels=3)
-    side = max(3, round(BLUR * size / 224) // 2 * 2 + 1)
-    return change.gaussian_blur(view, [side, side], [0.1 + 1.9 * blur] * 2)
 
 
 # ---- batches without duplicates -------------------------------------------------------------------------------------

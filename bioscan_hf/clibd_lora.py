@@ -65,7 +65,7 @@ def add_lora(model: PreTrainedModel, *, r: int = 4, modalities: Sequence[str] | 
         rank_pattern=fused,
         alpha_pattern=fused,
         target_modules=targets,
-        modules_to_save=[*heads.values(), "logit_scale"],
+        modules_to_save=[*heads.values(), "logit_scale", *(["logit_bias"] if model.logit_bias is not None else [])],
     )
     return _hold_blocks(get_peft_model(model, config))
 

@@ -17,10 +17,12 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
-from .clibd_training import ClibdArguments, ClibdOptions, Validation, chosen_pairs
+from .clibd_crops import ALTERATIONS
+from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
+from .clibd_training import Validation
 from .losses import supervised_contrastive_loss
 from .losses_cached import cached_embeddings
-from .losses_clibd import contrastive_loss
+from .losses_clibd import contrastive_loss, siglip_loss
 from .processing_clibd import MODALITIES, photos_on_device
 from .retrieval_protocol import REPORTED_RANKS, Specimens, combinations_of, evaluate_retrieval
 from .training import BarcodeTrainer
@@ -54,13 +56,18 @@ class ClibdTrainer(BarcodeTrainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean already
 
     def embed(self, model: Any, inputs: Mapping[str, Tensor]) -> Any:
-        """What the model gives for a batch, photos being normalised and rotated first."""
-        read = {name: inputs[name] for name in INPUTS if name in inputs}
-        if "pixel_values" in read and not read["pixel_values"].is_floating_point():
-            read["pixel_values"] = photos_on_device(inputs, self.image_processor)
+        """What the model gives for a batch, photos being altered and normalised first."""
+        read = {name: inputs[name] for name in (*INPUTS, *ALTERATIONS) if name in inputs}
         if self.options.rows_at_a_time and torch.is_grad_enabled():
-            return cached_embeddings(model, read, self.options.rows_at_a_time)
-        return model(**read)
+            return cached_embeddings(model, read, self.options.rows_at_a_time, prepare=self.prepare)
+        return model(**self.prepare(read))
+
+    def prepare(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model reads of some rows of a batch: photos become floats here, where few rows are in memory."""
+        read = {name: rows[name] for name in INPUTS if name in rows}
+        if "pixel_values" in read and not read["pixel_values"].is_floating_point():
+            read["pixel_values"] = photos_on_device(rows, self.image_processor)
+        return read
 
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
@@ -69,21 +76,28 @@ class ClibdTrainer(BarcodeTrainer):
         outputs = self.embed(model, inputs)
         options, columns = self.options, self.options.label_columns or []
         labels: Any = dict(zip(columns, inputs["labels"].unbind(1), strict=True)) if columns else None
-        if len(columns) == 1 and options.target_normalization == "none":
+        if len(columns) == 1 and (options.target_normalization == "none" or options.loss == "siglip"):
             labels = labels[columns[0]]
         embeddings = {name: outputs[f"{name}_embeds"] for name in MODALITIES if f"{name}_embeds" in outputs}
-        loss = contrastive_loss(
-            embeddings,
-            outputs["logit_scale"],
-            labels,
-            pairs=chosen_pairs(options),
-            bind_to=options.bind_to,
-            target_normalization=options.target_normalization,  # type: ignore[arg-type]
-            present={name: inputs[f"{name}_present"] for name in embeddings if f"{name}_present" in inputs},
-            duplicates={name: inputs[f"{name}_ids"] for name in options.mask_duplicates if f"{name}_ids" in inputs},
-            across_processes=not options.local_negatives,
-            chunk_size=options.chunk_size or None,
-        )
+        compared: dict[str, Any] = {
+            "pairs": chosen_pairs(options),
+            "bind_to": options.bind_to,
+            "present": {name: inputs[f"{name}_present"] for name in embeddings if f"{name}_present" in inputs},
+            "duplicates": {name: inputs[f"{name}_ids"] for name in options.mask_duplicates if f"{name}_ids" in inputs},
+            "across_processes": not options.local_negatives,
+            "chunk_size": options.chunk_size or None,
+        }
+        if options.loss == "siglip":
+            loss = siglip_loss(embeddings, outputs["logit_scale"], outputs["logit_bias"], labels, **compared)
+        else:
+            loss = contrastive_loss(
+                embeddings,
+                outputs["logit_scale"],
+                labels,
+                target_normalization=options.target_normalization,  # type: ignore[arg-type]
+                rank_weights=dict(zip(columns, options.rank_weights, strict=True)) if options.rank_weights else None,
+                **compared,
+            )
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(  # type: ignore[override]
@@ -114,16 +128,26 @@ class ClibdTrainer(BarcodeTrainer):
 
 
 class SimclrTrainer(ClibdTrainer):
-    """A Trainer whose loss finds the other view of a photo among the views of all photos of all processes."""
+    """A Trainer whose loss finds the other view of a photo among the views of all photos of all processes.
+
+    The same of barcodes, where there are views of them; no modality is compared with another one.
+    """
 
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """The loss of SimCLR: with one other row of its label, the supervised contrastive loss is that."""
+        """The loss of SimCLR: with one other row of its label, the supervised contrastive loss is that.
+
+        With label columns, the mean of that and the same of each of their taxa; the mean over modalities.
+        """
         outputs = self.embed(model, inputs)
-        loss = supervised_contrastive_loss(
-            outputs["image_embeds"], {"specimen": inputs["labels"]}, temperature=self.options.temperature
-        )
+        names = ["specimen", *(self.options.label_columns or [])]
+        labels = dict(zip(names, inputs["labels"].unbind(1), strict=True))
+        losses = [
+            supervised_contrastive_loss(outputs[f"{modality}_embeds"], labels, temperature=self.options.temperature)
+            for modality in self.options.simclr_modalities
+        ]
+        loss = torch.stack(losses).mean()
         return (loss, outputs) if return_outputs else loss
 
 

@@ -288,15 +288,21 @@ def embed(options: Options) -> Result:
     if options.json or options.quiet:
         disable_own_bar()
     own = is_sequence_file(options.source)
+    _check_photo_options(options, own)
     if own and (options.split or options.taxon or options.unique_barcodes):
         raise ValueError(
             f"{options.source!r} holds sequences without splits: leave --split, --taxon and --unique-barcodes out."
         )
-    model, processor = load_encoder(options.model, trust_remote_code=options.trust_remote_code)
+    photos = options.config != "dna"
+    model, processor = (
+        _photo_encoder(options) if photos else load_encoder(options.model, trust_remote_code=options.trust_remote_code)
+    )
+    column = "image" if photos else "dna_barcode"
     sizes = {}
 
     def write_to(folder: Path, name: str, data: Any) -> None:
-        found = write(model, processor, data, batch_size=options.batch_size, dtype=options.dtype, output=folder)
+        how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype, "column": column}
+        found = write(model, processor, data, output=folder, **how)
         sizes[name] = len(found.processids)
         short = int((~found.valid).sum())
         note = f"; {short} hold no whole token: their vector is zero, their `valid` false" if short else ""
@@ -307,10 +313,39 @@ def embed(options: Options) -> Result:
     else:
         taxon = parse_taxon(options.taxon) if options.taxon else None
         for name in options.split or ("train", "test", "test_unseen"):
-            data = load_bioscan5m(options.source, "dna", name, taxon=taxon, unique_barcodes=options.unique_barcodes)
+            data = load_bioscan5m(
+                options.source, options.config, name, taxon=taxon, unique_barcodes=options.unique_barcodes
+            )
             write_to(options.output / name, name, data)
     say(options, f"Wrote {options.output}")
     return {"output": str(options.output), "model": options.model, "rows": sizes}
+
+
+def _check_photo_options(options: Options, own: bool) -> None:
+    photos = options.config != "dna"
+    if photos and (own or options.trust_remote_code):
+        raise ValueError(
+            "Photos come from a dataset, and their encoders run no code of their own: leave out --config or "
+            "--trust-remote-code."
+        )
+    given = (options.weights, options.pooling, options.zoom, options.workers)
+    if not photos and (options.random_weights or any(value is not None for value in given)):
+        raise ValueError(
+            "--weights, --random-weights, --pooling, --zoom and --workers are for photos: add --config cropped_256."
+        )
+
+
+def _photo_encoder(options: Options) -> tuple[Any, Any]:
+    from .image_encoders import load_image_encoder
+
+    return load_image_encoder(
+        options.model,
+        weights=options.weights,
+        pooling=options.pooling,
+        random_weights=options.random_weights,
+        zoom=options.zoom,
+        workers=options.workers or 1,
+    )
 
 
 def _own_sequences(options: Options) -> Any:
@@ -474,21 +509,97 @@ def retrieve(options: Options) -> Result:
     return results
 
 
-def card(options: Options) -> Result:
-    import json
+def cluster(options: Options) -> Result:
+    from datasets import disable_progress_bars
 
+    from .clustering_protocol import cluster_embeddings
+
+    refuse_to_replace(options.force, options.output / "results.json", options.output / "clusters.parquet")
+    disable_progress_bars()
+    folders: dict[str, Path] = {}
+    for given in (options.embeddings, *options.also):
+        name, equals, folder = given.rpartition("=")
+        name = name if equals else Path(folder).resolve().name
+        if name in folders:
+            raise ValueError(f"Two folders are named {name!r}: tell them apart, such as dna=FOLDER and image=FOLDER.")
+        folders[name] = Path(folder)
+    chosen = {name: getattr(options, name) for name in ("reducer", "clusterer", "distance_threshold", "normalization")}
+    how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if options.n_clusters is not None:
+        how["n_clusters"] = int(options.n_clusters) if options.n_clusters.isdecimal() else options.n_clusters
+    with bar(options, " runs") as shown:
+        results = cluster_embeddings(
+            options.source,
+            folders,
+            options.output,
+            preset=options.preset,
+            splits=options.split or ("test", "test_unseen"),
+            seeds=options.seed,
+            missing=options.missing,
+            force=options.force,
+            progress=lambda seed: shown.update(),
+            **how,
+        )
+    for rank in (rank for rank in results["metrics"] if rank != "separation"):
+        scores, spread = results["metrics"][rank], results["spread"][rank]["ami"]
+        ami = "no names" if scores["ami"] is None else f"{100 * scores['ami']:.1f}"
+        more = "" if spread is None else f" +- {100 * spread:.1f}"
+        say(options, f"{rank:<10} AMI {ami}{more}  ({scores['classes']:,} names, {scores['missing']:,} missing)")
+    found = results["chosen"][0]
+    oracle = f", the true number of names of {found['rank']}" if found["oracle"] else ""
+    say(options, f"{results['metrics']['separation']['n_clusters']:,.0f} clusters{oracle}")
+    for name, those in results["dropped"].items():
+        say(options, f"Left out: {len(those):,} specimens that {name!r} lacks")
+    if options.map != "none":
+        _show_clusters(options, folders, results)
+    say(options, f"Wrote {options.output}")
+    return results
+
+
+def _show_clusters(options: Options, folders: dict[str, Path], results: Result) -> None:
+    """Writes the figure, the maps and the tables of the first run."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from .clustering_output import SpecimenPhotos, write_output
+    from .clustering_protocol import read_specimens
+
+    splits = options.split or ("test", "test_unseen")
+    specimens = read_specimens(options.source, folders, splits=splits, missing=options.missing)
+    photos = None
+    if options.photos is not None:
+        photos = SpecimenPhotos(options.source, options.photos, "+".join(splits), specimens.processids)
+    write_output(
+        options.output,
+        {" + ".join(folders): results},
+        pq.read_table(options.output / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy(),
+        specimens.labels,
+        specimens.processids,
+        np.concatenate(list(specimens.embeddings.values()), axis=1),
+        photos=photos,
+        reducer=options.map,
+        seed=results["seeds"][0],
+    )
+
+
+def card(options: Options) -> Result:
+    from .cards import read_results, write_card
     from .hub import barcodebert_card
     from .hub_clibd import clibd_card
-    from .results import write_text
+    from .hub_protocols import clustering_card, index_card
 
-    output = options.output or options.results.with_name("README.md")
+    folder = options.index or options.results.resolve().parent
+    output = options.output or folder / "README.md"
     refuse_to_replace(options.force, output)
-    try:
-        results = json.loads(options.results.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(options.results)!r} is no results file ({error}). Give a trainer's.") from None
-    render = clibd_card if str(results.get("task")).startswith("clibd/") else barcodebert_card
-    write_text(output, render(options.title or options.results.resolve().parent.name, results))
+    results = read_results(options.results)
+    title, task = options.title or folder.resolve().name, str(results.get("task"))
+    if options.index is not None:
+        text = index_card(title, options.index, results)
+    elif task == "bioscan5m/clustering":
+        text = clustering_card(title, results)
+    else:
+        text = (clibd_card if task.startswith("clibd/") else barcodebert_card)(title, results)
+    write_card(output, text)
     say(options, f"Wrote {output}")
     return {"output": str(output)}
 

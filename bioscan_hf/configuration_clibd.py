@@ -71,6 +71,8 @@ class ClibdConfig(PreTrainedConfig):
             as published; "pooler" the encoder's own `pooler_output`, which encoders from CLIP need.
         logit_scale_init_value: Logarithm of the inverse temperature at the start of training.
         logit_scale_max: Bound of the inverse temperature; None is none, as published.
+        logit_bias_init_value: What the loss of SigLIP adds to the scaled cosines at the start of training, -10 there;
+            None for a model without a bias, which other losses do not need.
         initializer_range: Standard deviation of the projections' weights at the start of training.
         training_data: Name of the dataset that the weights were trained on, where it is known.
 
@@ -90,6 +92,7 @@ class ClibdConfig(PreTrainedConfig):
     text_pooling: str = "masked_mean"
     logit_scale_init_value: float = math.log(1 / 0.07)
     logit_scale_max: float | None = 100.0
+    logit_bias_init_value: float | None = None
     initializer_range: float = 0.02
     training_data: str | None = None
     tie_word_embeddings: bool = False

@@ -3,6 +3,7 @@
 A folder of embeddings holds `manifest.json` and `embeddings-00000-of-000NN.parquet` with the columns processid,
 embedding (D numbers) and valid. A run that was interrupted goes on where it stopped.
 The protocol is BarcodeBERT's (https://arxiv.org/abs/2311.02401): one vector per barcode, in float32, not normalised.
+Photos go the same way, batch by batch.
 Shape letters: n = rows, B = batch, L = tokens, D = embedding size.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
@@ -30,7 +32,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from .embedding_batches import Known, embed_barcodes, encode, inference, resolve_dtype
+from .embedding_batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
+from .photos import photo_bytes
 
 MANIFEST = "manifest.json"
 
@@ -78,19 +81,20 @@ def embed(
             and the processor encodes columns, which changes an embedding by about 1e-6.
         processor: `processor(barcodes)` is a mapping of arrays or tensors with a row for each. A tokenizer of
             transformers is called with `return_tensors="pt"` (for more options pass a `functools.partial` with them
-            and this one); a `ColumnTokenizer` encodes whole columns at once.
+            and this one); a `ColumnTokenizer` encodes whole columns at once. For photos it is
+            `processor(photos, names)`: their bytes, and what to call each in an error. See `load_image_encoder`.
         dataset: A map-style `datasets.Dataset` or an Arrow table, with the columns processid and `column`.
         output: Folder to write to, and to resume from. None keeps all in memory.
-        column: Column of the barcodes.
+        column: Column of the barcodes, or of photos (`datasets.Image`), of which a batch is in memory.
         shard_size: Rows in a file.
         dtype: "float32", "bfloat16" (autocast; about 3 digits, several times as fast on a CPU that multiplies in it),
             or "auto": bfloat16 on CUDA, float32 elsewhere. In float32 an embedding is within 1e-5 of that of its
             barcode alone, whatever the batch size; the vectors that are returned and written are float32 always.
 
     Raises:
-        ValueError: for an unknown dtype, a missing column or barcode, an empty dataset, a model that gives NaN (its
-            processids are named), an `output` with other embeddings (what differs is named), and several processes
-            without `output`.
+        ValueError: for an unknown dtype, a missing column, barcode or photo, an empty dataset, a photo that cannot be
+            decoded, a model that gives NaN (its processids are named), an `output` with other embeddings (what differs
+            is named), and several processes without `output`.
         TypeError: for a streamed dataset.
     """
     if batch_size < 1 or shard_size < 1:
@@ -107,8 +111,14 @@ def embed(
     total = sum(min(shard_size, len(source) - starts[shard]) for shard in mine)
     bar = tqdm(total=total, desc="Embedding", unit=" rows", delay=2, disable=not state.is_main_process)
     known: Known = {}
+    photos = _holds_photos(source, column)
 
     def compute(shard: int) -> Embeddings:
+        if photos:
+            rows = range(starts[shard], min(starts[shard] + shard_size, len(source)))
+            batches = _photo_batches(source, column, rows, batch_size)
+            vectors = embed_photos(model, processor, batches, dtype=precision, advance=bar.update)
+            return _computed(_processids(source, rows), vectors, np.ones(len(rows), np.bool_))
         processids, barcodes = _rows(source, column, starts[shard], shard_size)
         options: dict[str, Any] = {"batch_size": batch_size, "dtype": precision, "known": known, "advance": bar.update}
         return _computed(processids, *embed_barcodes(model, processor, barcodes, **options))
@@ -117,13 +127,13 @@ def embed(
         if output is None:
             return _concatenated([compute(shard) for shard in mine])
         folder = Path(output)
-        digests = [_hash(*chain(*_rows(source, column, start, shard_size))) for start in starts]
+        digests = [_digest(source, column, start, shard_size) for start in starts]
         identity = {
             "rows": len(source),
             "shard_size": shard_size,
             "column": column,
             "dataset": _hash(*digests),
-            **_encoder_identity(model, processor, _rows(source, column, 0, 64)[1], precision),
+            **_encoder_identity(model, processor, source, column, precision),
         }
         _check_folder(folder, identity)
         if state.is_main_process and not (folder / MANIFEST).exists():
@@ -176,11 +186,11 @@ def load_embeddings(folder: str | Path) -> Embeddings:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """sha256 of a model's class, of its weights, and of what its config says about its output.
+    """sha256 of a model's class and `extra_repr`, of its weights, and of what its config says about its output.
 
     It does not change when the model is saved and loaded, or moved to another device.
     """
-    digest = hashlib.sha256(type(model).__qualname__.encode())
+    digest = hashlib.sha256(f"{type(model).__qualname__}{model.extra_repr()}".encode())
     if isinstance(model, PreTrainedModel):
         config = {key: value for key, value in model.config.to_dict().items() if key not in INERT}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
@@ -209,14 +219,44 @@ def _source(dataset: Any, column: str) -> Any:
     )
 
 
-def _rows(source: Any, column: str, start: int, size: int) -> tuple[list[str], list[str]]:
-    """Processids and barcodes of the rows from `start` on."""
-    table = source.slice(start, size) if isinstance(source, pa.Table) else source[start : start + size]
+def _slice(source: Any, start: int, size: int) -> pa.Table:
+    return source.slice(start, size) if isinstance(source, pa.Table) else source[start : start + size]
+
+
+def _holds_photos(source: Any, column: str) -> bool:
+    kind = _slice(source, 0, 1)[column].type
+    return pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
+
+
+def _processids(source: Any, rows: range) -> list[str]:
+    return _slice(source, rows.start, len(rows))["processid"].to_pylist()
+
+
+def _photo_batches(source: Any, column: str, rows: range, size: int) -> Iterator[tuple[list[str], list[bytes]]]:
+    """Processids and photos, as they are stored, of batches of the rows."""
+    for start in rows[::size]:
+        processids, values = _rows(source, column, start, min(size, rows.stop - start))
+        yield processids, photo_bytes(values)[0]
+
+
+def _digest(source: Any, column: str, start: int, size: int) -> str:
+    """sha256 of the rows from `start` on. Of photos their lengths count, so that they need not all be read for it."""
+    if not _holds_photos(source, column):
+        return _hash(*chain(*_rows(source, column, start, size)))
+    table = _slice(source, start, size)
+    lengths = pc.binary_length(pc.struct_field(table[column], "bytes")).to_pylist()
+    paths = pc.struct_field(table[column], "path").to_pylist()
+    return _hash(*table["processid"].to_pylist(), *map(str, lengths), *map(str, paths))
+
+
+def _rows(source: Any, column: str, start: int, size: int) -> tuple[list[str], list[Any]]:
+    """Processids and barcodes, or photos, of the rows from `start` on."""
+    table = _slice(source, start, size)
     processids, barcodes = table["processid"].to_pylist(), table[column].to_pylist()
     if None in barcodes or None in processids:
         missing = [name for name, barcode in zip(processids, barcodes, strict=True) if name is None or barcode is None]
         raise ValueError(
-            f"{_named(missing)}: the processid or the barcode ({column!r}) is missing. Filter these rows out first."
+            f"{_named(missing)}: the processid or the value of {column!r} is missing. Filter these rows out first."
         )
     return processids, barcodes
 
@@ -226,7 +266,7 @@ def _computed(processids: list[str], vectors: NDArray[np.float32], valid: NDArra
     if len(broken):
         raise ValueError(
             f"{_named([processids[i] for i in broken])}: the model gives NaN or infinite embeddings. "
-            f"Look at these barcodes, and at the model's weights and precision."
+            f"Look at these specimens, and at the model's weights and precision."
         )
     return Embeddings(processids, vectors, valid)
 
@@ -240,11 +280,19 @@ def _concatenated(parts: list[Embeddings]) -> Embeddings:
 
 
 def _encoder_identity(
-    model: nn.Module, processor: Callable[..., Any], barcodes: list[str], precision: torch.dtype
+    model: nn.Module, processor: Callable[..., Any], source: Any, column: str, precision: torch.dtype
 ) -> dict[str, str]:
-    """What tells one encoder from another. A processor is known by what it makes of some barcodes."""
-    inputs, _ = encode(processor, barcodes)
-    parts = (f"{name} {x.dtype} {tuple(x.shape)} {x.tolist()}" for name, x in sorted(inputs.items()))
+    """What tells one encoder from another. A processor is known by what it makes of the first barcodes or photos."""
+    if _holds_photos(source, column):
+        names, photos = next(_photo_batches(source, column, range(min(4, len(source))), 4))
+        made = {name: torch.as_tensor(x) for name, x in processor(photos, names).items()}
+        parts = [
+            f"{name} {x.dtype} {tuple(x.shape)} {hashlib.sha256(x.contiguous().numpy().data).hexdigest()}"
+            for name, x in sorted(made.items())
+        ]
+    else:
+        inputs, _ = encode(processor, _rows(source, column, 0, 64)[1])
+        parts = [f"{name} {x.dtype} {tuple(x.shape)} {x.tolist()}" for name, x in sorted(inputs.items())]
     return {
         "model": model_fingerprint(model),
         "processor": _hash(*parts),

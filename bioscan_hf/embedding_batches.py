@@ -1,4 +1,4 @@
-"""Running an encoder over a list of barcodes in batches: the part of `embedding` that computes.
+"""Running an encoder over barcodes or photos in batches: the part of `embedding` that computes.
 
 Nothing is computed that does not change the result: an equal barcode is computed once, barcodes of one length go
 together, padding is cut off and a mask that hides nothing is left out. Needs torch, transformers, numpy and pyarrow.
@@ -7,7 +7,7 @@ Shape letters: n = rows, B = batch, L = tokens, D = embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
@@ -83,6 +83,36 @@ def embed_barcodes(
     found = [here[barcode] for barcode in barcodes]
     _remember(known, here, new)
     return np.stack([vector for vector, _ in found]), np.array([whole for _, whole in found], np.bool_)
+
+
+def embed_photos(
+    model: nn.Module,
+    processor: Callable[..., Any],
+    batches: Iterable[tuple[Sequence[str], Sequence[bytes]]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> NDArray[np.float32]:
+    """Embeddings (n, D) of photos; on a GPU one batch is computed while the next is decoded.
+
+    The model runs as it is: call it within `inference(model)`.
+
+    Args:
+        processor: `processor(photos, names)` gives the model's inputs.
+        batches: (names, photos), a batch each; names are those of errors.
+        advance: Called with the number of photos that are done.
+
+    Raises:
+        ValueError: if the model does not give a row for each photo.
+    """
+    outputs = []
+    for names, photos in batches:
+        inputs = {name: torch.as_tensor(x) for name, x in processor(photos, names).items()}
+        outputs.append(_forward(model, inputs, dtype, "photos"))
+        if len(outputs[-1]) != len(photos):
+            raise ValueError(f"The processor gave {len(outputs[-1])} rows for {len(photos)} photos.")
+        advance(len(photos))
+    return torch.cat(outputs).cpu().numpy()
 
 
 def _remember(known: Known, here: Known, new: list[str]) -> None:
@@ -174,15 +204,13 @@ def encode(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str
     return inputs, torch.tensor([len(barcode) > 0 for barcode in barcodes])
 
 
-def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, what: str = "barcodes") -> Tensor:
     device, size = device_of(model), len(next(iter(batch.values())))
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         vectors = model(**{name: x.to(device) for name, x in batch.items()}).pooler_output
     if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != size:
         found = tuple(vectors.shape) if isinstance(vectors, Tensor) else vectors
-        raise ValueError(
-            f"{type(model).__name__} gave the pooler_output {found} for {size} barcodes, not ({size}, D)."
-        )
+        raise ValueError(f"{type(model).__name__} gave the pooler_output {found} for {size} {what}, not ({size}, D).")
     return vectors.float()
 
 

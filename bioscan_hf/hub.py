@@ -1,14 +1,12 @@
 """What the Hub shows: the card of a dataset from its build, the card of a model from its results file.
 
-The templates are dataset_script/dataset_card.md and model_cards/*.md; no number in them is typed by hand.
+The templates are dataset_script/dataset_card.md and model_cards/*.md; no number of a run in them is typed by hand.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -16,21 +14,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from . import __version__
+from .cards import cell, escape, is_hub_id, named_dataset, require, settings_table, size_category, table, template
 from .taxonomy import METASPLITS
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; floats are fractions, shown as percent with one decimal, and None is "not run"."""
-    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "not run"
-    if isinstance(value, float):
-        return f"{100 * value:.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def dataset_card(
@@ -58,7 +43,7 @@ def dataset_card(
         "pretty_name": "BIOSCAN-5M",
         "task_categories": ["image-classification", "zero-shot-image-classification", "feature-extraction"],
         "tags": ["biology", "biodiversity", "dna", "dna-barcode", "arthropods"],
-        "size_categories": [_size_category(sum(counts.values()))],
+        "size_categories": [size_category(sum(counts.values()))],
         "configs": [
             {
                 "config_name": config,
@@ -74,18 +59,12 @@ def dataset_card(
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
         title="BIOSCAN-5M",
         version=__version__,
-        source=source,
+        source=" ".join(source.split()).replace("`", "'"),
         default=default,
         split=next(iter(counts)),
         total=f"{sum(counts.values()):,}",
         counts=_counts_table(counts, statistics),
     )
-
-
-def _size_category(rows: int) -> str:
-    """The Hub's name for a size of dataset."""
-    bounds = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
-    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
 
 
 def _counts_table(counts: Mapping[str, int], statistics: Sequence[Mapping[str, Any]] | None) -> str:
@@ -114,6 +93,13 @@ PAPERS = {
     "alignedbarcode": "the profiles of sequence alignment",
 }
 
+#: Family of encoders -> what a card cites.
+CITATIONS = {
+    "barcodebert": ("citation_barcodebert.md", "citation_bioscan5m.md"),
+    "barcodemamba": ("citation_barcodemamba.md", "citation_barcodebert.md", "citation_bioscan5m.md"),
+    "alignedbarcode": ("citation_bioscan5m.md",),
+}
+
 
 def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
     """README.md of a folder that one of the trainers of barcodes wrote, with the results as `model-index` in its YAML.
@@ -128,58 +114,54 @@ def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
     _check_results(results)
     opening, task, pipeline = BARCODEBERT_CARDS[results["task"]]
     model, classifies = results["model"], results["task"] == "barcodebert/finetune"
-    family = _family(model)
+    family, title = _family(model), " ".join(title.split())
+    dataset, base = str(results["dataset"]), str(results["options"].get("model"))
     header = ModelCardData(
         model_name=title,
         library_name="transformers",
         license="apache-2.0",
         pipeline_tag=pipeline,
         tags=["biology", "dna", "dna-barcode", "bioscan", family],
-        eval_results=_evaluations(results, task),
+        datasets=[dataset] if is_hub_id(dataset) else None,
+        base_model=base if is_hub_id(base) else None,
+        eval_results=_evaluations(results, task) or None,
     )
     fields = {
-        "k": model["k"],
+        "k": escape(model["k"]),
         "paper": PAPERS[family],
-        "hidden": model.get("output_size", model.get("hidden_size")),
-        "shape": _shape(model),
-        "parameters": f"{model['parameters']:,}",
+        "hidden": escape(model.get("output_size", model.get("hidden_size"))),
+        "shape": escape(_shape(model)),
+        "parameters": cell(model["parameters"]),
         **(_classes(model) if classifies else {}),
     }
-    training = {"data": results["dataset"], "split sizes": results["splits"], **results["options"]}
-    return _template("barcodebert.md").substitute(
+    return template("barcodebert.md").substitute(
         header=header.to_yaml(),
-        title=title,
-        opening=_template(opening).substitute(fields).strip(),
-        training=table(("setting", "value"), [(key, _setting(value)) for key, value in training.items()]),
+        title=escape(title),
+        opening=template(opening).substitute(fields).strip(),
+        training=settings_table(results),
         results=_classification(results["metrics"]) if classifies else _plain_table(results["metrics"]),
+        limits=template("limits.md").substitute().strip(),
+        citation="".join(template(name).substitute() for name in CITATIONS[family]).strip(),
     )
-
-
-def _template(name: str) -> Template:
-    return Template(files("bioscan_hf.model_cards").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _check_results(results: Mapping[str, Any]) -> None:
     """Raises ValueError unless the card can be rendered."""
     task = results.get("task")
-    if task not in BARCODEBERT_CARDS:
+    if not isinstance(task, str) or task not in BARCODEBERT_CARDS:
         known = " and ".join(map(repr, BARCODEBERT_CARDS))
         raise ValueError(f"There is no card for the task {task!r} of these results; there is one for {known}.")
-    wanted: dict[str, tuple[str, ...]] = {"": ("model", "dataset", "splits", "options", "metrics")}
-    aligned = _family(results.get("model", {})) == "alignedbarcode"
+    require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "model": (), "options": ()})
+    aligned = _family(results["model"]) == "alignedbarcode"
     shape = ("positions", "embedding_size", "output_size") if aligned else ("hidden_size", "num_hidden_layers")
-    wanted["model"] = ("k", "parameters", *shape)
-    if task == "barcodebert/finetune":
-        wanted["model"] += ("classes",)
-        wanted["metrics"] = ("train_loss_nats", "independent", "consistent")
-    for part, names in wanted.items():
-        content = results[part] if part else results
-        missing = [".".join(filter(None, (part, name))) for name in names if name not in content]
-        if missing:
-            raise ValueError(
-                f"These results of {task!r} have no {', '.join(missing)}: another version of the package wrote them. "
-                f"Render the card with that version, or run the task again."
-            )
+    classifies = task == "barcodebert/finetune"
+    require(
+        results,
+        {
+            "model": ("k", "parameters", *shape, *(("classes",) if classifies else ())),
+            "metrics": ("train_loss_nats", "independent", "consistent") if classifies else (),
+        },
+    )
 
 
 def _family(model: Mapping[str, Any]) -> str:
@@ -208,23 +190,14 @@ def _classes(model: Mapping[str, Any]) -> dict[str, str]:
     several = len(counts) > 1
     answer = "taxa = model.predict_taxa(logits)  # rank -> ids and probabilities; a species implies its genus"
     return {
-        "ranks": ", ".join(counts),
-        "classes": ", ".join(f"{n:,} classes of rank {rank}" for rank, n in counts.items()),
+        "ranks": escape(", ".join(counts)),
+        "classes": escape(", ".join(f"{cell(n)} classes of rank {rank}" for rank, n in counts.items())),
         "answer": answer if several else "name = model.config.id2label[int(logits.argmax())]",
     }
 
 
-def _setting(value: Any) -> str:
-    """A setting as it stands in a table."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_setting(part)}" for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_setting, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
 def _plain_table(metrics: Mapping[str, Any]) -> str:
-    return table(("metric", "value"), [(key, _plain(value)) for key, value in metrics.items()])
+    return table(("metric", "value"), [(str(key), _plain(value)) for key, value in metrics.items()])
 
 
 def _plain(value: Any) -> str:
@@ -245,7 +218,7 @@ COLUMNS = {
 
 def _classification(metrics: Mapping[str, Any]) -> str:
     """Tables of a classifier: each rank on its own, and ranks that agree with each other."""
-    loss = f"Loss of the last logged training step: {_plain(metrics['train_loss_nats'])} nats."
+    loss = f"Loss of the last logged training step: {escape(_plain(metrics['train_loss_nats']))} nats."
     if not metrics["independent"]:
         return f"Not evaluated. {loss}"
     text = [
@@ -287,9 +260,8 @@ METRIC_TYPES = {"micro_accuracy": "accuracy", "macro_accuracy": "balanced_accura
 
 def _evaluations(results: Mapping[str, Any], task: str) -> list[EvalResult]:
     """The results as the Hub's model pages read them; what was not run is left out."""
-    source, metrics = str(results["dataset"]), results["metrics"]
-    name = Path(source).name  # a path is the business of the machine that it is on
-    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists()
+    metrics = results["metrics"]
+    kind_of_data, name = named_dataset(results["dataset"])
     if results["task"] == "barcodebert/pretrain":
         split = results["options"].get("validation_split")
         found = [
@@ -313,7 +285,7 @@ def _evaluations(results: Mapping[str, Any], task: str) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=task,
-            dataset_type=source if is_hub_id else name,
+            dataset_type=kind_of_data,
             dataset_name=name,
             dataset_split=split,
             metric_type=kind,

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
-from string import Template
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .hub import table
+from .cards import escape, is_hub_id, named_dataset, require, settings_table, table, template
 
 #: Modality -> what a card calls it, and how it is given to the processor.
 INPUTS = {
@@ -36,51 +32,40 @@ def clibd_card(title: str, results: Mapping[str, Any]) -> str:
     """
     if results.get("task") != "clibd/train":
         raise ValueError(f"This card is for the task 'clibd/train', not {results.get('task')!r}.")
-    wanted: dict[str, tuple[str, ...]] = {"": ("model", "dataset", "splits", "options", "metrics")}
-    wanted |= {"model": ("modalities", "projection_dim", "parameters", "trained_parameters")}
-    wanted |= {"metrics": ("train_loss_nats", "retrieval")}
-    for part, names in wanted.items():
-        content = results[part] if part else results
-        if missing := [".".join(filter(None, (part, name))) for name in names if name not in content]:
-            raise ValueError(
-                f"These results have no {', '.join(missing)}: another version of the package wrote them. Render the "
-                f"card with that version, or run the training again."
-            )
+    require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "options": ()})
+    require(results, {"model": ("modalities", "projection_dim", "parameters", "trained_parameters")})
+    require(results, {"metrics": ("train_loss_nats", "retrieval")})
     results = json.loads(json.dumps(results))  # as in the file, where every key is a string
     model = results["model"]
     present: Sequence[str] = model["modalities"]
+    if not present or not set(present) <= set(INPUTS):
+        raise ValueError(f"modalities of these results are {present}; there are {', '.join(INPUTS)}.")
+    title, dataset = " ".join(title.split()), str(results["dataset"])
     header = ModelCardData(
         model_name=title,
         library_name="transformers",
         license="apache-2.0",
         pipeline_tag="feature-extraction",
         tags=["biology", "biodiversity", "dna-barcode", "bioscan", "clibd", "contrastive", "multimodal"],
-        eval_results=_evaluations(results),
+        datasets=[dataset] if is_hub_id(dataset) else None,
+        eval_results=_evaluations(results) or None,
     )
-    training = {"data": results["dataset"], "split sizes": results["splits"], **results["options"]}
     kinds = [INPUTS[modality][0] for modality in present]
     pair = " @ ".join((f"output.{present[0]}_embeds", f"output.{present[-1]}_embeds.T"))
-    template = Template(files("bioscan_hf.model_cards").joinpath("clibd.md").read_text(encoding="utf-8"))
-    return template.substitute(
+    return template("clibd.md").substitute(
         header=header.to_yaml(),
-        title=title,
+        title=escape(title),
         modalities=" and ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1]))),
         dimensions=f"{model['projection_dim']:,}",
         parameters=f"{model['parameters']:,}",
         trained=f"{model['trained_parameters']:,}",
         inputs=", ".join(INPUTS[modality][1] for modality in present),
         similarity=f"similarity = {pair}  # cosines, (1, 1)",
-        training=table(("setting", "value"), [(key, _setting(value)) for key, value in training.items()]),
+        training=settings_table(results),
         results=_results(results["metrics"]),
+        limits=template("limits.md").substitute().strip(),
+        citation=template("citation_bioscan5m.md").substitute().strip(),
     )
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_setting(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_setting, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _results(metrics: Mapping[str, Any]) -> str:
@@ -115,12 +100,11 @@ def _chance(of_question: Mapping[str, Any], rank: str) -> float | None:
 
 def _evaluations(results: Mapping[str, Any]) -> list[EvalResult]:
     """The results as the Hub's model pages read them."""
-    source = str(results["dataset"])
-    name = Path(source).name  # a path is the business of the machine that it is on
+    kind, name = named_dataset(results["dataset"])
     return [
         EvalResult(
             task_type="feature-extraction",
-            dataset_type=source if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else name,
+            dataset_type=kind,
             dataset_name=name,
             dataset_split=part,
             metric_type="balanced_accuracy",

@@ -10,7 +10,7 @@ Shape letters: B = rows, E = embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -19,7 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 
-def cached_embeddings(model: nn.Module, inputs: Mapping[str, Tensor], rows_at_a_time: int) -> dict[str, Tensor]:
+def cached_embeddings(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    rows_at_a_time: int,
+    *,
+    prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
     """What `model(**inputs)` returns, each tensor by name, with the activations of a few rows at a time in memory.
 
     The gradient takes a second forward pass, with the same random numbers (dropout). Embeddings, inputs and parameters
@@ -36,6 +42,8 @@ def cached_embeddings(model: nn.Module, inputs: Mapping[str, Tensor], rows_at_a_
         model: Treats each row by itself (no batch normalisation in training), and returns a mapping.
         inputs: Name -> (B, ...).
         rows_at_a_time: Rows that go through the model together.
+        prepare: What the model reads, made of a part of the inputs, such as normalised photos of uint8 ones; it is
+            called for these rows alone, and once again for the gradient, so that what it makes is not kept either.
 
     Returns:
         Name -> (B, ...), without what is None; a number that is not one for each row, as the logit_scale, is that of
@@ -61,7 +69,8 @@ def cached_embeddings(model: nn.Module, inputs: Mapping[str, Tensor], rows_at_a_
             running.pop()
 
     def run(chunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value for name, value in running[-1](**chunk).items() if value is not None}
+        given = chunk if prepare is None else prepare(chunk)
+        return {name: value for name, value in running[-1](**given).items() if value is not None}
 
     parts: list[dict[str, Tensor]] = []
     for start in range(0, next(iter(lengths.values())), rows_at_a_time):

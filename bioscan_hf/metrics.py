@@ -1,16 +1,17 @@
 """Metrics of taxon identification: numpy in, plain numbers out. No torch, no model, no file.
 
 Protocols: BIOSCAN-5M (https://arxiv.org/abs/2406.12723), BarcodeBERT (https://arxiv.org/abs/2311.02401) and
-CLIBD (https://arxiv.org/abs/2405.17537). Every metric is a fraction in [0, 1].
+CLIBD (https://arxiv.org/abs/2405.17537). Every metric but the mutual information is a fraction in [0, 1].
 A confidence is the probability that an answer claims for itself. Whether it may be believed is told by the calibration
-errors, the Brier score and the risk-coverage curve of all answers.
+errors, the Brier score and the risk-coverage curve of all answers. `evaluate_metrics` has some of them as
+`evaluate.Metric`.
 Shape letters: N = specimens, K = ranked guesses of one specimen, T = distinct confidences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +50,14 @@ class HierarchicalAccuracy(TypedDict):
 
     ranks_right: float | None
     deepest: dict[str, float]
+    support: int
+
+
+class MutualInformation(TypedDict):
+    """Adjusted mutual information with the unlabelled specimens as one taxon, and without them; the labelled ones."""
+
+    ami: float | None
+    ami_labelled: float | None
     support: int
 
 
@@ -328,34 +337,39 @@ def hierarchical_accuracy(
     }
 
 
-def taxon_accuracy(**options: Any) -> Any:
-    """An `evaluate.Metric` around `accuracy`: compute, add, add_batch, and `evaluate.combine`.
+def adjusted_mutual_information(
+    predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
+) -> MutualInformation:
+    """Agreement of clusters with the taxa of one rank: 1 if they are the same sets, about 0 by chance.
 
-    It is made here rather than fetched by name, so it needs no network.
+    The published protocol of zero-shot clustering counts the specimens without a label as one more taxon (`ami`). With
+    many of them it asks a clustering to gather what nobody has named; `ami_labelled` leaves them out.
+    Source: Vinh et al. 2010, https://jmlr.org/papers/v11/vinh10a.html, as scikit-learn computes it (arithmetic mean of
+    the entropies). It can be a little below 0.
 
     Args:
-        options: For `evaluate.Metric`, such as `num_process`, `process_id` and `experiment_id`.
+        predictions: Ids of clusters (N,); any whole numbers, of which each is a cluster.
+        references: Class ids (N,).
+
+    Returns:
+        Both, None where no specimen has a label; and over how many labelled specimens.
 
     Example:
-        >>> taxon_accuracy().compute(predictions=[0, 1], references=[0, 0])["micro_accuracy"]
-        0.5
+        >>> adjusted_mutual_information([0, 0, 1, 1, 1], [5, 5, 7, 7, -1])["ami_labelled"]
+        1.0
     """
-    import datasets
-    import evaluate  # takes seconds to import, and the functions above do without it
+    from sklearn.metrics import adjusted_mutual_info_score  # takes a second to import
 
-    class TaxonAccuracy(evaluate.Metric):
-        def _info(self) -> Any:
-            return evaluate.MetricInfo(
-                description="Micro and macro accuracy of one taxonomic rank.",
-                citation="https://arxiv.org/abs/2406.12723",
-                inputs_description="predictions and references: class ids; reference -1 is left out.",
-                features=datasets.Features({name: datasets.Value("int64") for name in ("predictions", "references")}),
-            )
-
-        def _compute(self, predictions: list[int], references: list[int], ignore: int = IGNORE) -> Accuracy:
-            return accuracy(predictions, references, ignore)
-
-    return TaxonAccuracy(**options)
+    clusters, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
+    _check_rows(clusters, true)
+    known = true != ignore
+    if not known.any():
+        return {"ami": None, "ami_labelled": None, "support": 0}
+    return {
+        "ami": float(adjusted_mutual_info_score(true, clusters)),
+        "ami_labelled": float(adjusted_mutual_info_score(true[known], clusters[known])),
+        "support": int(known.sum()),
+    }
 
 
 def _bins(bins: int) -> int:

@@ -142,9 +142,7 @@ def predict_taxa(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]
         logits: Each rank's (B, C), the highest rank first.
         parents: For each rank but the first, the id of each class's parent at the rank above; -1 is unknown.
     """
-    log_probabilities = [part.float().log_softmax(1) for part in logits]
-    links = [torch.tensor(ids, device=logits[0].device) for ids in parents]
-    ends, above = _score_ends(log_probabilities, links)
+    ends, above, links = _score_ends(logits, parents)
     masses = _sum_up(ends, above, links)
     lowest = len(ends) - 1
     best = ends[lowest].amax(1)
@@ -167,13 +165,27 @@ def predict_taxa(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]
     return predictions[::-1]
 
 
+def taxa_probabilities(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Probabilities (B, C) of the classes of each rank, by the paths of `predict_taxa`.
+
+    Those of the classes below a taxon sum to its own. What a rank's lack to 1 is that of none of its classes.
+
+    Args:
+        logits: As for `predict_taxa`.
+        parents: Likewise.
+    """
+    return _sum_up(*_score_ends(logits, parents))
+
+
 def _score_ends(
-    log_probabilities: Sequence[torch.Tensor], links: Sequence[torch.Tensor]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
     """Log scores (B, C) of the paths that end at each class of each rank, -inf where none may end.
 
-    Also, for each rank but the lowest, the class (B, 1) below which classes of an unknown parent go.
+    Also, for each rank but the lowest, the class (B, 1) below which classes of an unknown parent go; and the parents.
     """
+    log_probabilities = [part.float().log_softmax(1) for part in logits]
+    links = [torch.tensor(ids, device=logits[0].device) for ids in parents]
     paths, above = [log_probabilities[0]], []
     for scores, link in zip(log_probabilities[1:], links, strict=True):
         best, best_id = paths[-1].max(1, keepdim=True)
@@ -187,7 +199,7 @@ def _score_ends(
         for scores in log_probabilities[rank + 1 :]:  # one by one, as for the longer paths: so equal scores are equal
             end = end + scores.amax(1, keepdim=True)
         ends.append(end)
-    return [*ends, paths[-1]], above
+    return [*ends, paths[-1]], above, links
 
 
 def _sum_up(

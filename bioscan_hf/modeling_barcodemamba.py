@@ -59,9 +59,10 @@ class BarcodeMambaModel(Mamba2Model):
             kwargs: Those of `Mamba2Model`, such as `inputs_embeds` and `output_hidden_states`.
         """
         outputs = super().forward(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        hidden = outputs.last_hidden_state.to(self.dtype)  # the residuals are float32 whatever the weights are
         return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=pool(outputs.last_hidden_state, attention_mask, self.config.pooling),
+            last_hidden_state=hidden,
+            pooler_output=pool(hidden, attention_mask, self.config.pooling),
             hidden_states=outputs.hidden_states,
         )
 

@@ -31,12 +31,14 @@ class ClibdOutput(ModelOutput):
 
     Attributes:
         logit_scale: Inverse temperature, a scalar.
+        logit_bias: What the loss of SigLIP adds to the scaled cosines, a scalar; None for a model without it.
     """
 
     image_embeds: torch.Tensor | None = None
     dna_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
 
 
 class LogitScale(nn.Module):
@@ -57,6 +59,18 @@ class LogitScale(nn.Module):
         return self.log_scale.exp().clamp(max=self.max)
 
 
+class LogitBias(nn.Module):
+    """The bias of the similarities that the loss of SigLIP learns; a module, as `LogitScale` is."""
+
+    def __init__(self, initial: float):
+        super().__init__()
+        self.initial = initial
+        self.bias = nn.Parameter(torch.tensor(initial))
+
+    def forward(self) -> torch.Tensor:
+        return self.bias.clone()
+
+
 class DnaTokenHead(nn.Module):
     """The published head of barcodes: each token's distribution over the E dimensions, and the mean of them."""
 
@@ -75,6 +89,21 @@ def image_encoder(config: Any) -> tuple[PreTrainedModel, int]:
     if config.model_type == "timm_wrapper":
         return encoder, encoder.timm_model.head_hidden_size
     return encoder, config.hidden_size
+
+
+@torch.no_grad()
+def draw_as_timm(encoder: Any) -> None:
+    """Gives a photo encoder of timm the initial weights that timm draws.
+
+    transformers draws its own over them (deviation 0.02 throughout, all scales of normalisation 1), with which a
+    convolutional network hardly begins to learn. Encoders on the meta device are about to be filled, and left alone.
+    """
+    if encoder.config.model_type != "timm_wrapper" or any(weight.is_meta for weight in encoder.parameters()):
+        return
+    import timm  # slow to import
+
+    drawn = timm.create_model(encoder.config.architecture, num_classes=0, **(encoder.config.model_args or {}))
+    encoder.timm_model.load_state_dict(drawn.state_dict())
 
 
 def drop_pooler(encoder: Any) -> Any:
@@ -120,13 +149,19 @@ class ClibdModel(PreTrainedModel):
             self.text_model = encoder if config.text_pooling == "pooler" else drop_pooler(encoder)
             self.text_projection = nn.Linear(encoder.config.hidden_size, size)
         self.logit_scale = LogitScale(config)
+        initial = config.logit_bias_init_value
+        self.logit_bias = None if initial is None else LogitBias(initial)
         self.post_init()
+        if config.image_config is not None:
+            draw_as_timm(self.image_model)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LogitScale):
             init.constant_(module.log_scale, self.config.logit_scale_init_value)
+        if isinstance(module, LogitBias):
+            init.constant_(module.bias, module.initial)
 
     @classmethod
     def from_pretrained_towers(
@@ -188,7 +223,9 @@ class ClibdModel(PreTrainedModel):
         """
         if pixel_values is None and dna_input_ids is None and text_input_ids is None:
             raise ValueError("Nothing to embed: pass pixel_values, dna_input_ids or text_input_ids.")
-        output = ClibdOutput(logit_scale=self.logit_scale())
+        output = ClibdOutput(
+            logit_scale=self.logit_scale(), logit_bias=None if self.logit_bias is None else self.logit_bias()
+        )
         if pixel_values is not None:
             output.image_embeds = self.get_image_features(pixel_values)
         if dna_input_ids is not None:

@@ -13,15 +13,16 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
-from datasets import Image as ImageFeature
 from PIL import Image as PILImage
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 #: Mean and standard deviation of red, green and blue in the cropped_256 photos, in [0, 1], as the two papers' loaders
 #: publish them: https://arxiv.org/abs/2406.12723 and https://arxiv.org/abs/2307.10455.
@@ -44,10 +45,12 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
     """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours (grey, CMYK, palette).
 
     simplejpeg and Pillow use the same library: they differ by at most a few levels of 255. What simplejpeg
-    refuses goes to Pillow, so that both decode and refuse the same photos.
+    refuses goes to Pillow, so that both decode and refuse the same photos. Of 16 bits a colour, as PNG and TIFF may
+    have them, the upper 8 count.
 
     Raises:
-        ValueError: if the photo is cut off, damaged or no picture; `name` is in the message.
+        ValueError: if the photo is cut off, damaged, no picture, or of pixels without a known range (32 bits, floats);
+            `name` is in the message.
     """
     if (decoder or default_decoder()) == "simplejpeg":
         import simplejpeg
@@ -58,6 +61,11 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
             pass
     try:
         with PILImage.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+                grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow would cut all above 255 off
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            if image.mode in ("I", "F"):
+                raise ValueError(f"its mode is {image.mode!r}, whose range is unknown: scale it to 0..255 first")
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be decoded ({error}; {len(data)} bytes).") from error
@@ -179,6 +187,9 @@ def with_pixels(
         ValueError: if the dataset has no such column.
         TypeError: for a streamed dataset, whose batches can go through `photo_bytes` and `decode_batch` in a collator.
     """
+    from datasets import Dataset  # here, so that photos can be prepared where it is not installed
+    from datasets import Image as ImageFeature
+
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"with_pixels takes a datasets.Dataset, not {type(dataset).__name__}. For a stream, cast the column to "

@@ -15,12 +15,17 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 
+from .clibd_crops import crops_on_device
 from .photos import decode_batch, decode_photo, normalize_on_device, rotate_by
 from .taxonomy import NOT_CLASSIFIED, RANKS, taxonomy_text
 from .tokenization_kmer import KmerTokenizer
 
 MODALITIES = ("image", "dna", "text")
+
+#: `AutoProcessor` finds this file beside the weights by it.
+AUTO_MAP = {"AutoProcessor": "processing_clibd.ClibdProcessor"}
 
 #: The five forms of text that BioCLIP was trained on.
 BIOCLIP_TEMPLATES = ("scientific", "common", "taxonomic", "scientific_common", "taxonomic_common")
@@ -246,23 +251,26 @@ class ClibdProcessor(ProcessorMixin):
         return self._text_tokenizer
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Writes `processor_config.json`, and each tokenizer in a folder of its name."""
+        """Writes `processor_config.json`, each tokenizer in a folder of its name, and the code that loads them."""
         if push_to_hub:
             return [self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)]
         files = super().save_pretrained(save_directory, **kwargs)
+        files += custom_object_save(self, save_directory)
         if self._text_tokenizer is not None:
             files += self._text_tokenizer.save_pretrained(Path(save_directory) / "text_tokenizer")
         return files
 
     def to_dict(self) -> dict[str, Any]:
         """What `processor_config.json` holds."""
-        return super().to_dict() | {"modalities": list(self.modalities)}
+        return super().to_dict() | {"modalities": list(self.modalities), "auto_map": dict(AUTO_MAP)}
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As any processor's, without what follows from its parts."""
         return super().from_args_and_dict(
-            args, {key: value for key, value in processor_dict.items() if key != "modalities"}, **kwargs
+            args,
+            {key: value for key, value in processor_dict.items() if key not in ("modalities", "auto_map")},
+            **kwargs,
         )
 
     @classmethod
@@ -277,6 +285,12 @@ class ClibdProcessor(ProcessorMixin):
             given = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
         processor._text_tokenizer = given
         return processor
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(cls, sub_processor_type: str, *args: Any, **kwargs: Any) -> KmerTokenizer:
+        """The tokenizer of barcodes as what it is, which AutoTokenizer only does where this package is imported."""
+        folder = "/".join(filter(None, (kwargs.pop("subfolder", ""), sub_processor_type)))
+        return KmerTokenizer.from_pretrained(*args, subfolder=folder, **kwargs)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -402,10 +416,16 @@ class ClibdProcessor(ProcessorMixin):
 def photos_on_device(
     batch: Mapping[str, torch.Tensor], image_processor: Any, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """`pixel_values` (B, 3, H, W) for the model, where the batch is: normalised, and rotated if it has `rotation`."""
-    pixels = normalize_on_device(
-        batch["pixel_values"], image_processor.image_mean, image_processor.image_std, dtype=dtype
-    )
+    """`pixel_values` (B, 3, H, W) for the model, made where the batch is: altered as the batch tells, and normalised.
+
+    Args:
+        batch: `pixel_values` uint8; `crop` and `flip` where photos are still to be cropped, see
+            `clibd_crops.photos_to_crop`; `rotation` (B,), in degrees, where they are to be rotated.
+    """
+    pixels = batch["pixel_values"]
+    if "crop" in batch:
+        pixels = crops_on_device(pixels, batch["crop"], batch["flip"], image_processor.crop_size["height"])
+    pixels = normalize_on_device(pixels, image_processor.image_mean, image_processor.image_std, dtype=dtype)
     return rotate_by(pixels, batch["rotation"]) if "rotation" in batch else pixels
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,34 @@ def _add_shard(folder: Path, name: str, entry: Mapping[str, Any]) -> CommitOpera
             f"`bioscan-hf build` again, which writes it anew."
         )
     return operation
+
+
+def push_metric(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Uploads a folder of metrics/ to a Space of the Hub, from which `evaluate.load(repo_id)` takes it; its commit.
+
+    `evaluate.load` looks for the name of the repository, so the script goes up under that name. The Space shows the
+    card.
+
+    Raises:
+        FileNotFoundError: if the folder has no script of its own name.
+    """
+    folder = Path(folder)
+    script = folder / f"{folder.name}.py"
+    if not script.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} has no {script.name}: it is no folder of a metric.")
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True).repo_id
+    card = (folder / CARD_FILE).read_text(encoding="utf-8").replace("PATH_OR_HUB_ID", repo)
+    text = escape_html(card.split("---\n", 2)[2])
+    page = (
+        f"<!doctype html><meta charset=utf-8><title>{folder.name}</title><pre style=white-space:pre-wrap>{text}</pre>"
+    )
+    texts = {
+        f"{repo.split('/')[-1]}.py": script.read_text(encoding="utf-8"),
+        "requirements.txt": (folder / "requirements.txt").read_text(encoding="utf-8"),
+        "index.html": page + "\n",
+        CARD_FILE: card,
+    }
+    operations = [_add(name, text) for name, text in texts.items()]
+    message = f"Publish the metric {folder.name}"
+    return str(api.create_commit(repo, operations, commit_message=message, repo_type="space").oid)

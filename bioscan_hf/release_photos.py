@@ -32,6 +32,9 @@ PARTS = {"cropped": 2, "original_full": 5, "pretrain": 2}
 _ENTRY = np.dtype([("offset", "u8"), ("bytes", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")])
 _CENTRAL = struct.Struct("<4s4xHH4xIIIHHHH6xI")  # signature to offset of the local header, 46 bytes
 _STORED, _DEFLATED = 0, 8
+#: Bytes that a photo is believed to have at most; the largest original has a few million.
+LARGEST_PHOTO = 256 * 2**20
+
 _CHUNK = 1 << 22
 
 
@@ -224,9 +227,14 @@ def _inflate(source: IO[bytes], entry: NDArray[np.void], name: bytes, target: IO
         packed = source.read(min(_CHUNK, left))
         if not packed:
             raise BadZipFile(f"it ends inside {name.decode(errors='replace')}")
-        data, left = unpack.decompress(packed), left - len(packed)
-        crc = zlib.crc32(data, crc)
-        target.write(data)
+        left -= len(packed)
+        while True:  # a part that unpacks to thousands of times its size must not fill the memory
+            data = unpack.decompress(packed, _CHUNK)
+            packed = unpack.unconsumed_tail
+            crc = zlib.crc32(data, crc)
+            target.write(data)
+            if not packed and len(data) < _CHUNK:
+                break
     if crc != int(entry["crc"]):
         raise BadZipFile(f"Bad CRC-32 of {name.decode(errors='replace')}")
 
@@ -291,7 +299,9 @@ def read_member(file: IO[bytes], entry: NDArray[np.void], name: bytes) -> bytes:
     if len(data) < int(entry["bytes"]):
         raise EOFError("the file ends inside it")
     if entry["method"] == _DEFLATED:
-        data = zlib.decompressobj(-15).decompress(data)
+        data = zlib.decompressobj(-15).decompress(data, LARGEST_PHOTO + 1)
+        if len(data) > LARGEST_PHOTO:
+            raise BadZipFile(f"it unpacks to more than a photo, {LARGEST_PHOTO:,} bytes")
     if zlib.crc32(data) != int(entry["crc"]):
         raise BadZipFile("Bad CRC-32")
     return data

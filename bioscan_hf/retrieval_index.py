@@ -228,13 +228,16 @@ def load_index(folder: str | Path) -> RetrievalIndex:
 
 
 def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
-    """Uploads what `save_index` wrote to a dataset repository of the Hub, which is created if need be; its commit."""
+    """Uploads what `save_index` wrote to a dataset repository of the Hub, which is created if need be; its commit.
+
+    A card (README.md, as `hub_protocols.index_card` renders it) in the folder goes with it.
+    """
     from huggingface_hub import HfApi
 
     load_index(folder)  # a folder that cannot be loaded must not be published
     api = HfApi()
     repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    files = ["index.json", "vectors.safetensors", "labels.parquet", "index.faiss"]
+    files = ["index.json", "vectors.safetensors", "labels.parquet", "index.faiss", "README.md"]
     done = api.upload_folder(folder_path=folder, repo_id=repo, repo_type="dataset", allow_patterns=files)
     return done.oid
 

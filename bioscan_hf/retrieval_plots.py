@@ -1,4 +1,4 @@
-"""Pictures of retrieval: what was found for some queries, which taxa are confused, and accuracy by number of keys.
+"""Pictures of retrieval: how it was learned, what was found, which taxa are confused, accuracy by number of keys.
 
 A function takes numbers or photos and returns a matplotlib Figure; nothing is shown or written here.
 """
@@ -21,6 +21,10 @@ from .plots import COLOURS
 #: Lowest rank at which a neighbour has the query's taxon -> colour of its frame, from blue to red; "none": at none.
 #: The five can be told apart by colour-blind readers, and the caption below a photo says the same in words.
 FRAMES = {"species": "#0072B2", "genus": "#56B4E9", "family": "#F0E442", "order": "#E69F00", "none": "#D55E00"}
+
+
+#: Taxa of which a mean is drawn.
+FEWEST_TAXA = 3
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def gallery(
     return figure
 
 
-def confusion_matrix(true: Sequence[str | None], predicted: Sequence[str | None], most: int = 20) -> Figure:
+def confusion_matrix(
+    true: Sequence[str | None], predicted: Sequence[str | None], most: int = 20, title: str = ""
+) -> Figure:
     """Share of the queries of each taxon that were given each taxon; rows sum to 100 %.
 
     Shown are the `most` taxa with the most queries; what was predicted besides them is in the last column.
@@ -105,7 +111,7 @@ def confusion_matrix(true: Sequence[str | None], predicted: Sequence[str | None]
             matrix[place[name], place.get(str(guess), len(names))] += 1
     shares = 100 * matrix / matrix.sum(axis=1, keepdims=True)
     side = 2.2 + 0.36 * len(names)
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    figure = Figure(figsize=(side + 1.4, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
@@ -115,7 +121,7 @@ def confusion_matrix(true: Sequence[str | None], predicted: Sequence[str | None]
     axes.axvline(len(names) - 0.5, color="#999999", linewidth=0.8)
     axes.set_xticks(range(len(names) + 1), [*names, "other"], rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), [f"{name} ({counts[name]})" for name in names], fontsize=8)
-    axes.set(xlabel="retrieved", ylabel="true (queries)")
+    axes.set(xlabel="retrieved", ylabel="true (queries)", title=title)
     figure.colorbar(image, ax=axes, label="% of the taxon's queries", shrink=0.8)
     return figure
 
@@ -124,6 +130,8 @@ def accuracy_by_keys(
     accuracies: Mapping[str, Mapping[str, float]], keys: Mapping[str, int], queries: Mapping[str, Mapping[str, int]]
 ) -> Figure:
     """Accuracy of each taxon by the number of its keys: a dot a taxon, and the mean of taxa in classes of size.
+
+    A class of fewer than three taxa has no mean.
 
     Args:
         accuracies: Name of the queries, such as "seen", -> taxon -> accuracy in [0, 1].
@@ -144,22 +152,59 @@ def accuracy_by_keys(
         means = [
             (np.exp(np.log(counts[inside]).mean()), values[inside].mean())
             for low, high in zip(edges, edges[1:], strict=False)
-            if (inside := (counts >= low) & (counts < high)).any()
+            if (inside := (counts >= low) & (counts < high)).sum() >= FEWEST_TAXA
         ]
         if means:
             axes.plot(*zip(*means, strict=True), color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
         else:
             axes.plot([], [], color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
     axes.set_xscale("log")
-    ticks = [0.5, *[tick for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= max(2, 1.5 * largest)]]
-    axes.set_xticks(ticks, ["none", *[f"{tick:,.0f}" for tick in ticks[1:]]])
+    lacking = any(keys.get(taxon, 0) == 0 for of_taxon in accuracies.values() for taxon in of_taxon)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= max(2, 1.5 * largest)]
+    names = [f"{tick:,}" for tick in ticks]
+    axes.set_xticks([0.5, *ticks] if lacking else ticks, ["none", *names] if lacking else names)
     axes.minorticks_off()
     axes.set(xlabel="keys of the taxon (logarithmic)", ylabel="top-1 accuracy of the taxon (%)", ylim=(-4, 104))
-    axes.set_xlim(0.4, max(2.5, 1.6 * largest))
+    axes.set_xlim(0.4 if lacking else 0.8, max(2.5, 1.6 * largest))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(accuracies))
+    return figure
+
+
+def training_curve(
+    losses: Mapping[str, Sequence[tuple[float, float]]],
+    accuracies: Mapping[str, Sequence[tuple[float, float]]],
+    chance: Mapping[str, float] | None = None,
+    ylabel: str = "image \N{RIGHTWARDS ARROW} DNA, top-1 of species (%)",
+) -> Figure:
+    """Loss by step on the left, accuracy of the validations by step on the right.
+
+    Args:
+        losses: Training -> (step, loss in nats) points; where there are over 200, the running mean of 10 is drawn.
+        accuracies: Line -> (step, fraction) points.
+        chance: Name -> fraction, drawn as dashed lines.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, points), colour in zip(losses.items(), COLOURS, strict=False):
+        steps, values = (np.array(part, float) for part in zip(*points, strict=True))
+        if len(steps) > 200:
+            steps, values = steps[9:], np.convolve(values, np.full(10, 0.1), "valid")
+        left.plot(steps, values, color=colour, linewidth=1.2, label=name)
+    for (name, points), colour in zip(accuracies.items(), COLOURS, strict=False):
+        steps, values = (np.array(part, float) for part in zip(*points, strict=True))
+        right.plot(steps, 100 * values, color=colour, marker="o", markersize=3, label=name)
+    for (name, value), style in zip((chance or {}).items(), ("--", ":", "-."), strict=False):
+        right.axhline(100 * value, color="#666666", linestyle=style, linewidth=1, label=name)
+    left.set(xlabel="step", ylabel="loss (nats)")
+    right.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 

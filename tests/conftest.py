@@ -45,3 +45,12 @@ def dataset(release, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("built") / "dataset"
     build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})
     return output
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A demo of 300 specimens and 4 steps: where it is, what it returned, and what it said."""
+    from bioscan_hf.demo import run_demo
+
+    folder, said = tmp_path_factory.mktemp("demo") / "demo", []
+    return folder, run_demo(folder, specimens=300, steps=4, seed=1, say=said.append), said

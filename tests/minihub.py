@@ -1,9 +1,11 @@
 """A Hub on loopback for tests: repositories in memory behind the HTTP interface that `huggingface_hub` speaks.
 
-Covers what publishing and reading a dataset need: creating repositories and branches, LFS uploads checked by sha256,
-commits, listings, and downloads with byte ranges. It keeps a log of requests and counts the bytes it serves; a limit
-on uploads makes it hang, as a network does when a client is to be killed half-way. It knows nothing of Xet, access
-rights or rate limits. The interface: https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs.
+Covers what publishing and reading models, datasets and Spaces need: creating repositories and branches, LFS uploads
+checked by sha256, commits, cards checked in some points that the Hub checks, listings, and downloads with byte ranges.
+Ids are unique over the three kinds, and a repository is found by the addresses of its kind alone. It keeps a log of
+requests and counts the bytes it serves; a limit on uploads makes it hang, as a network does when a client is to be
+killed half-way. It knows nothing of Xet, access rights or rate limits.
+The interface: https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_test"
 USER = "tester"
 LFS_SUFFIXES = (".parquet", ".safetensors", ".bin")
@@ -34,8 +38,43 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+#: Kind of repository -> what its addresses begin with.
+PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+
+
+def card_errors(kind: str, card: str) -> list[str]:
+    """What the Hub would refuse in the YAML of a card; a few of its rules."""
+    found = re.match(r"\s*---[\r\n]+([\S\s]*?)[\r\n]+---([\r\n]|$)", card)
+    if found is None:
+        return ["the card has no YAML"]
+    data = yaml.safe_load(found[1])
+    if not isinstance(data, dict):
+        return ["the YAML is no mapping"]
+    errors = []
+    if "license" in data and not re.fullmatch(r"[a-z0-9.-]+", str(data["license"])):
+        errors.append('"license" is unknown')
+    if not all(isinstance(tag, str) and tag for tag in data.get("tags", [])):
+        errors.append('"tags" must be strings')
+    if kind == "space" and data.get("sdk") not in ("gradio", "docker", "static"):
+        errors.append('"sdk" must be one of gradio, docker, static')
+    if kind == "dataset" and not all("config_name" in config for config in data.get("configs", [])):
+        errors.append('"configs" must have names')
+    for model in data.get("model-index", []):
+        if not model.get("name") or not model.get("results"):
+            errors.append('"model-index" must have a name and results')
+        for result in model.get("results", []):
+            if not {"task", "dataset", "metrics"} <= set(result):
+                errors.append('"model-index[].results[]" must have task, dataset and metrics')
+            elif not {"type", "name"} <= set(result["dataset"]) or "type" not in result["task"]:
+                errors.append('"model-index[].results[].dataset" must have type and name')
+            elif not all(isinstance(one["value"], int | float) and one["type"] for one in result["metrics"]):
+                errors.append('"model-index[].results[].metrics[].value" must be a number')
+    return errors
+
+
 @dataclass
 class Repo:
+    kind: str = "dataset"
     commits: dict[str, Tree] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -155,13 +194,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def found(self, repo: str, revision: str) -> tuple[str, Tree] | None:
         """Commit and tree of a revision; where it does not exist, the refusal is sent."""
-        if repo not in self.hub.repos:
+        if repo not in self.hub.repos or self.hub.repos[repo].kind != self.kind():
             self.refuse(404, "RepoNotFound", f"Repository {repo} not found")
             return None
         tree = self.hub.repos[repo].tree(revision)
         if tree is None:
             self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return tree
+
+    def kind(self) -> str:
+        """Kind of repository that the address of the request is about."""
+        steps = urlsplit(self.path).path.split("/")
+        return next((kind for kind in ("dataset", "space") if f"{kind}s" in steps[1:4]), "model")
 
     def entry(self, path: str, digest: str) -> dict[str, Any]:
         content = self.hub.blobs[digest]
@@ -177,17 +221,21 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token", "accessToken": token}})
 
     def validate(self, body: bytes, query: Any) -> None:
-        self.answer({"errors": [], "warnings": []})
+        asked = json.loads(body)
+        errors = card_errors(asked["repoType"], asked["content"])
+        listed = [{"message": message} for message in errors]
+        self.answer({"errors": listed, "warnings": []}, 400 if errors else 200)
 
     def create(self, body: bytes, query: Any) -> None:
         asked = json.loads(body)
-        assert asked["type"] == "dataset", "only datasets are served here"
+        kind = asked.get("type") or "model"
         repo = f"{asked.get('organization') or USER}/{asked['name']}"
         new = repo not in self.hub.repos
         if new:
-            self.hub.repos[repo] = Repo()
+            self.hub.repos[repo] = Repo(kind)
             self.hub.add(repo, {".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"})
-        self.answer({"url": f"{self.hub.url}/datasets/{repo}", "name": repo, "id": "0"}, 200 if new else 409)
+        url = f"{self.hub.url}/{PREFIXES[kind]}{repo}"
+        self.answer({"url": url, "name": repo, "id": "0"}, 200 if new else 409)
 
     def branch(self, repo: str, name: str, body: bytes, query: Any) -> None:
         branches = self.hub.repos[repo].branches
@@ -304,7 +352,7 @@ class Handler(BaseHTTPRequestHandler):
                 else:
                     assert kind == "header", f"a commit step {kind!r} is not served here"
             commit = self.hub.repos[repo].commit(branch, tree)
-        url = f"{self.hub.url}/datasets/{repo}/commit/{commit}"
+        url = f"{self.hub.url}/{PREFIXES[self.kind()]}{repo}/commit/{commit}"
         return self.answer({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
 
     def download(self, repo: str, revision: str, path: str, body: bytes, query: Any) -> None:
@@ -328,16 +376,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 REPO = r"([^/]+/[^/]+)"
-API = rf"/api/datasets/{REPO}"
+KINDS = r"(?:models|datasets|spaces)"
+PLACE = rf"(?:/datasets|/spaces)?/{REPO}"
+API = rf"/api/{KINDS}/{REPO}"
 ROUTES = [
     (r"/api/whoami-v2", Handler.who_am_i),
     (r"/api/validate-yaml", Handler.validate),
     (r"/api/repos/create", Handler.create),
     (rf"/_lfs/{TOKEN}/([0-9a-f]{{64}})", Handler.lfs_put),
     (rf"/_verify/{TOKEN}", Handler.lfs_verify),
-    (rf"/datasets/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
-    (rf"/datasets/{REPO}/resolve/([^/]+)/(.+)", Handler.download),
-    (rf"/api/resolve-cache/datasets/{REPO}/([^/]+)/(.+)", Handler.download),
+    (rf"{PLACE}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (rf"{PLACE}/resolve/([^/]+)/(.+)", Handler.download),
+    (rf"/api/resolve-cache/{KINDS}/{REPO}/([^/]+)/(.+)", Handler.download),
     (rf"{API}/branch/(.+)", Handler.branch),
     (rf"{API}/refs", Handler.refs),
     (rf"{API}/preupload/(.+)", Handler.preupload),

@@ -1,14 +1,22 @@
 """transformers' Auto* classes know our models once the package is imported, in whatever order that happens."""
 
+import json
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from test_modeling_clibd import tiny as tiny_clibd
+from transformers import AutoProcessor, BertTokenizer
 
+from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 LOADS = """
@@ -68,3 +76,103 @@ def test_no_remote_code_and_no_question(folders, before):
         stdin=subprocess.DEVNULL,
     )
     assert done.stdout.split() == EXPECTED, done.stderr[-2000:]
+
+
+OTHERS = """
+import sys
+import bioscan_hf
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+from transformers.pipelines import get_supported_tasks
+aligned, clibd = sys.argv[1:]
+for folder, classes in ((aligned, (AutoConfig, AutoModel, AutoTokenizer, AutoProcessor)),
+                        (clibd, (AutoConfig, AutoModel, AutoProcessor, AutoImageProcessor))):
+    for found in [cls.from_pretrained(folder) for cls in classes]:
+        print(type(found).__name__)
+print(type(AutoTokenizer.from_pretrained(clibd, subfolder="dna_tokenizer")).__name__)
+print(*[task for task in get_supported_tasks() if "dna" in task or "species" in task])
+"""
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Folders of the aligned-barcode encoder with its tokenizer, and of a CLIBD with its processor."""
+    aligned, clibd = tmp_path_factory.mktemp("aligned"), tmp_path_factory.mktemp("clibd")
+    AlignedBarcodeModel(AlignedBarcodeConfig(positions=24, max_nucleotides=40, embedding_size=4)).save_pretrained(
+        aligned
+    )
+    KmerTokenizer(k=1, max_nucleotides=40).save_pretrained(aligned)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "diptera", "sciaridae"]
+    (clibd / "vocab.txt").write_text("\n".join(words))
+    text = BertTokenizer(vocab=str(clibd / "vocab.txt"))
+    (clibd / "vocab.txt").unlink()
+    tiny_clibd().save_pretrained(clibd)
+    processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(k=2, max_nucleotides=40), text)
+    processor.save_pretrained(clibd)
+    return aligned, clibd
+
+
+def test_processors_and_tasks(others):
+    """A processor, an image processor and a tokenizer each by its own Auto class; the pipelines' tasks are known."""
+    done = subprocess.run(
+        [sys.executable, "-c", OTHERS, *map(str, others)], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.stdout.split() == [
+        *("AlignedBarcodeConfig", "AlignedBarcodeModel", "KmerTokenizer", "KmerTokenizer"),
+        *("ClibdConfig", "ClibdModel", "ClibdProcessor", "CLIPImageProcessor", "KmerTokenizer"),
+        *("dna-classification", "dna-feature-extraction", "zero-shot-species-retrieval"),
+    ], done.stderr[-2000:]
+
+
+REMOTE = """
+import sys
+sys.modules["bioscan_hf"] = None  # as if it were not installed
+import numpy as np, torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+folder = sys.argv[1]
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules"), type(processor)
+photo = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+batch = processor(images=[photo, None], dna=["ACGTACGTTA", None], text=[{"order": "Diptera"}, None])
+torch.save(dict(batch), folder + "/batch.pt")
+given = {name: x for name, x in batch.items() if not name.endswith("_present")}
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+torch.save(model(**given).dna_embeds, folder + "/dna.pt")
+print(type(AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)).__name__)
+processor.save_pretrained(folder + "/again")
+"""
+
+
+def test_the_processor_needs_nothing_of_ours(others):
+    """Without this package, AutoProcessor makes the same batch from the code beside the weights, and saves it again.
+
+    A tokenizer is published without an auto_map, which would ask for remote code where none is needed.
+    """
+    folder = others[1]
+    assert "auto_map" not in json.loads((folder / "dna_tokenizer" / "tokenizer_config.json").read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", REMOTE, str(folder)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"HF_MODULES_CACHE": str(folder / "modules")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["CLIPImageProcessor"]
+    made = torch.load(folder / "batch.pt")
+    for where in (folder, folder / "again"):
+        processor = AutoProcessor.from_pretrained(where)
+        assert type(processor) is ClibdProcessor and processor.modalities == ("image", "dna", "text")
+        photo = torch.arange(40 * 60 * 3).to(torch.uint8).view(40, 60, 3).numpy()
+        ours = processor(images=[photo, None], dna=["ACGTACGTTA", None], text=[{"order": "Diptera"}, None])
+        assert ours.keys() == made.keys()
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, made[name]), name
+    assert torch.load(folder / "dna.pt").shape == (2, 24)
+
+
+def test_saving_a_processor_leaves_it_as_it_was(tmp_path):
+    """Embeddings on disk are resumed by the processor's description, which must not change when it is saved."""
+    processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(k=2, max_nucleotides=40))
+    before = processor.to_json_string()
+    processor.save_pretrained(tmp_path)
+    assert processor.to_json_string() == before == ClibdProcessor.from_pretrained(tmp_path).to_json_string()

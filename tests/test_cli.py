@@ -36,6 +36,7 @@ COMMANDS = [
     *("embed", "convert", "card"),
     *("identify",),
     *("probe", "retrieve"),
+    *("cluster",),
     *("completion",),
 ]
 

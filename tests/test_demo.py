@@ -12,13 +12,6 @@ from PIL import Image
 from bioscan_hf.demo import run_demo
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A demo of 300 specimens and 4 steps: where it is, what it returned, and what it said."""
-    folder, said = tmp_path_factory.mktemp("demo") / "demo", []
-    return folder, run_demo(folder, specimens=300, steps=4, seed=1, say=said.append), said
-
-
 def test_results_are_complete(demo):
     folder, results, _ = demo
     assert results == json.loads((folder / "results.json").read_text())

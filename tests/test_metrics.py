@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, f1_score
 
+from bioscan_hf.evaluate_metrics import TaxonAccuracy
 from bioscan_hf.metrics import (
     accuracy,
     adaptive_calibration_error,
@@ -22,7 +23,6 @@ from bioscan_hf.metrics import (
     hierarchical_accuracy,
     risk_coverage_curve,
     selective_accuracy,
-    taxon_accuracy,
     top_k_accuracy,
 )
 
@@ -263,7 +263,7 @@ def test_evaluate_metric(tmp_path):
 
     predictions, references = [0, 1, 1, 2], [0, 1, 0, -1]
     expected = accuracy(predictions, references)
-    metric = taxon_accuracy(cache_dir=str(tmp_path))
+    metric = TaxonAccuracy(cache_dir=str(tmp_path))
     assert metric.compute(predictions=predictions, references=references) == expected
     for prediction, reference in zip(predictions, references, strict=True):
         metric.add(prediction=prediction, reference=reference)
@@ -272,7 +272,7 @@ def test_evaluate_metric(tmp_path):
     metric.add_batch(predictions=predictions[3:], references=references[3:])
     assert metric.compute() == expected
     assert metric.compute(predictions=[1], references=[1], ignore=1)["micro_accuracy"] is None
-    both = evaluate.combine({"genus": metric, "species": taxon_accuracy(cache_dir=str(tmp_path))}, force_prefix=True)
+    both = evaluate.combine({"genus": metric, "species": TaxonAccuracy(cache_dir=str(tmp_path))}, force_prefix=True)
     assert both.compute(predictions=[0], references=[0])["species_micro_accuracy"] == 1.0
 
 

@@ -471,3 +471,21 @@ def test_published_training_by_low_rank(shared, tmp_path):
         losses.append(total.item())
     assert losses == pytest.approx(told["losses"], abs=1e-5)
     assert model.logit_scale().log().item() == pytest.approx(told["final_logit_scale_param"], abs=1e-5)
+
+
+def test_a_new_photo_encoder_begins_as_timm_draws_it():
+    """transformers would draw every convolution with deviation 0.02; He initialisation of the first has 0.09."""
+    config = ClibdConfig(
+        image_config={"architecture": "resnet10t", "model_args": {"channels": [8, 8, 8, 8]}},
+        dna_config={
+            "k": 2,
+            "hidden_size": 8,
+            "num_attention_heads": 1,
+            "num_hidden_layers": 1,
+            "intermediate_size": 8,
+        },
+        projection_dim=4,
+    )
+    model = ClibdModel(config)
+    convolutions = [module for module in model.image_model.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert min(module.weight.std().item() for module in convolutions) > 0.05

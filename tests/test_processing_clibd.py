@@ -203,6 +203,23 @@ def test_photos_of_other_colours_become_rgb(mode):
     np.testing.assert_array_equal(photo_pixels(grey), np.stack([grey] * 3, 2))
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_the_upper_half_of_16_bits_counts(form):
+    """0, 255, 256, 32,768 and 65,535 of 65,535 are 0, 0, 1, 128 and 255 of 255; Pillow alone would make most 255."""
+    values = np.array([0, 255, 256, 32768, 65535], np.uint16)
+    grey = np.tile(np.repeat(values, 8), (8, 1))  # 8 x 40 pixels
+    pixels = photo_pixels(encoded(Image.fromarray(grey), form))
+    expected = np.tile(np.repeat(np.array([0, 0, 1, 128, 255], np.uint8), 8), (8, 1))
+    np.testing.assert_array_equal(pixels, np.stack([expected] * 3, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_a_file_of_pixels_without_a_range_is_refused(dtype):
+    photo = encoded(Image.fromarray(np.zeros((40, 40), dtype)), "TIFF")
+    with pytest.raises(ValueError, match="cannot be decoded .*whose range is unknown"):
+        photo_pixels(photo)
+
+
 @pytest.mark.parametrize(
     ("photo", "error", "message"),
     [

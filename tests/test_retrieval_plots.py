@@ -8,7 +8,15 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from bioscan_hf.plots import png
-from bioscan_hf.retrieval_plots import FRAMES, Found, accuracy_by_keys, confusion_matrix, deepest_shared_rank, gallery
+from bioscan_hf.retrieval_plots import (
+    FRAMES,
+    Found,
+    accuracy_by_keys,
+    confusion_matrix,
+    deepest_shared_rank,
+    gallery,
+    training_curve,
+)
 
 QUERY = {"order": "Diptera", "family": "Sciaridae", "genus": "Bradysia", "species": "Bradysia ocellaris"}
 
@@ -56,10 +64,13 @@ def test_gallery_photos_keep_their_proportions():
 
 def test_confusion_matrix_rows_sum_to_100():
     """A is asked three times: A, A, B; B once: an unseen taxon; C is the rarest and not shown. One has no name."""
-    figure = confusion_matrix(["A", "A", "A", "B", "B", "C", None], ["A", "A", "B", "D", None, "C", "A"], most=2)
+    figure = confusion_matrix(
+        ["A", "A", "A", "B", "B", "C", None], ["A", "A", "B", "D", None, "C", "A"], most=2, title="x"
+    )
     shares = np.asarray(figure.axes[0].images[0].get_array())
     np.testing.assert_allclose(shares, [[200 / 3, 100 / 3, 0], [0, 0, 100]])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["A (3)", "B (2)"]
+    assert figure.axes[0].get_title() == "x"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["A", "B", "other"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["67", "33", "100"]
     with pytest.raises(ValueError, match="No query has a name"):
@@ -67,21 +78,40 @@ def test_confusion_matrix_rows_sum_to_100():
 
 
 def test_accuracy_by_keys_draws_every_taxon_once():
-    """Taxa with 1, 12 and no keys; the last stands at "none", and the lines are the means of classes of size."""
-    figure = accuracy_by_keys(
-        {"seen": {"a": 1.0, "b": 0.5}, "unseen": {"c": 0.25}},
-        {"a": 1, "b": 12},
-        {"seen": {"a": 4, "b": 1}, "unseen": {"c": 9}},
-    )
+    """Taxa with 1, 12 (three of them) and no keys; the last stands at "none".
+
+    Three taxa make a class, whose mean is (50 + 100 + 0) / 3 = 50; one taxon does not.
+    """
+    accuracies = {"seen": {"a": 1.0, "b": 0.5, "d": 1.0, "e": 0.0}, "unseen": {"c": 0.25}}
+    keys = {"a": 1, "b": 12, "d": 12, "e": 12}
+    queries = {"seen": {"a": 4, "b": 1, "d": 1, "e": 1}, "unseen": {"c": 9}}
+    figure = accuracy_by_keys(accuracies, keys, queries)
     axes = figure.axes[0]
     seen, unseen = (np.asarray(collection.get_offsets()) for collection in axes.collections)
-    np.testing.assert_allclose(seen[:, 1], [100, 50])
-    np.testing.assert_allclose(np.log(seen[:, 0]), np.log([1, 12]), atol=0.07)
+    np.testing.assert_allclose(seen[:, 1], [100, 50, 100, 0])
+    np.testing.assert_allclose(np.log(seen[:, 0]), np.log([1, 12, 12, 12]), atol=0.07)
     np.testing.assert_allclose(unseen[0], [0.5, 25], atol=0.05)
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 100], [12, 50]])
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[12, 50]])
     assert axes.lines[1].get_xydata().size == 0
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "seen: mean of taxa",
         "unseen: mean of taxa",
     ]
     assert axes.get_xticklabels()[0].get_text() == "none"
+    axes = accuracy_by_keys({"seen": accuracies["seen"]}, keys, queries).axes[0]
+    assert axes.get_xticklabels()[0].get_text() == "1"
+
+
+def test_training_curve_shows_losses_accuracies_and_chance():
+    """A short loss is drawn as it is; of 300 steps with the loss of the step, the mean of steps 1 to 10 is 5.5."""
+    figure = training_curve(
+        {"short": [(1, 4.0), (2, 3.0)], "long": [(step, float(step)) for step in range(1, 301)]},
+        {"seen": [(150, 0.1), (300, 0.25)]},
+        {"chance": 0.01},
+    )
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[1, 4], [2, 3]])
+    np.testing.assert_allclose(left.lines[1].get_xydata()[[0, -1]], [[10, 5.5], [300, 295.5]])
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[150, 10], [300, 25]])
+    assert right.lines[1].get_ydata()[0] == 1 and right.get_ylim()[0] == 0
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["seen", "chance"]

@@ -21,8 +21,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedTokenizerFast
 
-from bioscan_hf import clibd_trainer, clibd_training
-from bioscan_hf.clibd_batches import ClibdCollator, DistinctSampler, TwoViewCollator, distinct_order, groups_of
+from bioscan_hf import clibd_options, clibd_trainer, clibd_training
+from bioscan_hf.clibd_batches import ClibdCollator, DistinctSampler, distinct_order, groups_of
 from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.convert_checkpoints import convert_checkpoint
 from bioscan_hf.losses import supervised_contrastive_loss
@@ -99,11 +99,11 @@ def cache(tmp_path_factory):
 
 def arguments(source, model, folder, **options):
     """What `program.main` takes. `options` belong to either of its two arguments."""
-    own = set(clibd_training.ClibdOptions.__dataclass_fields__)
+    own = set(clibd_options.ClibdOptions.__dataclass_fields__)
     given = TRAINING | {"source": str(source), "model": str(model), "output_dir": str(folder)} | options
     return (
-        clibd_training.ClibdOptions(**{name: given[name] for name in given if name in own}),
-        clibd_training.ClibdArguments(**{name: given[name] for name in given if name not in own}),
+        clibd_options.ClibdOptions(**{name: given[name] for name in given if name in own}),
+        clibd_options.ClibdArguments(**{name: given[name] for name in given if name not in own}),
     )
 
 
@@ -151,7 +151,7 @@ def batches_of(numbers):
 
 def use_head_start(folder, **changed):
     """Arguments of a run over `batches_of`, two epochs of four batches, as published: OneCycle up to 0.005."""
-    return clibd_training.ClibdArguments(
+    return clibd_options.ClibdArguments(
         output_dir=str(folder),
         schedule="onecycle",
         learning_rate=0.005,
@@ -194,7 +194,7 @@ def test_the_published_trajectories(shared, tmp_path, run):
     trainer = Recording(
         model=adapted,
         args=use_head_start(tmp_path / "run"),
-        options=clibd_training.ClibdOptions("", target_normalization="none", mask_duplicates=["none"]),
+        options=clibd_options.ClibdOptions("", target_normalization="none", mask_duplicates=["none"]),
         image_processor=None,
         train_dataset=data,
         data_collator=lambda rows: rows[0],
@@ -267,12 +267,17 @@ def test_a_run_learns_and_leaves_a_model_its_processor_and_results(dataset, mode
     )
 
 
-def test_the_steps_do_not_depend_on_how_a_batch_is_spread(dataset, model, tmp_path):
+RANKS_OF_LOSS = {"label_columns": ["order", "genus"], "rank_weights": [1.0, 3.0]}
+SIGLIP = {"loss": "siglip", "label_columns": ["genus"], "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize("way", [RANKS_OF_LOSS, SIGLIP], ids=["ranks", "siglip"])
+def test_the_steps_do_not_depend_on_how_a_batch_is_spread(dataset, model, tmp_path, way):
     """One process, two, and one that lets three rows at a time through the model: the same losses and weights.
 
-    The validation of two processes finds the same accuracies.
+    The validation of two processes finds the same accuracies. Photos are cropped on the device.
     """
-    options = SPREAD | {"key_splits": "train", "mask_duplicates": ["text"], "label_columns": ["order", "genus"]}
+    options = SPREAD | {"key_splits": "train", "mask_duplicates": ["text"], "augment_on_device": True} | way
     program.main(*arguments(dataset, model, tmp_path / "one", **options))
     parts = {"rows_at_a_time": 3, "chunk_size": 5}
     program.main(*arguments(dataset, model, tmp_path / "parts", **options, **parts))
@@ -291,13 +296,16 @@ def test_the_steps_do_not_depend_on_how_a_batch_is_spread(dataset, model, tmp_pa
     results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "parts", "two")}
     assert (results["two"]["processes"], results["two"]["global_batch_size"]) == (2, 16)
     start = weights(model)
+    if way is SIGLIP:
+        start["logit_bias.bias"] = torch.tensor(-10.0)
+        assert abs(weights(tmp_path / "one")["logit_bias.bias"] + 10) > 5e-5, "the bias is not trained"
     for name in ("parts", "two"):
         np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "one"), rtol=1e-5)
         for key, value in weights(tmp_path / "one").items():
             torch.testing.assert_close(weights(tmp_path / name)[key], value, rtol=0, atol=2e-6)
         assert results[name]["metrics"]["retrieval"] == results["one"]["metrics"]["retrieval"]
     moved = max((weights(tmp_path / "one")[key] - start[key]).abs().max() for key in start)
-    assert len(losses(tmp_path / "one")) == 4 and moved > 1e-2, "the weights hardly moved: this would prove nothing"
+    assert len(losses(tmp_path / "one")) == 4 and moved > 3e-3, "the weights hardly moved: this would prove nothing"
 
 
 KILLED = """
@@ -371,14 +379,14 @@ def test_specimens_that_lack_a_modality_count_where_they_can(dataset, model, tmp
 
 
 def test_simclr_trains_the_photo_encoder_alone(dataset, model, tmp_path):
-    options = {"objective": "simclr", "max_steps": 12, "learning_rate": 3e-3, "key_splits": "train+key_unseen"}
+    options = {"objective": "simclr", "max_steps": 12, "learning_rate": 1e-3, "key_splits": "train+key_unseen"}
     results = program.main(*arguments(dataset, model, tmp_path / "run", **options))
     before, after = weights(model), weights(tmp_path / "run")
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"image_model", "image_projection"}
     assert list(results["metrics"]["retrieval"]) == ["image->image"]
     found = losses(tmp_path / "run")
-    assert np.mean(found[-3:]) < np.mean(found[:3]) < 1.2 * np.log(31)  # 31 other views
+    assert np.mean(found[-3:]) < np.mean(found[:3]) < 1.3 * np.log(31)  # 31 other views
     program.main(*arguments(dataset, tmp_path / "run", tmp_path / "next", max_steps=1))
 
 
@@ -438,6 +446,15 @@ def test_a_new_model_is_made_of_encoders(dataset, model, tmp_path):
         ({"streaming": True, "max_steps": -1}, "--max_steps"),
         ({"streaming": True, "distinct": "species"}, "leave --distinct out"),
         ({"label_columns": ["order", "genus"], "target_normalization": "none"}, "target_normalization mean"),
+        ({"loss": "hinge"}, "Unknown loss 'hinge'"),
+        ({"loss": "siglip", "label_columns": ["order", "genus"]}, "siglip takes one"),
+        ({"label_columns": ["order"], "rank_weights": [1.0, 2.0]}, "give one above 0 for each of the 1"),
+        ({"label_columns": ["order"], "rank_weights": [0.0]}, "give one above 0"),
+        ({"label_columns": ["order"], "rank_weights": [1.0], "loss": "siglip"}, "softmax loss"),
+        ({"objective": "simclr", "simclr_modalities": ["text"]}, "Unknown simclr_modalities 'text'"),
+        ({"objective": "simclr", "simclr_modalities": []}, "names none"),
+        ({"objective": "simclr", "augment_on_device": True}, "leave --loss and --augment_on_device out"),
+        ({"per_device_train_batch_size": 1}, "batch of one row"),
         ({"pairs": ["image"]}, "image-dna"),
         ({"pairs": ["image-smell"]}, "is no pair"),
         ({"bind_to": "smell"}, "bind_to"),
@@ -459,14 +476,14 @@ def test_a_model_that_is_not_there(dataset, tmp_path):
 
 def test_presets_name_options_that_exist_and_are_recorded(tmp_path):
     """The published peak learning rate is 2e-4 for the global batch of 2,000 of its 4 processes."""
-    known = {**clibd_training.ClibdOptions.__dataclass_fields__, **clibd_training.ClibdArguments.__dataclass_fields__}
-    for preset in clibd_training.PRESETS.values():
+    known = {**clibd_options.ClibdOptions.__dataclass_fields__, **clibd_options.ClibdArguments.__dataclass_fields__}
+    for preset in clibd_options.PRESETS.values():
         assert set(preset) <= set(known)
     given = ["--source", "x", "--model", "y", "--output_dir", str(tmp_path / "out"), "--preset", "published"]
     options, training_args = program.parse([*given, "--num_train_epochs", "3", "--use_cpu"])
     assert (options.target_normalization, options.mask_duplicates) == ("none", ["none"])
     assert (training_args.num_train_epochs, training_args.learning_rate) == (3.0, 5e-5)
-    assert training_args.learning_rate * 4 * 500 / clibd_training.BATCH_OF_LEARNING_RATE == pytest.approx(2e-4)
+    assert training_args.learning_rate * 4 * 500 / clibd_options.BATCH_OF_LEARNING_RATE == pytest.approx(2e-4)
 
 
 def test_no_batch_holds_a_group_twice():
@@ -507,22 +524,3 @@ def test_groups_of_a_column():
     column = pa.chunked_array([["a", None, "b"], ["", "a"]])
     groups = groups_of(column)
     assert groups.tolist() == [0, -1, 1, -1, 0]
-
-
-def test_two_views_of_a_photo(dataset, model, tmp_path):
-    options, _ = arguments(dataset, model, tmp_path)
-    rows = [
-        dict(row) for row in clibd_training.load_specimens(options, "train", ["processid", "image"]).select([0, 1, 2])
-    ]
-    collator = TwoViewCollator(ClibdProcessor.from_pretrained(model), seed=3)
-    batch = collator(rows)
-    assert batch["pixel_values"].shape == (6, 3, 32, 32) and batch["pixel_values"].dtype == torch.uint8
-    assert torch.equal(batch["labels"][:3], batch["labels"][3:]) and len(set(batch["labels"].tolist())) == 3
-    assert not torch.equal(batch["pixel_values"][:3], batch["pixel_values"][3:])
-    again = collator(rows[1:2])["pixel_values"]
-    assert torch.equal(again, batch["pixel_values"][[1, 4]]), "a view depends on what else is in the batch"
-    collator.set_epoch(1)
-    assert not torch.equal(collator(rows)["pixel_values"], batch["pixel_values"])
-    rows[1]["image"] = {"bytes": None, "path": None}
-    with pytest.raises(ValueError, match=f"{rows[1]['processid']} has no photo"):
-        collator(rows)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The files that `python -m build` makes of a copy of what git tracks; the environment's setuptools builds them."""
+    """The files that `python -m build` makes of a copy of what git tracks, by the setuptools that are here."""
     folder = tmp_path_factory.mktemp("release")
     source = folder / "source"
     listed = subprocess.run(

@@ -39,6 +39,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
 from bioscan_hf.augmentation import Augmentation, AugmentingCollator
+from bioscan_hf.cards import write_card
 from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding_batches import embed_barcodes, inference, pools_by_mask
@@ -46,7 +47,7 @@ from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.losses import supervised_contrastive_loss
 from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.probing import knn_probe
-from bioscan_hf.results import file_hash, write_results, write_text
+from bioscan_hf.results import file_hash, write_results
 from bioscan_hf.taxonomy import LABEL_COLUMNS, MISSING
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
@@ -320,7 +321,7 @@ def report(trainer: ContrastTrainer, metrics: dict[str, Any], about: dict[str, A
         **describe_machine(trainer.args),
         **about,
     )
-    write_text(output / "README.md", barcodebert_card(output.resolve().name, results))
+    write_card(output / "README.md", barcodebert_card(output.resolve().name, results))
     return results
 
 

@@ -217,6 +217,7 @@ def write_plots(
     output, k = Path(options.output_dir), min(options.top_k)
     tables = models["model"]["tables"]
     name = "image->dna" if "image->dna" in tables else next(iter(tables))
+    spoken = name.replace("->", " \N{RIGHTWARDS ARROW} ").replace("dna", "DNA")
     rank = options.ranks[-1]
     bars: dict[str, dict[str, float | None]] = {}
     for model, about in models.items():
@@ -226,7 +227,7 @@ def write_plots(
         for part in ("seen", "unseen")
         for rank in options.ranks
     }
-    _write(output / "bars.png", png(accuracy_bars(bars, f"{name}, macro top-{k} accuracy (%)")))
+    _write(output / "bars.png", png(accuracy_bars(bars, f"{spoken}, macro top-{k} accuracy (%)")))
     keys = joined([specimens[split] for split in resolve_splits(options.key_splits)])
     rows = rows_of(keys, name.split("->")[1], options.ranks)
     index = build_index(rows.vectors, rows.labels, ids=rows.ids)
@@ -242,7 +243,7 @@ def write_plots(
         names = np.array([*index.classes[shown], None], object)
         true += asked.labels[shown]
         guessed += names[found.predictions[shown][:, 0]].tolist()
-    _write(output / "confusion.png", png(confusion_matrix(true, guessed)))
+    _write(output / "confusion.png", png(confusion_matrix(true, guessed, title=f"{spoken}, {shown}")))
     counts = Counter(taxon for taxon in rows.labels[rank] if taxon is not None)
     _write(output / "keys.png", png(accuracy_by_keys(by_taxon, counts, sizes)))
     if options.source is not None and "image" in keys.embeddings:

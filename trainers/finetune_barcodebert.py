@@ -42,6 +42,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
+from bioscan_hf.cards import write_card
 from bioscan_hf.classification import TaxonCollator, count_tokens, score_logits, summarize, write_predictions
 from bioscan_hf.finetuning import (
     PRESETS,
@@ -55,7 +56,7 @@ from bioscan_hf.finetuning import (
     make_model,
 )
 from bioscan_hf.hub import barcodebert_card
-from bioscan_hf.results import file_hash, write_results, write_text
+from bioscan_hf.results import file_hash, write_results
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
     BarcodeTrainingArguments,
@@ -182,7 +183,7 @@ def report(
         **describe_machine(trainer.args),
         **about,
     )
-    write_text(output / "README.md", barcodebert_card(output.resolve().name, results))
+    write_card(output / "README.md", barcodebert_card(output.resolve().name, results))
     return results
 
 

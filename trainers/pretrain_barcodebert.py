@@ -42,6 +42,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
+from bioscan_hf.cards import write_card
 from bioscan_hf.collators import IGNORED, MaskedKmerCollator
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.configuration_barcodemamba import OBJECTIVES, BarcodeMambaConfig
@@ -49,7 +50,7 @@ from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.pretraining import DEDUPLICATIONS, PRESETS, PretrainingTrainer, load_barcodes, preset_overrides
-from bioscan_hf.results import file_hash, write_results, write_text
+from bioscan_hf.results import file_hash, write_results
 from bioscan_hf.taxonomy import MAX_NUCLEOTIDES
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
@@ -344,7 +345,7 @@ def report(
         **describe_machine(training_args),
         **about,
     )
-    write_text(output / "README.md", barcodebert_card(output.resolve().name, results))
+    write_card(output / "README.md", barcodebert_card(output.resolve().name, results))
     return results
 
 

@@ -6,23 +6,27 @@ Full run, as published for BIOSCAN-1M, on one node with 4 GPUs (time and accurac
         --image_encoder timm/vit_base_patch16_224.augreg2_in21k_ft_in1k --dna_encoder out/barcodebert_k5 \
         --text_encoder prajjwal1/bert-small --dataloader_num_workers 8 --output_dir out/clibd
 
-Smoke run on a laptop, over a made-up release and the model that the smoke run of pretrain_barcodebert.py leaves; the
-small photo encoder is downloaded:
+Smoke run on a laptop, offline, in a minute or two, over a made-up release and the model that the smoke run of
+pretrain_barcodebert.py leaves; the photo encoder is new:
 
     bioscan-hf simulate out/release
-    python trainers/train_clibd.py --source out/release --image_encoder timm/test_vit.r160_in1k \
-        --dna_encoder out/smoke --per_device_train_batch_size 32 --max_steps 3 --output_dir out/smoke_clibd
+    python trainers/pretrain_barcodebert.py --source out/release --output_dir out/smoke --hidden_size 32 \
+        --intermediate_size 64 --num_hidden_layers 1 --max_steps 3
+    python trainers/train_clibd.py --source out/release --image_encoder new:test_vit --dna_encoder out/smoke \
+        --per_device_train_batch_size 32 --max_steps 3 --output_dir out/smoke_clibd
 
 A new model is made of `--image_encoder`, `--dna_encoder` and `--text_encoder`, any two or all three, or `--model` goes
 on from one. `--preset published` is the published recipe and, for a new model, `--architecture published` its heads.
-`--lora_rank 4` trains adapters (needs peft), `--freeze image text` leaves encoders as they are. `--objective simclr`
-pretrains the photo encoder on pairs of views; go on with `--model` from its folder.
+`--lora_rank 4` trains adapters (needs peft), `--freeze image text` leaves encoders as they are. `--loss siglip` judges
+every two rows alone; `--label_columns order family genus species` lets taxa belong together, rank by rank, weighed by
+`--rank_weights`. `--objective simclr` trains each of `--simclr_modalities` alone, on two views of each specimen
+(photos altered, barcodes misread): as pretraining, with which `--model` goes on, or to tell what the alignment brings.
 
 Specimens without a photo, a barcode or a taxonomy count in the pairs that they have. By default equal barcodes and
 equal texts in a batch are no negatives of each other; `--distinct dna_barcode` keeps them out of a batch. Rows are
 contrasted over all processes: one process and two take the same steps. For batches beyond the memory,
 `--rows_at_a_time 64` lets that many go through the model together, and `--chunk_size 1024` keeps the similarities of
-so many rows.
+so many rows. `--augment_on_device True` crops and flips photos where they are normalised and rotated anyway.
 
 A validation asks, with photos, barcodes and texts of `--seen_split` and `--unseen_split`, for the nearest of
 `--key_splits`. The model that is best by `--metric_for_best_model` is kept: by default the harmonic mean of the macro
@@ -46,7 +50,16 @@ from typing import Any, cast
 from accelerate import PartialState
 from transformers import EvalPrediction, set_seed
 
-from bioscan_hf.clibd_batches import ClibdCollator, TwoViewCollator
+from bioscan_hf.cards import write_card
+from bioscan_hf.clibd_batches import ClibdCollator
+from bioscan_hf.clibd_options import (
+    BATCH_OF_LEARNING_RATE,
+    BEST_BY,
+    PRESETS,
+    ClibdArguments,
+    ClibdOptions,
+    check_options,
+)
 from bioscan_hf.clibd_trainer import (
     ClibdTrainer,
     SimclrTrainer,
@@ -56,13 +69,7 @@ from bioscan_hf.clibd_trainer import (
     retrieval_tables,
 )
 from bioscan_hf.clibd_training import (
-    BATCH_OF_LEARNING_RATE,
-    BEST_BY,
-    PRESETS,
-    ClibdArguments,
-    ClibdOptions,
     Validation,
-    check_options,
     columns_needed,
     load_specimens,
     load_validation,
@@ -71,9 +78,10 @@ from bioscan_hf.clibd_training import (
     modalities_of,
     prepare_model,
 )
+from bioscan_hf.clibd_views import TwoViewCollator
 from bioscan_hf.hub_clibd import clibd_card
 from bioscan_hf.processing_clibd import ClibdProcessor
-from bioscan_hf.results import file_hash, write_results, write_text
+from bioscan_hf.results import file_hash, write_results
 from bioscan_hf.training import (
     CheckpointCallback,
     EpochCallback,
@@ -111,13 +119,16 @@ def load_training_rows(options: ClibdOptions, training_args: ClibdArguments, mod
     return data
 
 
-def set_up_validation(training_args: ClibdArguments, modalities: Sequence[str], there_is: bool) -> None:
+def set_up_validation(
+    training_args: ClibdArguments, modalities: Sequence[str], *, contrast: bool, there_is: bool
+) -> None:
     """Fills in what the arguments leave open: by what a validation is judged, and that there is none."""
     if not there_is:
         training_args.eval_strategy = "no"
         training_args.load_best_model_at_end = False
     elif training_args.metric_for_best_model == BEST_BY:
-        training_args.metric_for_best_model = metric_name(questions(modalities)[0])
+        own = f"{modalities[0]}->{modalities[0]}"  # simclr compares no modality with another one
+        training_args.metric_for_best_model = metric_name(questions(modalities)[0] if contrast else own)
     training_args.greater_is_better = True
     training_args.label_names = ["labels"]
 
@@ -134,14 +145,18 @@ def make_trainer(
 ) -> ClibdTrainer:
     """A Trainer of the objective."""
     trim = model.config.dna_pooling == "masked_mean" and not model.config.dna_attend_to_padding
-    collator: Any = TwoViewCollator(processor, seed=training_args.seed)
-    if options.objective == "contrast":
+    labels = options.label_columns or ()
+    collator: Any
+    if options.objective == "simclr":
+        collator = TwoViewCollator(processor, modalities, label_columns=labels, seed=training_args.seed)
+    else:
         collator = ClibdCollator(
             processor,
             modalities,
-            label_columns=options.label_columns or (),
+            label_columns=labels,
             templates=options.text_templates,
             trim_padding=trim,
+            augment_on_device=options.augment_on_device,
             seed=training_args.seed,
         )
     sampler = None if options.streaming else make_sampler(options, data, training_args)
@@ -208,7 +223,7 @@ def report(trainer: ClibdTrainer, metrics: dict[str, Any], trained: int, about: 
         **about,
     )
     written = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    write_text(output / "README.md", clibd_card(output.resolve().name, written))
+    write_card(output / "README.md", clibd_card(output.resolve().name, written))
     return results
 
 
@@ -241,7 +256,8 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
         training_args.learning_rate *= global_batch_size(training_args) / BATCH_OF_LEARNING_RATE
         training_args.scale_learning_rate = False  # it is scaled now
     about["options"]["scaled_learning_rate"] = training_args.learning_rate
-    set_up_validation(training_args, modalities, validation is not None)
+    contrast = options.objective == "contrast"
+    set_up_validation(training_args, modalities, contrast=contrast, there_is=validation is not None)
     if options.streaming:
         training_args.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
     trainer = make_trainer(options, training_args, model, processor, data, validation, modalities, run)

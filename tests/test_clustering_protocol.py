@@ -1,0 +1,182 @@
+"""Task II from folders of embeddings: what is joined, in which order, and what is written."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bioscan_hf.clustering import PRESETS, zero_shot_cluster
+from bioscan_hf.clustering_protocol import cluster_embeddings, join_by_processid, preset_options, read_specimens
+from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.taxonomy import LABEL_COLUMNS
+
+PLAIN = {"reducer": "none", "silhouette_sample": 50}
+
+
+@pytest.fixture(scope="module")
+def barcodes(dataset, tmp_path_factory):
+    """4-mer counts of test and test_unseen, as `bioscan-hf embed` writes them."""
+    from bioscan_hf.baselines import load_encoder
+    from bioscan_hf.embedding import embed
+
+    folder = tmp_path_factory.mktemp("embedded") / "dna"
+    model, processor = load_encoder("kmer:4")
+    for split in ("test", "test_unseen"):
+        embed(model, processor, load_bioscan5m(dataset, "dna", split), output=folder / split)
+    return folder
+
+
+def rows_of(dataset, split):
+    columns = ["processid", "split", *LABEL_COLUMNS]
+    return load_bioscan5m(dataset, "dna", split, columns=columns, max_nucleotides=None).with_format("arrow")[:]
+
+
+@pytest.fixture(scope="module")
+def photos(dataset, tmp_path_factory):
+    """Made-up embeddings of photos in the layout of CLIBD's evaluation; the first specimen of test has no photo."""
+    folder = tmp_path_factory.mktemp("embedded") / "clibd"
+    for split in ("test", "test_unseen"):
+        table = rows_of(dataset, split).drop_columns(["split"])
+        vectors = np.random.default_rng(0).normal(size=(table.num_rows, 3)).astype(np.float32)
+        column = [None if split == "test" and row == 0 else x for row, x in enumerate(vectors.tolist())]
+        table = table.append_column("image", pa.array(column, pa.list_(pa.float32(), 3)))
+        (folder / split).mkdir(parents=True)
+        pq.write_table(table, folder / split / "specimens-00000-of-00001.parquet")
+        (folder / split / "manifest.json").write_text(json.dumps({"rows": table.num_rows, "shard_size": 8192}))
+    return folder
+
+
+def test_modalities_are_joined_by_processid():
+    """By hand: the rows of both in the order A, B, C, whatever the order that they come in."""
+    dna = (["C", "A", "B"], [[3.0], [1.0], [2.0]])
+    image = (["B", "C", "A"], [[20.0], [30.0], [10.0]])
+    processids, found, dropped = join_by_processid({"dna": dna, "image": image})
+    assert processids == ["A", "B", "C"]
+    assert found["dna"].tolist() == [[1], [2], [3]]
+    assert found["image"].tolist() == [[10], [20], [30]]
+    assert dropped == {}
+
+
+def test_missing_specimens_are_listed_or_dropped():
+    parts = {"dna": (["A", "B", "C"], np.eye(3)), "image": (["D", "B"], np.eye(2))}
+    with pytest.raises(ValueError, match="'dna' lacks 1: D; 'image' lacks 2: A, C"):
+        join_by_processid(parts)
+    processids, found, dropped = join_by_processid(parts, missing="drop")
+    assert processids == ["B"]
+    assert (found["dna"].tolist(), found["image"].tolist()) == ([[0, 1, 0]], [[0, 1]])
+    assert dropped == {"dna": ["D"], "image": ["A", "C"]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "message"),
+    [
+        ({"dna": (["A", "B", "A"], np.eye(3))}, {}, "'dna' holds A more than once"),
+        ({"dna": (["A", "B"], np.eye(3))}, {}, "3 embeddings for 2 processids"),
+        ({"dna": (["A"], np.eye(1)), "image": (["B"], np.eye(1))}, {"missing": "drop"}, "No specimen is in all"),
+        ({"dna": (["A"], np.eye(1))}, {"missing": "ignore"}, "got 'ignore'"),
+        ({}, {}, "one modality or more"),
+    ],
+)
+def test_what_cannot_be_joined_is_told(parts, options, message):
+    with pytest.raises(ValueError, match=message):
+        join_by_processid(parts, **options)
+
+
+def test_specimens_come_in_the_order_of_their_processids_with_their_labels(dataset, barcodes):
+    """Invariant I8. The splits are mixed, and every label is that of the dataset."""
+    found = read_specimens(dataset, {"dna": barcodes})
+    assert found.processids == sorted(found.processids)
+    assert set(found.splits) == {"test", "test_unseen"} and found.splits != sorted(found.splits)
+    for split in ("test", "test_unseen"):
+        for row in rows_of(dataset, split).to_pylist():
+            place = found.processids.index(row["processid"])
+            assert {rank: found.labels[rank][place] for rank in LABEL_COLUMNS} == {r: row[r] for r in LABEL_COLUMNS}
+            assert found.splits[place] == split
+    assert found.embeddings["dna"].shape == (len(found.processids), 256)
+
+
+def test_a_photo_that_is_not_there_is_an_error_or_dropped(dataset, barcodes, photos):
+    folders = {"dna": barcodes, "image": photos}
+    with pytest.raises(ValueError, match="not valid \\(1 of 'image': "):
+        read_specimens(dataset, folders)
+    whole = read_specimens(dataset, {"dna": barcodes})
+    found = read_specimens(dataset, folders, missing="drop")
+    first = rows_of(dataset, "test")["processid"][0].as_py()
+    assert found.dropped == {"image": [first]}
+    assert set(found.processids) == set(whole.processids) - {first}
+    assert {name: x.shape[1] for name, x in found.embeddings.items()} == {"dna": 256, "image": 3}
+
+
+def test_what_is_written(dataset, barcodes, tmp_path):
+    """The result equals that of the arrays, and the table holds each specimen's clusters and names."""
+    seeds = []
+    results = cluster_embeddings(
+        dataset, {"dna": barcodes}, tmp_path / "out", seeds=(0, 7), clusterer="kmeans", progress=seeds.append, **PLAIN
+    )
+    assert json.loads((tmp_path / "out/results.json").read_text()) == json.loads(json.dumps(results))
+    specimens = read_specimens(dataset, {"dna": barcodes})
+    runs = [
+        zero_shot_cluster(specimens.embeddings, specimens.labels, clusterer="kmeans", seed=seed, **PLAIN)
+        for seed in (0, 7)
+    ]
+    table = pq.read_table(tmp_path / "out/clusters.parquet")
+    assert table.column_names == ["processid", "split", "cluster", "cluster_seed_7", *LABEL_COLUMNS]
+    assert table["processid"].to_pylist() == specimens.processids
+    assert table["cluster"].to_pylist() == runs[0].clusters.tolist()
+    assert table["cluster_seed_7"].to_pylist() == runs[1].clusters.tolist()
+    assert table["species"].to_pylist() == specimens.labels["species"]
+    amis = [run.metrics["species"]["ami"] for run in runs]
+    assert results["metrics"]["species"]["ami"] == pytest.approx(sum(amis) / 2)
+    assert results["spread"]["species"]["ami"] == pytest.approx(np.std(amis, ddof=1))
+    assert results["metrics"]["species"]["ami"] > 0.5  # 4-mer counts of simulated barcodes tell species apart
+    assert set(results["metrics"]) == {*LABEL_COLUMNS, "separation"}
+    assert results["chosen"][0]["oracle"] is True
+    assert results["protocol"] == "bioscan5m, with other clusterer, reducer, reducer_options, silhouette_sample"
+    assert results["splits"]["test"] + results["splits"]["test_unseen"] == results["specimens"] == len(table)
+    assert len(results["encoders"]["dna"]["model"]) == 64
+    assert seeds == results["seeds"] == [0, 7]
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_results_are_not_replaced(dataset, barcodes, tmp_path):
+    cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, **PLAIN)
+    before = (tmp_path / "clusters.parquet").read_bytes()
+    with pytest.raises(FileExistsError, match="results.json"):
+        cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, **PLAIN)
+    assert (tmp_path / "clusters.parquet").read_bytes() == before
+    results = cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, n_clusters=3, force=True, **PLAIN)
+    assert results["chosen"] == [{"by": "given", "asked": 3, "oracle": False}]
+    assert set(pq.read_table(tmp_path / "clusters.parquet")["cluster"].to_pylist()) == {0, 1, 2}
+
+
+def test_a_failed_run_writes_nothing(dataset, barcodes, tmp_path):
+    with pytest.raises(ValueError, match="specimens make 1 to"):
+        cluster_embeddings(dataset, {"dna": barcodes}, tmp_path / "out", n_clusters=100_000, **PLAIN)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_read_is_told(dataset, barcodes, photos, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No embeddings of 'val'"):
+        read_specimens(dataset, {"dna": barcodes}, splits=("test", "val"))
+    with pytest.raises(ValueError, match="holds embeddings of image, and 'dna' is asked for"):
+        read_specimens(dataset, {"dna": photos})
+    (tmp_path / "val").symlink_to(barcodes / "test")  # embeddings under the name of another split
+    with pytest.raises(ValueError, match="specimens with embeddings are not in val of"):
+        read_specimens(dataset, {"dna": tmp_path}, splits=("val",))
+
+
+def test_options_of_a_preset_give_way_to_those_that_are_given():
+    assert preset_options("bioscan5m") == PRESETS["bioscan5m"]
+    found = preset_options("caninv", n_clusters="species", reducer_options={"n_components": 10})
+    assert found["n_clusters"] == "species"
+    assert found["reducer_options"] == {"n_neighbors": 5, "n_components": 10, "min_dist": 0.1, "metric": "cosine"}
+    assert preset_options("caninv", reducer="pca")["reducer_options"] == {}
+    assert preset_options("bioscan5m", clusterer="hdbscan")["n_clusters"] is None
+    assert preset_options("bioscan5m", distance_threshold=1.0)["n_clusters"] is None
+    with pytest.raises(ValueError, match="finds the number of clusters itself"):
+        zero_shot_cluster(np.eye(9), {}, **preset_options("bioscan5m", clusterer="leiden", n_clusters=4))
+    assert PRESETS["caninv"]["reducer_options"]["n_components"] == 50  # the preset itself is left as it is
+    with pytest.raises(ValueError, match="Unknown preset 'clibd'"):
+        preset_options("clibd")

@@ -1,0 +1,178 @@
+"""Models for other programs: ONNX files run by onnxruntime alone, a folder for sentence-transformers, and adapters."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_modeling_barcodebert import tiny
+from test_modeling_clibd import tiny as tiny_clibd
+from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+
+from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.export import export_onnx, export_sentence_transformers
+from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+
+#: Whole, short, with unknown letters, one token, and none.
+BARCODES = ["ACGTACGTTACGACGTACGTTACG", "ACGTTTGA", "TTGANCNN", "GA", ""]
+
+#: Largest difference of an embedding that arithmetic in another order makes.
+NEAR = 1e-5
+
+
+def tokenizer():
+    return KmerTokenizer(k=2, max_nucleotides=24)
+
+
+def run(file, **inputs):
+    """Embeddings by onnxruntime, and what the file says of itself."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (output,) = session.run(["embeddings"], inputs)
+    return output, session.get_modelmeta().custom_metadata_map
+
+
+@pytest.fixture
+def onnx():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+
+
+@pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
+def test_barcode_encoder(onnx, pooling, tmp_path):
+    """Batches of any size, padded or not, give `pooler_output`; a barcode without a token gives zeros."""
+    model = tiny(BarcodeBertModel, pooling=pooling).train()
+    file = export_onnx(model, tmp_path / "dna.onnx", tokenizer())
+    assert model.training and all(module.training for module in model.modules()), "the model is as it was"
+    model.eval()
+    for rows in (BARCODES, BARCODES[:1], BARCODES[2:], BARCODES * 7):
+        ids, mask = tokenizer().encode_column(rows)
+        found, about = run(file, input_ids=ids, attention_mask=mask)
+        expected = model(torch.from_numpy(ids), torch.from_numpy(mask)).pooler_output.detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR)
+        assert np.abs(expected).max() > 0.1
+    assert not found[4].any()
+    assert (about["model_type"], about["modality"]) == ("barcodebert", "dna")
+    assert json.loads(about["input_shape"]) == ["batch", 12]
+
+
+ALONE = """
+import sys
+sys.modules["bioscan_hf"] = sys.modules["torch"] = sys.modules["transformers"] = None
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+tokenizer = Tokenizer.from_file(sys.argv[1] + "/tokenizer.json")
+tokenizer.enable_padding(pad_id=1, pad_token="[UNK]", length=12)
+encoded = tokenizer.encode_batch(sys.argv[2].split(","))
+inputs = {"input_ids": [e.ids for e in encoded], "attention_mask": [e.attention_mask for e in encoded]}
+inputs = {name: np.array(x, np.int64) for name, x in inputs.items()}
+session = onnxruntime.InferenceSession(sys.argv[1] + "/dna.onnx")
+np.save(sys.argv[1] + "/found.npy", session.run(None, inputs)[0])
+"""
+
+
+def test_without_torch_and_transformers(onnx, tmp_path):
+    """The folder is enough for a program that has onnxruntime and tokenizers alone."""
+    model = tiny(BarcodeBertModel)
+    export_onnx(model, tmp_path / "dna.onnx", tokenizer())
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path), ",".join(BARCODES[:4])], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ids, mask = map(torch.from_numpy, tokenizer().encode_column(BARCODES[:4]))
+    expected = model(ids, mask).pooler_output.detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=0, atol=NEAR)
+
+
+@pytest.mark.parametrize("options", [{}, {"dna_pooling": "softmax_mean", "dna_attend_to_padding": True}])
+def test_clibd_towers(onnx, options, tmp_path):
+    """Photos and barcodes as unit vectors, from two files beside the processors that make their inputs."""
+    model = tiny_clibd("image", "dna", **options)
+    processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(k=2, max_nucleotides=40))
+    dna = export_onnx(model, tmp_path / "dna" / "dna.onnx", processor, modality="dna")
+    ids, mask = processor.dna_tokenizer.encode_column(BARCODES[:4])
+    found, about = run(dna, input_ids=ids, attention_mask=mask)
+    expected = model.get_dna_features(torch.from_numpy(ids), torch.from_numpy(mask)).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR)
+    assert about["modality"] == "dna"
+    assert PreTrainedTokenizerFast.from_pretrained(dna.parent)("ACGTA")["input_ids"] == [3, 13]
+    if options:
+        return
+    image = export_onnx(model, tmp_path / "image" / "image.onnx", processor, modality="image")
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for rows in (pixels, pixels[:1]):
+        found, about = run(image, pixel_values=rows.numpy())
+        expected = model.get_image_features(rows).detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert json.loads(about["input_shape"]) == ["batch", 3, 32, 32]
+    assert CLIPImageProcessor.from_pretrained(image.parent).crop_size["height"] == 32
+
+
+def test_refused_exports(onnx, tmp_path, monkeypatch):
+    model, clibd = tiny(BarcodeBertModel), tiny_clibd("dna", "text")
+    with pytest.raises(ValueError, match=r"is an encoder with a head. Pass the encoder: model.base_model"):
+        export_onnx(tiny(BarcodeBertForMaskedLM), tmp_path / "a.onnx", tokenizer())
+    with pytest.raises(ValueError, match="leave modality out"):
+        export_onnx(model, tmp_path / "a.onnx", tokenizer(), modality="dna")
+    with pytest.raises(ValueError, match="modality='image' is no tower of this model to be exported. Pass 'dna'"):
+        export_onnx(clibd, tmp_path / "a.onnx", tokenizer(), modality="image")
+    with pytest.raises(ValueError, match="is torch.bfloat16 on cpu"):
+        export_onnx(tiny(BarcodeBertModel).bfloat16(), tmp_path / "a.onnx", tokenizer())
+    aligned = AlignedBarcodeModel(AlignedBarcodeConfig(positions=24, max_nucleotides=40, embedding_size=4))
+    with pytest.raises(ValueError, match="AlignedBarcodeModel cannot be written as ONNX"):
+        export_onnx(aligned, tmp_path / "a.onnx", KmerTokenizer(k=1, max_nucleotides=40))
+    (tmp_path / "there.onnx").write_text("mine")
+    with pytest.raises(FileExistsError, match="there.onnx exists"):
+        export_onnx(model, tmp_path / "there.onnx", tokenizer())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"bioscan_hf\[onnx\]"):
+        export_onnx(model, tmp_path / "a.onnx", tokenizer())
+    assert [path.name for path in tmp_path.iterdir()] == ["there.onnx"], "nothing was written"
+
+
+def test_sentence_transformers(tmp_path):
+    """Its embeddings are ours, whatever the batch; of a barcode with a token at least."""
+    library = pytest.importorskip("sentence_transformers")
+    model = tiny(BarcodeBertModel)
+    folder = export_sentence_transformers(model, tokenizer(), tmp_path / "encoder")
+    encoder = library.SentenceTransformer(str(folder), device="cpu")
+    ids, mask = map(torch.from_numpy, tokenizer().encode_column(BARCODES[:4]))
+    expected = model(ids, mask).pooler_output.detach().numpy()
+    for batch_size in (1, 4):
+        np.testing.assert_allclose(encoder.encode(BARCODES[:4], batch_size=batch_size), expected, rtol=0, atol=NEAR)
+    long = BARCODES[0] * 3  # cut at max_nucleotides, as by the tokenizer
+    np.testing.assert_allclose(encoder.encode([long])[0], expected[0], rtol=0, atol=NEAR)
+
+
+def test_refused_sentence_transformers(tmp_path):
+    with pytest.raises(ValueError, match="pools by 'mean', padding included"):
+        export_sentence_transformers(tiny(BarcodeBertModel, pooling="mean"), tokenizer(), tmp_path / "a")
+    with pytest.raises(ValueError, match="Pass a BarcodeBertModel"):
+        export_sentence_transformers(tiny(BarcodeBertForMaskedLM), tokenizer(), tmp_path / "a")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        export_sentence_transformers(tiny(BarcodeBertModel), tokenizer(), tmp_path)
+
+
+def test_adapters_of_the_encoder(tmp_path):
+    """LoRA on the encoder alone: saved as safetensors, and merged it can be exported like any other encoder."""
+    peft = pytest.importorskip("peft")
+    model = tiny(BarcodeBertModel)
+    ids, mask = map(torch.from_numpy, tokenizer().encode_column(BARCODES[:3]))
+    before = model(ids, mask).pooler_output.detach()
+    lora = peft.LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, lora).eval()
+    after = adapted(input_ids=ids, attention_mask=mask).pooler_output.detach()
+    assert (after - before).abs().max() > 1e-3
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert {path.suffix for path in (tmp_path / "adapter").iterdir()} <= {".json", ".safetensors", ".md"}
+    merged = peft.PeftModel.from_pretrained(tiny(BarcodeBertModel), tmp_path / "adapter").merge_and_unload()
+    assert type(merged) is BarcodeBertModel
+    torch.testing.assert_close(merged.eval()(ids, mask).pooler_output, after, rtol=0, atol=1e-5)

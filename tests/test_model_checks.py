@@ -1,0 +1,265 @@
+"""The checks that transformers makes of its own models, for each of our classes: tiny, on the CPU, in float32.
+
+transformers ships no test that could be imported (its mixins live in its repository, not in the package), so the
+checks are stated here once and run over every class.
+"""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from test_modeling_barcodebert import TINY as BERT
+from test_modeling_barcodebert import close
+from test_modeling_clibd import batch as clibd_batch
+from test_modeling_clibd import tiny as tiny_clibd
+from test_modeling_heads import TREE
+
+from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.losses_clibd import contrastive_loss
+from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.modeling_barcodebert import (
+    BarcodeBertForMaskedLM,
+    BarcodeBertForSequenceClassification,
+    BarcodeBertModel,
+)
+from bioscan_hf.modeling_barcodemamba import (
+    BarcodeMambaForMaskedLM,
+    BarcodeMambaForSequenceClassification,
+    BarcodeMambaModel,
+)
+from bioscan_hf.tokenization_kmer import KmerTokenizer
+
+MAMBA = {"k": 2, "max_nucleotides": 24, "hidden_size": 16, "num_hidden_layers": 1, "head_dim": 8, "state_size": 4}
+LETTERS = np.random.default_rng(0).choice(list("ACGT"), (8, 24))
+BARCODES = ["".join(row) for row in LETTERS[:7]] + ["".join(LETTERS[7, :9])]
+
+
+def barcode_bert(cls, **options):
+    torch.manual_seed(0)
+    return cls(BarcodeBertConfig(**(BERT | options))).eval()
+
+
+def barcode_mamba(cls, **options):
+    torch.manual_seed(0)
+    return cls(BarcodeMambaConfig(**(MAMBA | options))).eval()
+
+
+def aligned_barcode():
+    torch.manual_seed(0)
+    config = AlignedBarcodeConfig(positions=24, max_nucleotides=40, embedding_size=8, hidden_size=12)
+    model = AlignedBarcodeModel(config).eval()
+    inputs = inputs_of(model)
+    model.fit_region([(inputs["input_ids"][:7], inputs["attention_mask"][:7])])
+    return model
+
+
+#: Name of the class -> a tiny model of it.
+MODELS = {
+    "BarcodeBertModel": lambda: barcode_bert(BarcodeBertModel),
+    "BarcodeBertForMaskedLM": lambda: barcode_bert(BarcodeBertForMaskedLM),
+    "BarcodeBertForMaskedLM, tied": lambda: barcode_bert(BarcodeBertForMaskedLM, mlm_head="tied"),
+    "BarcodeBertForSequenceClassification": lambda: barcode_bert(BarcodeBertForSequenceClassification, **TREE),
+    "BarcodeMambaModel": lambda: barcode_mamba(BarcodeMambaModel),
+    "BarcodeMambaForMaskedLM": lambda: barcode_mamba(BarcodeMambaForMaskedLM),
+    "BarcodeMambaForSequenceClassification": lambda: barcode_mamba(BarcodeMambaForSequenceClassification, **TREE),
+    "AlignedBarcodeModel": aligned_barcode,
+    "ClibdModel": tiny_clibd,
+}
+ALL = pytest.mark.parametrize("name", MODELS)
+TRANSFORMERS = [name for name in MODELS if name.startswith(("BarcodeBert", "Clibd"))]
+LAYERED = [name for name in MODELS if name != "AlignedBarcodeModel"]
+
+
+def inputs_of(model):
+    """A batch for the model, with labels where it takes them; the last barcode is short."""
+    if model.config.model_type == "clibd":
+        return clibd_batch()
+    tokenizer = KmerTokenizer(k=model.config.k, max_nucleotides=model.config.max_nucleotides)
+    ids, mask = map(torch.from_numpy, tokenizer.encode_column(BARCODES))
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if "MaskedLM" in type(model).__name__:
+        inputs["labels"] = ids.masked_fill(mask == 0, -100)
+    elif "Classification" in type(model).__name__:
+        inputs["labels"] = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 2, 2], [0, 0, 3]]).repeat(2, 1)
+    return inputs
+
+
+def loss_of(model, inputs):
+    """The model's own loss; of an encoder, a contrast of specimens or the distance to fixed vectors."""
+    output = model(**inputs)
+    if "labels" in inputs:
+        return output.loss
+    if model.config.model_type == "clibd":
+        embeddings = {"image": output.image_embeds, "dna": output.dna_embeds, "text": output.text_embeds}
+        return contrastive_loss(embeddings, output.logit_scale)
+    vectors = output.pooler_output
+    goal = torch.linspace(-1, 1, vectors.numel()).view_as(vectors)
+    return (vectors - goal).square().mean()
+
+
+def tensors(output):
+    """Every tensor of an output, in the order of their names."""
+    found = []
+    for value in [output[name] for name in sorted(output.keys())]:
+        found += tensors_of_tuple(value) if isinstance(value, tuple) else [value]
+    return [value for value in found if isinstance(value, torch.Tensor)]
+
+
+def tensors_of_tuple(values):
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def same(one, other, tolerance):
+    assert len(tensors(one)) == len(tensors(other)) > 0
+    for a, b in zip(tensors(one), tensors(other), strict=True):
+        close(a, b, tolerance)
+
+
+@ALL
+def test_saved_and_loaded(name, tmp_path):
+    """Equal to the last bit, whole or in shards, through `low_cpu_mem_usage` and `device_map`; safetensors alone."""
+    model = MODELS[name]()
+    inputs = inputs_of(model)
+    expected = model(**inputs)
+    for size in ("5GB", "4KB"):
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        files = {path.suffix for path in tmp_path.iterdir()}
+        assert ".safetensors" in files and not files & {".bin", ".pt", ".pth", ".pkl"}
+        assert (tmp_path / "model.safetensors.index.json").exists() == (size == "4KB")
+        for options in ({}, {"low_cpu_mem_usage": True}, {"device_map": "cpu"}):
+            again, info = type(model).from_pretrained(tmp_path, output_loading_info=True, **options)
+            assert not info["missing_keys"] and not info["unexpected_keys"]
+            same(again.eval()(**inputs), expected, 0)
+        shutil.rmtree(tmp_path)
+
+
+@ALL
+def test_evaluation_is_deterministic_and_training_restores(name):
+    """Twice the same in evaluation; the weights are made alike from one seed."""
+    model, again = MODELS[name](), MODELS[name]()
+    inputs = inputs_of(model)
+    same(model(**inputs), model(**inputs), 0)
+    for (key, one), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(one, other), key
+    model.train().eval()
+    same(model(**inputs), again(**inputs), 0)
+
+
+@ALL
+def test_training_lowers_the_loss_and_reaches_every_parameter(name):
+    """Every trainable parameter gets a finite gradient, and 8 steps of AdamW lower the loss."""
+    model = MODELS[name]().train()
+    inputs = inputs_of(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    torch.manual_seed(1)
+    losses = []
+    for step in range(8):
+        loss = loss_of(model, inputs)
+        loss.backward()
+        if step == 0:
+            lacking = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            assert not lacking, f"no gradient: {lacking}"
+            assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0], losses
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_gradient_checkpointing_gives_equal_gradients(name):
+    """With and without, also in its older kind, which re-enters the graph."""
+    found = []
+    for options in (None, {"use_reentrant": False}, {"use_reentrant": True}):
+        model = MODELS[name]()
+        for module in model.modules():  # no dropout, whose masks would differ
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.train()
+        if options is not None:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            assert model.is_gradient_checkpointing
+            model.enable_input_require_grads() if options["use_reentrant"] else None
+        loss_of(model, inputs_of(model)).backward()
+        found.append({key: p.grad for key, p in model.named_parameters() if p.grad is not None})
+    for other in found[1:]:
+        assert other.keys() == found[0].keys() and any(grad.any() for grad in other.values())
+        for key, grad in found[0].items():
+            close(other[key], grad, 1e-6)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_attention_implementations_agree(name):
+    """eager and sdpa, chosen for a model that is there."""
+    model = MODELS[name]()
+    inputs = inputs_of(model)
+    outputs = []
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        outputs.append(model(**inputs))
+    same(*outputs, 1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("Barcode")])
+def test_embeddings_are_resized(name):
+    """Rows for more tokens come after those of the vocabulary, which keep their outputs; a tied head grows too."""
+    model = MODELS[name]()
+    inputs = {key: value for key, value in inputs_of(model).items() if key != "labels"}
+    expected = tensors(model(**inputs))[0]
+    before = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(before + 3, mean_resizing=False)
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == before + 3
+    found = tensors(model(**inputs))[0]
+    if "tied" in name:
+        assert found.shape[-1] == expected.shape[-1] + 3
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    close(found[..., : expected.shape[-1]], expected, 1e-6)
+
+
+@ALL
+def test_exported_program(name):
+    """`torch.export` with a batch of any size gives the same output."""
+    model = MODELS[name]()
+    inputs = {key: value for key, value in inputs_of(model).items() if key != "labels"}
+    rows = torch.export.Dim("rows", min=2, max=4096)
+    shapes = {key: {0: rows} for key in inputs}
+    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
+    for count in (4, 3):
+        part = {key: value[:count] for key, value in inputs.items()}
+        same(program.module()(**part), model(**part), 1e-5)
+
+
+@ALL
+def test_compiled(name):
+    """One graph without a break; the machine's compiler is not needed for that."""
+    torch._dynamo.reset()
+    model = MODELS[name]()
+    inputs = inputs_of(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    same(compiled(**inputs), model(**inputs), 1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile makes C++")
+def test_compiled_to_machine_code():
+    torch._dynamo.reset()
+    model = MODELS["BarcodeBertModel"]()
+    inputs = inputs_of(model)
+    with torch.no_grad():
+        same(torch.compile(model)(**inputs), model(**inputs), 1e-5)
+
+
+@ALL
+def test_loaded_in_bfloat16(name, tmp_path):
+    """Weights in bfloat16, buffers of whole numbers as they are, and an output that is finite and close."""
+    model = MODELS[name]()
+    model.save_pretrained(tmp_path)
+    half = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    inputs = inputs_of(model)
+    given = {key: value.bfloat16() if value.is_floating_point() else value for key, value in inputs.items()}
+    for one, other in zip(tensors(half(**given)), tensors(model(**inputs)), strict=True):
+        assert one.isfinite().all()
+        close(one.float(), other.float(), 0.3)
