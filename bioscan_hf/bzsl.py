@@ -3,6 +3,7 @@
 Every class is a multivariate Student t, the posterior predictive distribution of a Gaussian under a hierarchical
 normal-inverse-Wishart prior; a specimen gets the class under which it is likeliest. A class without specimens borrows
 those of related ones:
+
 - surrogate species (Badirli et al. 2021, https://arxiv.org/abs/2109.14133): an unseen species has an attribute, such
   as the mean DNA embedding of its barcodes, and borrows from the seen species with the nearest attributes;
 - genus and species (OSBC, Badirli et al. 2023, Methods in Ecology and Evolution 14): each genus is a class too, made

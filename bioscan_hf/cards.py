@@ -6,7 +6,6 @@ the business of the machine that it is on, so only its last part is shown. Templ
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -18,10 +17,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_dicts
 
-from .results import write_text
-
-#: A results file is kept far smaller; one that is larger is not read.
-LARGEST_RESULTS = 64 * 2**20
+from .results import read_json, write_text
 
 #: Where a model repository keeps what the leaderboard of a benchmark reads.
 EVAL_RESULTS_FILE = ".eval_results/bioscan_hf.yaml"
@@ -33,16 +29,11 @@ def read_results(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: for what is no JSON object, is nested too deeply, or is larger than 64 MiB.
     """
-    path = Path(path)
-    if path.stat().st_size > LARGEST_RESULTS:
-        raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes: no results file is larger than 64 MiB.")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no results file ({error}). Give a trainer's.") from None
-    if not isinstance(results, dict):
-        raise ValueError(f"{str(path)!r} is no results file: it holds no object but a {type(results).__name__}.")
-    return results
+        return read_json(path)
+    except ValueError as error:
+        what = str(error).removeprefix(f"{str(path)!r} ")
+        raise ValueError(f"{str(path)!r} is no results file: it {what} Give a trainer's.") from None
 
 
 def write_card(path: str | Path, card: str) -> None:

@@ -194,6 +194,10 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
             "Give either --model, to go on from a CLIBD model, or encoders for a new one: --image_encoder, "
             "--dna_encoder, --text_encoder."
         )
+    least = {"rows_at_a_time": 0, "chunk_size": 0, "lora_rank": 0, "projection_dim": 1, "stream_buffer": 1}
+    for name, fewest in least.items():
+        if getattr(options, name) < fewest:
+            raise ValueError(f"{name} is {getattr(options, name)}; give {fewest} or more.")
     _check_loss(options)
     if global_batch_size(training_args) < 2:
         raise ValueError("A batch of one row has nothing to compare: give --per_device_train_batch_size 2 or more.")
@@ -218,6 +222,12 @@ def _check_loss(options: ClibdOptions) -> None:
     columns = options.label_columns or []
     if options.objective == "simclr" and (options.loss != "softmax" or options.augment_on_device):
         raise ValueError("simclr has views and a loss of its own: leave --loss and --augment_on_device out.")
+    if options.objective == "simclr" and (options.pairs or options.bind_to or options.chunk_size):
+        raise ValueError("simclr compares no pairs of modalities: leave --pairs, --bind_to and --chunk_size out.")
+    if options.objective == "simclr" and options.local_negatives:
+        raise ValueError("simclr compares the views of all processes: leave --local_negatives out.")
+    if options.temperature <= 0:
+        raise ValueError(f"temperature is {options.temperature}; it divides the cosines, so give one above 0.")
     if options.objective == "simclr" and not options.simclr_modalities:
         raise ValueError(f"simclr_modalities names none. Choose among {', '.join(VIEWED)}.")
     if options.loss == "siglip" and len(columns) > 1:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .clustering_linkage import cut_tree
+from .clustering_linkage import cut_tree, in_order_of_first
 from .clustering_methods import (
     FREE,
     TREES,
@@ -26,7 +26,6 @@ from .clustering_methods import (
     Ids,
     checked_embeddings,
     free_partition,
-    in_order_of_first,
     merge_tree,
     normalized,
     partition,
@@ -142,9 +141,12 @@ def zero_shot_cluster(
     Raises:
         ValueError: for embeddings that are NaN, infinite, all equal, zero where a direction is needed, or of different
             lengths; labels of another length or rank; fewer specimens than clusters; a number of clusters where none
-            is taken, or none where one is needed; unknown names and options.
+            is taken, or none where one is needed; unknown names.
+        TypeError: for options that the class of the reducer or clusterer does not know.
         ModuleNotFoundError: for a library that is not installed.
     """
+    if isinstance(n_clusters, np.integer):
+        n_clusters = int(n_clusters)
     options: dict[str, Any] = {
         "reducer": reducer,
         "reducer_options": resolved("reducer", reducer, reducer_options or {}),
@@ -164,7 +166,7 @@ def zero_shot_cluster(
     candidates, chosen = _numbers(clusterer, n_clusters, distance_threshold, encoded, rows)
     seconds: dict[str, float] = {}
     with _timed(seconds, "normalize"):
-        x = np.concatenate(_normalized(parts, normalization), axis=1)
+        x = side_by_side(parts, normalization, ids)
     with _timed(seconds, "reduce"):
         x = reduced(x, reducer, options["reducer_options"], seed)
     with _timed(seconds, "cluster"):
@@ -236,14 +238,23 @@ def summary(runs: Sequence[Clustering]) -> dict[str, dict[str, dict[str, float |
     return found
 
 
-def _normalized(parts: Mapping[str, Floats], normalization: str | Mapping[str, str]) -> list[Floats]:
+def side_by_side(
+    parts: Mapping[str, Floats],
+    normalization: str | Mapping[str, str] = "none",
+    ids: Sequence[str] | None = None,
+) -> Floats:
+    """What is reduced and clustered: the modalities (N, D), each normalised, as one matrix.
+
+    Raises:
+        ValueError: for a normalisation of other modalities than those, and as `clustering_methods.normalized`.
+    """
     if isinstance(normalization, Mapping) and set(normalization) != set(parts):
         raise ValueError(
             f"normalization names {', '.join(normalization)}, and the modalities are {', '.join(parts)}: name each "
             f"once ('none' leaves it as it is)."
         )
     of = normalization if isinstance(normalization, Mapping) else dict.fromkeys(parts, normalization)
-    return [normalized(x, of[name], name) for name, x in parts.items()]
+    return np.concatenate([normalized(x, of[name], name, ids) for name, x in parts.items()], axis=1)
 
 
 def _numbers(
@@ -279,8 +290,8 @@ def _numbers(
             raise ValueError(f"No specimen has a name at {n_clusters!r}: pass n_clusters as a number or 'silhouette'.")
         chosen = {"by": "rank", "rank": n_clusters, "asked": asked, "oracle": True}
         return _possible([asked], rows), chosen
-    if isinstance(n_clusters, (int, np.integer)):
-        return _possible([int(n_clusters)], rows), {"by": "given", "asked": int(n_clusters), "oracle": False}
+    if isinstance(n_clusters, int):
+        return _possible([n_clusters], rows), {"by": "given", "asked": n_clusters, "oracle": False}
     if n_clusters == "silhouette":
         tried = sorted({int(k) for k in np.geomspace(2, max(2, rows // 2), CANDIDATES).round()})
     else:

@@ -20,30 +20,22 @@ Shape letters: N = points, D = embedding size, K = neighbours, M = clusters that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
+from .clustering_graph import checked_points, knn_graph
+
 #: Up to so many clusters, all pairs are compared; above, `graph_tree` compares neighbours first.
 EXACT_UP_TO = 40_000
-
-#: Up to so many points, `knn_graph` is exact unless it is told otherwise.
-EXACT_NEIGHBORS_UP_TO = 50_000
 
 #: Distances that are held at once.
 DISTANCES_AT_ONCE = 2**21
 
 #: Costs of which the greater is at most so many times the lower are equal but for rounding.
 TIED = 1 + 1e-12
-
-#: An inverted file visits the nearest so many of its lists, of which there are about 2 sqrt(N).
-LISTS_VISITED = 16
-
-#: Points per list from which an inverted file learns its centres, as faiss recommends at least.
-TRAINING_PER_LIST = 39
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -170,11 +162,21 @@ def cut_tree(tree: ArrayLike, n_clusters: int | None = None, distance_threshold:
     children = tree[:merges, :2].astype(np.int64)
     parents = np.repeat(np.arange(points, points + merges), 2)
     edges = coo_array((np.ones(2 * merges, bool), (children.ravel(), parents)), shape=(points + merges,) * 2)
-    labels = connected_components(edges, directed=False)[1][:points]
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+    return in_order_of_first(connected_components(edges, directed=False)[1][:points])
+
+
+def in_order_of_first(ids: Ids) -> Ids:
+    """The same clusters, numbered from 0 in the order of their first points; -1 stays.
+
+    Example:
+        >>> in_order_of_first(np.array([7, 2, -1, 7])).tolist()
+        [0, 1, -1, 0]
+    """
+    values, first, codes = np.unique(ids, return_index=True, return_inverse=True)
+    order = np.argsort(np.where(values < 0, len(ids), first), kind="stable")
+    place = np.empty(len(values), np.int64)
+    place[order] = np.arange(len(values))
+    return np.where(ids < 0, -1, place[codes])
 
 
 def aggregate(points: ArrayLike, groups: ArrayLike) -> tuple[Floats, Ids, Ids]:
@@ -190,7 +192,7 @@ def aggregate(points: ArrayLike, groups: ArrayLike) -> tuple[Floats, Ids, Ids]:
     Raises:
         ValueError: Points that are not a matrix of finite numbers; groups of another length, or one missing.
     """
-    matrix, _ = _checked(points, None)
+    matrix = checked_points(points)
     names = np.asarray(groups)
     if names.shape != matrix.shape[:1]:
         raise ValueError(f"Each of the {len(matrix)} points has one group; got groups of shape {names.shape}.")
@@ -206,73 +208,8 @@ def aggregate(points: ArrayLike, groups: ArrayLike) -> tuple[Floats, Ids, Ids]:
     return matrix[first] + sums / counts[:, None], counts, inverse
 
 
-def knn_graph(points: ArrayLike, n_neighbors: int, *, approximate: bool | None = None) -> csr_matrix:
-    """Euclidean distances (N, N) to each point's K nearest others, K stored a row, nearest first.
-
-    The distance 0 of equal points is stored like any other. Exact neighbours are scikit-learn's. Approximate ones are
-    found by faiss in an inverted file of about 2 sqrt(N) lists, of which 16 are visited. At 47,260 simulated
-    embeddings (benchmarks/bench_clustering.py) that finds all exact ones in 1.3 s of CPU; HNSW (16 links, effort 64)
-    98.7 % in 3.2 s.
-
-    Args:
-        points: (N, D), finite, more than K.
-        n_neighbors: K.
-        approximate: None: above 50,000 points.
-
-    Raises:
-        ValueError: Points that are not a matrix of finite numbers, or too few for K.
-        ModuleNotFoundError: Approximate neighbours without faiss.
-    """
-    matrix, _ = _checked(points, None)
-    rows = len(matrix)
-    if not 1 <= n_neighbors < rows:
-        raise ValueError(f"n_neighbors={n_neighbors}: {rows} points have 1 to {rows - 1} neighbours.")
-    if approximate is None:
-        approximate = rows > EXACT_NEIGHBORS_UP_TO
-    distances, found = (_approximate_neighbors if approximate else _exact_neighbors)(matrix, n_neighbors + 1)
-    # A point is usually its own nearest; among many equal ones it may not even be found, and the last is left out.
-    itself = found == np.arange(rows)[:, None]
-    itself[~itself.any(axis=1), -1] = True
-    distances, found = (part[~itself].reshape(rows, n_neighbors) for part in (distances, found))
-    starts = np.arange(0, rows * n_neighbors + 1, n_neighbors)
-    return csr_matrix((distances.ravel(), found.ravel(), starts), shape=(rows, rows))
-
-
-def genie_clusters(points: ArrayLike, n_clusters: int, *, gini_threshold: float = 0.3) -> Ids:
-    """Cluster (N,) of each point by Genie (Gagolewski et al. 2016, https://doi.org/10.1016/j.ins.2016.05.003).
-
-    Single linkage over the exact minimum spanning tree that merges the smallest cluster whenever the Gini index of
-    the sizes exceeds the threshold. Memory linear, time quadratic in N.
-
-    Args:
-        points: (N, D), finite.
-        n_clusters: 1 to N.
-        gini_threshold: In (0, 1]; at 1 it is single linkage. Low values force clusters of equal size.
-
-    Raises:
-        ValueError: Points that are not a matrix of finite numbers; too many clusters; a threshold out of range.
-        ModuleNotFoundError: genieclust is not installed.
-    """
-    matrix, _ = _checked(points, None)
-    if not 1 <= n_clusters <= len(matrix):
-        raise ValueError(f"n_clusters={n_clusters}: {len(matrix)} points make 1 to {len(matrix)} clusters.")
-    if not 0 < gini_threshold <= 1:
-        raise ValueError(f"gini_threshold={gini_threshold}: it lies in (0, 1].")
-    try:
-        from genieclust import Genie
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Genie needs genieclust: pip install 'bioscan_hf[cluster]'.") from error
-    return Genie(n_clusters, gini_threshold=gini_threshold).fit_predict(matrix).astype(np.int64)
-
-
 def _checked(points: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
-    matrix = np.ascontiguousarray(points, dtype=np.float64)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"Points are a matrix (N, D) with at least one row; got the shape {matrix.shape}.")
-    finite = np.isfinite(matrix).all(axis=1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise ValueError(f"{len(bad)} of {len(matrix)} points hold NaN or infinity; the first is row {bad[0]}.")
+    matrix = checked_points(points)
     if weights is None:
         return matrix, np.ones(len(matrix))
     checked = np.asarray(weights, dtype=np.float64)
@@ -439,31 +376,3 @@ def _tree(forest: _Forest) -> Floats:
     new[points + order] = points + np.arange(len(order))
     pairs = np.sort(np.column_stack([new[left[order]], new[right[order]]]), axis=1)
     return np.column_stack([pairs, height[order], count[order]]).astype(np.float64)
-
-
-def _exact_neighbors(matrix: Floats, wanted: int) -> tuple[Any, Any]:
-    from sklearn.neighbors import NearestNeighbors
-
-    return NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(matrix).kneighbors(matrix)
-
-
-def _approximate_neighbors(matrix: Floats, wanted: int) -> tuple[Any, Any]:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Approximate neighbours need faiss: pip install 'bioscan_hf[index]'. approximate=False does not."
-        ) from error
-    rows = (matrix - matrix.mean(axis=0)).astype(np.float32)
-    lists = max(1, min(int(2 * len(rows) ** 0.5), len(rows) // TRAINING_PER_LIST))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(rows.shape[1]), rows.shape[1], lists)
-    index.cp.max_points_per_centroid = TRAINING_PER_LIST
-    index.train(rows)
-    index.add(rows)
-    index.nprobe = LISTS_VISITED
-    squares, found = index.search(rows, wanted)
-    if (found < 0).any():  # fewer points in the visited lists than wanted
-        index.nprobe = lists
-        short = (found < 0).any(axis=1)
-        squares[short], found[short] = index.search(rows[short], wanted)
-    return np.sqrt(squares), found

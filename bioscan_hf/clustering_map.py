@@ -98,7 +98,7 @@ def thumbnail(photo: bytes, processid: str) -> str:
         with Image.open(io.BytesIO(photo)) as image:
             image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size
             small = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"The photo of {processid} cannot be decoded ({error}).") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .clustering_linkage import EXACT_UP_TO, genie_clusters, graph_tree, knn_graph, ward_tree
+from .clustering_graph import genie_clusters, knn_graph
+from .clustering_linkage import EXACT_UP_TO, graph_tree, ward_tree
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -91,13 +92,19 @@ def checked_embeddings(
     return parts
 
 
-def normalized(x: Floats, normalization: str = "none", name: str = "embedding") -> Floats:
+def normalized(
+    x: Floats, normalization: str = "none", name: str = "embedding", ids: Sequence[str] | None = None
+) -> Floats:
     """Embeddings (N, D) after one of `NORMALIZATIONS`.
 
     "none"; "l2": unit vectors; "l2_corrected": vectors of length sqrt(D), so that modalities of different sizes weigh
     by their number of dimensions; "elementwise_zscore": mean 0 and deviation 1 in every dimension (0 in one that is
     constant); "average_zscore": mean 0, and all dimensions divided by their mean deviation, which keeps the
     proportions of distances.
+
+    Args:
+        name: Of the modality, for error messages.
+        ids: Names of the specimens (N,) for them; else their row numbers.
 
     Raises:
         ValueError: for an unknown normalisation, and for zero vectors, which have no direction (their rows are named).
@@ -111,7 +118,7 @@ def normalized(x: Floats, normalization: str = "none", name: str = "embedding") 
         zero = np.flatnonzero(length == 0)
         if len(zero):
             raise ValueError(
-                f"The embeddings {name!r} are zero in the rows {named_rows(zero, None)}, which {normalization!r} "
+                f"The embeddings {name!r} are zero in the rows {named_rows(zero, ids)}, which {normalization!r} "
                 f"cannot normalise: leave these specimens out."
             )
         scale = np.sqrt(x.shape[1]) if normalization == "l2_corrected" else 1.0
@@ -272,20 +279,6 @@ def resolved(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]
             f"{', '.join(known[name]) or 'none'}, and its seed and number of clusters are arguments of their own."
         )
     return {**known[name], **options}
-
-
-def in_order_of_first(ids: Ids) -> Ids:
-    """The same clusters, numbered from 0 in the order of their first points; -1 stays.
-
-    Example:
-        >>> in_order_of_first(np.array([7, 2, -1, 7])).tolist()
-        [0, 1, -1, 0]
-    """
-    values, first, codes = np.unique(ids, return_index=True, return_inverse=True)
-    order = np.argsort(np.where(values < 0, len(ids), first), kind="stable")
-    place = np.empty(len(values), np.int64)
-    place[order] = np.arange(len(values))
-    return np.where(ids < 0, -1, place[codes])
 
 
 def named_rows(rows: Any, ids: Sequence[str] | None) -> str:

@@ -15,14 +15,19 @@ from datasets import Image
 from numpy.typing import ArrayLike
 
 from .clustering_map import MOST_SPECIMENS, write_map
-from .clustering_plots import ami_by_rank, cluster_map, plane
-from .clustering_report import cluster_report, write_report
+from .clustering_plots import FIGURE_RANKS, ami_by_rank, cluster_map, plane
+from .clustering_report import CLUSTERS_FILE, RULES_FILE, SUSPECTS_FILE, cluster_report, write_report
 from .data import load_bioscan5m
 from .photos import photo_bytes
 from .plots import png
 
 #: Ranks of the maps that do not move.
 MAP_RANKS = ("order", "family", "species")
+
+FIGURE_FILE, PAGE_FILE = "ami_by_rank.png", "map.html"
+
+#: All that `write_output` may write.
+FILES = (FIGURE_FILE, *(f"map_{rank}.png" for rank in MAP_RANKS), PAGE_FILE, CLUSTERS_FILE, SUSPECTS_FILE, RULES_FILE)
 
 
 class SpecimenPhotos(Sequence[bytes | None]):
@@ -49,7 +54,10 @@ class SpecimenPhotos(Sequence[bytes | None]):
         if isinstance(i, slice):
             return [self[place] for place in range(*i.indices(len(self)))]
         row = self.rows[i]
-        return None if row is None else photo_bytes(self.data[row : row + 1]["image"])[0][0]
+        if row is None:
+            return None
+        found = self.data[row : row + 1]["image"]
+        return photo_bytes(found)[0][0] if found.null_count == 0 else None
 
 
 def write_output(
@@ -67,6 +75,9 @@ def write_output(
 ) -> list[Path]:
     """Writes ami_by_rank.png, map_RANK.png, map.html and the tables of `write_report`; returns their paths.
 
+    A rank without any name has no map, and there is no figure if none of the results has a score at any rank. What an
+    earlier clustering left there of `FILES` is gone then.
+
     A page holds 50,000 specimens: of more, so many are drawn by `seed` for the page alone, and its title says so.
 
     Args:
@@ -81,11 +92,14 @@ def write_output(
         ValueError: as the parts raise it.
     """
     folder, ids = Path(folder), np.asarray(clusters)
+    report = cluster_report(ids, labels, processids, embeddings)
     points = plane(embeddings, reducer, seed=seed)
-    pictures = {"ami_by_rank.png": png(ami_by_rank(results))}
+    scores = [one["metrics"].get(rank, {}).get("ami") for one in results.values() for rank in FIGURE_RANKS]
+    pictures = {FIGURE_FILE: png(ami_by_rank(results))} if any(score is not None for score in scores) else {}
     for rank in MAP_RANKS:
         if any(name is not None for name in labels.get(rank, ())):
             pictures[f"map_{rank}.png"] = png(cluster_map(points, labels[rank], rank, title))
+    clear_output(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pictures.items():
         part = folder / f"{name}.part"
@@ -96,7 +110,7 @@ def write_output(
         rows = np.sort(np.random.default_rng(seed).choice(len(ids), MOST_SPECIMENS, replace=False))
         heading += f": {MOST_SPECIMENS:,} of {len(ids):,}, drawn by chance"
     write_map(
-        folder / "map.html",
+        folder / PAGE_FILE,
         points[rows],
         [processids[i] for i in rows.tolist()],
         {rank: [names[i] for i in rows.tolist()] for rank, names in labels.items()},
@@ -104,5 +118,11 @@ def write_output(
         photos=photos if len(rows) == len(ids) else None,
         title=heading,
     )
-    tables = write_report(folder, cluster_report(ids, labels, processids, embeddings))
-    return [*(folder / name for name in pictures), folder / "map.html", *tables]
+    tables = write_report(folder, report)
+    return [*(folder / name for name in pictures), folder / PAGE_FILE, *tables]
+
+
+def clear_output(folder: str | Path) -> None:
+    """Deletes what `write_output` wrote of an earlier clustering: pictures never stand beside other results."""
+    for name in FILES:
+        (Path(folder) / name).unlink(missing_ok=True)

@@ -6,7 +6,6 @@ Shape letters: N = specimens, D = embedding size of a modality.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from .clustering import PRESETS, Clustering, cluster_runs, summary
+from .clustering import PRESETS, Clustering, cluster_runs, side_by_side, summary
 from .clustering_methods import FREE, Floats, named_rows
 from .data import load_bioscan5m
 from .embedding import load_embeddings
-from .results import write_results
+from .results import read_json, write_results
 from .retrieval_embeddings import load_specimens
 from .taxonomy import LABEL_COLUMNS
 
@@ -116,11 +115,13 @@ def read_specimens(
 
     Raises:
         FileNotFoundError: for a split that is not embedded.
-        ValueError: as `join_by_processid`, and for specimens that are not in the splits of the source.
+        ValueError: as `join_by_processid`; for splits that different models have embedded, and specimens that are not
+            in the splits of the source.
     """
     parts: dict[str, tuple[list[str], list[Floats]]] = {name: ([], []) for name in folders}
     absent: dict[str, list[str]] = {name: [] for name in folders}
     for name, folder in folders.items():
+        _check_one_model(Path(folder), splits)
         for split in splits:
             processids, vectors, valid = _read_split(Path(folder) / split, name)
             parts[name][0].extend(one for one, there in zip(processids, valid, strict=True) if there)
@@ -200,7 +201,7 @@ def cluster_embeddings(
         seeds=[run.options["seed"] for run in runs],
         chosen=[run.chosen for run in runs],
         dataset=str(source),
-        splits={split: specimens.splits.count(split) for split in splits},
+        splits=dict(sorted(Counter(specimens.splits).items())),
         specimens=len(specimens.processids),
         dropped=specimens.dropped,
         modalities={name: x.shape[1] for name, x in specimens.embeddings.items()},
@@ -212,6 +213,11 @@ def cluster_embeddings(
         spread=spread,
         runs=[{"metrics": run.metrics, "separation": run.separation} for run in runs],
     )
+
+
+def clustered_vectors(specimens: JoinedSpecimens, results: Mapping[str, Any]) -> Floats:
+    """What the clustering of `results` began from (N, D): the modalities side by side, normalised as it did."""
+    return side_by_side(specimens.embeddings, results["options"]["normalization"])
 
 
 def preset_options(preset: str, **options: Any) -> dict[str, Any]:
@@ -239,11 +245,24 @@ def preset_options(preset: str, **options: Any) -> dict[str, Any]:
     return how
 
 
+def _check_one_model(folder: Path, splits: Sequence[str]) -> None:
+    """Raises ValueError if the splits were embedded by different models: their vectors are of different spaces."""
+    there = [split for split in splits if (folder / split / "manifest.json").is_file()]
+    found = [_encoder(folder / split) for split in there]
+    # Counts of other k-mers differ in `dim` alone; it is there when all of a split is.
+    if any(len({about[key] for about in found if key in about}) > 1 for key in ("model", "dim")):
+        raise ValueError(
+            f"Different models have embedded {' and '.join(there)} in {str(folder)!r}: their vectors cannot be "
+            f"compared. Embed all splits by one model."
+        )
+
+
 def _read_split(folder: Path, modality: str) -> tuple[list[str], Floats, np.ndarray]:
     """Processids, embeddings, and which of them are valid."""
     if not (folder / "manifest.json").is_file():
         raise FileNotFoundError(
-            f"No embeddings of {folder.name!r} in {str(folder.parent)!r}: run `bioscan-hf embed` for it first."
+            f"No embeddings of {folder.name!r} in {str(folder.parent)!r}: run `bioscan-hf embed` for it first, or "
+            f"name the splits that are there (--split)."
         )
     if not list(folder.glob("specimens-*.parquet")):
         found = load_embeddings(folder)
@@ -287,8 +306,8 @@ def _write_clusters(path: Path, specimens: JoinedSpecimens, runs: Sequence[Clust
 
 def _encoder(folder: Path) -> dict[str, Any]:
     """What the manifest says about the encoder."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return {key: manifest[key] for key in ("model", "processor", "precision") if key in manifest}
+    manifest = read_json(folder / "manifest.json")
+    return {key: manifest[key] for key in ("model", "processor", "precision", "dim") if key in manifest}
 
 
 def _some(names: Sequence[str]) -> str:

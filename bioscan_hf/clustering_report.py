@@ -50,11 +50,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of both tables, and the rules in words."""
+    """Rows of both tables, and the rules in words and numbers."""
 
     clusters: list[dict[str, Any]]
     suspects: list[dict[str, Any]]
     rules: dict[str, str]
+    limits: Limits
 
 
 def cluster_report(
@@ -112,17 +113,17 @@ def cluster_report(
         row["likely_new_species"], row["note"] = _judged(cluster, row, counts[cluster], far, limits)
         rows.append(row)
     _place(rows)
-    return Report(rows, _suspects(members, counts, labels, processids, limits), rules_of(limits, far))
+    return Report(rows, _suspects(members, counts, labels, processids, limits), rules_of(limits, far), limits)
 
 
-def write_report(folder: str | Path, report: Report, *, limits: Limits | None = None) -> list[Path]:
+def write_report(folder: str | Path, report: Report) -> list[Path]:
     """Writes both tables as CSV and the rules beside them, each whole or not at all; returns the three paths."""
     folder = Path(folder)
     empty = ["processid", "cluster", "species", "cluster_species"]
     contents = {
         CLUSTERS_FILE: _csv(report.clusters[0], report.clusters),
         SUSPECTS_FILE: _csv(report.suspects[0] if report.suspects else empty, report.suspects),
-        RULES_FILE: json.dumps({"rules": report.rules, "limits": asdict(limits or Limits())}, indent=2) + "\n",
+        RULES_FILE: json.dumps({"rules": report.rules, "limits": asdict(report.limits)}, indent=2) + "\n",
     }
     for name, text in contents.items():
         write_text(folder / name, text)

@@ -6,7 +6,7 @@ Heavy libraries are imported where a command needs them, so that help and errors
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -385,6 +385,8 @@ def identify(options: Options) -> Result:
         raise ValueError(f"{options.source!r} is no file of sequences: give FASTA, FASTQ, CSV or TSV, also .gz.")
     if not 0 <= options.least <= 1:
         raise ValueError(f"--least {options.least} is no probability: give a number from 0 to 1.")
+    if not 0 <= options.novel_share <= 1:
+        raise ValueError(f"--novel-share {options.novel_share} is no share: give a number from 0 to 1.")
     disable_progress_bars()
     disable_progress_bar()
     if options.json or options.quiet:
@@ -512,17 +514,17 @@ def retrieve(options: Options) -> Result:
 def cluster(options: Options) -> Result:
     from datasets import disable_progress_bars
 
+    from .clustering_output import FILES, SpecimenPhotos, clear_output
     from .clustering_protocol import cluster_embeddings
 
-    refuse_to_replace(options.force, options.output / "results.json", options.output / "clusters.parquet")
+    written = ("results.json", "clusters.parquet", *FILES)
+    refuse_to_replace(options.force, *(options.output / name for name in written))
     disable_progress_bars()
-    folders: dict[str, Path] = {}
-    for given in (options.embeddings, *options.also):
-        name, equals, folder = given.rpartition("=")
-        name = name if equals else Path(folder).resolve().name
-        if name in folders:
-            raise ValueError(f"Two folders are named {name!r}: tell them apart, such as dna=FOLDER and image=FOLDER.")
-        folders[name] = Path(folder)
+    folders = _named_folders((options.embeddings, *options.also))
+    if options.photos is not None:  # a source without them is told before the long work
+        if options.map == "none":
+            raise ValueError("--photos are shown in the map, which --map none leaves out: leave one of them out.")
+        SpecimenPhotos(options.source, options.photos, "+".join(options.split or ("test", "test_unseen")), [])
     chosen = {name: getattr(options, name) for name in ("reducer", "clusterer", "distance_threshold", "normalization")}
     how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if options.n_clusters is not None:
@@ -550,19 +552,32 @@ def cluster(options: Options) -> Result:
     say(options, f"{results['metrics']['separation']['n_clusters']:,.0f} clusters{oracle}")
     for name, those in results["dropped"].items():
         say(options, f"Left out: {len(those):,} specimens that {name!r} lacks")
+    clear_output(options.output)
     if options.map != "none":
         _show_clusters(options, folders, results)
     say(options, f"Wrote {options.output}")
     return results
 
 
+def _named_folders(given: Iterable[str]) -> dict[str, Path]:
+    """Name -> folder, of "NAME=FOLDER", or of a folder alone, which lends its own name."""
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not folder or Path(text).is_dir():
+            name, folder = Path(text).resolve().name, text
+        if name in folders:
+            raise ValueError(f"Two folders are named {name!r}: tell them apart, such as dna=FOLDER and image=FOLDER.")
+        folders[name] = Path(folder)
+    return folders
+
+
 def _show_clusters(options: Options, folders: dict[str, Path], results: Result) -> None:
     """Writes the figure, the maps and the tables of the first run."""
-    import numpy as np
     import pyarrow.parquet as pq
 
     from .clustering_output import SpecimenPhotos, write_output
-    from .clustering_protocol import read_specimens
+    from .clustering_protocol import clustered_vectors, read_specimens
 
     splits = options.split or ("test", "test_unseen")
     specimens = read_specimens(options.source, folders, splits=splits, missing=options.missing)
@@ -575,7 +590,7 @@ def _show_clusters(options: Options, folders: dict[str, Path], results: Result) 
         pq.read_table(options.output / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy(),
         specimens.labels,
         specimens.processids,
-        np.concatenate(list(specimens.embeddings.values()), axis=1),
+        clustered_vectors(specimens, results),
         photos=photos,
         reducer=options.map,
         seed=results["seeds"][0],

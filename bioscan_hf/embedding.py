@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 
 from .embedding_batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
 from .photos import photo_bytes
+from .results import read_json
 
 MANIFEST = "manifest.json"
 
@@ -157,13 +158,15 @@ def load_embeddings(folder: str | Path) -> Embeddings:
 
     Raises:
         FileNotFoundError: if there is no manifest.
-        ValueError: if shards are missing (they are named).
+        ValueError: if shards are missing (they are named), or the manifest lacks a field or holds it in another type.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         raise FileNotFoundError(f"{folder} has no {MANIFEST}: it is no folder that embed(..., output=FOLDER) wrote.")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(folder / MANIFEST, {"rows": int, "shard_size": int})
     rows, size = manifest["rows"], manifest["shard_size"]
+    if min(rows, size) < 1:
+        raise ValueError(f"'rows' and 'shard_size' in {str(folder / MANIFEST)!r} have to be 1 or more.")
     shards = -(-rows // size)
     paths = [_shard_path(folder, shard, shards) for shard in range(shards)]
     missing = [path.name for path in paths if not path.exists()]
@@ -319,7 +322,7 @@ def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Raises ValueError if `folder` has a manifest of other embeddings than those of `identity`."""
     if not (folder / MANIFEST).exists():
         return
-    found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    found = read_json(folder / MANIFEST)
     other = [
         f"{key} ({found.get(key)} there, {value} now)" for key, value in identity.items() if found.get(key) != value
     ]

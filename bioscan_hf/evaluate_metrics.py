@@ -98,11 +98,13 @@ class TopkAccuracy(evaluate.Metric):
         ranks: Sequence[str] | None = None,
         ignore: int = IGNORE,
     ) -> Scores:
-        true, guesses = np.asarray(references), _guesses(predictions)
+        true, guesses = _table("references", references), _guesses(predictions)
         if true.ndim == 1:
             if ranks is not None:
                 raise ValueError(f"ranks are given ({list(ranks)}), but each specimen has one label. Leave ranks out.")
             return _top_k(guesses, true, top_k, ignore, "")
+        if guesses.shape[1] != true.shape[1]:
+            raise ValueError(f"There are guesses of {guesses.shape[1]} ranks, but labels of {true.shape[1]}.")
         scores: Scores = {}
         for place, rank in enumerate(_names_of_ranks(ranks, true.shape[1])):
             scores |= _top_k(guesses[:, place], true[:, place], top_k, ignore, f"{rank}_")
@@ -199,9 +201,12 @@ class HierarchicalAccuracy(evaluate.Metric):
         ignore: int = IGNORE,
     ) -> Scores:
         predicted, true = _table("predictions", predictions), _table("references", references)
+        if predicted.shape != true.shape or true.ndim != 2:
+            raise ValueError(
+                f"predictions are {predicted.shape} and references {true.shape}: give of each specimen, one at least, "
+                f"an id for each rank, (N, R)."
+            )
         names = _names_of_ranks(ranks, true.shape[1])
-        if predicted.shape != true.shape:
-            raise ValueError(f"predictions are {predicted.shape} and references {true.shape}: give one id per rank.")
         found = hierarchical_accuracy(
             dict(zip(names, predicted.T, strict=True)), dict(zip(names, true.T, strict=True)), ignore
         )
@@ -246,7 +251,12 @@ def _guesses(values: Sequence[Any]) -> np.ndarray:
         ) from None
 
 
-def _table(name: str, values: Sequence[Sequence[int]]) -> np.ndarray:
+def _table(name: str, values: Sequence[Any]) -> np.ndarray:
+    """Ids (N,) or (N, R).
+
+    Raises:
+        ValueError: if specimens have different numbers of ranks.
+    """
     try:
         return np.asarray(values, np.int64)
     except ValueError:

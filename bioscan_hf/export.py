@@ -71,8 +71,6 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
     _check(model, path, modality)
     tokenizer = processor.dna_tokenizer if modality == "dna" else processor
     names, inputs, saved = _inputs(tokenizer, modality)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    saved.save_pretrained(path.parent)
     rows = torch.export.Dim("batch", min=1)
     part = path.with_name(path.name + ".part")
     modes = [(module, module.training) for module in model.modules()]
@@ -93,7 +91,9 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
         for module, mode in modes:
             module.training = mode
     program.model.metadata_props.update(_about(model, modality, inputs))
+    path.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(part), external_data=False)
+    saved.save_pretrained(path.parent)
     os.replace(part, path)
     return path
 
@@ -101,7 +101,7 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
 def _check(model: Any, path: Path, modality: str | None) -> None:
     for name in ("onnx", "onnxscript"):
         if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"To write ONNX files needs {name}: pip install 'bioscan_hf[onnx]'.")
+            raise ModuleNotFoundError(f"Writing ONNX files needs {name}: pip install 'bioscan_hf[onnx]'.")
     clibd = model.config.model_type == "clibd"
     if clibd and (modality not in MODALITIES or modality not in model.config.modalities):
         possible = " or ".join(repr(name) for name in MODALITIES if name in model.config.modalities)

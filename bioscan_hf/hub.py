@@ -1,6 +1,6 @@
 """What the Hub shows: the card of a dataset from its build, the card of a model from its results file.
 
-The templates are dataset_script/dataset_card.md and model_cards/*.md; no number of a run in them is typed by hand.
+The templates are `dataset_script/dataset_card.md` and `model_cards/*.md`; no number of a run in them is typed by hand.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from .cards import cell, escape, is_hub_id, require, settings_table, size_category, table, template
+from .results import read_json
 
 #: Column of the table of a clustering -> its key.
 CLUSTERING_COLUMNS = {
@@ -72,7 +73,7 @@ def index_card(title: str, folder: str | Path, results: Mapping[str, Any] | None
     folder = Path(folder)
     if not (folder / "index.json").is_file():
         raise FileNotFoundError(f"{str(folder)!r} has no index.json: it is no folder that save_index wrote.")
-    about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "index.json", {"keys": int, "distinct": int, "dim": int, "kind": str})
     labels = pq.read_table(folder / "labels.parquet")
     ranks = [name for name in labels.column_names if name.startswith("rank:")]
     rows = [
@@ -91,7 +92,7 @@ def index_card(title: str, folder: str | Path, results: Mapping[str, Any] | None
         title=escape(title),
         **{name: cell(about[name]) for name in ("keys", "distinct", "dim")},
         kind=escape(about["kind"]),
-        width=int(about["dim"]),
+        width=about["dim"],
         labels=table(("rank", "named keys", "names"), rows),
         training=training,
         results=found,

@@ -74,7 +74,7 @@ class Identification:
     def deepest(self, least: float) -> list[tuple[str, str, float] | None]:
         """(rank, name, confidence) of the deepest rank whose name is that sure (Q,), None where no rank is.
 
-        `confidences` never grows from a rank to a deeper one, so every rank above is as sure.
+        Among ranks with a name `confidences` never grows from one to a deeper one, so every name above is as sure.
         """
         ranks = list(self.names)
         return [
@@ -108,13 +108,17 @@ def calibrate(
         seed: Of the sample.
 
     Raises:
-        ValueError: without labels of species, for a share outside [0, 1], and if fewer than 20 keys can be asked for.
+        ValueError: without labels of species, for a rank that the index lacks, a share outside [0, 1], and if fewer
+            than 20 keys can be asked for.
     """
     if "species" not in index.codes:
         raise ValueError(f"The index has labels of {', '.join(index.codes)}, but calibration needs 'species'.")
     if not 0 <= novel_share <= 1:
         raise ValueError(f"novel_share={novel_share} is no share: give a number from 0 to 1.")
     ranks = list(index.codes) if ranks is None else list(ranks)
+    strange = [rank for rank in ranks if rank not in index.codes]
+    if strange:
+        raise ValueError(f"The index has no labels of {strange[0]!r}. It has {', '.join(index.codes)}.")
     species = index.codes["species"]
     named = np.flatnonzero(species != UNKNOWN)
     if len(named) < FEWEST:
@@ -221,6 +225,7 @@ def write_names(path: Path, rows: Sequence[dict[str, str | float | None]]) -> No
     """
     if not rows:
         raise ValueError("There are no sequences, and so no names to write.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -33,9 +33,13 @@ def load_weights(
     if not path.is_file():
         raise FileNotFoundError(f"No file of weights at {str(path)!r}.")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        content: Mapping[str, Any] = load_file(path)
+        try:
+            content: Mapping[str, Any] = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{str(path)!r} is no whole file of safetensors ({error}).") from error
     else:
         content = load_checkpoint(path)
     for wrapped in ("state_dict", "model"):

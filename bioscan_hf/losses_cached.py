@@ -30,7 +30,7 @@ def cached_embeddings(
 
     The gradient takes a second forward pass, with the same random numbers (dropout). Embeddings, inputs and parameters
     stay in memory. `model` may be wrapped in DistributedDataParallel; gradients are averaged once, at the end of
-    `backward`.
+    `backward`. For example::
 
         outputs = cached_embeddings(model, batch, rows_at_a_time=64)
         loss = contrastive_loss(

@@ -61,7 +61,8 @@ def contrastive_loss(
         present: Modality -> (B,) bool, False for rows that lack it. A pair is as if only the rows that have both
             were there; a pair with fewer than two such rows is left out of the mean. None: all are there.
         duplicates: Modality -> ids (B,) of equal inputs, negative for none, such as that of a row's taxonomy text.
-            Another row whose input equals a row's is no negative of it in the pairs of this modality.
+            Another row whose input equals a row's is no negative of it in the pairs of this modality; with labels of
+            several ranks, unless the two share a taxon at one of them, where they are partners.
         across_processes: Whether the rows of other processes are compared with; if not, the loss is this process' own.
         chunk_size: Rows whose similarities are in memory at a time; they are computed again for the gradient. None
             keeps all, which takes less time and 4 B N bytes for each pair.

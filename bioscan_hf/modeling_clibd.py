@@ -223,16 +223,18 @@ class ClibdModel(PreTrainedModel):
         """
         if pixel_values is None and dna_input_ids is None and text_input_ids is None:
             raise ValueError("Nothing to embed: pass pixel_values, dna_input_ids or text_input_ids.")
-        output = ClibdOutput(
-            logit_scale=self.logit_scale(), logit_bias=None if self.logit_bias is None else self.logit_bias()
-        )
+        image = dna = text = None
         if pixel_values is not None:
-            output.image_embeds = self.get_image_features(pixel_values)
+            image = self.get_image_features(pixel_values)
         if dna_input_ids is not None:
-            output.dna_embeds = self.get_dna_features(dna_input_ids, dna_attention_mask)
+            dna = self.get_dna_features(dna_input_ids, dna_attention_mask)
         if text_input_ids is not None:
-            output.text_embeds = self.get_text_features(text_input_ids, text_attention_mask, text_token_type_ids)
-        return output
+            text = self.get_text_features(text_input_ids, text_attention_mask, text_token_type_ids)
+        bias = None if self.logit_bias is None else self.logit_bias()
+        # All at once: an output holds its fields in the order in which they are set, and a tuple of it as well.
+        return ClibdOutput(
+            image_embeds=image, dna_embeds=dna, text_embeds=text, logit_scale=self.logit_scale(), logit_bias=bias
+        )
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Unit vectors (B, E) of photos (B, 3, height, width), normalised as the encoder expects.

@@ -43,7 +43,7 @@ from bioscan_hf.taxonomy import METASPLITS, RANKS, SPLITS, chunk
 
 NEEDED_COLUMNS = ("processid", "genus", "species", "dna_barcode")
 
-#: Ranks that a row takes from, or loses with, its species. The input's names are kept in "original_" + rank.
+#: Ranks that a row takes from, or loses with, its species. The input's names are kept in `original_RANK`.
 FINE_RANKS = ("subfamily", "genus", "species")
 COARSE_RANKS = tuple(rank for rank in RANKS if rank not in FINE_RANKS)
 

@@ -170,7 +170,9 @@ def _array_pixels(photo: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
         return np.repeat(photo[:, :, None], 3, axis=2)
     if len(shape) != 3 or shape[2] != 3:
         raise ValueError(f"{name} is an array of the shape {shape}. Give (H, W, 3), RGB, or (H, W), grey.")
-    return np.ascontiguousarray(photo)
+    return np.require(
+        photo, requirements=["C", "W"]
+    )  # torch warns of what may not be written to, as of np.asarray(PIL)
 
 
 # ---- the processor --------------------------------------------------------------------------------------------------
@@ -275,10 +277,19 @@ class ClibdProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> ClibdProcessor:
-        """The processor that `save_pretrained` wrote, from a folder or the Hub; `kwargs` change its options."""
+        """The processor that `save_pretrained` wrote, from a folder or the Hub; `kwargs` change its options.
+
+        Raises:
+            ValueError: if it is another model's.
+        """
         given = kwargs.pop("text_tokenizer", None)
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found, _ = cls.get_processor_dict(pretrained_model_name_or_path, **_hub_options(kwargs))
+        if "modalities" not in found:
+            raise ValueError(
+                f"{str(pretrained_model_name_or_path)!r} has no processor of CLIBD: its processor_config.json is "
+                f"missing or tells no 'modalities'. Give the folder or Hub id of a CLIBD model."
+            )
         if given is None and "text" in found["modalities"]:
             folder = "/".join(filter(None, (kwargs.get("subfolder", ""), "text_tokenizer")))
             options = _hub_options(kwargs) | {"subfolder": folder}

@@ -23,6 +23,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from .build import LABELS_FILE, MANIFEST_FILE, PROBLEMS_FILE, Manifest
 from .hub import dataset_card
+from .results import read_json
 from .taxonomy import CONFIGS
 
 CARD_FILE = "README.md"
@@ -114,12 +115,13 @@ def complete_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the build is not complete, or a file of it is missing or of another size.
+        ValueError: if the build is not complete, its manifest lacks a field or holds it in another type, or a file of
+            it is missing or of another size.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no build (no {MANIFEST_FILE}): run `bioscan-hf build` first.")
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path, {"complete": bool, "configs": list, "shards": dict, "source": dict})
     if not manifest["complete"]:
         raise ValueError(f"The build in {str(folder)!r} is not complete: run `bioscan-hf build` again to go on.")
     sizes = {name: shard["bytes"] for name, shard in manifest["shards"].items()}

@@ -9,7 +9,6 @@ Shape letters: n = rows, B = batch, D = embedding size.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from .embedding import load_embeddings, model_fingerprint
 from .embedding_batches import device_of, inference
 from .modeling_clibd import ClibdModel
 from .processing_clibd import photos_on_device
-from .results import write_json
+from .results import read_json, write_json
 from .retrieval_protocol import MODALITIES, Specimens
 from .taxonomy import LABEL_COLUMNS
 
@@ -115,12 +114,14 @@ def load_specimens(folder: str | Path) -> Specimens:
 
     Raises:
         FileNotFoundError: if the folder holds no such embeddings.
-        ValueError: if shards are missing (they are named).
+        ValueError: if shards are missing (they are named), or the manifest lacks a field or holds it in another type.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         raise FileNotFoundError(f"{folder} has no {MANIFEST}: there are no embeddings of specimens.")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(folder / MANIFEST, {"rows": int, "shard_size": int})
+    if min(manifest["rows"], manifest["shard_size"]) < 1:
+        raise ValueError(f"'rows' and 'shard_size' in {str(folder / MANIFEST)!r} have to be 1 or more.")
     shards = -(-manifest["rows"] // manifest["shard_size"])
     paths = [_shard_path(folder, shard, shards) for shard in range(shards)]
     missing = [path.name for path in paths if not path.exists()]
@@ -245,7 +246,7 @@ def _write_shard(path: Path, table: pa.Table, made: Mapping[str, tuple[Tensor, T
 def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
     if not (folder / MANIFEST).exists():
         return
-    found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    found = read_json(folder / MANIFEST)
     other = [name for name in identity if found.get(name) != identity[name]]
     if other:
         raise ValueError(

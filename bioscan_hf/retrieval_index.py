@@ -24,6 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .results import read_json
+
 KINDS = ("exact", "hnsw", "ivfpq")
 
 #: Code of a key or query whose taxon is unknown.
@@ -42,6 +44,9 @@ TRAINING_VECTORS = 262_144
 FEWEST_FOR_IVFPQ = 39 * 256
 
 FORMAT = 1
+
+#: Field of `index.json` -> its type.
+FIELDS = {"format": int, "kind": str, "keys": int, "distinct": int, "dim": int}
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -144,8 +149,17 @@ def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dic
     Returns:
         recall: share of the `k` nearest distinct vectors that are found, up to 1e-6 of similarity, in [0, 1]; nearest:
             the same for the nearest one; queries, distinct_keys; seconds and exact_seconds of the two searches.
+
+    Raises:
+        ValueError: for a `k` that is not between 1 and the distinct vectors, and queries of another width or without
+            a direction.
     """
     x = unit_vectors(queries, "queries", None)
+    if not 1 <= k <= len(index.vectors) or x.shape[1] != index.vectors.shape[1]:
+        raise ValueError(
+            f"k={k} neighbours of {x.shape[1]} dimensions, but there are {len(index.vectors)} distinct vectors of "
+            f"{index.vectors.shape[1]}: k must lie between 1 and their number, and both be as wide."
+        )
     start = time.perf_counter()
     found, _ = search(index, x, k)
     middle = time.perf_counter()
@@ -194,16 +208,19 @@ def load_index(folder: str | Path) -> RetrievalIndex:
 
     Raises:
         FileNotFoundError: if the folder holds no index.
-        ValueError: if its files do not belong together, or are of another format.
+        ValueError: if its files do not belong together, or are of another format; what is wrong is named.
         ModuleNotFoundError: for an approximate index without faiss.
     """
     folder = Path(folder)
     if not (folder / "index.json").exists():
         raise FileNotFoundError(f"{folder} has no index.json: it is no folder that save_index wrote to its end.")
-    about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "index.json", FIELDS)
     if about["format"] != FORMAT:
         raise ValueError(f"{folder} is an index of the format {about['format']}; this version reads {FORMAT}.")
+    if about["kind"] not in KINDS:
+        raise ValueError(f"'kind' in {folder}/index.json is {about['kind']!r}. There are {', '.join(KINDS)}.")
     tensors, table = load_file(folder / "vectors.safetensors"), pq.read_table(folder / "labels.parquet")
+    _check_tables(folder, tensors, table)
     approximate = None if about["kind"] == "exact" else _faiss().read_index(str(folder / "index.faiss"))
     found = {
         "keys": {len(tensors["group"]), table.num_rows},
@@ -225,6 +242,23 @@ def load_index(folder: str | Path) -> RetrievalIndex:
         kind=about["kind"],
         approximate=approximate,
     )
+
+
+def _check_tables(folder: Path, tensors: Mapping[str, Tensor], table: pa.Table) -> None:
+    """Raises ValueError unless the files of an index hold what `save_index` writes."""
+    for name, dimensions, dtype in (("vectors", 2, torch.float32), ("group", 1, torch.int64)):
+        found = tensors.get(name)
+        if found is None or found.ndim != dimensions or found.dtype != dtype:
+            what = "absent" if found is None else f"{found.dtype} of the shape {tuple(found.shape)}"
+            raise ValueError(
+                f"{name!r} in {folder}/vectors.safetensors is {what}, but has to be {dtype} of {dimensions} "
+                f"dimensions."
+            )
+    group, distinct = tensors["group"], len(tensors["vectors"])
+    if len(group) and not 0 <= int(group.min()) <= int(group.max()) < distinct:
+        raise ValueError(f"'group' in {folder}/vectors.safetensors names rows beyond its {distinct} vectors.")
+    if "id" not in table.column_names:
+        raise ValueError(f"{folder}/labels.parquet has no column 'id'; it has {', '.join(table.column_names)}.")
 
 
 def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> str:

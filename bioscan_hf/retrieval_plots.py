@@ -9,6 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,7 +22,6 @@ from .plots import COLOURS
 #: Lowest rank at which a neighbour has the query's taxon -> colour of its frame, from blue to red; "none": at none.
 #: The five can be told apart by colour-blind readers, and the caption below a photo says the same in words.
 FRAMES = {"species": "#0072B2", "genus": "#56B4E9", "family": "#F0E442", "order": "#E69F00", "none": "#D55E00"}
-
 
 #: Taxa of which a mean is drawn.
 FEWEST_TAXA = 3
@@ -143,7 +143,7 @@ def accuracy_by_keys(
     largest = max((keys.get(taxon, 0) for of_taxon in accuracies.values() for taxon in of_taxon), default=1)
     edges = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 10**9]
     generator = np.random.default_rng(0)
-    for (name, of_taxon), colour in zip(accuracies.items(), COLOURS, strict=False):
+    for (name, of_taxon), colour in zip(accuracies.items(), cycle(COLOURS), strict=False):
         counts = np.array([keys.get(taxon, 0) for taxon in of_taxon], float)
         values = 100 * np.array(list(of_taxon.values()))
         areas = [6 + 4 * queries[name][taxon] ** 0.5 for taxon in of_taxon]
@@ -188,15 +188,15 @@ def training_curve(
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, points), colour in zip(losses.items(), COLOURS, strict=False):
+    for (name, points), colour in zip(losses.items(), cycle(COLOURS), strict=False):
         steps, values = (np.array(part, float) for part in zip(*points, strict=True))
         if len(steps) > 200:
             steps, values = steps[9:], np.convolve(values, np.full(10, 0.1), "valid")
         left.plot(steps, values, color=colour, linewidth=1.2, label=name)
-    for (name, points), colour in zip(accuracies.items(), COLOURS, strict=False):
+    for (name, points), colour in zip(accuracies.items(), cycle(COLOURS), strict=False):
         steps, values = (np.array(part, float) for part in zip(*points, strict=True))
         right.plot(steps, 100 * values, color=colour, marker="o", markersize=3, label=name)
-    for (name, value), style in zip((chance or {}).items(), ("--", ":", "-."), strict=False):
+    for (name, value), style in zip((chance or {}).items(), cycle(("--", ":", "-.")), strict=False):
         right.axhline(100 * value, color="#666666", linestyle=style, linewidth=1, label=name)
     left.set(xlabel="step", ylabel="loss (nats)")
     right.set(xlabel="step", ylabel=ylabel, ylim=(0, None))

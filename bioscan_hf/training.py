@@ -7,7 +7,6 @@ Source of the schedules: BarcodeBERT, https://arxiv.org/abs/2311.02401; OneCycle
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -23,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from .results import write_json
+from .results import read_json, without_folders, write_json
 
 SCHEDULES = ("onecycle", "epoch-warmup", "trainer")
 
@@ -276,6 +275,13 @@ class BarcodeTrainer(Trainer):
         if Path(output_dir or finished) == finished:
             (finished / "training_args.bin").unlink(missing_ok=True)
 
+    def save_state(self) -> None:
+        """Writes `trainer_state.json`, which names the best checkpoint by its last part: the file is pushed."""
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = without_folders(best)
+        super().save_state()
+        self.state.best_model_checkpoint = best
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leaves the card that is rendered from the results; the Trainer would replace it before a push."""
 
@@ -364,7 +370,7 @@ def find_checkpoint(
             f"No complete checkpoint of this program in {str(checkpoint or output_dir)!r}: there is nothing to "
             f"resume. Leave resume_from_checkpoint out to start anew."
         )
-    before = json.loads((checkpoint / run_file).read_text(encoding="utf-8"))
+    before = read_json(checkpoint / run_file)
     changed = [
         f"{name} was {before.get(name)!r} and is {value!r}" for name, value in run.items() if before.get(name) != value
     ]
@@ -377,6 +383,14 @@ def remove_checkpoints(output_dir: Path) -> None:
     """Deletes the checkpoints in a folder, and nothing else."""
     for old in output_dir.glob("checkpoint-*"):
         shutil.rmtree(old)
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Writes the adapters of a peft model. Its base is named by the last part of its path: the folder is pushed."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink()  # a form that peft leaves to be filled in
+    path = folder / "adapter_config.json"
+    write_json(path, without_folders(read_json(path)))
 
 
 def describe_training(training_args: BarcodeTrainingArguments) -> dict[str, Any]:

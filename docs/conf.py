@@ -7,7 +7,7 @@ author = "The bioscan_hf developers"
 copyright = author  # noqa: A001
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinxarg.ext"]
 html_theme = "furo"
 html_title = f"bioscan_hf {__version__}"
 html_copy_source = False

@@ -384,6 +384,115 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     (tmp_path / "x.fasta").write_text(">a\nACGT\n")
     command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--model", "kmer:4", "--references", dataset]
     assert "--least 95.0 is no probability" in fails(capsys, *command, "--least", 95)
-    assert "novel_share=-1.0 is no share" in fails(capsys, *command, "--novel-share", -1)
+    assert "--novel-share -1.0 is no share" in fails(capsys, *command, "--novel-share", -1)
     assert "is no file of sequences" in fails(capsys, "identify", dataset, *command[2:])
     assert not (tmp_path / "n.csv").exists()
+
+
+BOTH = ("--split", "test", "--split", "test_unseen")
+
+
+@pytest.fixture(scope="module")
+def both_modalities(dataset, tmp_path_factory):
+    """Folder with the 4-mer counts of test and test_unseen (dna), and what an untrained network makes of their photos,
+    (image)."""
+    folder = tmp_path_factory.mktemp("embedded")
+    main(["embed", str(dataset), str(folder / "dna"), "--model", "kmer:4", *BOTH, "--quiet"])
+    network = ["--model", "timm:test_resnet", "--random-weights", "--config", "cropped_256", "--workers", "2"]
+    main(["embed", str(dataset), str(folder / "image"), *network, *BOTH, "--quiet"])
+    return folder
+
+
+def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
+    """A vector of each specimen's photo, in the order of the barcodes'; what is of photos alone, or never, is told."""
+    dna, image = (load_embeddings(both_modalities / name / "test") for name in ("dna", "image"))
+    assert image.processids == dna.processids and image.valid.all()
+    assert image.embeddings.shape == (len(dna), 96) and image.embeddings.std(axis=0).max() > 0
+    command = ("embed", dataset, tmp_path / "e")
+    photos = ("--config", "cropped_256")
+    for arguments, told in (
+        (("--model", "kmer:4", "--zoom", 0.9), "are for photos: add --config cropped_256"),
+        (("--model", "timm:x", "--trust-remote-code", *photos), "their encoders run no code of their own"),
+        (("--model", "timm:nowhere", *photos), "timm has no 'nowhere'"),
+        (("--model", "kmer:4", *photos), "An encoder of photos is"),
+        (("--model", "mocov3_resnet50", *photos), "give their published file, r-50-1000ep.pth.tar"),
+        (("--model", "timm:test_resnet", "--random-weights", "--config", "original_256"), "original_256"),
+    ):
+        assert told in fails(capsys, *command, *arguments)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x08")
+    weights = ("--model", "timm:test_resnet", "--weights", tmp_path / "cut.safetensors", *photos)
+    assert "cut.safetensors' is no whole file of safetensors" in fails(capsys, *command, *weights)
+    assert not (tmp_path / "e").exists()
+
+
+def test_cluster_writes_results_tables_and_pages(dataset, both_modalities, tmp_path, capsys):
+    """Barcodes and photos side by side, each z-scored: results, clusters, pictures, tables; replaced only by --force,
+    and then without what was there of the earlier clustering."""
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "out"
+    command = ("cluster", dataset, both_modalities / "dna", "--with", f"photo={both_modalities / 'image'}")
+    command += ("--output", out, "--reducer", "none", "--normalization", "average_zscore", "--clusterer", "average")
+    results = run(capsys, *command, "--map", "pca", "--photos", "cropped_256")
+    assert results == json.loads((out / "results.json").read_text())
+    assert results["modalities"] == {"dna": 256, "photo": 96} and results["metrics"]["species"]["ami"] > 0.5
+    clusters = pq.read_table(out / "clusters.parquet")
+    assert clusters.num_rows == results["specimens"] == sum(results["splits"].values()) > 10
+    pages = {"ami_by_rank.png", "map_order.png", "map_family.png", "map_species.png", "map.html"}
+    tables = {"cluster_report.csv", "likely_mislabelled.csv", "cluster_report_rules.json"}
+    assert {path.name for path in out.iterdir()} == {"results.json", "clusters.parquet", *pages, *tables}
+    page = (out / "map.html").read_text()
+    assert all(name in page for name in clusters["processid"].to_pylist()) and '"photos":["' in page
+    with open(out / "cluster_report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["cluster"]): int(row["size"]) for row in rows} == {
+        cluster: clusters["cluster"].to_pylist().count(cluster) for cluster in range(len(rows))
+    }
+    before = (out / "results.json").read_bytes()
+    assert "results.json' exists. Give another name, or --force" in fails(capsys, *command, "--map", "none")
+    assert (out / "results.json").read_bytes() == before
+    main([*map(str, command), "--map", "none", "--force", "--n-clusters", "3", "--seed", "4"])
+    text = capsys.readouterr().out
+    assert "species    AMI" in text and "3 clusters\n" in text and f"Wrote {out}" in text
+    assert {path.name for path in out.iterdir()} == {"results.json", "clusters.parquet"}
+    (out / "results.json").unlink()
+    (out / "map.html").write_text("mine")
+    (out / "clusters.parquet").unlink()
+    assert "map.html' exists" in fails(capsys, *command)
+    assert (out / "map.html").read_text() == "mine"
+
+
+def test_cluster_refuses_what_it_cannot_use(dataset, both_modalities, tmp_path, capsys):
+    """Each is told in a line, and nothing is written."""
+    small, dna = tmp_path / "small", both_modalities / "dna"
+    embed = ("embed", str(dataset), str(small), "--model", "kmer:2")
+    main([*embed, *BOTH, "--unique-barcodes", "--quiet"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/test").symlink_to(dna / "test")
+    (tmp_path / "other/test_unseen").symlink_to(small / "test_unseen")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/test").symlink_to(dna / "test")
+    lacks = set(load_embeddings(dna / "test").processids) - set(load_embeddings(small / "test").processids)
+    out = tmp_path / "out"
+    how = ("--output", out, "--reducer", "none", "--map", "none")
+    for arguments, told in (
+        ((dna, "--with", small), "The modalities hold different specimens. 'small' lacks"),
+        ((dna, "--n-clusters", 5000), "and 5000 are asked for"),
+        ((dna, "--n-clusters", "kingdom"), "'kingdom' is neither 'silhouette' nor a rank of the labels: phylum"),
+        ((dna, "--clusterer", "leiden", "--n-clusters", 3), "'leiden' finds the number of clusters itself"),
+        ((dna, "--with", dna), "Two folders are named 'dna'"),
+        ((dna, "--photos", "cropped_256"), "leave one of them out"),
+        ((dna, "--photos", "original_256", "--map", "pca"), "original_256"),
+        ((tmp_path / "half",), "No embeddings of 'test_unseen' in"),
+        ((tmp_path / "other",), "Different models have embedded test and test_unseen in"),
+        ((f"a=b={dna}",), "No embeddings of 'test' in 'b="),
+    ):
+        assert told in fails(capsys, "cluster", dataset, *arguments[:1], *how, *arguments[1:]), arguments
+    assert lacks and any(name in fails(capsys, "cluster", dataset, dna, *how, "--with", small) for name in lacks)
+    assert not out.exists()
+    found = run(capsys, "cluster", dataset, dna, *how, "--with", small, "--missing", "drop")
+    assert lacks <= set(found["dropped"]["small"]) and found["specimens"] == len(
+        load_embeddings(small / "test")
+    ) + len(load_embeddings(small / "test_unseen"))
+    one = run(capsys, "cluster", dataset, tmp_path / "half", *how, "--split", "test", "--force")
+    assert one["splits"] == {"test": len(load_embeddings(dna / "test"))}

@@ -15,6 +15,9 @@ from bioscan_hf import clustering_map
 from bioscan_hf.clustering_map import MOST_SPECIMENS, safe_json, thumbnail, write_map
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium, chromium-browser, google-chrome or chrome on the PATH to open the page in"
+)
 
 HOSTILE = "<script>document.title='broken'</script>"
 POINTS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 2.0]])
@@ -67,7 +70,7 @@ def page(tmp_path):
     return path
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@needs_browser
 @pytest.mark.parametrize("row", [0, 1, 2, 3])
 def test_hover_shows_taxonomy_cluster_and_photo(page, tmp_path, row):
     """A real mouse event over a specimen's place, in a browser; hostile names come out as text and do nothing."""
@@ -86,13 +89,13 @@ def test_hover_shows_taxonomy_cluster_and_photo(page, tmp_path, row):
     assert re.sub(r"<script.*?</script>", "", dom, flags=re.DOTALL).count("<img") == (row != 1), "of a name's making"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@needs_browser
 def test_hover_beside_every_specimen_shows_nothing(page, tmp_path):
     dom = page_after(page, tmp_path, f"{HOVER} hover(0); canvas.dispatchEvent(new MouseEvent('mousemove', {{}}));")
     assert 'id="card" style="display: none' in dom
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@needs_browser
 def test_colours_legend_and_zoom(page, tmp_path):
     """The choice of a rank changes the legend; a click hides a group from the mouse; the wheel keeps the place below
     the mouse; every specimen lies on the canvas."""
@@ -134,7 +137,7 @@ def test_the_page_needs_nothing_else(page):
     assert found["x"] == [0, 32768, 0, 32768] and found["y"] == [65535, 65535, 32767, 0]
 
 
-def test_photos_are_small(page):
+def test_photos_are_small(page, monkeypatch):
     """At most 80 pixels a side and in proportion, a few hundred bytes of a plain colour."""
     found = data_of(page)["photos"]
     assert found[1] is None
@@ -146,6 +149,9 @@ def test_photos_are_small(page):
     assert green > 100 and red < 40 and blue < 40
     with pytest.raises(ValueError, match="The photo of P9 cannot be decoded"):
         thumbnail(b"no photo", "P9")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="The photo of P9 cannot be decoded .*decompression bomb"):
+        thumbnail(photo("red"), "P9")
 
 
 def test_too_many_photos_are_left_out_and_said_to_be(tmp_path, monkeypatch):

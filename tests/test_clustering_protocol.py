@@ -140,6 +140,20 @@ def test_what_is_written(dataset, barcodes, tmp_path):
     assert not list((tmp_path / "out").glob("*.part"))
 
 
+def test_splits_that_were_embedded_together_are_counted_apart(dataset, barcodes, tmp_path):
+    """A folder of two splits in one, as `embed --split test+test_unseen` writes it."""
+    from bioscan_hf.baselines import load_encoder
+    from bioscan_hf.embedding import embed
+
+    model, processor = load_encoder("kmer:4")
+    embed(model, processor, load_bioscan5m(dataset, "dna", "test+test_unseen"), output=tmp_path / "e/test+test_unseen")
+    together = {"splits": ("test+test_unseen",), "reducer": "none"}
+    found = cluster_embeddings(dataset, {"dna": tmp_path / "e"}, tmp_path / "a", **together)
+    apart = cluster_embeddings(dataset, {"dna": barcodes}, tmp_path / "b", reducer="none")
+    assert found["splits"] == apart["splits"] and found["metrics"] == apart["metrics"]
+    assert sum(found["splits"].values()) == found["specimens"]
+
+
 def test_results_are_not_replaced(dataset, barcodes, tmp_path):
     cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, **PLAIN)
     before = (tmp_path / "clusters.parquet").read_bytes()

@@ -154,6 +154,8 @@ def test_files(report, tmp_path):
     rules = json.loads(paths[2].read_text())
     assert set(rules["rules"]) >= {"likely_new_species", "likely_mislabelled"} and rules["limits"]["new_size"] == 3
     assert not list(tmp_path.glob("*.part"))
+    write_report(tmp_path, cluster_report([0], {"species": ["x"]}, ["a"], limits=Limits(new_size=7)))
+    assert json.loads(paths[2].read_text())["limits"]["new_size"] == 7, "those that the report was made by"
     write_report(tmp_path, cluster_report([0], {"species": ["x"]}, ["a"]))
     assert paths[1].read_text() == "processid,cluster,species,cluster_species\n"
 

@@ -158,7 +158,7 @@ def test_a_run_learns_and_tells_how_well(source, rows, tmp_path):
         assert after["metrics"][question] > 0.7, "chance is 1/8 and 1/4"
     assert json.loads((folder / "results.json").read_text()) == after
     assert not list(folder.glob("*.bin")), "no pickle beside the finished model"
-    assert (after["task"], after["dataset"], after["splits"]) == ("barcodes/contrast", str(source), {"train": 104})
+    assert (after["task"], after["dataset"], after["splits"]) == ("barcodes/contrast", source.name, {"train": 104})
     assert (after["options"]["temperature"], after["options"]["learning_rate"]) == (0.1, 3e-2)
     shape = {"positions": 60, "embedding_size": 16, "output_size": 16, "hidden_size": 0, "k": 1}
     assert shape.items() <= after["model"].items()

@@ -21,6 +21,7 @@ from bioscan_hf.baselines import kmer_counts, kmer_encoder
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.embedding import embed, load_embeddings, model_fingerprint
 from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.retrieval_embeddings import load_specimens
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 
@@ -342,6 +343,23 @@ def test_folder_of_something_else_is_refused(dataset, tmp_path, change):
         options["shard_size"] = 20
     with pytest.raises(ValueError, match=rf"holds other embeddings. What differs: {named} \(.*delete this one"):
         embed(model, processor, dataset, output=tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "manifest.json' has no field 'rows'"),
+        ('{"rows": "9", "shard_size": 4}', "'rows' in .*manifest.json' is a str"),
+        ('{"rows": 9, "shard_size": 0}', "'rows' and 'shard_size' in .* have to be 1 or more"),
+        ("nothing", "manifest.json' cannot be read as JSON"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_embeddings, load_specimens])
+def test_a_manifest_that_is_wrong_is_refused_by_name(tmp_path, content, message, load):
+    """Of embeddings of one modality, and of those of all modalities of specimens."""
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
 
 
 def test_fingerprint_survives_saving_and_sees_the_pooling(tmp_path):

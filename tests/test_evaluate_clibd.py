@@ -213,9 +213,20 @@ def test_refused(model, dataset, tmp_path):
         attempt("--embeddings", tmp_path, "--ranks", "tribe")
     with pytest.raises(ValueError, match="Unknown split 'trian'"):
         attempt("--embeddings", tmp_path, "--key_splits", "trian")
+    for name, value in (("ties", "luck"), ("index", "tree"), ("dtype", "int8"), ("prototypes", "tribe")):
+        with pytest.raises(ValueError, match=f"{name} is '{value}'. Choose one of "):
+            attempt("--embeddings", tmp_path, f"--{name}", value)
+    with pytest.raises(ValueError, match="save_index is 'smell'. Choose one of image, dna, text, averaged"):
+        attempt("--embeddings", tmp_path, "--save_index", "smell")
+    with pytest.raises(ValueError, match="Unknown combination 'dna->smell'"):
+        attempt("--embeddings", tmp_path, "--combinations", "dna->smell")
     with pytest.raises(FileNotFoundError, match="has no manifest.json"):
         attempt("--embeddings", tmp_path)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index/index.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="index holds an index"):
+        attempt("--embeddings", tmp_path, "--save_index", "dna")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="is no ClibdModel: its model_type is 'bert'"):
         attempt("--model", tmp_path, "--source", dataset)

@@ -398,6 +398,8 @@ def test_an_adapter_is_saved_apart_and_merged(source, pretrained, tmp_path):
     )
     with torch.no_grad():
         torch.testing.assert_close(adapted(**batch).logits, merged(**batch).logits, rtol=0, atol=1e-5)
+    described = json.loads((whole / "adapter/adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == pretrained.name  # no folder of this machine is pushed
     assert not (whole / "adapter_config.json").exists() and not (whole / "adapter/README.md").exists()
 
     shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-4")

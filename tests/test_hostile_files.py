@@ -198,13 +198,13 @@ def test_a_source_with_backticks_stays_code():
 def test_a_results_file_that_is_none_is_refused(bounded, tmp_path):
     """Too deep, too large, or no object."""
     path = tmp_path / "results.json"
-    with pytest.raises(ValueError, match="no results file is larger than 64 MiB"):
+    with pytest.raises(ValueError, match="is no results file: it has .* no more than 64 MiB"):
         read_results(nested(path))
     path.write_bytes(b"[" * 10_000_000)
-    with pytest.raises(ValueError, match="is no results file .*recursion"):
+    with pytest.raises(ValueError, match="is no results file: .*recursion"):
         read_results(path)
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="holds no object but a list"):
+    with pytest.raises(ValueError, match="is no results file: it holds a list, but has to hold an object. Give a"):
         read_results(path)
     path.write_text('{"task": {"a": []}}')
     with pytest.raises(ValueError, match="no card for the task"):

@@ -120,6 +120,8 @@ def test_bad_input(world):
         calibrate(build_index(keys, {"genus": labels["genus"]}))
     with pytest.raises(ValueError, match="novel_share=1.5 is no share: give a number from 0 to 1"):
         calibrate(index, novel_share=1.5)
+    with pytest.raises(ValueError, match="no labels of 'tribe'. It has genus, species"):
+        calibrate(index, ["genus", "tribe"])
     with pytest.raises(ValueError, match="Only 4 keys have a species name; a calibration takes 20 or more"):
         calibrate(build_index(keys[:4], {"species": labels["species"][:4]}))
     with pytest.raises(ValueError, match="queries have 3 numbers each and the keys 16: embed both by one model"):

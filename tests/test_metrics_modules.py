@@ -173,6 +173,13 @@ def test_two_processes_give_what_one_gives(tmp_path):
         ("TopkAccuracy", {"predictions": [["Aus"]], "references": [1]}, "don't match the expected format"),
         ("HierarchicalAccuracy", {"predictions": [[1, 2], [1]], "references": [[1, 2], [1, 2]]}, "number of ranks"),
         ("HierarchicalAccuracy", {"predictions": [[1]], "references": [[1]], "ranks": ["a", "b"]}, "1 ranks, and"),
+        (
+            "TopkAccuracy",
+            {"predictions": [[[1], [2]]], "references": [[1]], "ranks": ["a"]},
+            "guesses of 2 ranks, but",
+        ),
+        ("TopkAccuracy", {"predictions": [[[1]], [[2]]], "references": [[1], [1, 2]]}, "number of ranks"),
+        ("HierarchicalAccuracy", {"predictions": [], "references": []}, "one at least"),
         ("HarmonicMean", {"predictions": [1], "references": [1]}, "seen"),
     ],
 )

@@ -107,6 +107,16 @@ def test_parts_of_a_batch_and_single_calls():
         model((whole["pixel_values"] * 255).to(torch.uint8))
 
 
+def test_a_tuple_has_the_order_of_the_fields():
+    """Embeddings first, whichever are there; without that the temperature would take their place."""
+    model = tiny().eval()
+    ids = torch.tensor([[3, 4, 5]])
+    output = model(dna_input_ids=ids, text_input_ids=ids)
+    assert list(output) == ["dna_embeds", "text_embeds", "logit_scale"]
+    first, second, scale = model(dna_input_ids=ids, text_input_ids=ids, return_dict=False)
+    assert torch.equal(first, output.dna_embeds) and torch.equal(second, output.text_embeds) and scale.ndim == 0
+
+
 def test_default_is_the_published_size():
     """203,117,572 published parameters, less 147,456 of adapters that conversion merges, 262,656 of BERT's unused
     pooler and 1,027 of an unused bias."""

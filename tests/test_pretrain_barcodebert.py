@@ -110,7 +110,7 @@ def test_a_run_learns_and_leaves_a_model_and_its_results(source, tmp_path):
     results = program.main(*arguments(source, folder, max_steps=60, learning_rate=1e-2, save_strategy="no"))
     assert json.loads((folder / "results.json").read_text()) == results
     assert (results["task"], results["processes"], results["steps"]) == ("barcodebert/pretrain", 1, 60)
-    assert (results["dataset"], results["splits"]) == (str(source), {"pretrain": 64, "val": 32})
+    assert (results["dataset"], results["splits"]) == (source.name, {"pretrain": 64, "val": 32})
     card = (folder / "README.md").read_text()
     assert f"| validation_masked_loss_nats | {results['metrics']['validation_masked_loss_nats']:.4f} |" in card
     assert [step for step, _ in results["loss_curve"]] == list(range(1, 61))

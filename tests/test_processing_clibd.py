@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 
 import h5py
 import numpy as np
@@ -191,6 +192,25 @@ def test_a_photo_in_every_form(processor, tmp_path):
     assert pixels.shape == (8, 3, 32, 32) and torch.equal(pixels, pixels[:1].expand_as(pixels))
     assert torch.equal(processor(image)["pixel_values"], pixels[:1])
     assert torch.equal(processor(np.stack([array, array]))["pixel_values"], pixels[:2])
+
+
+def test_an_array_that_may_not_be_written_to(processor):
+    """As np.asarray(PIL) gives it: the same batch, without torch's warning (given once a process), and not altered."""
+    photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    locked = photo.copy()
+    locked.flags.writeable = False
+    assert photo_pixels(locked).flags.writeable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = processor(images=locked)["pixel_values"]
+    assert torch.equal(found, processor(images=photo)["pixel_values"]) and np.array_equal(locked, photo)
+
+
+def test_the_processor_of_another_model_is_refused(processor, tmp_path):
+    """An image processor's folder, which holds no processor_config.json."""
+    processor.image_processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no processor of CLIBD"):
+        ClibdProcessor.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])

@@ -113,7 +113,137 @@ def images():
     return table(("", "evaluation", "training"), rows)
 
 
-TABLES = (real_coi, identify, pretrain_step, embed, tokenizer, dataset_scale, images)
+def confidence():
+    """A row per share of novel species and rank; shares in percent."""
+    names = ("accuracy", "mean_confidence", "named", "right_of_named")
+    rows = [
+        (case, *(percent(values[name]) for name in names)) for case, values in results("confidence")["metrics"].items()
+    ]
+    header = ("queries of species without a reference", "right", "mean confidence", "named at 95 %", "right of these")
+    return table(header, rows)
+
+
+def clibd_simulated():
+    """A row per model: species and genus, photo to barcode, macro top-1 of seen, unseen and their harmonic mean."""
+    metrics = results("clibd_simulated")["metrics"]
+    parts = ("seen", "unseen", "harmonic_mean")
+    columns = [(rank, part) for rank in ("species", "genus") for part in parts]
+    rows = [
+        (name, *(percent(of["image->dna"]["macro"][part][rank]) for rank, part in columns))
+        for name, of in metrics.items()
+    ]
+    asked = metrics["no alignment"]["image->dna"]
+    chance = asked["chance"]["macro"]
+    rows.append(("chance", *(percent(chance[part][rank]) if part in chance else "-" for rank, part in columns)))
+    queries = asked["queries"]
+    rows.append(("queries", *(f"{queries[part]}" if part in queries else "-" for _, part in columns)))
+    return table(("", *(f"{rank}, {part.replace('_', ' ')}" for rank, part in columns)), rows)
+
+
+def contrastive():
+    """A row per way: ratios to the published loss in the same run; megabytes of the process beyond what goes in."""
+    metrics = results("contrastive")["metrics"]
+    times, memory = metrics["times"], metrics["memory"]
+    published = memory["published"]["above_inputs_mb"]
+    rows = [
+        (
+            f"loss, {way}",
+            memory[way]["rows"],
+            f"{times[way]['ratio_wall']:.1f}",
+            f"{memory[way]['above_inputs_mb'] / published:.2f}",
+            f"{memory[way]['peak_mb']:,}",
+        )
+        for way in times
+    ]
+    rows += [(name, values["rows"], "-", "-", f"{values['peak_mb']:,}") for name, values in metrics["models"].items()]
+    return table(("", "rows", "times as fast", "memory, of the published", "peak of the process, MB"), rows)
+
+
+def real_clustering():
+    """A row per encoder and way: AMI at every rank in percent, with the deviation of species over the seeds."""
+    ranks = ("class", "order", "family", "subfamily", "genus", "species", "dna_bin")
+    rows = [
+        (
+            f"{encoder}; {way}",
+            *(percent(values["ami"][rank]) for rank in ranks),
+            "-" if values["ami_std"]["species"] is None else percent(values["ami_std"]["species"]),
+            f"{values['separation']['n_clusters']:,.0f}",
+            f"{sum(values['seconds_of_a_run'].values()):,.0f}",
+            f"{values['peak_rss_bytes'] / 1e6:,.0f}",
+        )
+        for encoder, ways in results("real_clustering")["metrics"].items()
+        for way, values in ways.items()
+    ]
+    header = ("", *ranks, "deviation of species", "clusters", "seconds of a run", "peak memory, MB")
+    return table(header, rows)
+
+
+def clustering():
+    """A row per case: CPU seconds, peak memory, and AMI of species in percent; exponents of the peers."""
+    metrics = results("clustering")["metrics"]
+    rows = [
+        (
+            f"{way}, {int(size):,}",
+            f"{case['seconds_cpu']:,.1f}",
+            f"{case['above_inputs_mb']:,.0f}",
+            percent(case["ami"]["species"]),
+            metrics["peers"]["exponents"][way]["seconds_cpu"],
+        )
+        for way, sizes in metrics["peers"]["cases"].items()
+        if way in ("scikit-learn", "exact", "umap and scikit-learn", "umap and exact")
+        for size, case in sizes.items()
+    ]
+    for part, cases in (("full", ("exact", "graph")), ("million", ("sample, exact", "sample, graph", "graph"))):
+        for name in cases:
+            case = metrics[part][name]
+            rows.append(
+                (
+                    f"{name.removeprefix('sample, ')}, {case['rows']:,}",
+                    f"{case['seconds_cpu']:,.1f}",
+                    f"{case['above_inputs_mb']:,.0f}",
+                    percent(case["ami"]["species"]),
+                    "-",
+                )
+            )
+    header = ("", "seconds of CPU", "memory beyond the points, MB", "AMI of species", "exponent of the seconds")
+    return table(header, rows)
+
+
+def real_photos():
+    """A row per encoder: share right in percent with its interval, and how many photos were asked."""
+    rows = []
+    for name, found in results("real_photos")["metrics"].items():
+        values = found["keys_of_other_figures"]
+        top = values["top_1"]
+        between = f"{percent(top['low'])} to {percent(top['high'])}"
+        rows.append((name, percent(top["accuracy"]), between, percent(values["chance_top_1"]), values["n"]))
+    return table(("", "top-1", "95 % interval", "chance", "photos"), rows)
+
+
+def retrieval():
+    """A row per kind of index: what it finds of the nearest, and how much faster it is."""
+    found = results("retrieval")
+    rows = [
+        (
+            f"{row['kind']}, effort {row['effort']}",
+            f"{found['options']['keys']:,}",
+            percent(row["recall_of_nearest"]),
+            f"{row['speedup']:.1f}",
+            f"{row['build_seconds']:,.0f}",
+        )
+        for row in found["metrics"]["indexes"]
+    ]
+    return table(("", "keys", "nearest found", "times as fast", "seconds to build"), rows)
+
+
+def percent(share):
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+TABLES = (
+    *(confidence, real_coi, identify, pretrain_step, embed, clibd_simulated, contrastive, real_clustering, clustering),
+    *(real_photos, retrieval, tokenizer, dataset_scale, images),
+)
 
 
 def test_tables_come_from_results_files():

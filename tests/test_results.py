@@ -32,6 +32,41 @@ def test_command_names_the_program_and_no_folder_of_the_machine(tmp_path):
     assert command == "where.py --a 'b c' x.csv --work=w here/y --b=1"
 
 
+def test_a_results_file_names_no_folder_of_the_machine(tmp_path):
+    """It is pushed beside a model. A Hub id, a relative path and a text that holds a slash are no folders of it."""
+    about = {
+        "dataset": str(tmp_path / "release"),
+        "model": {"path": str(tmp_path / "out"), "parameters": 3},
+        "options": {"source": "org/name", "files": [str(tmp_path / "a.csv"), "out/b"], "say": "1 / 2", "root": "/"},
+    }
+    written = results.write_results(tmp_path / "r.json", task="t", metrics={}, **about)
+    assert str(tmp_path) not in (tmp_path / "r.json").read_text()
+    assert written["dataset"] == "release" and written["model"] == {"path": "out", "parameters": 3}
+    assert written["options"] == {"source": "org/name", "files": ["a.csv", "out/b"], "say": "1 / 2", "root": "/"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON .*Is it whole"),
+        ("[1]", "holds a list, but has to hold an object"),
+        ("[" * 200_000, "cannot be read as JSON .*recursion"),
+        ('{"rows": 3}', "has no field 'kind'"),
+        ('{"rows": "3", "kind": "x"}', r"'rows' in .*r.json' is a str \(3\), but has to be a int"),
+        ('{"rows": true, "kind": "x"}', "is a bool"),
+        ('{"rows": null, "kind": "x"}', "is a NoneType"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_json_that_is_not_as_it_must_be_is_told_by_file_and_field(tmp_path, text, message):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"r.json.*{message}" if not message.startswith("'") else message):
+        results.read_json(path, {"rows": int, "kind": str})
+    path.write_text('{"rows": 3, "kind": "x", "more": []}')
+    assert results.read_json(path, {"rows": int, "kind": str}) == {"rows": 3, "kind": "x", "more": []}
+
+
 def test_half_written_file_is_never_visible(tmp_path):
     path = tmp_path / "r.json"
     results.write_json(path, {"a": 1})

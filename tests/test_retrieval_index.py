@@ -6,8 +6,10 @@ import sys
 
 import minihub
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bioscan_hf import retrieval_index
 from bioscan_hf.retrieval import retrieve
@@ -165,6 +167,51 @@ def test_broken_folders_are_refused(tmp_path):
     (other / "index.json").write_text(json.dumps(json.loads((other / "index.json").read_text()) | {"format": 9}))
     with pytest.raises(ValueError, match="format 9; this version reads 1"):
         load_index(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda about: about.pop("dim"), "index.json' has no field 'dim'"),
+        (lambda about: about.update(keys="4"), "'keys' in .*index.json' is a str"),
+        (lambda about: about.update(kind="tree"), "'kind' in .*index.json is 'tree'. There are exact, hnsw, ivfpq"),
+    ],
+)
+def test_an_index_whose_description_is_wrong_is_refused(tmp_path, change, message):
+    """The file and the field are named; without the check these were a KeyError, or another library's words."""
+    folder = save_index(build_index(np.eye(4), LABELS), tmp_path)
+    about = json.loads((folder / "index.json").read_text())
+    change(about)
+    (folder / "index.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=message):
+        load_index(folder)
+
+
+def test_an_index_whose_files_hold_something_else_is_refused(tmp_path):
+    """Vectors that are absent, groups beyond them, labels without names of the keys."""
+    folder = save_index(build_index(np.eye(4), LABELS), tmp_path)
+    file, group, vectors = folder / "vectors.safetensors", torch.arange(4), torch.eye(4)
+    for tensors, message in (
+        ({"group": group}, "'vectors' in .* is absent"),
+        ({"group": group, "vectors": vectors.half()}, "'vectors' in .* is torch.float16 of the shape .4, 4."),
+        ({"group": group + 1, "vectors": vectors}, "'group' .* names rows beyond its 4 vectors"),
+    ):
+        save_file(tensors, file)
+        with pytest.raises(ValueError, match=message):
+            load_index(folder)
+    save_file({"group": group, "vectors": vectors}, file)
+    pq.write_table(pq.read_table(folder / "labels.parquet").drop_columns(["id"]), folder / "labels.parquet")
+    with pytest.raises(ValueError, match="labels.parquet has no column 'id'"):
+        load_index(folder)
+
+
+def test_recall_of_more_than_there_is():
+    """Five neighbours of four distinct keys, and queries of another width."""
+    index = build_index(np.eye(4)[[0, 0, 1, 2, 3]], {})
+    with pytest.raises(ValueError, match="k=5 neighbours .* there are 4 distinct vectors"):
+        measure_recall(index, np.eye(4))
+    with pytest.raises(ValueError, match="k=4 neighbours of 3 dimensions"):
+        measure_recall(index, np.eye(3), k=4)
 
 
 def test_refused():

@@ -249,6 +249,8 @@ def test_a_run_learns_and_leaves_a_model_its_processor_and_results(dataset, mode
     judged = {entry["step"]: entry[name] for entry in history(tmp_path / "run") if name in entry}
     assert list(judged) == [10, 20, 30]
     best = int(results["best_checkpoint"].removeprefix("checkpoint-"))
+    state = json.loads((tmp_path / "run/trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == f"checkpoint-{best}"  # it is pushed, without a folder of this machine
     assert judged[best] == max(judged.values())
     kept = results["metrics"]["retrieval"]["image->dna"]["harmonic_mean"]["macro"][1]["species"]
     assert kept == pytest.approx(judged[best])
@@ -397,6 +399,13 @@ def test_adapters_are_saved_apart_and_merged(dataset, model, tmp_path):
     )
     assert results["model"]["trained_parameters"] < 0.2 * results["model"]["parameters"]
     assert (tmp_path / "run/adapter/adapter_model.safetensors").is_file()
+    assert json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["base_model_name_or_path"] == "model"
+    holds = [
+        path
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and str(tmp_path).encode() in path.read_bytes()
+    ]
+    assert not holds, "a folder of this machine would be pushed"
     before, after = weights(model), weights(tmp_path / "run")
     assert before.keys() == after.keys()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
@@ -454,6 +463,11 @@ def test_a_new_model_is_made_of_encoders(dataset, model, tmp_path):
         ({"objective": "simclr", "simclr_modalities": ["text"]}, "Unknown simclr_modalities 'text'"),
         ({"objective": "simclr", "simclr_modalities": []}, "names none"),
         ({"objective": "simclr", "augment_on_device": True}, "leave --loss and --augment_on_device out"),
+        ({"objective": "simclr", "bind_to": "dna"}, "leave --pairs, --bind_to and --chunk_size out"),
+        ({"objective": "simclr", "local_negatives": True}, "leave --local_negatives out"),
+        ({"objective": "simclr", "temperature": 0.0}, "temperature is 0.0"),
+        ({"rows_at_a_time": -1}, "rows_at_a_time is -1; give 0 or more"),
+        ({"lora_rank": -1}, "lora_rank is -1"),
         ({"per_device_train_batch_size": 1}, "batch of one row"),
         ({"pairs": ["image"]}, "image-dna"),
         ({"pairs": ["image-smell"]}, "is no pair"),

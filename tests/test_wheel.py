@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.shipped
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -100,7 +102,7 @@ def test_installed_outside_the_checkout(built, tmp_path):
     )
     assert all(path.startswith(str(site)) for path in where.split())
     main = [sys.executable, "-c", "import sys; from bioscan_hf.cli import main; main(sys.argv[1:])"]
-    run(*main, "demo", "--output", "demo", "--specimens", "600", "--steps", "3", "--quiet")
+    run(*main, "demo", "--output", "demo", "--specimens", "300", "--steps", "3", "--quiet")
     assert (work / "demo" / "report.html").stat().st_size > 1000
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
     assert "--source" in run(*launcher, "-m", "bioscan_hf.trainers.pretrain_barcodebert", "--help")

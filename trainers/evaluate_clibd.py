@@ -42,11 +42,13 @@ from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.plots import accuracy_bars, png
 from bioscan_hf.processing_clibd import ClibdProcessor
 from bioscan_hf.results import write_results, write_text
-from bioscan_hf.retrieval import check_ranks, check_top_k, class_accuracies, retrieve
+from bioscan_hf.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
 from bioscan_hf.retrieval_embeddings import embed_specimens, joined, load_specimens
-from bioscan_hf.retrieval_index import build_index, measure_recall, save_index
+from bioscan_hf.retrieval_index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
 from bioscan_hf.retrieval_protocol import (
+    KEY_TYPES,
+    MODALITIES,
     REPORTED,
     REPORTED_RANKS,
     Specimens,
@@ -111,6 +113,22 @@ def check_options(options: EvaluateOptions) -> None:
     resolve_splits(options.key_splits)
     check_top_k(options.top_k)
     check_ranks(options.ranks, dict.fromkeys(LABEL_COLUMNS))
+    choices: dict[str, tuple[str, Sequence[str]]] = {
+        "ties": (options.ties, TIES),
+        "index": (options.index, KINDS),
+        "dtype": (options.dtype, ("auto", "float32", "bfloat16")),
+        "prototypes": (options.prototypes or "species", LABEL_COLUMNS),
+        "save_index": (options.save_index or "all", KEY_TYPES),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}. Choose one of {', '.join(allowed)}.")
+    possible = combinations_of(MODALITIES)
+    if unknown := [name for name in options.combinations if name not in possible]:
+        raise ValueError(f"Unknown combination {unknown[0]!r}. There are {', '.join(possible)}.")
+    index = Path(options.output_dir) / "index"
+    if options.save_index is not None and (index / "index.json").exists():
+        raise FileExistsError(f"{index} holds an index. Choose another output_dir, or delete it.")
     if (Path(options.output_dir) / "results.json").exists() and not options.overwrite:
         raise FileExistsError(f"{options.output_dir} has results. Choose another folder, or give --overwrite True.")
 
@@ -176,7 +194,9 @@ def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> di
             index = build_index(rows.vectors, {}, kind=options.index)
             asked = next(name.split("->")[0] for name in tables if name.endswith(f"->{key}"))
             vectors = rows_of(queries["seen"], asked, options.ranks).vectors[:1000]
-            about["recall"][f"{asked}->{key}"] = measure_recall(index, vectors, max(options.top_k))
+            about["recall"][f"{asked}->{key}"] = measure_recall(
+                index, vectors, min(max(options.top_k), len(index.vectors))
+            )
     return about
 
 
@@ -362,3 +382,4 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    PartialState().destroy_process_group()  # its threads, left running, could abort the exit

@@ -71,6 +71,7 @@ from bioscan_hf.training import (
     loss_curve,
     read_options,
     remove_checkpoints,
+    save_adapter,
     scaled_learning_rate,
 )
 
@@ -147,8 +148,7 @@ def save(trainer: FinetuningTrainer, tokenizer: KmerTokenizer, adapted: bool) ->
     output_dir, model = Path(trainer.args.output_dir), cast(Any, trainer.model)
     if adapted:
         if trainer.args.should_save:
-            model.save_pretrained(output_dir / "adapter")
-            (output_dir / "adapter/README.md").unlink()  # a form that peft leaves to be filled in
+            save_adapter(model, output_dir / "adapter")
         trainer.model = trainer.model_wrapped = model.merge_and_unload()
     trainer.save_model()
     trainer.save_state()

@@ -93,6 +93,7 @@ from bioscan_hf.training import (
     loss_curve,
     read_options,
     remove_checkpoints,
+    save_adapter,
 )
 
 logger = logging.getLogger(__name__)
@@ -189,8 +190,7 @@ def save(trainer: ClibdTrainer, processor: ClibdProcessor, adapted: bool) -> Non
     output_dir, model = Path(trainer.args.output_dir), cast(Any, trainer.model)
     if adapted:
         if trainer.args.should_save:
-            model.save_pretrained(output_dir / "adapter")
-            (output_dir / "adapter/README.md").unlink()  # a form that peft leaves to be filled in
+            save_adapter(model, output_dir / "adapter")
         trainer.model = trainer.model_wrapped = model.merge_and_unload()
     trainer.save_model()
     trainer.save_state()
