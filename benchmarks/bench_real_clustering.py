@@ -69,7 +69,16 @@ def model_folder(work: Path, name: str, steps: int, threads: int) -> Path:
         if "max_steps" in chosen:
             chosen["max_steps"] = steps
         flags = [text for option, value in chosen.items() for text in (f"--{option}", str(value))]
-        launch = ("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(threads), "-m")
+        launch = (
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            "1",
+            "--num_cpu_threads_per_process",
+            str(threads),
+            "-m",
+        )
         run(*launch, f"bioscan_hf.trainers.{program}", *flags, "--overwrite", "true", cwd=work)
     return folder
 

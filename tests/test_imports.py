@@ -19,7 +19,11 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 #: `commands` are what the command line runs, apart from it because it must start without torch. `training` is what the
 #: trainers share, as they do not import each other; `pretraining` and `finetuning` hold what one learns from and
 #: how, so that the program itself stays one page of options and one of steps. `embedding_batches` is the part of
-#: `embedding` that computes, apart because benchmarks on a GPU need no dataset.
+#: `embedding` that computes, apart because benchmarks on a GPU need no dataset. `cards` is what the cards of models
+#: (`hub`, `hub_clibd`) and of clusterings and indexes (`hub_protocols`) share. `clustering` takes arrays, and
+#: `clustering_protocol` reads folders of embeddings; what is looked at (`clustering_output`) is apart from both, so
+#: that numbers need no pictures. `identification` asks a `retrieval_index`; `pipelines` and `export` show models to
+#: other libraries. `embedding` knows of `photos` because both kinds of columns go through one resumable path.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "configuration_alignedbarcode",
