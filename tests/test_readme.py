@@ -178,34 +178,48 @@ def real_clustering():
     return table(header, rows)
 
 
+WARDS = {
+    "scikit-learn": "Ward, scikit-learn",
+    "exact": "Ward, ours",
+    "umap and scikit-learn": "UMAP, then Ward, scikit-learn (published)",
+    "umap and exact": "UMAP, then Ward, ours",
+    "sample, exact": "Ward, ours, of the million",
+    "sample, graph": "Ward over a graph, of the million",
+    "graph": "Ward over a graph",
+}
+
+
 def clustering():
     """A row per case: CPU seconds, peak memory, and AMI of species in percent; exponents of the peers."""
     metrics = results("clustering")["metrics"]
+    peers = metrics["peers"]
+    cases = [
+        (way, case | {"rows": int(size)}, f"{peers['exponents'][way]['seconds_cpu']:.1f}")
+        for way, sizes in peers["cases"].items()
+        if way in WARDS
+        for size, case in sizes.items()
+    ]
+    cases += [(way, metrics["full"][way], "-") for way in ("exact", "graph")]
+    cases += [(way, metrics["million"][way], "-") for way in ("sample, exact", "sample, graph", "graph")]
     rows = [
         (
-            f"{way}, {int(size):,}",
+            WARDS[way],
+            case["rows"],
             f"{case['seconds_cpu']:,.1f}",
             f"{case['above_inputs_mb']:,.0f}",
             percent(case["ami"]["species"]),
-            metrics["peers"]["exponents"][way]["seconds_cpu"],
+            exponent,
         )
-        for way, sizes in metrics["peers"]["cases"].items()
-        if way in ("scikit-learn", "exact", "umap and scikit-learn", "umap and exact")
-        for size, case in sizes.items()
+        for way, case, exponent in cases
     ]
-    for part, cases in (("full", ("exact", "graph")), ("million", ("sample, exact", "sample, graph", "graph"))):
-        for name in cases:
-            case = metrics[part][name]
-            rows.append(
-                (
-                    f"{name.removeprefix('sample, ')}, {case['rows']:,}",
-                    f"{case['seconds_cpu']:,.1f}",
-                    f"{case['above_inputs_mb']:,.0f}",
-                    percent(case["ami"]["species"]),
-                    "-",
-                )
-            )
-    header = ("", "seconds of CPU", "memory beyond the points, MB", "AMI of species", "exponent of the seconds")
+    header = (
+        "",
+        "points",
+        "seconds of CPU",
+        "memory beyond the points, MB",
+        "AMI of species",
+        "exponent of the seconds",
+    )
     return table(header, rows)
 
 
