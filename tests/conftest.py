@@ -10,6 +10,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="bioscan_hf-tests-")
 os.environ.update(
     HF_HOME=_CACHE.name,
     OMP_NUM_THREADS="1",  # sums in one order, so that runs that must be equal are; and no fight for cores
+    NUMBA_NUM_THREADS="1",  # UMAP's numba would change the number of threads for torch as well
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
