@@ -1,4 +1,6 @@
-"""The command line, `bioscan-hf`: its arguments, and how results and errors are shown. `commands.py` does the work.
+"""The command line, `bioscan-hf`: its arguments, and how results and errors are shown.
+
+`commands` and `commands_models` do the work.
 
 Starts without torch. Errors are told in one line on standard error; `--debug` shows where they come from.
 """
@@ -13,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, commands
+from . import __version__, commands, commands_models
 from .taxonomy import CONFIGS, SPLITS
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
@@ -247,7 +249,7 @@ def _models(command: Command) -> None:
     """Commands that need or make a model."""
     sub = command(
         "embed",
-        commands.embed,
+        commands_models.embed,
         "write the embeddings of barcodes or photos, of a dataset or of sequences of your own",
         "bioscan-hf embed dataset embeddings --model out/barcodebert --split train --split test_unseen\n"
         "  bioscan-hf embed reads.fasta embeddings --model out/barcodebert",
@@ -281,7 +283,7 @@ def _models(command: Command) -> None:
 
     sub = command(
         "convert",
-        commands.convert,
+        commands_models.convert,
         "turn a checkpoint of BarcodeBERT, CLIBD or the crop tool into a folder for from_pretrained",
         "bioscan-hf convert model_41.pth barcodebert",
     )
@@ -299,7 +301,7 @@ def _models(command: Command) -> None:
 
     sub = command(
         "card",
-        commands.card,
+        commands_models.card,
         "render the card of a model, clustering or index from its results file",
         "bioscan-hf card out/species/results.json",
     )
@@ -314,7 +316,7 @@ def _names(command: Command) -> None:
     """Commands that answer what somebody wants to know of specimens of their own."""
     sub = command(
         "identify",
-        commands.identify,
+        commands_models.identify,
         "name sequences of your own by their nearest reference, with a confidence at every rank",
         "bioscan-hf identify reads.fasta names.csv --model out/aligned --references dataset",
     )
@@ -346,7 +348,7 @@ def _benchmarks(command: Command) -> None:
     """Commands that measure embeddings."""
     sub = command(
         "probe",
-        commands.probe,
+        commands_models.probe,
         "measure embeddings: species of test, genus of test_unseen, by nearest neighbour in train or a linear probe",
         "bioscan-hf probe dataset embeddings --output probe.json",
     )
@@ -366,7 +368,7 @@ def _benchmarks(command: Command) -> None:
 
     sub = command(
         "retrieve",
-        commands.retrieve,
+        commands_models.retrieve,
         "measure retrieval: top-1, 3 and 5 of seen and unseen species, by nearest key of train and key_unseen",
         "bioscan-hf retrieve dataset embeddings",
     )
@@ -386,7 +388,7 @@ def _clustering(command: Command) -> None:
     """The command that clusters embeddings."""
     sub = command(
         "cluster",
-        commands.cluster,
+        commands_models.cluster,
         "cluster embeddings and compare the clusters with the taxa of every rank",
         "bioscan-hf cluster dataset embeddings --output clusters\n"
         "  bioscan-hf cluster dataset image=photos --with dna=barcodes --output both",

@@ -15,15 +15,16 @@ FOLDERS = {"bioscan_hf": "", "trainers": "trainers.", "dataset_script": "dataset
 #: Where one purpose takes more than a file, its parts share the beginning of their names and the first of them is what
 #: others import: release (reading), build (writing Parquet), simulate, statistics, partition. `results` writes the
 #: results files of trainers, commands and benchmarks, so that no two of them differ; `build` renders the card
-#: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo` and
-#: `commands` are what the command line runs, apart from it because it must start without torch. `training` is what the
-#: trainers share, as they do not import each other; `pretraining` and `finetuning` hold what one learns from and
-#: how, so that the program itself stays one page of options and one of steps. `embedding_batches` is the part of
-#: `embedding` that computes, apart because benchmarks on a GPU need no dataset. `cards` is what the cards of models
-#: (`hub`, `hub_clibd`) and of clusterings and indexes (`hub_protocols`) share. `clustering` takes arrays, and
-#: `clustering_protocol` reads folders of embeddings; what is looked at (`clustering_output`) is apart from both, so
-#: that numbers need no pictures. `identification` asks a `retrieval_index`; `pipelines` and `export` show models to
-#: other libraries. `embedding` knows of `photos` because both kinds of columns go through one resumable path.
+#: (`hub`), because a folder without a card cannot be loaded by name; `sources` opens what `data` prepares; `demo`,
+#: `commands` and `commands_models` are what the command line runs, apart from it because it must start without torch.
+#: `training` is what the trainers share, as they do not import each other; `pretraining` and `finetuning` hold what
+#: one learns from and how, so that the program itself stays one page of options and one of steps. `embedding_batches`
+#: is the part of `embedding` that computes, apart because benchmarks on a GPU need no dataset. `cards` is what the
+#: cards of models (`hub`, `hub_clibd`) and of clusterings and indexes (`hub_protocols`) share. `clustering` takes
+#: arrays, and `clustering_protocol` reads folders of embeddings; what is looked at (`clustering_output`) is apart from
+#: both, so that numbers need no pictures. `identification` asks a `retrieval_index`; `pipelines` and `export` show
+#: models to other libraries. `embedding` knows of `photos` because both kinds of columns go through one resumable
+#: path.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {
         "configuration_alignedbarcode",
@@ -179,37 +180,40 @@ ALLOWED: dict[str, set[str]] = {
     "baselines_hub": {"configuration_barcodebert", "modeling_barcodebert", "tokenization_kmer"},
     "baselines_search": {"metrics"},
     "demo": {"baselines", "build", "data", "embedding", "plots", "probing", "simulate"},
-    "cli": {"commands"},
+    "cli": {"commands", "commands_models"},
     "commands": {
-        "baselines",
         "build",
+        "crop_files",
+        "demo",
+        "download",
+        "inventory",
+        "partition",
+        "publish",
+        "release",
+        "simulate",
+        "statistics",
+        "statistics_report",
+    },
+    "commands_models": {
+        "baselines",
         "cards",
         "clustering_output",
         "clustering_protocol",
+        "commands",
         "convert_checkpoints",
-        "crop_files",
         "cropping",
         "data",
-        "demo",
-        "download",
         "embedding",
         "hub",
         "hub_clibd",
         "hub_protocols",
         "identification",
         "image_encoders",
-        "inventory",
-        "partition",
         "probing",
-        "publish",
-        "release",
         "retrieval_embeddings",
         "retrieval_index",
         "retrieval_protocol",
         "sequences",
-        "simulate",
-        "statistics",
-        "statistics_report",
         "unpickling",
     },
     "trainers.__init__": set(),
