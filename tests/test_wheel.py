@@ -46,7 +46,7 @@ def shipped() -> set[str]:
         "trainers": "trainers/",
         "dataset_script": "dataset_script/",
         "model_cards": "model_cards/",
-        "metrics": "evaluate_modules/",
+        "metrics": "metric_modules/",
     }.items():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".md", ".yaml", ".typed", ".txt") and path.is_file():
