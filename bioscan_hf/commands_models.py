@@ -117,6 +117,8 @@ def identify(options: Options) -> Result:
     from .taxonomy import RANKS
 
     refuse_to_replace(options.force, options.output)
+    if not Path(options.source).exists():
+        raise FileNotFoundError(f"There is no file {options.source!r}.")
     if not is_sequence_file(options.source):
         raise ValueError(f"{options.source!r} is no file of sequences: give FASTA, FASTQ, CSV or TSV, also .gz.")
     if not 0 <= options.least <= 1:

@@ -386,6 +386,7 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     assert "--least 95.0 is no probability" in fails(capsys, *command, "--least", 95)
     assert "--novel-share -1.0 is no share" in fails(capsys, *command, "--novel-share", -1)
     assert "is no file of sequences" in fails(capsys, "identify", dataset, *command[2:])
+    assert "There is no file 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
     assert not (tmp_path / "n.csv").exists()
 
 
