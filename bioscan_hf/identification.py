@@ -1,4 +1,4 @@
-"""Names for barcodes or photos, each with a confidence that keeps its word: nearest reference, calibrated per rank.
+"""Names for barcodes or photos, each with a confidence: that of the nearest reference, calibrated rank by rank.
 
 The name is that of the nearest key. How often such a name is right is learned from the keys themselves, by asking for
 keys as if they were queries: once among the other keys of their species (the species is in the references), once
