@@ -39,7 +39,7 @@ from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.photos import BIOSCAN5M_MEAN, BIOSCAN5M_STD
 from bioscan_hf.plots import png
 from bioscan_hf.processing_clibd import ClibdProcessor, clibd_text, make_image_processor
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.retrieval_plots import training_curve
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 

@@ -40,7 +40,7 @@ from bioscan_hf.losses_cached import cached_embeddings
 from bioscan_hf.losses_clibd import contrastive_loss
 from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.photos import normalize_on_device, rotate_by
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 
 GOAL = 1800.0  # samples/s of ours at the better of the two batches
 PEAK_TFLOPS = 790.0

@@ -37,7 +37,7 @@ from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.losses_cached import cached_embeddings
 from bioscan_hf.losses_clibd import contrastive_loss
 from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 
 MODALITIES = ("image", "dna", "text")
 LOG_SCALE = math.log(1 / 0.07)

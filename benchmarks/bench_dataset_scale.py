@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 
 ROWS = 5_150_850
 

@@ -31,7 +31,7 @@ import torch
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.embedding_batches import embed_barcodes, inference
 from bioscan_hf.modeling_barcodebert import BarcodeBertModel
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.tokenization_kmer import KmerTokenizer, kmer_vocabulary
 
 REQUIRED_RATIO = 5

@@ -32,7 +32,7 @@ from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding_batches import ColumnTokenizer, embed_barcodes, inference
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.probing import knn_probe
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 
 THREADS = 2
 CELLS = 64

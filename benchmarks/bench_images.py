@@ -34,7 +34,7 @@ from bioscan_hf import photos
 from bioscan_hf.build import build
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.photos import decode_batch, normalize_on_device, photo_bytes, rotate_on_device, with_pixels
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.simulate import simulate_release
 
 PEERS = ("bioscan_dataset", "clibd_hdf5")

@@ -29,8 +29,8 @@ from typing import Any
 from bench_real_coi import MODELS
 
 from bioscan_hf.clustering_protocol import cluster_embeddings
-from bioscan_hf.results import write_json, write_results
-from bioscan_hf.taxonomy import LABEL_COLUMNS
+from bioscan_hf.provenance import write_json, write_results
+from bioscan_hf.schema import LABEL_COLUMNS
 
 #: Name in the table -> encoder, a model folder of `bench_real_coi.MODELS` or what `bioscan-hf embed --model` takes.
 ENCODERS = {

@@ -33,7 +33,7 @@ from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding_batches import embed_barcodes, inference
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.probing import knn_probe, linear_probe
-from bioscan_hf.results import write_json, write_results
+from bioscan_hf.provenance import write_json, write_results
 
 #: What is asked: split and rank. The first two are for choosing, the others for reporting.
 QUESTIONS = (

@@ -37,7 +37,7 @@ from PIL import Image
 from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.processing_clibd import ClibdProcessor, photo_pixels
-from bioscan_hf.results import file_hash, write_results
+from bioscan_hf.provenance import file_hash, write_results
 
 TOP_K = (1, 5)
 CROPPED = "cropped_resized_"  # what the name of a crop begins with; the rest is that of its original

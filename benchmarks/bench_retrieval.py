@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.retrieval_index import build_index, measure_recall
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bioscan_hf.results import write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.tokenization_kmer import VOCABULARIES, KmerTokenizer, kmer_vocabulary
 
 REQUIRED_RATIO = 15

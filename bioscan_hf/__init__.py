@@ -19,10 +19,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "RANKS": "taxonomy",
-    "SPLITS": "taxonomy",
-    "LabelMaps": "taxonomy",
-    "taxonomy_text": "taxonomy",
+    "RANKS": "schema",
+    "SPLITS": "schema",
+    "LabelMaps": "schema",
+    "taxonomy_text": "schema",
     "load_bioscan5m": "data",
     "load_label_maps": "data",
     "load_bioscan1m": "bioscan1m",

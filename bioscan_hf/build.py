@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from .build_shards import ParquetShard, shard_names, write_photo_shard
 from .hub import dataset_card
+from .provenance import write_json, write_text
 from .release import (
     UNASSIGNED,
     Photos,
@@ -38,8 +39,7 @@ from .release import (
     scan,
     stop,
 )
-from .results import write_json, write_text
-from .taxonomy import SPLITS, check_config
+from .schema import SPLITS, check_config
 
 LABELS_FILE = "labels.json"
 MANIFEST_FILE = "manifest.json"

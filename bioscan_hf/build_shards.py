@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .provenance import file_hash
 from .release import Photos, Problem, ReleaseError, features, stop
-from .results import file_hash
-from .taxonomy import COLUMNS
+from .schema import COLUMNS
 
 PHOTO_ROWS_PER_GROUP = 1_000
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .collators import uniform
 from .metrics import accuracy, coverage, expected_calibration_error, f1
-from .taxonomy import MISSING, LabelMaps
+from .schema import MISSING, LabelMaps
 
 #: Label of a specimen whose taxon is not known: no loss and no metric counts it.
 IGNORED = -100

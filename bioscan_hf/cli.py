@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, commands, commands_models
-from .taxonomy import CONFIGS, SPLITS
+from .schema import CONFIGS, SPLITS
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 

@@ -24,7 +24,7 @@ from torch.utils.data import Sampler
 
 from .clibd_crops import photos_to_crop
 from .processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
-from .taxonomy import LABEL_COLUMNS, MISSING, RANKS
+from .schema import LABEL_COLUMNS, MISSING, RANKS
 
 
 def text_id(text: str | None) -> int:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from .clibd_views import VIEWED
 from .processing_clibd import MODALITIES, TEXT_TEMPLATES
-from .taxonomy import LABEL_COLUMNS
+from .schema import LABEL_COLUMNS
 from .training import BarcodeTrainingArguments, check_processes, global_batch_size
 
 #: Specimens of the global batch for which a learning rate is meant.

@@ -25,7 +25,7 @@ from .data import load_bioscan5m
 from .losses_clibd import choose_pairs
 from .modeling_clibd import ClibdModel, draw_as_timm
 from .processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
-from .taxonomy import RANKS
+from .schema import RANKS
 from .tokenization_kmer import KmerTokenizer
 from .training import global_batch_size
 

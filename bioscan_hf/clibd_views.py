@@ -20,7 +20,7 @@ from .augmentation import Augmentation, augment
 from .clibd_batches import encoded_photo, row_generator, text_id
 from .photos import random_box
 from .processing_clibd import ClibdProcessor, photo_pixels
-from .taxonomy import LABEL_COLUMNS
+from .schema import LABEL_COLUMNS
 
 #: Of which modalities there are two views.
 VIEWED = ("image", "dna")

@@ -33,7 +33,7 @@ from .clustering_methods import (
     resolved,
 )
 from .clustering_metrics import SILHOUETTE_SAMPLE, agreement, encoded_labels, separation, silhouette
-from .taxonomy import LABEL_COLUMNS
+from .schema import LABEL_COLUMNS
 
 #: Name -> arguments of `zero_shot_cluster`. "bioscan5m" is Task II as published (its test runs took the seed 1).
 #: "caninv" is BarcodeBERT's (https://arxiv.org/abs/2311.02401) for the Canadian invertebrates, scored against BINs;

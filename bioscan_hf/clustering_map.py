@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, UnidentifiedImageError
 
 from .clustering_plots import colour_groups
-from .results import write_text
-from .taxonomy import LABEL_COLUMNS
+from .provenance import write_text
+from .schema import LABEL_COLUMNS
 
 #: Specimens that a page can hold, and those of which it can hold photos.
 MOST_SPECIMENS, MOST_PHOTOS = 50_000, 20_000

@@ -22,9 +22,9 @@ from .clustering import PRESETS, Clustering, cluster_runs, side_by_side, summary
 from .clustering_methods import FREE, Floats, named_rows
 from .data import load_bioscan5m
 from .embedding import load_embeddings
-from .results import read_json, write_results
+from .provenance import read_json, write_results
 from .retrieval_embeddings import load_specimens
-from .taxonomy import LABEL_COLUMNS
+from .schema import LABEL_COLUMNS
 
 SPLITS = ("test", "test_unseen")
 

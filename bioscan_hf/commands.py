@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .taxonomy import resolve_splits
+from .schema import resolve_splits
 
 Options = argparse.Namespace
 Result = dict[str, Any]
@@ -121,8 +121,8 @@ def download(options: Options) -> Result:
 
 def split(options: Options) -> Result:
     from .partition import make_splits, split_summary
+    from .provenance import write_results
     from .release import read_table, write_csv
-    from .results import write_results
 
     about = options.output.with_name(f"{options.output.name}.results.json")
     refuse_to_replace(options.force, options.output, about)

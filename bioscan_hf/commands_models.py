@@ -113,8 +113,8 @@ def identify(options: Options) -> Result:
     from .identification import calibrate, name_rows, write_names
     from .identification import identify as name
     from .retrieval_index import build_index
+    from .schema import RANKS
     from .sequences import is_sequence_file
-    from .taxonomy import RANKS
 
     refuse_to_replace(options.force, options.output)
     if not Path(options.source).exists():
@@ -171,7 +171,7 @@ def probe(options: Options) -> Result:
     from .data import labels_of
     from .embedding import load_embeddings
     from .probing import knn_probe, linear_probe, probe_barcodes
-    from .results import write_results
+    from .provenance import write_results
 
     output = options.output or options.embeddings / "results.json"
     refuse_to_replace(options.force, output)
@@ -211,7 +211,7 @@ def probe(options: Options) -> Result:
 def retrieve(options: Options) -> Result:
     from datasets import disable_progress_bars
 
-    from .results import write_results
+    from .provenance import write_results
     from .retrieval_embeddings import barcode_specimens, joined
     from .retrieval_protocol import evaluate_retrieval
 

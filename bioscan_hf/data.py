@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
 
 from .release import UNASSIGNED
+from .schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
 from .sources import (
     TEXT_ROWS,
     Taxon,
@@ -31,7 +32,6 @@ from .sources import (
     source_kind,
     stream_release,
 )
-from .taxonomy import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
 
 __all__ = [
     "clean_barcodes",

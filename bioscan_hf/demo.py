@@ -30,7 +30,7 @@ from .build import build
 from .data import labels_of, load_bioscan5m
 from .embedding import embed
 from .probing import probe_barcodes
-from .results import write_results, write_text
+from .provenance import write_results, write_text
 from .simulate import simulate_release
 
 #: A small encoder, which two CPU cores train in about a minute.

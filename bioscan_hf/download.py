@@ -41,7 +41,7 @@ from .inventory import (
     unpacked_state,
     with_hub_checksum,
 )
-from .results import write_json
+from .provenance import write_json
 
 #: Seconds without a byte after which a connection counts as cut.
 TIMEOUT = 60.0

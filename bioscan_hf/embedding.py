@@ -34,7 +34,7 @@ from transformers import PreTrainedModel
 
 from .embedding_batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
 from .photos import photo_bytes
-from .results import read_json
+from .provenance import read_json
 
 MANIFEST = "manifest.json"
 

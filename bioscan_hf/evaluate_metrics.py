@@ -23,7 +23,7 @@ from .metrics import (
     hierarchical_accuracy,
     top_k_accuracy,
 )
-from .taxonomy import RANKS
+from .schema import RANKS
 
 Scores = dict[str, Any]
 

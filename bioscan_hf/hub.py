@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from . import __version__
 from .cards import cell, escape, is_hub_id, named_dataset, require, settings_table, size_category, table, template
-from .taxonomy import METASPLITS
+from .schema import METASPLITS
 
 
 def dataset_card(

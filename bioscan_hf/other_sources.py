@@ -30,7 +30,7 @@ from .block_source import (
     values_by_id,
 )
 from .release import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
-from .taxonomy import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES, LabelMaps
+from .schema import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES, LabelMaps
 
 CANADIAN_INVERTEBRATES_CSV = "CanInv_metadata.csv"
 CANADIAN_SPLITS = ("pretrain", "train", "val", "test", "test_unseen")

@@ -39,7 +39,7 @@ from bioscan_hf.partition_draws import (
     VAL_UNSEEN,
     assign_splits,
 )
-from bioscan_hf.taxonomy import METASPLITS, RANKS, SPLITS, chunk
+from bioscan_hf.schema import METASPLITS, RANKS, SPLITS, chunk
 
 NEEDED_COLUMNS = ("processid", "genus", "species", "dna_barcode")
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bioscan_hf.taxonomy import SPLITS
+from bioscan_hf.schema import SPLITS
 
 PRETRAIN, TRAIN, VAL, TEST, KEY_UNSEEN, VAL_UNSEEN, TEST_UNSEEN, OTHER_HELDOUT = range(len(SPLITS))
 

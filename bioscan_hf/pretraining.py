@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from .collators import IGNORED
 from .data import load_bioscan5m, source_kind
 from .release import find_metadata, read_strings
-from .taxonomy import resolve_splits
+from .schema import resolve_splits
 from .training import BarcodeTrainer
 
 DEDUPLICATIONS = ("none", "split", "upstream")

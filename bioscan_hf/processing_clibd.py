@@ -19,7 +19,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .clibd_crops import crops_on_device
 from .photos import decode_batch, decode_photo, normalize_on_device, rotate_by
-from .taxonomy import NOT_CLASSIFIED, RANKS, taxonomy_text
+from .schema import NOT_CLASSIFIED, RANKS, taxonomy_text
 from .tokenization_kmer import KmerTokenizer
 
 MODALITIES = ("image", "dna", "text")

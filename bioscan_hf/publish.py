@@ -23,8 +23,8 @@ from huggingface_hub.hf_api import RepoFile
 
 from .build import LABELS_FILE, MANIFEST_FILE, PROBLEMS_FILE, Manifest
 from .hub import dataset_card
-from .results import read_json
-from .taxonomy import CONFIGS
+from .provenance import read_json
+from .schema import CONFIGS
 
 CARD_FILE = "README.md"
 

@@ -43,7 +43,7 @@ from .release_files import (
     write_csv,
 )
 from .release_photos import Photos, check_jpeg, missing_zips, packages
-from .taxonomy import COLUMNS, LABEL_COLUMNS, SPLITS, LabelMaps, check_config
+from .schema import COLUMNS, LABEL_COLUMNS, SPLITS, LabelMaps, check_config
 
 __all__ = [
     "BOXES_TSV",

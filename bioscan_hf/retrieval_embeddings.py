@@ -30,9 +30,9 @@ from .embedding import load_embeddings, model_fingerprint
 from .embedding_batches import device_of, inference
 from .modeling_clibd import ClibdModel
 from .processing_clibd import photos_on_device
-from .results import read_json, write_json
+from .provenance import read_json, write_json
 from .retrieval_protocol import MODALITIES, Specimens
-from .taxonomy import LABEL_COLUMNS
+from .schema import LABEL_COLUMNS
 
 MANIFEST = "manifest.json"
 

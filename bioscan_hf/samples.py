@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 from torch.utils.data import default_collate
 
 from . import release
-from .taxonomy import MAX_NUCLEOTIDES, LabelMaps
+from .schema import MAX_NUCLEOTIDES, LabelMaps
 
 #: Names under which a modality or target may be asked for, beside the column's own.
 ALIASES = {"dna": "dna_barcode", "barcode": "dna_barcode", "uri": "dna_bin"}

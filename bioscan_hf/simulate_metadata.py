@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
+from bioscan_hf.schema import COLUMNS, RANKS, SPLITS, chunk
 from bioscan_hf.simulate_photos import HEIGHT, WIDTH
 from bioscan_hf.simulate_specimens import (
     COUNTRIES,
@@ -36,7 +37,6 @@ from bioscan_hf.simulate_specimens import (
     place_boxes,
 )
 from bioscan_hf.simulate_taxa import BARCODE_LENGTH, TRAITS, Bases, Ints, Taxa, codon_position, grow_taxa
-from bioscan_hf.taxonomy import COLUMNS, RANKS, SPLITS, chunk
 
 #: Rows that are drawn at a time.
 BLOCK_ROWS = 50_000

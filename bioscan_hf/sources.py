@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from . import release
 from .build import LABELS_FILE, MANIFEST_FILE, build
-from .taxonomy import LABEL_COLUMNS, SPLITS, LabelMaps
+from .schema import LABEL_COLUMNS, SPLITS, LabelMaps
 
 #: Rank -> names, of which a row must have one.
 Taxon = Mapping[str, tuple[str, ...]]

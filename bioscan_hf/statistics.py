@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from .release import ReleaseError
+from .schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
 from .statistics_columns import (
     BARCODE,
     PLACES,
@@ -38,7 +39,6 @@ from .statistics_columns import (
     silent,
     specimens_of,
 )
-from .taxonomy import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
 
 #: Groups with fewer distinct barcodes have no mean distance.
 MIN_BARCODES = 5

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from .build import MANIFEST_FILE
 from .data import source_kind
 from .release import ReleaseError, find_metadata, read_strings, to_types
-from .taxonomy import LABEL_COLUMNS
+from .schema import LABEL_COLUMNS
 
 PLACES = ("country", "province_state", "coord-lat", "coord-lon")
 SIZES = ("image_measurement_value", "area_fraction", "scale_factor")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from . import plots
-from .taxonomy import MAX_NUCLEOTIDES
+from .schema import MAX_NUCLEOTIDES
 
 COUNTRIES_SHOWN = 15
 

@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 
 from bioscan_hf import release
-from bioscan_hf.taxonomy import CONFIGS
+from bioscan_hf.schema import CONFIGS
 
 
 @dataclass

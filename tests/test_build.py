@@ -23,8 +23,8 @@ from bioscan_hf import build as builder
 from bioscan_hf import release as reader
 from bioscan_hf.build import build
 from bioscan_hf.photos import decode_batch
-from bioscan_hf.results import file_hash
-from bioscan_hf.taxonomy import COLUMNS, SPLITS, LabelMaps, image_path
+from bioscan_hf.provenance import file_hash
+from bioscan_hf.schema import COLUMNS, SPLITS, LabelMaps, image_path
 
 
 def read_csv(root):

@@ -12,7 +12,7 @@ import pytest
 from bioscan_hf import dataset_script
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.dataset_script.bioscan5m import Bioscan5M
-from bioscan_hf.taxonomy import CONFIGS
+from bioscan_hf.schema import CONFIGS
 
 SCRIPT = Path(dataset_script.__file__).with_name("bioscan5m.py")
 PACKAGE = Path(dataset_script.__file__).parents[1]

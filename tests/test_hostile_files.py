@@ -38,7 +38,7 @@ from bioscan_hf.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.release_files import ReleaseError
 from bioscan_hf.release_photos import LARGEST_PHOTO, Photos, read_index
 from bioscan_hf.retrieval_index import build_index, load_index, save_index
-from bioscan_hf.taxonomy import image_path
+from bioscan_hf.schema import image_path
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

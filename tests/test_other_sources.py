@@ -20,7 +20,7 @@ from bioscan_hf.other_sources import (
     load_clibd_hdf5,
 )
 from bioscan_hf.release import ReleaseError
-from bioscan_hf.taxonomy import COLUMNS, taxonomy_text
+from bioscan_hf.schema import COLUMNS, taxonomy_text
 
 LABELS = ("phylum", "class", "order", "family", "subfamily", "tribe", "genus", "species")
 EXTRA = (

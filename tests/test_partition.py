@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bioscan_hf import taxonomy
+from bioscan_hf import schema as taxonomy
 from bioscan_hf.partition import check_partition, is_placeholder, make_splits, split_summary
 from bioscan_hf.partition_draws import (
     TEST_RULE,

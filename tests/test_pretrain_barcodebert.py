@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.pretraining import PRESETS, preset_overrides, weighted_loss
-from bioscan_hf.taxonomy import COLUMNS
+from bioscan_hf.schema import COLUMNS
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import pretrain_barcodebert as program
 from bioscan_hf.training import describe_training

@@ -28,7 +28,7 @@ from bioscan_hf.processing_clibd import (
     photo_pixels,
     photos_on_device,
 )
-from bioscan_hf.taxonomy import RANKS
+from bioscan_hf.schema import RANKS
 
 GNAT = {
     "phylum": "Arthropoda",

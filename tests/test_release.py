@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from bioscan_hf import release as reader
 from bioscan_hf import release_files, release_photos
 from bioscan_hf.release_files import METADATA_NAME, METADATA_ZIP
-from bioscan_hf.taxonomy import COLUMNS, LABEL_COLUMNS, SPLITS, image_path
+from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, SPLITS, image_path
 
 
 def rows_of(path):

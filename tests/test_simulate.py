@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from bioscan_hf import release as reader
+from bioscan_hf.schema import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, LabelMaps, chunk, image_path
 from bioscan_hf.simulate import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release
 from bioscan_hf.simulate_photos import Specimen, draw_photo
 from bioscan_hf.simulate_specimens import DARK, HELDOUT, SEEN, UNSEEN, draw_specimens, split_haplotypes
 from bioscan_hf.simulate_taxa import BARCODE_LENGTH, codon_position, evolve, grow_taxa
-from bioscan_hf.taxonomy import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, LabelMaps, chunk, image_path
 
 
 def read_rows(root):

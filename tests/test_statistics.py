@@ -13,9 +13,9 @@ from rich.console import Console
 
 from bioscan_hf import statistics
 from bioscan_hf.release import METADATA_CSV, ReleaseError, features, find_metadata
+from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, RANKS
 from bioscan_hf.statistics_columns import read_specimens
 from bioscan_hf.statistics_report import figures, save_figures, tables
-from bioscan_hf.taxonomy import COLUMNS, LABEL_COLUMNS, RANKS
 
 
 def folder_of(path, rows, per_file=4):

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from bioscan_hf.taxonomy import MAX_NUCLEOTIDES
+from bioscan_hf.schema import MAX_NUCLEOTIDES
 from bioscan_hf.tokenization_kmer import VOCABULARIES, KmerTokenizer, kmer_vocabulary
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -47,8 +47,8 @@ from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.losses import supervised_contrastive_loss
 from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.probing import knn_probe
-from bioscan_hf.results import file_hash, write_results
-from bioscan_hf.taxonomy import LABEL_COLUMNS, MISSING
+from bioscan_hf.provenance import file_hash, write_results
+from bioscan_hf.schema import LABEL_COLUMNS, MISSING
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
     BarcodeTrainer,

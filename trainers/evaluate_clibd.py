@@ -41,7 +41,7 @@ from bioscan_hf.embedding_batches import resolve_dtype
 from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.plots import accuracy_bars, png
 from bioscan_hf.processing_clibd import ClibdProcessor
-from bioscan_hf.results import write_results, write_text
+from bioscan_hf.provenance import write_results, write_text
 from bioscan_hf.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
 from bioscan_hf.retrieval_embeddings import embed_specimens, joined, load_specimens
 from bioscan_hf.retrieval_index import KINDS, build_index, measure_recall, save_index
@@ -56,7 +56,7 @@ from bioscan_hf.retrieval_protocol import (
     evaluate_retrieval,
     rows_of,
 )
-from bioscan_hf.taxonomy import LABEL_COLUMNS, resolve_splits
+from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.training import read_options
 
 #: The queries of each evaluation: of seen and of unseen species.

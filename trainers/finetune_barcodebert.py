@@ -56,7 +56,7 @@ from bioscan_hf.finetuning import (
     make_model,
 )
 from bioscan_hf.hub import barcodebert_card
-from bioscan_hf.results import file_hash, write_results
+from bioscan_hf.provenance import file_hash, write_results
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
     BarcodeTrainingArguments,

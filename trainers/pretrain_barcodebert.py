@@ -50,8 +50,8 @@ from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.pretraining import DEDUPLICATIONS, PRESETS, PretrainingTrainer, load_barcodes, preset_overrides
-from bioscan_hf.results import file_hash, write_results
-from bioscan_hf.taxonomy import MAX_NUCLEOTIDES
+from bioscan_hf.provenance import file_hash, write_results
+from bioscan_hf.schema import MAX_NUCLEOTIDES
 from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
     BarcodeTrainingArguments,

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from bioscan_hf import results
+from bioscan_hf import provenance as results
 from bioscan_hf.hub import dataset_card, table
 
 
@@ -22,7 +22,7 @@ def test_results_hold_metrics_and_what_made_them(tmp_path):
 
 
 def test_command_names_the_program_and_no_folder_of_the_machine(tmp_path):
-    code = f"from bioscan_hf.results import *; write_results({str(tmp_path / 'r.json')!r}, task='t', metrics={{}})"
+    code = f"from bioscan_hf.provenance import *; write_results({str(tmp_path / 'r.json')!r}, task='t', metrics={{}})"
     program = tmp_path / "some" / "where.py"
     program.parent.mkdir()
     program.write_text(code)

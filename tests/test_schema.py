@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from bioscan_hf.taxonomy import (
+from bioscan_hf.schema import (
     COLUMNS,
     INFERRED_RANKS_BITS,
     RANKS,
