@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from bioscan_hf.configuration_clibd import ClibdConfig
-from bioscan_hf.losses_cached import cached_embeddings
-from bioscan_hf.losses_clibd import contrastive_loss
+from bioscan_hf.losses.cached import cached_embeddings
+from bioscan_hf.losses.contrastive import contrastive_loss
 from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.provenance import write_results
 

@@ -45,7 +45,7 @@ _NAMES = {
     "ClibdConfig": "configuration_clibd",
     "ClibdModel": "modeling_clibd",
     "ClibdProcessor": "processing_clibd",
-    "contrastive_loss": "losses_clibd",
+    "contrastive_loss": "losses.contrastive",
     "convert_checkpoint": "convert_checkpoints",
     "read_sequences": "sequences",
     "load_encoder": "baselines",

@@ -22,7 +22,7 @@ from .clibd_batches import DistinctSampler, groups_of
 from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
 from .configuration_clibd import ClibdConfig
 from .data import load_bioscan5m
-from .losses_clibd import choose_pairs
+from .losses.contrastive import choose_pairs
 from .modeling_clibd import ClibdModel, draw_as_timm
 from .processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
 from .schema import RANKS

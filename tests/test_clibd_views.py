@@ -8,7 +8,7 @@ from test_train_clibd import arguments, cache, losses, make_folder, model, weigh
 
 from bioscan_hf import clibd_training
 from bioscan_hf.clibd_views import VIEWED, TwoViewCollator
-from bioscan_hf.losses import supervised_contrastive_loss
+from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program

@@ -18,7 +18,7 @@ from test_modeling_heads import TREE
 from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
-from bioscan_hf.losses_clibd import contrastive_loss
+from bioscan_hf.losses.contrastive import contrastive_loss
 from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.modeling_barcodebert import (
     BarcodeBertForMaskedLM,

@@ -25,7 +25,7 @@ from bioscan_hf import clibd_options, clibd_trainer, clibd_training
 from bioscan_hf.clibd_batches import ClibdCollator, DistinctSampler, distinct_order, groups_of
 from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.convert_checkpoints import convert_checkpoint
-from bioscan_hf.losses import supervised_contrastive_loss
+from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.modeling_clibd import ClibdModel
 from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.tokenization_kmer import KmerTokenizer

@@ -44,7 +44,7 @@ from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding_batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.hub import barcodebert_card
-from bioscan_hf.losses import supervised_contrastive_loss
+from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.probing import knn_probe
 from bioscan_hf.provenance import file_hash, write_results

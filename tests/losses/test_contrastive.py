@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from bioscan_hf.losses import supervised_contrastive_loss
-from bioscan_hf.losses_cached import cached_embeddings
-from bioscan_hf.losses_clibd import choose_pairs, contrastive_loss, siglip_loss
+from bioscan_hf.losses.cached import cached_embeddings
+from bioscan_hf.losses.contrastive import choose_pairs, contrastive_loss, siglip_loss
+from bioscan_hf.losses.rows import supervised_contrastive_loss
 
 NAMES = ("image", "dna", "text")
 CASES = [f"I+D+T_{name}" for name in ("unique", "dup", "dup_bind_image", "dup_bind_dna", "dup_bind_text")] + [

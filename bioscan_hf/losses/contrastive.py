@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 from torch.utils.checkpoint import checkpoint
 
-from bioscan_hf.losses import gather
+from bioscan_hf.losses.rows import gather
 
 #: Similarity of rows that are not compared. Unlike minus infinity, it leaves no NaN where a whole row is left out.
 IGNORED = -1e9

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from bioscan_hf.losses import supervised_contrastive_loss
+from bioscan_hf.losses.rows import supervised_contrastive_loss
 
 LABELS = {"genus": [0, 0, 1, 1, -1, 0, 2, 0], "species": [3, 3, 4, 5, -1, 6, -1, 3]}
 
@@ -110,7 +110,7 @@ SPREAD = """
 import sys
 import torch
 import torch.distributed as dist
-from bioscan_hf.losses import supervised_contrastive_loss
+from bioscan_hf.losses.rows import supervised_contrastive_loss
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
 rows, labels, weights = torch.load(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Losses: gathered rows, contrastive, gradient caching."""
