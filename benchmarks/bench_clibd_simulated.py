@@ -32,16 +32,16 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.data import load_bioscan5m
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.photos import BIOSCAN5M_MEAN, BIOSCAN5M_STD
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.pixels import BIOSCAN5M_MEAN, BIOSCAN5M_STD
+from bioscan_hf.models.processing_clibd import ClibdProcessor, clibd_text, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.plots import png
-from bioscan_hf.processing_clibd import ClibdProcessor, clibd_text, make_image_processor
 from bioscan_hf.provenance import write_results
 from bioscan_hf.retrieval_plots import training_curve
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
 

@@ -35,11 +35,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.losses.cached import cached_embeddings
 from bioscan_hf.losses.contrastive import contrastive_loss
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.photos import normalize_on_device, rotate_by
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.pixels import normalize_on_device, rotate_by
 from bioscan_hf.provenance import write_results
 
 GOAL = 1800.0  # samples/s of ours at the better of the two batches

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.losses.cached import cached_embeddings
 from bioscan_hf.losses.contrastive import contrastive_loss
-from bioscan_hf.modeling_clibd import ClibdModel
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.provenance import write_results
 
 MODALITIES = ("image", "dna", "text")

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.embedding_batches import embed_barcodes, inference
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer, kmer_vocabulary
 from bioscan_hf.provenance import write_results
-from bioscan_hf.tokenization_kmer import KmerTokenizer, kmer_vocabulary
 
 REQUIRED_RATIO = 5
 REQUIRED_RATE = 30_000

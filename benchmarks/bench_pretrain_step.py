@@ -30,8 +30,8 @@ import numpy as np
 import torch
 
 from bioscan_hf.collators import MaskedKmerCollator
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.provenance import write_results
 
 REQUIRED = {"ours, same objective": 2.0, "ours, masked only": 3.0}

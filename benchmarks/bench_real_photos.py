@@ -34,9 +34,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bioscan_hf.configuration_clibd import ClibdConfig
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor, photo_pixels
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor, photo_pixels
 from bioscan_hf.provenance import file_hash, write_results
 
 TOP_K = (1, 5)

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bioscan_hf.models.tokenization_kmer import VOCABULARIES, KmerTokenizer, kmer_vocabulary
 from bioscan_hf.provenance import write_results
-from bioscan_hf.tokenization_kmer import VOCABULARIES, KmerTokenizer, kmer_vocabulary
 
 REQUIRED_RATIO = 15
 FAST_TOKENIZER_ROWS = 2000

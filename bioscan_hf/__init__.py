@@ -31,20 +31,20 @@ _NAMES = {
     "to_torch": "samples",
     "make_splits": "partition",
     "simulate_release": "simulate",
-    "KmerTokenizer": "tokenization_kmer",
-    "BarcodeBertConfig": "configuration_barcodebert",
-    "BarcodeBertModel": "modeling_barcodebert",
-    "BarcodeBertForMaskedLM": "modeling_barcodebert",
-    "BarcodeBertForSequenceClassification": "modeling_barcodebert",
-    "BarcodeMambaConfig": "configuration_barcodemamba",
-    "BarcodeMambaModel": "modeling_barcodemamba",
-    "BarcodeMambaForMaskedLM": "modeling_barcodemamba",
-    "BarcodeMambaForSequenceClassification": "modeling_barcodemamba",
-    "AlignedBarcodeConfig": "configuration_alignedbarcode",
-    "AlignedBarcodeModel": "modeling_alignedbarcode",
-    "ClibdConfig": "configuration_clibd",
-    "ClibdModel": "modeling_clibd",
-    "ClibdProcessor": "processing_clibd",
+    "KmerTokenizer": "models.tokenization_kmer",
+    "BarcodeBertConfig": "models.configuration_barcodebert",
+    "BarcodeBertModel": "models.modeling_barcodebert",
+    "BarcodeBertForMaskedLM": "models.modeling_barcodebert",
+    "BarcodeBertForSequenceClassification": "models.modeling_barcodebert",
+    "BarcodeMambaConfig": "models.configuration_barcodemamba",
+    "BarcodeMambaModel": "models.modeling_barcodemamba",
+    "BarcodeMambaForMaskedLM": "models.modeling_barcodemamba",
+    "BarcodeMambaForSequenceClassification": "models.modeling_barcodemamba",
+    "AlignedBarcodeConfig": "models.configuration_alignedbarcode",
+    "AlignedBarcodeModel": "models.modeling_alignedbarcode",
+    "ClibdConfig": "models.configuration_clibd",
+    "ClibdModel": "models.modeling_clibd",
+    "ClibdProcessor": "models.processing_clibd",
     "contrastive_loss": "losses.contrastive",
     "convert_checkpoint": "convert_checkpoints",
     "read_sequences": "sequences",
@@ -81,7 +81,7 @@ def __dir__() -> list[str]:
 def _register_configs() -> None:
     from transformers import AutoConfig
 
-    from .configuration_clibd import ClibdConfig
+    from .models.configuration_clibd import ClibdConfig
 
     for config in (*_configs(), ClibdConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
@@ -90,7 +90,7 @@ def _register_configs() -> None:
 def _register_tokenizer() -> None:
     from transformers import AutoTokenizer
 
-    from .tokenization_kmer import KmerTokenizer
+    from .models.tokenization_kmer import KmerTokenizer
 
     for config in _configs():
         AutoTokenizer.register(config, fast_tokenizer_class=KmerTokenizer, exist_ok=True)
@@ -99,8 +99,8 @@ def _register_tokenizer() -> None:
 def _register_processor() -> None:
     from transformers import AutoProcessor
 
-    from .configuration_clibd import ClibdConfig
-    from .processing_clibd import ClibdProcessor
+    from .models.configuration_clibd import ClibdConfig
+    from .models.processing_clibd import ClibdProcessor
 
     AutoProcessor.register(ClibdConfig, ClibdProcessor, exist_ok=True)
 
@@ -108,10 +108,10 @@ def _register_processor() -> None:
 def _register_models() -> None:
     from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-    from . import modeling_alignedbarcode as aligned
-    from . import modeling_barcodebert as bert
-    from . import modeling_barcodemamba as mamba
-    from . import modeling_clibd as clibd
+    from .models import modeling_alignedbarcode as aligned
+    from .models import modeling_barcodebert as bert
+    from .models import modeling_barcodemamba as mamba
+    from .models import modeling_clibd as clibd
 
     for model in (
         bert.BarcodeBertModel,
@@ -134,9 +134,9 @@ def _register_pipelines() -> None:
 
 def _configs() -> tuple[Any, ...]:
     """Those of the models of barcodes, which share a tokenizer."""
-    from .configuration_alignedbarcode import AlignedBarcodeConfig
-    from .configuration_barcodebert import BarcodeBertConfig
-    from .configuration_barcodemamba import BarcodeMambaConfig
+    from .models.configuration_alignedbarcode import AlignedBarcodeConfig
+    from .models.configuration_barcodebert import BarcodeBertConfig
+    from .models.configuration_barcodemamba import BarcodeMambaConfig
 
     return BarcodeBertConfig, BarcodeMambaConfig, AlignedBarcodeConfig
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .clibd_crops import photos_to_crop
-from .processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
+from .models.processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
+from .models.random_crops import photos_to_crop
 from .schema import LABEL_COLUMNS, MISSING, RANKS
 
 

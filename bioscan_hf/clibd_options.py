@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from .clibd_views import VIEWED
-from .processing_clibd import MODALITIES, TEXT_TEMPLATES
+from .models.processing_clibd import MODALITIES, TEXT_TEMPLATES
 from .schema import LABEL_COLUMNS
 from .training import BarcodeTrainingArguments, check_processes, global_batch_size
 

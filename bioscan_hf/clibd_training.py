@@ -20,13 +20,13 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperC
 
 from .clibd_batches import DistinctSampler, groups_of
 from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
-from .configuration_clibd import ClibdConfig
 from .data import load_bioscan5m
 from .losses.contrastive import choose_pairs
-from .modeling_clibd import ClibdModel, draw_as_timm
-from .processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from .models.configuration_clibd import ClibdConfig
+from .models.modeling_clibd import ClibdModel, draw_as_timm
+from .models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from .models.tokenization_kmer import KmerTokenizer
 from .schema import RANKS
-from .tokenization_kmer import KmerTokenizer
 from .training import global_batch_size
 
 #: Fields of `ClibdConfig` that make a new model the published one.
@@ -222,7 +222,7 @@ def prepare_model(model: ClibdModel, options: ClibdOptions) -> Any:
     others = [modality for modality in model.config.modalities if modality not in compared]
     frozen = [modality for modality in options.freeze or () if modality in compared]
     if options.lora_rank:
-        from .clibd_lora import add_lora
+        from .models.lora import add_lora
 
         adapted: Any = add_lora(
             model, r=options.lora_rank, modalities=[modality for modality in compared if modality not in frozen]

@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 
 from .augmentation import Augmentation, augment
 from .clibd_batches import encoded_photo, row_generator, text_id
-from .photos import random_box
-from .processing_clibd import ClibdProcessor, photo_pixels
+from .models.pixels import random_box
+from .models.processing_clibd import ClibdProcessor, photo_pixels
 from .schema import LABEL_COLUMNS
 
 #: Of which modalities there are two views.

@@ -18,7 +18,7 @@ from .clustering_map import MOST_SPECIMENS, write_map
 from .clustering_plots import FIGURE_RANKS, ami_by_rank, cluster_map, plane
 from .clustering_report import CLUSTERS_FILE, RULES_FILE, SUSPECTS_FILE, cluster_report, write_report
 from .data import load_bioscan5m
-from .photos import photo_bytes
+from .models.pixels import photo_bytes
 from .plots import png
 
 #: Ranks of the maps that do not move.

@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .configuration_barcodebert import VOCABULARIES, BarcodeBertConfig
-from .modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
-from .tokenization_kmer import KmerTokenizer
+from .models.configuration_barcodebert import VOCABULARIES, BarcodeBertConfig
+from .models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
+from .models.tokenization_kmer import KmerTokenizer
 from .unpickling import load_checkpoint
 
 #: Entries of a published `bert_config` that describe the shape of the model; the others are versions and file names.

@@ -33,7 +33,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .embedding_batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
-from .photos import photo_bytes
+from .models.pixels import photo_bytes
 from .provenance import read_json
 
 MANIFEST = "manifest.json"

@@ -28,8 +28,8 @@ from transformers.utils import cached_file
 
 from .classification import add_labels, class_parents, training_classes
 from .data import load_bioscan5m
+from .models.tokenization_kmer import KmerTokenizer
 from .schema import LABEL_COLUMNS
-from .tokenization_kmer import KmerTokenizer
 from .training import BarcodeTrainer, BarcodeTrainingArguments, check_processes
 
 #: Model type -> the layers that a low-rank adapter changes.

@@ -19,8 +19,8 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY, base
 
-from .modeling_barcodebert import taxa_probabilities
-from .tokenization_kmer import KmerTokenizer
+from .models.modeling_barcodebert import taxa_probabilities
+from .models.tokenization_kmer import KmerTokenizer
 
 if TYPE_CHECKING:
     from .retrieval_index import RetrievalIndex

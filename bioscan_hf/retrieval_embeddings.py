@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader
 from .data import load_bioscan5m
 from .embedding import load_embeddings, model_fingerprint
 from .embedding_batches import device_of, inference
-from .modeling_clibd import ClibdModel
-from .processing_clibd import photos_on_device
+from .models.modeling_clibd import ClibdModel
+from .models.processing_clibd import photos_on_device
 from .provenance import read_json, write_json
 from .retrieval_protocol import MODALITIES, Specimens
 from .schema import LABEL_COLUMNS

@@ -11,9 +11,9 @@ from transformers import BertConfig
 
 from bioscan_hf import baselines
 from bioscan_hf.baselines import kmer_counts, kmer_encoder, load_encoder
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 
 def counts_by_loop(barcodes, k):

@@ -19,7 +19,7 @@ from bioscan_hf import baselines_hub
 from bioscan_hf.baselines import load_encoder
 from bioscan_hf.baselines_hub import HubEncoder, HubSettings, load_hub_encoder, load_published_barcodebert
 from bioscan_hf.embedding import embed
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 
 BARCODES = ["ACGTACGTACGT", "ACGTACG", "", "TTTTACGTAGGGGGAAAAAA"]
 TABLE = pa.table({"processid": list("abcd"), "dna_barcode": BARCODES})

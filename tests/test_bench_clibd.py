@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bioscan_hf.configuration_clibd import ClibdConfig
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

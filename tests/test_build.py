@@ -22,7 +22,7 @@ from PIL import Image as PILImage
 from bioscan_hf import build as builder
 from bioscan_hf import release as reader
 from bioscan_hf.build import build
-from bioscan_hf.photos import decode_batch
+from bioscan_hf.models.pixels import decode_batch
 from bioscan_hf.provenance import file_hash
 from bioscan_hf.schema import COLUMNS, SPLITS, LabelMaps, image_path
 

@@ -9,8 +9,8 @@ from test_train_clibd import arguments, cache, losses, make_folder, model, weigh
 from bioscan_hf import clibd_training
 from bioscan_hf.clibd_views import VIEWED, TwoViewCollator
 from bioscan_hf.losses.rows import supervised_contrastive_loss
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program
 
 
@@ -129,7 +129,7 @@ def test_going_on_with_siglip_and_back(dataset, model, tmp_path):  # noqa: F811
 
 def test_adapters_train_the_bias(model):  # noqa: F811
     pytest.importorskip("peft")
-    from bioscan_hf.clibd_lora import add_lora
+    from bioscan_hf.models.lora import add_lora
 
     adapted = add_lora(clibd_training.load_model(str(model), "siglip"), r=2)
     assert any("logit_bias" in name for name, one in adapted.named_parameters() if one.requires_grad)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bioscan_hf.collators import MaskedKmerCollator, uniform
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 
 @cache

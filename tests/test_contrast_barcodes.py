@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModel, AutoTokenizer, BertConfig
 
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.schema import COLUMNS
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import contrast_barcodes as program
 
 TRAINING = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-from bioscan_hf.clibd_lora import load_lora
 from bioscan_hf.convert_checkpoints import convert_checkpoint
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor
+from bioscan_hf.models.lora import load_lora
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 
 PUBLISHED = ("best_lora", "best_lora_oldnames", "best_disable_lora", "best_disable_lora_oldnames")
 
@@ -235,7 +235,7 @@ def test_other_refusals(weights, clibd, tmp_path):
 
 def test_published_sizes_tell_their_heads(clibd, tmp_path):
     """Widths of 768 and 512 have heads of 64 columns: here one layer of 512, which takes 8."""
-    from bioscan_hf.configuration_clibd import ClibdConfig
+    from bioscan_hf.models.configuration_clibd import ClibdConfig
 
     small = {"hidden_size": 512, "num_hidden_layers": 1, "num_attention_heads": 8, "intermediate_size": 16}
     config = ClibdConfig(

@@ -18,11 +18,11 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bioscan_hf import embedding_batches
 from bioscan_hf.baselines import kmer_counts, kmer_encoder
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.embedding import embed, load_embeddings, model_fingerprint
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.retrieval_embeddings import load_specimens
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 
 def barcodes(n=70, seed=0):
@@ -160,7 +160,7 @@ def test_the_computing_part_needs_no_datasets(tmp_path):
     code = (
         "import sys; sys.modules['datasets'] = sys.modules['accelerate'] = None\n"
         "from bioscan_hf.embedding_batches import embed_barcodes\n"
-        "from bioscan_hf.modeling_barcodebert import BarcodeBertModel"
+        "from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

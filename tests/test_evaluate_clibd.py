@@ -14,16 +14,16 @@ from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf.clibd_batches import ClibdCollator
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding import embed
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.retrieval import retrieval_accuracy
 from bioscan_hf.retrieval_embeddings import barcode_specimens, embed_specimens, joined, load_specimens
 from bioscan_hf.retrieval_index import load_index
 from bioscan_hf.retrieval_protocol import Specimens
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers.evaluate_clibd import main
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

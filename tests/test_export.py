@@ -11,12 +11,12 @@ from test_modeling_barcodebert import tiny
 from test_modeling_clibd import tiny as tiny_clibd
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
-from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.export import export_onnx, export_sentence_transformers
-from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 #: Whole, short, with unknown letters, one token, and none.
 BARCODES = ["ACGTACGTTACGACGTACGTTACG", "ACGTTTGA", "TTGANCNN", "GA", ""]

@@ -22,10 +22,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from bioscan_hf import finetuning
 from bioscan_hf.classification import TaxonCollator
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.schema import COLUMNS
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import finetune_barcodebert as program
 from bioscan_hf.training import BarcodeTrainingArguments
 

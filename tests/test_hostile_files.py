@@ -26,20 +26,20 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 import bioscan_hf  # noqa: F401  (tells transformers about our models)
 from bioscan_hf import release_photos
 from bioscan_hf.cards import read_results
-from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.embedding import load_embeddings
 from bioscan_hf.hub import barcodebert_card, dataset_card
 from bioscan_hf.hub_clibd import clibd_card
 from bioscan_hf.hub_protocols import clustering_card, index_card
-from bioscan_hf.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.release_files import ReleaseError
 from bioscan_hf.release_photos import LARGEST_PHOTO, Photos, read_index
 from bioscan_hf.retrieval_index import build_index, load_index, save_index
 from bioscan_hf.schema import image_path
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONFIG = BarcodeBertConfig(k=2, max_nucleotides=20, **SMALL)

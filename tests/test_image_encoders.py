@@ -41,7 +41,7 @@ from bioscan_hf.image_encoders import (
     pool_model,
 )
 from bioscan_hf.image_weights import load_weights
-from bioscan_hf.processing_clibd import ClibdProcessor
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 
 TINY = "test_vit.r160_in1k"
 

@@ -15,19 +15,19 @@ from test_modeling_heads import TREE
 from transformers import PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.embedding import embed
-from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.modeling_barcodebert import (
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
     predict_taxa,
     taxa_probabilities,
 )
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.retrieval_index import build_index, save_index
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 
 BARCODES = ["ACGTACGTTACGACGTACGTTACG", "ACGTTTGA", "TTGACN", "GATTACAGATTACA", "CC"]
 

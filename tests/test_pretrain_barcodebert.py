@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
-from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.pretraining import PRESETS, preset_overrides, weighted_loss
 from bioscan_hf.schema import COLUMNS
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import pretrain_barcodebert as program
 from bioscan_hf.training import describe_training
 

@@ -77,10 +77,10 @@ train(finetune_barcodebert, "classifier", *BATCH, "--model", str(work / "pretrai
     "--ranks", "order", "family", "--validation_split", "val")
 train(contrast_barcodes, "aligned", "--num_train_epochs", "0", "--embedding_size", "8")
 
-from bioscan_hf.configuration_clibd import ClibdConfig
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 vit = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
 bert = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 config = ClibdConfig(image_config={"architecture": "vit_tiny_patch16_224", "model_args": vit},

@@ -23,12 +23,12 @@ from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf import clibd_options, clibd_trainer, clibd_training
 from bioscan_hf.clibd_batches import ClibdCollator, DistinctSampler, distinct_order, groups_of
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.convert_checkpoints import convert_checkpoint
 from bioscan_hf.losses.rows import supervised_contrastive_loss
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import train_clibd as program
 
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -169,7 +169,7 @@ def test_the_published_trajectories(shared, tmp_path, run):
 
     In its full fine-tuning the photo encoder keeps its adapters beside the weights, and both are trained.
     """
-    from bioscan_hf.clibd_lora import load_lora
+    from bioscan_hf.models.lora import load_lora
 
     folder = shared / "fixtures/clibd"
     expected, numbers = json.loads((folder / "train.json").read_text())[run], np.load(folder / "train.npz")

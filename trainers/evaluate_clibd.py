@@ -38,9 +38,9 @@ from transformers import PreTrainedConfig
 from bioscan_hf.clibd_batches import ClibdCollator, encoded_photo
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding_batches import resolve_dtype
-from bioscan_hf.modeling_clibd import ClibdModel
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.plots import accuracy_bars, png
-from bioscan_hf.processing_clibd import ClibdProcessor
 from bioscan_hf.provenance import write_results, write_text
 from bioscan_hf.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
 from bioscan_hf.retrieval_embeddings import embed_specimens, joined, load_specimens

@@ -56,8 +56,8 @@ from bioscan_hf.finetuning import (
     make_model,
 )
 from bioscan_hf.hub import barcodebert_card
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.provenance import file_hash, write_results
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
     BarcodeTrainingArguments,
     CheckpointCallback,

@@ -44,15 +44,15 @@ from transformers import EvalPrediction, PreTrainedModel, set_seed
 
 from bioscan_hf.cards import write_card
 from bioscan_hf.collators import IGNORED, MaskedKmerCollator
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.configuration_barcodemamba import OBJECTIVES, BarcodeMambaConfig
 from bioscan_hf.hub import barcodebert_card
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
-from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.configuration_barcodemamba import OBJECTIVES, BarcodeMambaConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.pretraining import DEDUPLICATIONS, PRESETS, PretrainingTrainer, load_barcodes, preset_overrides
 from bioscan_hf.provenance import file_hash, write_results
 from bioscan_hf.schema import MAX_NUCLEOTIDES
-from bioscan_hf.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training import (
     BarcodeTrainingArguments,
     CheckpointCallback,

@@ -80,7 +80,7 @@ from bioscan_hf.clibd_training import (
 )
 from bioscan_hf.clibd_views import TwoViewCollator
 from bioscan_hf.hub_clibd import clibd_card
-from bioscan_hf.processing_clibd import ClibdProcessor
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.provenance import file_hash, write_results
 from bioscan_hf.training import (
     CheckpointCallback,

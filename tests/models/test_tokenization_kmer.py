@@ -24,10 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from bioscan_hf.models.tokenization_kmer import VOCABULARIES, KmerTokenizer, kmer_vocabulary
 from bioscan_hf.schema import MAX_NUCLEOTIDES
-from bioscan_hf.tokenization_kmer import VOCABULARIES, KmerTokenizer, kmer_vocabulary
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 with gzip.open(FIXTURES / "tokenizer_cases.json.gz", "rt", encoding="utf-8") as file:
     PUBLISHED = json.load(file)

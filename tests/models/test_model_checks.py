@@ -15,22 +15,22 @@ from test_modeling_clibd import batch as clibd_batch
 from test_modeling_clibd import tiny as tiny_clibd
 from test_modeling_heads import TREE
 
-from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
 from bioscan_hf.losses.contrastive import contrastive_loss
-from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.modeling_barcodebert import (
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
 )
-from bioscan_hf.modeling_barcodemamba import (
+from bioscan_hf.models.modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
     BarcodeMambaForSequenceClassification,
     BarcodeMambaModel,
 )
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 MAMBA = {"k": 2, "max_nucleotides": 24, "hidden_size": 16, "num_hidden_layers": 1, "head_dim": 8, "state_size": 4}
 LETTERS = np.random.default_rng(0).choice(list("ACGT"), (8, 24))

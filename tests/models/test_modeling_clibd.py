@@ -11,11 +11,11 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextConfig, CLIPVisionConfig, TimmWrapperConfig
 from transformers import TimmWrapperModel as TimmModel
 
-from bioscan_hf.clibd_lora import add_lora, fused_layers, load_lora
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.configuration_clibd import ClibdConfig
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
-from bioscan_hf.modeling_clibd import ClibdModel
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.lora import add_lora, fused_layers, load_lora
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
+from bioscan_hf.models.modeling_clibd import ClibdModel
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 

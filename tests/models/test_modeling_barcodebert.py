@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from bioscan_hf.configuration_barcodebert import AUTO_MAP, BarcodeBertConfig
-from bioscan_hf.modeling_barcodebert import (
+from bioscan_hf.models.configuration_barcodebert import AUTO_MAP, BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
 )
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 TINY = {
     "k": 2,

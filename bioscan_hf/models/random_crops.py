@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from .photos import ATTEMPTS, random_box
+from .pixels import ATTEMPTS, random_box
 
 #: What of a batch tells how photos are to be altered.
 ALTERATIONS = ("crop", "flip", "rotation")

@@ -10,14 +10,14 @@ import torch
 from test_modeling_clibd import tiny as tiny_clibd
 from transformers import AutoProcessor, BertTokenizer
 
-from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
-from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM
-from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 LOADS = """
 from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification,

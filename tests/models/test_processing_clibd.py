@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from bioscan_hf.clibd_batches import ClibdCollator, text_id
-from bioscan_hf.photos import rotate_by
-from bioscan_hf.processing_clibd import (
+from bioscan_hf.models.pixels import rotate_by
+from bioscan_hf.models.processing_clibd import (
     BIOCLIP_TEMPLATES,
     PUBLISHED,
     TEXT_TEMPLATES,

@@ -10,13 +10,13 @@ import torch
 from test_modeling_barcodebert import close, tiny_batch
 from test_modeling_heads import LABELS, TREE, cut, gradients, same_step, step
 
-from bioscan_hf.configuration_barcodemamba import AUTO_MAP, SIZES, BarcodeMambaConfig
-from bioscan_hf.modeling_barcodemamba import (
+from bioscan_hf.models.configuration_barcodemamba import AUTO_MAP, SIZES, BarcodeMambaConfig
+from bioscan_hf.models.modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
     BarcodeMambaForSequenceClassification,
     BarcodeMambaModel,
 )
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 TINY = {"k": 2, "max_nucleotides": 24, "hidden_size": 16, "head_dim": 8, "state_size": 4, "chunk_size": 8}
 HEADS = [

@@ -9,18 +9,18 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from bioscan_hf.configuration_alignedbarcode import AlignedBarcodeConfig
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.configuration_barcodemamba import BarcodeMambaConfig
-from bioscan_hf.configuration_clibd import ClibdConfig
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.hub_clibd import clibd_card
-from bioscan_hf.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
-from bioscan_hf.modeling_barcodemamba import BarcodeMambaForMaskedLM
-from bioscan_hf.modeling_clibd import ClibdModel
-from bioscan_hf.processing_clibd import ClibdProcessor, make_image_processor
-from bioscan_hf.tokenization_kmer import KmerTokenizer
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.models.configuration_clibd import ClibdConfig
+from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
+from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 REST = {"dataset": "release", "splits": {"train": 4}, "options": {"validation_split": "none"}}

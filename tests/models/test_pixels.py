@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as reference
 
-from bioscan_hf import photos
-from bioscan_hf.photos import (
+from bioscan_hf.models import pixels as photos
+from bioscan_hf.models.pixels import (
     decode_batch,
     decode_photo,
     normalize_on_device,

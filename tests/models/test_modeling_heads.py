@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_modeling_barcodebert import HEADS, close, tiny, tiny_batch
 
-from bioscan_hf.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.modeling_barcodebert import (
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,

@@ -1,0 +1,1 @@
+"""Configurations, models, tokenizer and processor. Uploaded files import only their siblings."""
