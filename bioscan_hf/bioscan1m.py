@@ -33,7 +33,7 @@ from .block_source import (
     to_columns,
     values_by_id,
 )
-from .release import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
+from .release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
 from .schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, LabelMaps, check_config
 
 BIOSCAN1M_TSV = "BIOSCAN_Insect_Dataset_metadata.tsv"

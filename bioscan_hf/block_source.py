@@ -23,8 +23,8 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from numpy.typing import NDArray
 
 from .data import encode_labels, first_of_each_barcode, label_ids
-from .release import UNASSIGNED, Problem, ReleaseError, features
-from .release_files import ids_of, places_in
+from .release.check import UNASSIGNED, Problem, ReleaseError, features
+from .release.tables import ids_of, places_in
 from .schema import LABEL_COLUMNS, LabelMaps
 
 #: Names of BIOSCAN-5M and what CLIBD calls them; of several, the first that a file has.

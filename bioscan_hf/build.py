@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from .build_shards import ParquetShard, shard_names, write_photo_shard
 from .hub import dataset_card
 from .provenance import write_json, write_text
-from .release import (
+from .release.check import (
     UNASSIGNED,
     Photos,
     Problem,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .provenance import file_hash
-from .release import Photos, Problem, ReleaseError, features, stop
+from .release.check import Photos, Problem, ReleaseError, features, stop
 from .schema import COLUMNS
 
 PHOTO_ROWS_PER_GROUP = 1_000

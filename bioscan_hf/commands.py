@@ -85,9 +85,9 @@ def simulate(options: Options) -> Result:
 
 
 def download(options: Options) -> Result:
-    from .download import REVISION, DownloadError
-    from .download import download as fetch
-    from .inventory import check
+    from .release.catalogue import check
+    from .release.download import REVISION, DownloadError
+    from .release.download import download as fetch
 
     with bar(options, "B") as shown:
         if options.check:
@@ -122,7 +122,7 @@ def download(options: Options) -> Result:
 def split(options: Options) -> Result:
     from .partition import make_splits, split_summary
     from .provenance import write_results
-    from .release import read_table, write_csv
+    from .release.check import read_table, write_csv
 
     about = options.output.with_name(f"{options.output.name}.results.json")
     refuse_to_replace(options.force, options.output, about)
@@ -155,7 +155,7 @@ def split(options: Options) -> Result:
 
 def crop(options: Options) -> Result:
     from .crop_files import crop_folder
-    from .release import read_boxes
+    from .release.check import read_boxes
 
     how: dict[str, Any] = {}
     if options.boxes is not None:

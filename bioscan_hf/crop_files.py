@@ -22,8 +22,18 @@ from PIL import Image
 
 from .build import write_problems
 from .cropping import area_fraction, crop, detect_boxes, find_style, resize_shorter_side, scale_factor
-from .release import Photos, Problem, ReleaseError, find_metadata, packages, photo_root, read_boxes, read_strings, stop
-from .release_files import Boxes, places_in
+from .release.check import (
+    Photos,
+    Problem,
+    ReleaseError,
+    find_metadata,
+    packages,
+    photo_root,
+    read_boxes,
+    read_strings,
+    stop,
+)
+from .release.tables import Boxes, places_in
 from .schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
 
 MANIFEST_FILE = "crops.json"

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
 
-from .release import UNASSIGNED
+from .release.check import UNASSIGNED
 from .schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
 from .sources import (
     TEXT_ROWS,

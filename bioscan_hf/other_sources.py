@@ -29,7 +29,7 @@ from .block_source import (
     to_columns,
     values_by_id,
 )
-from .release import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
+from .release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
 from .schema import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES, LabelMaps
 
 CANADIAN_INVERTEBRATES_CSV = "CanInv_metadata.csv"

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from .collators import IGNORED
 from .data import load_bioscan5m, source_kind
-from .release import find_metadata, read_strings
+from .release.check import find_metadata, read_strings
 from .schema import resolve_splits
 from .training import BarcodeTrainer
 

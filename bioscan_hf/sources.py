@@ -21,8 +21,8 @@ import yaml
 from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
 from filelock import FileLock
 
-from . import release
 from .build import LABELS_FILE, MANIFEST_FILE, build
+from .release.check import check as release
 from .schema import LABEL_COLUMNS, SPLITS, LabelMaps
 
 #: Rank -> names, of which a row must have one.

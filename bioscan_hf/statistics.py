@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .release import ReleaseError
+from .release.check import ReleaseError
 from .schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
 from .statistics_columns import (
     BARCODE,

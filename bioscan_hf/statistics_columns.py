@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from .build import MANIFEST_FILE
 from .data import source_kind
-from .release import ReleaseError, find_metadata, read_strings, to_types
+from .release.check import ReleaseError, find_metadata, read_strings, to_types
 from .schema import LABEL_COLUMNS
 
 PLACES = ("country", "province_state", "coord-lat", "coord-lon")

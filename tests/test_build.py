@@ -20,10 +20,10 @@ from datasets import Image, load_dataset
 from PIL import Image as PILImage
 
 from bioscan_hf import build as builder
-from bioscan_hf import release as reader
 from bioscan_hf.build import build
 from bioscan_hf.models.pixels import decode_batch
 from bioscan_hf.provenance import file_hash
+from bioscan_hf.release.check import check as reader
 from bioscan_hf.schema import COLUMNS, SPLITS, LabelMaps, image_path
 
 
@@ -315,7 +315,7 @@ def test_finished_build_is_left_alone_and_a_changed_source_is_refused(tmp_path):
 
 KILLED = """
 import sys
-from bioscan_hf import release
+from bioscan_hf.release.check import check as release
 from bioscan_hf.build import build
 photos = 0
 read = release.Photos.read

@@ -11,7 +11,7 @@ import pytest
 from bioscan_hf import commands
 from bioscan_hf.cli import GROUPS, main, parser
 from bioscan_hf.embedding import load_embeddings
-from bioscan_hf.release import find_metadata
+from bioscan_hf.release.check import find_metadata
 
 
 def run(capsys, *arguments):

@@ -11,7 +11,7 @@ from PIL import Image
 from bioscan_hf import crop_files
 from bioscan_hf.crop_files import crop_folder
 from bioscan_hf.cropping import crop, resize_shorter_side
-from bioscan_hf.release import BOXES_TSV, METADATA_CSV, Photos, ReleaseError, read_boxes
+from bioscan_hf.release.check import BOXES_TSV, METADATA_CSV, Photos, ReleaseError, read_boxes
 from bioscan_hf.schema import image_path
 
 

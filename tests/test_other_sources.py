@@ -19,7 +19,7 @@ from bioscan_hf.other_sources import (
     load_canadian_invertebrates,
     load_clibd_hdf5,
 )
-from bioscan_hf.release import ReleaseError
+from bioscan_hf.release.check import ReleaseError
 from bioscan_hf.schema import COLUMNS, taxonomy_text
 
 LABELS = ("phylum", "class", "order", "family", "subfamily", "tribe", "genus", "species")

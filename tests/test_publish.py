@@ -15,7 +15,7 @@ import yaml
 from bioscan_hf.build import build
 from bioscan_hf.partition import split_summary
 from bioscan_hf.publish import _add_shard, _check_repository, _without_folders, complete_manifest, split_counts
-from bioscan_hf.release import find_metadata, read_table, write_csv
+from bioscan_hf.release.check import find_metadata, read_table, write_csv
 from bioscan_hf.schema import COLUMNS
 
 REPO = "tester/BIOSCAN-tiny"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioscan_hf import release as reader
+from bioscan_hf.release.check import check as reader
 from bioscan_hf.schema import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, LabelMaps, chunk, image_path
 from bioscan_hf.simulate import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release
 from bioscan_hf.simulate_photos import Specimen, draw_photo

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from bioscan_hf import statistics
-from bioscan_hf.release import METADATA_CSV, ReleaseError, features, find_metadata
+from bioscan_hf.release.check import METADATA_CSV, ReleaseError, features, find_metadata
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, RANKS
 from bioscan_hf.statistics_columns import read_specimens
 from bioscan_hf.statistics_report import figures, save_figures, tables

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.hub import dataset_card
-from bioscan_hf.release import features, find_metadata
+from bioscan_hf.release.check import features, find_metadata
 from bioscan_hf.schema import COLUMNS, LabelMaps
 
 NARROW = {"columns": ["processid", "dna_barcode"], "taxon": {"class": "Insecta"}, "ranks": ["family"]}

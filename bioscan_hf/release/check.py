@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from datasets import Features, Image, Value
 from numpy.typing import NDArray
 
-from .release_files import (
+from ..schema import COLUMNS, LABEL_COLUMNS, SPLITS, LabelMaps, check_config
+from .photos import Photos, check_jpeg, missing_zips, packages
+from .tables import (
     BOX_COLUMNS,
     BOXES_TSV,
     METADATA_CSV,
@@ -42,8 +44,6 @@ from .release_files import (
     to_types,
     write_csv,
 )
-from .release_photos import Photos, check_jpeg, missing_zips, packages
-from .schema import COLUMNS, LABEL_COLUMNS, SPLITS, LabelMaps, check_config
 
 __all__ = [
     "BOXES_TSV",

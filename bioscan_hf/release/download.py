@@ -23,7 +23,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from .inventory import (
+from ..provenance import write_json
+from .catalogue import (
     CHECKED_FILE,
     HUB_REPO,
     REVISION,
@@ -41,7 +42,6 @@ from .inventory import (
     unpacked_state,
     with_hub_checksum,
 )
-from .provenance import write_json
 
 #: Seconds without a byte after which a connection counts as cut.
 TIMEOUT = 60.0

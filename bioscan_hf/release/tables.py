@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
-from .schema import COLUMNS
+from ..schema import COLUMNS
 
 METADATA_NAME = "BIOSCAN_5M_Insect_Dataset_metadata"
 METADATA_CSV = f"{METADATA_NAME}.csv"

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from .release_files import ReleaseError
-from .schema import IMAGE_PACKAGES, image_path
+from ..schema import IMAGE_PACKAGES, image_path
+from .tables import ReleaseError
 
 #: Parts of the published zips that come in several files: of a package, or of the pretrain split of one.
 PARTS = {"cropped": 2, "original_full": 5, "pretrain": 2}

@@ -24,7 +24,6 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import bioscan_hf  # noqa: F401  (tells transformers about our models)
-from bioscan_hf import release_photos
 from bioscan_hf.cards import read_results
 from bioscan_hf.embedding import load_embeddings
 from bioscan_hf.hub import barcodebert_card, dataset_card
@@ -36,8 +35,9 @@ from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.release_files import ReleaseError
-from bioscan_hf.release_photos import LARGEST_PHOTO, Photos, read_index
+from bioscan_hf.release.check import photos as release_photos
+from bioscan_hf.release.photos import LARGEST_PHOTO, Photos, read_index
+from bioscan_hf.release.tables import ReleaseError
 from bioscan_hf.retrieval_index import build_index, load_index, save_index
 from bioscan_hf.schema import image_path
 

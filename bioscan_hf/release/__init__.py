@@ -1,0 +1,1 @@
+"""The published BIOSCAN-5M files: catalogue, download, tables, photos, checks."""
