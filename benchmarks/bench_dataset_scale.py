@@ -26,7 +26,7 @@ ROWS = 5_150_850
 #: Step -> program. Each gets paths from the command line, sets `result`, and times what stands below `start()`.
 STEPS = {
     "simulate": """
-from bioscan_hf.simulate import simulate_release
+from bioscan_hf.simulate.release import simulate_release
 start()
 simulate_release(release, rows, metadata_only=True, force=True)
 result = {"csv_bytes": csv.stat().st_size, "bytes_per_row": csv.stat().st_size / rows}

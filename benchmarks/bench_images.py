@@ -35,7 +35,7 @@ from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.models import pixels as photos
 from bioscan_hf.models.pixels import decode_batch, normalize_on_device, photo_bytes, rotate_on_device, with_pixels
 from bioscan_hf.provenance import write_results
-from bioscan_hf.simulate import simulate_release
+from bioscan_hf.simulate.release import simulate_release
 
 PEERS = ("bioscan_dataset", "clibd_hdf5")
 REQUIRED = {("eval", "bioscan_dataset"): 4, ("train", "bioscan_dataset"): 4, ("train", "clibd_hdf5"): 5}

@@ -30,7 +30,7 @@ _NAMES = {
     "load_clibd_hdf5": "other_sources",
     "to_torch": "samples",
     "make_splits": "partition",
-    "simulate_release": "simulate",
+    "simulate_release": "simulate.release",
     "KmerTokenizer": "models.tokenization_kmer",
     "BarcodeBertConfig": "models.configuration_barcodebert",
     "BarcodeBertModel": "models.modeling_barcodebert",

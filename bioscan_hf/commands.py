@@ -68,7 +68,7 @@ def demo(options: Options) -> Result:
 
 
 def simulate(options: Options) -> Result:
-    from .simulate import simulate_release
+    from .simulate.release import simulate_release
 
     with bar(options, " rows") as shown:
         root = simulate_release(

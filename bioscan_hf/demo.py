@@ -31,7 +31,7 @@ from .data import labels_of, load_bioscan5m
 from .embedding import embed
 from .probing import probe_barcodes
 from .provenance import write_results, write_text
-from .simulate import simulate_release
+from .simulate.release import simulate_release
 
 #: A small encoder, which two CPU cores train in about a minute.
 MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -33,7 +33,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def release(tmp_path_factory) -> Path:
     """A made-up release of 400 specimens, photos in zips. Tests that change it work on a copy."""
-    from bioscan_hf.simulate import simulate_release
+    from bioscan_hf.simulate.release import simulate_release
 
     return simulate_release(tmp_path_factory.mktemp("simulated") / "release", specimens=400, seed=1)
 

@@ -15,7 +15,7 @@ from bioscan_hf.data import load_bioscan5m, load_label_maps
 from bioscan_hf.release.check import find_metadata, read_table
 from bioscan_hf.samples import published_unique_barcodes, published_unique_ids, to_torch
 from bioscan_hf.schema import LABEL_COLUMNS, SPLITS, chunk, image_path
-from bioscan_hf.simulate import simulate_release
+from bioscan_hf.simulate.release import simulate_release
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")
 

@@ -200,7 +200,7 @@ def test_stats_as_table_as_json_and_as_pictures(dataset, tmp_path, capsys):
 
 
 def test_crop_by_the_table_of_boxes(tmp_path, capsys, monkeypatch):
-    from bioscan_hf.simulate import simulate_release
+    from bioscan_hf.simulate.release import simulate_release
 
     monkeypatch.chdir(tmp_path)
     simulate_release("release", specimens=60, packages=("original_256",))

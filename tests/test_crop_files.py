@@ -18,7 +18,7 @@ from bioscan_hf.schema import image_path
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     """A made-up release of 50 specimens with both packages of original photos."""
-    from bioscan_hf.simulate import simulate_release
+    from bioscan_hf.simulate.release import simulate_release
 
     folder = tmp_path_factory.mktemp("originals") / "release"
     return simulate_release(folder, specimens=50, seed=2, packages=("original_full", "original_256"))

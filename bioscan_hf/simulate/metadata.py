@@ -26,8 +26,8 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from bioscan_hf.schema import COLUMNS, RANKS, SPLITS, chunk
-from bioscan_hf.simulate_photos import HEIGHT, WIDTH
-from bioscan_hf.simulate_specimens import (
+from bioscan_hf.simulate.photos import HEIGHT, WIDTH
+from bioscan_hf.simulate.specimens import (
     COUNTRIES,
     HELDOUT,
     KNOWN_IN_PRETRAIN,
@@ -36,7 +36,7 @@ from bioscan_hf.simulate_specimens import (
     name_species,
     place_boxes,
 )
-from bioscan_hf.simulate_taxa import BARCODE_LENGTH, TRAITS, Bases, Ints, Taxa, codon_position, grow_taxa
+from bioscan_hf.simulate.taxa import BARCODE_LENGTH, TRAITS, Bases, Ints, Taxa, codon_position, grow_taxa
 
 #: Rows that are drawn at a time.
 BLOCK_ROWS = 50_000

@@ -16,10 +16,10 @@ from PIL import Image
 
 from bioscan_hf.release.check import check as reader
 from bioscan_hf.schema import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, LabelMaps, chunk, image_path
-from bioscan_hf.simulate import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release
-from bioscan_hf.simulate_photos import Specimen, draw_photo
-from bioscan_hf.simulate_specimens import DARK, HELDOUT, SEEN, UNSEEN, draw_specimens, split_haplotypes
-from bioscan_hf.simulate_taxa import BARCODE_LENGTH, codon_position, evolve, grow_taxa
+from bioscan_hf.simulate.photos import Specimen, draw_photo
+from bioscan_hf.simulate.release import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release
+from bioscan_hf.simulate.specimens import DARK, HELDOUT, SEEN, UNSEEN, draw_specimens, split_haplotypes
+from bioscan_hf.simulate.taxa import BARCODE_LENGTH, codon_position, evolve, grow_taxa
 
 
 def read_rows(root):
@@ -451,7 +451,7 @@ def test_a_failure_leaves_no_partial_file(tmp_path, monkeypatch):
     def fail(specimen, package):
         raise OSError("disk full")
 
-    monkeypatch.setattr("bioscan_hf.simulate.draw_photo", fail)
+    monkeypatch.setattr("bioscan_hf.simulate.release.draw_photo", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate_release(tmp_path / "release", 50)
     assert not list((tmp_path / "release").glob("*.zip*")) and (tmp_path / "release" / CSV_PATH).exists()

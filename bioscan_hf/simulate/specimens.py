@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bioscan_hf.schema import RANKS, SPLITS, chunk
-from bioscan_hf.simulate_photos import HEIGHT, PLANS, WIDTH
-from bioscan_hf.simulate_taxa import BARCODE_LENGTH, TRAITS, Bases, Floats, Ints, Taxa, evolve
+from bioscan_hf.simulate.photos import HEIGHT, PLANS, WIDTH
+from bioscan_hf.simulate.taxa import BARCODE_LENGTH, TRAITS, Bases, Floats, Ints, Taxa, evolve
 
 Row = dict[str, str | int | float]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-from bioscan_hf.simulate_taxa import TRAITS
+from bioscan_hf.simulate.taxa import TRAITS
 
 Floats = NDArray[np.float64]
 

@@ -23,10 +23,10 @@ import numpy as np
 
 from bioscan_hf.provenance import write_json
 from bioscan_hf.schema import BOX_TABLE_COLUMNS, COLUMNS, EVAL_SPLITS, IMAGE_PACKAGES, image_path
-from bioscan_hf.simulate_metadata import MOST_ROWS, write_metadata
-from bioscan_hf.simulate_photos import HEIGHT, WIDTH, Specimen, draw_photo
-from bioscan_hf.simulate_specimens import Row, Specimens, draw_specimens
-from bioscan_hf.simulate_taxa import grow_taxa
+from bioscan_hf.simulate.metadata import MOST_ROWS, write_metadata
+from bioscan_hf.simulate.photos import HEIGHT, WIDTH, Specimen, draw_photo
+from bioscan_hf.simulate.specimens import Row, Specimens, draw_specimens
+from bioscan_hf.simulate.taxa import grow_taxa
 
 CSV_PATH = "bioscan5m/metadata/csv/BIOSCAN_5M_Insect_Dataset_metadata.csv"
 JSONLD_PATH = "bioscan5m/metadata/jsonld/BIOSCAN_5M_Insect_Dataset_metadata.jsonld"
@@ -81,7 +81,7 @@ def _claim(output: Path, arguments: dict[str, Any], files: Sequence[str], force:
             f"replaced. Choose an empty or new folder."
         )
     output.mkdir(parents=True, exist_ok=True)
-    write_json(manifest, {"made_by": "bioscan_hf.simulate", "arguments": arguments, "files": list(files)})
+    write_json(manifest, {"made_by": "bioscan_hf.simulate.release", "arguments": arguments, "files": list(files)})
 
 
 def _write_metadata(output: Path, specimens: Specimens) -> None:

@@ -1,0 +1,1 @@
+"""A simulated BIOSCAN-5M release for tests and demos."""
