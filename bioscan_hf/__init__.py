@@ -29,7 +29,7 @@ _NAMES = {
     "load_canadian_invertebrates": "other_sources",
     "load_clibd_hdf5": "other_sources",
     "to_torch": "samples",
-    "make_splits": "partition",
+    "make_splits": "partition.assign",
     "simulate_release": "simulate.release",
     "KmerTokenizer": "models.tokenization_kmer",
     "BarcodeBertConfig": "models.configuration_barcodebert",

@@ -120,7 +120,7 @@ def download(options: Options) -> Result:
 
 
 def split(options: Options) -> Result:
-    from .partition import make_splits, split_summary
+    from .partition.assign import make_splits, split_summary
     from .provenance import write_results
     from .release.check import read_table, write_csv
 

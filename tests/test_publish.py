@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bioscan_hf.build import build
-from bioscan_hf.partition import split_summary
+from bioscan_hf.partition.assign import split_summary
 from bioscan_hf.publish import _add_shard, _check_repository, _without_folders, complete_manifest, split_counts
 from bioscan_hf.release.check import find_metadata, read_table, write_csv
 from bioscan_hf.schema import COLUMNS

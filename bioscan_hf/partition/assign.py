@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioscan_hf.partition_draws import (
+from bioscan_hf.partition.draws import (
     KEY_UNSEEN,
     MIN_ROWS,
     OTHER_HELDOUT,

@@ -1,7 +1,7 @@
 """Which barcodes of a species go to test and validation: the stratified draws of the BIOSCAN-5M partition.
 
 Barcodes are drawn whole, so the rows of a split only come near to what its rule asks for. Everything here is numpy;
-`bioscan_hf.partition` prepares the numbers from a table.
+`bioscan_hf.partition.assign` prepares the numbers from a table.
 
 Paper: BIOSCAN-5M, https://arxiv.org/abs/2406.12723. The rules, constants and seeds are those of the partition script
 published with it, with one difference: barcodes of a species that have equally many rows come in the order of their

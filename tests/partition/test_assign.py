@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bioscan_hf import schema as taxonomy
-from bioscan_hf.partition import check_partition, is_placeholder, make_splits, split_summary
-from bioscan_hf.partition_draws import (
+from bioscan_hf.partition.assign import check_partition, is_placeholder, make_splits, split_summary
+from bioscan_hf.partition.draws import (
     TEST_RULE,
     VAL_RULE,
     VAL_UNSEEN_RULE,
@@ -23,7 +23,7 @@ from bioscan_hf.partition_draws import (
     target_test_rows,
 )
 
-PUBLISHED = Path(__file__).parent / "fixtures" / "partition_published.json"
+PUBLISHED = Path(__file__).parents[1] / "fixtures" / "partition_published.json"
 
 
 def table_of(groups, **columns):

@@ -1,0 +1,1 @@
+"""Partition of a metadata table into the BIOSCAN-5M splits."""
