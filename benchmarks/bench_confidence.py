@@ -27,7 +27,7 @@ from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding import embed
 from bioscan_hf.identification import calibrate, identify
 from bioscan_hf.provenance import write_results
-from bioscan_hf.retrieval_index import build_index
+from bioscan_hf.search.index import build_index
 
 RANKS = ("order", "family", "genus", "species")
 

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from bioscan_hf.baselines import load_encoder
 from bioscan_hf.baselines_search import neighbour_labels, search_nearest
-from bioscan_hf.cells import make_cells, nearest_in_cells
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.embedding_batches import ColumnTokenizer, embed_barcodes, inference
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.probing import knn_probe
 from bioscan_hf.provenance import write_results
+from bioscan_hf.search.cells import make_cells, nearest_in_cells
 
 THREADS = 2
 CELLS = 64

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bioscan_hf.provenance import write_results
-from bioscan_hf.retrieval_index import build_index, measure_recall
+from bioscan_hf.search.index import build_index, measure_recall
 
 
 def simulate(keys: int, queries: int, dim: int, spread: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -57,7 +57,7 @@ _NAMES = {
     "bayesian_zero_shot": "bzsl",
     "genus_species_zero_shot": "bzsl",
     "retrieval_accuracy": "retrieval",
-    "build_index": "retrieval_index",
+    "build_index": "search.index",
     "calibrate": "identification",
     "identify": "identification",
     "zero_shot_cluster": "clustering",

@@ -112,8 +112,8 @@ def identify(options: Options) -> Result:
     from .embedding import embed as write
     from .identification import calibrate, name_rows, write_names
     from .identification import identify as name
-    from .retrieval_index import build_index
     from .schema import RANKS
+    from .search.index import build_index
     from .sequences import is_sequence_file
 
     refuse_to_replace(options.force, options.output)

@@ -23,7 +23,7 @@ from .models.modeling_barcodebert import taxa_probabilities
 from .models.tokenization_kmer import KmerTokenizer
 
 if TYPE_CHECKING:
-    from .retrieval_index import RetrievalIndex
+    from .search.index import RetrievalIndex
 
 #: Its methods are annotated for any arguments, where ours say which they take.
 Pipeline: Any = base.Pipeline
@@ -313,7 +313,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
 
 def open_index(index: str | Path | RetrievalIndex, revision: str | None = None) -> RetrievalIndex:
     """An index of keys: itself, from the folder of that name, or else from a dataset repository of the Hub."""
-    from .retrieval_index import RetrievalIndex, load_index
+    from .search.index import RetrievalIndex, load_index
 
     if isinstance(index, RetrievalIndex):
         return index

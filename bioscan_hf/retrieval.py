@@ -24,7 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .metrics import top_k_accuracy
-from .retrieval_index import UNKNOWN, Floats, Ids, RetrievalIndex, build_index, search, slices, unit_vectors
+from .search.index import UNKNOWN, Floats, Ids, RetrievalIndex, build_index, search, slices, unit_vectors
 
 TIES = ("vote", "parity")
 

@@ -27,7 +27,7 @@ from .retrieval import (
     prototypes,
     retrieve,
 )
-from .retrieval_index import Floats, RetrievalIndex, build_index, unit_vectors
+from .search.index import Floats, RetrievalIndex, build_index, unit_vectors
 
 MODALITIES = ("image", "dna", "text")
 QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")

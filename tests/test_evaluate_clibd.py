@@ -22,8 +22,8 @@ from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_proces
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.retrieval import retrieval_accuracy
 from bioscan_hf.retrieval_embeddings import barcode_specimens, embed_specimens, joined, load_specimens
-from bioscan_hf.retrieval_index import load_index
 from bioscan_hf.retrieval_protocol import Specimens
+from bioscan_hf.search.index import load_index
 from bioscan_hf.trainers.evaluate_clibd import main
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

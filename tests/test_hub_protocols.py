@@ -11,7 +11,7 @@ from bioscan_hf.cards import escape, eval_results_yaml, is_hub_id, setting, with
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.hub_protocols import clustering_card, index_card
 from bioscan_hf.publish import push_metric
-from bioscan_hf.retrieval_index import build_index, save_index
+from bioscan_hf.search.index import build_index, save_index
 
 SCORES = {
     "labelled": 1234,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bioscan_hf.identification import Calibration, calibrate, identify
-from bioscan_hf.retrieval_index import build_index
+from bioscan_hf.search.index import build_index
 
 
 def made_up(species_of_genus: int, each: int, seed: int, genera: int = 40, spread: float = 0.25):

@@ -27,7 +27,7 @@ from bioscan_hf.models.modeling_barcodebert import (
 )
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.retrieval_index import build_index, save_index
+from bioscan_hf.search.index import build_index, save_index
 
 BARCODES = ["ACGTACGTTACGACGTACGTTACG", "ACGTTTGA", "TTGACN", "GATTACAGATTACA", "CC"]
 

@@ -17,7 +17,7 @@ from bioscan_hf.retrieval import (
     retrieval_accuracy,
     retrieve,
 )
-from bioscan_hf.retrieval_index import build_index, unit_vectors
+from bioscan_hf.search.index import build_index, unit_vectors
 
 #: Directions whose products are exact in float32, so that a tie is a tie in every order of summation.
 AXES = np.vstack([np.eye(3), -np.eye(3)])

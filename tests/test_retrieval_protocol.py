@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bioscan_hf.retrieval import TIES
-from bioscan_hf.retrieval_index import build_index
 from bioscan_hf.retrieval_protocol import (
     MODALITIES,
     REPORTED_RANKS,
@@ -19,6 +18,7 @@ from bioscan_hf.retrieval_protocol import (
     rows_of,
     two_stage_names,
 )
+from bioscan_hf.search.index import build_index
 
 PUBLISHED = {
     "image": "encoded_image_feature",

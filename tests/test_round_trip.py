@@ -100,7 +100,7 @@ model.push_to_hub("tester/adapter")
 from bioscan_hf.hub_protocols import index_card
 from bioscan_hf.publish import publish, push_metric
 from bioscan_hf.provenance import write_text
-from bioscan_hf.retrieval_index import build_index, push_index, save_index
+from bioscan_hf.search.index import build_index, push_index, save_index
 found = answers(**{name: work / name for name in ("pretrained", "classifier", "aligned", "clibd")})
 index = save_index(build_index(found["aligned"], {"species": ["Aus bus", "Aus <b>cus</b>"]}, ids=["P0", "P1"]),
     work / "index")
@@ -122,7 +122,7 @@ from peft import PeftModel
 from transformers import AutoModel
 from bioscan_hf.data import load_bioscan5m
 from bioscan_hf.retrieval import retrieve
-from bioscan_hf.retrieval_index import load_index
+from bioscan_hf.search.index import load_index
 
 found = answers(*(f"tester/{name}" for name in ("pretrained", "classifier", "aligned", "clibd")))
 found["adapter"] = adapted(PeftModel.from_pretrained(AutoModel.from_pretrained("tester/pretrained"), "tester/adapter"),

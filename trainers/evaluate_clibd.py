@@ -44,7 +44,6 @@ from bioscan_hf.plots import accuracy_bars, png
 from bioscan_hf.provenance import write_results, write_text
 from bioscan_hf.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
 from bioscan_hf.retrieval_embeddings import embed_specimens, joined, load_specimens
-from bioscan_hf.retrieval_index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
 from bioscan_hf.retrieval_protocol import (
     KEY_TYPES,
@@ -57,6 +56,7 @@ from bioscan_hf.retrieval_protocol import (
     rows_of,
 )
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
+from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.training import read_options
 
 #: The queries of each evaluation: of seen and of unseen species.

@@ -38,8 +38,8 @@ from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.release.check import photos as release_photos
 from bioscan_hf.release.photos import LARGEST_PHOTO, Photos, read_index
 from bioscan_hf.release.tables import ReleaseError
-from bioscan_hf.retrieval_index import build_index, load_index, save_index
 from bioscan_hf.schema import image_path
+from bioscan_hf.search.index import build_index, load_index, save_index
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONFIG = BarcodeBertConfig(k=2, max_nucleotides=20, **SMALL)

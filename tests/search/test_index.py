@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bioscan_hf import retrieval_index
 from bioscan_hf.retrieval import retrieve
-from bioscan_hf.retrieval_index import (
+from bioscan_hf.search import index as retrieval_index
+from bioscan_hf.search.index import (
     build_index,
     distinct_rows,
     encode_names,
@@ -82,7 +82,7 @@ def test_exact_search_never_holds_all_similarities():
     """40,000 keys and 4,096 queries would be 655 MB of similarities at once; the peak stays far below."""
     code = """
 import resource, numpy as np
-from bioscan_hf.retrieval_index import build_index, search
+from bioscan_hf.search.index import build_index, search
 x = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
 index = build_index(x, {})
 queries = index.vectors[:4096].numpy().copy()
@@ -243,7 +243,7 @@ def test_without_faiss_the_message_tells_what_to_install(monkeypatch):
 PUSH = """
 import sys
 from huggingface_hub import snapshot_download
-from bioscan_hf.retrieval_index import load_index, push_index
+from bioscan_hf.search.index import load_index, push_index
 assert len(push_index(sys.argv[1], "tester/keys", private=True)) == 40
 loaded = load_index(snapshot_download("tester/keys", repo_type="dataset"))
 print(loaded.ids, loaded.classes["species"], loaded.vectors.tolist())

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bioscan_hf.cells import make_cells, nearest_in_cells
 from bioscan_hf.probing import knn_probe
+from bioscan_hf.search.cells import make_cells, nearest_in_cells
 
 
 def families(rng, families=20, members=30, size=32, spread=0.1):
