@@ -32,7 +32,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.modeling_clibd import ClibdModel

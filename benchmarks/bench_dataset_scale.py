@@ -32,7 +32,7 @@ simulate_release(release, rows, metadata_only=True, force=True)
 result = {"csv_bytes": csv.stat().st_size, "bytes_per_row": csv.stat().st_size / rows}
 """,
     "build": """
-from bioscan_hf.build import build
+from bioscan_hf.dataset.build import build
 start()
 manifest = build(release, parquet, ["dna"])
 sizes = [shard["bytes"] for shard in manifest.shards.values()]
@@ -45,33 +45,33 @@ table = load_bioscan5m_metadata(str(csv), split="all")
 result = {"rows": len(table)}
 """,
     "first_open": """
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 start()
 data = load_bioscan5m(parquet, "dna", "all")
 result = {"rows": len(data), "row": data[0]["processid"]}
 """,
     "reopen": """
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 start()
 data = load_bioscan5m(parquet, "dna", "all")
 result = {"rows": len(data), "row": data[0]["processid"]}
 """,
     "first_open_whole_barcodes": """
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 start()
 data = load_bioscan5m(parquet, "dna", "all", max_nucleotides=None)
 result = {"rows": len(data)}
 """,
     "stream_first_row": """
 import torch  # as `datasets` does by itself when it first streams
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 start()
 data = load_bioscan5m(parquet, "dna", "train", streaming=True)
 result = {"row": next(iter(data))["processid"]}
 """,
     "stream_train": """
 import torch  # as `datasets` does by itself when it first streams
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 start()
 data = load_bioscan5m(parquet, "dna", "train", streaming=True).with_format("arrow")
 result = {"rows": sum(len(table) for table in data.iter(10_000))}

@@ -30,8 +30,8 @@ from bioscan_dataset.bioscan5m import RGB_MEAN, RGB_STDEV
 from PIL import Image
 from torchvision.transforms import v2
 
-from bioscan_hf.build import build
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.build import build
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.models import pixels as photos
 from bioscan_hf.models.pixels import decode_batch, normalize_on_device, photo_bytes, rotate_on_device, with_pixels
 from bioscan_hf.provenance import write_results

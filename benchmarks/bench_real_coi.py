@@ -29,7 +29,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bioscan_hf.baselines import load_encoder
 from bioscan_hf.baselines_cnn import classify, fit_cnn
 from bioscan_hf.baselines_search import neighbour_labels, search_nearest
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.embedding_batches import embed_barcodes, inference
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.probing import knn_probe, linear_probe

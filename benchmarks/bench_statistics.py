@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bioscan_hf.build import METADATA_ROWS_PER_GROUP, ROWS_PER_SHARD, ParquetShard, shard_names
+from bioscan_hf.dataset.build import METADATA_ROWS_PER_GROUP, ROWS_PER_SHARD, ParquetShard, shard_names
 from bioscan_hf.provenance import write_results
 from bioscan_hf.release.check import features
 from bioscan_hf.schema import LABEL_COLUMNS, SPLITS, chunk

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperC
 
 from .clibd_batches import DistinctSampler, groups_of
 from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
-from .data import load_bioscan5m
+from .dataset.load import load_bioscan5m
 from .losses.contrastive import choose_pairs
 from .models.configuration_clibd import ClibdConfig
 from .models.modeling_clibd import ClibdModel, draw_as_timm

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from .clustering_map import MOST_SPECIMENS, write_map
 from .clustering_plots import FIGURE_RANKS, ami_by_rank, cluster_map, plane
 from .clustering_report import CLUSTERS_FILE, RULES_FILE, SUSPECTS_FILE, cluster_report, write_report
-from .data import load_bioscan5m
+from .dataset.load import load_bioscan5m
 from .models.pixels import photo_bytes
 from .plots import png
 

@@ -189,8 +189,8 @@ def crop(options: Options) -> Result:
 
 
 def build(options: Options) -> Result:
-    from .build import PROBLEMS_FILE
-    from .build import build as write
+    from .dataset.build import PROBLEMS_FILE
+    from .dataset.build import build as write
 
     if (options.shard is None) != (options.of is None):
         raise ValueError("--shard I and --of N go together: machine I, from 0 on, of N.")
@@ -231,7 +231,7 @@ def build(options: Options) -> Result:
 
 
 def publish(options: Options) -> Result:
-    from .publish import publish as upload
+    from .dataset.publish import publish as upload
 
     with bar(options, "B") as shown:
         url = upload(

@@ -15,9 +15,9 @@ def embed(options: Options) -> Result:
     from transformers.utils.logging import disable_progress_bar
 
     from .baselines import load_encoder
-    from .data import load_bioscan5m, parse_taxon
+    from .dataset.load import load_bioscan5m, parse_taxon
+    from .dataset.sequences import is_sequence_file
     from .embedding import embed as write
-    from .sequences import is_sequence_file
 
     disable_progress_bars()  # those of the libraries; embedding has its own
     disable_progress_bar()
@@ -86,7 +86,7 @@ def _photo_encoder(options: Options) -> tuple[Any, Any]:
 
 def _own_sequences(options: Options) -> Any:
     """The records of a FASTA, FASTQ or table."""
-    from .sequences import read_sequences
+    from .dataset.sequences import read_sequences
 
     with bar(options, " records") as shown:
         return read_sequences(
@@ -108,13 +108,13 @@ def identify(options: Options) -> Result:
     from transformers.utils.logging import disable_progress_bar
 
     from .baselines import load_encoder
-    from .data import load_bioscan5m
+    from .dataset.load import load_bioscan5m
+    from .dataset.sequences import is_sequence_file
     from .embedding import embed as write
     from .identification import calibrate, name_rows, write_names
     from .identification import identify as name
     from .schema import RANKS
     from .search.index import build_index
-    from .sequences import is_sequence_file
 
     refuse_to_replace(options.force, options.output)
     if not Path(options.source).exists():
@@ -168,7 +168,7 @@ def identify(options: Options) -> Result:
 def probe(options: Options) -> Result:
     from datasets import disable_progress_bars
 
-    from .data import labels_of
+    from .dataset.load import labels_of
     from .embedding import load_embeddings
     from .probing import knn_probe, linear_probe, probe_barcodes
     from .provenance import write_results

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from .build import write_problems
 from .cropping import area_fraction, crop, detect_boxes, find_style, resize_shorter_side, scale_factor
+from .dataset.build import write_problems
 from .release.check import (
     Photos,
     Problem,

@@ -26,8 +26,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from . import plots
 from .baselines import load_encoder
-from .build import build
-from .data import labels_of, load_bioscan5m
+from .dataset.build import build
+from .dataset.load import labels_of, load_bioscan5m
 from .embedding import embed
 from .probing import probe_barcodes
 from .provenance import write_results, write_text

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from .classification import add_labels, class_parents, training_classes
-from .data import load_bioscan5m
+from .dataset.load import load_bioscan5m
 from .models.tokenization_kmer import KmerTokenizer
 from .schema import LABEL_COLUMNS
 from .training import BarcodeTrainer, BarcodeTrainingArguments, check_processes

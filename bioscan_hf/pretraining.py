@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from .collators import IGNORED
-from .data import load_bioscan5m, source_kind
+from .dataset.load import load_bioscan5m, source_kind
 from .release.check import find_metadata, read_strings
 from .schema import resolve_splits
 from .training import BarcodeTrainer

@@ -25,7 +25,7 @@ from huggingface_hub.utils import tqdm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .data import load_bioscan5m
+from .dataset.load import load_bioscan5m
 from .embedding import load_embeddings, model_fingerprint
 from .embedding_batches import device_of, inference
 from .models.modeling_clibd import ClibdModel

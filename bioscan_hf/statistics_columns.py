@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .build import MANIFEST_FILE
-from .data import source_kind
+from .dataset.build import MANIFEST_FILE
+from .dataset.load import source_kind
 from .release.check import ReleaseError, find_metadata, read_strings, to_types
 from .schema import LABEL_COLUMNS
 

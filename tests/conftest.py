@@ -41,7 +41,7 @@ def release(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(release, tmp_path_factory) -> Path:
     """The same as Parquet, in several shards a split."""
-    from bioscan_hf.build import build
+    from bioscan_hf.dataset.build import build
 
     output = tmp_path_factory.mktemp("built") / "dataset"
     build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})

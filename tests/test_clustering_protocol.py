@@ -9,7 +9,7 @@ import pytest
 
 from bioscan_hf.clustering import PRESETS, zero_shot_cluster
 from bioscan_hf.clustering_protocol import cluster_embeddings, join_by_processid, preset_options, read_specimens
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.schema import LABEL_COLUMNS
 
 PLAIN = {"reducer": "none", "silhouette_sample": 50}

@@ -8,9 +8,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from bioscan_hf.cards import escape, eval_results_yaml, is_hub_id, setting, without_folder, write_card
+from bioscan_hf.dataset.publish import push_metric
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.hub_protocols import clustering_card, index_card
-from bioscan_hf.publish import push_metric
 from bioscan_hf.search.index import build_index, save_index
 
 SCORES = {

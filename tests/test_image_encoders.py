@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from bioscan_hf import ClibdConfig, ClibdModel
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.embedding import MANIFEST, embed, load_embeddings
 from bioscan_hf.image_encoders import (
     CLIP_MEAN,

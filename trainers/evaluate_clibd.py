@@ -36,7 +36,7 @@ from datasets import Image
 from transformers import PreTrainedConfig
 
 from bioscan_hf.clibd_batches import ClibdCollator, encoded_photo
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.embedding_batches import resolve_dtype
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor

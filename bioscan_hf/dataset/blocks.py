@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, concatenate_datasets
 from numpy.typing import NDArray
 
-from .data import encode_labels, first_of_each_barcode, label_ids
-from .release.check import UNASSIGNED, Problem, ReleaseError, features
-from .release.tables import ids_of, places_in
-from .schema import LABEL_COLUMNS, LabelMaps
+from ..release.check import UNASSIGNED, Problem, ReleaseError, features
+from ..release.tables import ids_of, places_in
+from ..schema import LABEL_COLUMNS, LabelMaps
+from .load import encode_labels, first_of_each_barcode, label_ids
 
 #: Names of BIOSCAN-5M and what CLIBD calls them; of several, the first that a file has.
 CLIBD_ALIASES = {

@@ -22,10 +22,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .build_shards import ParquetShard, shard_names, write_photo_shard
-from .hub import dataset_card
-from .provenance import write_json, write_text
-from .release.check import (
+from ..hub import dataset_card
+from ..provenance import write_json, write_text
+from ..release.check import (
     UNASSIGNED,
     Photos,
     Problem,
@@ -39,7 +38,8 @@ from .release.check import (
     scan,
     stop,
 )
-from .schema import SPLITS, check_config
+from ..schema import SPLITS, check_config
+from .shards import ParquetShard, shard_names, write_photo_shard
 
 LABELS_FILE = "labels.json"
 MANIFEST_FILE = "manifest.json"

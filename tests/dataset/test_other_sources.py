@@ -12,8 +12,8 @@ import pytest
 from datasets import Image
 from PIL import Image as PILImage
 
-from bioscan_hf.bioscan1m import BIOSCAN1M_TSV, CLIBD_SPLITS, PARTITIONS, bioscan1m_label_maps, load_bioscan1m
-from bioscan_hf.other_sources import (
+from bioscan_hf.dataset.bioscan1m import BIOSCAN1M_TSV, CLIBD_SPLITS, PARTITIONS, bioscan1m_label_maps, load_bioscan1m
+from bioscan_hf.dataset.other_sources import (
     canadian_invertebrates_label_maps,
     clibd_label_maps,
     load_canadian_invertebrates,

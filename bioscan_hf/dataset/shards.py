@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .provenance import file_hash
-from .release.check import Photos, Problem, ReleaseError, features, stop
-from .schema import COLUMNS
+from ..provenance import file_hash
+from ..release.check import Photos, Problem, ReleaseError, features, stop
+from ..schema import COLUMNS
 
 PHOTO_ROWS_PER_GROUP = 1_000
 

@@ -14,7 +14,7 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.hub import dataset_card
 from bioscan_hf.release.check import features, find_metadata
 from bioscan_hf.schema import COLUMNS, LabelMaps
@@ -134,7 +134,7 @@ def heavy(tmp_path_factory):
 READ = """
 import json, sys
 import datasets
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 datasets.config.USE_PARQUET_EXPORT = False  # or it waits for the name of a server that does not exist
 for i, (streaming, options, _, _) in enumerate(json.loads(sys.argv[1])):
     data = load_bioscan5m(f"tester/heavy{i}", "cropped_256", "train", streaming=streaming, **options)

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
 
-from .release.check import UNASSIGNED
-from .schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
+from ..release.check import UNASSIGNED
+from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
 from .sources import (
     TEXT_ROWS,
     Taxon,

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from .schema import COLUMNS, LABEL_COLUMNS, RANKS
+from ..schema import COLUMNS, LABEL_COLUMNS, RANKS
 
 #: Column names (in any case) that are taken for the sequence, and for the id; of several ids the first one here.
 SEQUENCE_NAMES = ("dna_barcode", "nucleotides", "nucraw", "nuc", "sequence", "seq", "barcode", "dna", "dna_sequence")

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
+from ..hub import dataset_card
+from ..provenance import read_json
+from ..schema import CONFIGS
 from .build import LABELS_FILE, MANIFEST_FILE, PROBLEMS_FILE, Manifest
-from .hub import dataset_card
-from .provenance import read_json
-from .schema import CONFIGS
 
 CARD_FILE = "README.md"
 

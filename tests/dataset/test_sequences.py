@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioscan_hf import sequences
 from bioscan_hf.baselines import kmer_encoder
-from bioscan_hf.data import clean_barcodes
+from bioscan_hf.dataset import sequences
+from bioscan_hf.dataset.load import clean_barcodes
+from bioscan_hf.dataset.sequences import is_sequence_file, read_sequences
 from bioscan_hf.embedding import embed
 from bioscan_hf.schema import COLUMNS
-from bioscan_hf.sequences import is_sequence_file, read_sequences
 
 RECORDS = {"P1": "ACGTACGTNN", "P2": "GGCC", "P-3|x": "TTTTTTTTACGTACGT"}
 

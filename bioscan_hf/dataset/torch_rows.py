@@ -22,8 +22,8 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from torch.utils.data import default_collate
 
-from .release.check import check as release
-from .schema import MAX_NUCLEOTIDES, LabelMaps
+from ..release.check import check as release
+from ..schema import MAX_NUCLEOTIDES, LabelMaps
 
 #: Names under which a modality or target may be asked for, beside the column's own.
 ALIASES = {"dna": "dna_barcode", "barcode": "dna_barcode", "uri": "dna_bin"}

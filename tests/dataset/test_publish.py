@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from bioscan_hf.build import build
+from bioscan_hf.dataset.build import build
+from bioscan_hf.dataset.publish import _add_shard, _check_repository, _without_folders, complete_manifest, split_counts
 from bioscan_hf.partition.assign import split_summary
-from bioscan_hf.publish import _add_shard, _check_repository, _without_folders, complete_manifest, split_counts
 from bioscan_hf.release.check import find_metadata, read_table, write_csv
 from bioscan_hf.schema import COLUMNS
 
@@ -22,7 +22,7 @@ REPO = "tester/BIOSCAN-tiny"
 
 PUBLISH = """
 import sys
-from bioscan_hf import publish
+from bioscan_hf.dataset import publish
 publish.SHARDS_PER_COMMIT = 5
 def progress(text, done, total):
     assert 0 <= done <= total
@@ -33,7 +33,7 @@ print(publish.publish(folder, repo, revision=revision[0] if revision else None, 
 READ = """
 import sys
 from datasets import Image, load_dataset
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 local, repo = sys.argv[1:]
 
 def rows(data):
@@ -55,7 +55,7 @@ print("equal")
 EARLY = """
 import sys
 from datasets import load_dataset
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 repo = sys.argv[1]
 for load in (
     lambda: load_dataset(repo),

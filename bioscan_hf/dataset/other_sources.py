@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .block_source import (
+from ..release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
+from ..schema import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES, LabelMaps
+from .blocks import (
     CLIBD_ALIASES,
     PHOTO_ROWS,
     Source,
@@ -29,8 +31,6 @@ from .block_source import (
     to_columns,
     values_by_id,
 )
-from .release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
-from .schema import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES, LabelMaps
 
 CANADIAN_INVERTEBRATES_CSV = "CanInv_metadata.csv"
 CANADIAN_SPLITS = ("pretrain", "train", "val", "test", "test_unseen")

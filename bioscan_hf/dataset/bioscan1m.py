@@ -18,7 +18,9 @@ from zipfile import BadZipFile, ZipFile
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .block_source import (
+from ..release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
+from ..schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, LabelMaps, check_config
+from .blocks import (
     CLIBD_ALIASES,
     PHOTO_ROWS,
     Source,
@@ -33,8 +35,6 @@ from .block_source import (
     to_columns,
     values_by_id,
 )
-from .release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
-from .schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, LabelMaps, check_config
 
 BIOSCAN1M_TSV = "BIOSCAN_Insect_Dataset_metadata.tsv"
 

@@ -21,9 +21,9 @@ import yaml
 from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
 from filelock import FileLock
 
+from ..release.check import check as release
+from ..schema import LABEL_COLUMNS, SPLITS, LabelMaps
 from .build import LABELS_FILE, MANIFEST_FILE, build
-from .release.check import check as release
-from .schema import LABEL_COLUMNS, SPLITS, LabelMaps
 
 #: Rank -> names, of which a row must have one.
 Taxon = Mapping[str, tuple[str, ...]]

@@ -19,8 +19,8 @@ import pytest
 from datasets import Image, load_dataset
 from PIL import Image as PILImage
 
-from bioscan_hf import build as builder
-from bioscan_hf.build import build
+from bioscan_hf.dataset import build as builder
+from bioscan_hf.dataset.build import build
 from bioscan_hf.models.pixels import decode_batch
 from bioscan_hf.provenance import file_hash
 from bioscan_hf.release.check import check as reader
@@ -316,7 +316,7 @@ def test_finished_build_is_left_alone_and_a_changed_source_is_refused(tmp_path):
 KILLED = """
 import sys
 from bioscan_hf.release.check import check as release
-from bioscan_hf.build import build
+from bioscan_hf.dataset.build import build
 photos = 0
 read = release.Photos.read
 def slow(self, processid, split):
@@ -347,7 +347,7 @@ def test_killed_build_is_completed_and_never_shows_half_a_shard(release, dataset
     for path in whole:
         assert pq.read_table(path).equals(pq.read_table(dataset / path.relative_to(output)))
     with pytest.raises(ValueError, match="is not complete: run `bioscan-hf build` again"):
-        from bioscan_hf.data import load_bioscan5m
+        from bioscan_hf.dataset.load import load_bioscan5m
 
         load_bioscan5m(output, "cropped_256", "train")
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
-METRIC = Path(__file__).parents[1] / "metrics" / "topk_accuracy"
+METRIC = Path(__file__).parents[2] / "metrics" / "topk_accuracy"
 MODELS = ("pretrained", "classifier", "aligned", "clibd")
 
 SHARED = """
@@ -98,7 +98,7 @@ model = get_peft_model(AutoModel.from_pretrained("tester/pretrained"),
 model.push_to_hub("tester/adapter")
 
 from bioscan_hf.hub_protocols import index_card
-from bioscan_hf.publish import publish, push_metric
+from bioscan_hf.dataset.publish import publish, push_metric
 from bioscan_hf.provenance import write_text
 from bioscan_hf.search.index import build_index, push_index, save_index
 found = answers(**{name: work / name for name in ("pretrained", "classifier", "aligned", "clibd")})
@@ -120,7 +120,7 @@ from datasets import load_dataset
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 from transformers import AutoModel
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.retrieval import retrieve
 from bioscan_hf.search.index import load_index
 

@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from bioscan_hf import dataset_script
-from bioscan_hf.data import load_bioscan5m
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.dataset_script.bioscan5m import Bioscan5M
 from bioscan_hf.schema import CONFIGS
 

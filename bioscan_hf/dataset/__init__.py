@@ -1,0 +1,1 @@
+"""Datasets: build, publish and load."""
