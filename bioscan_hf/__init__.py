@@ -46,7 +46,7 @@ _NAMES = {
     "ClibdModel": "models.modeling_clibd",
     "ClibdProcessor": "models.processing_clibd",
     "contrastive_loss": "losses.contrastive",
-    "convert_checkpoint": "convert_checkpoints",
+    "convert_checkpoint": "checkpoints.barcodebert",
     "read_sequences": "dataset.sequences",
     "load_encoder": "baselines",
     "search_nearest": "baselines_search",

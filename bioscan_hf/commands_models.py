@@ -360,7 +360,7 @@ def card(options: Options) -> Result:
 def convert(options: Options) -> Result:
     import json
 
-    from .unpickling import load_checkpoint
+    from .checkpoints.safe_load import load_checkpoint
 
     weights = load_checkpoint(options.checkpoint).get("state_dict", {})
     if any(str(name).startswith("model.model.") for name in weights):
@@ -369,7 +369,7 @@ def convert(options: Options) -> Result:
         convert_detr(options.checkpoint, options.output)
         say(options, f"Wrote {options.output}, a detector for `bioscan-hf crop --model {options.output}`")
         return {"output": str(options.output), "model": "detr"}
-    from .convert_checkpoints import convert_checkpoint
+    from .checkpoints.barcodebert import convert_checkpoint
 
     labels = options.labels.read_text(encoding="utf-8").splitlines() if options.labels else None
     tokenizer = None

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .image_weights import load_weights
+from .checkpoints.image_weights import load_weights
 from .models.pixels import decode_batch, normalize_on_device
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from bioscan_hf import ClibdConfig, ClibdModel
+from bioscan_hf.checkpoints.image_weights import load_weights
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.embedding import MANIFEST, embed, load_embeddings
 from bioscan_hf.image_encoders import (
@@ -40,7 +41,6 @@ from bioscan_hf.image_encoders import (
     pool_avg_before_norm,
     pool_model,
 )
-from bioscan_hf.image_weights import load_weights
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 
 TINY = "test_vit.r160_in1k"

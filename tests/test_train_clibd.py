@@ -22,8 +22,8 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf import clibd_options, clibd_trainer, clibd_training
+from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 from bioscan_hf.clibd_batches import ClibdCollator, DistinctSampler, distinct_order, groups_of
-from bioscan_hf.convert_checkpoints import convert_checkpoint
 from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel

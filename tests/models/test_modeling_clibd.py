@@ -446,7 +446,7 @@ def test_published_training_by_low_rank(shared, tmp_path):
     pytest.importorskip("peft")
     import numpy as np
 
-    from bioscan_hf.convert_checkpoints import convert_checkpoint
+    from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 
     folder = shared / "fixtures/clibd"
     numbers, told = np.load(folder / "train.npz"), json.loads((folder / "train.json").read_text())["lora_learned_temp"]

@@ -14,7 +14,7 @@ from bioscan_hf import (
     BarcodeBertModel,
     KmerTokenizer,
 )
-from bioscan_hf.convert_checkpoints import convert_checkpoint
+from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 
 #: File -> (attention heads that it does not tell, masked-LM head or None for a classifier, vocabulary).
 PUBLISHED = {

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .models.configuration_barcodebert import VOCABULARIES, BarcodeBertConfig
-from .models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
-from .models.tokenization_kmer import KmerTokenizer
-from .unpickling import load_checkpoint
+from ..models.configuration_barcodebert import VOCABULARIES, BarcodeBertConfig
+from ..models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
+from ..models.tokenization_kmer import KmerTokenizer
+from .safe_load import load_checkpoint
 
 #: Entries of a published `bert_config` that describe the shape of the model; the others are versions and file names.
 SHAPE = (
@@ -91,7 +91,7 @@ def convert_checkpoint(
     name = str(checkpoint) if isinstance(checkpoint, str | Path) else "the checkpoint"
     weights = _tensors(content, name)
     if any(key.removeprefix("module.").startswith(CLIBD) for key in weights):
-        from .convert_clibd import convert_clibd  # here, because it needs what photos need
+        from .clibd import convert_clibd  # here, because it needs what photos need
 
         if labels is not None:
             raise ValueError(f"{name} is a CLIBD model: it has no classes that labels could name.")

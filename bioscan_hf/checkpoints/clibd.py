@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .models.configuration_barcodebert import VOCABULARIES
-from .models.configuration_clibd import MODALITIES, ClibdConfig
-from .models.lora import add_lora, fused_layers
-from .models.modeling_clibd import ClibdModel
-from .models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
-from .models.tokenization_kmer import KmerTokenizer
+from ..models.configuration_barcodebert import VOCABULARIES
+from ..models.configuration_clibd import MODALITIES, ClibdConfig
+from ..models.lora import add_lora, fused_layers
+from ..models.modeling_clibd import ClibdModel
+from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from ..models.tokenization_kmer import KmerTokenizer
 
 State = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-from bioscan_hf.convert_checkpoints import convert_checkpoint
+from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 from bioscan_hf.models.lora import load_lora
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor

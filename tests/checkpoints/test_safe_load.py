@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioscan_hf.unpickling import Inert, load_checkpoint
+from bioscan_hf.checkpoints.safe_load import Inert, load_checkpoint
 
 
 def tensors(content, prefix=""):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bioscan_hf.checkpoints.open_clip import convert_open_clip, load_open_clip
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
-from bioscan_hf.open_clip_towers import convert_open_clip, load_open_clip
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .unpickling import load_checkpoint
+from .safe_load import load_checkpoint
 
 
 def load_weights(

@@ -15,10 +15,10 @@ from PIL import Image as PILImage
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from .models.configuration_clibd import ClibdConfig
-from .models.modeling_barcodebert import BarcodeBertModel
-from .models.modeling_clibd import ClibdModel
-from .models.processing_clibd import ClibdProcessor
+from ..models.configuration_clibd import ClibdConfig
+from ..models.modeling_barcodebert import BarcodeBertModel
+from ..models.modeling_clibd import ClibdModel
+from ..models.processing_clibd import ClibdProcessor
 
 #: Parts of open_clip's names -> of transformers', besides the attention's fused weights.
 LAYER = {
