@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioscan_hf.embedding_batches import embed_barcodes, inference
+from bioscan_hf.encoders.batches import embed_barcodes, inference
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer, kmer_vocabulary

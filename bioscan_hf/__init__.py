@@ -48,9 +48,9 @@ _NAMES = {
     "contrastive_loss": "losses.contrastive",
     "convert_checkpoint": "checkpoints.barcodebert",
     "read_sequences": "dataset.sequences",
-    "load_encoder": "baselines",
+    "load_encoder": "encoders.barcode_encoders",
     "search_nearest": "baselines_search",
-    "embed": "embedding",
+    "embed": "encoders.embed",
     "knn_probe": "probing",
     "linear_probe": "probing",
     "probe_ranks": "probing",
@@ -61,7 +61,7 @@ _NAMES = {
     "calibrate": "identification",
     "identify": "identification",
     "zero_shot_cluster": "clustering",
-    "load_image_encoder": "image_encoders",
+    "load_image_encoder": "encoders.image_encoders",
     "export_onnx": "export",
 }
 

@@ -14,10 +14,10 @@ def embed(options: Options) -> Result:
     from huggingface_hub.utils import disable_progress_bars as disable_own_bar
     from transformers.utils.logging import disable_progress_bar
 
-    from .baselines import load_encoder
     from .dataset.load import load_bioscan5m, parse_taxon
     from .dataset.sequences import is_sequence_file
-    from .embedding import embed as write
+    from .encoders.barcode_encoders import load_encoder
+    from .encoders.embed import embed as write
 
     disable_progress_bars()  # those of the libraries; embedding has its own
     disable_progress_bar()
@@ -72,7 +72,7 @@ def _check_photo_options(options: Options, own: bool) -> None:
 
 
 def _photo_encoder(options: Options) -> tuple[Any, Any]:
-    from .image_encoders import load_image_encoder
+    from .encoders.image_encoders import load_image_encoder
 
     return load_image_encoder(
         options.model,
@@ -107,10 +107,10 @@ def identify(options: Options) -> Result:
     from huggingface_hub.utils import disable_progress_bars as disable_own_bar
     from transformers.utils.logging import disable_progress_bar
 
-    from .baselines import load_encoder
     from .dataset.load import load_bioscan5m
     from .dataset.sequences import is_sequence_file
-    from .embedding import embed as write
+    from .encoders.barcode_encoders import load_encoder
+    from .encoders.embed import embed as write
     from .identification import calibrate, name_rows, write_names
     from .identification import identify as name
     from .schema import RANKS
@@ -169,7 +169,7 @@ def probe(options: Options) -> Result:
     from datasets import disable_progress_bars
 
     from .dataset.load import labels_of
-    from .embedding import load_embeddings
+    from .encoders.embed import load_embeddings
     from .probing import knn_probe, linear_probe, probe_barcodes
     from .provenance import write_results
 

@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
 from . import plots
-from .baselines import load_encoder
 from .dataset.build import build
 from .dataset.load import labels_of, load_bioscan5m
-from .embedding import embed
+from .encoders.barcode_encoders import load_encoder
+from .encoders.embed import embed
 from .probing import probe_barcodes
 from .provenance import write_results, write_text
 from .simulate.release import simulate_release

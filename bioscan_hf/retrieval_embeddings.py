@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .dataset.load import load_bioscan5m
-from .embedding import load_embeddings, model_fingerprint
-from .embedding_batches import device_of, inference
+from .encoders.batches import device_of, inference
+from .encoders.embed import load_embeddings, model_fingerprint
 from .models.modeling_clibd import ClibdModel
 from .models.processing_clibd import photos_on_device
 from .provenance import read_json, write_json

@@ -10,7 +10,7 @@ import pytest
 
 from bioscan_hf import commands
 from bioscan_hf.cli import GROUPS, main, parser
-from bioscan_hf.embedding import load_embeddings
+from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.release.check import find_metadata
 
 

@@ -18,8 +18,8 @@ PLAIN = {"reducer": "none", "silhouette_sample": 50}
 @pytest.fixture(scope="module")
 def barcodes(dataset, tmp_path_factory):
     """4-mer counts of test and test_unseen, as `bioscan-hf embed` writes them."""
-    from bioscan_hf.baselines import load_encoder
-    from bioscan_hf.embedding import embed
+    from bioscan_hf.encoders.barcode_encoders import load_encoder
+    from bioscan_hf.encoders.embed import embed
 
     folder = tmp_path_factory.mktemp("embedded") / "dna"
     model, processor = load_encoder("kmer:4")
@@ -142,8 +142,8 @@ def test_what_is_written(dataset, barcodes, tmp_path):
 
 def test_splits_that_were_embedded_together_are_counted_apart(dataset, barcodes, tmp_path):
     """A folder of two splits in one, as `embed --split test+test_unseen` writes it."""
-    from bioscan_hf.baselines import load_encoder
-    from bioscan_hf.embedding import embed
+    from bioscan_hf.encoders.barcode_encoders import load_encoder
+    from bioscan_hf.encoders.embed import embed
 
     model, processor = load_encoder("kmer:4")
     embed(model, processor, load_bioscan5m(dataset, "dna", "test+test_unseen"), output=tmp_path / "e/test+test_unseen")

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf.clibd_batches import ClibdCollator
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor

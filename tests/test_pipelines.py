@@ -15,7 +15,7 @@ from test_modeling_heads import TREE
 from transformers import PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.modeling_barcodebert import (

@@ -41,7 +41,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 from bioscan_hf.augmentation import Augmentation, AugmentingCollator
 from bioscan_hf.cards import write_card
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.embedding_batches import embed_barcodes, inference, pools_by_mask
+from bioscan_hf.encoders.batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig

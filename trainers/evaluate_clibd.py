@@ -37,7 +37,7 @@ from transformers import PreTrainedConfig
 
 from bioscan_hf.clibd_batches import ClibdCollator, encoded_photo
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.embedding_batches import resolve_dtype
+from bioscan_hf.encoders.batches import resolve_dtype
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.plots import accuracy_bars, png

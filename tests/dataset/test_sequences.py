@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioscan_hf.baselines import kmer_encoder
 from bioscan_hf.dataset import sequences
 from bioscan_hf.dataset.load import clean_barcodes
 from bioscan_hf.dataset.sequences import is_sequence_file, read_sequences
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders.barcode_encoders import kmer_encoder
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.schema import COLUMNS
 
 RECORDS = {"P1": "ACGTACGTNN", "P2": "GGCC", "P-3|x": "TTTTTTTTACGTACGT"}

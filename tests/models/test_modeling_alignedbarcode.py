@@ -18,8 +18,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoTokenizer
 
-from bioscan_hf.baselines import load_encoder
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.models.configuration_alignedbarcode import AUTO_MAP, AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import NOTHING, AlignedBarcodeModel, anchor_ids, nucleotides
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import bioscan_hf  # noqa: F401  (tells transformers about our models)
 from bioscan_hf.cards import read_results
-from bioscan_hf.embedding import load_embeddings
+from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.hub import barcodebert_card, dataset_card
 from bioscan_hf.hub_clibd import clibd_card
 from bioscan_hf.hub_protocols import clustering_card, index_card

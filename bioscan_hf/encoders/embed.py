@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from .embedding_batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
-from .models.pixels import photo_bytes
-from .provenance import read_json
+from ..models.pixels import photo_bytes
+from ..provenance import read_json
+from .batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
 
 MANIFEST = "manifest.json"
 

@@ -16,9 +16,9 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from bioscan_hf import embedding_batches
-from bioscan_hf.baselines import kmer_counts, kmer_encoder
-from bioscan_hf.embedding import embed, load_embeddings, model_fingerprint
+from bioscan_hf.encoders import batches as embedding_batches
+from bioscan_hf.encoders.barcode_encoders import kmer_counts, kmer_encoder
+from bioscan_hf.encoders.embed import embed, load_embeddings, model_fingerprint
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
@@ -159,7 +159,7 @@ def test_the_computing_part_needs_no_datasets(tmp_path):
     """Where only torch, transformers, numpy and pyarrow are installed, `embed_barcodes` still runs."""
     code = (
         "import sys; sys.modules['datasets'] = sys.modules['accelerate'] = None\n"
-        "from bioscan_hf.embedding_batches import embed_barcodes\n"
+        "from bioscan_hf.encoders.batches import embed_barcodes\n"
         "from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -422,9 +422,9 @@ import sys
 import numpy as np
 from datasets import Dataset
 from accelerate import PartialState
-from bioscan_hf import embedding_batches
-from bioscan_hf.baselines import kmer_encoder
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders import batches as embedding_batches
+from bioscan_hf.encoders.barcode_encoders import kmer_encoder
+from bioscan_hf.encoders.embed import embed
 
 dataset = Dataset.from_file(sys.argv[1])
 try:

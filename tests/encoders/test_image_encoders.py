@@ -28,8 +28,8 @@ from transformers import (
 from bioscan_hf import ClibdConfig, ClibdModel
 from bioscan_hf.checkpoints.image_weights import load_weights
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.embedding import MANIFEST, embed, load_embeddings
-from bioscan_hf.image_encoders import (
+from bioscan_hf.encoders.embed import MANIFEST, embed, load_embeddings
+from bioscan_hf.encoders.image_encoders import (
     CLIP_MEAN,
     CLIP_STD,
     IMAGENET_MEAN,

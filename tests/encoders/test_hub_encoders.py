@@ -15,10 +15,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bioscan_hf import baselines_hub
-from bioscan_hf.baselines import load_encoder
-from bioscan_hf.baselines_hub import HubEncoder, HubSettings, load_hub_encoder, load_published_barcodebert
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders import hub_encoders as baselines_hub
+from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.embed import embed
+from bioscan_hf.encoders.hub_encoders import HubEncoder, HubSettings, load_hub_encoder, load_published_barcodebert
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 
 BARCODES = ["ACGTACGTACGT", "ACGTACG", "", "TTTTACGTAGGGGGAAAAAA"]

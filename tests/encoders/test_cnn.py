@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, one_hot
 
-from bioscan_hf import baselines_cnn
-from bioscan_hf.baselines import load_encoder
-from bioscan_hf.baselines_cnn import (
+from bioscan_hf.encoders import cnn as baselines_cnn
+from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.cnn import (
     BarcodeCnn,
     BarcodeCnnConfig,
     LetterEncoder,
@@ -22,7 +22,7 @@ from bioscan_hf.baselines_cnn import (
     fit_cnn,
     load_cnn,
 )
-from bioscan_hf.embedding import embed
+from bioscan_hf.encoders.embed import embed
 
 
 def random_barcodes(n, seed=0, letters="ACGT", lengths=(600, 700)):

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy, embedding, max_pool2d, pad
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .metrics import IGNORE, accuracy
+from ..metrics import IGNORE, accuracy
 
 NUCLEOTIDES = 660
 FEATURES = 500

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from bioscan_hf import baselines
-from bioscan_hf.baselines import kmer_counts, kmer_encoder, load_encoder
+from bioscan_hf.encoders import barcode_encoders as baselines
+from bioscan_hf.encoders.barcode_encoders import kmer_counts, kmer_encoder, load_encoder
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer

@@ -1,0 +1,1 @@
+"""Barcode and photo encoders, and how embeddings are written."""
