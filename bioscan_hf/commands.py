@@ -154,7 +154,7 @@ def split(options: Options) -> Result:
 
 
 def crop(options: Options) -> Result:
-    from .crop_files import crop_folder
+    from .crops.run import crop_folder
     from .release.check import read_boxes
 
     how: dict[str, Any] = {}

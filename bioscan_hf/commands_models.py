@@ -364,7 +364,7 @@ def convert(options: Options) -> Result:
 
     weights = load_checkpoint(options.checkpoint).get("state_dict", {})
     if any(str(name).startswith("model.model.") for name in weights):
-        from .cropping import convert_detr
+        from .crops.boxes import convert_detr
 
         convert_detr(options.checkpoint, options.output)
         say(options, f"Wrote {options.output}, a detector for `bioscan-hf crop --model {options.output}`")

@@ -20,9 +20,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from .cropping import area_fraction, crop, detect_boxes, find_style, resize_shorter_side, scale_factor
-from .dataset.build import write_problems
-from .release.check import (
+from ..dataset.build import write_problems
+from ..release.check import (
     Photos,
     Problem,
     ReleaseError,
@@ -33,8 +32,9 @@ from .release.check import (
     read_strings,
     stop,
 )
-from .release.tables import Boxes, places_in
-from .schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
+from ..release.tables import Boxes, places_in
+from ..schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
+from .boxes import area_fraction, crop, detect_boxes, find_style, resize_shorter_side, scale_factor
 
 MANIFEST_FILE = "crops.json"
 ORIGINALS = ("original_full", "original_256")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .checkpoints.safe_load import load_checkpoint
+from ..checkpoints.safe_load import load_checkpoint
 
 Box = tuple[float, float, float, float]
 Corners = Sequence[float] | np.ndarray

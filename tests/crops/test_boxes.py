@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bioscan_hf.cropping import (
+from bioscan_hf.crops.boxes import (
     STYLES,
     Style,
     area_fraction,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioscan_hf import crop_files
-from bioscan_hf.crop_files import crop_folder
-from bioscan_hf.cropping import crop, resize_shorter_side
+from bioscan_hf.crops import run as crop_files
+from bioscan_hf.crops.boxes import crop, resize_shorter_side
+from bioscan_hf.crops.run import crop_folder
 from bioscan_hf.release.check import BOXES_TSV, METADATA_CSV, Photos, ReleaseError, read_boxes
 from bioscan_hf.schema import image_path
 

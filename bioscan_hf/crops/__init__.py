@@ -1,0 +1,1 @@
+"""Crops of photos by bounding boxes or a detector."""
