@@ -45,7 +45,7 @@ ANCESTORS = 2000
 MEASURED = """
 import json, resource, sys, time
 start = time.perf_counter()
-from bioscan_hf.statistics import barcode_distances, describe
+from bioscan_hf.statistics.measures import barcode_distances, describe
 imported = time.perf_counter() - start
 source, rank, limit = sys.argv[1:4]
 start, cpu = time.perf_counter(), time.process_time()

@@ -246,7 +246,7 @@ def publish(options: Options) -> Result:
 
 
 def stats(options: Options) -> Result:
-    from .statistics import describe
+    from .statistics.measures import describe
 
     if options.plots is not None:
         refuse_to_replace(options.force, *sorted(options.plots.glob("*.png")))
@@ -261,12 +261,12 @@ def stats(options: Options) -> Result:
     if not (options.json or options.quiet):
         from rich.console import Console
 
-        from .statistics_report import tables
+        from .statistics.report import tables
 
         for table in tables(summary):
             Console().print(table)
     if options.plots is not None:
-        from .statistics_report import save_figures
+        from .statistics.report import save_figures
 
         for path in save_figures(summary, options.plots):
             say(options, f"Wrote {path}")

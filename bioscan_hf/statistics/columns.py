@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .dataset.build import MANIFEST_FILE
-from .dataset.load import source_kind
-from .release.check import ReleaseError, find_metadata, read_strings, to_types
-from .schema import LABEL_COLUMNS
+from ..dataset.build import MANIFEST_FILE
+from ..dataset.load import source_kind
+from ..release.check import ReleaseError, find_metadata, read_strings, to_types
+from ..schema import LABEL_COLUMNS
 
 PLACES = ("country", "province_state", "coord-lat", "coord-lon")
 SIZES = ("image_measurement_value", "area_fraction", "scale_factor")

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bioscan_hf import statistics
 from bioscan_hf.release.check import METADATA_CSV, ReleaseError, features, find_metadata
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, RANKS
-from bioscan_hf.statistics_columns import read_specimens
-from bioscan_hf.statistics_report import figures, save_figures, tables
+from bioscan_hf.statistics.columns import read_specimens
+from bioscan_hf.statistics.measures import measures as statistics
+from bioscan_hf.statistics.report import figures, save_figures, tables
 
 
 def folder_of(path, rows, per_file=4):

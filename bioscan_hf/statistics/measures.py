@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .release.check import ReleaseError
-from .schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
-from .statistics_columns import (
+from ..release.check import ReleaseError
+from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
+from .columns import (
     BARCODE,
     PLACES,
     SIZES,

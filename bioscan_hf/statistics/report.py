@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from . import plots
-from .schema import MAX_NUCLEOTIDES
+from ... import plots
+from ..schema import MAX_NUCLEOTIDES
 
 COUNTRIES_SHOWN = 15
 
