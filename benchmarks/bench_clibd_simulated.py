@@ -33,6 +33,7 @@ from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf.dataset.load import load_bioscan5m
+from bioscan_hf.evaluation.retrieval_plots import training_curve
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.modeling_clibd import ClibdModel
@@ -41,7 +42,6 @@ from bioscan_hf.models.processing_clibd import ClibdProcessor, clibd_text, make_
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.plots import png
 from bioscan_hf.provenance import write_results
-from bioscan_hf.retrieval_plots import training_curve
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
 

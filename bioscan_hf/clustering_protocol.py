@@ -22,8 +22,8 @@ from .clustering import PRESETS, Clustering, cluster_runs, side_by_side, summary
 from .clustering_methods import FREE, Floats, named_rows
 from .dataset.load import load_bioscan5m
 from .encoders.embed import load_embeddings
+from .evaluation.retrieval_embeddings import load_specimens
 from .provenance import read_json, write_results
-from .retrieval_embeddings import load_specimens
 from .schema import LABEL_COLUMNS
 
 SPLITS = ("test", "test_unseen")

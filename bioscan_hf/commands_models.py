@@ -170,7 +170,7 @@ def probe(options: Options) -> Result:
 
     from .dataset.load import labels_of
     from .encoders.embed import load_embeddings
-    from .probing import knn_probe, linear_probe, probe_barcodes
+    from .evaluation.probing import knn_probe, linear_probe, probe_barcodes
     from .provenance import write_results
 
     output = options.output or options.embeddings / "results.json"
@@ -211,9 +211,9 @@ def probe(options: Options) -> Result:
 def retrieve(options: Options) -> Result:
     from datasets import disable_progress_bars
 
+    from .evaluation.retrieval_embeddings import barcode_specimens, joined
+    from .evaluation.retrieval_protocol import evaluate_retrieval
     from .provenance import write_results
-    from .retrieval_embeddings import barcode_specimens, joined
-    from .retrieval_protocol import evaluate_retrieval
 
     output = options.output or options.embeddings / "retrieval.json"
     refuse_to_replace(options.force, output)

@@ -29,7 +29,7 @@ from .dataset.build import build
 from .dataset.load import labels_of, load_bioscan5m
 from .encoders.barcode_encoders import load_encoder
 from .encoders.embed import embed
-from .probing import probe_barcodes
+from .evaluation.probing import probe_barcodes
 from .provenance import write_results, write_text
 from .simulate.release import simulate_release
 

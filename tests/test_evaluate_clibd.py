@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from bioscan_hf.clibd_batches import ClibdCollator
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.embed import embed
+from bioscan_hf.evaluation.retrieval import retrieval_accuracy
+from bioscan_hf.evaluation.retrieval_embeddings import barcode_specimens, embed_specimens, joined, load_specimens
+from bioscan_hf.evaluation.retrieval_protocol import Specimens
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.retrieval import retrieval_accuracy
-from bioscan_hf.retrieval_embeddings import barcode_specimens, embed_specimens, joined, load_specimens
-from bioscan_hf.retrieval_protocol import Specimens
 from bioscan_hf.search.index import load_index
 from bioscan_hf.trainers.evaluate_clibd import main
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from bioscan_hf.evaluation.retrieval_protocol import Specimens, evaluate_retrieval
 from bioscan_hf.hub_clibd import clibd_card
-from bioscan_hf.retrieval_protocol import Specimens, evaluate_retrieval
 
 
 def specimens(species, seed):

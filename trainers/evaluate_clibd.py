@@ -38,14 +38,10 @@ from transformers import PreTrainedConfig
 from bioscan_hf.clibd_batches import ClibdCollator, encoded_photo
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import resolve_dtype
-from bioscan_hf.models.modeling_clibd import ClibdModel
-from bioscan_hf.models.processing_clibd import ClibdProcessor
-from bioscan_hf.plots import accuracy_bars, png
-from bioscan_hf.provenance import write_results, write_text
-from bioscan_hf.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
-from bioscan_hf.retrieval_embeddings import embed_specimens, joined, load_specimens
-from bioscan_hf.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
-from bioscan_hf.retrieval_protocol import (
+from bioscan_hf.evaluation.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
+from bioscan_hf.evaluation.retrieval_embeddings import embed_specimens, joined, load_specimens
+from bioscan_hf.evaluation.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
+from bioscan_hf.evaluation.retrieval_protocol import (
     KEY_TYPES,
     MODALITIES,
     REPORTED,
@@ -55,6 +51,10 @@ from bioscan_hf.retrieval_protocol import (
     evaluate_retrieval,
     rows_of,
 )
+from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import ClibdProcessor
+from bioscan_hf.plots import accuracy_bars, png
+from bioscan_hf.provenance import write_results, write_text
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.training import read_options

@@ -19,10 +19,10 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from bioscan_hf.encoders import batches as embedding_batches
 from bioscan_hf.encoders.barcode_encoders import kmer_counts, kmer_encoder
 from bioscan_hf.encoders.embed import embed, load_embeddings, model_fingerprint
+from bioscan_hf.evaluation.retrieval_embeddings import load_specimens
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.retrieval_embeddings import load_specimens
 
 
 def barcodes(n=70, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bioscan_hf.probing import knn_probe
+from bioscan_hf.evaluation.probing import knn_probe
 from bioscan_hf.search.cells import make_cells, nearest_in_cells
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bioscan_hf.retrieval import retrieve
+from bioscan_hf.evaluation.retrieval import retrieve
 from bioscan_hf.search import index as retrieval_index
 from bioscan_hf.search.index import (
     build_index,

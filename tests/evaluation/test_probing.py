@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from bioscan_hf.linear_fits import fit_logistic
+from bioscan_hf.evaluation.linear_fits import fit_logistic
+from bioscan_hf.evaluation.probing import knn_probe, linear_probe, probe_barcodes, probe_metrics, probe_ranks
 from bioscan_hf.metrics import f1
-from bioscan_hf.probing import knn_probe, linear_probe, probe_barcodes, probe_metrics, probe_ranks
 
-FIXTURE = Path(__file__).parent / "fixtures" / "knn_probe.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "knn_probe.npz"
 
 
 def blobs(n_train=200, n_test=90, dim=16, classes=7, noise=1.0, seed=0):

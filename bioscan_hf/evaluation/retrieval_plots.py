@@ -17,7 +17,7 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from .plots import COLOURS
+from ..plots import COLOURS
 
 #: Lowest rank at which a neighbour has the query's taxon -> colour of its frame, from blue to red; "none": at none.
 #: The five can be told apart by colour-blind readers, and the caption below a photo says the same in words.

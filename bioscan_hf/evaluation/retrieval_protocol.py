@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import harmonic_mean
+from ..metrics import harmonic_mean
+from ..search.index import Floats, RetrievalIndex, build_index, unit_vectors
 from .retrieval import (
     Accuracies,
     accuracies,
@@ -27,7 +28,6 @@ from .retrieval import (
     prototypes,
     retrieve,
 )
-from .search.index import Floats, RetrievalIndex, build_index, unit_vectors
 
 MODALITIES = ("image", "dna", "text")
 QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioscan_hf.retrieval import (
+from bioscan_hf.evaluation.retrieval import (
     TIES,
     accuracies,
     chance_accuracies,

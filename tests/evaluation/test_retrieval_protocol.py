@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from bioscan_hf.retrieval import TIES
-from bioscan_hf.retrieval_protocol import (
+from bioscan_hf.evaluation.retrieval import TIES
+from bioscan_hf.evaluation.retrieval_protocol import (
     MODALITIES,
     REPORTED_RANKS,
     Specimens,

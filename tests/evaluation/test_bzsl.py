@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import multivariate_t
 from sklearn.linear_model import Ridge
 
-from bioscan_hf.bzsl import (
+from bioscan_hf.evaluation.bzsl import (
     GENUS_GRID,
     GENUS_SETTINGS,
     SURROGATE_GRID,
@@ -19,8 +19,8 @@ from bioscan_hf.bzsl import (
     tune_bayesian_zero_shot,
     tune_genus_species,
 )
-from bioscan_hf.bzsl_features import hold_out_species, map_images, principal_axes, ridge_map
-from bioscan_hf.bzsl_likelihood import class_statistics
+from bioscan_hf.evaluation.bzsl_features import hold_out_species, map_images, principal_axes, ridge_map
+from bioscan_hf.evaluation.bzsl_likelihood import class_statistics
 
 SURROGATE = Setting(k0=0.1, k1=10, m=5, s=1, neighbours=2)
 GENUS = Setting(k0=0.1, k1=10, m=25, s=0.5)
@@ -181,7 +181,7 @@ def test_unseen_specimens_of_unknown_genus_and_labels_beyond_the_classes():
 def test_two_unseen_species_never_borrow_from_the_same():
     """Attributes on a line: seen 0, 1, 2, 3 at 0, 1, 2, 4, unseen 4 and 5 both at 0.4, 6 at 0.3. With 2 neighbours all
     want {0, 1}; the second takes {0, 2}, the third {0, 3}. With 4 neighbours of 4 there is no other set."""
-    from bioscan_hf.bzsl import _nearest_seen, _surrogates
+    from bioscan_hf.evaluation.bzsl import _nearest_seen, _surrogates
 
     nearest = _nearest_seen([[0.0], [1], [2], [4], [0.4], [0.4], [0.3]], np.arange(4), np.array([4, 5, 6]))
     assert [member.rows.tolist() for member in _surrogates(nearest, 2)] == [[0, 1], [0, 2], [0, 3]]

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..metrics import IGNORE, accuracy, coverage, expected_calibration_error, f1, selective_accuracy
 from .linear_fits import fit_logistic, fit_sgd
-from .metrics import IGNORE, accuracy, coverage, expected_calibration_error, f1, selective_accuracy
 
 METRICS = ("cosine", "euclidean")
 PROTOCOLS = ("default", "upstream")

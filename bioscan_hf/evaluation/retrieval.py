@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import top_k_accuracy
-from .search.index import UNKNOWN, Floats, Ids, RetrievalIndex, build_index, search, slices, unit_vectors
+from ..metrics import top_k_accuracy
+from ..search.index import UNKNOWN, Floats, Ids, RetrievalIndex, build_index, search, slices, unit_vectors
 
 TIES = ("vote", "parity")
 

@@ -29,9 +29,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..metrics import IGNORE, harmonic_mean
 from .bzsl_features import COMPONENTS, ids_of, matrix, principal_axes
 from .bzsl_likelihood import Member, Setting, Statistics, class_statistics, log_likelihoods
-from .metrics import IGNORE, harmonic_mean
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]

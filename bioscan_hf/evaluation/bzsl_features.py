@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import IGNORE
+from ..metrics import IGNORE
 
 #: Components of the published runs.
 COMPONENTS = 500

@@ -7,8 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from bioscan_hf.plots import png
-from bioscan_hf.retrieval_plots import (
+from bioscan_hf.evaluation.retrieval_plots import (
     FRAMES,
     Found,
     accuracy_by_keys,
@@ -17,6 +16,7 @@ from bioscan_hf.retrieval_plots import (
     gallery,
     training_curve,
 )
+from bioscan_hf.plots import png
 
 QUERY = {"order": "Diptera", "family": "Sciaridae", "genus": "Bradysia", "species": "Bradysia ocellaris"}
 

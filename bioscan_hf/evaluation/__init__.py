@@ -1,0 +1,1 @@
+"""Benchmarks on embeddings: probing, retrieval, Bayesian zero-shot learning."""
