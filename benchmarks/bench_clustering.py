@@ -42,8 +42,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score
 
-from bioscan_hf.clustering_graph import genie_clusters, knn_graph
-from bioscan_hf.clustering_linkage import EXACT_UP_TO, cut_tree, graph_clusters, ward_tree
+from bioscan_hf.clustering.graph import genie_clusters, knn_graph
+from bioscan_hf.clustering.ward import EXACT_UP_TO, cut_tree, graph_clusters, ward_tree
 from bioscan_hf.provenance import write_results
 
 PARTS = ("peers", "full", "million")

@@ -28,7 +28,7 @@ from typing import Any
 
 from bench_real_coi import MODELS
 
-from bioscan_hf.clustering_protocol import cluster_embeddings
+from bioscan_hf.clustering.protocol import cluster_embeddings
 from bioscan_hf.provenance import write_json, write_results
 from bioscan_hf.schema import LABEL_COLUMNS
 

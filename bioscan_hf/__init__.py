@@ -60,7 +60,7 @@ _NAMES = {
     "build_index": "search.index",
     "calibrate": "identification",
     "identify": "identification",
-    "zero_shot_cluster": "clustering",
+    "zero_shot_cluster": "clustering.cluster",
     "load_image_encoder": "encoders.image_encoders",
     "export_onnx": "export",
 }

@@ -252,8 +252,8 @@ def retrieve(options: Options) -> Result:
 def cluster(options: Options) -> Result:
     from datasets import disable_progress_bars
 
-    from .clustering_output import FILES, SpecimenPhotos, clear_output
-    from .clustering_protocol import cluster_embeddings
+    from .clustering.output import FILES, SpecimenPhotos, clear_output
+    from .clustering.protocol import cluster_embeddings
 
     written = ("results.json", "clusters.parquet", *FILES)
     refuse_to_replace(options.force, *(options.output / name for name in written))
@@ -314,8 +314,8 @@ def _show_clusters(options: Options, folders: dict[str, Path], results: Result) 
     """Writes the figure, the maps and the tables of the first run."""
     import pyarrow.parquet as pq
 
-    from .clustering_output import SpecimenPhotos, write_output
-    from .clustering_protocol import clustered_vectors, read_specimens
+    from .clustering.output import SpecimenPhotos, write_output
+    from .clustering.protocol import clustered_vectors, read_specimens
 
     splits = options.split or ("test", "test_unseen")
     specimens = read_specimens(options.source, folders, splits=splits, missing=options.missing)

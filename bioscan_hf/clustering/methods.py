@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .clustering_graph import genie_clusters, knn_graph
-from .clustering_linkage import EXACT_UP_TO, graph_tree, ward_tree
+from .graph import genie_clusters, knn_graph
+from .ward import EXACT_UP_TO, graph_tree, ward_tree
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -9,9 +9,9 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_mutual_info_score
 
-from bioscan_hf.clustering import PRESETS, cluster_runs, summary, zero_shot_cluster
-from bioscan_hf.clustering_linkage import in_order_of_first
-from bioscan_hf.clustering_methods import normalized, shared_neighbours
+from bioscan_hf.clustering.cluster import PRESETS, cluster_runs, summary, zero_shot_cluster
+from bioscan_hf.clustering.methods import normalized, shared_neighbours
+from bioscan_hf.clustering.ward import in_order_of_first
 
 
 def installed(*names: str) -> pytest.MarkDecorator:

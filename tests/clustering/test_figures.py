@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from bioscan_hf.clustering_plots import (
+from bioscan_hf.clustering.figures import (
     GROUP_COLOURS,
     OTHER_COLOUR,
     UNKNOWN_COLOUR,

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from bioscan_hf.clustering_report import (
+from bioscan_hf.clustering.report import (
     CLUSTERS_FILE,
     RULES_FILE,
     SUSPECTS_FILE,

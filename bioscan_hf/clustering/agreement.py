@@ -21,7 +21,7 @@ from sklearn.metrics import (
     silhouette_score,
 )
 
-from .schema import LABEL_COLUMNS
+from ..schema import LABEL_COLUMNS
 
 #: Specimens above which the silhouette is that of a random sample of this size: it compares all pairs.
 SILHOUETTE_SAMPLE = 20_000

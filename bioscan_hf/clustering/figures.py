@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from .plots import COLOURS
+from ..plots import COLOURS
 
 #: Columns of labels -> how they are called below the axis, in the order of the paper. All insects are of one phylum.
 FIGURE_RANKS = {

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .clustering_graph import checked_points, knn_graph
+from .graph import checked_points, knn_graph
 
 #: Up to so many clusters, all pairs are compared; above, `graph_tree` compares neighbours first.
 EXACT_UP_TO = 40_000

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, UnidentifiedImageError
 
-from .clustering_plots import colour_groups
-from .provenance import write_text
-from .schema import LABEL_COLUMNS
+from ..provenance import write_text
+from ..schema import LABEL_COLUMNS
+from .figures import colour_groups
 
 #: Specimens that a page can hold, and those of which it can hold photos.
 MOST_SPECIMENS, MOST_PHOTOS = 50_000, 20_000

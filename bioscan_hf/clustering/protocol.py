@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from .clustering import PRESETS, Clustering, cluster_runs, side_by_side, summary
-from .clustering_methods import FREE, Floats, named_rows
-from .dataset.load import load_bioscan5m
-from .encoders.embed import load_embeddings
-from .evaluation.retrieval_embeddings import load_specimens
-from .provenance import read_json, write_results
-from .schema import LABEL_COLUMNS
+from ..dataset.load import load_bioscan5m
+from ..encoders.embed import load_embeddings
+from ..evaluation.retrieval_embeddings import load_specimens
+from ..provenance import read_json, write_results
+from ..schema import LABEL_COLUMNS
+from .cluster import PRESETS, Clustering, cluster_runs, side_by_side, summary
+from .methods import FREE, Floats, named_rows
 
 SPLITS = ("test", "test_unseen")
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .clustering_linkage import cut_tree, in_order_of_first
-from .clustering_methods import (
+from ..schema import LABEL_COLUMNS
+from .agreement import SILHOUETTE_SAMPLE, agreement, encoded_labels, separation, silhouette
+from .methods import (
     FREE,
     TREES,
     Floats,
@@ -32,8 +33,7 @@ from .clustering_methods import (
     reduced,
     resolved,
 )
-from .clustering_metrics import SILHOUETTE_SAMPLE, agreement, encoded_labels, separation, silhouette
-from .schema import LABEL_COLUMNS
+from .ward import cut_tree, in_order_of_first
 
 #: Name -> arguments of `zero_shot_cluster`. "bioscan5m" is Task II as published (its test runs took the seed 1).
 #: "caninv" is BarcodeBERT's (https://arxiv.org/abs/2311.02401) for the Canadian invertebrates, scored against BINs;

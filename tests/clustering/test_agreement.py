@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 
-from bioscan_hf.clustering_metrics import agreement, encoded_labels, separation
+from bioscan_hf.clustering.agreement import agreement, encoded_labels, separation
 
 
 def test_missing_names_are_one_class_or_left_out():

@@ -14,12 +14,12 @@ import numpy as np
 from datasets import Image
 from numpy.typing import ArrayLike
 
-from .clustering_map import MOST_SPECIMENS, write_map
-from .clustering_plots import FIGURE_RANKS, ami_by_rank, cluster_map, plane
-from .clustering_report import CLUSTERS_FILE, RULES_FILE, SUSPECTS_FILE, cluster_report, write_report
-from .dataset.load import load_bioscan5m
-from .models.pixels import photo_bytes
-from .plots import png
+from ..dataset.load import load_bioscan5m
+from ..models.pixels import photo_bytes
+from ..plots import png
+from .figures import FIGURE_RANKS, ami_by_rank, cluster_map, plane
+from .map import MOST_SPECIMENS, write_map
+from .report import CLUSTERS_FILE, RULES_FILE, SUSPECTS_FILE, cluster_report, write_report
 
 #: Ranks of the maps that do not move.
 MAP_RANKS = ("order", "family", "species")

@@ -12,9 +12,9 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from bioscan_hf import clustering_linkage
-from bioscan_hf.clustering_graph import genie_clusters, knn_graph
-from bioscan_hf.clustering_linkage import aggregate, cut_tree, graph_clusters, graph_tree, ward_tree
+from bioscan_hf.clustering.cluster import ward as clustering_linkage
+from bioscan_hf.clustering.graph import genie_clusters, knn_graph
+from bioscan_hf.clustering.ward import aggregate, cut_tree, graph_clusters, graph_tree, ward_tree
 
 
 def blobs(points: int, classes: int, size: int = 10, spread: float = 0.5, seed: int = 0) -> tuple:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bioscan_hf.clustering import PRESETS, zero_shot_cluster
-from bioscan_hf.clustering_protocol import cluster_embeddings, join_by_processid, preset_options, read_specimens
+from bioscan_hf.clustering.cluster import PRESETS, zero_shot_cluster
+from bioscan_hf.clustering.protocol import cluster_embeddings, join_by_processid, preset_options, read_specimens
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.schema import LABEL_COLUMNS
 

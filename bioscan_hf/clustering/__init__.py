@@ -1,0 +1,1 @@
+"""Zero-shot clustering (Task II)."""
