@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioscan_hf.collators import MaskedKmerCollator
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.provenance import write_results
+from bioscan_hf.training.collators import MaskedKmerCollator
 
 REQUIRED = {"ours, same objective": 2.0, "ours, masked only": 3.0}
 PEAK = 790e12  # FLOP/s of an H200 in bf16, measured on a product of matrices of 8192

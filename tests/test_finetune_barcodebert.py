@@ -20,14 +20,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, set_seed
 
-from bioscan_hf import finetuning
-from bioscan_hf.classification import TaxonCollator
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.schema import COLUMNS
 from bioscan_hf.trainers import finetune_barcodebert as program
-from bioscan_hf.training import BarcodeTrainingArguments
+from bioscan_hf.training.arguments import BarcodeTrainingArguments, finetuning
+from bioscan_hf.training.classification import TaxonCollator
 
 SHAPE = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 RANKS = ["order", "family", "genus", "species"]

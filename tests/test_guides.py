@@ -17,7 +17,7 @@ from bioscan_hf.trainers import (
     pretrain_barcodebert,
     train_clibd,
 )
-from bioscan_hf.training import read_options
+from bioscan_hf.training.arguments import read_options
 
 pytestmark = pytest.mark.shipped
 

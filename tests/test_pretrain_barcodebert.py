@@ -24,10 +24,10 @@ from transformers import AutoTokenizer
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.pretraining import PRESETS, preset_overrides, weighted_loss
 from bioscan_hf.schema import COLUMNS
 from bioscan_hf.trainers import pretrain_barcodebert as program
-from bioscan_hf.training import describe_training
+from bioscan_hf.training.arguments import describe_training
+from bioscan_hf.training.pretraining import PRESETS, preset_overrides, weighted_loss
 
 MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 TRAINING = {

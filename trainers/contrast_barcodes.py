@@ -38,7 +38,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
-from bioscan_hf.augmentation import Augmentation, AugmentingCollator
 from bioscan_hf.cards import write_card
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import embed_barcodes, inference, pools_by_mask
@@ -50,7 +49,7 @@ from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.provenance import file_hash, write_results
 from bioscan_hf.schema import LABEL_COLUMNS, MISSING
-from bioscan_hf.training import (
+from bioscan_hf.training.arguments import (
     BarcodeTrainer,
     BarcodeTrainingArguments,
     CheckpointCallback,
@@ -65,6 +64,7 @@ from bioscan_hf.training import (
     remove_checkpoints,
     scaled_learning_rate,
 )
+from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,6 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Image
 from transformers import PreTrainedConfig
 
-from bioscan_hf.clibd_batches import ClibdCollator, encoded_photo
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import resolve_dtype
 from bioscan_hf.evaluation.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
@@ -57,7 +56,8 @@ from bioscan_hf.plots import accuracy_bars, png
 from bioscan_hf.provenance import write_results, write_text
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
-from bioscan_hf.training import read_options
+from bioscan_hf.training.arguments import read_options
+from bioscan_hf.training.clibd_batches import ClibdCollator, encoded_photo
 
 #: The queries of each evaluation: of seen and of unseen species.
 QUERIES = {"val": ("val", "val_unseen"), "test": ("test", "test_unseen")}

@@ -43,22 +43,10 @@ from numpy.typing import NDArray
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
 from bioscan_hf.cards import write_card
-from bioscan_hf.classification import TaxonCollator, count_tokens, score_logits, summarize, write_predictions
-from bioscan_hf.finetuning import (
-    PRESETS,
-    FinetuningOptions,
-    FinetuningTrainer,
-    TaxonData,
-    add_adapter,
-    check_options,
-    load_splits,
-    load_tokenizer,
-    make_model,
-)
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.provenance import file_hash, write_results
-from bioscan_hf.training import (
+from bioscan_hf.training.arguments import (
     BarcodeTrainingArguments,
     CheckpointCallback,
     EpochCallback,
@@ -73,6 +61,18 @@ from bioscan_hf.training import (
     remove_checkpoints,
     save_adapter,
     scaled_learning_rate,
+)
+from bioscan_hf.training.classification import TaxonCollator, count_tokens, score_logits, summarize, write_predictions
+from bioscan_hf.training.finetuning import (
+    PRESETS,
+    FinetuningOptions,
+    FinetuningTrainer,
+    TaxonData,
+    add_adapter,
+    check_options,
+    load_splits,
+    load_tokenizer,
+    make_model,
 )
 
 logger = logging.getLogger(__name__)

@@ -43,17 +43,15 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
 from bioscan_hf.cards import write_card
-from bioscan_hf.collators import IGNORED, MaskedKmerCollator
 from bioscan_hf.hub import barcodebert_card
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import OBJECTIVES, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.pretraining import DEDUPLICATIONS, PRESETS, PretrainingTrainer, load_barcodes, preset_overrides
 from bioscan_hf.provenance import file_hash, write_results
 from bioscan_hf.schema import MAX_NUCLEOTIDES
-from bioscan_hf.training import (
+from bioscan_hf.training.arguments import (
     BarcodeTrainingArguments,
     CheckpointCallback,
     EpochCallback,
@@ -68,6 +66,14 @@ from bioscan_hf.training import (
     read_options,
     remove_checkpoints,
     scaled_learning_rate,
+)
+from bioscan_hf.training.collators import IGNORED, MaskedKmerCollator
+from bioscan_hf.training.pretraining import (
+    DEDUPLICATIONS,
+    PRESETS,
+    PretrainingTrainer,
+    load_barcodes,
+    preset_overrides,
 )
 
 logger = logging.getLogger(__name__)

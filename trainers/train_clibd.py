@@ -51,38 +51,10 @@ from accelerate import PartialState
 from transformers import EvalPrediction, set_seed
 
 from bioscan_hf.cards import write_card
-from bioscan_hf.clibd_batches import ClibdCollator
-from bioscan_hf.clibd_options import (
-    BATCH_OF_LEARNING_RATE,
-    BEST_BY,
-    PRESETS,
-    ClibdArguments,
-    ClibdOptions,
-    check_options,
-)
-from bioscan_hf.clibd_trainer import (
-    ClibdTrainer,
-    SimclrTrainer,
-    flat_metrics,
-    metric_name,
-    questions,
-    retrieval_tables,
-)
-from bioscan_hf.clibd_training import (
-    Validation,
-    columns_needed,
-    load_specimens,
-    load_validation,
-    make_model,
-    make_sampler,
-    modalities_of,
-    prepare_model,
-)
-from bioscan_hf.clibd_views import TwoViewCollator
 from bioscan_hf.hub_clibd import clibd_card
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.provenance import file_hash, write_results
-from bioscan_hf.training import (
+from bioscan_hf.training.arguments import (
     CheckpointCallback,
     EpochCallback,
     describe_machine,
@@ -95,6 +67,34 @@ from bioscan_hf.training import (
     remove_checkpoints,
     save_adapter,
 )
+from bioscan_hf.training.clibd_batches import ClibdCollator
+from bioscan_hf.training.clibd_options import (
+    BATCH_OF_LEARNING_RATE,
+    BEST_BY,
+    PRESETS,
+    ClibdArguments,
+    ClibdOptions,
+    check_options,
+)
+from bioscan_hf.training.clibd_trainer import (
+    ClibdTrainer,
+    SimclrTrainer,
+    flat_metrics,
+    metric_name,
+    questions,
+    retrieval_tables,
+)
+from bioscan_hf.training.clibd_training import (
+    Validation,
+    columns_needed,
+    load_specimens,
+    load_validation,
+    make_model,
+    make_sampler,
+    modalities_of,
+    prepare_model,
+)
+from bioscan_hf.training.clibd_views import TwoViewCollator
 
 logger = logging.getLogger(__name__)
 

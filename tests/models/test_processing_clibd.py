@@ -16,7 +16,6 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from bioscan_hf.clibd_batches import ClibdCollator, text_id
 from bioscan_hf.models.pixels import rotate_by
 from bioscan_hf.models.processing_clibd import (
     BIOCLIP_TEMPLATES,
@@ -29,6 +28,7 @@ from bioscan_hf.models.processing_clibd import (
     photos_on_device,
 )
 from bioscan_hf.schema import RANKS
+from bioscan_hf.training.clibd_batches import ClibdCollator, text_id
 
 GNAT = {
     "phylum": "Arthropoda",

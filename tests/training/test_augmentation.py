@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioscan_hf.augmentation import Augmentation, AugmentingCollator, augment, reading_frame
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
+from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator, augment, reading_frame
 
 STRONG = Augmentation(truncation=0.7, substitution=0.1, third_substitution=0.4, unread=0.5)
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from bioscan_hf.classification import (
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForSequenceClassification, BarcodeBertModel
+from bioscan_hf.models.tokenization_kmer import KmerTokenizer
+from bioscan_hf.training.classification import (
     IGNORED,
     UNSEEN,
     TaxonCollator,
@@ -20,9 +23,6 @@ from bioscan_hf.classification import (
     training_classes,
     write_predictions,
 )
-from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.models.modeling_barcodebert import BarcodeBertForSequenceClassification, BarcodeBertModel
-from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 SHAPE = {"k": 3, "max_nucleotides": 30, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioscan_hf.collators import MaskedKmerCollator, uniform
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
+from bioscan_hf.training.collators import MaskedKmerCollator, uniform
 
 
 @cache
@@ -201,7 +201,7 @@ def test_the_published_masks(shared, monkeypatch):
     """With the published random numbers, the published input and targets, which count from the first k-mer."""
     folder = shared / "fixtures/barcodebert"
     data = np.load(folder / "mlm.npz")
-    monkeypatch.setattr("bioscan_hf.collators.uniform", lambda keys, first, count: data["eval_rand"])
+    monkeypatch.setattr("bioscan_hf.training.collators.uniform", lambda keys, first, count: data["eval_rand"])
     barcodes = json.loads((folder / "mlm.json").read_text())["sequences"][: len(data["input_ids"])]
     own = KmerTokenizer(k=4)
     batch = MaskedKmerCollator(own, random_offset=False, loss_on="valid")([{"dna_barcode": b} for b in barcodes])
@@ -214,7 +214,7 @@ def test_the_published_masks(shared, monkeypatch):
 def test_the_masks_of_2023(shared, monkeypatch):
     """Id 1 in place of half of what is not unknown, every position a label, no attention mask."""
     data = np.load(shared / "fixtures/barcodebert/mlm_workshop2023.npz")
-    monkeypatch.setattr("bioscan_hf.collators.uniform", lambda keys, first, count: data["rand"])
+    monkeypatch.setattr("bioscan_hf.training.collators.uniform", lambda keys, first, count: data["rand"])
     own = KmerTokenizer(k=3, vocabulary="barcodebert-2023")
     features = [{"dna_barcode": barcode} for barcode in letters_of(data["batch"], own)]
     batch = MaskedKmerCollator(own, random_offset=False, loss_on="all", attend_padding=True)(features)

@@ -26,11 +26,11 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from ..dataset.load import load_bioscan5m
+from ..models.tokenization_kmer import KmerTokenizer
+from ..schema import LABEL_COLUMNS
+from .arguments import BarcodeTrainer, BarcodeTrainingArguments, check_processes
 from .classification import add_labels, class_parents, training_classes
-from .dataset.load import load_bioscan5m
-from .models.tokenization_kmer import KmerTokenizer
-from .schema import LABEL_COLUMNS
-from .training import BarcodeTrainer, BarcodeTrainingArguments, check_processes
 
 #: Model type -> the layers that a low-rank adapter changes.
 ADAPTED_LAYERS = {"barcodebert": ["query", "value"], "barcodemamba": ["in_proj"]}

@@ -22,9 +22,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from ..metrics import accuracy, coverage, expected_calibration_error, f1
+from ..schema import MISSING, LabelMaps
 from .collators import uniform
-from .metrics import accuracy, coverage, expected_calibration_error, f1
-from .schema import MISSING, LabelMaps
 
 #: Label of a specimen whose taxon is not known: no loss and no metric counts it.
 IGNORED = -100

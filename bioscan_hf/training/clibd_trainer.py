@@ -17,15 +17,15 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
+from ..evaluation.retrieval_protocol import REPORTED_RANKS, Specimens, combinations_of, evaluate_retrieval
+from ..losses.cached import cached_embeddings
+from ..losses.contrastive import contrastive_loss, siglip_loss
+from ..losses.rows import supervised_contrastive_loss
+from ..models.processing_clibd import MODALITIES, photos_on_device
+from ..models.random_crops import ALTERATIONS
+from .arguments import BarcodeTrainer
 from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
 from .clibd_training import Validation
-from .evaluation.retrieval_protocol import REPORTED_RANKS, Specimens, combinations_of, evaluate_retrieval
-from .losses.cached import cached_embeddings
-from .losses.contrastive import contrastive_loss, siglip_loss
-from .losses.rows import supervised_contrastive_loss
-from .models.processing_clibd import MODALITIES, photos_on_device
-from .models.random_crops import ALTERATIONS
-from .training import BarcodeTrainer
 
 #: What of a batch the model reads.
 INPUTS = (

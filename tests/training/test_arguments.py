@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from bioscan_hf.training import (
+from bioscan_hf.training.arguments import (
     BarcodeTrainer,
     BarcodeTrainingArguments,
     EpochCallback,

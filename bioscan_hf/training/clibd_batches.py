@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .models.processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
-from .models.random_crops import photos_to_crop
-from .schema import LABEL_COLUMNS, MISSING, RANKS
+from ..models.processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
+from ..models.random_crops import photos_to_crop
+from ..schema import LABEL_COLUMNS, MISSING, RANKS
 
 
 def text_id(text: str | None) -> int:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..models.pixels import random_box
+from ..models.processing_clibd import ClibdProcessor, photo_pixels
+from ..schema import LABEL_COLUMNS
 from .augmentation import Augmentation, augment
 from .clibd_batches import encoded_photo, row_generator, text_id
-from .models.pixels import random_box
-from .models.processing_clibd import ClibdProcessor, photo_pixels
-from .schema import LABEL_COLUMNS
 
 #: Of which modalities there are two views.
 VIEWED = ("image", "dna")

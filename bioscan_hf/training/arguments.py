@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from .provenance import read_json, without_folders, write_json
+from ..provenance import read_json, without_folders, write_json
 
 SCHEDULES = ("onecycle", "epoch-warmup", "trainer")
 

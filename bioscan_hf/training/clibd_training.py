@@ -18,16 +18,16 @@ from datasets import Dataset, concatenate_datasets
 from datasets import Image as ImageFeature
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperConfig
 
+from ..dataset.load import load_bioscan5m
+from ..losses.contrastive import choose_pairs
+from ..models.configuration_clibd import ClibdConfig
+from ..models.modeling_clibd import ClibdModel, draw_as_timm
+from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from ..models.tokenization_kmer import KmerTokenizer
+from ..schema import RANKS
+from .arguments import global_batch_size
 from .clibd_batches import DistinctSampler, groups_of
 from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
-from .dataset.load import load_bioscan5m
-from .losses.contrastive import choose_pairs
-from .models.configuration_clibd import ClibdConfig
-from .models.modeling_clibd import ClibdModel, draw_as_timm
-from .models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
-from .models.tokenization_kmer import KmerTokenizer
-from .schema import RANKS
-from .training import global_batch_size
 
 #: Fields of `ClibdConfig` that make a new model the published one.
 PUBLISHED_HEADS: dict[str, Any] = {
@@ -222,7 +222,7 @@ def prepare_model(model: ClibdModel, options: ClibdOptions) -> Any:
     others = [modality for modality in model.config.modalities if modality not in compared]
     frozen = [modality for modality in options.freeze or () if modality in compared]
     if options.lora_rank:
-        from .models.lora import add_lora
+        from ..models.lora import add_lora
 
         adapted: Any = add_lora(
             model, r=options.lora_rank, modalities=[modality for modality in compared if modality not in frozen]

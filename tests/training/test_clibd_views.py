@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_train_clibd import arguments, cache, losses, make_folder, model, weights  # noqa: F401
 
-from bioscan_hf import clibd_training
-from bioscan_hf.clibd_views import VIEWED, TwoViewCollator
 from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program
+from bioscan_hf.training.arguments import clibd_training
+from bioscan_hf.training.clibd_views import VIEWED, TwoViewCollator
 
 
 @pytest.fixture

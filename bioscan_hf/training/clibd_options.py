@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from ..models.processing_clibd import MODALITIES, TEXT_TEMPLATES
+from ..schema import LABEL_COLUMNS
+from .arguments import BarcodeTrainingArguments, check_processes, global_batch_size
 from .clibd_views import VIEWED
-from .models.processing_clibd import MODALITIES, TEXT_TEMPLATES
-from .schema import LABEL_COLUMNS
-from .training import BarcodeTrainingArguments, check_processes, global_batch_size
 
 #: Specimens of the global batch for which a learning rate is meant.
 BATCH_OF_LEARNING_RATE = 500

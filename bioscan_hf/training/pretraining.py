@@ -18,11 +18,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..dataset.load import load_bioscan5m, source_kind
+from ..release.check import find_metadata, read_strings
+from ..schema import resolve_splits
+from .arguments import BarcodeTrainer
 from .collators import IGNORED
-from .dataset.load import load_bioscan5m, source_kind
-from .release.check import find_metadata, read_strings
-from .schema import resolve_splits
-from .training import BarcodeTrainer
 
 DEDUPLICATIONS = ("none", "split", "upstream")
 

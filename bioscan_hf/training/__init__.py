@@ -1,0 +1,1 @@
+"""Data, collators and trainers."""
