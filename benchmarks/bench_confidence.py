@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.embed import embed
-from bioscan_hf.identification import calibrate, identify
+from bioscan_hf.identification.confidence import calibrate, identify
 from bioscan_hf.provenance import write_results
 from bioscan_hf.search.index import build_index
 

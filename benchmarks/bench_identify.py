@@ -25,11 +25,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from bioscan_hf.baselines_search import neighbour_labels, search_nearest
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.batches import ColumnTokenizer, embed_barcodes, inference
 from bioscan_hf.evaluation.probing import knn_probe
+from bioscan_hf.identification.sequence_search import neighbour_labels, search_nearest
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.provenance import write_results
 from bioscan_hf.search.cells import make_cells, nearest_in_cells

@@ -26,12 +26,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bioscan_hf.baselines_search import neighbour_labels, search_nearest
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.batches import embed_barcodes, inference
 from bioscan_hf.encoders.cnn import classify, fit_cnn
 from bioscan_hf.evaluation.probing import knn_probe, linear_probe
+from bioscan_hf.identification.sequence_search import neighbour_labels, search_nearest
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.provenance import write_json, write_results
 

@@ -111,8 +111,8 @@ def identify(options: Options) -> Result:
     from .dataset.sequences import is_sequence_file
     from .encoders.barcode_encoders import load_encoder
     from .encoders.embed import embed as write
-    from .identification import calibrate, name_rows, write_names
-    from .identification import identify as name
+    from .identification.confidence import calibrate, name_rows, write_names
+    from .identification.confidence import identify as name
     from .schema import RANKS
     from .search.index import build_index
 

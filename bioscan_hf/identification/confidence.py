@@ -22,7 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from .search.index import UNKNOWN, RetrievalIndex, search, unit_vectors
+from ..search.index import UNKNOWN, RetrievalIndex, search, unit_vectors
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.csv as pc
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import IGNORE
+from ..metrics import IGNORE
 
 #: Program -> what to install.
 PACKAGES = {

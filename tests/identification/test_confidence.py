@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bioscan_hf.identification import Calibration, calibrate, identify
+from bioscan_hf.identification.confidence import Calibration, calibrate, identify
 from bioscan_hf.search.index import build_index
 
 

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from bioscan_hf import baselines_search
-from bioscan_hf.baselines_search import neighbour_labels, search_nearest, sintax, uniform_barcodes
+from bioscan_hf.identification.confidence import sequence_search as baselines_search
+from bioscan_hf.identification.sequence_search import neighbour_labels, search_nearest, sintax, uniform_barcodes
 from bioscan_hf.metrics import accuracy
 
 PROGRAMS = {"vsearch": ("vsearch",), "blast": ("blastn", "makeblastdb")}

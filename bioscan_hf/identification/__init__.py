@@ -1,0 +1,1 @@
+"""Names with a confidence for a user's own specimens."""
