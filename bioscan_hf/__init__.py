@@ -62,7 +62,7 @@ _NAMES = {
     "identify": "identification.confidence",
     "zero_shot_cluster": "clustering.cluster",
     "load_image_encoder": "encoders.image_encoders",
-    "export_onnx": "export",
+    "export_onnx": "hub.export",
 }
 
 __all__ = ["__version__", *_NAMES]
@@ -127,7 +127,7 @@ def _register_models() -> None:
 
 
 def _register_pipelines() -> None:
-    from .pipelines import register_pipelines
+    from .hub.pipelines import register_pipelines
 
     register_pipelines()
 

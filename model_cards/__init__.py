@@ -1,1 +1,1 @@
-"""Templates of model cards; `bioscan_hf.hub` fills them from a results file."""
+"""Templates of model cards; `bioscan_hf.hub.model_cards` fills them from a results file."""

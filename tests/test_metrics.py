@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, f1_score
 
-from bioscan_hf.evaluate_metrics import TaxonAccuracy
+from bioscan_hf.hub.evaluate_metrics import TaxonAccuracy
 from bioscan_hf.metrics import (
     accuracy,
     adaptive_calibration_error,

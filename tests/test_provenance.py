@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bioscan_hf import provenance as results
-from bioscan_hf.hub import dataset_card, table
+from bioscan_hf.hub.model_cards import dataset_card, table
 
 
 def test_results_hold_metrics_and_what_made_them(tmp_path):

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..hub import dataset_card
+from ..hub.model_cards import dataset_card
 from ..provenance import write_json, write_text
 from ..release.check import (
     UNASSIGNED,

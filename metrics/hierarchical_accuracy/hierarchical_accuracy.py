@@ -1,10 +1,10 @@
 """`evaluate.load` finds the metric here, by the path of this file or from a Space of the Hub that holds it.
 
-It is that of `bioscan_hf.evaluate_metrics`, which has to be installed.
+It is that of `bioscan_hf.hub.evaluate_metrics`, which has to be installed.
 """
 
-import bioscan_hf.evaluate_metrics
+import bioscan_hf.hub.evaluate_metrics
 
 
-class HierarchicalAccuracy(bioscan_hf.evaluate_metrics.HierarchicalAccuracy):
-    __doc__ = bioscan_hf.evaluate_metrics.HierarchicalAccuracy.__doc__
+class HierarchicalAccuracy(bioscan_hf.hub.evaluate_metrics.HierarchicalAccuracy):
+    __doc__ = bioscan_hf.hub.evaluate_metrics.HierarchicalAccuracy.__doc__

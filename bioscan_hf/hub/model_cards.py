@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from . import __version__
-from .cards import cell, escape, is_hub_id, named_dataset, require, settings_table, size_category, table, template
-from .schema import METASPLITS
+from ... import __version__
+from ..cards import cell, escape, is_hub_id, named_dataset, require, settings_table, size_category, table, template
+from ..schema import METASPLITS
 
 
 def dataset_card(

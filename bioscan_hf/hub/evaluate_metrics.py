@@ -15,7 +15,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .metrics import (
+from ..metrics import (
     IGNORE,
     accuracy,
     adjusted_mutual_information,
@@ -23,7 +23,7 @@ from .metrics import (
     hierarchical_accuracy,
     top_k_accuracy,
 )
-from .schema import RANKS
+from ..schema import RANKS
 
 Scores = dict[str, Any]
 

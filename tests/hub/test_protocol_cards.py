@@ -9,8 +9,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 
 from bioscan_hf.cards import escape, eval_results_yaml, is_hub_id, setting, without_folder, write_card
 from bioscan_hf.dataset.publish import push_metric
-from bioscan_hf.hub import barcodebert_card
-from bioscan_hf.hub_protocols import clustering_card, index_card
+from bioscan_hf.hub.model_cards import barcodebert_card
+from bioscan_hf.hub.protocol_cards import clustering_card, index_card
 from bioscan_hf.search.index import build_index, save_index
 
 SCORES = {

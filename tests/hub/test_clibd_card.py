@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from bioscan_hf.evaluation.retrieval_protocol import Specimens, evaluate_retrieval
-from bioscan_hf.hub_clibd import clibd_card
+from bioscan_hf.hub.clibd_card import clibd_card
 
 
 def specimens(species, seed):

@@ -19,11 +19,11 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY, base
 
-from .models.modeling_barcodebert import taxa_probabilities
-from .models.tokenization_kmer import KmerTokenizer
+from ..models.modeling_barcodebert import taxa_probabilities
+from ..models.tokenization_kmer import KmerTokenizer
 
 if TYPE_CHECKING:
-    from .search.index import RetrievalIndex
+    from ..search.index import RetrievalIndex
 
 #: Its methods are annotated for any arguments, where ours say which they take.
 Pipeline: Any = base.Pipeline
@@ -60,7 +60,7 @@ def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
         )
     text = "".join(barcode.split())
     if clean == "barcode":
-        from .dataset.load import clean_barcodes
+        from ..dataset.load import clean_barcodes
 
         text = clean_barcodes([text])[0]
     wrong = next((letter for letter in text if letter not in LETTERS), None)
@@ -285,7 +285,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
         ties: str = "vote",
     ) -> dict[str, torch.Tensor]:
         """Cosines (B, K) of the nearest keys, and the codes (B, K) of their taxa at each rank."""
-        from .evaluation.retrieval import retrieve
+        from ..evaluation.retrieval import retrieve
 
         missing = [rank for rank in ranks if rank not in self.index.codes]
         if missing:
@@ -313,7 +313,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
 
 def open_index(index: str | Path | RetrievalIndex, revision: str | None = None) -> RetrievalIndex:
     """An index of keys: itself, from the folder of that name, or else from a dataset repository of the Hub."""
-    from .search.index import RetrievalIndex, load_index
+    from ..search.index import RetrievalIndex, load_index
 
     if isinstance(index, RetrievalIndex):
         return index

@@ -6,7 +6,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from bioscan_hf.hub import barcodebert_card
+from bioscan_hf.hub.model_cards import barcodebert_card
 
 MODEL = {"k": 4, "num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 128, "parameters": 464_000}
 PRETRAINED = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .cards import escape, is_hub_id, named_dataset, require, settings_table, table, template
+from ..cards import escape, is_hub_id, named_dataset, require, settings_table, table, template
 
 #: Modality -> what a card calls it, and how it is given to the processor.
 INPUTS = {

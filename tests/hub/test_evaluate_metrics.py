@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-import bioscan_hf.evaluate_metrics as classes
+import bioscan_hf.hub.evaluate_metrics as classes
 import bioscan_hf.metrics as functions
 from bioscan_hf.metrics import accuracy, adjusted_mutual_information, hierarchical_accuracy, top_k_accuracy
 
-FOLDER = Path(__file__).parents[1] / "metrics"
+FOLDER = Path(__file__).parents[2] / "metrics"
 NAMES = {
     "topk_accuracy": "TopkAccuracy",
     "harmonic_mean": "HarmonicMean",

@@ -11,7 +11,7 @@ from test_modeling_barcodebert import tiny
 from test_modeling_clibd import tiny as tiny_clibd
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
-from bioscan_hf.export import export_onnx, export_sentence_transformers
+from bioscan_hf.hub.export import export_onnx, export_sentence_transformers
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel

@@ -1,0 +1,1 @@
+"""Cards, pipelines, export and metrics for the Hugging Face Hub."""
