@@ -207,7 +207,7 @@ def evaluate(options: argparse.Namespace, name: str, model: Path, plots: bool) -
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
     """Metrics, what is to be told about the trainings, and seconds of each step."""
     work, seconds = options.work, {}
-    program = [sys.executable, "-m", "bioscan_hf.cli"]
+    program = [sys.executable, "-m", "bioscan_hf.cli.main"]
     simulate = [*program, "simulate", work / "release", "--specimens", options.specimens, "--seed", options.seed]
     seconds["simulate"] = run("simulate", simulate, work)
     build = [*program, "build", work / "release", work / "dataset", "--config", "cropped_256", "--workers", 2]

@@ -41,7 +41,7 @@ Numbers = NDArray[np.float64]
 
 def prepare(source: Path, work: Path) -> None:
     """A dataset and an encoder in `work`, by the commands."""
-    cli = [sys.executable, "-c", "import sys; from bioscan_hf.cli import main; main(sys.argv[1:])"]
+    cli = [sys.executable, "-c", "import sys; from bioscan_hf.cli.main import main; main(sys.argv[1:])"]
     trainer = [sys.executable, "-m", "bioscan_hf.trainers.contrast_barcodes"]
     for command in (
         [*cli, "split", source, work / "split.csv", "--hold-out-species", 0.15, "--unlabel", 0.5],

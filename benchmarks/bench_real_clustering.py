@@ -54,7 +54,7 @@ def run(*command: str, cwd: Path) -> str:
 
 
 def bioscan_hf(*arguments: str, cwd: Path) -> None:
-    run(sys.executable, "-m", "bioscan_hf.cli", *arguments, "--json", cwd=cwd)
+    run(sys.executable, "-m", "bioscan_hf.cli.main", *arguments, "--json", cwd=cwd)
 
 
 def model_folder(work: Path, name: str, steps: int, threads: int) -> Path:

@@ -142,7 +142,7 @@ def run(*command: str, cwd: Path) -> str:
 
 def bioscan_hf(*arguments: str, cwd: Path) -> dict[str, Any]:
     """What a command of `bioscan-hf` prints as JSON."""
-    return json.loads(run(sys.executable, "-m", "bioscan_hf.cli", *arguments, "--json", cwd=cwd))
+    return json.loads(run(sys.executable, "-m", "bioscan_hf.cli.main", *arguments, "--json", cwd=cwd))
 
 
 def train(work: Path, name: str, steps: float) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def dataset(release, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A demo of 300 specimens and 4 steps: where it is, what it returned, and what it said."""
-    from bioscan_hf.demo import run_demo
+    from bioscan_hf.cli.demo import run_demo
 
     folder, said = tmp_path_factory.mktemp("demo") / "demo", []
     return folder, run_demo(folder, specimens=300, steps=4, seed=1, say=said.append), said

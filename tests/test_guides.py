@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bioscan_hf.cli import parser
+from bioscan_hf.cli.main import parser
 from bioscan_hf.trainers import (
     contrast_barcodes,
     evaluate_clibd,

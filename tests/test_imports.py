@@ -330,7 +330,7 @@ def test_imports_follow_the_table(name):
 
 def test_the_reader_of_imports_sees_every_form(tmp_path):
     """Guards the table against a reader that finds nothing."""
-    source = "from .data import a\nfrom . import release\nimport bioscan_hf.hub.model_cards\nfrom bioscan_hf.cli import main\n"
+    source = "from .data import a\nfrom . import release\nimport bioscan_hf.hub.model_cards\nfrom bioscan_hf.cli.main import main\n"
     source += "from bioscan_hf import embed\nfrom trainers import x\ndef f():\n    from .losses import y\n"
     (tmp_path / "m.py").write_text(source)
     assert imports_of_ours(tmp_path / "m.py") == {"data", "release", "hub", "cli", "embed", "trainers", "losses"}
@@ -339,7 +339,9 @@ def test_the_reader_of_imports_sees_every_form(tmp_path):
 HEAVY = ("torch", "transformers", "datasets", "timm", "faiss", "umap", "sklearn", "matplotlib", "pyarrow", "numpy")
 
 
-@pytest.mark.parametrize("statement", ["import bioscan_hf", "import bioscan_hf.cli; bioscan_hf.cli.parser()"])
+@pytest.mark.parametrize(
+    "statement", ["import bioscan_hf", "import bioscan_hf.cli.main; bioscan_hf.cli.main.parser()"]
+)
 def test_import_is_light(statement):
     """`import bioscan_hf` and the command line's help load none of the heavy libraries."""
     code = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"

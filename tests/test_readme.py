@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from bioscan_hf.cli import parser
+from bioscan_hf.cli.main import parser
 from bioscan_hf.hub.model_cards import table
 
 ROOT = Path(__file__).parents[1]

@@ -101,7 +101,7 @@ def test_installed_outside_the_checkout(built, tmp_path):
         sys.executable, "-c", "import bioscan_hf, bioscan_hf.trainers as t; print(bioscan_hf.__file__, t.__file__)"
     )
     assert all(path.startswith(str(site)) for path in where.split())
-    main = [sys.executable, "-c", "import sys; from bioscan_hf.cli import main; main(sys.argv[1:])"]
+    main = [sys.executable, "-c", "import sys; from bioscan_hf.cli.main import main; main(sys.argv[1:])"]
     run(*main, "demo", "--output", "demo", "--specimens", "300", "--steps", "3", "--quiet")
     assert (work / "demo" / "report.html").stat().st_size > 1000
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]

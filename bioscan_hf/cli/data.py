@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .schema import resolve_splits
+from ..schema import resolve_splits
 
 Options = argparse.Namespace
 Result = dict[str, Any]
@@ -68,7 +68,7 @@ def demo(options: Options) -> Result:
 
 
 def simulate(options: Options) -> Result:
-    from .simulate.release import simulate_release
+    from ..simulate.release import simulate_release
 
     with bar(options, " rows") as shown:
         root = simulate_release(
@@ -85,9 +85,9 @@ def simulate(options: Options) -> Result:
 
 
 def download(options: Options) -> Result:
-    from .release.catalogue import check
-    from .release.download import REVISION, DownloadError
-    from .release.download import download as fetch
+    from ..release.catalogue import check
+    from ..release.download import REVISION, DownloadError
+    from ..release.download import download as fetch
 
     with bar(options, "B") as shown:
         if options.check:
@@ -120,9 +120,9 @@ def download(options: Options) -> Result:
 
 
 def split(options: Options) -> Result:
-    from .partition.assign import make_splits, split_summary
-    from .provenance import write_results
-    from .release.check import read_table, write_csv
+    from ..partition.assign import make_splits, split_summary
+    from ..provenance import write_results
+    from ..release.check import read_table, write_csv
 
     about = options.output.with_name(f"{options.output.name}.results.json")
     refuse_to_replace(options.force, options.output, about)
@@ -154,8 +154,8 @@ def split(options: Options) -> Result:
 
 
 def crop(options: Options) -> Result:
-    from .crops.run import crop_folder
-    from .release.check import read_boxes
+    from ..crops.run import crop_folder
+    from ..release.check import read_boxes
 
     how: dict[str, Any] = {}
     if options.boxes is not None:
@@ -189,8 +189,8 @@ def crop(options: Options) -> Result:
 
 
 def build(options: Options) -> Result:
-    from .dataset.build import PROBLEMS_FILE
-    from .dataset.build import build as write
+    from ..dataset.build import PROBLEMS_FILE
+    from ..dataset.build import build as write
 
     if (options.shard is None) != (options.of is None):
         raise ValueError("--shard I and --of N go together: machine I, from 0 on, of N.")
@@ -231,7 +231,7 @@ def build(options: Options) -> Result:
 
 
 def publish(options: Options) -> Result:
-    from .dataset.publish import publish as upload
+    from ..dataset.publish import publish as upload
 
     with bar(options, "B") as shown:
         url = upload(
@@ -246,7 +246,7 @@ def publish(options: Options) -> Result:
 
 
 def stats(options: Options) -> Result:
-    from .statistics.measures import describe
+    from ..statistics.measures import describe
 
     if options.plots is not None:
         refuse_to_replace(options.force, *sorted(options.plots.glob("*.png")))
@@ -261,12 +261,12 @@ def stats(options: Options) -> Result:
     if not (options.json or options.quiet):
         from rich.console import Console
 
-        from .statistics.report import tables
+        from ..statistics.report import tables
 
         for table in tables(summary):
             Console().print(table)
     if options.plots is not None:
-        from .statistics.report import save_figures
+        from ..statistics.report import save_figures
 
         for path in save_figures(summary, options.plots):
             say(options, f"Wrote {path}")

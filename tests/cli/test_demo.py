@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bioscan_hf.demo import run_demo
+from bioscan_hf.cli.demo import run_demo
 
 
 def test_results_are_complete(demo):
@@ -64,7 +64,7 @@ def test_only_an_earlier_demo_is_replaced(demo, tmp_path):
 
 def test_force_removes_what_a_demo_writes_and_nothing_else(demo, tmp_path):
     """Every entry of a real demo is known as its own; somebody's notes between them stay."""
-    from bioscan_hf.demo import FILES, FOLDERS, _claim
+    from bioscan_hf.cli.demo import FILES, FOLDERS, _claim
 
     folder, _, _ = demo
     assert {path.name for path in folder.iterdir()} == {*FOLDERS, *FILES}
@@ -77,7 +77,7 @@ def test_force_removes_what_a_demo_writes_and_nothing_else(demo, tmp_path):
 
 
 def test_failed_pretraining_says_why(demo, tmp_path):
-    from bioscan_hf.demo import pretrain
+    from bioscan_hf.cli.demo import pretrain
 
     with pytest.raises(RuntimeError, match="(?s)stopped with exit status 1. The end of .*There is nothing at"):
         pretrain(tmp_path / "nowhere", tmp_path / "model", steps=1, seed=0)
@@ -85,7 +85,7 @@ def test_failed_pretraining_says_why(demo, tmp_path):
 
 def test_python_of_the_readme_runs_on_what_the_demo_leaves(demo, monkeypatch, capsys):
     """Every block, one after the other, where the folder `demo` is."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
     assert len(blocks) >= 5
     monkeypatch.chdir(demo[0].parent)

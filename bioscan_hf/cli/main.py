@@ -15,8 +15,10 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, commands, commands_models
-from .schema import CONFIGS, SPLITS
+from ... import __version__
+from ..schema import CONFIGS, SPLITS
+from . import data as commands
+from . import models as commands_models
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 

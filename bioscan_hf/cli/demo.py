@@ -24,14 +24,14 @@ from datasets import Dataset, disable_progress_bars, load_dataset
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
-from . import plots
-from .dataset.build import build
-from .dataset.load import labels_of, load_bioscan5m
-from .encoders.barcode_encoders import load_encoder
-from .encoders.embed import embed
-from .evaluation.probing import probe_barcodes
-from .provenance import write_results, write_text
-from .simulate.release import simulate_release
+from ... import plots
+from ..dataset.build import build
+from ..dataset.load import labels_of, load_bioscan5m
+from ..encoders.barcode_encoders import load_encoder
+from ..encoders.embed import embed
+from ..evaluation.probing import probe_barcodes
+from ..provenance import write_results, write_text
+from ..simulate.release import simulate_release
 
 #: A small encoder, which two CPU cores train in about a minute.
 MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}

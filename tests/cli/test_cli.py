@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from bioscan_hf import commands
-from bioscan_hf.cli import GROUPS, main, parser
+from bioscan_hf.cli.main import GROUPS, main, parser
+from bioscan_hf.cli.main import data as commands
 from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.release.check import find_metadata
 
@@ -333,7 +333,7 @@ def test_exit_statuses(tmp_path, capsys, monkeypatch):
 
 def test_a_reader_that_has_enough_is_no_error():
     """`bioscan-hf completion zsh | head -1`: the pipe breaks without a word."""
-    line = f"{sys.executable} -c 'from bioscan_hf.cli import main; main()' completion zsh | head -c 1"
+    line = f"{sys.executable} -c 'from bioscan_hf.cli.main import main; main()' completion zsh | head -c 1"
     found = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (0, "#", "")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .commands import Options, Result, bar, refuse_to_replace, say
+from .data import Options, Result, bar, refuse_to_replace, say
 
 
 def embed(options: Options) -> Result:
@@ -14,10 +14,10 @@ def embed(options: Options) -> Result:
     from huggingface_hub.utils import disable_progress_bars as disable_own_bar
     from transformers.utils.logging import disable_progress_bar
 
-    from .dataset.load import load_bioscan5m, parse_taxon
-    from .dataset.sequences import is_sequence_file
-    from .encoders.barcode_encoders import load_encoder
-    from .encoders.embed import embed as write
+    from ..dataset.load import load_bioscan5m, parse_taxon
+    from ..dataset.sequences import is_sequence_file
+    from ..encoders.barcode_encoders import load_encoder
+    from ..encoders.embed import embed as write
 
     disable_progress_bars()  # those of the libraries; embedding has its own
     disable_progress_bar()
@@ -72,7 +72,7 @@ def _check_photo_options(options: Options, own: bool) -> None:
 
 
 def _photo_encoder(options: Options) -> tuple[Any, Any]:
-    from .encoders.image_encoders import load_image_encoder
+    from ..encoders.image_encoders import load_image_encoder
 
     return load_image_encoder(
         options.model,
@@ -86,7 +86,7 @@ def _photo_encoder(options: Options) -> tuple[Any, Any]:
 
 def _own_sequences(options: Options) -> Any:
     """The records of a FASTA, FASTQ or table."""
-    from .dataset.sequences import read_sequences
+    from ..dataset.sequences import read_sequences
 
     with bar(options, " records") as shown:
         return read_sequences(
@@ -107,14 +107,14 @@ def identify(options: Options) -> Result:
     from huggingface_hub.utils import disable_progress_bars as disable_own_bar
     from transformers.utils.logging import disable_progress_bar
 
-    from .dataset.load import load_bioscan5m
-    from .dataset.sequences import is_sequence_file
-    from .encoders.barcode_encoders import load_encoder
-    from .encoders.embed import embed as write
-    from .identification.confidence import calibrate, name_rows, write_names
-    from .identification.confidence import identify as name
-    from .schema import RANKS
-    from .search.index import build_index
+    from ..dataset.load import load_bioscan5m
+    from ..dataset.sequences import is_sequence_file
+    from ..encoders.barcode_encoders import load_encoder
+    from ..encoders.embed import embed as write
+    from ..identification.confidence import calibrate, name_rows, write_names
+    from ..identification.confidence import identify as name
+    from ..schema import RANKS
+    from ..search.index import build_index
 
     refuse_to_replace(options.force, options.output)
     if not Path(options.source).exists():
@@ -168,10 +168,10 @@ def identify(options: Options) -> Result:
 def probe(options: Options) -> Result:
     from datasets import disable_progress_bars
 
-    from .dataset.load import labels_of
-    from .encoders.embed import load_embeddings
-    from .evaluation.probing import knn_probe, linear_probe, probe_barcodes
-    from .provenance import write_results
+    from ..dataset.load import labels_of
+    from ..encoders.embed import load_embeddings
+    from ..evaluation.probing import knn_probe, linear_probe, probe_barcodes
+    from ..provenance import write_results
 
     output = options.output or options.embeddings / "results.json"
     refuse_to_replace(options.force, output)
@@ -211,9 +211,9 @@ def probe(options: Options) -> Result:
 def retrieve(options: Options) -> Result:
     from datasets import disable_progress_bars
 
-    from .evaluation.retrieval_embeddings import barcode_specimens, joined
-    from .evaluation.retrieval_protocol import evaluate_retrieval
-    from .provenance import write_results
+    from ..evaluation.retrieval_embeddings import barcode_specimens, joined
+    from ..evaluation.retrieval_protocol import evaluate_retrieval
+    from ..provenance import write_results
 
     output = options.output or options.embeddings / "retrieval.json"
     refuse_to_replace(options.force, output)
@@ -252,8 +252,8 @@ def retrieve(options: Options) -> Result:
 def cluster(options: Options) -> Result:
     from datasets import disable_progress_bars
 
-    from .clustering.output import FILES, SpecimenPhotos, clear_output
-    from .clustering.protocol import cluster_embeddings
+    from ..clustering.output import FILES, SpecimenPhotos, clear_output
+    from ..clustering.protocol import cluster_embeddings
 
     written = ("results.json", "clusters.parquet", *FILES)
     refuse_to_replace(options.force, *(options.output / name for name in written))
@@ -314,8 +314,8 @@ def _show_clusters(options: Options, folders: dict[str, Path], results: Result) 
     """Writes the figure, the maps and the tables of the first run."""
     import pyarrow.parquet as pq
 
-    from .clustering.output import SpecimenPhotos, write_output
-    from .clustering.protocol import clustered_vectors, read_specimens
+    from ..clustering.output import SpecimenPhotos, write_output
+    from ..clustering.protocol import clustered_vectors, read_specimens
 
     splits = options.split or ("test", "test_unseen")
     specimens = read_specimens(options.source, folders, splits=splits, missing=options.missing)
@@ -336,10 +336,10 @@ def _show_clusters(options: Options, folders: dict[str, Path], results: Result) 
 
 
 def card(options: Options) -> Result:
-    from .cards import read_results, write_card
-    from .hub.clibd_card import clibd_card
-    from .hub.model_cards import barcodebert_card
-    from .hub.protocol_cards import clustering_card, index_card
+    from ..cards import read_results, write_card
+    from ..hub.clibd_card import clibd_card
+    from ..hub.model_cards import barcodebert_card
+    from ..hub.protocol_cards import clustering_card, index_card
 
     folder = options.index or options.results.resolve().parent
     output = options.output or folder / "README.md"
@@ -360,16 +360,16 @@ def card(options: Options) -> Result:
 def convert(options: Options) -> Result:
     import json
 
-    from .checkpoints.safe_load import load_checkpoint
+    from ..checkpoints.safe_load import load_checkpoint
 
     weights = load_checkpoint(options.checkpoint).get("state_dict", {})
     if any(str(name).startswith("model.model.") for name in weights):
-        from .crops.boxes import convert_detr
+        from ..crops.boxes import convert_detr
 
         convert_detr(options.checkpoint, options.output)
         say(options, f"Wrote {options.output}, a detector for `bioscan-hf crop --model {options.output}`")
         return {"output": str(options.output), "model": "detr"}
-    from .checkpoints.barcodebert import convert_checkpoint
+    from ..checkpoints.barcodebert import convert_checkpoint
 
     labels = options.labels.read_text(encoding="utf-8").splitlines() if options.labels else None
     tokenizer = None
