@@ -9,7 +9,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 
-FOLDER = Path(__file__).parents[1] / "trainers" / "launch"
+FOLDER = Path(__file__).parents[2] / "trainers" / "launch"
 SIZES = {"one_gpu": (1, 1), "four_gpus": (1, 4), "two_nodes": (2, 8), "fsdp": (1, 4), "two_cpu_processes": (1, 2)}
 
 
