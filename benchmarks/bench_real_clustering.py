@@ -29,7 +29,8 @@ from typing import Any
 from bench_real_coi import MODELS
 
 from bioscan_hf.clustering.protocol import cluster_embeddings
-from bioscan_hf.provenance import write_json, write_results
+from bioscan_hf.files import write_json
+from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS
 
 #: Name in the table -> encoder, a model folder of `bench_real_coi.MODELS` or what `bioscan-hf embed --model` takes.

@@ -31,9 +31,10 @@ from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.batches import embed_barcodes, inference
 from bioscan_hf.encoders.cnn import classify, fit_cnn
 from bioscan_hf.evaluation.probing import knn_probe, linear_probe
+from bioscan_hf.files import write_json
 from bioscan_hf.identification.sequence_search import neighbour_labels, search_nearest
 from bioscan_hf.metrics import accuracy
-from bioscan_hf.provenance import write_json, write_results
+from bioscan_hf.provenance import write_results
 
 #: What is asked: split and rank. The first two are for choosing, the others for reporting.
 QUESTIONS = (

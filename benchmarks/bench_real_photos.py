@@ -34,10 +34,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bioscan_hf.files import file_hash
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, photo_pixels
-from bioscan_hf.provenance import file_hash, write_results
+from bioscan_hf.provenance import write_results
 
 TOP_K = (1, 5)
 CROPPED = "cropped_resized_"  # what the name of a crop begins with; the rest is that of its original

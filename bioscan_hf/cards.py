@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_dicts
 
-from .provenance import read_json, write_text
+from .files import read_json, write_text
 
 #: Where a model repository keeps what the leaderboard of a benchmark reads.
 EVAL_RESULTS_FILE = ".eval_results/bioscan_hf.yaml"

@@ -1,13 +1,10 @@
-"""The results file of a run: its numbers beside what made them. Cards and tables are rendered from it.
+"""results.json of a run: its numbers with the command, commit, versions and machine that made them.
 
-Also how JSON and text are written, whole or not at all, and how JSON that others wrote is read. Imports nothing of
-ours.
+Cards and tables are rendered from it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import shlex
@@ -18,10 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("bioscan_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "scikit-learn", "numpy")
+from .files import write_json
 
-#: What this package reads as JSON is far smaller; a larger file is not read.
-LARGEST_JSON = 64 * 2**20
+PACKAGES = ("bioscan_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "scikit-learn", "numpy")
 
 
 def provenance() -> dict[str, Any]:
@@ -81,20 +77,6 @@ def _commit() -> str | None:
     return commit or None
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file, whole or not at all; makes its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes `content` as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
 def write_results(path: str | Path, *, task: str, metrics: Mapping[str, Any], **about: Any) -> dict[str, Any]:
     """Writes a results file: `task`, what the caller tells `about` the run, its `metrics`, and the provenance.
 
@@ -110,41 +92,3 @@ def write_results(path: str | Path, *, task: str, metrics: Mapping[str, Any], **
     results = {"task": task, **without_folders(about), "metrics": dict(metrics), **provenance()}
     write_json(path, results)
     return results
-
-
-def read_json(path: str | Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """Content of a JSON file that holds an object.
-
-    Args:
-        fields: Name -> type of what it has to hold; a bool is no int.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for what is no JSON object, is nested too deeply, is larger than 64 MiB, or lacks a field or holds
-            it in another type; the file and the field are named.
-    """
-    path = Path(path)
-    if path.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes, and no more than 64 MiB are read.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}). Is it whole?") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, but has to hold an object.")
-    for name, kind in (fields or {}).items():
-        if name not in content:
-            raise ValueError(f"{str(path)!r} has no field {name!r}. Is it of this package, and whole?")
-        value = content[name]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ValueError(
-                f"{name!r} in {str(path)!r} is a {type(value).__name__} ({str(value)[:50]}), but has to be a "
-                f"{kind.__name__}."
-            )
-    return content
-
-
-def file_hash(path: str | Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 
-from bioscan_hf.release.check import check as release
+from bioscan_hf.release import check as release
 from bioscan_hf.schema import CONFIGS
 
 

@@ -5,17 +5,17 @@ import csv
 import numpy as np
 import pytest
 
+from bioscan_hf.labels import LabelMaps
+from bioscan_hf.models.taxonomy_text import taxonomy_text
 from bioscan_hf.schema import (
     COLUMNS,
     INFERRED_RANKS_BITS,
     RANKS,
     SPLITS,
-    LabelMaps,
     chunk,
     decode_inferred_ranks,
     image_path,
     resolve_splits,
-    taxonomy_text,
 )
 
 

@@ -38,16 +38,18 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.cards import write_card
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.evaluation.probing import knn_probe
+from bioscan_hf.files import file_hash
 from bioscan_hf.hub.model_cards import barcodebert_card
 from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.provenance import file_hash, write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS, MISSING
 from bioscan_hf.training.arguments import (
     BarcodeTrainer,

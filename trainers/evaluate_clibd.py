@@ -50,10 +50,11 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     evaluate_retrieval,
     rows_of,
 )
+from bioscan_hf.files import write_text
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.plots import accuracy_bars, png
-from bioscan_hf.provenance import write_results, write_text
+from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.training.arguments import read_options

@@ -43,13 +43,14 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
 from bioscan_hf.cards import write_card
+from bioscan_hf.files import file_hash
 from bioscan_hf.hub.model_cards import barcodebert_card
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import OBJECTIVES, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.provenance import file_hash, write_results
+from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import MAX_NUCLEOTIDES
 from bioscan_hf.training.arguments import (
     BarcodeTrainingArguments,

@@ -24,13 +24,14 @@ from datasets import Dataset, disable_progress_bars, load_dataset
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
-from ... import plots
+from .. import plots
 from ..dataset.build import build
 from ..dataset.load import labels_of, load_bioscan5m
 from ..encoders.barcode_encoders import load_encoder
 from ..encoders.embed import embed
 from ..evaluation.probing import probe_barcodes
-from ..provenance import write_results, write_text
+from ..files import write_text
+from ..provenance import write_results
 from ..simulate.release import simulate_release
 
 #: A small encoder, which two CPU cores train in about a minute.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from .. import __version__
 from ..schema import CONFIGS, SPLITS
 from . import data as commands
 from . import models as commands_models

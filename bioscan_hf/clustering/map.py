@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, UnidentifiedImageError
 
-from ..provenance import write_text
+from ..files import write_text
 from ..schema import LABEL_COLUMNS
 from .figures import colour_groups
 

@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike
 from ..dataset.load import load_bioscan5m
 from ..encoders.embed import load_embeddings
 from ..evaluation.retrieval_embeddings import load_specimens
-from ..provenance import read_json, write_results
+from ..files import read_json
+from ..provenance import write_results
 from ..schema import LABEL_COLUMNS
 from .cluster import PRESETS, Clustering, cluster_runs, side_by_side, summary
 from .methods import FREE, Floats, named_rows

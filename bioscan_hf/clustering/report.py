@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..provenance import write_text
+from ..files import write_text
 from ..schema import LABEL_COLUMNS
 
 #: The cluster of specimens that belong to none (HDBSCAN's noise).

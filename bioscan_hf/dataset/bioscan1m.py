@@ -18,8 +18,9 @@ from zipfile import BadZipFile, ZipFile
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..labels import LabelMaps
 from ..release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
-from ..schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, LabelMaps, check_config
+from ..schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, check_config
 from .blocks import (
     CLIBD_ALIASES,
     PHOTO_ROWS,

@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, concatenate_datasets
 from numpy.typing import NDArray
 
+from ..barcodes import first_of_each_barcode
+from ..labels import LabelMaps
 from ..release.check import UNASSIGNED, Problem, ReleaseError, features
 from ..release.tables import ids_of, places_in
-from ..schema import LABEL_COLUMNS, LabelMaps
-from .load import encode_labels, first_of_each_barcode, label_ids
+from ..schema import LABEL_COLUMNS
+from .load import encode_labels, label_ids
 
 #: Names of BIOSCAN-5M and what CLIBD calls them; of several, the first that a file has.
 CLIBD_ALIASES = {

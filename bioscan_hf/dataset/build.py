@@ -22,8 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..hub.model_cards import dataset_card
-from ..provenance import write_json, write_text
+from ..files import write_json, write_text
 from ..release.check import (
     UNASSIGNED,
     Photos,
@@ -39,6 +38,7 @@ from ..release.check import (
     stop,
 )
 from ..schema import SPLITS, check_config
+from .card import dataset_card
 from .shards import ParquetShard, shard_names, write_photo_shard
 
 LABELS_FILE = "labels.json"

@@ -7,8 +7,6 @@ Source: https://arxiv.org/abs/2406.12723.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
 
+from ..barcodes import first_of_each_barcode
+from ..labels import LabelMaps
 from ..release.check import UNASSIGNED
-from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, LabelMaps, check_config, resolve_splits
+from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, SPLITS, check_config, resolve_splits
 from .sources import (
     TEXT_ROWS,
     Taxon,
@@ -34,9 +34,7 @@ from .sources import (
 )
 
 __all__ = [
-    "clean_barcodes",
     "encode_labels",
-    "first_of_each_barcode",
     "label_ids",
     "labels_of",
     "load_bioscan5m",
@@ -287,40 +285,3 @@ def labels_of(source: str | Path, split: str, processids: Sequence[str]) -> dict
             f"{first!r} and {places.null_count - 1} more are not in the split {split!r} of {str(source)!r}."
         )
     return {rank: table[f"{rank}_index"].take(places).to_numpy() for rank in LABEL_COLUMNS}
-
-
-def first_of_each_barcode(data: Dataset) -> np.ndarray:
-    """Places (m,) of the first row of each barcode, ascending. Trailing N does not count; null and "" are left out."""
-    seen: set[bytes] = set()
-    first: list[int] = []
-    place = 0
-    for table in data.select_columns("dna_barcode").with_format("arrow").iter(10_000):
-        for barcode in pc.utf8_rtrim(table["dna_barcode"], "N").to_pylist():
-            if barcode:
-                digest = hashlib.blake2b(barcode.encode(), digest_size=16).digest()
-                if digest not in seen:
-                    seen.add(digest)
-                    first.append(place)
-            place += 1
-    return np.array(first, dtype=np.int64)
-
-
-def clean_barcodes(barcodes: Iterable[str]) -> list[str]:
-    """Barcodes in the letters A, C, G, T and N: upper case, U as T, IUPAC codes and gaps as N, no white space.
-
-    Trailing N is cut off. The published systems read barcodes as they are; use this for sequences from elsewhere.
-
-    Raises:
-        ValueError: naming the first sequence that holds anything else.
-    """
-    table = str.maketrans("acgtuU" + "nryswkmbdhvRYSWKMBDHV-", "ACGTTT" + 22 * "N")
-    cleaned = []
-    for number, barcode in enumerate(barcodes, start=1):
-        clean = "".join(barcode.split()).translate(table).rstrip("N")
-        if wrong := re.search(r"[^ACGTN]", clean):
-            raise ValueError(
-                f"Sequence {number} ({barcode[:30]!r}...) is no DNA: it holds {wrong[0]!r}. "
-                f"Allowed are A, C, G, T, U, the IUPAC codes, N and '-'."
-            )
-        cleaned.append(clean)
-    return cleaned

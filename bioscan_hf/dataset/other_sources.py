@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..labels import LabelMaps
 from ..release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
-from ..schema import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES, LabelMaps
+from ..schema import COLUMNS, MAX_NUCLEOTIDES, METASPLITS, NOT_CLASSIFIED, SPLIT_ALIASES
 from .blocks import (
     CLIBD_ALIASES,
     PHOTO_ROWS,

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from ..hub.model_cards import dataset_card
-from ..provenance import read_json
+from ..files import read_json
 from ..schema import CONFIGS
 from .build import LABELS_FILE, MANIFEST_FILE, PROBLEMS_FILE, Manifest
+from .card import dataset_card
 
 CARD_FILE = "README.md"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..provenance import file_hash
+from ..files import file_hash
 from ..release.check import Photos, Problem, ReleaseError, features, stop
 from ..schema import COLUMNS
 

@@ -21,8 +21,9 @@ import yaml
 from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
 from filelock import FileLock
 
-from ..release.check import check as release
-from ..schema import LABEL_COLUMNS, SPLITS, LabelMaps
+from ..labels import LabelMaps
+from ..release import check as release
+from ..schema import LABEL_COLUMNS, SPLITS
 from .build import LABELS_FILE, MANIFEST_FILE, build
 
 #: Rank -> names, of which a row must have one.

@@ -6,7 +6,6 @@ that package keeps one specimen of each barcode. Source: its behaviour, 1.3 (htt
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -16,14 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 from torch.utils.data import default_collate
 
-from ..release.check import check as release
-from ..schema import MAX_NUCLEOTIDES, LabelMaps
+from ..barcodes import barcode_digests, kept_by_shuffle
+from ..labels import LabelMaps
+from ..release import check as release
+from ..schema import MAX_NUCLEOTIDES
 
 #: Names under which a modality or target may be asked for, beside the column's own.
 ALIASES = {"dna": "dna_barcode", "barcode": "dna_barcode", "uri": "dna_bin"}
@@ -182,26 +182,6 @@ def collate(rows: Sequence[Any]) -> Any:
     return list(rows) if first is None or isinstance(first, PILImage.Image) else default_collate(list(rows))
 
 
-def published_unique_barcodes(
-    data: Dataset | pa.Table, max_nucleotides: int | None = MAX_NUCLEOTIDES
-) -> npt.NDArray[np.int64]:
-    """Places (m,), ascending, of the rows that `bioscan-dataset` keeps with `reduce_repeated_barcodes=True`.
-
-    Its rule: shuffle all rows of the metadata with seed 0, keep the first of each barcode (compared after cutting to
-    `max_nucleotides` and without trailing N), and put them back in order. What is drawn depends on the place of a row
-    in the whole CSV, hence `data` must be all rows of the CSV, in its order (`published_unique_ids` reads it). Rows
-    without a barcode count as one barcode. The rule of this package, `data.first_of_each_barcode`, keeps the first row
-    of each barcode in the order of the data, and none without a barcode: it can be followed split by split.
-
-    Args:
-        data: Has the column `dna_barcode`.
-    """
-    table = data.select_columns("dna_barcode").with_format("arrow") if isinstance(data, Dataset) else data
-    blocks = table.iter(10_000) if isinstance(table, Dataset) else table.select(["dna_barcode"]).to_batches(10_000)
-    digests = [_digests(block["dna_barcode"], max_nucleotides) for block in blocks]
-    return _kept_by_shuffle(np.concatenate(digests) if digests else np.empty(0, "S16"))
-
-
 def published_unique_ids(source: str | Path, max_nucleotides: int | None = MAX_NUCLEOTIDES) -> pa.Array:
     """Processids of the rows that `bioscan-dataset` keeps of a release with `reduce_repeated_barcodes=True`.
 
@@ -212,23 +192,5 @@ def published_unique_ids(source: str | Path, max_nucleotides: int | None = MAX_N
     digests: list[npt.NDArray[np.bytes_]] = []
     for _, table in release.read_strings(release.find_metadata(source), columns=("processid", "dna_barcode")):
         ids.append(table["processid"].combine_chunks())
-        digests.append(_digests(table["dna_barcode"], max_nucleotides))
-    return (
-        pa.chunked_array(ids, pa.string()).take(pa.array(_kept_by_shuffle(np.concatenate(digests)))).combine_chunks()
-    )
-
-
-def _digests(barcodes: pa.ChunkedArray | pa.Array, max_nucleotides: int | None) -> npt.NDArray[np.bytes_]:
-    """16 bytes for each barcode, equal for equal ones; all zero where there is none."""
-    if max_nucleotides is not None:
-        barcodes = pc.utf8_slice_codeunits(barcodes, 0, max_nucleotides)
-    stripped = pc.utf8_rtrim(barcodes, "N").to_pylist()
-    hashed = [b"" if b is None else hashlib.blake2b(b.encode(), digest_size=16).digest() for b in stripped]
-    return np.array(hashed, dtype="S16")
-
-
-def _kept_by_shuffle(digests: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
-    # numpy's legacy generator never changes, and pandas' sample(frac=1, random_state=0) is its permutation.
-    shuffled = np.random.RandomState(0).permutation(len(digests))
-    first = np.unique(digests[shuffled], return_index=True)[1]
-    return np.sort(shuffled[first]).astype(np.int64)
+        digests.append(barcode_digests(table["dna_barcode"], max_nucleotides))
+    return pa.chunked_array(ids, pa.string()).take(pa.array(kept_by_shuffle(np.concatenate(digests)))).combine_chunks()

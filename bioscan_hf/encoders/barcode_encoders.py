@@ -148,6 +148,7 @@ def load_encoder(name: str, *, trust_remote_code: bool = False) -> tuple[nn.Modu
         return kmer_encoder(*_parse_ks(name, rest))
     from transformers import AutoModel, AutoTokenizer, PreTrainedConfig
 
+    from ..models import register  # noqa: F401
     from .cnn import load_cnn
     from .hub_encoders import BARCODEBERT, PUBLISHED, load_hub_encoder, load_published_barcodebert
 

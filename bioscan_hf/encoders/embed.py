@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..files import read_json
 from ..models.pixels import photo_bytes
-from ..provenance import read_json
 from .batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
 
 MANIFEST = "manifest.json"

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
 
+from ..models import register  # noqa: F401  (our classes for AutoModel)
 from ..models.configuration_barcodebert import BarcodeBertConfig
 from ..models.modeling_barcodebert import BarcodeBertModel
 from ..models.tokenization_kmer import KmerTokenizer

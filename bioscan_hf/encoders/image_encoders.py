@@ -298,6 +298,8 @@ def _transformers_encoder(
 ) -> tuple[ImageEncoder, PhotoProcessor]:
     from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 
+    from ..models import register  # noqa: F401
+
     place = name if folder is None else folder
     try:
         config, _ = PreTrainedConfig.get_config_dict(place)
@@ -372,6 +374,8 @@ def _clibd_encoder(
     place: str, pooling: str | None, zoom: float | None, workers: int
 ) -> tuple[ImageEncoder, PhotoProcessor]:
     from transformers import AutoImageProcessor, AutoModel
+
+    from ..models import register  # noqa: F401
 
     if pooling not in (None, "model"):
         raise ValueError(f"A CLIBD model pools photos in its own way: pooling cannot be {pooling!r}.")

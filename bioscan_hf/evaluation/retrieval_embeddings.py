@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 from ..dataset.load import load_bioscan5m
 from ..encoders.batches import device_of, inference
 from ..encoders.embed import load_embeddings, model_fingerprint
+from ..files import read_json, write_json
 from ..models.modeling_clibd import ClibdModel
 from ..models.processing_clibd import photos_on_device
-from ..provenance import read_json, write_json
 from ..schema import LABEL_COLUMNS
 from .retrieval_protocol import MODALITIES, Specimens
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..provenance import write_json, write_text
+from ..files import write_json, write_text
 
 #: Name of the output of every ONNX file.
 OUTPUT = "embeddings"

@@ -5,79 +5,12 @@ The templates are `dataset_script/dataset_card.md` and `model_cards/*.md`; no nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
-from string import Template
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from ... import __version__
-from ..cards import cell, escape, is_hub_id, named_dataset, require, settings_table, size_category, table, template
-from ..schema import METASPLITS
-
-
-def dataset_card(
-    source: str,
-    configs: Sequence[str],
-    counts: Mapping[str, int],
-    fingerprints: Mapping[str, str],
-    statistics: Sequence[Mapping[str, Any]] | None = None,
-) -> str:
-    """README.md of a dataset folder: the YAML by which `load_dataset` finds configs and splits, and a description.
-
-    Args:
-        source: Name of the file the dataset was built from.
-        configs: Those that were built.
-        counts: Split -> rows.
-        fingerprints: Config -> fingerprint of its content. It goes into the YAML because the cache of `load_dataset`
-            knows a local folder by its last name and this YAML alone: without it, another folder "dataset", or a
-            rebuilt one, would load the rows of the first.
-        statistics: For each split, and for the total, its `split`, `samples`, `barcodes` and `species`; without them
-            the table of splits has the rows alone.
-    """
-    default = next((config for config in configs if config != "dna"), "dna")
-    header = {
-        "license": "cc-by-3.0",
-        "pretty_name": "BIOSCAN-5M",
-        "task_categories": ["image-classification", "zero-shot-image-classification", "feature-extraction"],
-        "tags": ["biology", "biodiversity", "dna", "dna-barcode", "arthropods"],
-        "size_categories": [size_category(sum(counts.values()))],
-        "configs": [
-            {
-                "config_name": config,
-                "description": f"Build {fingerprints[config]}.",
-                **({"default": True} if config == default else {}),
-                "data_files": [{"split": split, "path": f"{config}/{split}-*.parquet"} for split in counts],
-            }
-            for config in configs
-        ],
-    }
-    template = Template(files("bioscan_hf.dataset_script").joinpath("dataset_card.md").read_text(encoding="utf-8"))
-    return template.substitute(
-        header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
-        title="BIOSCAN-5M",
-        version=__version__,
-        source=" ".join(source.split()).replace("`", "'"),
-        default=default,
-        split=next(iter(counts)),
-        total=f"{sum(counts.values()):,}",
-        counts=_counts_table(counts, statistics),
-    )
-
-
-def _counts_table(counts: Mapping[str, int], statistics: Sequence[Mapping[str, Any]] | None) -> str:
-    sets = {"pretrain": "unknown", "other_heldout": "held out"}
-    sets |= {split: name for name in ("seen", "unseen") for split in METASPLITS[name]}
-    if statistics is None:
-        return table(
-            ("split", "samples", "species are"), [(name, n, sets.get(name, "")) for name, n in counts.items()]
-        )
-    columns = ("samples", "barcodes", "species")
-    rows = [(row["split"], *(row[column] for column in columns), sets.get(row["split"], "")) for row in statistics]
-    return table(("split", *columns, "species are"), rows)
-
+from ..cards import cell, escape, is_hub_id, named_dataset, require, settings_table, table, template
 
 #: Task -> (template of the card's first part, task of the Hub, tag of the Hub's model pages).
 BARCODEBERT_CARDS = {

@@ -60,7 +60,7 @@ def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
         )
     text = "".join(barcode.split())
     if clean == "barcode":
-        from ..dataset.load import clean_barcodes
+        from ..barcodes import clean_barcodes
 
         text = clean_barcodes([text])[0]
     wrong = next((letter for letter in text if letter not in LETTERS), None)

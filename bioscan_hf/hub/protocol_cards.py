@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from ..cards import cell, escape, is_hub_id, require, settings_table, size_category, table, template
-from ..provenance import read_json
+from ..files import read_json
 
 #: Column of the table of a clustering -> its key.
 CLUSTERING_COLUMNS = {

@@ -17,9 +17,9 @@ from PIL import Image as PILImage
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 
-from ..schema import NOT_CLASSIFIED, RANKS, taxonomy_text
 from .pixels import decode_batch, decode_photo, normalize_on_device, rotate_by
 from .random_crops import crops_on_device
+from .taxonomy_text import NOT_CLASSIFIED, RANKS, taxonomy_text
 from .tokenization_kmer import KmerTokenizer
 
 MODALITIES = ("image", "dna", "text")

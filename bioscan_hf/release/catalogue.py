@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..provenance import write_json
+from ..files import write_json
 from ..schema import EVAL_SPLITS, IMAGE_PACKAGES, check_config, resolve_splits
 
 HUB_REPO = "bioscan-ml/BIOSCAN-5M"

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from datasets import Features, Image, Value
 from numpy.typing import NDArray
 
-from ..schema import COLUMNS, LABEL_COLUMNS, SPLITS, LabelMaps, check_config
+from ..labels import LabelMaps
+from ..schema import COLUMNS, LABEL_COLUMNS, SPLITS, check_config
 from .photos import Photos, check_jpeg, missing_zips, packages
 from .tables import (
     BOX_COLUMNS,

@@ -23,7 +23,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from ..provenance import write_json
+from ..files import write_json
 from .catalogue import (
     CHECKED_FILE,
     HUB_REPO,

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..provenance import read_json
+from ..files import read_json
 
 KINDS = ("exact", "hnsw", "ivfpq")
 

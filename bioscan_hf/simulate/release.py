@@ -21,12 +21,13 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
-from bioscan_hf.provenance import write_json
 from bioscan_hf.schema import BOX_TABLE_COLUMNS, COLUMNS, EVAL_SPLITS, IMAGE_PACKAGES, image_path
 from bioscan_hf.simulate.metadata import MOST_ROWS, write_metadata
 from bioscan_hf.simulate.photos import HEIGHT, WIDTH, Specimen, draw_photo
 from bioscan_hf.simulate.specimens import Row, Specimens, draw_specimens
 from bioscan_hf.simulate.taxa import grow_taxa
+
+from ..files import write_json
 
 CSV_PATH = "bioscan5m/metadata/csv/BIOSCAN_5M_Insect_Dataset_metadata.csv"
 JSONLD_PATH = "bioscan5m/metadata/jsonld/BIOSCAN_5M_Insect_Dataset_metadata.jsonld"

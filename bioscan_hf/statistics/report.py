@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from ... import plots
+from .. import plots
 from ..schema import MAX_NUCLEOTIDES
 
 COUNTRIES_SHOWN = 15

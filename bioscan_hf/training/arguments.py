@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from ..provenance import read_json, without_folders, write_json
+from ..files import read_json, write_json
+from ..provenance import without_folders
 
 SCHEDULES = ("onecycle", "epoch-warmup", "trainer")
 

@@ -22,8 +22,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from ..labels import LabelMaps
 from ..metrics import accuracy, coverage, expected_calibration_error, f1
-from ..schema import MISSING, LabelMaps
+from ..schema import MISSING
 from .collators import uniform
 
 #: Label of a specimen whose taxon is not known: no loss and no metric counts it.

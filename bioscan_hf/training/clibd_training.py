@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperC
 
 from ..dataset.load import load_bioscan5m
 from ..losses.contrastive import choose_pairs
+from ..models import register  # noqa: F401  (our classes for AutoModel)
 from ..models.configuration_clibd import ClibdConfig
 from ..models.modeling_clibd import ClibdModel, draw_as_timm
 from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ..dataset.load import load_bioscan5m
+from ..models import register  # noqa: F401  (our classes for AutoModel)
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
 from .arguments import BarcodeTrainer, BarcodeTrainingArguments, check_processes

@@ -21,10 +21,11 @@ from PIL import Image as PILImage
 
 from bioscan_hf.dataset import build as builder
 from bioscan_hf.dataset.build import build
+from bioscan_hf.files import file_hash
+from bioscan_hf.labels import LabelMaps
 from bioscan_hf.models.pixels import decode_batch
-from bioscan_hf.provenance import file_hash
 from bioscan_hf.release.check import check as reader
-from bioscan_hf.schema import COLUMNS, SPLITS, LabelMaps, image_path
+from bioscan_hf.schema import COLUMNS, SPLITS, image_path
 
 
 def read_csv(root):

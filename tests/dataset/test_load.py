@@ -10,8 +10,9 @@ import pandas
 import pytest
 from datasets import Image
 
+from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import load as data
-from bioscan_hf.dataset.load import clean_barcodes, labels_of, load_bioscan5m, load_label_maps, parse_taxon
+from bioscan_hf.dataset.load import labels_of, load_bioscan5m, load_label_maps, parse_taxon
 from bioscan_hf.release.check import find_metadata, read_table, write_csv
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, SPLITS
 

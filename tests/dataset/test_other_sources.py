@@ -19,8 +19,9 @@ from bioscan_hf.dataset.other_sources import (
     load_canadian_invertebrates,
     load_clibd_hdf5,
 )
+from bioscan_hf.models.taxonomy_text import taxonomy_text
 from bioscan_hf.release.check import ReleaseError
-from bioscan_hf.schema import COLUMNS, taxonomy_text
+from bioscan_hf.schema import COLUMNS
 
 LABELS = ("phylum", "class", "order", "family", "subfamily", "tribe", "genus", "species")
 EXTRA = (

@@ -99,7 +99,7 @@ model.push_to_hub("tester/adapter")
 
 from bioscan_hf.hub.protocol_cards import index_card
 from bioscan_hf.dataset.publish import publish, push_metric
-from bioscan_hf.provenance import write_text
+from bioscan_hf.files import write_text
 from bioscan_hf.search.index import build_index, push_index, save_index
 found = answers(**{name: work / name for name in ("pretrained", "classifier", "aligned", "clibd")})
 index = save_index(build_index(found["aligned"], {"species": ["Aus bus", "Aus <b>cus</b>"]}, ids=["P0", "P1"]),

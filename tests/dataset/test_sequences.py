@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import sequences
-from bioscan_hf.dataset.load import clean_barcodes
 from bioscan_hf.dataset.sequences import is_sequence_file, read_sequences
 from bioscan_hf.encoders.barcode_encoders import kmer_encoder
 from bioscan_hf.encoders.embed import embed

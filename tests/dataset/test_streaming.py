@@ -14,10 +14,11 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
+from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.hub.model_cards import dataset_card
+from bioscan_hf.labels import LabelMaps
 from bioscan_hf.release.check import features, find_metadata
-from bioscan_hf.schema import COLUMNS, LabelMaps
+from bioscan_hf.schema import COLUMNS
 
 NARROW = {"columns": ["processid", "dna_barcode"], "taxon": {"class": "Insecta"}, "ranks": ["family"]}
 

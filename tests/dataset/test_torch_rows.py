@@ -6,8 +6,9 @@ import torch
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader, default_collate
 
+from bioscan_hf.barcodes import published_unique_barcodes
 from bioscan_hf.dataset.load import load_bioscan5m, load_label_maps
-from bioscan_hf.dataset.torch_rows import collate, published_unique_barcodes, to_torch
+from bioscan_hf.dataset.torch_rows import collate, to_torch
 
 
 @pytest.fixture(scope="module")

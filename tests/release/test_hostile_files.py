@@ -25,9 +25,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import bioscan_hf  # noqa: F401  (tells transformers about our models)
 from bioscan_hf.cards import read_results
+from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.hub.clibd_card import clibd_card
-from bioscan_hf.hub.model_cards import barcodebert_card, dataset_card
+from bioscan_hf.hub.model_cards import barcodebert_card
 from bioscan_hf.hub.protocol_cards import clustering_card, index_card
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig

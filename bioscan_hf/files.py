@@ -1,0 +1,160 @@
+"""Writing files atomically, locks, deletions, JSON and hashes.
+
+A file is written under a unique temporary name in its own folder and then renamed, so readers never see half of it and
+two writers never share a temporary file. Everything that this package writes goes through `replacing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+#: Largest JSON file that is read, in bytes.
+LARGEST_JSON = 64 * 2**20
+
+#: Ending of temporary files.
+TEMPORARY = ".part"
+
+
+def temporary_name(path: str | Path) -> Path:
+    """A unique temporary path beside `path`, hidden, with the ending `TEMPORARY`."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path to write to; renamed to `path` at the end, deleted if an error is raised. Makes the folder.
+
+    Example:
+        >>> with replacing("vectors.npy") as part, open(part, "wb") as file:
+        ...     np.save(file, vectors)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary_name(path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """An open file whose content becomes `path` at the end. Text is UTF-8 with "\\n" line ends by default.
+
+    Args:
+        mode: "w" for text, "wb" for bytes.
+        options: Passed to `open`.
+    """
+    if "b" not in mode:
+        options = {"encoding": "utf-8", "newline": "\n", **options}
+    with replacing(path) as part, open(part, mode, **options) as file:
+        yield file
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file atomically; makes its folder."""
+    with writing(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes `content` as indented JSON, atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """Content of a JSON file that holds an object.
+
+    Args:
+        fields: Required name -> type. A bool does not count as an int.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not a JSON object, is nested too deeply, is larger than 64 MiB, or a required field
+            is missing or has another type; the message names the file and the field.
+    """
+    path = Path(path)
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes; at most 64 MiB of JSON are read.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}). Is the file complete?") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(content).__name__} instead of an object.")
+    for name, kind in (fields or {}).items():
+        if name not in content:
+            raise ValueError(f"{str(path)!r} has no field {name!r}. Was it written by this package, and completely?")
+        value = content[name]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ValueError(
+                f"{name!r} in {str(path)!r} is a {type(value).__name__} ({str(value)[:50]}) instead of a "
+                f"{kind.__name__}."
+            )
+    return content
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: str | Path, what: str, *, wait: bool = False, name: str = ".bioscan_hf.lock") -> Iterator[None]:
+    """Holds the lock file `name` in `folder`, so that only one process at a time writes there.
+
+    Args:
+        what: The work that is locked, such as "build"; named in the error.
+        wait: Waits for another process instead of raising.
+
+    Raises:
+        RuntimeError: if another process holds the lock and `wait` is False.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / name)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise RuntimeError(
+            f"Another {what} is writing to {str(folder)!r}. Wait until it has ended, or choose another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def delete_inside(folder: str | Path, name: str | Path) -> None:
+    """Deletes the file `name` of `folder`, if it exists. The only place that deletes what a manifest names.
+
+    Raises:
+        ValueError: if the path leads out of `folder`, by "..", an absolute path or a symbolic link.
+    """
+    folder = Path(folder)
+    path = folder / name
+    if not path.parent.resolve().is_relative_to(folder.resolve()) or path.name in ("", ".", ".."):
+        raise ValueError(f"{str(name)!r} is not a file inside {str(folder)!r}, so it is not deleted.")
+    path.unlink(missing_ok=True)
+
+
+def delete_temporaries(folder: str | Path, only: Callable[[Path], bool] = lambda path: True) -> None:
+    """Deletes temporary files that killed processes have left in `folder` and its sub-folders.
+
+    Call it while holding the lock of the folder.
+    """
+    for path in Path(folder).rglob(f"*{TEMPORARY}"):
+        if path.is_file() and only(path):
+            path.unlink(missing_ok=True)
