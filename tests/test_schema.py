@@ -9,11 +9,9 @@ from bioscan_hf.labels import LabelMaps
 from bioscan_hf.models.taxonomy_text import taxonomy_text
 from bioscan_hf.schema import (
     COLUMNS,
-    INFERRED_RANKS_BITS,
     RANKS,
     SPLITS,
     chunk,
-    decode_inferred_ranks,
     image_path,
     resolve_splits,
 )
@@ -136,13 +134,3 @@ def test_taxonomy_text_is_that_of_clibd():
     assert taxonomy_text({"class": "Insecta"} | row, ranks=("class", "order")) == "Insecta Diptera"
     with pytest.raises(ValueError, match="Unknown rank 'tribe'"):
         taxonomy_text(row, ranks=("tribe",))
-
-
-def test_inferred_ranks():
-    """Bits from the finest rank on: 1 species, 2 genus, 4 subfamily, ..., 64 phylum; 4 + 1 = subfamily and species."""
-    assert INFERRED_RANKS_BITS == dict(zip(RANKS, (64, 32, 16, 8, 4, 2, 1), strict=True))
-    assert decode_inferred_ranks(0) == () and decode_inferred_ranks(4) == ("subfamily",)
-    assert decode_inferred_ranks(5) == ("subfamily", "species") and decode_inferred_ranks(127) == RANKS
-    for wrong in (-1, 128):
-        with pytest.raises(ValueError, match=f"inferred_ranks is {wrong}; .* it is 0 to 127"):
-            decode_inferred_ranks(wrong)

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from bioscan_hf.cli import data as commands
 from bioscan_hf.cli.main import GROUPS, main, parser
-from bioscan_hf.cli.main import data as commands
 from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.release.check import find_metadata
 

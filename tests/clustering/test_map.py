@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioscan_hf.clustering.cluster import map as clustering_map
+from bioscan_hf.clustering import map as clustering_map
 from bioscan_hf.clustering.map import MOST_SPECIMENS, safe_json, thumbnail, write_map
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

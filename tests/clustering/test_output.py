@@ -6,7 +6,7 @@ import re
 import numpy as np
 from datasets import Dataset, Features, Image, Value
 
-from bioscan_hf.clustering.cluster import output as clustering_output
+from bioscan_hf.clustering import output as clustering_output
 from bioscan_hf.clustering.output import SpecimenPhotos, write_output
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.schema import LABEL_COLUMNS

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from bioscan_hf.clustering.cluster import ward as clustering_linkage
+from bioscan_hf.clustering import ward as clustering_linkage
 from bioscan_hf.clustering.graph import genie_clusters, knn_graph
 from bioscan_hf.clustering.ward import aggregate, cut_tree, graph_clusters, graph_tree, ward_tree
 

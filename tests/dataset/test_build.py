@@ -24,7 +24,7 @@ from bioscan_hf.dataset.build import build
 from bioscan_hf.files import file_hash
 from bioscan_hf.labels import LabelMaps
 from bioscan_hf.models.pixels import decode_batch
-from bioscan_hf.release.check import check as reader
+from bioscan_hf.release import check as reader
 from bioscan_hf.schema import COLUMNS, SPLITS, image_path
 
 
@@ -316,7 +316,7 @@ def test_finished_build_is_left_alone_and_a_changed_source_is_refused(tmp_path):
 
 KILLED = """
 import sys
-from bioscan_hf.release.check import check as release
+from bioscan_hf.release import check as release
 from bioscan_hf.dataset.build import build
 photos = 0
 read = release.Photos.read

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bioscan_hf.identification.confidence import sequence_search as baselines_search
+from bioscan_hf.identification import sequence_search as baselines_search
 from bioscan_hf.identification.sequence_search import neighbour_labels, search_nearest, sintax, uniform_barcodes
 from bioscan_hf.metrics import accuracy
 

@@ -10,7 +10,7 @@ from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor, photos_on_device
 from bioscan_hf.models.random_crops import crops_on_device, photos_to_crop
-from bioscan_hf.training.arguments import clibd_trainer
+from bioscan_hf.training import clibd_trainer
 from bioscan_hf.training.clibd_batches import ClibdCollator, row_generator
 from bioscan_hf.training.clibd_options import ClibdOptions
 

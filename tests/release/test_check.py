@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from bioscan_hf.release.check import check as reader
-from bioscan_hf.release.check import photos as release_photos
-from bioscan_hf.release.check import tables as release_files
+from bioscan_hf.release import check as reader
+from bioscan_hf.release import photos as release_photos
+from bioscan_hf.release import tables as release_files
 from bioscan_hf.release.tables import METADATA_NAME, METADATA_ZIP
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, SPLITS, image_path
 

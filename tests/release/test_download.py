@@ -20,9 +20,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
+from bioscan_hf.release import catalogue as inventory
+from bioscan_hf.release import download as downloader
 from bioscan_hf.release.catalogue import BOXES_TSV, CHECKED_FILE, METADATA_CSV, METADATA_ZIP, check, needs
-from bioscan_hf.release.check import catalogue as inventory
-from bioscan_hf.release.check import download as downloader
 from bioscan_hf.release.download import DownloadError, download
 
 TRAIN = "BIOSCAN_5M_cropped_256_train.zip"
@@ -357,7 +357,7 @@ def test_bytes_beyond_the_end_are_no_beginning(server, files, tmp_path):
 
 CHILD = """
 import json, sys
-from bioscan_hf.release.check import catalogue as inventory
+from bioscan_hf.release import catalogue as inventory
 from bioscan_hf.release.download import DownloadError, download
 root, config, split, options, known = sys.argv[1], sys.argv[2], sys.argv[3], *map(json.loads, sys.argv[4:])
 checksums = {name: tuple(inventory.Checksum(*c) for c in sums) for name, sums in known.items()}

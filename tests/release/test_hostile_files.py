@@ -36,7 +36,7 @@ from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.release.check import photos as release_photos
+from bioscan_hf.release import photos as release_photos
 from bioscan_hf.release.photos import LARGEST_PHOTO, Photos, read_index
 from bioscan_hf.release.tables import ReleaseError
 from bioscan_hf.schema import image_path

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from bioscan_hf.labels import LabelMaps
-from bioscan_hf.release.check import check as reader
+from bioscan_hf.release import check as reader
 from bioscan_hf.schema import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, chunk, image_path
 from bioscan_hf.simulate.photos import Specimen, draw_photo
 from bioscan_hf.simulate.release import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release

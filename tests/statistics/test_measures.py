@@ -13,8 +13,8 @@ from rich.console import Console
 
 from bioscan_hf.release.check import METADATA_CSV, ReleaseError, features, find_metadata
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, RANKS
+from bioscan_hf.statistics import measures as statistics
 from bioscan_hf.statistics.columns import read_specimens
-from bioscan_hf.statistics.measures import measures as statistics
 from bioscan_hf.statistics.report import figures, save_figures, tables
 
 

@@ -28,7 +28,7 @@ from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import train_clibd as program
-from bioscan_hf.training.arguments import clibd_options, clibd_trainer, clibd_training
+from bioscan_hf.training import clibd_options, clibd_trainer, clibd_training
 from bioscan_hf.training.clibd_batches import ClibdCollator, DistinctSampler, distinct_order, groups_of
 
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -10,7 +10,7 @@ from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program
-from bioscan_hf.training.arguments import clibd_training
+from bioscan_hf.training import clibd_training
 from bioscan_hf.training.clibd_views import VIEWED, TwoViewCollator
 
 
