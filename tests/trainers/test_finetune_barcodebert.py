@@ -25,7 +25,8 @@ from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, Barco
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.schema import COLUMNS
 from bioscan_hf.trainers import finetune_barcodebert as program
-from bioscan_hf.training.arguments import BarcodeTrainingArguments, finetuning
+from bioscan_hf.training import finetuning
+from bioscan_hf.training.arguments import BarcodeTrainingArguments
 from bioscan_hf.training.classification import TaxonCollator
 
 SHAPE = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
