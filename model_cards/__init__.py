@@ -1,1 +1,1 @@
-"""Templates of model cards; `bioscan_hf.hub.model_cards` fills them from a results file."""
+"""Templates of cards (Jinja). `bioscan_hf.hub.cards` and `hub.dataset_cards` fill them from results files."""

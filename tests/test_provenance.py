@@ -9,7 +9,7 @@ import yaml
 
 from bioscan_hf import provenance as results
 from bioscan_hf.dataset.card import dataset_card
-from bioscan_hf.hub.model_cards import table
+from bioscan_hf.cards import table
 
 
 def test_results_hold_metrics_and_what_made_them(tmp_path):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from bioscan_hf.cli.main import parser
-from bioscan_hf.hub.model_cards import table
+from bioscan_hf.cards import table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -44,7 +44,7 @@ from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.evaluation.probing import knn_probe
 from bioscan_hf.files import file_hash
-from bioscan_hf.hub.model_cards import barcodebert_card
+from bioscan_hf.hub.cards import barcodebert_card
 from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel

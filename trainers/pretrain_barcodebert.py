@@ -44,7 +44,7 @@ from transformers import EvalPrediction, PreTrainedModel, set_seed
 
 from bioscan_hf.cards import write_card
 from bioscan_hf.files import file_hash
-from bioscan_hf.hub.model_cards import barcodebert_card
+from bioscan_hf.hub.cards import barcodebert_card
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import OBJECTIVES, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM

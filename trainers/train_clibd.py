@@ -52,7 +52,7 @@ from transformers import EvalPrediction, set_seed
 
 from bioscan_hf.cards import write_card
 from bioscan_hf.files import file_hash
-from bioscan_hf.hub.clibd_card import clibd_card
+from bioscan_hf.hub.cards import clibd_card
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.provenance import write_results
 from bioscan_hf.training.arguments import (

@@ -337,9 +337,8 @@ def _show_clusters(options: Options, folders: dict[str, Path], results: Result) 
 
 def card(options: Options) -> Result:
     from ..cards import read_results, write_card
-    from ..hub.clibd_card import clibd_card
-    from ..hub.model_cards import barcodebert_card
-    from ..hub.protocol_cards import clustering_card, index_card
+    from ..hub.cards import barcodebert_card, clibd_card
+    from ..hub.dataset_cards import clustering_card, index_card
 
     folder = options.index or options.results.resolve().parent
     output = options.output or folder / "README.md"

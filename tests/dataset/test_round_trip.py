@@ -97,7 +97,7 @@ model = get_peft_model(AutoModel.from_pretrained("tester/pretrained"),
     LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False))
 model.push_to_hub("tester/adapter")
 
-from bioscan_hf.hub.protocol_cards import index_card
+from bioscan_hf.hub.dataset_cards import index_card
 from bioscan_hf.dataset.publish import publish, push_metric
 from bioscan_hf.files import write_text
 from bioscan_hf.search.index import build_index, push_index, save_index

@@ -9,8 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from bioscan_hf.hub.clibd_card import clibd_card
-from bioscan_hf.hub.model_cards import barcodebert_card
+from bioscan_hf.hub.cards import barcodebert_card, clibd_card
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig

@@ -27,9 +27,8 @@ import bioscan_hf  # noqa: F401  (tells transformers about our models)
 from bioscan_hf.cards import read_results
 from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.encoders.embed import load_embeddings
-from bioscan_hf.hub.clibd_card import clibd_card
-from bioscan_hf.hub.model_cards import barcodebert_card
-from bioscan_hf.hub.protocol_cards import clustering_card, index_card
+from bioscan_hf.hub.cards import barcodebert_card, clibd_card
+from bioscan_hf.hub.dataset_cards import clustering_card, index_card
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
@@ -199,13 +198,13 @@ def test_a_source_with_backticks_stays_code():
 def test_a_results_file_that_is_none_is_refused(bounded, tmp_path):
     """Too deep, too large, or no object."""
     path = tmp_path / "results.json"
-    with pytest.raises(ValueError, match="is no results file: it has .* no more than 64 MiB"):
+    with pytest.raises(ValueError, match="Not a results file: .* at most 64 MiB"):
         read_results(nested(path))
     path.write_bytes(b"[" * 10_000_000)
-    with pytest.raises(ValueError, match="is no results file: .*recursion"):
+    with pytest.raises(ValueError, match="Not a results file: .*recursion"):
         read_results(path)
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="is no results file: it holds a list, but has to hold an object. Give a"):
+    with pytest.raises(ValueError, match="Not a results file: .* holds a list instead of an object. Give the"):
         read_results(path)
     path.write_text('{"task": {"a": []}}')
     with pytest.raises(ValueError, match="no card for the task"):

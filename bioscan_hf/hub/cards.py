@@ -1,0 +1,333 @@
+"""Cards of models, rendered from results files. The templates are model_cards/*.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import PureWindowsPath
+from typing import Any
+
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+
+from ..cards import cell, escape, is_hub_id, settings_table, table
+
+TAGS = ["biology", "biodiversity", "dna-barcode", "bioscan"]
+
+#: Task of a barcode model -> (task of the Hub, pipeline tag).
+BARCODE_TASKS = {
+    "barcodebert/pretrain": ("fill-mask", "feature-extraction"),
+    "barcodebert/finetune": ("text-classification", "text-classification"),
+    "barcodes/contrast": ("feature-extraction", "feature-extraction"),
+}
+
+#: Encoder family -> (the paper as a link, files with citations).
+FAMILIES = {
+    "barcodebert": ("[BarcodeBERT](https://arxiv.org/abs/2311.02401)", ("barcodebert", "bioscan5m")),
+    "barcodemamba": ("[BarcodeMamba](https://arxiv.org/abs/2412.11084)", ("barcodemamba", "barcodebert", "bioscan5m")),
+    "alignedbarcode": ("the profiles of sequence alignment", ("bioscan5m",)),
+}
+
+#: Modality -> (its name, how it is passed to the processor).
+CLIBD_INPUTS = {
+    "image": ("photos", 'images=["specimen.jpg"]'),
+    "dna": ("DNA barcodes", 'dna=["AACATTATATTTTATTTTTGGAATTTGAGCAGGA"]'),
+    "text": ("taxonomy", 'text=[{"order": "Diptera", "family": "Sciaridae"}]'),
+}
+
+#: Column of a classifier's table -> key of its metric.
+CLASSIFIER_COLUMNS = {
+    "specimens": "support",
+    "coverage": "coverage",
+    "accuracy": "micro_accuracy",
+    "macro accuracy": "macro_accuracy",
+    "macro F1": "f1_macro",
+    "calibration error": "expected_calibration_error",
+    "cross-entropy, nats": "cross_entropy_nats",
+}
+
+#: Metric of a classifier -> the Hub's name of its kind.
+METRIC_TYPES = {"micro_accuracy": "accuracy", "macro_accuracy": "balanced_accuracy", "f1_macro": "f1"}
+
+#: Groups of queries that retrieval tables show.
+PARTS = ("seen", "unseen", "harmonic_mean")
+
+
+# ---- barcode models ------------------------------------------------------------------------------------------------
+
+
+def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
+    """README.md of a barcode model, with its results as `model-index` in the YAML.
+
+    Args:
+        results: Content of results.json: `task` (a key of `BARCODE_TASKS`), `model`, `dataset`, `splits`, `options`
+            and `metrics`.
+
+    Raises:
+        ValueError: if one of these is missing or the task is another one.
+    """
+    model, family = _check_barcode_results(results)
+    classifies = results["task"] == "barcodebert/finetune"
+    hub_task, pipeline = BARCODE_TASKS[results["task"]]
+    paper, citations = FAMILIES[family]
+    data = _model_data(title, results, pipeline, ["biology", "dna", "dna-barcode", "bioscan", family])
+    base = str(results["options"].get("model"))
+    data.base_model = base if is_hub_id(base) else None
+    data.eval_results = list(_evaluations(results, hub_task, _barcode_metrics(results))) or None
+    classes = model["classes"] if classifies else {}
+    return render(
+        ModelCard,
+        data,
+        "barcodebert.md",
+        citations,
+        title=escape(title),
+        contrast=results["task"] == "barcodes/contrast",
+        k=escape(model["k"]),
+        paper=paper,
+        hidden=escape(model.get("output_size", model.get("hidden_size"))),
+        shape=escape(_shape(model)),
+        parameters=cell(model["parameters"]),
+        ranks=escape(", ".join(classes)),
+        classes=escape(", ".join(f"{cell(n)} classes of rank {rank}" for rank, n in classes.items())),
+        several=len(classes) > 1,
+        training=settings_table(results),
+        results=_classifier_results(results["metrics"]) if classifies else _plain_table(results["metrics"]),
+    )
+
+
+def _check_barcode_results(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The model of the results and its family, after checking that the card has all it needs."""
+    task = results.get("task")
+    if not isinstance(task, str) or task not in BARCODE_TASKS:
+        known = " and ".join(map(repr, BARCODE_TASKS))
+        raise ValueError(f"There is no card for the task {task!r} of these results; there is one for {known}.")
+    require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "model": (), "options": ()})
+    model = results["model"]
+    family = "alignedbarcode" if "positions" in model else "barcodemamba" if "state_size" in model else "barcodebert"
+    shape: tuple[str, ...] = ("hidden_size", "num_hidden_layers")
+    if family == "alignedbarcode":
+        shape = ("positions", "embedding_size", "output_size", "profile_weight")
+    classifies = task == "barcodebert/finetune"
+    needed = ("k", "parameters", *shape, *(("classes",) if classifies else ()))
+    require(results, {"model": needed})
+    require(results, {"metrics": ("train_loss_nats", "independent", "consistent") if classifies else ()})
+    return model, family
+
+
+def _shape(model: Mapping[str, Any]) -> str:
+    """Size of the encoder in words."""
+    if "positions" in model:
+        size, weight = model["embedding_size"], model["profile_weight"]
+        learned = f"{size} learned dimensions" if size else "no learned dimensions"
+        return f"{model['positions']} positions, {learned}, the profile counts {weight:.0%} of the cosine"
+    heads = [f"{model['num_attention_heads']} heads"] if "num_attention_heads" in model else []
+    return ", ".join([f"{model['num_hidden_layers']} layers", *heads, f"hidden size {model['hidden_size']}"])
+
+
+def _barcode_metrics(results: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, Any]]:
+    """(split, name, type, value) of each metric of a barcode model that the Hub shows."""
+    metrics = results["metrics"]
+    if results["task"] == "barcodebert/finetune":
+        for split, rank, values in _rows(metrics["independent"]):
+            for key, kind in METRIC_TYPES.items():
+                yield split, f"{rank} {key.replace('_', ' ')}", kind, values[key]
+        return
+    for key, value in metrics.items():
+        if results["task"] == "barcodebert/pretrain" and key.endswith("_accuracy"):
+            name = key.removeprefix("validation_").removesuffix("_accuracy")
+            yield results["options"].get("validation_split"), f"{name} k-mer accuracy", "accuracy", value
+        elif results["task"] == "barcodes/contrast" and " of " in key:
+            rank, split = key.split(" of ")
+            yield split, f"1-NN {rank} accuracy", "accuracy", value
+
+
+def _plain_table(metrics: Mapping[str, Any]) -> str:
+    return table(("metric", "value"), [(str(key), _plain(value)) for key, value in metrics.items()])
+
+
+def _plain(value: Any) -> str:
+    return "not run" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _loss(metrics: Mapping[str, Any]) -> str:
+    loss = metrics["train_loss_nats"]
+    return "Loss of the last logged training step: " + (
+        "not run." if loss is None else f"{escape(_plain(loss))} nats."
+    )
+
+
+def _classifier_results(metrics: Mapping[str, Any]) -> str:
+    """Tables of a classifier: independent ranks, then consistent ranks."""
+    if not metrics["independent"]:
+        return f"Not evaluated. {_loss(metrics)}"
+    text = [
+        "In percent where no unit is given, over the specimens that are labelled at the rank. A specimen whose taxon "
+        "is not among the classes counts as wrong.",
+        _classifier_table(metrics["independent"]),
+    ]
+    if metrics["consistent"]:
+        text += [
+            "With consistent ranks, where a species implies its genus and so on (`predict_taxa`):",
+            _classifier_table(metrics["consistent"]),
+        ]
+    return "\n\n".join([*text, _loss(metrics)])
+
+
+def _classifier_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row per split and rank. "-" is a metric that does not apply; "none" one without specimens."""
+
+    def score(values: Mapping[str, Any], key: str) -> Any:
+        value = values.get(key, "-")
+        if value is None:
+            return "none"
+        return f"{value:.3f}" if key.endswith("_nats") and value != "-" else value
+
+    keys = CLASSIFIER_COLUMNS.values()
+    rows = [(split, rank, *(score(values, key) for key in keys)) for split, rank, values in _rows(scores)]
+    return table(("split", "rank", *CLASSIFIER_COLUMNS), rows)
+
+
+def _rows(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    return ((split, rank, values) for split, ranks in scores.items() for rank, values in ranks.items())
+
+
+# ---- CLIBD ---------------------------------------------------------------------------------------------------------
+
+
+def clibd_card(title: str, results: Mapping[str, Any]) -> str:
+    """README.md of a CLIBD model, with its results as `model-index` in the YAML.
+
+    Args:
+        results: Content of results.json: `model`, `dataset`, `splits`, `options` and `metrics`.
+
+    Raises:
+        ValueError: if one of these is missing or the task is another one.
+    """
+    check_task(results, "clibd/train")
+    require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "options": ()})
+    require(results, {"model": ("modalities", "projection_dim", "parameters", "trained_parameters")})
+    require(results, {"metrics": ("train_loss_nats", "retrieval")})
+    results = json.loads(json.dumps(results))  # as in the file: every key is a string
+    model, metrics = results["model"], results["metrics"]
+    present: Sequence[str] = model["modalities"]
+    if not present or not set(present) <= set(CLIBD_INPUTS):
+        raise ValueError(f"modalities of these results are {present}; allowed are {', '.join(CLIBD_INPUTS)}.")
+    data = _model_data(title, results, "feature-extraction", [*TAGS, "clibd", "contrastive", "multimodal"])
+    shown = (
+        (part, f"{question} {rank} macro top-1", "balanced_accuracy", found[part]["macro"]["1"].get(rank))
+        for question, found in metrics["retrieval"].items()
+        for part in ("seen", "unseen")
+        for rank in found[part]["macro"]["1"]
+    )
+    data.eval_results = list(_evaluations(results, "feature-extraction", shown)) or None
+    kinds = [CLIBD_INPUTS[modality][0] for modality in present]
+    return render(
+        ModelCard,
+        data,
+        "clibd.md",
+        ("clibd", "bioscan5m"),
+        title=escape(title),
+        modalities=" and ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1]))),
+        dimensions=f"{model['projection_dim']:,}",
+        parameters=f"{model['parameters']:,}",
+        trained=f"{model['trained_parameters']:,}",
+        inputs=", ".join(CLIBD_INPUTS[modality][1] for modality in present),
+        pair=f"output.{present[0]}_embeds @ output.{present[-1]}_embeds.T",
+        training=settings_table(results),
+        results=_clibd_results(metrics),
+    )
+
+
+def _clibd_results(metrics: Mapping[str, Any]) -> str:
+    """Table of each combination of queries and keys, with chance."""
+    if not metrics["retrieval"]:
+        return f"Not evaluated. {_loss(metrics)}"
+    rows = [
+        (
+            question,
+            rank,
+            *(found[part]["macro"]["1"].get(rank) for part in PARTS),
+            found["seen"]["chance"]["macro"]["1"].get(rank),
+        )
+        for question, found in metrics["retrieval"].items()
+        for rank in found["seen"]["macro"]["1"]
+    ]
+    text = (
+        "Macro top-1 accuracy in percent: the share of queries whose nearest key has their taxon, averaged over taxa. "
+        "Species of the queries were named in training (seen) or not (unseen); the keys hold both. Chance is the "
+        "accuracy of a random key, for seen queries."
+    )
+    header = ("query->key", "rank", "seen", "unseen", "harmonic mean", "chance")
+    return "\n\n".join([text, table(header, rows), _loss(metrics)])
+
+
+# ---- what the cards share ------------------------------------------------------------------------------------------
+
+
+def render(
+    card: type[ModelCard] | type[DatasetCard], data: Any, template: str, citations: Sequence[str], /, **fields: Any
+) -> str:
+    """Text of a card. The fields must be escaped already."""
+    made = card.from_template(
+        data,
+        template_str=_text(template),
+        limits=_text("limits.md").strip(),
+        citation="\n".join(_text(f"citation_{name}.md") for name in citations).strip(),
+        **fields,
+    )
+    return f"{str(made).rstrip()}\n"
+
+
+def _text(name: str) -> str:
+    return files("bioscan_hf.model_cards").joinpath(name).read_text(encoding="utf-8")
+
+
+def _model_data(title: str, results: Mapping[str, Any], pipeline: str, tags: list[str]) -> ModelCardData:
+    dataset = str(results["dataset"])
+    return ModelCardData(
+        model_name=" ".join(title.split()),
+        library_name="transformers",
+        license="apache-2.0",
+        pipeline_tag=pipeline,
+        tags=tags,
+        datasets=[dataset] if is_hub_id(dataset) else None,
+    )
+
+
+def _evaluations(
+    results: Mapping[str, Any], hub_task: str, metrics: Iterable[tuple[Any, str, str, Any]]
+) -> Iterator[EvalResult]:
+    """Results as the Hub's model pages read them. Metrics that are None are left out."""
+    dataset = str(results["dataset"])
+    name = PureWindowsPath(dataset).name
+    for split, metric, kind, value in metrics:
+        if value is not None:
+            yield EvalResult(
+                task_type=hub_task,
+                dataset_type=dataset if is_hub_id(dataset) else name,
+                dataset_name=name,
+                dataset_split=split,
+                metric_type=kind,
+                metric_name=metric,
+                metric_value=value,
+            )
+
+
+def check_task(results: Mapping[str, Any], task: str) -> None:
+    """Raises ValueError unless the results are of this task."""
+    if results.get("task") != task:
+        raise ValueError(f"This card is for the task {task!r}, not {results.get('task')!r}.")
+
+
+def require(results: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError unless each part of the results ("" is the whole) is an object with the given names."""
+    for part, names in wanted.items():
+        content = results[part] if part else results
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{part!r} of these results is a {type(content).__name__} instead of an object.")
+        missing = [".".join(filter(None, (part, name))) for name in names if name not in content]
+        if missing:
+            raise ValueError(
+                f"These results of {results.get('task')!r} have no {', '.join(missing)}: another version of the "
+                f"package wrote them. Render the card with that version, or run the task again."
+            )
