@@ -54,6 +54,9 @@ METASPLITS: dict[str, tuple[str, ...]] = {
     "all": SPLITS,
 }
 
+#: Stands for the split of rows that no partition has assigned; never the name of a published split.
+UNASSIGNED = "unassigned"
+
 SPLIT_ALIASES = {"validation": "val"}
 
 #: The splits that share one zip of the published release; pretrain and train have their own.

@@ -17,6 +17,8 @@ from typing import Any
 import datasets
 
 from bioscan_hf.release import check as release
+from bioscan_hf.release.columns import features
+from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.schema import CONFIGS
 
 
@@ -48,15 +50,15 @@ class Bioscan5M(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         extra: list[str] = []
         if self.config.data_dir:
-            extra = release.extra_columns(release.find_metadata(self._source()))
+            extra = release.extra_columns(find_metadata(self._source()))
         return datasets.DatasetInfo(
-            features=release.features(self.config.name, extra),
+            features=features(self.config.name, extra),
             license="CC BY 3.0",
             homepage="https://biodiversitygenomics.net/5M-insects/",
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        counts = release.scan(release.find_metadata(self._source()), unassigned=True).counts
+        counts = release.scan(find_metadata(self._source()), unassigned=True).counts
         return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in counts]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -1,40 +1,38 @@
-"""The published files of BIOSCAN-5M: what there is, and what of it lies in a folder and is right. No network.
+"""The published files of BIOSCAN-5M: names, sizes, digests, and which of them a config needs.
 
-Names, sizes and md5: https://zenodo.org/records/11973457 and the PyPI package bioscan-dataset 1.3.
+Source: https://zenodo.org/records/11973457 and the PyPI package bioscan-dataset 1.3.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from ..files import write_json
-from ..schema import EVAL_SPLITS, IMAGE_PACKAGES, check_config, resolve_splits
+from ..schema import EVAL_SPLITS, check_config, resolve_splits
 
 HUB_REPO = "bioscan-ml/BIOSCAN-5M"
 
-#: Commit of the Hub's repository whose files these are (bioscan-dataset pins it by its first seven digits).
+#: Commit of the Hub repository that holds these files (bioscan-dataset pins its first seven digits).
 REVISION = "eeefb301c2594124090842049cc38a0b0c7b2ecb"
 
 PROJECT = "https://github.com/bioscan-ml/BIOSCAN-5M"
-METADATA_ZIP = "BIOSCAN_5M_Insect_Dataset_metadata_MultiTypes.zip"
-METADATA_CSV = "BIOSCAN_5M_Insect_Dataset_metadata.csv"
+METADATA_NAME = "BIOSCAN_5M_Insect_Dataset_metadata"
+METADATA_CSV = f"{METADATA_NAME}.csv"
+METADATA_ZIP = f"{METADATA_NAME}_MultiTypes.zip"
 BOXES_TSV = "BIOSCAN_5M_Insect_bbox.tsv"
-CHECKED_FILE = ".bioscan_hf_checked.json"
 
-#: Called with what is done ("downloading NAME", "checking NAME"), bytes done, and bytes in all (None if unknown).
-Progress = Callable[[str, int, int | None], None]
+#: Zips that are cut by split: group -> its splits.
+SPLIT_GROUPS = {"pretrain": ("pretrain",), "train": ("train",), "eval": EVAL_SPLITS}
+
+#: Number of zips of the packages that are not cut by split.
+ZIP_PARTS = {"cropped": 2, "original_full": 5}
+
+#: Number of zips of the group pretrain, where it comes in parts.
+_PRETRAIN_PARTS = 2
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """Size in bytes and digest of a file as published; None is what was not."""
+    """Size in bytes and digest of a published file; None where they are not published."""
 
     size: int | None
     algorithm: str | None = None
@@ -43,60 +41,82 @@ class Checksum:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file of the release. It is right if any of `checksums` fits; `about` is its size in words."""
+    """A file of the release. It is correct if one of `checksums` matches; `about` is its size in words."""
 
     name: str
     checksums: tuple[Checksum, ...] = ()
     about: str = "size not published"
     hosts: tuple[str, ...] = ("hub",)
 
+    @property
+    def size(self) -> str:
+        """The published size, in bytes if it is known exactly."""
+        sizes = [checksum.size for checksum in self.checksums if checksum.size is not None]
+        return f"{sizes[0]:,} bytes" if sizes else self.about
+
+
+@dataclass(frozen=True)
+class Need:
+    """Data that a config needs, and the variants in which they are published, each a tuple of files."""
+
+    what: str
+    variants: tuple[tuple[PublishedFile, ...], ...]
+    splits: tuple[str, ...] = ()
+
+
+def zip_name(package: str, group: str = "", part: int = 0) -> str:
+    """Published name of a zip of photos, such as BIOSCAN_5M_cropped_256_pretrain.01.zip."""
+    return f"BIOSCAN_5M_{package}{group and '_' + group}{f'.{part:02}' if part else ''}.zip"
+
+
+def zip_variants(package: str, group: str) -> tuple[tuple[str, ...], ...]:
+    """Sets of zips that hold the photos of a group of splits: each set is enough."""
+    parts = _PRETRAIN_PARTS if group == "pretrain" else 0
+    variants = [
+        (zip_name(package, group),),
+        tuple(zip_name(package, group, part) for part in range(1, parts + 1)),
+        (zip_name(package),),
+        tuple(zip_name(package, part=part) for part in range(1, ZIP_PARTS.get(package, 0) + 1)),
+    ]
+    return tuple(variant for variant in variants if variant)
+
 
 def _md5(size: int | None, digest: str) -> tuple[Checksum, ...]:
     return (Checksum(size, "md5", digest),)
 
 
-# Size and digest as the Hub told others at REVISION; not compared with the file itself here.
+# Size and digest as reported by the Hub at REVISION; not compared with the file itself here.
 _CROPPED_SHA256 = Checksum(39119785806, "sha256", "609883a5a840d99f7ea3bd56f4c4f7739ee9fbe27e1e07b218c6ddbfee91eb2f")
-_BOTH, _DRIVE = ("hub", "zenodo"), ("drive",)
+_BOTH, _ZENODO, _DRIVE = ("hub", "zenodo"), ("zenodo",), ("drive",)
+_TRAIN = _md5(2224548648, "3f170db5d95610644883dafc73389049")
+_EVAL = _md5(1467020347, "16a997f72a8cd08cbcf7becafe2dda50")
+_PART_1 = _md5(17914051002, "0e1cfa86dc7fa4d9c10036990992a2dd")
+_PART_2 = _md5(17702405477, "ca3191d307957732e8108121b20a2059")
 
-#: Every published file. Those marked "drive" are on Google Drive alone; it also has the others, except the two parts
-#: of pretrain. The md5 of the metadata, train and eval are those of Zenodo; that the Hub's copies are the same bytes
-#: is claimed by bioscan-dataset only for the metadata, so the sha256 that the Hub tells is accepted as well.
+#: Every published file. Files marked "drive" are on Google Drive only, which also has all others except the two parts
+#: of pretrain. The md5 of the metadata, train and eval are those of Zenodo. Only for the metadata does bioscan-dataset
+#: say that the Hub has the same bytes, so the sha256 reported by the Hub is accepted as well.
 INVENTORY = (
     PublishedFile(METADATA_ZIP, _md5(2065075527, "ac381b69fafdbaedc2f9cfb89e3571f7"), "2.1 GB", _BOTH),
     PublishedFile(BOXES_TSV, hosts=_DRIVE),
-    PublishedFile("BIOSCAN_5M_cropped_256_pretrain.zip", about="35.4 GB"),
-    PublishedFile(
-        "BIOSCAN_5M_cropped_256_pretrain.01.zip",
-        _md5(17914051002, "0e1cfa86dc7fa4d9c10036990992a2dd"),
-        "17.9 GB",
-        ("zenodo",),
-    ),
-    PublishedFile(
-        "BIOSCAN_5M_cropped_256_pretrain.02.zip",
-        _md5(17702405477, "ca3191d307957732e8108121b20a2059"),
-        "17.7 GB",
-        ("zenodo",),
-    ),
-    PublishedFile(
-        "BIOSCAN_5M_cropped_256_train.zip", _md5(2224548648, "3f170db5d95610644883dafc73389049"), "2.2 GB", _BOTH
-    ),
-    PublishedFile(
-        "BIOSCAN_5M_cropped_256_eval.zip", _md5(1467020347, "16a997f72a8cd08cbcf7becafe2dda50"), "1.5 GB", _BOTH
-    ),
-    PublishedFile("BIOSCAN_5M_cropped_256.zip", (_CROPPED_SHA256,), "39.1 GB"),
-    PublishedFile("BIOSCAN_5M_original_256_pretrain.zip"),
-    PublishedFile("BIOSCAN_5M_original_256_train.zip", about="2.1 GB"),
-    PublishedFile("BIOSCAN_5M_original_256_eval.zip", about="1.5 GB"),
-    PublishedFile("BIOSCAN_5M_original_256.zip", about="37.8 GB"),
-    *(PublishedFile(f"BIOSCAN_5M_cropped.{i:02}.zip", about="about 40 GB", hosts=_DRIVE) for i in (1, 2)),
-    *(PublishedFile(f"BIOSCAN_5M_original_full.{i:02}.zip", about="under 40 GB", hosts=_DRIVE) for i in range(1, 6)),
+    PublishedFile(zip_name("cropped_256", "pretrain"), about="35.4 GB"),
+    PublishedFile(zip_name("cropped_256", "pretrain", 1), _PART_1, "17.9 GB", _ZENODO),
+    PublishedFile(zip_name("cropped_256", "pretrain", 2), _PART_2, "17.7 GB", _ZENODO),
+    PublishedFile(zip_name("cropped_256", "train"), _TRAIN, "2.2 GB", _BOTH),
+    PublishedFile(zip_name("cropped_256", "eval"), _EVAL, "1.5 GB", _BOTH),
+    PublishedFile(zip_name("cropped_256"), (_CROPPED_SHA256,), "39.1 GB"),
+    PublishedFile(zip_name("original_256", "pretrain")),
+    PublishedFile(zip_name("original_256", "train"), about="2.1 GB"),
+    PublishedFile(zip_name("original_256", "eval"), about="1.5 GB"),
+    PublishedFile(zip_name("original_256"), about="37.8 GB"),
+    *(PublishedFile(zip_name("cropped", part=i), about="about 40 GB", hosts=_DRIVE) for i in (1, 2)),
+    *(PublishedFile(zip_name("original_full", part=i), about="under 40 GB", hosts=_DRIVE) for i in range(1, 6)),
 )
 
-#: The metadata of METADATA_ZIP, unpacked.
+#: md5 of the metadata CSV inside METADATA_ZIP.
 CSV_CHECKSUM = Checksum(None, "md5", "603020b433ef566946efba7a08dbb23d")
 
-#: md5 of the first and last photo of each split (pretrain: and one between) of cropped_256, unpacked.
+#: md5 of the first and last photo of each split of cropped_256, and of a third one of pretrain.
 SAMPLE_PHOTOS = {
     "pretrain/00/AACTA1040-20.jpg": "053311d26acb22a4726b867e558147ce",
     "pretrain/ff/YGEN686-22.jpg": "053df72d6162d7d7512bc6d5571b52bd",
@@ -118,40 +138,8 @@ SAMPLE_PHOTOS = {
 }
 
 
-@dataclass(frozen=True)
-class Need:
-    """Something that a config needs, and the variants in which it is published: each a set of files."""
-
-    what: str
-    variants: tuple[tuple[PublishedFile, ...], ...]
-    splits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What a folder has of a published file.
-
-    `state` is "right" (checksum as published), "unpacked", "unverified" (there, but no checksum is published),
-    "partial", "damaged" or "missing"; `size` counts the bytes there, `fetched` those that came by this download.
-    """
-
-    name: str
-    state: str
-    size: int
-    detail: str
-    fetched: int = 0
-
-    @property
-    def usable(self) -> bool:
-        """Whether the file is there, and nothing is known to be wrong with it."""
-        return self.state in ("right", "unpacked", "unverified")
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.state}" + (f" ({self.detail})" if self.detail else "")
-
-
 def needs(config: str = "dna", split: str = "all", *, boxes: bool = False) -> list[Need]:
-    """What `config` needs for `split`: metadata, the photos, and (`boxes`) the bounding boxes.
+    """Data that `config` needs for `split`: metadata, photos, and bounding boxes if `boxes`.
 
     Raises:
         ValueError: for an unknown config or split.
@@ -162,180 +150,13 @@ def needs(config: str = "dna", split: str = "all", *, boxes: bool = False) -> li
     found = [Need("metadata", ((files[METADATA_ZIP],),))]
     if boxes:
         found.append(Need("bounding boxes", ((files[BOXES_TSV],),)))
-    if config in IMAGE_PACKAGES and not config.endswith("_256"):
-        parts = tuple(file for name, file in files.items() if name.startswith(f"BIOSCAN_5M_{config}."))
-        return [*found, Need(f"photos of {config}", (parts,), wanted)]
-    archives = (("pretrain", ("pretrain",)), ("train", ("train",)), ("eval", EVAL_SPLITS))
-    for archive, splits in archives if config != "dna" else ():
-        name = f"BIOSCAN_5M_{config}_{archive}"
-        variants = ((f"{name}.zip",), (f"{name}.01.zip", f"{name}.02.zip"), (f"BIOSCAN_5M_{config}.zip",))
-        published = tuple(tuple(files[n] for n in names) for names in variants if all(n in files for n in names))
+    if config == "dna":
+        return found
+    groups = {"all": wanted} if config in ZIP_PARTS else SPLIT_GROUPS
+    for group, splits in groups.items():
         inside = tuple(name for name in wanted if name in splits)
+        variants = [names for names in zip_variants(config, group) if all(name in files for name in names)]
         if inside:
-            found.append(Need(f"{config} photos of {archive}", published, inside))
+            published = tuple(tuple(files[name] for name in names) for names in variants)
+            found.append(Need(f"{config} photos of {group}", published, inside))
     return found
-
-
-def choose(
-    need: Need, root: Path, offers: Callable[[PublishedFile], bool] = lambda file: True
-) -> tuple[PublishedFile, ...]:
-    """The variant of a need of which most lies in `root`; if nothing does, the first whose first file is offered."""
-
-    def share(files: tuple[PublishedFile, ...]) -> float:
-        there = [(root / f.name).exists() + 0.5 * part_of(root / f.name).exists() for f in files]
-        return sum(there) / len(there)
-
-    best = max(need.variants, key=share)  # of equals, the first
-    if share(best) or len(need.variants) == 1:
-        return best
-    return next((files for files in need.variants if offers(files[0])), best)
-
-
-# ---- what is there -------------------------------------------------------------------------------------------------
-
-
-def check(
-    root: str | Path,
-    config: str = "dna",
-    split: str = "all",
-    *,
-    boxes: bool = False,
-    reread: bool = False,
-    progress: Progress | None = None,
-) -> list[FileState]:
-    """What `root` has of the files that `config` and `split` need, compared with what is published. No network.
-
-    Digests are kept in a small file in `root` beside size and time of change, and computed once. A zip without a
-    published checksum counts as there if it ends as a zip does.
-
-    Args:
-        reread: Compute them again, which finds what changed on the disk without the file system's knowledge.
-    """
-    root = Path(root)
-    if reread:
-        write_json(root / CHECKED_FILE, {**read_checked(root), "digests": {}})
-    states: dict[str, FileState] = {}
-    for need in needs(config, split, boxes=boxes):
-        unpacked, note = unpacked_state(root, config, need, progress)
-        if unpacked is not None:
-            states[unpacked.name] = unpacked
-            continue
-        for file in choose(need, root):
-            state = file_state(root, with_hub_checksum(root, file), progress)
-            states[file.name] = replace(state, detail="; ".join(filter(None, (state.detail, note))))
-    return list(states.values())
-
-
-def file_state(root: Path, file: PublishedFile, progress: Progress | None = None, part: bool = False) -> FileState:
-    """Compares a file (or its .part) in `root` with what is published of it."""
-    path = part_of(root / file.name) if part else root / file.name
-    if not path.is_file():
-        begun = size_of(part_of(path))
-        if begun:
-            return FileState(file.name, "partial", begun, f"{begun:,} bytes of {how_large(file)}; download continues")
-        where = "" if "drive" not in file.hosts else f", only from the Google Drive linked at {PROJECT}"
-        return FileState(file.name, "missing", 0, how_large(file) + where)
-    size = path.stat().st_size
-    wrong = []
-    for published in file.checksums:
-        if published.size not in (None, size):
-            wrong.append(f"it has {size:,} bytes, published are {published.size:,}")
-        elif published.algorithm is not None:
-            found = _digest(root, path, file.name, published.algorithm, progress)
-            if found == published.digest:
-                return FileState(file.name, "right", size, f"{published.algorithm} as published")
-            wrong.append(f"its {published.algorithm} is {found}, published is {published.digest}")
-    if wrong:
-        return FileState(file.name, "damaged", size, "; ".join(wrong))
-    if file.name.endswith(".zip") and not zipfile.is_zipfile(path):
-        return FileState(file.name, "damaged", size, "the end of the zip is missing")
-    return FileState(file.name, "unverified", size, "no checksum is published")
-
-
-def how_large(file: PublishedFile) -> str:
-    """The published size, in bytes or else in words."""
-    size = next((checksum.size for checksum in file.checksums if checksum.size is not None), None)
-    return file.about if size is None else f"{size:,} bytes"
-
-
-def part_of(path: Path) -> Path:
-    """Where a download of `path` grows."""
-    return path.with_name(path.name + ".part")
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, 0 if there is none."""
-    return path.stat().st_size if path.is_file() else 0
-
-
-def read_checked(root: Path) -> dict[str, dict[str, Any]]:
-    """Digests computed here ("digests") and checksums told by the Hub ("hub"), both by file name."""
-    path = root / CHECKED_FILE
-    if not path.is_file():
-        return {"digests": {}, "hub": {}}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable ({error}). Delete it: digests are computed anew.") from error
-
-
-def with_hub_checksum(root: Path, file: PublishedFile) -> PublishedFile:
-    """`file` with the sha256 that the Hub has told of it at REVISION, if an earlier download asked."""
-    told = read_checked(root)["hub"].get(file.name)
-    return file if told is None else replace(file, checksums=(*file.checksums, Checksum(**told)))
-
-
-def _digest(root: Path, path: Path, name: str, algorithm: str, progress: Progress | None) -> str:
-    """Digest of a file, from CHECKED_FILE if size and time of change are those of its entry `name`."""
-    about = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
-    checked = read_checked(root)
-    known = checked["digests"].get(name, {})
-    if any(known.get(key) != value for key, value in about.items()):
-        known = about
-    if algorithm not in known:
-        digest, done = hashlib.new(algorithm, usedforsecurity=False), 0
-        with open(path, "rb") as file:
-            while block := file.read(2**22):
-                digest.update(block)
-                done += len(block)
-                if progress:
-                    progress(f"checking {name}", done, about["size"])
-        known = {**known, algorithm: digest.hexdigest()}
-        checked["digests"][name] = known
-        if os.access(root, os.W_OK):  # a folder shared read-only is checked too, each time
-            write_json(root / CHECKED_FILE, checked)
-    return str(known[algorithm])
-
-
-def unpacked_state(root: Path, config: str, need: Need, progress: Progress | None) -> tuple[FileState | None, str]:
-    """State of what was unpacked from the zips, if it serves; and a note on what lies there and does not."""
-    if need.what == "metadata":
-        return _unpacked_metadata(root, progress)
-    if not need.splits:
-        return None, ""
-    folders = [folder for folder in (root / "bioscan5m/images" / config, root / "images" / config) if folder.is_dir()]
-    if not folders or not all((folders[0] / split).is_dir() for split in need.splits):
-        return None, ""
-    name = str(folders[0].relative_to(root))
-    samples = {photo: md5 for photo, md5 in SAMPLE_PHOTOS.items() if photo.split("/")[0] in need.splits}
-    for photo, md5 in samples.items() if config == "cropped_256" else ():
-        path = folders[0] / photo
-        if not path.is_file():
-            return None, f"the folder {name} is incomplete: it lacks {photo}"
-        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        if found != md5:
-            return None, f"{name}/{photo} is not the published photo: its md5 is {found}, published is {md5}"
-    how = f"{len(samples)} sample photos as published" if config == "cropped_256" else "no checksum is published"
-    return FileState(f"{name} ({', '.join(need.splits)})", "unpacked", 0, how), ""
-
-
-def _unpacked_metadata(root: Path, progress: Progress | None) -> tuple[FileState | None, str]:
-    for folder in ("bioscan5m/metadata/csv", "metadata/csv", "."):
-        path = root / folder / METADATA_CSV
-        if path.is_file():
-            name = str(path.relative_to(root))
-            found = _digest(root, path, name, "md5", progress)
-            if found == CSV_CHECKSUM.digest:
-                return FileState(name, "unpacked", path.stat().st_size, "md5 as published"), ""
-            return None, f"{name} is not the published one: its md5 is {found}, published is {CSV_CHECKSUM.digest}"
-    return None, ""

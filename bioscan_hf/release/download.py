@@ -1,21 +1,19 @@
-"""Downloads the published files of BIOSCAN-5M, from the Hub or from any web server that has them.
+"""Downloads the published files of BIOSCAN-5M from the Hub or a web server.
 
-A download goes to NAME.part, continues there after a cut or a kill, and becomes NAME only when its size and checksum
-are those published. Both sources are read by the one HTTP client here, since `hf_hub_download` of huggingface_hub 2.4
-begins a file again after a kill. From the Hub's own client come a file's address, commit, size and sha256.
+A download grows in NAME.part, continues there after an interruption, and is renamed to NAME when size and checksum are
+those published. One HTTP client reads both sources, because `hf_hub_download` (huggingface_hub 2.4) restarts a file
+after a kill. The Hub client is used for a file's address, commit, size and sha256.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,19 +21,14 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from ..files import write_json
-from .catalogue import (
+from ..files import locked, read_json, write_json
+from ..progress import Progress, silent
+from .catalogue import HUB_REPO, REVISION, Checksum, PublishedFile, needs
+from .local_files import (
     CHECKED_FILE,
-    HUB_REPO,
-    REVISION,
-    Checksum,
     FileState,
-    Progress,
-    PublishedFile,
     choose,
     file_state,
-    how_large,
-    needs,
     part_of,
     read_checked,
     size_of,
@@ -43,16 +36,17 @@ from .catalogue import (
     with_hub_checksum,
 )
 
-#: Seconds without a byte after which a connection counts as cut.
+#: Seconds without a byte after which a connection counts as interrupted.
 TIMEOUT = 60.0
-#: Longest pause before another attempt, in seconds.
+#: Longest pause between attempts, in seconds.
 LONGEST_PAUSE = 120.0
 BLOCK = 2**18
+#: HTTP status codes that are tried again.
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
 class DownloadError(OSError):
-    """A download that could not be completed; `states` tells what became of every file, if it came that far."""
+    """An incomplete download; `states` holds the state of every file, if known."""
 
     def __init__(self, message: str, states: list[FileState] | None = None):
         super().__init__(message)
@@ -61,16 +55,21 @@ class DownloadError(OSError):
 
 @dataclass
 class Transfer:
-    """A file on its way: from where, how often to try again, and how many bytes have come."""
+    """A file to download, and the bytes fetched so far.
+
+    Attributes:
+        immutable: Whether the address always names the same version of the file.
+        retries: Consecutive attempts without progress before giving up, beyond the first.
+        pause: Seconds before the next attempt; doubled each time.
+    """
 
     file: PublishedFile
     url: str
     part: Path
-    #: The address names one version for ever, so nobody need ask whether the file has changed.
     immutable: bool
     retries: int
     pause: float
-    progress: Progress | None
+    progress: Progress
     fetched: int = 0
 
 
@@ -84,38 +83,37 @@ def download(
     boxes: bool = False,
     retries: int = 5,
     pause: float = 1.0,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
+    say: Callable[[str], object] = lambda line: None,
 ) -> list[FileState]:
-    """Brings into `root` what `config` and `split` need and is not yet there; what is right is not asked for again.
+    """Downloads the files that `config` and `split` need into `root`. Correct files are not requested again.
 
-    A file there that is not as published is named, put aside as NAME.damaged and downloaded. A download that does not
-    have the published checksum is named and deleted; another call begins it anew. A trouble with one file does not
-    keep the others from coming.
+    A file that differs from the published one is renamed to NAME.damaged and downloaded again. A download with a wrong
+    checksum is reported and deleted. A failure of one file does not stop the others.
 
     Args:
-        source: "hub", or the http(s) address of a folder that holds the files. A server is asked (HEAD) in which
-            variant it has the photos: the Hub's one _pretrain.zip is in two parts elsewhere.
-        revision: Branch, tag or commit of the Hub's repository. At another than the published one, the Hub's own
-            checksums are the ones that count.
-        retries: Further attempts after one that brought not a byte, before a file is given up.
-        pause: Seconds before another attempt; doubled for each further one, up to two minutes.
-        say: Called with one line for each file that is put aside or downloaded, and on what cannot serve.
+        source: "hub", or the http(s) address of a folder with the files. A server is asked (HEAD) which variant of the
+            photos it has: the single _pretrain.zip of the Hub is in two parts elsewhere.
+        revision: Branch, tag or commit of the Hub repository. At other revisions than the published one, the checksums
+            reported by the Hub count.
+        retries: Consecutive attempts without progress before giving up on a file, beyond the first.
+        pause: Seconds before the next attempt; doubled each time, up to two minutes.
+        progress: Called with ("downloading NAME" or "checking NAME", bytes, bytes in total or None).
+        say: Called with one line per file that is renamed or downloaded, and on unpacked data that are not used.
 
     Returns:
-        State of every file needed; all usable.
+        State of every file needed; all are usable.
 
     Raises:
-        DownloadError: a file could not be had, naming each with the reason; or there is no room on the disk.
+        DownloadError: if a file could not be downloaded, naming each with the reason; or the disk is too full.
         RuntimeError: if another download into `root` is running.
     """
     root, base = Path(root), _base(source)
-    wanted_needs = needs(config, split, boxes=boxes)
-    root.mkdir(parents=True, exist_ok=True)
+    wanted = needs(config, split, boxes=boxes)
     states: dict[str, FileState] = {}
     todo: list[Transfer] = []
-    with _alone(root):
-        for need in wanted_needs:
+    with locked(root, "download", name=".bioscan_hf_download.lock"):
+        for need in wanted:
             unpacked, note = unpacked_state(root, config, need, progress)
             if note:
                 say(note)
@@ -126,59 +124,44 @@ def download(
                 if file.name in states:
                     continue
                 try:
-                    states[file.name], where = _look(root, file, base, revision, progress)
+                    states[file.name], where = _locate(root, file, base, revision, progress)
                 except DownloadError as error:
                     states[file.name], where = replace(file_state(root, file, progress), detail=str(error)), None
                 if where is not None:
                     url, file = where
                     part = part_of(root / file.name)
                     todo.append(Transfer(file, url, part, base is None, retries, pause, progress))
-        _check_room(root, todo)
+        _check_space(root, todo)
         for transfer in todo:
             name = transfer.file.name
             if states[name].state == "damaged":
                 os.replace(root / name, root / f"{name}.damaged")
-                say(f"{name} is damaged: {states[name].detail}. Put aside as {name}.damaged; downloading it again.")
+                say(f"{name} is damaged: {states[name].detail}. Renamed to {name}.damaged; downloading it again.")
             states[name] = _get(root, transfer)
             say(str(states[name]))
     failed = [state for state in states.values() if not state.usable]
     if failed:
         lines = "".join(f"\n  {state}" for state in failed)
-        again = "What is right stays; the same command continues with the rest."
-        raise DownloadError(f"{len(failed)} of {len(states)} files are not there:{lines}\n{again}", [*states.values()])
+        again = "Correct files are kept; the same command continues with the rest."
+        raise DownloadError(f"{len(failed)} of {len(states)} files are missing:{lines}\n{again}", [*states.values()])
     return list(states.values())
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keeps a second download from writing to the same .part files; a killed one leaves no lock."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(root / ".bioscan_hf_download.lock", timeout=0):
-            yield
-    except Timeout:
-        raise RuntimeError(f"Another download into {str(root)!r} is running: wait for it, or end it.") from None
-
-
-# ---- where a file is -----------------------------------------------------------------------------------------------
-
-
 def _base(source: str) -> str | None:
-    """The URL base without its last slash; None for the Hub."""
+    """Address of the source without its last slash; None for the Hub."""
     if source == "hub":
         return None
     parts = urlsplit(source)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(
-            f"Unknown source {source!r}: give 'hub', or the http(s) address of the folder that holds the files, such "
-            f"as https://zenodo.org/records/11973457/files."
+            f"Unknown source {source!r}: give 'hub', or the http(s) address of a folder with the files, such as "
+            f"https://zenodo.org/records/11973457/files."
         )
     return source.rstrip("/")
 
 
 def _offers(url: str) -> bool:
-    """False if the server says that it has no such file; any other trouble is told by the download itself."""
+    """False if the server has no such file. Other failures are reported by the download itself."""
     try:
         with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT):
             return True
@@ -188,10 +171,10 @@ def _offers(url: str) -> bool:
         return True
 
 
-def _look(
-    root: Path, file: PublishedFile, base: str | None, revision: str, progress: Progress | None
+def _locate(
+    root: Path, file: PublishedFile, base: str | None, revision: str, progress: Progress
 ) -> tuple[FileState, tuple[str, PublishedFile] | None]:
-    """State of a file, and (unless it is as it should be) where to get it, with all that is known of it."""
+    """State of a file; and, unless it is correct, its address and the file with all known checksums."""
     pinned = base is not None or revision == REVISION
     file = with_hub_checksum(root, file) if pinned else replace(file, checksums=(), about="size not known")
     state = file_state(root, file, progress)
@@ -200,7 +183,7 @@ def _look(
     if base is not None:
         return state, (f"{base}/{quote(file.name)}", file)
     if "hub" not in file.hosts:
-        todo = f"the Hub has no such file: put it into {root} by hand, or give a server that has it as source"
+        todo = f"the Hub has no such file: copy it to {root} by hand, or give the address of a server that has it"
         return state if state.usable else replace(state, detail=f"{state.detail}; {todo}"), None
     url, file = _ask_hub(root, file, revision)
     state = file_state(root, file, progress)
@@ -208,7 +191,7 @@ def _look(
 
 
 def _ask_hub(root: Path, file: PublishedFile, revision: str) -> tuple[str, PublishedFile]:
-    """Address of a file at the commit that `revision` names, and the file with the Hub's size and sha256."""
+    """Address of a file at the commit of `revision`, and the file with size and sha256 reported by the Hub."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HTTPError as HubError
 
@@ -224,18 +207,16 @@ def _ask_hub(root: Path, file: PublishedFile, revision: str) -> tuple[str, Publi
     checksum = Checksum(found.size, "sha256" if sha256 else None, sha256)
     if revision == REVISION:
         checked = read_checked(root)
-        checked["hub"][file.name] = dict(zip(("size", "algorithm", "digest"), astuple(checksum), strict=True))
+        checked["hub"][file.name] = asdict(checksum)
         write_json(root / CHECKED_FILE, checked)
     known = [c for c in file.checksums if c != checksum]
     return address(found.commit_hash or revision), replace(file, checksums=(*known, checksum))
 
 
-def _check_room(root: Path, todo: list[Transfer]) -> None:
-    """Raises DownloadError if the disk has less room than the files, as far as their sizes are known, still need."""
-    need = 0
-    for transfer in todo:
-        size = max((checksum.size or 0 for checksum in transfer.file.checksums), default=0)
-        need += max(0, size - size_of(transfer.part))
+def _check_space(root: Path, todo: list[Transfer]) -> None:
+    """Raises DownloadError if the files, as far as their sizes are known, do not fit on the disk."""
+    sizes = [max((checksum.size or 0 for checksum in transfer.file.checksums), default=0) for transfer in todo]
+    need = sum(max(0, size - size_of(transfer.part)) for size, transfer in zip(sizes, todo, strict=True))
     _check_free(root, need, ", ".join(transfer.file.name for transfer in todo))
 
 
@@ -243,16 +224,13 @@ def _check_free(root: Path, need: int, what: str) -> None:
     free = shutil.disk_usage(root).free
     if need > free:
         raise DownloadError(
-            f"No room in {str(root)!r}: {need:,} bytes are still to come ({what}), {free:,} are free. Free some, or "
-            f"ask for less by config and split."
+            f"Not enough disk space in {str(root)!r}: {need:,} bytes are needed ({what}), {free:,} are free. Free "
+            f"some, or choose a smaller config or split."
         )
 
 
-# ---- one file ------------------------------------------------------------------------------------------------------
-
-
 def _get(root: Path, transfer: Transfer) -> FileState:
-    """Downloads a file, checks it and puts it under its name; says what became of it."""
+    """Downloads a file, checks it and renames it; returns its state."""
     file, part = transfer.file, transfer.part
     try:
         _fetch(transfer)
@@ -263,55 +241,55 @@ def _get(root: Path, transfer: Transfer) -> FileState:
         os.replace(part, root / file.name)
     else:
         part.unlink()
-        state = replace(state, detail=f"{transfer.url} sent a wrong file, deleted: {state.detail}")
+        state = replace(state, detail=f"{transfer.url} sent a wrong file, which was deleted: {state.detail}")
     _note(part).unlink()
     return replace(state, fetched=transfer.fetched)
 
 
 def _fetch(transfer: Transfer) -> None:
-    """Brings what is missing in the .part, with pauses and further attempts.
+    """Completes the .part, with pauses between attempts.
 
     Raises:
-        DownloadError: a trouble that another attempt does not heal, or one attempt too many without a new byte.
+        DownloadError: if the failure is permanent, or after too many attempts without progress.
     """
     most, failures = size_of(transfer.part), 0
     while True:
         after = 0.0
         try:
-            trouble = _continue(transfer)
-            if not trouble:
+            failure = _continue(transfer)
+            if not failure:
                 return
         except HTTPError as error:
             if error.code not in TRANSIENT:
                 raise DownloadError(f"{transfer.url} answers {error.code} {error.reason}") from error
-            told = error.headers.get("Retry-After", "")
-            trouble, after = f"it answers {error.code} {error.reason}", float(told) if told.isdecimal() else 0.0
+            wait = error.headers.get("Retry-After", "")
+            failure, after = f"it answers {error.code} {error.reason}", float(wait) if wait.isdecimal() else 0.0
         except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
-            trouble = f"{type(error).__name__}: {error}"
+            failure = f"{type(error).__name__}: {error}"
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise DownloadError("the disk is full: free some room, and the same command continues") from error
+            raise DownloadError("the disk is full: free some space, then run the same command again") from error
         size = size_of(transfer.part)
-        # No progress is also a server that sends from the start each time and is cut at the same place.
+        # A server that restarts each time and is cut at the same place makes no progress either.
         failures, most = (0, size) if size > most else (failures + 1, most)
         if failures > transfer.retries:
-            raise DownloadError(f"{transfer.url}: {trouble}; given up after {failures} attempts that brought nothing")
+            raise DownloadError(f"{transfer.url}: {failure}; gave up after {failures} attempts without progress")
         time.sleep(min(LONGEST_PAUSE, max(after, transfer.pause * 2 ** max(0, failures - 1))))
 
 
 def _note(part: Path) -> Path:
-    """Where is written from which address, and of which version of the file, the bytes in `part` are."""
+    """JSON file with the address and version of the bytes in `part`."""
     return part.with_name(part.name + ".json")
 
 
 def _continue(transfer: Transfer) -> str:
-    """One request for what is missing in the .part; returns "" when all is there, else what went wrong."""
+    """Requests the rest of the .part once; returns "" when it is complete, else the failure."""
     file, part, url = transfer.file, transfer.part, transfer.url
     expected = [list(astuple(checksum)) for checksum in file.checksums if checksum.digest]
-    note = json.loads(_note(part).read_text(encoding="utf-8")) if _note(part).is_file() else {}
+    note = read_json(_note(part)) if _note(part).is_file() else {}
     validator = note.get("validator") if note.get("url") == url else None
-    # Bytes of one version only: told by the server's validator, or by the checksum that the whole must have.
+    # Continue the same version only: known by the validator of the server, or by the checksum of the whole.
     same = validator is not None or (bool(expected) and note.get("expected") == expected)
     offset = size_of(part) if same else 0
     if offset and any(offset == checksum.size for checksum in file.checksums):
@@ -336,45 +314,44 @@ def _continue(transfer: Transfer) -> str:
             raise DownloadError(f"{url} sends the bytes from {start:,} instead of {offset:,}")
         sizes = {checksum.size for checksum in file.checksums} - {None}
         if total is not None and sizes and total not in sizes:
-            raise DownloadError(f"{url} has {total:,} bytes, published are {how_large(file)}: another version?")
+            raise DownloadError(f"{url} has {total:,} bytes, published are {file.size}: another version?")
         found = _validator(response)
         if start and validator is not None and found not in (None, validator):
             part.unlink()
             return "the file has changed on the server"
         if not start:
-            part.unlink(missing_ok=True)  # before the note: old bytes must never stand beside a new validator
+            part.unlink(missing_ok=True)  # before the note: old bytes never have a new validator
             about = {"url": url, "validator": None if transfer.immutable else found, "expected": expected}
             write_json(_note(part), about)
         _check_free(part.parent, (total or 0) - start, file.name)
         done = _receive(response, transfer, start, total)
-    return "" if total in (None, done) else f"the connection was cut after {done:,} of {total:,} bytes"
+    return "" if total in (None, done) else f"the connection was interrupted after {done:,} of {total:,} bytes"
 
 
 def _receive(response: Any, transfer: Transfer, start: int, total: int | None) -> int:
-    """Appends what a response sends to the .part; returns the bytes that are there now."""
+    """Appends a response to the .part; returns its size."""
     done = start
     with open(transfer.part, "ab") as output:
         while block := response.read(BLOCK):
             output.write(block)
             done += len(block)
             transfer.fetched += len(block)
-            if transfer.progress:
-                transfer.progress(f"downloading {transfer.file.name}", done, total)
+            transfer.progress(f"downloading {transfer.file.name}", done, total)
     return done
 
 
 def _validator(response: Any) -> str | None:
-    """What tells versions of the file apart, to the byte: a strong ETag, or the time of change."""
+    """Identifies a version of the file: a strong ETag, or the modification time."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def _extent(response: Any) -> tuple[int, int | None]:
-    """First byte that a response sends, and the bytes of the whole file (None if the server does not say)."""
+    """First byte of a response, and the size of the whole file (None if unknown)."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match is None:
-            raise DownloadError(f"{response.url} answers a range without saying which")
+            raise DownloadError(f"{response.url} answers with a range but does not say which")
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length")
     return 0, None if length is None else int(length)

@@ -1,0 +1,92 @@
+"""Column types of a release: numbers, boxes, and the features of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..schema import COLUMNS, check_config
+from .problems import Problem, stop
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+#: Column of the table of boxes -> column of a row. Corners are in pixels of the original photo, x1 and y1 exclusive.
+BOX_COLUMNS = {
+    "x0": "bbox_x0",
+    "y0": "bbox_y0",
+    "x1": "bbox_x1",
+    "y1": "bbox_y1",
+    "width_original": "width_original",
+    "height_original": "height_original",
+}
+
+#: Types of the columns that hold numbers; all others are strings.
+NUMBERS = {
+    "coord-lat": pa.float64(),
+    "coord-lon": pa.float64(),
+    "image_measurement_value": pa.int64(),
+    "area_fraction": pa.float64(),
+    "scale_factor": pa.float64(),
+    "inferred_ranks": pa.uint8(),
+    "index_bioscan_1M_insect": pa.int64(),
+    **dict.fromkeys(BOX_COLUMNS.values(), pa.int32()),
+}
+
+
+def features(config: str, extra_columns: Sequence[str] = ()) -> Features:
+    """Types of a row: the 23 published columns, `extra_columns`, and the image unless `config` is "dna".
+
+    Extra columns are strings, those of `BOX_COLUMNS` int32.
+    """
+    from datasets import Features, Image, Value
+
+    check_config(config)
+    columns: dict[str, Any] = {"image": Image()} if config != "dna" else {}
+    for name in (*COLUMNS, *extra_columns):
+        columns[name] = Value(str(NUMBERS[name]).replace("double", "float64") if name in NUMBERS else "string")
+    return Features(columns)
+
+
+def to_types(
+    table: pa.Table,
+    first_row: int,
+    file: str,
+    report: Callable[[Problem], None] = stop,
+    kinds: Mapping[str, pa.DataType] = NUMBERS,
+) -> pa.Table:
+    """Casts the number columns of a table of strings. Cells that are not numbers are reported and become null."""
+    for name, kind in kinds.items():
+        if name not in table.column_names:
+            continue
+        column = table[name]
+        try:  # whole numbers may be written as "150502.0"
+            values = pc.cast(pc.cast(column, pa.float64()), kind)
+        except pa.ArrowInvalid:
+            values, bad = _numbers_that_fit(column, kind)
+            for i in np.flatnonzero(bad):
+                what = f"{name} is {column[int(i)].as_py()!r}, not a number"
+                what += f" of the type {kind}" if pa.types.is_integer(kind) else ""
+                report(Problem(file, first_row + int(i), table["processid"][int(i)].as_py(), what, "cell emptied"))
+        table = table.set_column(table.column_names.index(name), name, values)
+    return table
+
+
+def _numbers_that_fit(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:
+    """The column as `kind`, null where a cell is not such a number, and a mask of those cells."""
+    ok = pc.fill_null(pc.match_substring_regex(column, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"), False)
+    values = pc.cast(pc.if_else(ok, column, None), pa.float64())
+    if pa.types.is_integer(kind):
+        bits, signed = kind.bit_width, pa.types.is_signed_integer(kind)
+        low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1)) if signed else (0.0, 2.0**bits)
+        whole = pc.and_(
+            pc.equal(values, pc.round(values)), pc.and_(pc.greater_equal(values, low), pc.less(values, high))
+        )
+        values = pc.if_else(pc.fill_null(whole, False), values, None)
+    bad = pc.and_(pc.is_valid(column), pc.is_null(values))
+    return pc.cast(values, kind), bad.to_numpy(zero_copy_only=False)

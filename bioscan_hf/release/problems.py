@@ -1,0 +1,30 @@
+"""Problems found in a release, and what to do with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A fault in a release, and its consequence for the row."""
+
+    file: str
+    row: int | None
+    processid: str | None
+    what: str
+    consequence: str
+
+    def __str__(self) -> str:
+        row = "" if self.row is None else f", row {self.row}"
+        name = "" if self.processid is None else f" ({self.processid})"
+        return f"{self.file}{row}{name}: {self.what}"
+
+
+class ReleaseError(ValueError):
+    """A release that cannot be read."""
+
+
+def stop(problem: Problem) -> None:
+    """Raises the problem as a ReleaseError: the default wherever a release is read."""
+    raise ReleaseError(f"{problem}. Correct it, or continue without it with keep_going (--keep-going).")

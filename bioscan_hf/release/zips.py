@@ -1,0 +1,248 @@
+"""Index of zips with millions of members, and reading a member by its index entry.
+
+The central directory is read once into a sorted table on disk, which all processes map into memory. `zipfile` would
+take about 600 bytes per member in each process. Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import write_text
+from .problems import ReleaseError
+
+_ENTRY = np.dtype([("offset", "u8"), ("bytes", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")])
+_CENTRAL = struct.Struct("<4s4xHH4xIIIHHHH6xI")  # signature to offset of the local header, 46 bytes
+_STORED, _DEFLATED = 0, 8
+
+#: Largest photo that is read, in bytes; the largest original has a few million.
+LARGEST_PHOTO = 256 * 2**20
+
+_CHUNK = 1 << 22
+_MEMBERS = 100_000  # converted to arrays at a time
+
+
+class Member(NamedTuple):
+    """A member of a zip: its name, and the fields of its index entry."""
+
+    name: bytes
+    offset: int
+    bytes: int
+    crc: int
+    method: int
+    flags: int
+
+
+@dataclass
+class ZipIndex:
+    """Members of one file, ascending by name.
+
+    Attributes:
+        path: File that holds the bytes.
+        label: Name of the zip in messages.
+        names: (m,) ASCII or UTF-8 names.
+        entries: (m,) position and compression of each member.
+    """
+
+    path: Path
+    label: str
+    names: NDArray[np.bytes_]
+    entries: NDArray[np.void]
+
+
+def _central_directory(file: IO[bytes], start: int, end: int) -> tuple[int, int, int]:
+    """Position and bytes of the central directory of the zip in file[start:end], and what to add to its offsets."""
+    tail = min(end - start, (1 << 16) + 22)
+    file.seek(end - tail)
+    data = file.read(tail)
+    place = data.rfind(b"PK\5\6")
+    if place < 0 or len(data) - place < 22:
+        raise BadZipFile("it has no central directory; has it been cut off?")
+    disk, size, offset = struct.unpack_from("<H6xII", data, place + 4)
+    where = end - tail + place
+    if place >= 20 and data[place - 20 : place - 16] == b"PK\6\7":
+        # The position in the locator; or right in front of the locator if bytes in front of the zip have moved it.
+        for where in (start + struct.unpack_from("<Q", data, place - 12)[0], end - tail + place - 76):
+            file.seek(where)
+            record = file.read(56)
+            if record[:4] == b"PK\6\6":
+                break
+        else:
+            raise BadZipFile("its zip64 record is missing")
+        disk, size, offset = struct.unpack_from("<I20xQQ", record, 16)
+    if disk not in (0, 0xFFFF):
+        raise BadZipFile("it is one disk of a split archive: join the pieces first (zip -s 0)")
+    if where - size < start:
+        raise BadZipFile("its central directory is incomplete")
+    return where - size, size, where - size - offset
+
+
+def _members(file: IO[bytes], start: int, end: int) -> Iterator[Member]:
+    """Members of the zip in file[start:end]; offsets are positions in `file`."""
+    place, left, shift = _central_directory(file, start, end)
+    file.seek(place)
+    data, at = b"", 0
+    while left or at < len(data):
+        if len(data) - at < 1 << 18 and left:
+            more = file.read(min(_CHUNK, left))
+            if not more:
+                raise BadZipFile("its central directory is cut off")
+            data, at, left = data[at:] + more, 0, left - len(more)
+        if len(data) - at < 46:
+            raise BadZipFile("its central directory is cut off")
+        signature, flags, method, crc, packed, size, n, extra, comment, _, offset = _CENTRAL.unpack_from(data, at)
+        if signature != b"PK\1\2":
+            raise BadZipFile("its central directory is damaged")
+        name = data[at + 46 : at + 46 + n]
+        if 0xFFFFFFFF in (packed, size, offset):
+            packed, offset = _zip64(data[at + 46 + n : at + 46 + n + extra], size, packed, offset)
+        yield Member(name, offset + shift, packed, crc, method, flags)
+        at += 46 + n + extra + comment
+
+
+def _zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int]:
+    """Packed bytes and offset of a member whose 32-bit fields overflow."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            values = [next(wide, 0) if value == 0xFFFFFFFF else value for value in (size, packed, offset)]
+            return values[1], values[2]
+        at += 4 + length
+    raise BadZipFile("a member has no zip64 sizes")
+
+
+def _index(path: Path, label: str, start: int, end: int, folder: Path) -> Iterator[dict[str, str]]:
+    """Writes the index of the zip in path[start:end], and of zips inside it; yields the lines of index.json."""
+    nested: list[Member] = []
+    names: list[NDArray[np.bytes_]] = []
+    entries: list[NDArray[np.void]] = []
+    some: list[Member] = []
+
+    def convert() -> None:
+        if some:
+            names.append(np.array([member.name for member in some]))
+            entries.append(np.array([member[1:] for member in some], dtype=_ENTRY))
+            some.clear()
+
+    with open(path, "rb") as file:
+        for member in _members(file, start, end):
+            if member.name.endswith(b".zip"):
+                nested.append(member)
+            elif not member.name.endswith(b"/"):
+                some.append(member)
+            if len(some) == _MEMBERS:
+                convert()
+        convert()
+        if names:
+            all_names = np.concatenate(names)
+            names.clear()
+            order = np.argsort(all_names, kind="stable")
+            stem = folder / f"{len(list(folder.iterdir())):04d}"
+            np.save(f"{stem}.names.npy", all_names[order])
+            np.save(f"{stem}.entries.npy", np.concatenate(entries)[order])
+            yield {"path": str(path), "label": label, "stem": str(stem)}
+        for member in nested:
+            inner = f"{label}:{member.name.decode(errors='replace')}"
+            entry = np.array([member[1:]], dtype=_ENTRY)[0]
+            if member.method == _STORED:
+                first = _data_start(file, entry, member.name)
+                yield from _index(path, inner, first, first + member.bytes, folder)
+            else:  # a compressed zip has no random access, so it is unpacked beside the index
+                copy = folder / f"{len(list(folder.iterdir())):04d}.zip"
+                with open(copy, "wb") as target:
+                    target.writelines(_blocks(file, entry, member.name))
+                yield from _index(copy, inner, 0, copy.stat().st_size, folder)
+
+
+def index_zips(paths: Iterable[Path], folder: Path) -> None:
+    """Writes an index of zips, and of zips inside them, to `folder`; `read_index` maps it into memory.
+
+    Zips that are stored in a zip are read in place. Compressed ones are unpacked to `folder`, which needs space.
+
+    Raises:
+        ReleaseError: if a file is not a zip, or its directory is damaged.
+    """
+    found: list[dict[str, str]] = []
+    for path in paths:
+        try:
+            found += _index(path, path.name, 0, path.stat().st_size, folder)
+        except (BadZipFile, OSError, struct.error, zlib.error) as error:
+            raise ReleaseError(f"{path} is not a readable zip ({error}): download it again.") from error
+    write_text(folder / "index.json", json.dumps(found))
+
+
+def read_index(folder: Path) -> list[ZipIndex]:
+    """The index that `index_zips` wrote, mapped into memory and shared by all processes that read it."""
+    return [
+        ZipIndex(
+            Path(part["path"]),
+            part["label"],
+            np.asarray(np.load(f"{part['stem']}.names.npy", mmap_mode="r")),
+            np.asarray(np.load(f"{part['stem']}.entries.npy", mmap_mode="r")),
+        )
+        for part in json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    ]
+
+
+def _data_start(file: IO[bytes], entry: NDArray[np.void], name: bytes) -> int:
+    """Position of the first byte of a member, from its local header."""
+    file.seek(int(entry["offset"]))
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\3\4":
+        raise BadZipFile("its header is damaged")
+    n, extra = struct.unpack_from("<HH", header, 26)
+    if file.read(n) != name:
+        raise BadZipFile("its header names another file")
+    return int(entry["offset"]) + 30 + n + extra
+
+
+def _blocks(file: IO[bytes], entry: NDArray[np.void], name: bytes) -> Iterator[bytes]:
+    """Content of a member in blocks of bounded size; the CRC is checked at the end."""
+    if entry["flags"] & 1 or entry["method"] not in (_STORED, _DEFLATED):
+        raise BadZipFile(f"it is encrypted or uses method {entry['method']}; only stored and deflated are read")
+    file.seek(_data_start(file, entry, name))
+    unpack = zlib.decompressobj(-15) if entry["method"] == _DEFLATED else None
+    left, crc = int(entry["bytes"]), 0
+    while left:
+        packed = file.read(min(_CHUNK, left))
+        if not packed:
+            raise BadZipFile(f"the file ends inside {name.decode(errors='replace')}")
+        left -= len(packed)
+        while packed:
+            block = packed if unpack is None else unpack.decompress(packed, _CHUNK)
+            packed = b"" if unpack is None else unpack.unconsumed_tail
+            crc = zlib.crc32(block, crc)
+            yield block
+    while unpack is not None and (block := unpack.decompress(b"", _CHUNK)):  # output still held by zlib
+        crc = zlib.crc32(block, crc)
+        yield block
+    if crc != int(entry["crc"]):
+        raise BadZipFile("Bad CRC-32")
+
+
+def read_member(file: IO[bytes], entry: NDArray[np.void], name: bytes) -> bytes:
+    """Content of a member; its CRC is checked.
+
+    Raises:
+        BadZipFile: if it is damaged, encrypted, larger than `LARGEST_PHOTO`, or neither stored nor deflated.
+    """
+    data: list[bytes] = []
+    size = 0
+    for block in _blocks(file, entry, name):
+        size += len(block)
+        if size > LARGEST_PHOTO:
+            raise BadZipFile(f"it unpacks to more than a photo, {LARGEST_PHOTO:,} bytes")
+        data.append(block)
+    return b"".join(data)
