@@ -37,7 +37,7 @@ from transformers import PreTrainedConfig
 
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import resolve_dtype
-from bioscan_hf.evaluation.retrieval import TIES, check_ranks, check_top_k, class_accuracies, retrieve
+from bioscan_hf.evaluation.retrieval import check_ranks, check_top_k, class_accuracies
 from bioscan_hf.evaluation.retrieval_embeddings import embed_specimens, joined, load_specimens
 from bioscan_hf.evaluation.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
 from bioscan_hf.evaluation.retrieval_protocol import (
@@ -57,6 +57,7 @@ from bioscan_hf.plots import accuracy_bars, png
 from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
+from bioscan_hf.search.retrieve import TIES, retrieve
 from bioscan_hf.training.arguments import read_options
 from bioscan_hf.training.clibd_batches import ClibdCollator, encoded_photo
 

@@ -285,7 +285,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
         ties: str = "vote",
     ) -> dict[str, torch.Tensor]:
         """Cosines (B, K) of the nearest keys, and the codes (B, K) of their taxa at each rank."""
-        from ..evaluation.retrieval import retrieve
+        from ..search.retrieve import retrieve
 
         missing = [rank for rank in ranks if rank not in self.index.codes]
         if missing:

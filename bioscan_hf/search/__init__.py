@@ -1,1 +1,1 @@
-"""Nearest-neighbour search."""
+"""Nearest-neighbour search: the only place where neighbours are searched."""

@@ -1,17 +1,15 @@
-"""An index of keys, found by cosine: exact, or approximate (HNSW, IVF-PQ) through faiss; on disk with its labels.
+"""Index of keys searched by cosine: exact, or approximate (HNSW, IVF-PQ) with faiss. Saved to disk and to the Hub.
 
-Equal key vectors, such as those of one barcode, are kept once: then they are equally near to a query to the last bit,
-however a matrix product sums. An approximate index proposes keys, and their similarities are computed exactly.
-A folder of an index holds `index.json`, `vectors.safetensors`, `labels.parquet` and, if approximate, `index.faiss`.
+Equal key vectors, such as those of one barcode, are stored once, so that they are exactly equally near to a query.
+An approximate index proposes keys, and their similarities are then computed exactly.
+The folder of an index holds `index.json`, `vectors.safetensors`, `labels.parquet` and, if approximate, `index.faiss`.
 Shape letters: N = keys, U = distinct key vectors, Q = queries, D = embedding size, W = neighbours.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +18,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..files import read_json
+from ..files import read_json, replacing, write_json
+from ..labels import LabelMaps
+from .exact import KEYS_AT_ONCE, Neighbours, nearest
+from .vectors import Floats, Ids, distinct_rows, slices, unit_vectors
 
 KINDS = ("exact", "hnsw", "ivfpq")
 
 #: Code of a key or query whose taxon is unknown.
 UNKNOWN = -1
 
-KEYS_AT_ONCE = 65_536
-QUERIES_AT_ONCE = 1024
-
-#: An approximate index proposes so many keys, or four times those that are wanted; the nearest of them are kept.
+#: An approximate index proposes at least this many keys, or four times the wanted number; the nearest are kept.
 CANDIDATES = 128
 
-#: Vectors from which an approximate index learns; more take longer and help little.
+#: Queries searched at once in an approximate index.
+QUERIES_AT_ONCE = 128
+
+#: Vectors used to train an approximate index; more take longer with little gain.
 TRAINING_VECTORS = 262_144
 
-#: An IVF-PQ index learns 256 centroids of each part of a vector; a reliable one takes 39 vectors (faiss).
+#: Fewest vectors for an IVF-PQ index: faiss needs 39 for each of the 256 centroids of a part.
 FEWEST_FOR_IVFPQ = 39 * 256
 
 FORMAT = 1
@@ -48,20 +49,17 @@ FORMAT = 1
 #: Field of `index.json` -> its type.
 FIELDS = {"format": int, "kind": str, "keys": int, "distinct": int, "dim": int}
 
-Ids = NDArray[np.int64]
-Floats = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class RetrievalIndex:
-    """Keys that can be searched.
+    """Keys to search.
 
     Attributes:
         vectors: Distinct unit vectors (U, D), float32; memory-mapped if the index was loaded.
-        group: Row of `vectors` that belongs to each key (N,).
+        group: Row of `vectors` of each key (N,).
         codes: Rank -> place in `classes` (N,), -1 where unknown.
         classes: Rank -> names of its taxa, in ascending order.
-        ids: Names of the keys, such as processids.
+        ids: Names of the keys (N,), such as processids.
         kind: "exact", "hnsw" or "ivfpq".
         approximate: The faiss index, None if exact.
     """
@@ -77,6 +75,11 @@ class RetrievalIndex:
     def __len__(self) -> int:
         return len(self.group)
 
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector, D."""
+        return int(self.vectors.shape[1])
+
 
 def build_index(
     embeddings: ArrayLike,
@@ -87,83 +90,91 @@ def build_index(
     links: int = 32,
     effort: int = 128,
 ) -> RetrievalIndex:
-    """An index of keys.
+    """Builds an index of keys.
 
     Args:
-        embeddings: (N, D), of any length but 0; unit vectors are made of them.
+        embeddings: (N, D) of any length except 0; converted to unit vectors.
         labels: Rank -> names (N,), None where unknown.
-        ids: Names of the keys (N,); their row numbers if not given.
-        kind: "exact" compares a query with every key. "hnsw" follows a graph of near keys: fast, and larger than the
-            vectors. "ivfpq" compares within some cells, by vectors cut to an eighth of a byte per number of 4 bytes:
-            for millions of keys, 9,984 or more. Both need faiss. What they miss is told by `measure_recall`.
-        links: HNSW: neighbours of a key in its graph.
-        effort: HNSW: keys that a search keeps in view. IVF-PQ: cells that it looks into. More is slower, and misses
-            less.
+        ids: Names of the keys (N,); their row numbers by default.
+        kind: "exact" compares a query with every key. "hnsw" searches a graph of near keys: fast, and larger than the
+            vectors. "ivfpq" searches some cells with vectors compressed 32-fold: for millions of keys, at least 9,984.
+            Both need faiss; `measure_recall` measures what they miss.
+        links: HNSW: neighbours of each key in the graph.
+        effort: HNSW: candidates kept during a search. IVF-PQ: cells searched. More is slower and misses less.
 
     Raises:
-        ValueError: for an unknown kind, labels or ids of another length, NaN or infinite embeddings and zero vectors
-            (the keys are named), and fewer keys than "ivfpq" learns from.
+        ValueError: for an unknown kind, labels or ids of another length, NaN, infinite or zero embeddings (the keys
+            are named), and too few keys for "ivfpq".
         ModuleNotFoundError: without faiss, unless exact.
     """
     if kind not in KINDS:
-        raise ValueError(f"Unknown kind of index {kind!r}. There are {', '.join(KINDS)}.")
+        raise ValueError(f"Unknown kind of index {kind!r}. Choose one of {', '.join(KINDS)}.")
     x = unit_vectors(embeddings, "keys", ids)
     names = [str(row) for row in range(len(x))] if ids is None else [str(name) for name in ids]
     for what, column in (("ids", names), *labels.items()):
         if len(column) != len(x):
             raise ValueError(f"{what!r} has {len(column)} entries for {len(x)} keys: each key needs one.")
-    encoded = {rank: encode_names(column) for rank, column in labels.items()}
     group, first = distinct_rows(x)
     distinct = x if len(first) == len(x) else x[first]
-    return RetrievalIndex(
-        vectors=torch.from_numpy(distinct),
-        group=group,
-        codes={rank: codes for rank, (codes, _) in encoded.items()},
-        classes={rank: classes for rank, (_, classes) in encoded.items()},
-        ids=names,
-        kind=kind,
-        approximate=None if kind == "exact" else _approximate(distinct, kind, links, effort),
-    )
+    approximate = None if kind == "exact" else _approximate(distinct, kind, links, effort)
+    return RetrievalIndex(torch.from_numpy(distinct), group, *encode_names(labels), names, kind, approximate)
 
 
-def search(
-    index: RetrievalIndex, queries: Floats, width: int, device: str | torch.device = "cpu"
-) -> tuple[Floats, Ids]:
-    """Similarities (Q, W) of the nearest distinct vectors, descending, and their rows in `index.vectors` (Q, W).
+def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, Ids], dict[str, list[str]]]:
+    """Rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list.
 
-    An approximate index that finds fewer fills up with the similarity -inf and the row -1.
+    Raises:
+        ValueError: for a label that is neither a name nor None.
+    """
+    for names in labels.values():
+        wrong = next((name for name in names if not (name is None or isinstance(name, str))), None)
+        if wrong is not None:
+            raise ValueError(
+                f"A label is {wrong!r} ({type(wrong).__name__}): labels are names, None where unknown. Turn ids into "
+                f"names with LabelMaps.decode."
+            )
+    maps = LabelMaps(labels)
+    codes = {rank: np.array(maps.encode(rank, names), np.int64) for rank, names in labels.items()}
+    return codes, {rank: maps.names(rank) for rank in labels}
+
+
+def search(index: RetrievalIndex, queries: Floats, width: int, device: str | torch.device = "cpu") -> Neighbours:
+    """Nearest distinct vectors of an index: their rows in `index.vectors` and cosines, (Q, W).
+
+    Of equally near vectors the first row comes first. An approximate index that finds fewer than W fills up with the
+    row -1 and the similarity -inf.
 
     Args:
         queries: Unit vectors (Q, D).
-        width: W, at most the distinct vectors.
-        device: Where the products are taken. At most 1,024 x 65,536 similarities exist at a time.
+        width: W, at most U.
+        device: Where the products of an exact search are computed.
     """
     if index.approximate is None:
-        return _search_exact(index.vectors, queries, width, torch.device(device))
+        return nearest(queries, index.vectors.numpy(), width, metric="dot", device=device)
     return _search_approximate(index, queries, width)
 
 
 def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dict[str, float | int]:
-    """What an approximate search misses, and what it takes, beside the exact search of the same keys.
+    """Recall and time of an approximate search, compared with the exact search of the same keys.
 
     Returns:
         recall: share of the `k` nearest distinct vectors that are found, up to 1e-6 of similarity, in [0, 1]; nearest:
-            the same for the nearest one; queries, distinct_keys; seconds and exact_seconds of the two searches.
+            the same for the nearest one; k, queries, distinct_keys; seconds and exact_seconds of the two searches.
 
     Raises:
-        ValueError: for a `k` that is not between 1 and the distinct vectors, and queries of another width or without
-            a direction.
+        ValueError: for a `k` below 1 or above the number of distinct vectors, and queries that are NaN, infinite, zero
+            or of other dimensions.
     """
-    x = unit_vectors(queries, "queries", None)
-    if not 1 <= k <= len(index.vectors) or x.shape[1] != index.vectors.shape[1]:
+    x = unit_vectors(queries, "queries")
+    if not 1 <= k <= len(index.vectors) or x.shape[1] != index.dim:
         raise ValueError(
             f"k={k} neighbours of {x.shape[1]} dimensions, but there are {len(index.vectors)} distinct vectors of "
-            f"{index.vectors.shape[1]}: k must lie between 1 and their number, and both be as wide."
+            f"{index.dim}: k must lie between 1 and their number, and the dimensions must be equal."
         )
     start = time.perf_counter()
-    found, _ = search(index, x, k)
+    found = search(index, x, k).similarities
     middle = time.perf_counter()
-    exact, _ = _search_exact(index.vectors, x, k, torch.device("cpu"))
+    exact = nearest(x, index.vectors.numpy(), k, metric="dot").similarities
     end = time.perf_counter()
     return {
         "recall": float((found >= exact[:, -1:] - 1e-6).mean()),
@@ -177,7 +188,7 @@ def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dic
 
 
 def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
-    """Writes an index with its labels; `index.json` comes last, and a folder without it is no index.
+    """Writes an index with its labels. `index.json` is written last: a folder without it is not an index.
 
     Raises:
         FileExistsError: if the folder holds an index.
@@ -185,40 +196,36 @@ def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / "index.json").exists():
         raise FileExistsError(f"{folder} holds an index. Choose another folder, or delete this one.")
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"vectors": index.vectors.contiguous(), "group": torch.from_numpy(index.group)}
-    _replace(folder / "vectors.safetensors", lambda path: save_file(tensors, path))
-    table = pa.table({"id": index.ids} | {f"rank:{rank}": _names(index, rank) for rank in index.codes})
-    _replace(folder / "labels.parquet", lambda path: pq.write_table(table, path))
+    with replacing(folder / "vectors.safetensors") as path:
+        save_file({"vectors": index.vectors.contiguous(), "group": torch.from_numpy(index.group)}, path)
+    with replacing(folder / "labels.parquet") as path:
+        pq.write_table(
+            pa.table({"id": index.ids} | {f"rank:{rank}": _names(index, rank) for rank in index.codes}), path
+        )
     if index.approximate is not None:
-        _replace(folder / "index.faiss", lambda path: _faiss().write_index(index.approximate, str(path)))
-    about = {
-        "format": FORMAT,
-        "kind": index.kind,
-        "keys": len(index),
-        "distinct": index.vectors.shape[0],
-        "dim": index.vectors.shape[1],
-    }
-    _replace(folder / "index.json", lambda path: path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
+        with replacing(folder / "index.faiss") as path:
+            _faiss().write_index(index.approximate, str(path))
+    sizes = {"keys": len(index), "distinct": len(index.vectors), "dim": index.dim}
+    write_json(folder / "index.json", {"format": FORMAT, "kind": index.kind, **sizes})
     return folder
 
 
 def load_index(folder: str | Path) -> RetrievalIndex:
-    """An index that `save_index` wrote. Its vectors stay on disk until they are read.
+    """Loads an index that `save_index` wrote. Its vectors stay on disk until they are read.
 
     Raises:
         FileNotFoundError: if the folder holds no index.
-        ValueError: if its files do not belong together, or are of another format; what is wrong is named.
+        ValueError: if its files do not belong together, or are of another format; the error names the fault.
         ModuleNotFoundError: for an approximate index without faiss.
     """
     folder = Path(folder)
     if not (folder / "index.json").exists():
-        raise FileNotFoundError(f"{folder} has no index.json: it is no folder that save_index wrote to its end.")
+        raise FileNotFoundError(f"{folder} has no index.json: it is not the folder of a complete index.")
     about = read_json(folder / "index.json", FIELDS)
     if about["format"] != FORMAT:
-        raise ValueError(f"{folder} is an index of the format {about['format']}; this version reads {FORMAT}.")
+        raise ValueError(f"{folder} is an index of format {about['format']}; this version reads format {FORMAT}.")
     if about["kind"] not in KINDS:
-        raise ValueError(f"'kind' in {folder}/index.json is {about['kind']!r}. There are {', '.join(KINDS)}.")
+        raise ValueError(f"'kind' in {folder}/index.json is {about['kind']!r}, but must be one of {', '.join(KINDS)}.")
     tensors, table = load_file(folder / "vectors.safetensors"), pq.read_table(folder / "labels.parquet")
     _check_tables(folder, tensors, table)
     approximate = None if about["kind"] == "exact" else _faiss().read_index(str(folder / "index.faiss"))
@@ -227,44 +234,23 @@ def load_index(folder: str | Path) -> RetrievalIndex:
         "distinct": {len(tensors["vectors"])} | (set() if approximate is None else {approximate.ntotal}),
         "dim": {tensors["vectors"].shape[1]},
     }
-    wrong = [f"{name} {about[name]} in index.json, {values} in the files" for name, values in found.items()]
-    wrong = [text for text, (name, values) in zip(wrong, found.items(), strict=True) if values != {about[name]}]
+    wrong = [
+        f"{name} {about[name]} in index.json, {values} in the files"
+        for name, values in found.items()
+        if values != {about[name]}
+    ]
     if wrong:
         raise ValueError(f"The files of {folder} do not belong together: {'; '.join(wrong)}.")
     columns = [name for name in table.column_names if name.startswith("rank:")]
-    encoded = {name.removeprefix("rank:"): encode_names(table[name].to_pylist()) for name in columns}
-    return RetrievalIndex(
-        vectors=tensors["vectors"],
-        group=tensors["group"].numpy(),
-        codes={rank: codes for rank, (codes, _) in encoded.items()},
-        classes={rank: classes for rank, (_, classes) in encoded.items()},
-        ids=table["id"].to_pylist(),
-        kind=about["kind"],
-        approximate=approximate,
-    )
-
-
-def _check_tables(folder: Path, tensors: Mapping[str, Tensor], table: pa.Table) -> None:
-    """Raises ValueError unless the files of an index hold what `save_index` writes."""
-    for name, dimensions, dtype in (("vectors", 2, torch.float32), ("group", 1, torch.int64)):
-        found = tensors.get(name)
-        if found is None or found.ndim != dimensions or found.dtype != dtype:
-            what = "absent" if found is None else f"{found.dtype} of the shape {tuple(found.shape)}"
-            raise ValueError(
-                f"{name!r} in {folder}/vectors.safetensors is {what}, but has to be {dtype} of {dimensions} "
-                f"dimensions."
-            )
-    group, distinct = tensors["group"], len(tensors["vectors"])
-    if len(group) and not 0 <= int(group.min()) <= int(group.max()) < distinct:
-        raise ValueError(f"'group' in {folder}/vectors.safetensors names rows beyond its {distinct} vectors.")
-    if "id" not in table.column_names:
-        raise ValueError(f"{folder}/labels.parquet has no column 'id'; it has {', '.join(table.column_names)}.")
+    codes, classes = encode_names({name.removeprefix("rank:"): table[name].to_pylist() for name in columns})
+    ids, group = table["id"].to_pylist(), tensors["group"].numpy()
+    return RetrievalIndex(tensors["vectors"], group, codes, classes, ids, about["kind"], approximate)
 
 
 def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
-    """Uploads what `save_index` wrote to a dataset repository of the Hub, which is created if need be; its commit.
+    """Uploads a saved index to a dataset repository of the Hub, created if absent; returns the commit hash.
 
-    A card (README.md, as `hub_protocols.index_card` renders it) in the folder goes with it.
+    A README.md in the folder is uploaded as its card; other files are not uploaded.
     """
     from huggingface_hub import HfApi
 
@@ -276,101 +262,33 @@ def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> st
     return done.oid
 
 
-def unit_vectors(embeddings: ArrayLike, name: str, ids: Sequence[str] | None) -> Floats:
-    """Rows divided by their length, in float32.
-
-    Raises:
-        ValueError: for what is no matrix, and for rows that have no direction (NaN, infinite, or all zeros), named.
-    """
-    x = np.asarray(embeddings)
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(
-            f"The embeddings of the {name} must be a matrix (rows, dimensions), not empty; got {x.shape}."
-        )
-    unit, broken = np.empty(x.shape, np.float32), []
-    for part in slices(len(x), KEYS_AT_ONCE):
-        rows = x[part].astype(np.float64)
-        length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-        broken += (part.start + np.flatnonzero(~(np.isfinite(length) & (length > 0)))).tolist()
-        unit[part] = np.divide(rows, length, out=np.zeros_like(rows), where=np.isfinite(length) & (length > 0))
-    if broken:
-        named = ", ".join(str(row) if ids is None else f"{row} ({ids[row]})" for row in broken[:5])
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ValueError(
-            f"The embeddings of the {name} are NaN, infinite or zero in the rows {named}{more}: leave these rows out, "
-            f"or find out why the encoder gave them."
-        )
-    unit += 0.0  # -0 becomes 0, so that equal rows have equal bytes
-    return unit
+def _check_tables(folder: Path, tensors: Mapping[str, Tensor], table: pa.Table) -> None:
+    """Raises ValueError unless the files of an index have the tensors and columns that `save_index` writes."""
+    for name, dimensions, dtype in (("vectors", 2, torch.float32), ("group", 1, torch.int64)):
+        found = tensors.get(name)
+        if found is None or found.ndim != dimensions or found.dtype != dtype:
+            what = "absent" if found is None else f"{found.dtype} of the shape {tuple(found.shape)}"
+            raise ValueError(
+                f"{name!r} in {folder}/vectors.safetensors is {what}, but must be {dtype} of {dimensions} dimensions."
+            )
+    group, distinct = tensors["group"], len(tensors["vectors"])
+    if len(group) and not 0 <= int(group.min()) <= int(group.max()) < distinct:
+        raise ValueError(f"'group' in {folder}/vectors.safetensors has rows beyond its {distinct} vectors.")
+    if "id" not in table.column_names:
+        raise ValueError(f"{folder}/labels.parquet has no column 'id'; it has {', '.join(table.column_names)}.")
 
 
-def distinct_rows(x: Floats) -> tuple[Ids, Ids]:
-    """Number of the group of equal rows that each row is in (N,), and the first row of each (U,), ascending."""
-    factors = np.random.default_rng(0).integers(0, 2**63, x.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    hashes = np.empty(len(x), np.uint64)
-    for part in slices(len(x), 4096):
-        bits = np.ascontiguousarray(x[part]).view(np.uint32).astype(np.uint64)
-        bits ^= bits >> np.uint64(15)
-        hashes[part] = (bits * factors).sum(axis=1, dtype=np.uint64)
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    for part in slices(len(x), KEYS_AT_ONCE):
-        if not np.array_equal(x[part], x[first[group[part]]]):  # two rows of one hash: about one in 10^6 of 5 M keys
-            _, first, group = np.unique(x, axis=0, return_index=True, return_inverse=True)
-            break
-    order = np.argsort(first, kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return place[group.reshape(-1)], first[order].astype(np.int64)
-
-
-def encode_names(names: Sequence[str | None]) -> tuple[Ids, list[str]]:
-    """Places of names in their ascending list (n,), -1 for None, and that list.
-
-    Raises:
-        ValueError: for a label that is neither a name nor None.
-    """
-    wrong = next((name for name in names if not (name is None or isinstance(name, str))), None)
-    if wrong is not None:
-        raise ValueError(
-            f"A label is {wrong!r} ({type(wrong).__name__}): labels are names, None where unknown. Turn ids into "
-            f"names with LabelMaps.decode."
-        )
-    classes = sorted({name for name in names if name is not None})
-    place: dict[str | None, int] = {name: code for code, name in enumerate(classes)}
-    place[None] = UNKNOWN
-    return np.fromiter((place[name] for name in names), np.int64, len(names)), classes
-
-
-def slices(rows: int, size: int) -> Iterator[slice]:
-    """Consecutive slices that cover `rows`."""
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
-
-
-def _search_exact(vectors: Tensor, queries: Floats, width: int, device: torch.device) -> tuple[Floats, Ids]:
-    best = torch.full((len(queries), width), -torch.inf, device=device)
-    found = torch.full((len(queries), width), -1, dtype=torch.int64, device=device)
-    x = torch.from_numpy(np.ascontiguousarray(queries)).to(device)
-    for chunk in slices(len(vectors), KEYS_AT_ONCE):
-        keys = vectors[chunk].to(device)
-        for part in slices(len(x), QUERIES_AT_ONCE):
-            values, places = (x[part] @ keys.T).topk(min(width, len(keys)), dim=1)
-            values, places = torch.cat([best[part], values], 1), torch.cat([found[part], places + chunk.start], 1)
-            best[part], order = values.topk(width, dim=1)
-            found[part] = places.gather(1, order)
-    return best.cpu().numpy(), found.cpu().numpy()
-
-
-def _search_approximate(index: RetrievalIndex, queries: Floats, width: int) -> tuple[Floats, Ids]:
+def _search_approximate(index: RetrievalIndex, queries: Floats, width: int) -> Neighbours:
     wanted = min(max(CANDIDATES, 4 * width), len(index.vectors))
     best, found = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
-    for part in slices(len(queries), QUERIES_AT_ONCE // 8):  # a query brings its candidates with it
+    for part in slices(len(queries), QUERIES_AT_ONCE):
         _, rows = index.approximate.search(np.ascontiguousarray(queries[part]), wanted)
         used, place = np.unique(rows, return_inverse=True)
         near = index.vectors[torch.from_numpy(used.clip(0))].numpy()[place.reshape(rows.shape)]  # (queries, wanted, D)
         similarity = np.where(rows >= 0, np.einsum("qd,qwd->qw", queries[part], near), -np.inf).astype(np.float32)
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
+        order = np.lexsort((rows, -similarity), axis=1)[:, :width]
         best[part], found[part] = np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1)
-    return best, found
+    return Neighbours(found, best)
 
 
 def _approximate(x: Floats, kind: str, links: int, effort: int) -> Any:
@@ -382,8 +300,8 @@ def _approximate(x: Floats, kind: str, links: int, effort: int) -> Any:
         return graph
     if len(x) < FEWEST_FOR_IVFPQ:
         raise ValueError(
-            f"An index 'ivfpq' learns from {FEWEST_FOR_IVFPQ:,} distinct keys or more, and there are {len(x):,}: "
-            f"use 'exact' or 'hnsw'."
+            f"An 'ivfpq' index needs at least {FEWEST_FOR_IVFPQ:,} distinct keys, and there are {len(x):,}: use "
+            f"'exact' or 'hnsw'."
         )
     cells = int(min(4 * len(x) ** 0.5, len(x) // 39))
     bytes_of_key = next(parts for parts in range(max(1, dim // 8), 0, -1) if dim % parts == 0)
@@ -402,17 +320,11 @@ def _names(index: RetrievalIndex, rank: str) -> pa.Array:
     return pa.array(index.classes[rank], pa.string()).take(codes)
 
 
-def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
-
-
 def _faiss() -> Any:
     try:
         import faiss
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Approximate indexes need faiss: pip install 'bioscan_hf[index]'. An index of the kind 'exact' does not."
+            "Approximate indexes need faiss: pip install 'bioscan_hf[index]', or use the kind 'exact'."
         ) from error
     return faiss

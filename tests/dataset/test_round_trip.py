@@ -121,7 +121,7 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 from transformers import AutoModel
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.evaluation.retrieval import retrieve
+from bioscan_hf.search.retrieve import retrieve
 from bioscan_hf.search.index import load_index
 
 found = answers(*(f"tester/{name}" for name in ("pretrained", "classifier", "aligned", "clibd")))

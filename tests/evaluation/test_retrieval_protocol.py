@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from bioscan_hf.evaluation.retrieval import TIES
 from bioscan_hf.evaluation.retrieval_protocol import (
     MODALITIES,
     REPORTED_RANKS,
@@ -19,6 +18,7 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     two_stage_names,
 )
 from bioscan_hf.search.index import build_index
+from bioscan_hf.search.retrieve import TIES
 
 PUBLISHED = {
     "image": "encoded_image_feature",

@@ -11,18 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bioscan_hf.evaluation.retrieval import retrieve
-from bioscan_hf.search import index as retrieval_index
-from bioscan_hf.search.index import (
-    build_index,
-    distinct_rows,
-    encode_names,
-    load_index,
-    measure_recall,
-    save_index,
-    search,
-    unit_vectors,
-)
+from bioscan_hf.search import exact
+from bioscan_hf.search.index import build_index, encode_names, load_index, measure_recall, save_index, search
+from bioscan_hf.search.retrieve import retrieve
+from bioscan_hf.search.vectors import unit_vectors
 
 LABELS = {"species": ["B", None, "A", "B"], "genus": ["G", "G", None, None]}
 
@@ -42,36 +34,12 @@ def test_equal_keys_are_kept_once():
     assert index.codes["species"].tolist() == [1, -1, 0, 1] and index.codes["genus"].tolist() == [0, 0, -1, -1]
 
 
-def test_distinct_rows_agree_with_numpy():
-    x = np.random.default_rng(0).integers(0, 3, (5000, 7)).astype(np.float32)
-    group, first = distinct_rows(x)
-    assert len(first) == len(np.unique(x, axis=0)) < 5000
-    assert (
-        np.array_equal(x[first][group], x)
-        and (np.diff(first) > 0).all()
-        and np.array_equal(group[first], np.arange(len(first)))
-    )
-
-
-def test_distinct_rows_survive_equal_hashes(monkeypatch):
-    """If all rows had one hash, they would still be told apart."""
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: type("Zero", (), {"integers": _zeros})())
-    x = np.arange(12, dtype=np.float32).reshape(6, 2)[[0, 1, 2, 1, 0, 5]]
-    x[:, 0] = 0  # differ in the second column alone
-    group, first = distinct_rows(x * 0 + x)
-    assert group.tolist() == [0, 1, 2, 1, 0, 3] and first.tolist() == [0, 1, 2, 5]
-
-
-def _zeros(self, low, high, size, dtype):
-    return np.full(size, 2**63 - 1 - 2**62, dtype)
-
-
 def test_exact_search_in_chunks_is_that_of_one_product(monkeypatch):
     """Small chunks of keys and queries find what the whole similarity matrix holds, in order."""
-    keys, queries = unit_vectors(clustered(300), "keys", None), unit_vectors(clustered(70, seed=1), "queries", None)
-    monkeypatch.setattr(retrieval_index, "KEYS_AT_ONCE", 37)
-    monkeypatch.setattr(retrieval_index, "QUERIES_AT_ONCE", 16)
-    similarities, rows = search(build_index(keys, {}), queries, 50)
+    keys, queries = unit_vectors(clustered(300)), unit_vectors(clustered(70, seed=1))
+    monkeypatch.setattr(exact, "QUERIES_AT_ONCE", 16)
+    rows, similarities = exact.nearest(queries, keys, 50, metric="dot", keys_at_once=37)
+    assert np.array_equal(rows, search(build_index(keys, {}), queries, 50).rows)
     whole = queries @ keys.T
     np.testing.assert_allclose(similarities, -np.sort(-whole, axis=1)[:, :50], atol=1e-6)
     np.testing.assert_allclose(np.take_along_axis(whole, rows, 1), similarities, atol=1e-6)
@@ -165,7 +133,7 @@ def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="do not belong together: keys 4 in index.json"):
         load_index(folder)
     (other / "index.json").write_text(json.dumps(json.loads((other / "index.json").read_text()) | {"format": 9}))
-    with pytest.raises(ValueError, match="format 9; this version reads 1"):
+    with pytest.raises(ValueError, match="format 9; this version reads format 1"):
         load_index(other)
 
 
@@ -174,7 +142,10 @@ def test_broken_folders_are_refused(tmp_path):
     [
         (lambda about: about.pop("dim"), "index.json' has no field 'dim'"),
         (lambda about: about.update(keys="4"), "'keys' in .*index.json' is a str"),
-        (lambda about: about.update(kind="tree"), "'kind' in .*index.json is 'tree'. There are exact, hnsw, ivfpq"),
+        (
+            lambda about: about.update(kind="tree"),
+            "'kind' in .*index.json is 'tree', but must be one of exact, hnsw, ivfpq",
+        ),
     ],
 )
 def test_an_index_whose_description_is_wrong_is_refused(tmp_path, change, message):
@@ -194,7 +165,7 @@ def test_an_index_whose_files_hold_something_else_is_refused(tmp_path):
     for tensors, message in (
         ({"group": group}, "'vectors' in .* is absent"),
         ({"group": group, "vectors": vectors.half()}, "'vectors' in .* is torch.float16 of the shape .4, 4."),
-        ({"group": group + 1, "vectors": vectors}, "'group' .* names rows beyond its 4 vectors"),
+        ({"group": group + 1, "vectors": vectors}, "'group' .* has rows beyond its 4 vectors"),
     ):
         save_file(tensors, file)
         with pytest.raises(ValueError, match=message):
@@ -215,21 +186,21 @@ def test_recall_of_more_than_there_is():
 
 
 def test_refused():
-    with pytest.raises(ValueError, match="Unknown kind of index 'tree'. There are exact, hnsw, ivfpq"):
+    with pytest.raises(ValueError, match="Unknown kind of index 'tree'. Choose one of exact, hnsw, ivfpq"):
         build_index(np.eye(2), {}, kind="tree")
     with pytest.raises(ValueError, match="'ids' has 1 entries for 2 keys"):
         build_index(np.eye(2), {}, ids=["a"])
     with pytest.raises(ValueError, match=r"rows 1 \(q2\): leave these rows out"):
         build_index([[1, 0], [0, np.nan]], {}, ids=["q1", "q2"])
     with pytest.raises(ValueError, match="and 2 more"):
-        unit_vectors(np.zeros((7, 2)), "keys", None)
+        unit_vectors(np.zeros((7, 2)), "keys")
     with pytest.raises(ValueError, match="A label is nan"):
-        encode_names(["A", float("nan")])
+        encode_names({"r": ["A", float("nan")]})
 
 
 def test_few_keys_for_ivfpq():
     pytest.importorskip("faiss")
-    with pytest.raises(ValueError, match="9,984 distinct keys or more, and there are 100"):
+    with pytest.raises(ValueError, match="at least 9,984 distinct keys, and there are 100"):
         build_index(clustered(100), {}, kind="ivfpq")
 
 

@@ -1,0 +1,82 @@
+"""Checks of the embeddings and labels that probes and zero-shot classifiers take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ..metrics import IGNORE
+from ..search.vectors import Ids, named_rows, slices
+
+
+def matrix(name: str, values: ArrayLike, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    """A finite matrix (rows, dimensions) of `dtype`.
+
+    Args:
+        name: What an error calls it.
+
+    Raises:
+        ValueError: if it is not a matrix, is empty, or has NaN or infinite values (their rows are named).
+    """
+    x = np.asarray(values)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be a matrix (rows, dimensions) that is not empty, got {x.shape}.")
+    x = x.astype(dtype, copy=False)
+    broken = [
+        part.start + row for part in slices(len(x), 65_536) for row in np.flatnonzero(~np.isfinite(x[part]).all(1))
+    ]
+    if broken:
+        raise ValueError(
+            f"{name} has NaN or infinite values in the rows {named_rows(broken)}: leave these rows out, or check the "
+            f"encoder."
+        )
+    return x
+
+
+def class_ids(name: str, values: ArrayLike) -> Ids:
+    """Class ids in one dimension, int64, -1 for none.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    ids = np.asarray(values)
+    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)) or (ids < IGNORE).any():
+        raise ValueError(
+            f"{name} must be class ids in one dimension (whole numbers, -1 for none), got {ids.dtype} {ids.shape}. "
+            f"Turn names into ids with LabelMaps.encode."
+        )
+    return ids.astype(np.int64)
+
+
+def train_and_test(
+    what: str,
+    dtype: DTypeLike,
+    train: ArrayLike,
+    train_labels: ArrayLike,
+    test: ArrayLike,
+    test_labels: ArrayLike,
+) -> tuple[NDArray[Any], Ids, NDArray[Any], Ids]:
+    """Checked train rows (N, D), their labels (N,), test rows (M, D) and their labels (M,).
+
+    Args:
+        what: What an error calls the rows: "embeddings" or "features".
+
+    Raises:
+        ValueError: as `matrix` and `class_ids`, and for sizes that do not match.
+    """
+    found: list[NDArray[Any]] = []
+    for name, rows, labels in (("train", train, train_labels), ("test", test, test_labels)):
+        x, shape = matrix(f"{name}_{what}", rows, dtype), np.shape(labels)
+        if shape != x.shape[:1]:
+            raise ValueError(
+                f"{name}_labels has the shape {shape}, but {name}_{what} has {len(x)} rows: each row needs one id."
+            )
+        found += [x, class_ids(f"{name}_labels", labels)]
+    if found[0].shape[1] != found[2].shape[1]:
+        raise ValueError(
+            f"train_{what} have {found[0].shape[1]} dimensions and test_{what} {found[2].shape[1]}: both must come "
+            f"from the same encoder."
+        )
+    return found[0], found[1], found[2], found[3]

@@ -1,0 +1,122 @@
+"""Nearest keys and their taxa under both tie rules, against plain loops and the published results."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bioscan_hf.search.index import build_index
+from bioscan_hf.search.retrieve import retrieve
+
+#: Directions whose products are exact in float32, so that a tie is a tie in every order of summation.
+AXES = np.vstack([np.eye(3), -np.eye(3)])
+
+
+def names_of(index, found, rank="r"):
+    return np.array([*index.classes[rank], None], object)[found.predictions[rank]].tolist()
+
+
+def test_published_ties(shared):
+    """Five of seven keys are one vector: the published search gives the last of those it kept first, by k."""
+    ties = np.load(shared / "fixtures/clibd/eval_ties.npz")
+    expected = json.loads((shared / "fixtures/clibd/eval_meta.json").read_text())["duplicate_keys"]
+    names = [f"sp{i}" for i in range(7)]
+    index = build_index(ties["keys"], {"r": names})
+    for k in (1, 2, 3, 5):
+        found = retrieve(index, ties["query"], k=k, ties="parity")
+        assert found.neighbours.tolist() == [expected[f"max_k={k}"]["indices"]]
+        assert names_of(index, found) == [expected[f"max_k={k}"]["species"]]
+    same = build_index(np.ones((4, 2)), {})
+    order = json.loads((shared / "fixtures/clibd/eval_meta.json").read_text())["exact_tie_order"]
+    assert retrieve(same, np.ones((1, 2)), k=4, ties="parity").neighbours.tolist() == order
+
+
+def heap(scores, k):
+    """The published search as a loop over the keys: the rows it gives."""
+    kept = []
+    for row, score in enumerate(scores):
+        if len(kept) == k:
+            if score <= min(kept)[0]:
+                continue
+            kept.remove(min(kept))
+        kept.append((score, row))
+    return [row for _, row in sorted(kept, reverse=True)]
+
+
+def votes(scores, labels, k):
+    """The default rule as a loop over groups of equally near keys: the names of the first k."""
+    order, found = np.argsort(-scores, kind="stable"), []
+    while len(found) < k:
+        tied = [row for row in order if scores[row] >= scores[order[0]] - 1e-6]
+        order = order[len(tied) :]
+        counts = Counter(labels[row] for row in tied)
+        unnamed = counts.pop(None, 0)
+        for name in sorted(counts, key=lambda name: (-counts[name], name)):
+            found += [name] * counts[name]
+        found += [None] * unnamed
+    return found[:k]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_tie_rules_are_those_of_the_plain_loops(data):
+    """Whatever keys are equal or equally near, and whatever their names, both rules give what a loop gives."""
+    rows = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+    labels = data.draw(st.lists(st.sampled_from(["A", "B", "C", None]), min_size=len(rows), max_size=len(rows)))
+    asked = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
+    k = data.draw(st.integers(1, min(6, len(rows))))
+    keys, queries = AXES[rows], AXES[asked]
+    scores = queries @ keys.T
+    index = build_index(keys, {"r": labels})
+    assert retrieve(index, queries, k=k, ties="parity").neighbours.tolist() == [heap(row, k) for row in scores]
+    found = retrieve(index, queries, k=k)
+    assert names_of(index, found) == [votes(row, labels, k) for row in scores]
+    np.testing.assert_array_equal(found.similarities, -np.sort(-scores, axis=1)[:, :k])
+    assert np.array_equal(np.take_along_axis(scores, found.neighbours, 1), found.similarities)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_vote_does_not_depend_on_the_order_of_the_keys(seed):
+    """Shuffled keys give the same names; under the published rule they often do not."""
+    generator = np.random.default_rng(seed)
+    keys, labels = AXES[generator.integers(0, 6, 60)], generator.choice(["A", "B", "C", "D"], 60)
+    shuffled = generator.permutation(60)
+    one, two = (build_index(keys[rows], {"r": labels[rows].tolist()}) for rows in (np.arange(60), shuffled))
+    assert names_of(one, retrieve(one, AXES)) == names_of(two, retrieve(two, AXES))
+
+
+def test_vote_asks_all_equal_keys_though_most_have_the_last_rows():
+    """One barcode, 3 keys of A and then 1,500 of B: at k=1 the answer is B, which no 5 kept keys would show."""
+    keys = np.repeat(np.array([[1.0, 1.0]]), 1503, axis=0)
+    index = build_index(keys, {"r": ["A"] * 3 + ["B"] * 1500})
+    assert len(index.vectors) == 1
+    assert names_of(index, retrieve(index, [[1, 0]], k=1)) == [["B"]]
+    assert names_of(index, retrieve(index, [[1, 0]], k=1, ties="parity")) == [["A"]]
+
+
+def test_many_different_keys_at_one_distance_are_all_asked():
+    """2,000 keys on a circle around the query: the search widens until it has seen every one of them.
+
+    Among them 1,001 are of Z, which stand last: only who counts all of them answers Z.
+    """
+    angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
+    keys = np.stack([np.cos(angles), np.sin(angles), np.ones(2000)], axis=1)
+    index = build_index(keys, {"r": ["A"] * 999 + ["Z"] * 1001})
+    assert len(index.vectors) == 2000
+    assert names_of(index, retrieve(index, [[0, 0, 1]], k=1)) == [["Z"]]
+
+
+def test_the_least_digit_does_not_decide():
+    """Three embeddings of one barcode that differ by rounding vote together against a nearer stranger."""
+    keys = np.array([[1, 1e-4], [1, 1.001e-4], [1, 1.002e-4]])
+    index = build_index(keys, {"r": ["B", "A", "A"]})
+    assert names_of(index, retrieve(index, [[1, 0]], k=1)) == [["A"]]
+
+
+def test_unknown_tie_rule():
+    with pytest.raises(ValueError, match="Unknown tie rule 'first'. Choose 'vote' or 'parity'"):
+        retrieve(build_index(np.eye(2), {"r": ["A", "B"]}), np.eye(2), k=1, ties="first")
