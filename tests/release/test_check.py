@@ -1,4 +1,4 @@
-"""What a release may look like: every format of the metadata, boxes, published zips, parts of them, zips in zips."""
+"""Reading a release: formats of the metadata, boxes, published zips, their parts, and zips in zips."""
 
 import csv
 import gzip
@@ -14,9 +14,13 @@ import pytest
 from PIL import Image as PILImage
 
 from bioscan_hf.release import check as reader
-from bioscan_hf.release import photos as release_photos
-from bioscan_hf.release import tables as release_files
-from bioscan_hf.release.tables import METADATA_NAME, METADATA_ZIP
+from bioscan_hf.release import tables, zips
+from bioscan_hf.release.catalogue import BOXES_TSV, METADATA_NAME, METADATA_ZIP
+from bioscan_hf.release.columns import BOX_COLUMNS, features
+from bioscan_hf.release.layout import find_metadata, missing_zips, packages, photo_root
+from bioscan_hf.release.photos import Photos
+from bioscan_hf.release.problems import ReleaseError
+from bioscan_hf.release.tables import csv_columns, read_strings
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, SPLITS, image_path
 
 
@@ -48,9 +52,9 @@ def jpeg(value=0):
 
 @pytest.fixture(scope="module")
 def formats(release, tmp_path_factory):
-    """The simulated metadata in every format, without boxes beside them."""
+    """The simulated metadata in every format, without a table of boxes."""
     folder = tmp_path_factory.mktemp("formats")
-    source = reader.find_metadata(release)
+    source = find_metadata(release)
     text = source.read_text(encoding="utf-8")
     records = [{"@type": "PreservedSpecimen"} | record for record in csv.DictReader(io.StringIO(text))]
     jsonld = release / "bioscan5m/metadata/jsonld" / f"{METADATA_NAME}.jsonld"
@@ -82,30 +86,30 @@ def test_every_format_gives_the_same_rows(formats, name):
 
 
 def test_the_block_size_does_not_matter(formats, monkeypatch):
-    """Records and lines that are cut by the end of a block, and tables of a few rows, come out whole."""
+    """Records and lines that cross the end of a block are read whole."""
     expected = rows_of(formats / "m.csv")
-    monkeypatch.setattr(release_files, "_BLOCK_BYTES", 5000)
-    monkeypatch.setattr(release_files, "_RECORDS", 7)
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 5000)
+    monkeypatch.setattr(tables, "_RECORDS", 7)
     for name in ("m.csv", "m.tsv", "m.jsonld", "indented.json", METADATA_ZIP):
         assert rows_of(formats / name) == expected
 
 
 def test_a_folder_is_searched_in_order(formats, tmp_path):
-    """CSV before TSV, JSON-LD and the zip; and the folder of the photos is found from the metadata in it."""
+    """CSV before TSV, JSON-LD and the zip; the photo folder is found from the metadata."""
     with pytest.raises(FileNotFoundError, match="MultiTypes.zip.*Give the folder that holds bioscan5m/"):
-        reader.find_metadata(tmp_path)
+        find_metadata(tmp_path)
     shutil.copy(formats / METADATA_ZIP, tmp_path)
-    assert reader.find_metadata(tmp_path).name == METADATA_ZIP
+    assert find_metadata(tmp_path).name == METADATA_ZIP
     for kind, name in (("jsonld", "m.jsonld"), ("tsv", "m.tsv"), ("csv", "m.csv")):
         for folder in (f"metadata/{kind}", f"bioscan5m/metadata/{kind}"):
             path = tmp_path / folder / f"{METADATA_NAME}.{kind}"
             path.parent.mkdir(parents=True)
             shutil.copy(formats / name, path)
-            assert reader.find_metadata(tmp_path) == path
-            assert reader.photo_root(path) == tmp_path == reader.photo_root(tmp_path)
+            assert find_metadata(tmp_path) == path
+            assert photo_root(path) == tmp_path == photo_root(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no metadata file: give a .csv, .tsv, .json"):
-        reader.find_metadata(tmp_path / "photo.jpg")
+    with pytest.raises(ValueError, match="is not a metadata file: give a .csv, .tsv, .json"):
+        find_metadata(tmp_path / "photo.jpg")
 
 
 @pytest.mark.parametrize(
@@ -113,32 +117,32 @@ def test_a_folder_is_searched_in_order(formats, tmp_path):
     [
         ('[{"a": 1},\n{"a": 2}', "its array is not closed"),
         ('[{"a": 1},\n{"a": "cu', 'is cut off or damaged at \'{"a": "cu\''),
-        ('{"a": 1}\n{"a": 2, "b": 3}', "row 2: 'b' is no key of the first object"),
-        ('{"a": 1}\n{"a": [2]}', "row 2: a is .'2'., neither text nor a number"),
+        ('{"a": 1}\n{"a": 2, "b": 3}', "row 2: the first object has no key 'b'"),
+        ('{"a": 1}\n{"a": [2]}', "row 2: a is .'2'., not a text or a number"),
         ("[1, 2]", "holds '1' where an object was expected"),
     ],
 )
-def test_broken_jsonld_is_told(tmp_path, text, message):
+def test_broken_jsonld_raises(tmp_path, text, message):
     path = tmp_path / "m.jsonld"
     path.write_text(text)
-    with pytest.raises(reader.ReleaseError, match=message):
-        list(reader.read_strings(path, required=("a",)))
+    with pytest.raises(ReleaseError, match=message):
+        list(read_strings(path, required=("a",)))
 
 
-def test_damaged_metadata_zip_is_told(formats, tmp_path):
+def test_damaged_metadata_zip_raises(formats, tmp_path):
     data = bytearray((formats / METADATA_ZIP).read_bytes())
     data[-10_000] ^= 255  # in the CSV, which is the last member
     (tmp_path / "m.zip").write_bytes(data)
-    with pytest.raises(reader.ReleaseError, match="m.zip cannot be read to its end"):
-        list(reader.read_strings(tmp_path / "m.zip"))
+    with pytest.raises(ReleaseError, match="m.zip cannot be read to its end"):
+        list(read_strings(tmp_path / "m.zip"))
     with ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("readme.txt", "")
-    with pytest.raises(reader.ReleaseError, match="empty.zip holds no metadata"):
-        reader.csv_columns(tmp_path / "empty.zip")
+    with pytest.raises(ReleaseError, match="empty.zip has no metadata"):
+        csv_columns(tmp_path / "empty.zip")
 
 
 def test_numbers_that_do_not_fit_are_emptied(tmp_path):
-    """inferred_ranks is a uint8: 300, -1 and 1.5 are told one by one, 4.0 is 4; sizes may be missing."""
+    """inferred_ranks is a uint8: 300, -1 and 1.5 are each reported, 4.0 becomes 4."""
     values = ["300", "4.0", "-1", "1.5", "", "255"]
     path = write_rows(tmp_path / "m.csv", [row(f"A{i}", inferred_ranks=v) for i, v in enumerate(values)])
     problems = []
@@ -150,7 +154,7 @@ def test_numbers_that_do_not_fit_are_emptied(tmp_path):
 
 
 def test_ids_are_compared_as_bytes_of_any_length(tmp_path):
-    """Ids of different lengths in different blocks, unsorted: a repeat is found, a longer id is not its prefix."""
+    """Unsorted ids of different lengths: a repeat is found, and a longer id is not equal to its prefix."""
     ids = ["B", "A1", "A", "A12", "A1", "B-very-long-id-of-a-specimen"]
     path = write_rows(tmp_path / "m.csv", [row(i) for i in ids])
     problems = []
@@ -170,24 +174,23 @@ def write_boxes(path, boxes):
 
 
 def test_boxes_are_joined_by_processid(tmp_path):
-    """In any order; null where there is none; of a box of nobody there is a note, which stops nothing."""
+    """In any order; null where there is none. A box without a specimen gives a note, not an error."""
     path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2"), row("A3-longer")])
-    write_boxes(
-        tmp_path / reader.BOXES_TSV, [("Z", (1, 2, 3, 4)), ("A3-longer", (5, 6, 7, 8)), ("A1", (9, 8, 70, ""))]
-    )
+    write_boxes(tmp_path / BOXES_TSV, [("Z", (1, 2, 3, 4)), ("A3-longer", (5, 6, 7, 8)), ("A1", (9, 8, 70, ""))])
     checked = reader.scan(path)
-    assert checked.extra_columns == list(reader.BOX_COLUMNS.values())
+    assert checked.extra_columns == list(BOX_COLUMNS.values())
     [(_, table)] = reader.read_typed(path, checked)
-    found = [tuple(record[name] for name in reader.BOX_COLUMNS.values()) for record in table.to_pylist()]
+    found = [tuple(record[name] for name in BOX_COLUMNS.values()) for record in table.to_pylist()]
     assert found == [(9, 8, 70, None, 1024, 768), (None,) * 6, (5, 6, 7, 8, 1024, 768)]
-    assert str(reader.features("dna", checked.extra_columns)["bbox_x0"]) == "Value('int32')"
-    assert checked.strays.processid == "Z" and checked.strays.what.startswith("1 of 3 boxes are of specimens that")
+    assert str(features("dna", checked.extra_columns)["bbox_x0"]) == "Value('int32')"
+    assert checked.strays.processid == "Z"
+    assert checked.strays.what == "1 of 3 boxes are of specimens that the metadata do not have"
 
 
 def test_repeated_and_damaged_boxes(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
-    write_boxes(tmp_path / reader.BOXES_TSV, [("A2", (1, 1, 2, 2)), ("A1", ("x", 1, 2, 2)), ("A2", (7, 7, 8, 8))])
-    with pytest.raises(reader.ReleaseError, match=r"bbox.tsv, row 2 .A1.: x0 is 'x', not a number"):
+    write_boxes(tmp_path / BOXES_TSV, [("A2", (1, 1, 2, 2)), ("A1", ("x", 1, 2, 2)), ("A2", (7, 7, 8, 8))])
+    with pytest.raises(ReleaseError, match=r"bbox.tsv, row 2 .A1.: x0 is 'x', not a number"):
         reader.scan(path)
     problems = []
     checked = reader.scan(path, problems.append)
@@ -196,9 +199,9 @@ def test_repeated_and_damaged_boxes(tmp_path):
     assert table["bbox_x0"].to_pylist() == [None, 1]
 
 
-def test_metadata_with_boxes_of_their_own_keep_them(tmp_path):
+def test_box_columns_of_the_metadata_are_kept(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1", bbox_x0="7")], [*COLUMNS, "bbox_x0"])
-    write_boxes(tmp_path / reader.BOXES_TSV, [("A1", (1, 1, 2, 2))])
+    write_boxes(tmp_path / BOXES_TSV, [("A1", (1, 1, 2, 2))])
     [record] = rows_of(path)
     assert record["bbox_x0"] == 7 and "bbox_y0" not in record
 
@@ -206,7 +209,7 @@ def test_metadata_with_boxes_of_their_own_keep_them(tmp_path):
 @pytest.mark.realdata
 def test_boxes_of_real_rows(shared, tmp_path):
     """25 rows of BIOSCAN-5M: area_fraction and scale_factor follow from the joined box, to 4 decimals."""
-    shutil.copy(shared / "data/bioscan5m_browser_bbox.tsv", tmp_path / reader.BOXES_TSV)
+    shutil.copy(shared / "data/bioscan5m_browser_bbox.tsv", tmp_path / BOXES_TSV)
     path = shutil.copy(shared / "data/bioscan5m_browser_rows.csv", tmp_path / "m.csv")
     rows = rows_of(path)
     assert len(rows) == 25
@@ -235,7 +238,7 @@ def members(package, *splits):
 
 
 def read_all(root, package):
-    photos = reader.Photos(root, package)
+    photos = Photos(root, package)
     photos.check({split for _, split in PHOTOS})
     found = {(i, split): photos.read(i, split) for i, split in PHOTOS}
     photos.close()
@@ -256,7 +259,7 @@ def read_all(root, package):
 def test_published_names_of_zips(tmp_path, package, zips, compression):
     for suffix, splits in zips.items():
         make_zip(tmp_path / f"BIOSCAN_5M_{package}{suffix}.zip", members(package, *splits), compression)
-    assert reader.packages(tmp_path) == [package]
+    assert packages(tmp_path) == [package]
     assert read_all(tmp_path, package) == PHOTOS
 
 
@@ -275,12 +278,12 @@ def test_flipped_byte_in_a_nested_zip_is_named(tmp_path):
     inner = bytearray(make_zip(tmp_path / "i.zip", members("cropped")).read_bytes())
     inner[inner.index(PHOTOS["A3", "val"]) + 300] ^= 1
     make_zip(tmp_path / "BIOSCAN_5M_cropped.zip", {"i.zip": bytes(inner)})
-    with pytest.raises(reader.ReleaseError, match=r"BIOSCAN_5M_cropped.zip:i.zip:.*A3.jpg cannot be read .Bad CRC-32"):
+    with pytest.raises(ReleaseError, match=r"BIOSCAN_5M_cropped.zip:i.zip:.*A3.jpg cannot be read .Bad CRC-32"):
         read_all(tmp_path, "cropped")
 
 
 def write_zip64(path, names, data, before=b""):
-    """A zip whose sizes and offsets all stand in zip64 records, as from 4 GB or 65,536 members on."""
+    """A zip with all sizes and offsets in zip64 records, as from 4 GB or 65,536 members on."""
     body, directory = bytearray(before), b""
     for name in names:
         extra = struct.pack("<HHQQQ", 1, 24, len(data), len(data), len(body) - len(before))
@@ -304,38 +307,38 @@ def test_zip64(tmp_path, before):
     path = tmp_path / "BIOSCAN_5M_cropped.zip"
     write_zip64(path, names, jpeg(), before)
     with ZipFile(path) as archive:
-        assert len(archive.namelist()) == 50 and archive.testzip() is None, "not a zip that others read"
-    photos = reader.Photos(tmp_path, "cropped")
+        assert len(archive.namelist()) == 50 and archive.testzip() is None, "the test zip is invalid"
+    photos = Photos(tmp_path, "cropped")
     assert all(photos.read(f"A{i}", "val") == jpeg() for i in (0, 17, 49))
-    with pytest.raises(reader.ReleaseError, match="no photo .*A50.jpg in BIOSCAN_5M_cropped.zip"):
+    with pytest.raises(ReleaseError, match="no photo .*A50.jpg in BIOSCAN_5M_cropped.zip"):
         photos.read("A50", "val")
     photos.close()
 
 
 def test_index_is_that_of_zipfile(tmp_path, monkeypatch):
-    """Many members over several blocks of the directory, unsorted: what `zipfile` tells of each."""
-    monkeypatch.setattr(release_photos, "_CHUNK", 1 << 17)
+    """Many unsorted members over several blocks of the directory: the same as `zipfile` reads."""
+    monkeypatch.setattr(zips, "_CHUNK", 1 << 17)
     names = [f"bioscan5m/images/cropped/val/{i * 7919 % 5000:05d}{'x' * (i % 9)}.jpg" for i in range(5000)]
     path = make_zip(tmp_path / "z.zip", {name: name.encode() for name in names})
     (tmp_path / "index").mkdir()
-    release_photos.index_zips([path], tmp_path / "index")
-    [part] = release_photos.read_index(tmp_path / "index")
+    zips.index_zips([path], tmp_path / "index")
+    [part] = zips.read_index(tmp_path / "index")
     assert [name.decode() for name in part.names] == sorted(names)
-    assert isinstance(part.names.base, np.memmap), "the index is in memory: every process would hold its own"
+    assert isinstance(part.names.base, np.memmap), "the index is not memory-mapped, so each process would hold a copy"
     with ZipFile(path) as archive, open(path, "rb") as file:
         for i in range(0, 5000, 97):
             info, entry = archive.getinfo(part.names[i].decode()), part.entries[i]
             assert (info.header_offset, info.compress_size, info.CRC) == tuple(int(x) for x in entry.item()[:3])
-            assert release_photos.read_member(file, entry, part.names[i]) == part.names[i]
+            assert zips.read_member(file, entry, part.names[i]) == part.names[i]
 
 
 @pytest.mark.parametrize("place", [-30, -100, -3000])
-def test_damaged_directory_is_told(tmp_path, place):
+def test_damaged_directory_raises(tmp_path, place):
     names = {f"bioscan5m/images/cropped/val/A{i}.jpg": b"x" for i in range(100)}
     path = make_zip(tmp_path / "BIOSCAN_5M_cropped.zip", names)
     path.write_bytes(path.read_bytes()[:place])
-    with pytest.raises(reader.ReleaseError, match="BIOSCAN_5M_cropped.zip is no readable zip .*download it again"):
-        reader.Photos(tmp_path, "cropped").open()
+    with pytest.raises(ReleaseError, match="BIOSCAN_5M_cropped.zip is not a readable zip .*download it again"):
+        Photos(tmp_path, "cropped").open()
 
 
 @pytest.mark.parametrize(
@@ -353,8 +356,8 @@ def test_missing_zips_are_named(tmp_path, package, present, missing):
     for suffix in present:
         make_zip(tmp_path / f"BIOSCAN_5M_{package}{suffix}.zip", {})
     splits = ("pretrain", "train") if package == "original_256" else SPLITS
-    assert reader.missing_zips(tmp_path, package, splits) == missing
-    photos = reader.Photos(tmp_path, package)
+    assert missing_zips(tmp_path, package, splits) == missing
+    photos = Photos(tmp_path, package)
     if missing:
         first = next(iter(missing.values()))[0]
         with pytest.raises(FileNotFoundError, match=f"{first} missing. Download them, or name the splits"):
@@ -362,8 +365,8 @@ def test_missing_zips_are_named(tmp_path, package, present, missing):
 
 
 def test_labels_do_not_depend_on_the_number_of_blocks(formats, monkeypatch):
-    """Names are gathered block by block and merged now and then: the same maps from one block and from hundreds."""
+    """One block and hundreds of blocks give the same maps."""
     expected = reader.scan(formats / "m.csv").labels
-    monkeypatch.setattr(release_files, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 2000)
     labels = reader.scan(formats / "m.csv").labels
     assert labels == expected and labels.columns == LABEL_COLUMNS

@@ -1,5 +1,7 @@
-"""Downloading the published files: what is right is not asked for again, what is cut or killed continues, what is
-wrong is named. Against a real web server on loopback that can cut, flip, refuse and change."""
+"""Download of the published files: verification, resumption, retries and error messages.
+
+The server is a web server on loopback that can cut connections, flip bytes, refuse requests and change files.
+"""
 
 import hashlib
 import io
@@ -22,8 +24,10 @@ import pytest
 
 from bioscan_hf.release import catalogue as inventory
 from bioscan_hf.release import download as downloader
-from bioscan_hf.release.catalogue import BOXES_TSV, CHECKED_FILE, METADATA_CSV, METADATA_ZIP, check, needs
+from bioscan_hf.release import local_files
+from bioscan_hf.release.catalogue import BOXES_TSV, METADATA_CSV, METADATA_ZIP, needs
 from bioscan_hf.release.download import DownloadError, download
+from bioscan_hf.release.local_files import CHECKED_FILE, check
 
 TRAIN = "BIOSCAN_5M_cropped_256_train.zip"
 EVAL = "BIOSCAN_5M_cropped_256_eval.zip"
@@ -35,7 +39,7 @@ UNCHECKED = "BIOSCAN_5M_original_256_train.zip"  # no checksum of it is publishe
 
 @dataclass
 class Asked:
-    """A request, and the bytes of body sent in answer; written before the bytes are, so that no client is ahead."""
+    """A request and the bytes of the body sent; counted before they are sent."""
 
     method: str
     path: str
@@ -49,7 +53,7 @@ class Asked:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` (name -> bytes) with ranges and ETags, also below a Hub's /resolve/, and misbehaves as told."""
+    """Serves `files` (name -> bytes) with ranges and ETags, also below a Hub's /resolve/, and fails on demand."""
 
     daemon_threads = True
 
@@ -156,12 +160,12 @@ def flipped(content, at=1000):
 
 @pytest.fixture(scope="session")
 def files():
-    """The published files, small: name -> bytes."""
+    """Small stand-ins of the published files: name -> bytes."""
     return {file.name: zipped(file.name) for file in inventory.INVENTORY}
 
 
 def small_inventory(files):
-    """The inventory of `files`: a size and a digest wherever there is a published one."""
+    """The inventory with sizes and digests of `files` where the real one has them."""
 
     def small(file):
         content = files[file.name]
@@ -198,11 +202,8 @@ def names(config, split="all", **options):
     return [[[file.name for file in files] for files in need.variants] for need in needs(config, split, **options)]
 
 
-# ---- what is published and what is needed --------------------------------------------------------------------------
-
-
 def test_checksums_are_those_that_bioscan_dataset_publishes():
-    """Guards the numbers against typing errors: every md5 of that package is here, and none of ours differs."""
+    """Every md5 of that package is in the catalogue."""
     from bioscan_dataset import BIOSCAN5M
 
     ours = {file.name: file.checksums for file in inventory.INVENTORY}
@@ -217,7 +218,7 @@ def test_checksums_are_those_that_bioscan_dataset_publishes():
     assert photos == inventory.SAMPLE_PHOTOS and len(photos) == 17
 
 
-def test_every_config_needs_the_files_that_hold_it():
+def test_files_needed_by_each_config():
     metadata = [[METADATA_ZIP]]
     assert names("dna", "train") == [metadata]
     assert names("cropped_256", "train") == [metadata, [[TRAIN], [WHOLE]]]
@@ -239,7 +240,7 @@ def test_every_config_needs_the_files_that_hold_it():
     assert names("original_full", "val")[1] == [[f"BIOSCAN_5M_original_full.0{i}.zip" for i in range(1, 6)]]
 
 
-def test_unusable_arguments_are_refused_before_anything_is_made(tmp_path):
+def test_invalid_arguments_create_nothing(tmp_path):
     with pytest.raises(ValueError, match="Unknown source 'zenodo': give 'hub', or the http"):
         download(tmp_path / "new", source="zenodo")
     with pytest.raises(ValueError, match="Unknown config 'cropped_265'"):
@@ -249,10 +250,7 @@ def test_unusable_arguments_are_refused_before_anything_is_made(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-# ---- from a web server ---------------------------------------------------------------------------------------------
-
-
-def test_downloads_once_and_never_asks_again_for_what_is_right(server, files, tmp_path):
+def test_correct_files_are_not_requested_again(server, files, tmp_path):
     seen = []
     found = get(server, tmp_path, "cropped_256", "seen", progress=lambda *step: seen.append(step))
     assert states(found) == {METADATA_ZIP: "right", TRAIN: "right", EVAL: "right"}
@@ -273,7 +271,7 @@ def test_downloads_once_and_never_asks_again_for_what_is_right(server, files, tm
 
 
 def test_a_cut_connection_continues_where_it_was_cut(server, files, tmp_path):
-    """Cut after 100,000 bytes, then after 50,000 more: three requests, and every byte crosses the wire once."""
+    """Cut after 100,000 bytes, then after 50,000 more: three requests, and every byte is sent once."""
     server.cuts[METADATA_ZIP] = [100_000, 50_000]
     (state,) = get(server, tmp_path)
     assert state.state == "right" and state.fetched == len(files[METADATA_ZIP])
@@ -281,10 +279,10 @@ def test_a_cut_connection_continues_where_it_was_cut(server, files, tmp_path):
     assert sum(a.sent for a in server.gets()) == len(files[METADATA_ZIP])
 
 
-def test_gives_up_after_attempts_that_brought_nothing_and_says_where(server, tmp_path):
-    """The first request brings 1,000 bytes; of the further ones, three (retries=2 more after one) bring none."""
+def test_gives_up_after_attempts_without_progress(server, tmp_path):
+    """The first request brings 1,000 bytes; the next three (one and two retries) bring none."""
     server.cuts[METADATA_ZIP] = [1000] + [0] * 50
-    with pytest.raises(DownloadError, match=r"cut after 1,000 of [\d,]+ bytes; given up after 3 attempts") as error:
+    with pytest.raises(DownloadError, match=r"interrupted after 1,000 of [\d,]+ bytes; gave up after 3") as error:
         get(server, tmp_path, retries=2)
     assert server.url in str(error.value) and "the same command continues" in str(error.value)
     assert len(server.gets()) == 4
@@ -295,7 +293,7 @@ def test_gives_up_after_attempts_that_brought_nothing_and_says_where(server, tmp
     assert get(server, tmp_path)[0].fetched == len(server.files[METADATA_ZIP]) - 1000
 
 
-def test_a_server_without_ranges_sends_it_all_again_but_not_for_ever(server, files, tmp_path):
+def test_a_server_without_ranges_restarts_but_not_forever(server, files, tmp_path):
     server.ranges = False
     server.cuts[METADATA_ZIP] = [200_000]
     (state,) = get(server, tmp_path / "a")
@@ -303,14 +301,14 @@ def test_a_server_without_ranges_sends_it_all_again_but_not_for_ever(server, fil
     assert state.fetched == len(files[METADATA_ZIP]) + 200_000
     server.asked.clear()
     server.cuts[METADATA_ZIP] = [200_000] * 50
-    with pytest.raises(DownloadError, match="given up after 3 attempts"):
+    with pytest.raises(DownloadError, match="gave up after 3 attempts"):
         get(server, tmp_path / "b", retries=2)
     assert len(server.gets()) == 4
 
 
 @pytest.mark.parametrize("if_range", [True, False])
 def test_a_file_that_changed_on_the_server_is_not_spliced(server, files, tmp_path, if_range):
-    """No checksum is published of this file, so the server's ETag alone tells; some servers ignore If-Range."""
+    """This file has no published checksum, so only the ETag identifies it; some servers ignore If-Range."""
     server.cuts[UNCHECKED] = [100_000] + [0] * 6
     with pytest.raises(DownloadError):
         get(server, tmp_path, "original_256", "train", retries=0)
@@ -324,8 +322,8 @@ def test_a_file_that_changed_on_the_server_is_not_spliced(server, files, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "begins"), [(METADATA_ZIP, "bytes=100000-"), (UNCHECKED, None)])
-def test_without_etag_only_a_checksum_allows_to_continue(server, tmp_path, name, begins):
-    """The whole can be checked against a published checksum, whatever the parts are; else it starts anew."""
+def test_without_etag_only_files_with_a_checksum_continue(server, tmp_path, name, begins):
+    """A file with a published checksum can be checked as a whole; others restart."""
     server.etags = False
     server.cuts[name] = [100_000]
     get(server, tmp_path, "original_256", "train")
@@ -343,8 +341,8 @@ def test_another_mirror_continues_a_file_that_can_be_checked(server, files, tmp_
     assert (tmp_path / METADATA_ZIP).read_bytes() == files[METADATA_ZIP]
 
 
-def test_bytes_beyond_the_end_are_no_beginning(server, files, tmp_path):
-    """A .part longer than what the server has: it answers 416, and the file starts anew."""
+def test_a_part_longer_than_the_file_restarts(server, files, tmp_path):
+    """The server answers 416, and the file restarts."""
     server.cuts[UNCHECKED] = [200_000, 0]
     with pytest.raises(DownloadError):
         get(server, tmp_path, "original_256", "train", retries=0)
@@ -357,11 +355,12 @@ def test_bytes_beyond_the_end_are_no_beginning(server, files, tmp_path):
 
 CHILD = """
 import json, sys
+from dataclasses import replace
 from bioscan_hf.release import catalogue as inventory
 from bioscan_hf.release.download import DownloadError, download
 root, config, split, options, known = sys.argv[1], sys.argv[2], sys.argv[3], *map(json.loads, sys.argv[4:])
 checksums = {name: tuple(inventory.Checksum(*c) for c in sums) for name, sums in known.items()}
-inventory.INVENTORY = tuple(inventory.replace(f, checksums=checksums[f.name]) for f in inventory.INVENTORY)
+inventory.INVENTORY = tuple(replace(f, checksums=checksums[f.name]) for f in inventory.INVENTORY)
 try:
     found = download(root, config, split, pause=0.0, **options)
     print(json.dumps({"states": {s.name: [s.state, s.fetched] for s in found}}))
@@ -416,15 +415,15 @@ def test_a_killed_download_continues(server, files, tmp_path, monkeypatch, sourc
     assert (root / METADATA_ZIP).read_bytes() == content
 
 
-def test_a_byte_flipped_on_the_way_is_caught_and_named(server, files, tmp_path):
+def test_a_byte_flipped_in_transfer_is_reported(server, files, tmp_path):
     right, wrong = files[TRAIN], flipped(files[TRAIN])
     server.files[TRAIN] = wrong
-    with pytest.raises(DownloadError, match=f"1 of 2 files are not there:\n  {TRAIN}: damaged") as error:
+    with pytest.raises(DownloadError, match=f"1 of 2 files are missing:\n  {TRAIN}: damaged") as error:
         get(server, tmp_path, "cropped_256", "train")
     expected = f"its md5 is {hashlib.md5(wrong).hexdigest()}, published is {hashlib.md5(right).hexdigest()}"
     assert expected in str(error.value) and f"{server.url}/{TRAIN}" in str(error.value)
     assert states(error.value.states) == {METADATA_ZIP: "right", TRAIN: "damaged"}
-    assert not list(tmp_path.glob(f"{TRAIN}*"))  # neither under its name nor as something to continue
+    assert not list(tmp_path.glob(f"{TRAIN}*"))  # neither the file nor its .part
     server.files[TRAIN] = right
     server.asked.clear()
     get(server, tmp_path, "cropped_256", "train")
@@ -432,12 +431,12 @@ def test_a_byte_flipped_on_the_way_is_caught_and_named(server, files, tmp_path):
     assert [(a.name, a.range) for a in server.gets()] == [(TRAIN, None)]
 
 
-def test_a_byte_flipped_on_the_disk_is_named_put_aside_and_downloaded(server, files, tmp_path):
+def test_a_byte_flipped_on_disk_is_reported_and_the_file_downloaded_again(server, files, tmp_path):
     get(server, tmp_path, "cropped_256", "train")
     before = (tmp_path / TRAIN).stat()
     (tmp_path / TRAIN).write_bytes(flipped(files[TRAIN]))
     os.utime(tmp_path / TRAIN, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert states(check(tmp_path, "cropped_256", "train"))[TRAIN] == "right"  # as the disk claims nothing changed
+    assert states(check(tmp_path, "cropped_256", "train"))[TRAIN] == "right"  # size and time are unchanged
     found = check(tmp_path, "cropped_256", "train", reread=True)
     assert states(found) == {METADATA_ZIP: "right", TRAIN: "damaged"}
     assert hashlib.md5(files[TRAIN]).hexdigest() in found[1].detail
@@ -446,27 +445,27 @@ def test_a_byte_flipped_on_the_disk_is_named_put_aside_and_downloaded(server, fi
     get(server, tmp_path, "cropped_256", "train", say=said.append)
     assert [a.name for a in server.asked] == [TRAIN]
     assert said[0].startswith(f"{TRAIN} is damaged: its md5 is {hashlib.md5(flipped(files[TRAIN])).hexdigest()}")
-    assert f"Put aside as {TRAIN}.damaged" in said[0]
+    assert f"Renamed to {TRAIN}.damaged" in said[0]
     assert (tmp_path / f"{TRAIN}.damaged").read_bytes() == flipped(files[TRAIN])
     assert (tmp_path / TRAIN).read_bytes() == files[TRAIN]
 
 
-def test_a_file_of_another_size_is_named_before_it_is_downloaded(server, tmp_path):
+def test_a_file_of_another_size_is_not_downloaded(server, tmp_path):
     server.files[METADATA_ZIP] = zipped(METADATA_ZIP, 10_000_000)
     server.pause = 0.05  # the whole would take 7 s
     with pytest.raises(DownloadError, match=r"has 10,000,\d+ bytes, published are 300,\d+ bytes: another version"):
         get(server, tmp_path)
 
 
-def test_a_refusal_names_the_address_and_keeps_no_other_file_from_coming(server, tmp_path):
+def test_a_refusal_names_the_address_and_other_files_are_downloaded(server, tmp_path):
     server.answers[METADATA_ZIP] = [(403, {})]
     with pytest.raises(DownloadError, match=f"{server.url}/{METADATA_ZIP} answers 403 Forbidden") as error:
         get(server, tmp_path, "cropped_256", "train")
     assert states(error.value.states) == {METADATA_ZIP: "missing", TRAIN: "right"}
-    assert len(server.gets(METADATA_ZIP)) == 1  # no use in asking again
+    assert len(server.gets(METADATA_ZIP)) == 1  # a permanent failure
 
 
-def test_a_busy_server_is_asked_again_when_it_says(server, tmp_path, monkeypatch):
+def test_retry_after_is_respected(server, tmp_path, monkeypatch):
     slept = []
     monkeypatch.setattr(downloader.time, "sleep", slept.append)
     server.answers[METADATA_ZIP] = [(503, {}), (429, {"Retry-After": "7"}), (500, {})]
@@ -474,23 +473,23 @@ def test_a_busy_server_is_asked_again_when_it_says(server, tmp_path, monkeypatch
     assert slept[:3] == [1.0, 7.0, 4.0]
 
 
-def test_nobody_there(tmp_path, server):
+def test_no_server(tmp_path, server):
     url = server.url
     server.shutdown()
     server.server_close()
-    with pytest.raises(DownloadError, match="Connection refused.*given up after 3 attempts"):
+    with pytest.raises(DownloadError, match="Connection refused.*gave up after 3 attempts"):
         download(tmp_path, source=url, retries=2, pause=0.0)
 
 
 @pytest.mark.parametrize(("offered", "taken"), [(PARTS, PARTS), ([PRETRAIN], [PRETRAIN]), ([WHOLE], [WHOLE])])
-def test_photos_come_in_the_variant_that_the_server_has(server, files, tmp_path, offered, taken):
+def test_variant_offered_by_the_server(server, files, tmp_path, offered, taken):
     server.files = {name: files[name] for name in (METADATA_ZIP, *offered)}
     found = get(server, tmp_path, "cropped_256", "pretrain")
     assert set(states(found)) == {METADATA_ZIP, *taken}
     assert all(state.usable for state in found)
 
 
-def test_a_begun_variant_is_continued_and_the_whole_serves_every_split(server, files, tmp_path):
+def test_a_begun_variant_is_continued_and_the_whole_zip_is_enough(server, files, tmp_path):
     (tmp_path / PARTS[0]).write_bytes(files[PARTS[0]])
     found = get(server, tmp_path, "cropped_256", "pretrain")
     assert states(found) == {METADATA_ZIP: "right", PARTS[0]: "right", PARTS[1]: "right"}
@@ -503,7 +502,7 @@ def test_a_begun_variant_is_continued_and_the_whole_serves_every_split(server, f
     assert [a.name for a in server.asked] == [METADATA_ZIP]
 
 
-def test_tells_what_is_missing(tmp_path, server, files):
+def test_missing_files_are_listed(tmp_path, server, files):
     (tmp_path / UNCHECKED).write_bytes(files[UNCHECKED])
     found = {state.name: state for state in check(tmp_path, "original_256", "seen", boxes=True)}
     assert states(found.values()) == {
@@ -513,21 +512,22 @@ def test_tells_what_is_missing(tmp_path, server, files):
         "BIOSCAN_5M_original_256_eval.zip": "missing",
     }
     assert found[METADATA_ZIP].detail == f"{len(files[METADATA_ZIP]):,} bytes"
-    assert "only from the Google Drive linked at" in found[BOXES_TSV].detail
+    assert "only on the Google Drive linked at" in found[BOXES_TSV].detail
     (tmp_path / UNCHECKED).write_bytes(files[UNCHECKED][:-100])
     state = check(tmp_path, "original_256", "train")[1]
     assert (state.state, state.detail) == ("damaged", "the end of the zip is missing")
 
 
-def test_no_room_is_told_before_the_first_byte(server, tmp_path, monkeypatch):
+def test_disk_space_is_checked_before_the_first_byte(server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(downloader.shutil, "disk_usage", lambda path: usage(10**9, 0, 400_000))
-    with pytest.raises(DownloadError, match=r"No room in .* are still to come .*400,000 are free"):
+    with pytest.raises(DownloadError, match=r"Not enough disk space in .* are needed .*400,000 are free"):
         get(server, tmp_path, "cropped_256", "train")
     assert server.gets() == []
     monkeypatch.setattr(downloader.shutil, "disk_usage", lambda path: usage(10**9, 0, 301_000))
-    with pytest.raises(DownloadError, match=rf"{UNCHECKED}: missing \(No room") as error:  # its size is not published
-        monkeypatch.setattr(downloader, "_check_room", lambda root, todo: None)
+    # The size of this file is not published.
+    with pytest.raises(DownloadError, match=rf"{UNCHECKED}: missing \(Not enough disk space") as error:
+        monkeypatch.setattr(downloader, "_check_space", lambda root, todo: None)
         server.files[UNCHECKED] = zipped(UNCHECKED, 400_000)
         get(server, tmp_path, "original_256", "train")
     assert states(error.value.states)[METADATA_ZIP] == "right"
@@ -537,17 +537,18 @@ def test_no_room_is_told_before_the_first_byte(server, tmp_path, monkeypatch):
 def test_only_one_download_at_a_time(server, tmp_path):
     from filelock import FileLock
 
-    with FileLock(tmp_path / ".bioscan_hf_download.lock"), pytest.raises(RuntimeError, match="Another download into"):
-        get(server, tmp_path)
+    with FileLock(tmp_path / ".bioscan_hf_download.lock"):
+        with pytest.raises(RuntimeError, match="Another download is writing to"):
+            get(server, tmp_path)
     assert server.asked == []
 
 
-def test_what_is_unpacked_serves_if_its_samples_are_right(server, tmp_path, monkeypatch):
-    """As the release unpacks: the CSV by its md5, the photos by the md5 of the first and last of each split."""
+def test_unpacked_files_are_used_if_their_samples_are_correct(server, tmp_path, monkeypatch):
+    """The CSV is checked by its md5, the photos by the md5 of the first and last of each split."""
     csv, photo = b"processid\n", b"\xff\xd8 a photo"
-    monkeypatch.setattr(inventory, "CSV_CHECKSUM", inventory.Checksum(None, "md5", hashlib.md5(csv).hexdigest()))
+    monkeypatch.setattr(local_files, "CSV_CHECKSUM", inventory.Checksum(None, "md5", hashlib.md5(csv).hexdigest()))
     samples = {"train/0/A.jpg": hashlib.md5(photo).hexdigest(), "val/A.jpg": hashlib.md5(b"another").hexdigest()}
-    monkeypatch.setattr(inventory, "SAMPLE_PHOTOS", samples)
+    monkeypatch.setattr(local_files, "SAMPLE_PHOTOS", samples)
     for name in (f"bioscan5m/metadata/csv/{METADATA_CSV}", *(f"bioscan5m/images/cropped_256/{s}" for s in samples)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(csv if name.endswith("csv") else photo)
@@ -558,23 +559,20 @@ def test_what_is_unpacked_serves_if_its_samples_are_right(server, tmp_path, monk
     (tmp_path / "bioscan5m/images/cropped_256/train/0/A.jpg").unlink()
     (tmp_path / f"bioscan5m/metadata/csv/{METADATA_CSV}").write_bytes(b"changed")
     metadata, train = check(tmp_path, "cropped_256", "train")
-    assert "is not the published one: its md5 is" in metadata.detail and "lacks train/0/A.jpg" in train.detail
+    assert "is not the published file: its md5 is" in metadata.detail and "has no train/0/A.jpg" in train.detail
     said = []
     assert {"right"} == {s.state for s in get(server, tmp_path, "cropped_256", "train", say=said.append)}
-    assert any("is not the published one" in line for line in said)
+    assert any("is not the published file" in line for line in said)
 
 
-def test_an_unreadable_record_of_digests_is_named(tmp_path, server):
+def test_an_unreadable_file_of_digests_is_named(tmp_path, server):
     (tmp_path / CHECKED_FILE).write_text("{")
-    with pytest.raises(ValueError, match="is not readable .* Delete it"):
+    with pytest.raises(ValueError, match="cannot be read as JSON .* Delete the file"):
         check(tmp_path)
 
 
-# ---- from the Hub --------------------------------------------------------------------------------------------------
-
-
-def test_the_hub_verifies_what_nobody_else_has_a_checksum_of(server, files, tmp_path):
-    """The Hub tells the sha256 of a large file. A second run, and a check, ask nothing of anyone."""
+def test_checksums_reported_by_the_hub_are_used(server, files, tmp_path):
+    """The Hub reports the sha256 of large files. A second run and a check send no request."""
     root = tmp_path / "root"
     found = run_child(root, "cropped_256", "pretrain", hub=server)["states"]
     assert found == {name: ["right", len(files[name])] for name in (METADATA_ZIP, PRETRAIN)}
@@ -603,8 +601,8 @@ def test_the_hub_sends_a_flipped_byte(server, files, tmp_path):
     assert f"its sha256 is {wrong}, published is {right}" in result["error"]
 
 
-def test_another_revision_is_what_the_hub_says_it_is(server, files, tmp_path):
-    """At another revision the published md5 says nothing: the file there is replaced by that of the revision."""
+def test_another_revision_is_checked_against_the_hub(server, files, tmp_path):
+    """At another revision the published md5 does not apply: the file is replaced."""
     root = tmp_path / "root"
     root.mkdir()
     (root / METADATA_ZIP).write_bytes(files[METADATA_ZIP])
@@ -617,8 +615,8 @@ def test_another_revision_is_what_the_hub_says_it_is(server, files, tmp_path):
     assert "resolve/v9/" in result["error"] and "Revision Not Found" in result["error"]
 
 
-def test_what_the_hub_has_not_is_told(server, tmp_path):
-    """The full-size photos are nowhere but on Google Drive; offline, the Hub's address and the reason are told."""
+def test_files_that_the_hub_does_not_have(server, tmp_path):
+    """Full-size photos are on Google Drive only; offline, the error has the address and the reason."""
     result = run_child(tmp_path / "root", "cropped", "train", hub=server)
     assert result["states"][METADATA_ZIP][0] == "right"
     assert "BIOSCAN_5M_cropped.01.zip: missing" in result["error"] and "by hand" in result["error"]

@@ -1,6 +1,6 @@
 """Files that someone has made to do harm: each is refused with an error, or read without harm, in bounded memory.
 
-Elsewhere: checkpoints with code or absurd sizes in test_unpickling; photos that unpack to more pixels than memory
+Elsewhere: checkpoints with code or absurd sizes in test_safe_load; photos that unpack to more pixels than memory
 holds in test_build; metadata and zips that are damaged in test_release.
 """
 
@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-import bioscan_hf  # noqa: F401  (tells transformers about our models)
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.cards import read_results
 from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.encoders.embed import load_embeddings
@@ -35,9 +35,10 @@ from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.release import photos as release_photos
-from bioscan_hf.release.photos import LARGEST_PHOTO, Photos, read_index
-from bioscan_hf.release.tables import ReleaseError
+from bioscan_hf.release import zips
+from bioscan_hf.release.photos import Photos
+from bioscan_hf.release.problems import ReleaseError
+from bioscan_hf.release.zips import LARGEST_PHOTO, read_index
 from bioscan_hf.schema import image_path
 from bioscan_hf.search.index import build_index, load_index, save_index
 
@@ -299,7 +300,7 @@ def photo_zip(root, name, data, **sizes):
 def test_a_member_of_a_zip_that_unpacks_to_more_than_a_photo_is_refused(monkeypatch, tmp_path):
     """A bomb of 64 MB in 64 kB, where a photo has 1 MB at most: it is unpacked no further than that."""
     assert LARGEST_PHOTO < 2**30
-    monkeypatch.setattr(release_photos, "LARGEST_PHOTO", 2**20)
+    monkeypatch.setattr(zips, "LARGEST_PHOTO", 2**20)
     root = photo_zip(tmp_path / "release", image_path("P0", "train", "cropped_256"), bytes(2**26))
     photos = Photos(root, "cropped_256")
     tracemalloc.start()
