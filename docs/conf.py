@@ -1,5 +1,11 @@
 """Sphinx: `sphinx-build -W docs build/docs` makes the pages."""
 
+import re
+import subprocess
+import sys
+
+from sphinx.application import Sphinx
+
 from bioscan_hf import __version__
 
 project = "bioscan_hf"
@@ -7,7 +13,7 @@ author = "The bioscan_hf developers"
 copyright = author  # noqa: A001
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinxarg.ext"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"bioscan_hf {__version__}"
 html_copy_source = False
@@ -22,3 +28,15 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # Names that a docstring puts between single backquotes are code.
 default_role = "code"
+
+
+def command_line(app: Sphinx, page: str, source: list[str]) -> None:
+    """Fills the page of the command line with typer's own documentation of the commands."""
+    if page == "api/command_line":
+        command = [sys.executable, "-m", "typer", "bioscan_hf.cli.main", "utils", "docs", "--name", "bioscan-hf"]
+        text = subprocess.run([*command, "--title", "Command line"], capture_output=True, text=True, check=True).stdout
+        source[0] = re.sub(r"^Example:\n((?:  .*\n)+)", r"```console\n\1```\n", text, flags=re.M)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", command_line)

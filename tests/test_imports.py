@@ -157,7 +157,7 @@ def test_few_files_at_the_root():
 HEAVY = ("torch", "transformers", "datasets", "timm", "faiss", "umap", "sklearn", "matplotlib", "pyarrow", "numpy")
 
 
-@pytest.mark.parametrize("statement", ["import bioscan_hf", "from bioscan_hf.cli.main import parser; parser()"])
+@pytest.mark.parametrize("statement", ["import bioscan_hf", "from bioscan_hf.cli.main import *; get_command(app)"])
 def test_import_is_light(statement):
     """`import bioscan_hf` and the command line's help load none of the heavy libraries."""
     code = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"

@@ -1,1 +1,1 @@
-"""The command line, `bioscan-hf`."""
+"""The command line `bioscan-hf`: one file of commands per topic."""

@@ -1,227 +1,225 @@
-"""What the commands of `bioscan-hf` do: each takes its parsed arguments and returns its result, ready for JSON.
-
-Heavy libraries are imported where a command needs them, so that help and errors come at once.
-"""
+"""Commands of the dataset: download, split, crop, build, publish, stats."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..schema import resolve_splits
+import typer
 
-Options = argparse.Namespace
-Result = dict[str, Any]
+from ..schema import CONFIGS, resolve_splits
+from .command import Output, Result, command
+from .options import Config, Force, Seed, Source, refuse_to_replace
 
+PANEL = "The dataset"
 
-def say(options: Options, *lines: str) -> None:
-    """Prints lines for a person; nothing under --json or --quiet."""
-    if not (options.json or options.quiet):
-        print(*lines, sep="\n", flush=True)
-
-
-def refuse_to_replace(force: bool, *files: Path) -> None:
-    """Raises FileExistsError if one of the files is there, unless `force`."""
-    there = [str(file) for file in files if file.exists()]
-    if there and not force:
-        raise FileExistsError(f"{there[0]!r} exists. Give another name, or --force to replace it.")
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="List problems in problems.csv instead of stopping at the first.")
+]
 
 
-@contextmanager
-def bar(options: Options, unit: str) -> Iterator[Any]:
-    """A progress bar that appears after two seconds; none under --json or --quiet."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, delay=2, disable=options.json or options.quiet, unit_scale=unit == "B") as shown:
-        yield shown
+def _known_configs(given: list[str] | None) -> list[str] | None:
+    for name in given or ():
+        if name not in CONFIGS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(CONFIGS)}.")
+    return given
 
 
-class Stages:
-    """A progress bar for work in stages: set to what is done of the stage named last, and begun anew for another."""
-
-    def __init__(self, shown: Any):
-        self.shown, self.stage = shown, ""
-
-    def __call__(self, stage: str, done: int, total: int | None = None) -> None:
-        if stage != self.stage:
-            self.stage = stage
-            self.shown.n = self.shown.last_print_n = 0
-            self.shown.total = total
-            self.shown.set_description(stage, refresh=False)
-        self.shown.update(done - self.shown.n)  # unlike `refresh`, does not show a bar before its time
-
-
-def demo(options: Options) -> Result:
-    from .demo import run_demo
-
-    return run_demo(
-        options.output,
-        specimens=options.specimens,
-        steps=options.steps,
-        seed=options.seed,
-        force=options.force,
-        say=lambda line: say(options, line),
-    )
-
-
-def simulate(options: Options) -> Result:
-    from ..simulate.release import simulate_release
-
-    with bar(options, " rows") as shown:
-        root = simulate_release(
-            options.output,
-            options.specimens,
-            options.seed,
-            folders=options.folders,
-            force=options.force,
-            metadata_only=options.metadata_only,
-            progress=shown.update,
-        )
-    say(options, f"Wrote {options.specimens:,} made-up specimens to {root}")
-    return {"output": str(root), "specimens": options.specimens, "seed": options.seed}
-
-
-def download(options: Options) -> Result:
-    from ..release.catalogue import check
+@command(PANEL, "bioscan-hf download release --config cropped_256 --split train")
+def download(
+    output: Annotated[Path, typer.Argument(help="Folder. Correct files in it are not downloaded again.")],
+    config: Annotated[Config, typer.Option(help="Photos to download; dna has none.")] = "dna",
+    split: Annotated[str, typer.Option(help="A split, seen, unseen, all, or a+b.")] = "all",
+    source: Annotated[str, typer.Option(help="hub, or the URL of a folder with the files.")] = "hub",
+    revision: Annotated[
+        str | None, typer.Option(help="Revision on the Hub. Default: the one with known checksums.")
+    ] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Also the table of bounding boxes.")] = False,
+    retries: Annotated[int, typer.Option(help="Attempts without progress before giving up.")] = 5,
+    check: Annotated[
+        bool, typer.Option("--check", help="Download nothing: list present, missing and damaged files.")
+    ] = False,
+    reread: Annotated[bool, typer.Option("--reread", help="With --check: compute all checksums again.")] = False,
+    *,
+    out: Output,
+) -> Result:
+    """Download the published files of a config and split, and verify them."""
     from ..release.download import REVISION, DownloadError
     from ..release.download import download as fetch
+    from ..release.local_files import check as check_files
 
-    with bar(options, "B") as shown:
-        if options.check:
-            states = check(
-                options.output,
-                options.config,
-                options.split,
-                boxes=options.boxes,
-                reread=options.reread,
-                progress=Stages(shown),
-            )
+    with out.progress(in_bytes=True) as progress:
+        if check:
+            states = check_files(output, config, split, boxes=boxes, reread=reread, progress=progress)
         else:
             states = fetch(
-                options.output,
-                options.config,
-                options.split,
-                source=options.source,
-                revision=options.revision or REVISION,
-                boxes=options.boxes,
-                retries=options.retries,
-                progress=Stages(shown),
-                say=lambda line: say(options, line),
+                output,
+                config,
+                split,
+                source=source,
+                revision=revision or REVISION,
+                boxes=boxes,
+                retries=retries,
+                progress=progress,
+                say=out.say,
             )
-    lacking = [state for state in states if not state.usable]
-    if options.check:
-        say(options, *map(str, states))
-    if lacking:
-        raise DownloadError(f"{len(lacking)} of {len(states)} files are not there as published.", states)
-    return {"output": str(options.output), "files": [{"name": state.name, "state": state.state} for state in states]}
+    if check:
+        out.say(*map(str, states))
+    unusable = [state for state in states if not state.usable]
+    if unusable:
+        raise DownloadError(f"{len(unusable)} of {len(states)} files are not there as published.", states)
+    if not check:
+        out.wrote(output)
+    return {"output": str(output), "files": [{"name": state.name, "state": state.state} for state in states]}
 
 
-def split(options: Options) -> Result:
+@command(PANEL, "bioscan-hf split barcodes.csv.gz partitioned.csv --seed 0")
+def split(
+    input: Annotated[Path, typer.Argument(help="CSV or .csv.gz with processid, genus, species and dna_barcode.")],
+    output: Annotated[Path, typer.Argument(help="CSV to write. The column `split` is added or filled.")],
+    seed: Seed = 0,
+    hold_out_species: Annotated[
+        float, typer.Option(metavar="SHARE", help="Simulation: treat this share of the species as unnamed.")
+    ] = 0.0,
+    unlabel: Annotated[
+        float, typer.Option(metavar="SHARE", help="Simulation: remove the labels of this share of other barcodes.")
+    ] = 0.0,
+    force: Force = False,
+    *,
+    out: Output,
+) -> Result:
+    """Partition a metadata CSV as in the paper."""
     from ..partition.assign import make_splits, split_summary
     from ..provenance import write_results
-    from ..release.check import read_table, write_csv
+    from ..release.tables import read_table, write_csv
 
-    about = options.output.with_name(f"{options.output.name}.results.json")
-    refuse_to_replace(options.force, options.output, about)
-    table = read_table(options.input, required=("processid", "genus", "species", "dna_barcode"))
-    table = make_splits(table, options.seed, hold_out_species=options.hold_out_species, unlabel=options.unlabel)
-    write_csv(table, options.output)
-    shares = {"hold_out_species": options.hold_out_species, "unlabel": options.unlabel}
-    simulated = any(shares.values())
+    about = output.with_name(f"{output.name}.results.json")
+    refuse_to_replace(force, output, about)
+    table = read_table(input, required=("processid", "genus", "species", "dna_barcode"))
+    table = make_splits(table, seed, hold_out_species=hold_out_species, unlabel=unlabel)
+    write_csv(table, output)
+    simulated = bool(hold_out_species or unlabel)
     result = write_results(
         about,
         task="partition",
-        source=options.input.name,
-        output=str(options.output),
-        options={"seed": options.seed, "simulated": simulated, **shares},
+        source=input.name,
+        output=str(output),
+        options={"seed": seed, "simulated": simulated, "hold_out_species": hold_out_species, "unlabel": unlabel},
         metrics={},
         splits=split_summary(table),
     )
     if simulated:
-        say(
-            options,
-            f"SIMULATED partition: {options.hold_out_species:.0%} of the species treated as unnamed, "
-            f"{options.unlabel:.0%} of the other barcodes without labels (true names in original_species).",
+        out.say(
+            f"SIMULATED partition: {hold_out_species:.0%} of the species treated as unnamed, "
+            f"{unlabel:.0%} of the other barcodes without labels (true names in original_species)."
         )
-    say(options, f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
+    out.say(f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
     for row in result["splits"]:
-        say(options, f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
-    say(options, f"Wrote {options.output} and {about.name}")
+        out.say(f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
+    out.wrote(output, about)
     return result
 
 
-def crop(options: Options) -> Result:
-    from ..crops.run import crop_folder
-    from ..release.check import read_boxes
+@command(PANEL, "bioscan-hf crop release crops --boxes release/BIOSCAN_5M_Insect_bbox.tsv")
+def crop(
+    source: Annotated[Path, typer.Argument(help="Release with original photos, or folder of JPEGs.")],
+    output: Annotated[Path, typer.Argument(help="New folder, or the folder of an interrupted run.")],
+    boxes: Annotated[Path | None, typer.Option(help="Tab-separated table of bounding boxes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id of a DETR that detects insects.")] = None,
+    package: Annotated[
+        str | None, typer.Option(help="Photos of a release. Default: original_full, else original_256.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="A split, seen, unseen, all, or a+b.")] = "all",
+    style: Annotated[str, typer.Option(help="Margin and padding: bioscan5m, croptool or bioscan1m.")] = "bioscan5m",
+    size: Annotated[int, typer.Option(help="Shorter side in pixels; 0 does not resize.")] = 256,
+    workers: Annotated[int, typer.Option(help="Processes that crop.")] = 1,
+    keep_going: KeepGoing = False,
+    *,
+    out: Output,
+) -> Result:
+    """Crop photos to the insect, by a table of boxes or a detector."""
+    if (boxes is None) == (model is None):
+        raise typer.BadParameter("give --boxes or --model, one of them.")
+    from ..crops.detector import Detector
+    from ..crops.run import CropOptions, crop_folder
+    from ..release.boxes import read_boxes
 
-    how: dict[str, Any] = {}
-    if options.boxes is not None:
-        how["boxes"] = read_boxes(options.boxes)
+    options = CropOptions(style, size or None)
+    if boxes is not None:
+        found: Any = read_boxes(boxes)
     else:
         from transformers import AutoImageProcessor, DetrForObjectDetection
 
-        how["model"] = DetrForObjectDetection.from_pretrained(options.model).eval()
-        how["image_processor"] = AutoImageProcessor.from_pretrained(options.model)
-    with bar(options, " photos") as shown:
+        detector = DetrForObjectDetection.from_pretrained(model).eval()
+        found = Detector(detector, AutoImageProcessor.from_pretrained(model))
+    with out.progress() as progress:
         done = crop_folder(
-            options.source,
-            options.output,
-            package=options.package,
-            split=options.split,
-            style=options.style,
-            size=options.size or None,
-            keep_going=options.keep_going,
-            progress=shown.update,
-            **how,
+            source,
+            output,
+            found,
+            package=package,
+            split=split,
+            options=options,
+            workers=workers,
+            keep_going=keep_going,
+            progress=progress,
         )
-    say(options, f"{done.written:,} crops written to {options.output}, {done.present:,} were there")
+    out.say(f"{done.written:,} new crops, {done.present:,} already present")
     if done.problems:
-        say(options, f"{len(done.problems)} photos have no crop: see {options.output / 'problems.csv'}")
+        out.say(f"Without a crop: {len(done.problems):,}; see {output / 'problems.csv'}")
+    out.wrote(output)
     return {
-        "output": str(options.output),
+        "output": str(output),
         "written": done.written,
         "present": done.present,
         "problems": [vars(problem) for problem in done.problems],
     }
 
 
-def build(options: Options) -> Result:
-    from ..dataset.build import PROBLEMS_FILE
+@command(PANEL, "bioscan-hf build release dataset --config cropped_256")
+def build(
+    source: Annotated[Path, typer.Argument(help="Release folder, or its metadata (CSV, TSV, JSON-LD, zip).")],
+    output: Annotated[Path, typer.Argument(help="New folder, or the folder of an interrupted build.")],
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(CONFIGS),
+            callback=_known_configs,
+            autocompletion=lambda: CONFIGS,
+            help="Config to build, repeatable; dna is always built. Default: all with photos in the source.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Build some splits only: a split, seen, unseen, or a+b. Default: all.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
+    keep_going: KeepGoing = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace another build in that folder.")] = False,
+    *,
+    out: Output,
+) -> Result:
+    """Write a release as Parquet that load_dataset reads by name."""
     from ..dataset.build import build as write
 
-    if (options.shard is None) != (options.of is None):
-        raise ValueError("--shard I and --of N go together: machine I, from 0 on, of N.")
-    with bar(options, " rows") as shown:
-
-        def progress(config: str, rows: int) -> None:
-            shown.set_description(config, refresh=False)
-            shown.update(rows)
-
+    with out.progress() as progress:
         manifest = write(
-            options.source,
-            options.output,
-            options.config,
-            splits=None if options.split is None else resolve_splits(options.split),
-            workers=options.workers,
-            shard=None if options.shard is None else (options.shard, options.of),
-            keep_going=options.keep_going,
-            force=options.force,
+            source,
+            output,
+            config or None,
+            splits=None if split is None else resolve_splits(split),
+            workers=workers,
+            keep_going=keep_going,
+            force=force,
             progress=progress,
         )
-    rows = sum(manifest.counts.values())
-    configs = manifest.about["configs"]
-    if options.shard is not None:
-        say(options, f"Part {options.shard} of {options.of} is written; the last call, without --shard, completes it.")
-    else:
-        say(options, f"{rows:,} specimens in {options.output}, as {', '.join(configs)}. In Python:")
-        say(options, f'  load_dataset("{options.output}", "{configs[-1]}")')
+    rows, configs = sum(manifest.counts.values()), manifest.about["configs"]
+    out.say(f"{rows:,} specimens as {', '.join(configs)}. In Python:")
+    out.say(f'  load_dataset("{output}", "{configs[-1]}")')
     if manifest.problems:
-        say(options, f"{len(manifest.problems)} problems are listed in {options.output / PROBLEMS_FILE}")
+        out.say(f"Problems: {len(manifest.problems):,}; see {output / 'problems.csv'}")
+    out.wrote(output)
     return {
-        "output": str(options.output),
+        "output": str(output),
         "rows": rows,
         "configs": configs,
         "complete": manifest.complete,
@@ -230,44 +228,55 @@ def build(options: Options) -> Result:
     }
 
 
-def publish(options: Options) -> Result:
+@command(PANEL, "bioscan-hf publish dataset user/my-barcodes --private")
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Output of `bioscan-hf build`.")],
+    repo_id: Annotated[str, typer.Argument(help="user/name. The repository is created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch. Default: main.")] = None,
+    *,
+    out: Output,
+) -> Result:
+    """Upload a build to the Hub, or resume an upload."""
     from ..dataset.publish import publish as upload
 
-    with bar(options, "B") as shown:
-        url = upload(
-            options.folder,
-            options.repo_id,
-            private=options.private,
-            revision=options.revision,
-            progress=Stages(shown),
-        )
-    say(options, f"Published: {url}", f'  load_dataset("{options.repo_id}", split="train", streaming=True)')
-    return {"repo_id": options.repo_id, "commit": url}
+    with out.progress(in_bytes=True) as progress:
+        url = upload(folder, repo_id, private=private, revision=revision, progress=progress)
+    out.say(f"Published: {url}", f'  load_dataset("{repo_id}", split="train", streaming=True)')
+    return {"repo_id": repo_id, "commit": url}
 
 
-def stats(options: Options) -> Result:
+@command(PANEL, "bioscan-hf stats dataset --plots pictures")
+def stats(
+    source: Source,
+    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write figures to this folder.")] = None,
+    distances: Annotated[
+        bool, typer.Option("--distances", help="Also pairwise barcode distances per rank (slow).")
+    ] = False,
+    max_barcodes: Annotated[
+        int | None, typer.Option(metavar="N", help="Sample at most N barcodes per group for the distances.")
+    ] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    *,
+    out: Output,
+) -> Result:
+    """Describe a dataset: splits, ranks, diversity, places, sizes, lengths."""
     from ..statistics.measures import describe
 
-    if options.plots is not None:
-        refuse_to_replace(options.force, *sorted(options.plots.glob("*.png")))
-    with bar(options, "") as shown:
-        summary = describe(
-            options.source,
-            distances=options.distances,
-            seed=options.seed,
-            max_per_group=options.max_barcodes,
-            progress=Stages(shown),
-        )
-    if not (options.json or options.quiet):
+    if plots is not None:
+        refuse_to_replace(force, *sorted(plots.glob("*.png")))
+    with out.progress() as progress:
+        summary = describe(source, distances=distances, seed=seed, max_per_group=max_barcodes, progress=progress)
+    if not out.silent:
         from rich.console import Console
 
-        from ..statistics.report import tables
+        from ..statistics.tables import tables
 
         for table in tables(summary):
             Console().print(table)
-    if options.plots is not None:
-        from ..statistics.report import save_figures
+    if plots is not None:
+        from ..statistics.figures import save_figures
 
-        for path in save_figures(summary, options.plots):
-            say(options, f"Wrote {path}")
+        out.wrote(*save_figures(summary, plots))
     return summary

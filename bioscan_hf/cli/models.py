@@ -1,388 +1,228 @@
-"""What the commands of `bioscan-hf` that have to do with models and embeddings do, as `commands` does the others."""
+"""Commands of models: embed, convert, card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from .data import Options, Result, bar, refuse_to_replace, say
+import typer
+
+from .command import Output, Result, command
+from .options import (
+    SOURCE,
+    BatchSize,
+    Clean,
+    Config,
+    Dtype,
+    Encoding,
+    Force,
+    IdColumn,
+    KeepDuplicates,
+    KeepEmpty,
+    RemoveGaps,
+    SequenceColumn,
+    TrustRemoteCode,
+    no_library_bars,
+    read_own_sequences,
+    refuse_to_replace,
+)
+
+PANEL = "Models"
+PHOTOS = "Photos"
+
+Pooling = Literal["model", "token", "avg", "avg_before_norm"]
 
 
-def embed(options: Options) -> Result:
-    from datasets import disable_progress_bars
-    from huggingface_hub.utils import disable_progress_bars as disable_own_bar
-    from transformers.utils.logging import disable_progress_bar
-
+@command(
+    PANEL,
+    "bioscan-hf embed dataset embeddings --model out/barcodebert --split train",
+    "bioscan-hf embed reads.fasta embeddings --model out/barcodebert",
+)
+def embed(
+    source: Annotated[str, typer.Argument(help=f"{SOURCE}; or FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
+    output: Annotated[Path, typer.Argument(help="Folder, with a subfolder per split. Interrupted runs resume.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id, kmer:K, cnn:FOLDER, hf:ID or timm:ID.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split, repeatable. Default: train, test, test_unseen.")
+    ] = None,
+    taxon: Annotated[
+        list[str] | None, typer.Option(metavar="RANK=NAME", help="Only this taxon, such as order=Diptera.")
+    ] = None,
+    batch_size: BatchSize = 256,
+    unique_barcodes: Annotated[bool, typer.Option("--unique-barcodes", help="One specimen of each barcode.")] = False,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    config: Annotated[
+        Config, typer.Option(help="dna embeds barcodes, the others embed photos.", rich_help_panel=PHOTOS)
+    ] = "dna",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights file of a published encoder or of timm:ID.", rich_help_panel=PHOTOS),
+    ] = None,
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="An untrained network, for comparison.", rich_help_panel=PHOTOS),
+    ] = False,
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="Default: the pooling of the encoder.", rich_help_panel=PHOTOS)
+    ] = None,
+    zoom: Annotated[
+        float | None, typer.Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode photos. Default: 1.", rich_help_panel=PHOTOS)
+    ] = None,
+    clean: Clean = "barcode",
+    remove_gaps: RemoveGaps = False,
+    keep_duplicates: KeepDuplicates = False,
+    keep_empty: KeepEmpty = False,
+    id_column: IdColumn = None,
+    sequence_column: SequenceColumn = None,
+    encoding: Encoding = "utf-8",
+    *,
+    out: Output,
+) -> Result:
+    """Embed the barcodes or photos of a dataset, or your own sequences."""
+    given = dict(locals())
     from ..dataset.load import load_bioscan5m, parse_taxon
     from ..dataset.sequences import is_sequence_file
-    from ..encoders.barcode_encoders import load_encoder
-    from ..encoders.embed import embed as write
 
-    disable_progress_bars()  # those of the libraries; embedding has its own
-    disable_progress_bar()
-    if options.json or options.quiet:
-        disable_own_bar()
-    own = is_sequence_file(options.source)
-    _check_photo_options(options, own)
-    if own and (options.split or options.taxon or options.unique_barcodes):
-        raise ValueError(
-            f"{options.source!r} holds sequences without splits: leave --split, --taxon and --unique-barcodes out."
-        )
-    photos = options.config != "dna"
-    model, processor = (
-        _photo_encoder(options) if photos else load_encoder(options.model, trust_remote_code=options.trust_remote_code)
-    )
-    column = "image" if photos else "dna_barcode"
+    no_library_bars(out)
+    own = is_sequence_file(source)
+    _check_embed_options(given, own)
+    encoder, processor = _encoder(given)
+    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
+    how["column"] = "dna_barcode" if config == "dna" else "image"
     sizes = {}
 
-    def write_to(folder: Path, name: str, data: Any) -> None:
-        how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype, "column": column}
-        found = write(model, processor, data, output=folder, **how)
+    def write(folder: Path, name: str, data: Any) -> None:
+        from ..encoders.embed import embed as write_embeddings
+
+        found = write_embeddings(encoder, processor, data, output=folder, **how)
         sizes[name] = len(found.processids)
         short = int((~found.valid).sum())
-        note = f"; {short} hold no whole token: their vector is zero, their `valid` false" if short else ""
-        say(options, f"{name}: {len(found.processids):,} x {found.embeddings.shape[1]}{note}")
+        note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""
+        out.say(f"{name}: {len(found.processids):,} x {found.dim}{note}")
 
     if own:
-        write_to(options.output, Path(options.source).name, _own_sequences(options))
+        write(output, Path(source).name, read_own_sequences(source, out, given))
     else:
-        taxon = parse_taxon(options.taxon) if options.taxon else None
-        for name in options.split or ("train", "test", "test_unseen"):
-            data = load_bioscan5m(
-                options.source, options.config, name, taxon=taxon, unique_barcodes=options.unique_barcodes
+        only = parse_taxon(taxon) if taxon else None
+        for name in split or ("train", "test", "test_unseen"):
+            write(
+                output / name, name, load_bioscan5m(source, config, name, taxon=only, unique_barcodes=unique_barcodes)
             )
-            write_to(options.output / name, name, data)
-    say(options, f"Wrote {options.output}")
-    return {"output": str(options.output), "model": options.model, "rows": sizes}
+    out.wrote(output)
+    return {"output": str(output), "model": model, "rows": sizes}
 
 
-def _check_photo_options(options: Options, own: bool) -> None:
-    photos = options.config != "dna"
-    if photos and (own or options.trust_remote_code):
+def _check_embed_options(given: dict[str, Any], own: bool) -> None:
+    """Raises ValueError for options that do not go together. `own`: the source is a sequence file."""
+    photos = given["config"] != "dna"
+    if own and (given["split"] or given["taxon"] or given["unique_barcodes"]):
         raise ValueError(
-            "Photos come from a dataset, and their encoders run no code of their own: leave out --config or "
-            "--trust-remote-code."
+            f"{given['source']!r} is a sequence file without splits: leave out --split, --taxon and --unique-barcodes."
         )
-    given = (options.weights, options.pooling, options.zoom, options.workers)
-    if not photos and (options.random_weights or any(value is not None for value in given)):
+    if photos and own:
+        raise ValueError(f"{given['source']!r} is a sequence file without photos: leave out --config.")
+    if photos and given["trust_remote_code"]:
+        raise ValueError("Photo encoders run no remote code: leave out --trust-remote-code.")
+    of_photos = [given[name] for name in ("weights", "pooling", "zoom", "workers")]
+    if not photos and (given["random_weights"] or any(value is not None for value in of_photos)):
         raise ValueError(
             "--weights, --random-weights, --pooling, --zoom and --workers are for photos: add --config cropped_256."
         )
 
 
-def _photo_encoder(options: Options) -> tuple[Any, Any]:
+def _encoder(given: dict[str, Any]) -> tuple[Any, Any]:
+    """Model and processor for barcodes or photos."""
+    if given["config"] == "dna":
+        from ..encoders.barcode_encoders import load_encoder
+
+        return load_encoder(given["model"], trust_remote_code=given["trust_remote_code"])
     from ..encoders.image_encoders import load_image_encoder
 
-    return load_image_encoder(
-        options.model,
-        weights=options.weights,
-        pooling=options.pooling,
-        random_weights=options.random_weights,
-        zoom=options.zoom,
-        workers=options.workers or 1,
-    )
+    names = ("weights", "pooling", "random_weights", "zoom")
+    return load_image_encoder(given["model"], workers=given["workers"] or 1, **{name: given[name] for name in names})
 
 
-def _own_sequences(options: Options) -> Any:
-    """The records of a FASTA, FASTQ or table."""
-    from ..dataset.sequences import read_sequences
+@command(PANEL, "bioscan-hf convert model_41.pth barcodebert")
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="File written by torch.save.")],
+    output: Annotated[Path, typer.Argument(help="New folder.")],
+    heads: Annotated[int | None, typer.Option(help="Attention heads, if the file does not tell.")] = None,
+    adapters: Annotated[
+        Literal["merge", "keep"], typer.Option(help="CLIBD: add adapters to the weights, or keep them separate.")
+    ] = "merge",
+    text_tokenizer: Annotated[
+        str | None, typer.Option(metavar="ID", help="CLIBD: folder or Hub id of the tokenizer of its text encoder.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file with the class names of a classifier, one per line.")
+    ] = None,
+    *,
+    out: Output,
+) -> Result:
+    """Convert a checkpoint of BarcodeBERT, CLIBD or the crop tool to a folder for from_pretrained."""
+    from ..checkpoints.safe_load import load_checkpoint
+    from ..files import read_json
 
-    with bar(options, " records") as shown:
-        return read_sequences(
-            options.source,
-            clean=options.clean,
-            remove_gaps=options.remove_gaps,
-            duplicates="keep" if options.keep_duplicates else "error",
-            empty="keep" if options.keep_empty else "error",
-            id_column=options.id_column,
-            sequence_column=options.sequence_column,
-            encoding=options.encoding,
-            progress=shown.update,
-        )
+    weights = load_checkpoint(checkpoint).get("state_dict", {})
+    if any(str(name).startswith("model.model.") for name in weights):
+        from ..crops.detector import convert_detr
 
+        convert_detr(checkpoint, output)
+        out.wrote(output)
+        out.say(f"Use it with `bioscan-hf crop --model {output}`.")
+        return {"output": str(output), "model": "detr"}
+    from ..checkpoints.barcodebert import convert_checkpoint
 
-def identify(options: Options) -> Result:
-    from datasets import disable_progress_bars
-    from huggingface_hub.utils import disable_progress_bars as disable_own_bar
-    from transformers.utils.logging import disable_progress_bar
+    tokenizer = None
+    if text_tokenizer is not None:
+        from transformers import AutoTokenizer
 
-    from ..dataset.load import load_bioscan5m
-    from ..dataset.sequences import is_sequence_file
-    from ..encoders.barcode_encoders import load_encoder
-    from ..encoders.embed import embed as write
-    from ..identification.confidence import calibrate, name_rows, write_names
-    from ..identification.confidence import identify as name
-    from ..schema import RANKS
-    from ..search.index import build_index
-
-    refuse_to_replace(options.force, options.output)
-    if not Path(options.source).exists():
-        raise FileNotFoundError(f"There is no file {options.source!r}.")
-    if not is_sequence_file(options.source):
-        raise ValueError(f"{options.source!r} is no file of sequences: give FASTA, FASTQ, CSV or TSV, also .gz.")
-    if not 0 <= options.least <= 1:
-        raise ValueError(f"--least {options.least} is no probability: give a number from 0 to 1.")
-    if not 0 <= options.novel_share <= 1:
-        raise ValueError(f"--novel-share {options.novel_share} is no share: give a number from 0 to 1.")
-    disable_progress_bars()
-    disable_progress_bar()
-    if options.json or options.quiet:
-        disable_own_bar()
-    records = _own_sequences(options)
-    model, processor = load_encoder(options.model, trust_remote_code=options.trust_remote_code)
-    split = "+".join(options.split or ["train"])
-    references = load_bioscan5m(options.references, "dna", split, unique_barcodes=True)
-    how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype}
-    keys = write(model, processor, references, output=options.keep, **how)
-    whole = [row for row, valid in enumerate(keys.valid) if valid]
-    table = references.select_columns(list(RANKS)).with_format("arrow")[:].take(whole)
-    labels = {rank: table[rank].to_pylist() for rank in RANKS}
-    index = build_index(keys.embeddings[whole], labels, ids=[keys.processids[row] for row in whole])
-    calibration = calibrate(index, novel_share=options.novel_share, seed=options.seed)
-    queries = write(model, processor, records, **how)
-    found = name(queries.embeddings, index, calibration, valid=queries.valid, ids=queries.processids)
-    rows = name_rows(queries.processids, found, index.ids, options.least)
-    write_names(options.output, rows)
-    counts = {rank: sum(row["rank"] == rank for row in rows) for rank in found.names}
-    say(
-        options,
-        f"{len(rows):,} sequences against {len(index):,} references of {split}, at {options.least:.0%} or surer:",
-    )
-    for rank, count in counts.items():
-        say(options, f"  to {rank:<10} {count:>9,}")
-    say(options, f"  without a name {len(rows) - sum(counts.values()):>5,}")
-    say(
-        options, f"Wrote {options.output}; it assumes that the species of {options.novel_share:.0%} have no reference."
-    )
-    return {
-        "output": str(options.output),
-        "sequences": len(rows),
-        "references": len(index),
-        "deepest_rank": counts,
-        "least": options.least,
-        "novel_share": options.novel_share,
-    }
-
-
-def probe(options: Options) -> Result:
-    from datasets import disable_progress_bars
-
-    from ..dataset.load import labels_of
-    from ..encoders.embed import load_embeddings
-    from ..evaluation.probing import knn_probe, linear_probe, probe_barcodes
-    from ..provenance import write_results
-
-    output = options.output or options.embeddings / "results.json"
-    refuse_to_replace(options.force, output)
-    disable_progress_bars()
-    splits = ("train", "test", "test_unseen")
-    for name in splits:
-        if not (options.embeddings / name).is_dir():
-            raise FileNotFoundError(
-                f"No embeddings of {name!r} in {str(options.embeddings)!r}: run `bioscan-hf embed` for it first."
-            )
-    embeddings = {name: load_embeddings(options.embeddings / name) for name in splits}
-    how: dict[str, Any] = {"k": options.k, "metric": options.metric, "temperature": options.temperature}
-    if options.probe == "linear":
-        how = {"protocol": options.protocol}
-    metrics = probe_barcodes(
-        {name: found.embeddings for name, found in embeddings.items()},
-        {name: labels_of(options.source, name, found.processids) for name, found in embeddings.items()},
-        probe=linear_probe if options.probe == "linear" else knn_probe,
-        **how,
-    )
-    results = write_results(
+        tokenizer = AutoTokenizer.from_pretrained(text_tokenizer)
+    folder = convert_checkpoint(
+        checkpoint,
         output,
-        task=f"barcodebert/{options.probe}",
-        options=how,
-        dataset=str(options.source),
-        splits={name: len(found.processids) for name, found in embeddings.items()},
-        embeddings=str(options.embeddings),
-        metrics=metrics,
+        labels=labels.read_text(encoding="utf-8").splitlines() if labels else None,
+        num_attention_heads=heads,
+        adapters=adapters,
+        text_tokenizer=tokenizer,
     )
-    for name, value in metrics.items():
-        text = "no data" if value["micro_accuracy"] is None else f"{value['micro_accuracy']:.4f}"
-        say(options, f"{name:<22} {text}  ({value['n_test']:,} queries, {value['n_train']:,} keys)")
-    say(options, f"Wrote {output}")
-    return results
+    out.wrote(folder)
+    out.say(f'In Python: AutoModel.from_pretrained("{folder}")')
+    return {"output": str(folder), "model": read_json(folder / "config.json")["model_type"]}
 
 
-def retrieve(options: Options) -> Result:
-    from datasets import disable_progress_bars
-
-    from ..evaluation.retrieval_embeddings import barcode_specimens, joined
-    from ..evaluation.retrieval_protocol import evaluate_retrieval
-    from ..provenance import write_results
-
-    output = options.output or options.embeddings / "retrieval.json"
-    refuse_to_replace(options.force, output)
-    disable_progress_bars()
-    splits = ("train", "key_unseen", "test", "test_unseen")
-    for name in splits:
-        if not (options.embeddings / name).is_dir():
-            raise FileNotFoundError(
-                f"No embeddings of {name!r} in {str(options.embeddings)!r}: run `bioscan-hf embed` for it first."
-            )
-    found = {name: barcode_specimens(options.embeddings / name, options.source, name) for name in splits}
-    metrics = evaluate_retrieval(
-        joined([found["train"], found["key_unseen"]]),
-        {"seen": found["test"], "unseen": found["test_unseen"]},
-        ties=options.ties,
-        kind=options.index,
-    )
-    results = write_results(
-        output,
-        task="clibd/retrieval",
-        options={"ties": options.ties, "index": options.index},
-        dataset=str(options.source),
-        splits={name: len(part.ids) for name, part in found.items()},
-        embeddings=str(options.embeddings),
-        metrics=metrics,
-    )
-    for combination, tables in metrics.items():
-        for name in ("seen", "unseen"):
-            top1 = tables[name]["micro"][1]
-            shown = ", ".join(f"{rank} {'-' if value is None else f'{value:.4f}'}" for rank, value in top1.items())
-            say(options, f"{combination}, {name}: {shown} ({tables[name]['queries']:,} queries)")
-    say(options, f"Wrote {output}")
-    return results
-
-
-def cluster(options: Options) -> Result:
-    from datasets import disable_progress_bars
-
-    from ..clustering.output import FILES, SpecimenPhotos, clear_output
-    from ..clustering.protocol import cluster_embeddings
-
-    written = ("results.json", "clusters.parquet", *FILES)
-    refuse_to_replace(options.force, *(options.output / name for name in written))
-    disable_progress_bars()
-    folders = _named_folders((options.embeddings, *options.also))
-    if options.photos is not None:  # a source without them is told before the long work
-        if options.map == "none":
-            raise ValueError("--photos are shown in the map, which --map none leaves out: leave one of them out.")
-        SpecimenPhotos(options.source, options.photos, "+".join(options.split or ("test", "test_unseen")), [])
-    chosen = {name: getattr(options, name) for name in ("reducer", "clusterer", "distance_threshold", "normalization")}
-    how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    if options.n_clusters is not None:
-        how["n_clusters"] = int(options.n_clusters) if options.n_clusters.isdecimal() else options.n_clusters
-    with bar(options, " runs") as shown:
-        results = cluster_embeddings(
-            options.source,
-            folders,
-            options.output,
-            preset=options.preset,
-            splits=options.split or ("test", "test_unseen"),
-            seeds=options.seed,
-            missing=options.missing,
-            force=options.force,
-            progress=lambda seed: shown.update(),
-            **how,
-        )
-    for rank in (rank for rank in results["metrics"] if rank != "separation"):
-        scores, spread = results["metrics"][rank], results["spread"][rank]["ami"]
-        ami = "no names" if scores["ami"] is None else f"{100 * scores['ami']:.1f}"
-        more = "" if spread is None else f" +- {100 * spread:.1f}"
-        say(options, f"{rank:<10} AMI {ami}{more}  ({scores['classes']:,} names, {scores['missing']:,} missing)")
-    found = results["chosen"][0]
-    oracle = f", the true number of names of {found['rank']}" if found["oracle"] else ""
-    say(options, f"{results['metrics']['separation']['n_clusters']:,.0f} clusters{oracle}")
-    for name, those in results["dropped"].items():
-        say(options, f"Left out: {len(those):,} specimens that {name!r} lacks")
-    clear_output(options.output)
-    if options.map != "none":
-        _show_clusters(options, folders, results)
-    say(options, f"Wrote {options.output}")
-    return results
-
-
-def _named_folders(given: Iterable[str]) -> dict[str, Path]:
-    """Name -> folder, of "NAME=FOLDER", or of a folder alone, which lends its own name."""
-    folders: dict[str, Path] = {}
-    for text in given:
-        name, _, folder = text.partition("=")
-        if not folder or Path(text).is_dir():
-            name, folder = Path(text).resolve().name, text
-        if name in folders:
-            raise ValueError(f"Two folders are named {name!r}: tell them apart, such as dna=FOLDER and image=FOLDER.")
-        folders[name] = Path(folder)
-    return folders
-
-
-def _show_clusters(options: Options, folders: dict[str, Path], results: Result) -> None:
-    """Writes the figure, the maps and the tables of the first run."""
-    import pyarrow.parquet as pq
-
-    from ..clustering.output import SpecimenPhotos, write_output
-    from ..clustering.protocol import clustered_vectors, read_specimens
-
-    splits = options.split or ("test", "test_unseen")
-    specimens = read_specimens(options.source, folders, splits=splits, missing=options.missing)
-    photos = None
-    if options.photos is not None:
-        photos = SpecimenPhotos(options.source, options.photos, "+".join(splits), specimens.processids)
-    write_output(
-        options.output,
-        {" + ".join(folders): results},
-        pq.read_table(options.output / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy(),
-        specimens.labels,
-        specimens.processids,
-        clustered_vectors(specimens, results),
-        photos=photos,
-        reducer=options.map,
-        seed=results["seeds"][0],
-    )
-
-
-def card(options: Options) -> Result:
+@command(PANEL, "bioscan-hf card out/species/results.json")
+def card(
+    results: Annotated[Path, typer.Argument(help="results.json of a trainer, a clustering or a retrieval.")],
+    index: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the card of this index, with these results.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Default: the name of the folder.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: README.md beside the results.")] = None,
+    force: Force = False,
+    *,
+    out: Output,
+) -> Result:
+    """Render the card of a model, clustering or index from its results file."""
     from ..cards import read_results, write_card
     from ..hub.cards import barcodebert_card, clibd_card
     from ..hub.dataset_cards import clustering_card, index_card
 
-    folder = options.index or options.results.resolve().parent
-    output = options.output or folder / "README.md"
-    refuse_to_replace(options.force, output)
-    results = read_results(options.results)
-    title, task = options.title or folder.resolve().name, str(results.get("task"))
-    if options.index is not None:
-        text = index_card(title, options.index, results)
+    folder = index or results.resolve().parent
+    output = output or folder / "README.md"
+    refuse_to_replace(force, output)
+    content = read_results(results)
+    title, task = title or folder.resolve().name, str(content.get("task"))
+    if index is not None:
+        text = index_card(title, index, content)
     elif task == "bioscan5m/clustering":
-        text = clustering_card(title, results)
+        text = clustering_card(title, content)
     else:
-        text = (clibd_card if task.startswith("clibd/") else barcodebert_card)(title, results)
+        text = (clibd_card if task.startswith("clibd/") else barcodebert_card)(title, content)
     write_card(output, text)
-    say(options, f"Wrote {output}")
+    out.wrote(output)
     return {"output": str(output)}
-
-
-def convert(options: Options) -> Result:
-    import json
-
-    from ..checkpoints.safe_load import load_checkpoint
-
-    weights = load_checkpoint(options.checkpoint).get("state_dict", {})
-    if any(str(name).startswith("model.model.") for name in weights):
-        from ..crops.boxes import convert_detr
-
-        convert_detr(options.checkpoint, options.output)
-        say(options, f"Wrote {options.output}, a detector for `bioscan-hf crop --model {options.output}`")
-        return {"output": str(options.output), "model": "detr"}
-    from ..checkpoints.barcodebert import convert_checkpoint
-
-    labels = options.labels.read_text(encoding="utf-8").splitlines() if options.labels else None
-    tokenizer = None
-    if options.text_tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(options.text_tokenizer)
-    folder = convert_checkpoint(
-        options.checkpoint,
-        options.output,
-        labels=labels,
-        num_attention_heads=options.heads,
-        adapters=options.adapters,
-        text_tokenizer=tokenizer,
-    )
-    say(options, f'Wrote {folder}. In Python: AutoModel.from_pretrained("{folder}")')
-    return {"output": str(folder), "model": json.loads((folder / "config.json").read_text())["model_type"]}

@@ -1,27 +1,29 @@
-"""The command line: every step through its command, and errors that a person can act on."""
+"""The command line: every command on real files, and its error messages."""
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
-from bioscan_hf.cli import data as commands
-from bioscan_hf.cli.main import GROUPS, main, parser
+from bioscan_hf.cli.command import Output, app
+from bioscan_hf.cli.main import main
 from bioscan_hf.encoders.embed import load_embeddings
-from bioscan_hf.release.check import find_metadata
+from bioscan_hf.release.layout import find_metadata
 
 
 def run(capsys, *arguments):
-    """What a command prints as JSON."""
+    """The JSON that a command prints."""
     main([*map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
 
 
 def fails(capsys, *arguments):
-    """The one line of error of a command."""
+    """The one-line error message of a command that fails with status 1."""
     with pytest.raises(SystemExit) as stopped:
         main(list(map(str, arguments)))
     assert stopped.value.code == 1
@@ -30,23 +32,48 @@ def fails(capsys, *arguments):
     return err
 
 
-COMMANDS = [
-    *("demo", "simulate"),
-    *("download", "split", "crop", "build", "publish", "stats"),
-    *("embed", "convert", "card"),
-    *("identify",),
-    *("probe", "retrieve"),
-    *("cluster",),
-    *("completion",),
-]
+def refuses(capsys, *arguments):
+    """The usage error of a command that fails with status 2, without line breaks and frames."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, arguments)))
+    assert stopped.value.code == 2
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_every_command_has_help_with_an_example(capsys):
-    for name in COMMANDS:
-        with pytest.raises(SystemExit) as stopped:
-            parser().parse_args([name, "--help"])
-        text = capsys.readouterr().out
-        assert stopped.value.code == 0 and f"example:\n  bioscan-hf {name}" in text
+PANELS = {
+    "Try it": ["demo", "simulate"],
+    "The dataset": ["download", "split", "crop", "build", "publish", "stats"],
+    "Models": ["embed", "convert", "card"],
+    "Names for specimens": ["identify"],
+    "Benchmarks of embeddings": ["probe", "retrieve"],
+    "Clusters of embeddings": ["cluster"],
+    "This program": ["completion"],
+}
+COMMANDS = [name for names in PANELS.values() for name in names]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_begins_with_an_example(name, capsys):
+    main([name, "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0].startswith(f"Usage: bioscan-hf {name}")
+    assert lines[1] == "Example:" and lines[2].startswith(f"bioscan-hf {name} ")
+    assert all(any(flag in line for line in lines) for flag in ("--json", "--quiet", "--debug"))
+
+
+def test_choices_are_those_of_the_library():
+    """Choices are written out in the options, so that help needs no library."""
+    from typing import get_args
+
+    from bioscan_hf.cli import cluster, options
+    from bioscan_hf.clustering import methods
+    from bioscan_hf.schema import CONFIGS
+
+    assert get_args(options.Config) == CONFIGS
+    assert get_args(options.PhotoConfig) == tuple(name for name in CONFIGS if name != "dna")
+    assert set(get_args(cluster.Reducer)) == set(methods.REDUCERS)
+    assert set(get_args(cluster.Clusterer)) == set(methods.CLUSTERERS)
+    assert get_args(cluster.Normalization) == methods.NORMALIZATIONS
 
 
 def test_from_a_csv_without_partition_to_numbers(release, tmp_path, capsys, monkeypatch):
@@ -105,7 +132,8 @@ def test_simulated_partition_says_so(release, tmp_path, capsys):
 
 def test_plain_output_of_build(release, tmp_path, capsys):
     main(["build", str(release), str(tmp_path / "out"), "--config", "dna"])
-    assert "400 specimens in" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "400 specimens as dna" in out and out.splitlines()[-1] == f"Wrote {tmp_path / 'out'}"
 
 
 def test_build_reports_problems(release, tmp_path, capsys):
@@ -114,7 +142,7 @@ def test_build_reports_problems(release, tmp_path, capsys):
     path.write_text(path.read_text().replace(",val,", ",vall,", 1))
     assert "unknown split 'vall'" in fails(capsys, "build", copy, tmp_path / "out", "--config", "dna")
     main(["build", str(copy), str(tmp_path / "out2"), "--config", "dna", "--keep-going"])
-    assert f"1 problems are listed in {tmp_path / 'out2' / 'problems.csv'}" in capsys.readouterr().out
+    assert f"Problems: 1; see {tmp_path / 'out2' / 'problems.csv'}" in capsys.readouterr().out
 
 
 def test_errors_are_one_line_and_tell_what_to_do(release, dataset, tmp_path, capsys):
@@ -165,22 +193,17 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["build", str(tmp_path / "nowhere"), str(tmp_path / "out"), "--debug"])
 
 
-def test_simulate_metadata_and_build_in_parts(tmp_path, capsys, monkeypatch):
-    """Two machines and the call that completes: the same rows as one build."""
+def test_simulate_metadata_and_build_some_splits(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(capsys, "simulate", "release", "--specimens", 300, "--metadata-only")
-    run(capsys, "build", "release", "whole")
-    for shard in (0, 1):
-        assert not run(capsys, "build", "release", "parts", "--shard", shard, "--of", 2)["complete"]
-    assert run(capsys, "build", "release", "parts")["complete"]
-    assert (tmp_path / "parts/labels.json").read_bytes() == (tmp_path / "whole/labels.json").read_bytes()
-    assert "--shard I and --of N go together" in fails(capsys, "build", "release", "other", "--shard", 0)
+    whole = run(capsys, "build", "release", "whole")
+    assert whole["complete"] and whole["rows"] == 300
     part = run(capsys, "build", "release", "part", "--split", "train+other_heldout")
     assert 0 < part["rows"] < 300
 
 
 def test_download_check_tells_what_is_there(release, tmp_path, capsys):
-    """A made-up release is not what was published: its zips are damaged, and the command fails."""
+    """A simulated release is not the published one: its zips are damaged, and the command fails."""
     copy = shutil.copytree(release, tmp_path / "release")  # checksums are kept beside the files
     with pytest.raises(SystemExit) as stopped:
         main(["download", str(copy), "--config", "cropped_256", "--split", "train", "--check"])
@@ -247,7 +270,7 @@ def test_embed_sequences_of_ones_own(tmp_path, capsys):
     assert (fasta.embeddings == csv.embeddings).all() and fasta.valid.all()
     refused = fails(capsys, "embed", tmp_path / "reads.fasta", tmp_path / "x", "--model", "kmer:2", "--clean", "none")
     assert "'b'" in refused and "line 5" in refused
-    assert "leave --split" in fails(
+    assert "leave out --split" in fails(
         capsys, "embed", tmp_path / "reads.csv", tmp_path / "x", "--model", "kmer:2", "--split", "train"
     )
     assert not (tmp_path / "x").exists()
@@ -267,7 +290,7 @@ def test_card_of_results_of_another_task(tmp_path, capsys):
     (tmp_path / "results.json").write_text('{"task": "partition"}')
     assert "no card for the task 'partition'" in fails(capsys, "card", tmp_path / "results.json")
     (tmp_path / "reads.fasta").write_text(">a\nACGT\n")
-    assert "reads.fasta' is no results file" in fails(capsys, "card", tmp_path / "reads.fasta")
+    assert "reads.fasta' cannot be read as JSON" in fails(capsys, "card", tmp_path / "reads.fasta")
     (tmp_path / "README.md").write_text("mine")
     assert "--force" in fails(capsys, "card", tmp_path / "results.json")
     assert (tmp_path / "README.md").read_text() == "mine"
@@ -287,14 +310,16 @@ def test_retrieve(dataset, tmp_path, capsys):
     assert "--force" in fails(capsys, "retrieve", dataset, tmp_path / "e")
 
 
-def test_the_overview_names_every_command_once_in_its_group():
-    """The overview is the groups' own text: a command added without a group would not appear in it."""
-    text = parser().format_help()
-    overview = text[text.index("Try it:") : text.index("`bioscan-hf COMMAND --help`")]
-    assert [line.split()[0] for line in overview.splitlines() if line.startswith("  ")] == COMMANDS
-    assert [line for line in overview.splitlines() if line and not line.startswith("  ")] == [
-        f"{title}:" for title in GROUPS
-    ]
+def test_the_overview_lists_every_command_once_in_its_group(capsys):
+    main(["--help"])
+    found: dict[str, list[str]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("╭"):
+            found[line.strip("╭─╮ ")] = shown = []
+        elif line.startswith("│ ") and line[2] != " ":
+            shown.append(line.split()[1])
+    assert found.pop("Options") and found == PANELS
+    assert list(get_command(app).commands) == COMMANDS
 
 
 def test_quiet_prints_nothing(release, tmp_path, capsys):
@@ -305,7 +330,7 @@ def test_quiet_prints_nothing(release, tmp_path, capsys):
 
 
 def test_exit_statuses(tmp_path, capsys, monkeypatch):
-    """0 done, 1 an error of the input, 2 unusable arguments, 3 a fault of the program, 130 interrupted."""
+    """0 done, 1 an error in the input, 2 wrong arguments, 3 a fault of the program, 130 interrupted."""
 
     def status(*arguments):
         with pytest.raises(SystemExit) as stopped:
@@ -314,7 +339,7 @@ def test_exit_statuses(tmp_path, capsys, monkeypatch):
 
     main(["completion", "bash", "--quiet"])
     assert status("build", tmp_path / "nowhere", tmp_path / "out")[0] == 1
-    assert status("build")[0] == status("completion", "bash", "--json", "--quiet")[0] == 2
+    assert "--json prints the result" in refuses(capsys, "completion", "bash", "--json", "--quiet")
     for raised, code, told in (
         (TypeError("wrong"), 3, "a fault of this program, TypeError: wrong. --debug"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -323,16 +348,33 @@ def test_exit_statuses(tmp_path, capsys, monkeypatch):
         def fail(*_, error=raised):
             raise error
 
-        monkeypatch.setattr(commands, "say", fail)
+        monkeypatch.setattr(Output, "say", fail)
         found = status("completion", "bash")
         assert found[0] == code and told in found[1] and len(found[1].splitlines()) == 1
     with pytest.raises(TypeError):
-        monkeypatch.setattr(commands, "say", lambda *_: 1 + "")
+        monkeypatch.setattr(Output, "say", lambda *_: 1 + "")
         main(["completion", "bash", "--debug"])
 
 
-def test_a_reader_that_has_enough_is_no_error():
-    """`bioscan-hf completion zsh | head -1`: the pipe breaks without a word."""
+def test_wrong_arguments(tmp_path, capsys):
+    """The message names what was given and what is allowed."""
+    assert "Missing argument" in refuses(capsys, "build")
+    assert "No such command" in refuses(capsys, "biuld")
+    assert "No such option: --shard" in refuses(capsys, "build", "a", "b", "--shard", 0)
+    assert "'croped' is not one of dna, cropped_256" in refuses(capsys, "build", "a", "b", "--config", "croped")
+    assert "give --boxes or --model, one of them" in refuses(capsys, "crop", "a", "b")
+    assert "give --boxes or --model" in refuses(capsys, "crop", "a", "b", "--boxes", "c", "--model", "d")
+    assert "'ward2'" in refuses(capsys, "cluster", "a", "b", "--output", "c", "--clusterer", "ward2")
+
+
+def test_usage_errors_load_no_heavy_library():
+    code = "from bioscan_hf.cli.main import main\ntry:\n    main(['build'])\nexcept SystemExit as stopped:\n"
+    code += "    import sys\n    print(stopped.code, sorted({'numpy', 'torch', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "2 []\n"
+
+
+def test_a_closed_pipe_is_not_an_error():
+    """`bioscan-hf completion zsh | head -c 1`."""
     line = f"{sys.executable} -c 'from bioscan_hf.cli.main import main; main()' completion zsh | head -c 1"
     found = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (0, "#", "")
@@ -341,15 +383,21 @@ def test_a_reader_that_has_enough_is_no_error():
 def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
     main(["completion", "bash"])
     (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "bioscan-hf").write_text(
+        f"#!{sys.executable}\nfrom bioscan_hf.cli.main import main\nmain()\n", encoding="utf-8"
+    )
+    (tmp_path / "bioscan-hf").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
 
     def complete(*words):
         ask = f"source {tmp_path / 'script'}; COMP_WORDS=({' '.join(words)}''); COMP_CWORD={len(words) - 1}; "
-        ask += "_shtab_bioscan_hf; echo ${COMPREPLY[@]}"
-        return subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.split()
+        ask += "_bioscan_hf_completion bioscan-hf; echo ${COMPREPLY[@]}"
+        return subprocess.run(["bash", "-c", ask], env=environment, capture_output=True, text=True).stdout.split()
 
     assert complete("bioscan-hf", "pro") == ["probe"]
     assert "--hold-out-species" in complete("bioscan-hf", "split", "--h")
     assert complete("bioscan-hf", "build", "--config", "cropped_") == ["cropped_256"]
+    assert complete("bioscan-hf", "embed", "--dtype", "b") == ["bfloat16"]
 
 
 def test_identify_names_reads_of_a_release(release, dataset, tmp_path, capsys):
@@ -383,9 +431,9 @@ def test_identify_names_reads_of_a_release(release, dataset, tmp_path, capsys):
 def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     (tmp_path / "x.fasta").write_text(">a\nACGT\n")
     command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--model", "kmer:4", "--references", dataset]
-    assert "--least 95.0 is no probability" in fails(capsys, *command, "--least", 95)
-    assert "--novel-share -1.0 is no share" in fails(capsys, *command, "--novel-share", -1)
-    assert "is no file of sequences" in fails(capsys, "identify", dataset, *command[2:])
+    assert "--least 95.0 is not a share" in fails(capsys, *command, "--least", 95)
+    assert "--novel-share -1.0 is not a share" in fails(capsys, *command, "--novel-share", -1)
+    assert "is not a sequence file" in fails(capsys, "identify", dataset, *command[2:])
     assert "There is no file 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
     assert not (tmp_path / "n.csv").exists()
 
@@ -413,7 +461,7 @@ def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
     photos = ("--config", "cropped_256")
     for arguments, told in (
         (("--model", "kmer:4", "--zoom", 0.9), "are for photos: add --config cropped_256"),
-        (("--model", "timm:x", "--trust-remote-code", *photos), "their encoders run no code of their own"),
+        (("--model", "timm:x", "--trust-remote-code", *photos), "Photo encoders run no remote code"),
         (("--model", "timm:nowhere", *photos), "timm has no 'nowhere'"),
         (("--model", "kmer:4", *photos), "An encoder of photos is"),
         (("--model", "mocov3_resnet50", *photos), "give their published file, r-50-1000ep.pth.tar"),

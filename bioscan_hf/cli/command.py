@@ -1,0 +1,193 @@
+"""How every command of `bioscan-hf` is registered, shows its output and ends.
+
+Help and usage errors need typer and rich only: commands import other libraries inside their functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..progress import Progress, silent
+
+Result = dict[str, Any]
+
+EXIT_STATUSES = (
+    "Exit status: 0 done, 1 an error in the input, 2 wrong arguments, 3 a fault of this program (--debug shows the "
+    "traceback), 130 interrupted (most commands resume when started again)."
+)
+
+#: Errors of the input: status 1. Any other exception is a fault of the program: status 3.
+EXPECTED = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
+
+#: Seconds until the progress bar appears.
+BAR_DELAY = 2.0
+
+app = typer.Typer(
+    name="bioscan-hf",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    epilog=f"{EXIT_STATUSES}\n\n`bioscan-hf COMMAND --help` shows an example of each command.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"bioscan-hf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """BIOSCAN-5M and its benchmarks: from release files to models of DNA barcodes and photos, and their numbers."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command shows: lines and a progress bar, one JSON object, or nothing."""
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    @property
+    def silent(self) -> bool:
+        return self.json or self.quiet
+
+    def say(self, *lines: str) -> None:
+        """Prints lines, unless --json or --quiet is given."""
+        if not self.silent:
+            print(*lines, sep="\n", flush=True)
+
+    def wrote(self, *paths: Path) -> None:
+        """Prints "Wrote X" for each path."""
+        self.say(*(f"Wrote {path}" for path in paths))
+
+    @contextmanager
+    def progress(self, *, in_bytes: bool = False) -> Iterator[Progress]:
+        """A progress callback that draws a bar on a terminal: one bar, which restarts for each new stage."""
+        if self.silent or not sys.stderr.isatty():
+            yield silent
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
+        bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+        begun = time.monotonic()
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if time.monotonic() - begun < BAR_DELAY:
+                return
+            bar.start()
+            if not bar.tasks or bar.tasks[0].description != stage:
+                for task in bar.task_ids:
+                    bar.remove_task(task)
+                bar.add_task(stage, total=total)
+            bar.update(bar.task_ids[0], completed=done, total=total)
+
+        try:
+            yield show
+        finally:
+            bar.stop()
+
+    def finish(self, result: Result) -> None:
+        """Prints the result if --json is given."""
+        if self.json:
+            print(json.dumps(result, ensure_ascii=False))
+        sys.stdout.flush()
+
+
+_SHOWN = "Output"
+_COMMON = {
+    "json": (typer.Option("--json", help="Print the result as JSON and nothing else.", rich_help_panel=_SHOWN), False),
+    "quiet": (typer.Option("--quiet", help="Print errors only.", rich_help_panel=_SHOWN), False),
+    "debug": (typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_SHOWN), False),
+}
+
+
+def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Registers a function as a command of `bioscan-hf`.
+
+    The function takes `out`, an `Output`, besides its options, and returns its result for --json. Its docstring is
+    the help text; --json, --quiet and --debug are added.
+
+    Args:
+        panel: Group of the command in the overview.
+        examples: Command lines at the top of the help.
+    """
+
+    def register(function: Callable[..., Result]) -> Callable[..., Result]:
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        common = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[bool, option]
+            )
+            for name, (option, default) in _COMMON.items()
+        ]
+        parameters = [*(parameter for parameter in own if parameter.name != "out"), *common]
+
+        def run(**given: Any) -> None:
+            out = Output(**{name: given.pop(name) for name in _COMMON})
+            if out.json and out.quiet:
+                raise typer.BadParameter("--json prints the result and --quiet prints nothing: give one of them.")
+            _run(function, out, given)
+
+        run.__dict__["__signature__"] = inspect.Signature(parameters)  # typer reads it
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        text = inspect.cleandoc(function.__doc__ or "")
+        shown = "\n".join(f"  {example}" for example in examples)
+        app.command(
+            function.__name__,
+            help=f"\b\nExample:\n{shown}\n\n{text}",
+            short_help=text.split("\n\n")[0],
+            rich_help_panel=panel,
+        )(run)
+        return function
+
+    return register
+
+
+def _run(function: Callable[..., Result], out: Output, given: dict[str, Any]) -> None:
+    """Runs a command; turns exceptions into one line on standard error and an exit status."""
+    name = f"bioscan-hf {function.__name__}"
+
+    def stop(status: int, message: str) -> typer.Exit:
+        print(f"{name}: {' '.join(message.split())}" if status == 3 else f"{name}: {message}", file=sys.stderr)
+        return typer.Exit(status)
+
+    try:
+        out.finish(function(**given, out=out))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        raise stop(130, "interrupted.") from None
+    except typer.BadParameter:
+        raise
+    except EXPECTED as error:
+        if out.debug:
+            raise
+        raise stop(1, str(error.args[0] if isinstance(error, KeyError) else error)) from None
+    except Exception as error:
+        if out.debug:
+            raise
+        told = f"a fault of this program, {type(error).__name__}: {error}. --debug shows where; please report it."
+        raise stop(3, told) from None

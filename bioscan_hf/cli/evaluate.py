@@ -1,0 +1,129 @@
+"""Commands that evaluate embeddings: probe and retrieve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .command import Output, Result, command
+from .options import Force, Labels, no_library_bars, refuse_to_replace, require_embeddings
+
+PANEL = "Benchmarks of embeddings"
+
+
+@command(PANEL, "bioscan-hf probe dataset embeddings --output probe.json")
+def probe(
+    source: Labels,
+    embeddings: Annotated[Path, typer.Argument(help="Output of `bioscan-hf embed`.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Results file. Default: results.json in the folder of the embeddings.")
+    ] = None,
+    probe: Annotated[Literal["knn", "linear"], typer.Option(help="Nearest neighbours or a linear probe.")] = "knn",
+    k: Annotated[int, typer.Option(help="knn: number of neighbours.")] = 1,
+    metric: Annotated[Literal["cosine", "euclidean"], typer.Option(help="knn: distance.")] = "cosine",
+    temperature: Annotated[
+        float | None, typer.Option(help="knn: weight neighbours by similarity; smaller is steeper, such as 0.07.")
+    ] = None,
+    protocol: Annotated[
+        Literal["default", "upstream"], typer.Option(help="linear: upstream is the published protocol.")
+    ] = "default",
+    force: Force = False,
+    *,
+    out: Output,
+) -> Result:
+    """Measure embeddings: species of test and genus of test_unseen, by nearest neighbour or linear probe."""
+    from ..dataset.load import labels_of
+    from ..encoders.embed import load_embeddings
+    from ..evaluation.probing import knn_probe, linear_probe, probe_barcodes
+    from ..provenance import write_results
+
+    output = output or embeddings / "results.json"
+    refuse_to_replace(force, output)
+    no_library_bars(out)
+    splits = ("train", "test", "test_unseen")
+    require_embeddings(embeddings, splits)
+    found = {name: load_embeddings(embeddings / name) for name in splits}
+    how: dict[str, Any] = {"k": k, "metric": metric, "temperature": temperature}
+    if probe == "linear":
+        how = {"protocol": protocol}
+    metrics = probe_barcodes(
+        {name: part.embeddings for name, part in found.items()},
+        {name: labels_of(source, name, part.processids) for name, part in found.items()},
+        probe=linear_probe if probe == "linear" else knn_probe,
+        **how,
+    )
+    results = write_results(
+        output,
+        task=f"barcodebert/{probe}",
+        options=how,
+        dataset=source,
+        splits={name: len(part.processids) for name, part in found.items()},
+        embeddings=str(embeddings),
+        metrics=metrics,
+    )
+    for name, value in metrics.items():
+        out.say(
+            f"{name:<22} {_percent(value['micro_accuracy'])}  (test {value['n_test']:,}, train {value['n_train']:,})"
+        )
+    out.wrote(output)
+    return results
+
+
+@command(PANEL, "bioscan-hf retrieve dataset embeddings")
+def retrieve(
+    source: Labels,
+    embeddings: Annotated[
+        Path, typer.Argument(help="Output of `bioscan-hf embed` for train, key_unseen, test and test_unseen.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Results file. Default: retrieval.json in the folder of the embeddings.")
+    ] = None,
+    ties: Annotated[
+        Literal["vote", "parity"], typer.Option(help="Equally near keys vote, or are ordered as published.")
+    ] = "vote",
+    index: Annotated[
+        Literal["exact", "hnsw", "ivfpq"], typer.Option(help="Kind of index. hnsw and ivfpq need faiss.")
+    ] = "exact",
+    force: Force = False,
+    *,
+    out: Output,
+) -> Result:
+    """Measure retrieval: top-1, 3 and 5 of seen and unseen species among the keys of train and key_unseen."""
+    from ..evaluation.specimens import barcode_specimens, joined
+    from ..evaluation.retrieval_protocol import evaluate_retrieval
+    from ..provenance import write_results
+
+    output = output or embeddings / "retrieval.json"
+    refuse_to_replace(force, output)
+    no_library_bars(out)
+    splits = ("train", "key_unseen", "test", "test_unseen")
+    require_embeddings(embeddings, splits)
+    found = {name: barcode_specimens(embeddings / name, source, name) for name in splits}
+    metrics = evaluate_retrieval(
+        joined([found["train"], found["key_unseen"]]),
+        {"seen": found["test"], "unseen": found["test_unseen"]},
+        ties=ties,
+        kind=index,
+    )
+    results = write_results(
+        output,
+        task="clibd/retrieval",
+        options={"ties": ties, "index": index},
+        dataset=source,
+        splits={name: len(part.ids) for name, part in found.items()},
+        embeddings=str(embeddings),
+        metrics=metrics,
+    )
+    for combination, tables in metrics.items():
+        for name in ("seen", "unseen"):
+            top1 = tables[name]["micro"][1]
+            shown = ", ".join(f"{rank} {_percent(value)}" for rank, value in top1.items())
+            out.say(f"{combination}, {name}: {shown} ({tables[name]['queries']:,} queries)")
+    out.wrote(output)
+    return results
+
+
+def _percent(share: float | None) -> str:
+    return "no data" if share is None else f"{share:.1%}"

@@ -1,0 +1,98 @@
+"""Options that several commands share, and their checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .command import Output
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SOURCE = "Hub id, Parquet folder, release folder or metadata CSV"
+_OWN = "Your own sequences"
+
+Config = Literal["dna", "cropped_256", "original_256", "cropped", "original_full"]
+PhotoConfig = Literal["cropped_256", "original_256", "cropped", "original_full"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+Source = Annotated[str, typer.Argument(help=f"{SOURCE}.")]
+Labels = Annotated[str, typer.Argument(metavar="SOURCE", help="Source of the labels: the source that was embedded.")]
+BatchSize = Annotated[int, typer.Option(help="Rows per batch.")]
+Dtype = Annotated[Precision, typer.Option(help="Precision. auto is bfloat16 on a GPU and float32 elsewhere.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code in the repository of hf:ID.")]
+
+Clean = Annotated[
+    Literal["barcode", "none"],
+    typer.Option(
+        help="barcode turns lower case, U, IUPAC codes and gaps into A, C, G, T and N; none keeps the letters.",
+        rich_help_panel=_OWN,
+    ),
+]
+RemoveGaps = Annotated[
+    bool, typer.Option("--remove-gaps", help='Remove "-" and ".", as in rows of an alignment.', rich_help_panel=_OWN)
+]
+KeepDuplicates = Annotated[
+    bool, typer.Option("--keep-duplicates", help="Allow several records with one id.", rich_help_panel=_OWN)
+]
+KeepEmpty = Annotated[
+    bool, typer.Option("--keep-empty", help="Allow records without a sequence.", rich_help_panel=_OWN)
+]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Column of a table. Default: the first with a usual name.", rich_help_panel=_OWN)
+]
+SequenceColumn = Annotated[
+    str | None, typer.Option(help="Column of a table. Default: the one with a usual name.", rich_help_panel=_OWN)
+]
+Encoding = Annotated[str, typer.Option(help="Text encoding of the file.", rich_help_panel=_OWN)]
+
+
+def refuse_to_replace(force: bool, *files: Path) -> None:
+    """Raises FileExistsError if one of the files exists and `force` is False."""
+    for file in files:
+        if file.exists() and not force:
+            raise FileExistsError(f"{str(file)!r} exists. Give another name, or --force to replace it.")
+
+
+def require_embeddings(folder: Path, splits: tuple[str, ...]) -> None:
+    """Raises FileNotFoundError if the embeddings of a split are missing."""
+    for name in splits:
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(
+                f"No embeddings of {name!r} in {str(folder)!r}: run `bioscan-hf embed` for it first."
+            )
+
+
+def no_library_bars(out: Output) -> None:
+    """Switches off the progress bars of datasets and transformers, and of the Hub if the command is silent."""
+    from datasets import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bars()
+    disable_progress_bar()
+    if out.silent:
+        disable_hub_bars()
+
+
+def read_own_sequences(source: str, out: Output, given: dict[str, Any]) -> pa.Table:
+    """Records of a FASTA, FASTQ or table. `given` are the options of this file by name."""
+    from ..dataset.sequences import read_sequences
+
+    with out.progress() as progress:
+        return read_sequences(
+            source,
+            clean=given["clean"],
+            remove_gaps=given["remove_gaps"],
+            duplicates="keep" if given["keep_duplicates"] else "error",
+            empty="keep" if given["keep_empty"] else "error",
+            id_column=given["id_column"],
+            sequence_column=given["sequence_column"],
+            encoding=given["encoding"],
+            progress=progress,
+        )
