@@ -1,20 +1,18 @@
-"""What a release holds: counts and imbalance per rank and split, diversity, distances, places, sizes and lengths.
+"""Counts, imbalance, diversity, places, sizes and lengths of a release.
 
 The formulas are those of the BIOSCAN-5M paper (https://arxiv.org/abs/2406.12723) and of the programs published with
 it.
 
-- Missing values belong to no category.
-- Imbalance ratio: samples of the largest category by those of the smallest.
-- Mean, median and standard deviation of the sizes of categories; the deviation is that of the population.
-- Distinct barcodes are compared without the N at their two ends, as the partition does, and not cut. (The removal of
-  repeated barcodes in `load_bioscan5m` cuts first, and ignores trailing N alone.)
-- Shannon diversity of a group: -sum p log2 p in bits, p being the share of its samples with each barcode; a rank's is
-  the mean over its groups, unweighted.
-- Distance of two barcodes: restricted Damerau-Levenshtein (optimal string alignment), of the first 625 nucleotides.
-  The published one is taken after a multiple alignment; ours aligns each pair itself, and so is never larger.
+- A missing value belongs to no category.
+- Imbalance ratio: samples of the largest category divided by those of the smallest.
+- Mean, median and standard deviation are over the categories; the deviation is that of the population.
+- Two barcodes are distinct if they differ after removing the N at their two ends, as in the partition. (With
+  `unique_barcodes`, `load_bioscan5m` cuts barcodes first and ignores only trailing N.)
+- Shannon diversity of a group: -sum p log2 p in bits, where p is the share of its samples with each barcode. That of a
+  rank is the unweighted mean over its groups.
 
-A function takes any source that `load_bioscan5m` takes, of which it reads what it needs, or what `read_specimens` has
-read. Letters: R = rows, G = groups, P = pairs of a group and one of its barcodes.
+Each function takes any source that `load_bioscan5m` takes, or the result of `read_specimens`. DuckDB groups and
+counts; numpy summarises the counts, so that results do not depend on the order of rows or threads.
 """
 
 from __future__ import annotations
@@ -23,341 +21,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ..release.check import ReleaseError
+from ..progress import Progress, silent
+from ..release.problems import ReleaseError
 from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
-from .columns import (
-    BARCODE,
-    PLACES,
-    SIZES,
-    Progress,
-    Source,
-    Specimens,
-    read_columns,
-    read_specimens,
-    silent,
-    specimens_of,
-)
+from .distances import barcode_distances, check_rank, require_rapidfuzz
+from .table import BARCODE, PLACES, SIZES, Source, Specimens, quoted, read_specimens, specimens_of
 
-#: Groups with fewer distinct barcodes have no mean distance.
-MIN_BARCODES = 5
-#: Distinct barcodes of a group that are compared, each with each, at every rank but species, which has no limit.
-BARCODES_COMPARED = 1000
-NUCLEOTIDES_COMPARED = 625
+__all__ = [
+    "barcode_distances",
+    "describe",
+    "diversity",
+    "geography",
+    "lengths",
+    "rank_statistics",
+    "sizes",
+    "split_statistics",
+]
 
+#: Width of the cells of a map, in degrees.
 DEGREES_PER_CELL = 0.1
 
+#: Both coordinates as a list, null if one is missing.
+SITE = """CASE WHEN "coord-lat" IS NOT NULL AND "coord-lon" IS NOT NULL THEN ["coord-lat", "coord-lon"] END"""
+
 Row = dict[str, Any]
-
-
-# ---- counts --------------------------------------------------------------------------------------------------------
-
-
-def _category_sizes(codes: np.ndarray, values: list[Any] | None, rows: int) -> Row:
-    """How the rows spread over the categories of a column; None where there is no category."""
-    sizes = np.bincount(codes[codes >= 0], minlength=len(values or ()))
-    labelled = int(sizes.sum())
-    row: Row = {
-        "categories": len(sizes),
-        "labelled": labelled,
-        "labelled_share": labelled / rows,
-        "unlabelled": rows - labelled,
-        "unlabelled_share": 1 - labelled / rows,
-    }
-    most, least = (int(sizes.argmax()), int(sizes.argmin())) if len(sizes) else (None, None)
-    return row | {
-        "imbalance_ratio": float(sizes[most] / sizes[least]) if len(sizes) else None,
-        "most_populated": values[most] if values and most is not None else None,
-        "most_populated_samples": int(sizes[most]) if len(sizes) else None,
-        "least_populated": values[least] if values and least is not None else None,
-        "least_populated_samples": int(sizes[least]) if len(sizes) else None,
-        "mean": float(sizes.mean()) if len(sizes) else None,
-        "median": float(np.median(sizes)) if len(sizes) else None,
-        "std": float(sizes.std()) if len(sizes) else None,
-    }
-
-
-def rank_statistics(source: Source) -> list[Row]:
-    """For each rank, BIN and barcode: categories, labelled samples, imbalance ratio, and the sizes of the categories.
-
-    `most_populated` and `least_populated` are names, of equally large ones the first in order; None for barcodes.
-    """
-    columns = (*LABEL_COLUMNS, BARCODE)
-    specimens = specimens_of(source, columns)
-    return [
-        {"rank": name, **_category_sizes(specimens.codes[name], specimens.values.get(name), specimens.rows)}
-        for name in columns
-    ]
-
-
-def _pairs(group: np.ndarray, member: np.ndarray, members: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each group with each of its members: group (P,), member (P,) and rows (P,), ordered; rows with a -1 are out."""
-    known = (group >= 0) & (member >= 0)
-    keys, counts = np.unique(group[known].astype(np.int64) * members + member[known], return_counts=True)
-    groups, of = np.divmod(keys, max(members, 1))
-    return groups, of, counts
-
-
-def split_statistics(source: Source) -> list[Row]:
-    """Samples, distinct barcodes and distinct species of each split, then of "unassigned" rows if any, then in total.
-
-    Raises:
-        ReleaseError: if a row has a split that BIOSCAN-5M has not.
-    """
-    specimens = specimens_of(source, ("split", "species", BARCODE))
-    names = specimens.values["split"]
-    unknown = sorted(set(names) - set(SPLITS))
-    if unknown:
-        raise ReleaseError(f"Unknown split {unknown[0]!r} in {specimens.source}. BIOSCAN-5M has {', '.join(SPLITS)}.")
-    split = np.array([*map(SPLITS.index, names), len(SPLITS)], dtype=np.int64)[specimens.codes["split"]]
-    samples = np.bincount(split, minlength=len(SPLITS) + 1)
-    counts = {}
-    for name, members in (("barcodes", len(specimens.first_rows)), ("species", len(specimens.values["species"]))):
-        codes = specimens.codes[BARCODE if name == "barcodes" else name]
-        counts[name] = [*np.bincount(_pairs(split, codes, members)[0], minlength=len(SPLITS) + 1).tolist(), members]
-    sets = {name: part for part in ("seen", "unseen") for name in METASPLITS[part]}
-    sets |= {"pretrain": "unknown", "other_heldout": "heldout"}
-    rows = [
-        {"split": name, "samples": count, "barcodes": barcodes, "species": species, "set": sets.get(name)}
-        for name, count, barcodes, species in zip(
-            (*SPLITS, "unassigned", "total"), [*samples.tolist(), specimens.rows], *counts.values(), strict=True
-        )
-    ]
-    return [row for row in rows if row["split"] != "unassigned" or row["samples"]]
-
-
-# ---- barcodes ------------------------------------------------------------------------------------------------------
-
-
-def _check_rank(rank: str) -> None:
-    if rank not in LABEL_COLUMNS:
-        raise ValueError(f"Unknown rank {rank!r}. Barcodes are grouped by {', '.join(LABEL_COLUMNS)}.")
-
-
-def diversity(source: Source, rank: str) -> Row:
-    """Distinct barcodes of the groups of a rank, and their mean Shannon diversity in bits.
-
-    `mean`, `median` and `std` are over the groups, of their numbers of distinct barcodes.
-    """
-    _check_rank(rank)
-    specimens = specimens_of(source, (rank, BARCODE))
-    groups = len(specimens.values[rank])
-    group, barcode, samples = _pairs(specimens.codes[rank], specimens.codes[BARCODE], len(specimens.first_rows))
-    distinct = np.bincount(group, minlength=groups)
-    total = np.bincount(group, weights=samples, minlength=groups)
-    weighted = np.bincount(group, weights=samples * np.log2(samples), minlength=groups)
-    with_barcodes = total > 0
-    bits = np.log2(total[with_barcodes]) - weighted[with_barcodes] / total[with_barcodes]
-    return {
-        "rank": rank,
-        "categories": groups,
-        "barcodes": len(np.unique(barcode)),
-        "mean": float(distinct.mean()) if groups else None,
-        "median": float(np.median(distinct)) if groups else None,
-        "std": float(distinct.std()) if groups else None,
-        "shannon_bits": float(bits.mean()) if len(bits) else None,
-    }
-
-
-def barcode_distances(
-    source: Source,
-    rank: str,
-    seed: int = 0,
-    max_per_group: int | None = None,
-    *,
-    workers: int = -1,
-    progress: Progress = silent,
-) -> Row:
-    """Distances between the distinct barcodes of each group of a rank, in edits, averaged over the groups.
-
-    Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups' population deviations,
-    `distribution` the share of pairs at the distance 0, 1, 2, ..., each group weighing the same. Needs the
-    extra `stats` (rapidfuzz).
-
-    Args:
-        max_per_group: Barcodes of a group that are compared, each with each, drawn by `seed`; None for the published
-            numbers: 1,000, and at species all.
-        workers: Threads; -1 takes one per core.
-        progress: Called with what is compared and the number of pairs, after each group.
-    """
-    _check_rank(rank)
-    if max_per_group is not None and max_per_group < MIN_BARCODES:
-        raise ValueError(f"max_per_group is {max_per_group}, but groups below {MIN_BARCODES} barcodes are left out.")
-    specimens = specimens_of(source, (rank, BARCODE))
-    limit = max_per_group or (len(specimens.first_rows) if rank == "species" else BARCODES_COMPARED)
-    group, barcode, _ = _pairs(specimens.codes[rank], specimens.codes[BARCODE], len(specimens.first_rows))
-    priority = np.random.default_rng(seed).permutation(len(specimens.first_rows))[barcode]  # by content, not by row
-    order = np.lexsort((priority, group))
-    group, barcode = group[order], barcode[order]
-    sizes = np.bincount(group, minlength=len(specimens.values[rank]))
-    place = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-    chosen = (sizes[group] >= MIN_BARCODES) & (place < limit)
-    group, barcode = group[chosen], barcode[chosen]
-    distinct, position = np.unique(barcode, return_inverse=True)
-    sequences = _sequences(specimens, distinct)[position]
-
-    histograms = []
-    for members in np.split(sequences, np.flatnonzero(np.diff(group)) + 1) if len(group) else []:
-        histograms.append(_distance_histogram(members.tolist(), workers))
-        progress(f"distances within {rank}", len(members) * (len(members) - 1) // 2)
-    return {
-        "rank": rank,
-        "groups": len(histograms),
-        "groups_left_out": int(len(sizes) - len(histograms)),
-        "barcodes": len(distinct),
-        **_average(np.array(histograms)),
-    }
-
-
-def _sequences(specimens: Specimens, barcodes: np.ndarray) -> np.ndarray:
-    """The compared part of some barcodes, by id (n,) objects; a second pass over the release."""
-    rows = specimens.first_rows[barcodes]
-    order = np.argsort(rows)
-    found: list[str] = []
-    start = 0
-    for table in read_columns(specimens.source, (BARCODE,)):
-        wanted = rows[order[np.searchsorted(rows[order], start) :]]
-        wanted = wanted[: np.searchsorted(wanted, start + len(table))] - start
-        for sequence in table[BARCODE].take(pa.array(wanted)).to_pylist():
-            found.append(sequence.strip("N")[:NUCLEOTIDES_COMPARED])
-        start += len(table)
-    sequences = np.empty(len(barcodes), dtype=object)
-    sequences[order] = found
-    return sequences
-
-
-def _distance_histogram(sequences: list[str], workers: int) -> np.ndarray:
-    """How many of the pairs of sequences have the distance 0, 1, ..., 625."""
-    try:
-        from rapidfuzz.distance import OSA
-        from rapidfuzz.process import cdist
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Distances need rapidfuzz: pip install 'bioscan_hf[stats]'.") from error
-    counts = np.zeros(NUCLEOTIDES_COMPARED + 1, dtype=np.int64)
-    for start in range(0, len(sequences), 500):  # in blocks, so that a species with 10,000 barcodes needs no 10,000^2
-        block, rest = sequences[start : start + 500], sequences[start + 500 :]
-        square = cdist(block, block, scorer=OSA.distance, dtype=np.uint16, workers=workers)
-        counts += np.bincount(square[np.triu_indices(len(block), 1)], minlength=len(counts))
-        if rest:
-            across = cdist(block, rest, scorer=OSA.distance, dtype=np.uint16, workers=workers)
-            counts += np.bincount(across.ravel(), minlength=len(counts))
-    return counts
-
-
-def _average(histograms: np.ndarray) -> Row:
-    """Mean, variance, std, minimum and maximum of each group (G, 626), averaged over the groups."""
-    names = ("mean", "variance", "std", "minimum", "maximum")
-    if not len(histograms):
-        return {"pairs": 0, **dict.fromkeys(names), "distribution": []}
-    distances = np.arange(histograms.shape[1])
-    shares = histograms / histograms.sum(1, keepdims=True)
-    mean = shares @ distances
-    variance = (shares * (distances - mean[:, None]) ** 2).sum(1)
-    present = histograms > 0
-    smallest, largest = present.argmax(1), histograms.shape[1] - 1 - present[:, ::-1].argmax(1)
-    averages = [float(x.mean()) for x in (mean, variance, np.sqrt(variance), smallest, largest)]
-    distribution = shares.mean(0)[: int(largest.max()) + 1].tolist()
-    return {"pairs": int(histograms.sum()), **dict(zip(names, averages, strict=True)), "distribution": distribution}
-
-
-def lengths(source: Source) -> Row:
-    """Lengths of the barcodes as they stand, in nucleotides, and how many hold letters other than A, C, G and T.
-
-    `histogram` lists [length, samples]; N at the ends counts as length.
-    """
-    specimens = specimens_of(source, (BARCODE,))
-    known = specimens.lengths[specimens.lengths > 0]
-    counts = np.bincount(known)
-    present = np.flatnonzero(counts)
-    return {
-        "samples": len(known),
-        "missing": specimens.rows - len(known),
-        **_describe_values(present, counts[present]),
-        f"longer_than_{MAX_NUCLEOTIDES}": int((known > MAX_NUCLEOTIDES).sum()),
-        **specimens.letters,
-        "histogram": [[int(length), int(counts[length])] for length in present],
-    }
-
-
-# ---- places and sizes ----------------------------------------------------------------------------------------------
-
-
-def _describe_values(values: np.ndarray, counts: np.ndarray) -> Row:
-    """Mean, population std and quantiles of `values` (ascending), each `counts` times; quantiles are of the values."""
-    names = {"minimum": 0.0, "p1": 0.01, "p25": 0.25, "median": 0.5, "p75": 0.75, "p99": 0.99, "maximum": 1.0}
-    total = int(counts.sum())
-    if not total:
-        return dict.fromkeys((*names, "mean", "std"))
-    cumulative = np.cumsum(counts)
-    row: Row = {
-        name: values[np.searchsorted(cumulative, max(1, np.ceil(share * total)))].item()
-        for name, share in names.items()
-    }
-    mean = float(np.average(values, weights=counts))
-    return row | {"mean": mean, "std": float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))}
-
-
-def sizes(source: Source) -> list[Row]:
-    """For each size column its categories, as for ranks, and under `values` the mean, deviation and quantiles."""
-    specimens = specimens_of(source, SIZES)
-    rows = []
-    for name in SIZES:
-        codes, values = specimens.codes[name], specimens.values[name]
-        counts = np.bincount(codes[codes >= 0], minlength=len(values))
-        row = {"column": name, **_category_sizes(codes, values, specimens.rows)}
-        rows.append(row | {"values": _describe_values(np.array(values), counts)})
-    return rows
-
-
-def geography(source: Source) -> dict[str, Any]:
-    """Where specimens were collected.
-
-    Returns:
-        `columns`: the categories of country, province, latitude, longitude and "site", a pair of coordinates.
-        `countries`: each with its samples and the median coordinates of these, largest first.
-        `cells`: `latitude`, `longitude` (centres, in degrees) and `samples` of each cell of 0.1 degrees that has any.
-    """
-    specimens = specimens_of(source, PLACES)
-    codes, values = specimens.codes, specimens.values
-    n_longitudes = len(values["coord-lon"])
-    latitude_code, longitude_code = codes["coord-lat"].astype(np.int64), codes["coord-lon"]
-    located = (latitude_code >= 0) & (longitude_code >= 0)
-    pair = np.where(located, latitude_code * n_longitudes + longitude_code, -1)
-    pairs, site = np.unique(pair, return_inverse=True)
-    if len(pairs) and pairs[0] == -1:
-        pairs, site = pairs[1:], site - 1
-    latitude = np.array(values["coord-lat"], dtype=np.float64)[pairs // max(n_longitudes, 1)]
-    longitude = np.array(values["coord-lon"], dtype=np.float64)[pairs % max(n_longitudes, 1)]
-    columns = [{"column": name, **_category_sizes(codes[name], values[name], specimens.rows)} for name in PLACES]
-    names = list(zip(latitude.tolist(), longitude.tolist(), strict=True))
-    columns.append({"column": "site", **_category_sizes(site, names, specimens.rows)})
-
-    countries = []
-    order = np.argsort(codes["country"], kind="stable")
-    bounds = np.searchsorted(codes["country"][order], np.arange(len(values["country"]) + 1))
-    for i, name in enumerate(values["country"]):
-        rows = order[bounds[i] : bounds[i + 1]]
-        at = site[rows][site[rows] >= 0]
-        middle = [float(np.median(degrees[at])) if len(at) else None for degrees in (latitude, longitude)]
-        countries.append({"country": name, "samples": len(rows), "latitude": middle[0], "longitude": middle[1]})
-    return {
-        "columns": columns,
-        "countries": sorted(countries, key=lambda row: -row["samples"]),
-        "cells": _cells(latitude, longitude, np.bincount(site[site >= 0], minlength=len(pairs))),
-    }
-
-
-def _cells(latitude: np.ndarray, longitude: np.ndarray, samples: np.ndarray) -> dict[str, list[float]]:
-    """Samples by cells of a grid, with the centres of the cells."""
-    cells = np.floor(np.stack([latitude, longitude], 1) / DEGREES_PER_CELL).astype(np.int64).reshape(-1, 2)
-    distinct, cell = np.unique(cells, axis=0, return_inverse=True)
-    centre = np.round((distinct + 0.5) * DEGREES_PER_CELL, 2)
-    total = np.bincount(cell.ravel(), weights=samples, minlength=len(distinct)).astype(int)
-    return {"latitude": centre[:, 0].tolist(), "longitude": centre[:, 1].tolist(), "samples": total.tolist()}
-
-
-# ---- all of it -----------------------------------------------------------------------------------------------------
 
 
 def describe(
@@ -369,26 +57,26 @@ def describe(
     workers: int = -1,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Every statistic of a release, in one pass over it; JSON can hold the result.
+    """All statistics of a release; JSON can hold the result.
 
     Args:
-        distances: Also compare barcodes at each rank (see `barcode_distances`), which takes much longer than the rest.
+        distances: Also compares barcodes at each rank (see `barcode_distances`), which takes much longer than the
+            rest.
 
     Returns:
         `rows`, `splits`, `ranks`, `diversity`, `distances` (empty unless asked for), `taxonomy` (samples of each order
         and family, None where unknown), `geography`, `sizes` and `lengths`.
     """
     if distances:
-        _distance_histogram(["A"], 1)  # fails now, not after the pass, without rapidfuzz
+        require_rapidfuzz()  # fails before the release is read
     specimens = read_specimens(source, progress=progress)
-    families = len(specimens.values["family"]) + 1
-    pair = (specimens.codes["order"].astype(np.int64) + 1) * families + specimens.codes["family"] + 1
-    orders_of, counts = np.unique(pair, return_counts=True)
-    order_names, family_names = ([None, *specimens.values[rank]] for rank in ("order", "family"))
     compared = [
         barcode_distances(specimens, rank, seed, max_per_group, workers=workers, progress=progress)
         for rank in (RANKS if distances else ())
     ]
+    families = specimens.query(
+        'SELECT "order", family, count(*) FROM specimens GROUP BY ALL ORDER BY "order" NULLS FIRST, family NULLS FIRST'
+    )
     return {
         "source": str(source),
         "rows": specimens.rows,
@@ -396,11 +84,207 @@ def describe(
         "ranks": rank_statistics(specimens),
         "diversity": [diversity(specimens, rank) for rank in LABEL_COLUMNS],
         "distances": compared,
-        "taxonomy": [
-            {"order": order_names[pair // families], "family": family_names[pair % families], "samples": count}
-            for pair, count in zip(orders_of.tolist(), counts.tolist(), strict=True)
-        ],
+        "taxonomy": [{"order": order, "family": family, "samples": count} for order, family, count in families],
         "geography": geography(specimens),
         "sizes": sizes(specimens),
         "lengths": lengths(specimens),
     }
+
+
+def rank_statistics(source: Source) -> list[Row]:
+    """Categories, labelled samples and imbalance of each rank, of the BIN and of the barcode.
+
+    `most_populated` and `least_populated` are names: of equally large categories, the first in alphabetical order;
+    None for barcodes.
+    """
+    specimens = specimens_of(source, (*LABEL_COLUMNS, BARCODE))
+    rows = [{"rank": rank, **_category_sizes(specimens, quoted(rank))} for rank in LABEL_COLUMNS]
+    barcodes = _category_sizes(specimens, "barcode") | {"most_populated": None, "least_populated": None}
+    return [*rows, {"rank": BARCODE, **barcodes}]
+
+
+def split_statistics(source: Source) -> list[Row]:
+    """Samples, distinct barcodes and distinct species of each split and in total.
+
+    Rows without a split, if there are any, are counted as "unassigned".
+
+    Raises:
+        ReleaseError: if a split is not one of BIOSCAN-5M's.
+    """
+    specimens = specimens_of(source, ("split", "species", BARCODE))
+    found: dict[str, tuple[int, int, int]] = {}
+    for split, total, *counts in specimens.query(
+        "SELECT split, grouping(split), count(*), count(DISTINCT barcode), count(DISTINCT species) "
+        "FROM specimens GROUP BY GROUPING SETS ((split), ())"
+    ):
+        found["total" if total else split or "unassigned"] = tuple(counts)
+    if unknown := sorted(set(found) - {*SPLITS, "unassigned", "total"}):
+        raise ReleaseError(f"Unknown split {unknown[0]!r} in {specimens.source}. BIOSCAN-5M has {', '.join(SPLITS)}.")
+    sets = {name: part for part in ("seen", "unseen") for name in METASPLITS[part]}
+    sets |= {"pretrain": "unknown", "other_heldout": "heldout"}
+    rows = []
+    for name in (*SPLITS, *(("unassigned",) if "unassigned" in found else ()), "total"):
+        samples, barcodes, species = found.get(name, (0, 0, 0))
+        rows.append(
+            {"split": name, "samples": samples, "barcodes": barcodes, "species": species, "set": sets.get(name)}
+        )
+    return rows
+
+
+def diversity(source: Source, rank: str) -> Row:
+    """Number of distinct barcodes of the groups of a rank, and their mean Shannon diversity in bits.
+
+    `mean`, `median` and `std` are over the groups, of their numbers of distinct barcodes.
+    """
+    check_rank(rank)
+    specimens = specimens_of(source, (rank, BARCODE))
+    # A row per group and number of samples: how many of its barcodes have so many.
+    names, samples, barcodes = specimens.arrays(
+        f"SELECT name, CASE WHEN barcode IS NULL THEN 0 ELSE samples END AS samples, count(barcode) AS barcodes "
+        f"FROM (SELECT {quoted(rank)} AS name, barcode, count(*) AS samples FROM specimens GROUP BY ALL) "
+        f"WHERE name IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]])) if len(names) else []
+    distinct, total, weighted = (
+        np.add.reduceat(x, starts) if len(names) else np.zeros(0)
+        for x in (barcodes, barcodes * samples, barcodes * samples * np.log2(np.maximum(samples, 1)))
+    )
+    present = total > 0
+    bits = np.log2(total[present]) - weighted[present] / total[present]
+    known = specimens.query(f"SELECT count(DISTINCT barcode) FROM specimens WHERE {quoted(rank)} IS NOT NULL")
+    return {
+        "rank": rank,
+        "categories": len(distinct),
+        "barcodes": known[0][0],
+        "mean": float(distinct.mean()) if len(distinct) else None,
+        "median": float(np.median(distinct)) if len(distinct) else None,
+        "std": float(distinct.std()) if len(distinct) else None,
+        "shannon_bits": float(bits.mean()) if len(bits) else None,
+    }
+
+
+def lengths(source: Source) -> Row:
+    """Lengths of the barcodes in nucleotides, and how many contain letters other than A, C, G and T.
+
+    N at the ends counts as length. `histogram` lists [length, samples].
+    """
+    specimens = specimens_of(source, (BARCODE,))
+    values, counts = specimens.arrays(
+        "SELECT length, count(*) AS samples FROM specimens WHERE length IS NOT NULL GROUP BY length ORDER BY length"
+    )
+    letters = ("n_inside", "n_at_an_end", "other_letters")
+    found = specimens.query(
+        f"SELECT {', '.join(f'coalesce(count_if({name}), 0)' for name in letters)} FROM specimens"
+    )[0]
+    samples = int(counts.sum())
+    return {
+        "samples": samples,
+        "missing": specimens.rows - samples,
+        **_describe_values(values, counts),
+        f"longer_than_{MAX_NUCLEOTIDES}": int(counts[values > MAX_NUCLEOTIDES].sum()),
+        **dict(zip(letters, found, strict=True)),
+        "histogram": [[int(length), int(count)] for length, count in zip(values, counts, strict=True)],
+    }
+
+
+def sizes(source: Source) -> list[Row]:
+    """Categories of each size column, as for ranks, and in `values` the mean, deviation and quantiles."""
+    specimens = specimens_of(source, SIZES)
+    rows = []
+    for name in SIZES:
+        column = quoted(name)
+        values = specimens.arrays(
+            f"SELECT {column}, count(*) AS samples FROM specimens WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        )
+        rows.append({"column": name, **_category_sizes(specimens, column), "values": _describe_values(*values)})
+    return rows
+
+
+def geography(source: Source) -> dict[str, Any]:
+    """Places where specimens were collected.
+
+    Returns:
+        `columns`: the categories of country, province, latitude, longitude and "site", a pair of coordinates.
+        `countries`: each with its samples and their median coordinates, largest first.
+        `cells`: `latitude`, `longitude` (centres, in degrees) and `samples` of each cell of 0.1 degrees that has any.
+    """
+    specimens = specimens_of(source, PLACES)
+    site = _category_sizes(specimens, SITE)
+    for name in ("most_populated", "least_populated"):
+        site[name] = site[name] and tuple(site[name])
+    countries = specimens.query(
+        f'SELECT country, count(*), median("coord-lat") FILTER ({SITE} IS NOT NULL), '
+        f'median("coord-lon") FILTER ({SITE} IS NOT NULL) '
+        f"FROM specimens WHERE country IS NOT NULL GROUP BY country ORDER BY count(*) DESC, country"
+    )
+    cells = specimens.query(
+        f'SELECT floor("coord-lat" / {DEGREES_PER_CELL}) AS y, floor("coord-lon" / {DEGREES_PER_CELL}) AS x, count(*) '
+        f"FROM specimens WHERE {SITE} IS NOT NULL GROUP BY ALL ORDER BY ALL"
+    )
+    return {
+        "columns": [
+            *({"column": name, **_category_sizes(specimens, quoted(name))} for name in PLACES),
+            {"column": "site", **site},
+        ],
+        "countries": [
+            dict(zip(("country", "samples", "latitude", "longitude"), row, strict=True)) for row in countries
+        ],
+        "cells": {
+            "latitude": [round((y + 0.5) * DEGREES_PER_CELL, 2) for y, _, _ in cells],
+            "longitude": [round((x + 0.5) * DEGREES_PER_CELL, 2) for _, x, _ in cells],
+            "samples": [count for _, _, count in cells],
+        },
+    }
+
+
+def _category_sizes(specimens: Specimens, column: str) -> Row:
+    """How the rows are distributed over the categories of a column, given in SQL; None where there is no category."""
+    found = specimens.query(
+        f"SELECT size, count(*), min(name) FROM "
+        f"(SELECT {column} AS name, count(*) AS size FROM specimens WHERE {column} IS NOT NULL GROUP BY 1) "
+        f"GROUP BY size ORDER BY size"
+    )
+    size, categories = (np.array([row[i] for row in found], dtype=np.int64) for i in (0, 1))
+    labelled = int((size * categories).sum())
+    row: Row = {
+        "categories": int(categories.sum()),
+        "labelled": labelled,
+        "labelled_share": labelled / specimens.rows,
+        "unlabelled": specimens.rows - labelled,
+        "unlabelled_share": 1 - labelled / specimens.rows,
+    }
+    if not found:
+        names = ("imbalance_ratio", "most_populated", "most_populated_samples", "least_populated")
+        return row | dict.fromkeys((*names, "least_populated_samples", "mean", "median", "std"))
+    cumulative, count = np.cumsum(categories), categories.sum()
+    middle = size[np.searchsorted(cumulative, [(count + 1) // 2, count // 2 + 1])]
+    return row | {
+        "imbalance_ratio": float(size[-1] / size[0]),
+        "most_populated": found[-1][2],
+        "most_populated_samples": int(size[-1]),
+        "least_populated": found[0][2],
+        "least_populated_samples": int(size[0]),
+        "mean": labelled / int(count),
+        "median": float(middle.mean()),
+        "std": _deviation(size, categories, labelled / int(count)),
+    }
+
+
+def _describe_values(values: np.ndarray, counts: np.ndarray) -> Row:
+    """Mean, population deviation and quantiles of ascending `values`, each `counts` times. A quantile is a value."""
+    names = {"minimum": 0.0, "p1": 0.01, "p25": 0.25, "median": 0.5, "p75": 0.75, "p99": 0.99, "maximum": 1.0}
+    total = int(counts.sum())
+    if not total:
+        return dict.fromkeys((*names, "mean", "std"))
+    cumulative = np.cumsum(counts)
+    row: Row = {
+        name: values[np.searchsorted(cumulative, max(1, np.ceil(share * total)))].item()
+        for name, share in names.items()
+    }
+    mean = float(np.average(values, weights=counts))
+    return row | {"mean": mean, "std": _deviation(values, counts, mean)}
+
+
+def _deviation(values: np.ndarray, counts: np.ndarray, mean: float) -> float:
+    """Standard deviation of a population in which each of `values` occurs `counts` times."""
+    return float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))

@@ -1,6 +1,5 @@
 """Statistics of a release: the formulas on hand-made tables and against pandas, from every kind of source."""
 
-import json
 from itertools import combinations
 from math import log2
 
@@ -9,13 +8,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
-from bioscan_hf.release.check import METADATA_CSV, ReleaseError, features, find_metadata
+from bioscan_hf.release.catalogue import METADATA_CSV
+from bioscan_hf.release.columns import features
+from bioscan_hf.release.layout import find_metadata
+from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, RANKS
+from bioscan_hf.statistics import distances
 from bioscan_hf.statistics import measures as statistics
-from bioscan_hf.statistics.columns import read_specimens
-from bioscan_hf.statistics.report import figures, save_figures, tables
+from bioscan_hf.statistics.table import read_specimens
 
 
 def folder_of(path, rows, per_file=4):
@@ -165,7 +166,7 @@ def test_diversity_weighs_barcodes_by_their_samples(tmp_path):
 
 def test_a_transposition_is_one_edit():
     """ACGT and AGCT differ by one swap, which plain Levenshtein counts twice."""
-    assert statistics._distance_histogram(["ACGT", "AGCT"], 1)[:3].tolist() == [0, 1, 0]
+    assert distances._distance_histogram(["ACGT", "AGCT"], 1)[:3].tolist() == [0, 1, 0]
     assert osa("ACGT", "AGCT") == 1
 
 
@@ -214,7 +215,7 @@ def test_distances_of_large_groups_are_sampled_by_the_seed(tmp_path):
 def test_large_groups_are_compared_in_blocks():
     """Guards the seams: 1,100 sequences go in three blocks. A, AA, ... differ by their lengths, here 1 to 50."""
     sequences = ["A" * (i % 50 + 1) for i in range(1100)]
-    counts = statistics._distance_histogram(sequences, 1)
+    counts = distances._distance_histogram(sequences, 1)
     lengths = np.array([len(sequence) for sequence in sequences])
     upper = np.abs(lengths[:, None] - lengths)[np.triu_indices(1100, 1)]
     assert counts.tolist() == np.bincount(upper, minlength=626).tolist()
@@ -224,7 +225,7 @@ def test_bad_arguments(dataset):
     for function in (statistics.diversity, statistics.barcode_distances):
         with pytest.raises(ValueError, match="Unknown rank 'tribe'. Barcodes are grouped by phylum"):
             function(dataset, "tribe")
-    with pytest.raises(ValueError, match="max_per_group is 4, but groups below 5"):
+    with pytest.raises(ValueError, match="max_per_group is 4; give 5 or more"):
         statistics.barcode_distances(dataset, "genus", max_per_group=4)
     with pytest.raises(ValueError, match="read without 'dna_barcode'"):
         statistics.diversity(read_specimens(dataset, ("genus",)), "genus")
@@ -298,7 +299,7 @@ def test_unusable_sources(tmp_path, dataset):
     with pytest.raises(ValueError, match="is not complete: run `bioscan-hf build` again"):
         statistics.describe(unfinished)
     (unfinished / "manifest.json").unlink()
-    with pytest.raises(ReleaseError, match="train.parquet is no readable Parquet file"):
+    with pytest.raises(ReleaseError, match="train.parquet is not a readable Parquet file"):
         statistics.describe(unfinished)
     other = tmp_path / "other" / "dna"
     other.mkdir(parents=True)
@@ -318,49 +319,22 @@ def test_a_number_that_is_none_is_named_with_its_row(tmp_path, release):
         statistics.describe(tmp_path)
 
 
-# ---- tables and pictures -------------------------------------------------------------------------------------------
-
-
-def test_summary_is_json_and_renders(dataset, tmp_path):
-    """Tables have the published columns, and every picture is a file."""
+def test_progress_is_cumulative(dataset):
+    """Rows of all files, then pairs of all groups of a rank; the last call of a stage is its total."""
     steps = []
-    summary = statistics.describe(
-        dataset, distances=True, max_per_group=10, workers=1, progress=lambda text, done: steps.append((text, done))
+    found = statistics.describe(
+        dataset, distances=True, max_per_group=10, workers=1, progress=lambda *step: steps.append(step)
     )
-    assert sum(done for text, done in steps if text == "reading") == 400
-    compared = {row["rank"] for row in summary["distances"] if row["groups"]}
-    assert {text for text, _ in steps} == {"reading", *(f"distances within {rank}" for rank in compared)}
-    assert {"phylum", "order"} < compared
-    summary = json.loads(json.dumps(summary, allow_nan=False))
-    made = tables(summary)
-    assert [table.title for table in made] == [
-        "Splits", "Labels", "Samples of a category", "Distinct barcodes of a category",
-        "Places", "Countries", "Sizes", "Barcode lengths",
-    ]  # fmt: skip
-    assert [str(column.header) for column in made[0].columns] == ["split", "samples", "barcodes", "species", "set"]
-    assert [str(c.header) for c in made[1].columns] == ["rank", "categories", "labelled", "%", "imbalance ratio"]
-    console = Console(width=160, record=True, file=open(tmp_path / "out.txt", "w"))
-    for table in made:
-        console.print(table)
-    text = console.export_text()
-    total = summary["splits"][-1]
-    assert f"{total['barcodes']:,}" in text and "pretrain" in text and "SDI (bits)" in text
-    phylum = summary["distances"][0]
-    assert f"{phylum['mean']:,.1f}" in text
-    files = save_figures(summary, tmp_path / "pictures")
-    assert [path.stem for path in files] == ["orders", "taxonomy", "sites", "lengths", "distances"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in files)
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(path.name for path in files)
-
-
-def test_pictures_of_what_there_is(tmp_path):
-    """A table without coordinates, barcodes and distances has neither a map nor their pictures, and renders."""
-    summary = statistics.describe(folder_of(tmp_path, [{"order": "a"}, {}]))
-    assert set(figures(summary)) == {"orders", "taxonomy"}
-    console = Console(width=160, record=True, file=open(tmp_path / "out.txt", "w"))
-    for table in tables(summary):
-        console.print(table)
-    assert "distances not computed" in console.export_text()
+    stages = {}
+    for stage, done, total in steps:
+        assert stages.get(stage, (0,))[-1] < done <= total
+        stages[stage] = (*stages.get(stage, ()), done)
+    assert stages["reading"][-1] == 400 and len(stages["reading"]) > 3
+    compared = {row["rank"]: row["pairs"] for row in found["distances"] if row["groups"]}
+    assert {"phylum", "order"} < set(compared)
+    assert {stage: done[-1] for stage, done in stages.items() if stage != "reading"} == {
+        f"distances within {rank}": pairs for rank, pairs in compared.items()
+    }
 
 
 # ---- real data -----------------------------------------------------------------------------------------------------
@@ -414,6 +388,6 @@ def test_distances_of_real_barcodes(shared):
     assert 140 < means[0] < 175
     frame = pd.read_csv(shared / "data" / "bold_coi5p_sample.csv.gz", dtype=str)
     barcodes = frame.loc[frame.species == frame.species.iloc[0], "dna_barcode"].str.strip("N").str[:625].unique()[:4]
-    counts = statistics._distance_histogram(list(barcodes), 1)
+    counts = distances._distance_histogram(list(barcodes), 1)
     assert np.repeat(np.arange(626), counts).tolist() == sorted(osa(a, b) for a, b in combinations(barcodes, 2))
     assert len(barcodes) == 4

@@ -1,0 +1,194 @@
+"""A DuckDB table of the columns of a release, read once; larger than memory if need be.
+
+A barcode is kept as an id, without its text: 64 bits of the md5 of the sequence without the N at its two ends.
+Among 2.5 million distinct barcodes, two have the same id with a probability of 2e-7.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..dataset.sources import ParquetFolder, source_kind
+from ..progress import Progress, silent
+from ..release.columns import NUMBERS, to_types
+from ..release.layout import find_metadata
+from ..release.problems import ReleaseError
+from ..release.tables import read_strings
+from ..schema import LABEL_COLUMNS
+
+PLACES = ("country", "province_state", "coord-lat", "coord-lon")
+SIZES = ("image_measurement_value", "area_fraction", "scale_factor")
+BARCODE = "dna_barcode"
+COLUMNS_READ = (*LABEL_COLUMNS, BARCODE, *PLACES, *SIZES, "split")
+
+#: Memory that DuckDB uses before it writes to disk, and the most threads that can work within it.
+MEMORY, THREADS = "1GB", 4
+
+#: A barcode without the N at its two ends. Almost no barcode has any, and `trim` is slow.
+TRIMMED = (
+    f"CASE WHEN starts_with({BARCODE}, 'N') OR ends_with({BARCODE}, 'N') THEN trim({BARCODE}, 'N') ELSE {BARCODE} END"
+)
+
+#: Id of a barcode, null for a missing one.
+BARCODE_ID = f"CASE WHEN {TRIMMED} <> '' THEN md5_number_lower({TRIMMED}) END"
+
+
+@dataclass(frozen=True)
+class Specimens:
+    """Columns of a release in a temporary database.
+
+    The table `specimens` has the columns as they are named in the release, null where a value is missing (null, "" or
+    NaN). In place of `dna_barcode` it has `barcode` (an id), `length` (letters, with the N at the ends), and whether
+    the barcode holds an N inside (`n_inside`), an N at an end (`n_at_an_end`) or other letters than ACGTN
+    (`other_letters`).
+    """
+
+    source: str | Path
+    columns: tuple[str, ...]
+    rows: int
+    database: duckdb.DuckDBPyConnection
+    folder: tempfile.TemporaryDirectory[str]
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of the result."""
+        return self.database.execute(sql).fetchall()
+
+    def arrays(self, sql: str) -> list[Any]:
+        """Columns of the result, as numpy arrays."""
+        return list(self.database.execute(sql).fetchnumpy().values())
+
+
+Source = str | Path | Specimens
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return f'"{name}"'
+
+
+def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str | pa.Table, int | None]]:
+    """A release part by part: a Parquet file's path or a table with these columns; and the rows of all parts.
+
+    Raises:
+        ReleaseError: if a column is missing, a file cannot be read, or a cell is not a number.
+    """
+    kind = source_kind(source)
+    if kind == "release":
+        path = find_metadata(source)
+        wanted = ["processid", *columns]  # errors name the processid
+        for first, table in read_strings(path, required=wanted, columns=wanted):
+            yield to_types(table, first, path.name), None
+        return
+    if kind == "hub":
+        from huggingface_hub import snapshot_download
+
+        source = snapshot_download(str(source), repo_type="dataset", allow_patterns=["dna/*.parquet"])
+    files = [file for shards in ParquetFolder(Path(source)).shards("dna").values() for file in shards]
+    rows = 0
+    for file in files:
+        try:
+            about = pq.read_metadata(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ReleaseError(
+                f"{file} is not a readable Parquet file ({error}). Build or download it again."
+            ) from error
+        rows += about.num_rows
+        if absent := [name for name in columns if name not in about.schema.to_arrow_schema().names]:
+            names = ", ".join(about.schema.to_arrow_schema().names)
+            raise ReleaseError(f"{file} has no column {absent[0]!r}. Its columns are {names}.")
+    for file in files:
+        yield str(file), rows
+
+
+def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Table) -> None:
+    """Runs `sql` with "$part" replaced by the relation of a part.
+
+    Raises:
+        ReleaseError: if a Parquet file is damaged, or a column has another type.
+    """
+    try:
+        if isinstance(part, str):
+            database.execute(sql.replace("$part", "read_parquet(?)"), [part])
+        else:
+            database.register("part", part)
+            database.execute(sql.replace("$part", "part"))
+    except duckdb.Error as error:
+        raise ReleaseError(f"{part if isinstance(part, str) else 'The metadata'} cannot be read ({error}).") from error
+
+
+def read_specimens(
+    source: str | Path, columns: Sequence[str] = COLUMNS_READ, progress: Progress = silent
+) -> Specimens:
+    """Reads columns of a release once, for any number of statistics.
+
+    All rows count. Of what a build checks, only the numbers are checked here.
+
+    Args:
+        source: Whatever `load_bioscan5m` takes. From the Hub, only the config `dna` is downloaded.
+        progress: Called with "reading", the rows read so far and all rows (None for a metadata file).
+
+    Raises:
+        ReleaseError: if a column is missing, a file is damaged, a cell is not a number, or there are no rows.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="bioscan_hf-statistics-", ignore_cleanup_errors=True)
+    database = duckdb.connect(
+        os.path.join(folder.name, "specimens.duckdb"),
+        config={
+            "memory_limit": MEMORY,
+            "threads": min(THREADS, os.cpu_count() or 1),
+            "preserve_insertion_order": False,
+            "autoload_known_extensions": False,  # nothing is fetched from the network
+            "autoinstall_known_extensions": False,
+        },
+    )
+    selected = ", ".join(sql for name in columns for sql in _selected(name))
+    rows = 0
+    database.execute("BEGIN")
+    for part, total in parts_of(source, columns):
+        into = "INSERT INTO specimens" if rows else "CREATE OR REPLACE TABLE specimens AS"
+        run_on_part(database, f"{into} SELECT {selected} FROM $part", part)
+        rows = database.execute("SELECT count(*) FROM specimens").fetchall()[0][0]
+        progress("reading", rows, total)
+    database.execute("COMMIT")
+    if not rows:
+        raise ReleaseError(f"{str(source)!r} holds no rows.")
+    return Specimens(source, tuple(columns), rows, database, folder)
+
+
+def _selected(name: str) -> list[str]:
+    """SQL that selects a column of a release, with nulls for missing values."""
+    if name == BARCODE:
+        return [
+            f"{BARCODE_ID} AS barcode",
+            f"nullif(strlen({BARCODE}), 0)::INTEGER AS length",
+            f"contains({TRIMMED}, 'N') AS n_inside",
+            f"starts_with({BARCODE}, 'N') OR ends_with({BARCODE}, 'N') AS n_at_an_end",
+            f"regexp_matches({BARCODE}, '[^ACGTN]') AS other_letters",
+        ]
+    column = quoted(name)
+    if name not in NUMBERS:
+        return [f"nullif({column}::VARCHAR, '') AS {column}"]
+    kind = "DOUBLE" if pa.types.is_floating(NUMBERS[name]) else "BIGINT"
+    return [f"(CASE WHEN NOT isnan({column}::DOUBLE) THEN {column} END)::{kind} AS {column}"]
+
+
+def specimens_of(source: Source, columns: Sequence[str]) -> Specimens:
+    """`source` itself if it was read with these columns; otherwise, what `read_specimens` returns for it.
+
+    Raises:
+        ValueError: if `source` was read without one of the columns.
+    """
+    if not isinstance(source, Specimens):
+        return read_specimens(source, columns)
+    if absent := [name for name in columns if name not in source.columns]:
+        raise ValueError(f"These specimens were read without {absent[0]!r}. Add it to the columns of read_specimens.")
+    return source
