@@ -28,7 +28,7 @@ from transformers import (
 from bioscan_hf import ClibdConfig, ClibdModel
 from bioscan_hf.checkpoints.image_weights import load_weights
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.encoders.embed import MANIFEST, embed, load_embeddings
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.encoders.image_encoders import (
     CLIP_MEAN,
     CLIP_STD,
@@ -41,6 +41,7 @@ from bioscan_hf.encoders.image_encoders import (
     pool_avg_before_norm,
     pool_model,
 )
+from bioscan_hf.encoders.stored import MANIFEST, load_embeddings
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 
 TINY = "test_vit.r160_in1k"
@@ -133,9 +134,9 @@ def test_poolings(tiny_timm):
             torch.testing.assert_close(model(pixels).pooler_output, vectors, atol=1e-4, rtol=1e-4)
             assert processor == PhotoProcessor(160, 160) and not model.training
     assert (spread - expected["avg"]).abs().max() > 1e-2, "both averages alike: this test would prove nothing"
-    with pytest.raises(ValueError, match="Unknown pooling 'max': there is model, token, avg, avg_before_norm"):
+    with pytest.raises(ValueError, match="Unknown pooling 'max'. Choose one of model, token, avg, avg_before_norm"):
         load_image_encoder(f"timm:{folder}", pooling="max")
-    with pytest.raises(ValueError, match="ResNet is no plain vision transformer: its pooling can only be 'model'"):
+    with pytest.raises(ValueError, match="ResNet is not a plain vision transformer: its pooling can only be 'model'"):
         load_image_encoder("timm:test_resnet", random_weights=True, pooling="avg")
 
 
@@ -244,7 +245,7 @@ def test_other_models_of_transformers(tmp_path, tiny_timm):
         torch.testing.assert_close(found(pixels).pooler_output, expected, atol=1e-4, rtol=1e-4)
     BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(
-        ValueError, match="holds a model of type 'bert', no CLIBD. An encoder of photos is a published"
+        ValueError, match="holds a model of type 'bert', not a CLIBD model. An encoder of photos is a published"
     ):
         load_image_encoder(str(tmp_path / "bert"))
     with pytest.raises(OSError, match="No model at 'hf:.*absent'. An encoder of photos is"):
@@ -253,10 +254,10 @@ def test_other_models_of_transformers(tmp_path, tiny_timm):
 
 def test_clibd(tmp_path, photos):
     """A folder of CLIBD gives the features of photos that the model itself gives, prepared by its own processor."""
-    from test_modeling_clibd import TINY as PARTS
+    from tiny import CLIBD
 
     torch.manual_seed(0)
-    clibd = ClibdModel(ClibdConfig(image_config=PARTS["image_config"], projection_dim=24)).eval()
+    clibd = ClibdModel(ClibdConfig(image_config=CLIBD["image_config"], projection_dim=24)).eval()
     clibd.save_pretrained(tmp_path)
     images = CLIPImageProcessor(
         size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, do_convert_rgb=False
@@ -273,7 +274,7 @@ def test_clibd(tmp_path, photos):
     np.testing.assert_allclose(found, expected, atol=2e-2)  # resized as floats there, as bytes here
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert np.ptp(found, axis=0).max() > 0.05, "all alike: this test would prove nothing"
-    with pytest.raises(ValueError, match="pools photos in its own way: pooling cannot be 'avg'"):
+    with pytest.raises(ValueError, match="has its own pooling of photos: 'avg' is not possible"):
         load_image_encoder(str(tmp_path), pooling="avg")
 
 
@@ -358,8 +359,8 @@ def test_embed_photos_of_a_release(dataset, tiny_timm):
 
 def test_bad_arguments():
     for options, message in (
-        ({"zoom": 1.5}, "zoom is 1.5; it may be above 0 and up to 1"),
-        ({"workers": 0}, "at least one thread"),
+        ({"zoom": 1.5}, "zoom is 1.5. Give a number above 0 and at most 1"),
+        ({"workers": 0}, "workers is 0. Give 1 thread or more"),
         ({"weights": "x", "random_weights": True}, "leave one of the two out"),
     ):
         with pytest.raises(ValueError, match=message):

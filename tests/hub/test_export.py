@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_modeling_barcodebert import tiny
-from test_modeling_clibd import tiny as tiny_clibd
+from tiny import tiny_bert, tiny_clibd
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from bioscan_hf.hub.export import export_onnx, export_sentence_transformers
@@ -47,7 +46,7 @@ def onnx():
 @pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
 def test_barcode_encoder(onnx, pooling, tmp_path):
     """Batches of any size, padded or not, give `pooler_output`; a barcode without a token gives zeros."""
-    model = tiny(BarcodeBertModel, pooling=pooling).train()
+    model = tiny_bert(BarcodeBertModel, pooling=pooling).train()
     file = export_onnx(model, tmp_path / "dna.onnx", tokenizer())
     assert model.training and all(module.training for module in model.modules()), "the model is as it was"
     model.eval()
@@ -79,7 +78,7 @@ np.save(sys.argv[1] + "/found.npy", session.run(None, inputs)[0])
 
 def test_without_torch_and_transformers(onnx, tmp_path):
     """The folder is enough for a program that has onnxruntime and tokenizers alone."""
-    model = tiny(BarcodeBertModel)
+    model = tiny_bert(BarcodeBertModel)
     export_onnx(model, tmp_path / "dna.onnx", tokenizer())
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(tmp_path), ",".join(BARCODES[:4])], capture_output=True, text=True
@@ -116,15 +115,15 @@ def test_clibd_towers(onnx, options, tmp_path):
 
 
 def test_refused_exports(onnx, tmp_path, monkeypatch):
-    model, clibd = tiny(BarcodeBertModel), tiny_clibd("dna", "text")
+    model, clibd = tiny_bert(BarcodeBertModel), tiny_clibd("dna", "text")
     with pytest.raises(ValueError, match=r"is an encoder with a head. Pass the encoder: model.base_model"):
-        export_onnx(tiny(BarcodeBertForMaskedLM), tmp_path / "a.onnx", tokenizer())
+        export_onnx(tiny_bert(BarcodeBertForMaskedLM), tmp_path / "a.onnx", tokenizer())
     with pytest.raises(ValueError, match="leave modality out"):
         export_onnx(model, tmp_path / "a.onnx", tokenizer(), modality="dna")
     with pytest.raises(ValueError, match="modality='image' is no tower of this model to be exported. Pass 'dna'"):
         export_onnx(clibd, tmp_path / "a.onnx", tokenizer(), modality="image")
     with pytest.raises(ValueError, match="is torch.bfloat16 on cpu"):
-        export_onnx(tiny(BarcodeBertModel).bfloat16(), tmp_path / "a.onnx", tokenizer())
+        export_onnx(tiny_bert(BarcodeBertModel).bfloat16(), tmp_path / "a.onnx", tokenizer())
     aligned = AlignedBarcodeModel(AlignedBarcodeConfig(positions=24, max_nucleotides=40, embedding_size=4))
     with pytest.raises(ValueError, match="AlignedBarcodeModel cannot be written as ONNX"):
         export_onnx(aligned, tmp_path / "a.onnx", KmerTokenizer(k=1, max_nucleotides=40))
@@ -140,7 +139,7 @@ def test_refused_exports(onnx, tmp_path, monkeypatch):
 def test_sentence_transformers(tmp_path):
     """Its embeddings are ours, whatever the batch; of a barcode with a token at least."""
     library = pytest.importorskip("sentence_transformers")
-    model = tiny(BarcodeBertModel)
+    model = tiny_bert(BarcodeBertModel)
     folder = export_sentence_transformers(model, tokenizer(), tmp_path / "encoder")
     encoder = library.SentenceTransformer(str(folder), device="cpu")
     ids, mask = map(torch.from_numpy, tokenizer().encode_column(BARCODES[:4]))
@@ -153,18 +152,18 @@ def test_sentence_transformers(tmp_path):
 
 def test_refused_sentence_transformers(tmp_path):
     with pytest.raises(ValueError, match="pools by 'mean', padding included"):
-        export_sentence_transformers(tiny(BarcodeBertModel, pooling="mean"), tokenizer(), tmp_path / "a")
+        export_sentence_transformers(tiny_bert(BarcodeBertModel, pooling="mean"), tokenizer(), tmp_path / "a")
     with pytest.raises(ValueError, match="Pass a BarcodeBertModel"):
-        export_sentence_transformers(tiny(BarcodeBertForMaskedLM), tokenizer(), tmp_path / "a")
+        export_sentence_transformers(tiny_bert(BarcodeBertForMaskedLM), tokenizer(), tmp_path / "a")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty"):
-        export_sentence_transformers(tiny(BarcodeBertModel), tokenizer(), tmp_path)
+        export_sentence_transformers(tiny_bert(BarcodeBertModel), tokenizer(), tmp_path)
 
 
 def test_adapters_of_the_encoder(tmp_path):
     """LoRA on the encoder alone: saved as safetensors, and merged it can be exported like any other encoder."""
     peft = pytest.importorskip("peft")
-    model = tiny(BarcodeBertModel)
+    model = tiny_bert(BarcodeBertModel)
     ids, mask = map(torch.from_numpy, tokenizer().encode_column(BARCODES[:3]))
     before = model(ids, mask).pooler_output.detach()
     lora = peft.LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)
@@ -173,6 +172,6 @@ def test_adapters_of_the_encoder(tmp_path):
     assert (after - before).abs().max() > 1e-3
     adapted.save_pretrained(tmp_path / "adapter")
     assert {path.suffix for path in (tmp_path / "adapter").iterdir()} <= {".json", ".safetensors", ".md"}
-    merged = peft.PeftModel.from_pretrained(tiny(BarcodeBertModel), tmp_path / "adapter").merge_and_unload()
+    merged = peft.PeftModel.from_pretrained(tiny_bert(BarcodeBertModel), tmp_path / "adapter").merge_and_unload()
     assert type(merged) is BarcodeBertModel
     torch.testing.assert_close(merged.eval()(ids, mask).pooler_output, after, rtol=0, atol=1e-5)

@@ -9,9 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from test_modeling_barcodebert import tiny
-from test_modeling_clibd import tiny as tiny_clibd
-from test_modeling_heads import TREE
+from tiny import TREE, tiny_bert, tiny_clibd
 from transformers import PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -49,7 +47,7 @@ def folders(tmp_path_factory):
         ("mean", BarcodeBertModel, {"pooling": "mean"}),
         ("masked lm", BarcodeBertForMaskedLM, {}),
     ):
-        model, folder = tiny(cls, **options), tmp_path_factory.mktemp("model")
+        model, folder = tiny_bert(cls, **options), tmp_path_factory.mktemp("model")
         model.save_pretrained(folder)
         KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(folder)
         found[kind] = (model, str(folder))
@@ -109,7 +107,7 @@ def test_none_of_the_classes():
     Orders a and b of probability 0.9 and 0.1; the only family lies below b. Paths: a alone scores 0.9 x 1 (the
     family counts as its most probable), b and family 0.1 x 1. So a wins with 0.9, and no family has 0.9 too.
     """
-    model = tiny(
+    model = tiny_bert(
         BarcodeBertForSequenceClassification,
         taxa={"order": ["a", "b"], "family": ["c"]},
         parents={"family": [1]},

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from test_modeling_clibd import tiny as tiny_clibd
+from tiny import tiny_clibd
 from transformers import AutoProcessor, BertTokenizer
 
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig

@@ -9,11 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from test_modeling_barcodebert import TINY as BERT
-from test_modeling_barcodebert import close
-from test_modeling_clibd import batch as clibd_batch
-from test_modeling_clibd import tiny as tiny_clibd
-from test_modeling_heads import TREE
+from tiny import BERT, TREE, clibd_batch, close, tiny_clibd
 
 from bioscan_hf.losses.contrastive import contrastive_loss
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig

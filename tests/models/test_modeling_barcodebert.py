@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny import BERT_HEADS, close, tiny_batch, tiny_bert
 
 from bioscan_hf.models.configuration_barcodebert import AUTO_MAP, BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import (
@@ -17,37 +18,7 @@ from bioscan_hf.models.modeling_barcodebert import (
 )
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
-TINY = {
-    "k": 2,
-    "max_nucleotides": 24,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob")
-HEADS = [
-    (BarcodeBertModel, {}),
-    (BarcodeBertForMaskedLM, {}),
-    (BarcodeBertForMaskedLM, {"mlm_head": "tied"}),
-    (BarcodeBertForSequenceClassification, {"num_labels": 3}),
-]
-
-
-def tiny(cls=BarcodeBertForMaskedLM, **options):
-    torch.manual_seed(0)
-    model = cls(BarcodeBertConfig(**(TINY | options))).eval()
-    for parameter in model.parameters():  # biases too, which start at zero and would hide a mistake
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
-
-
-def tiny_batch():
-    """Four barcodes of 12 tokens: whole, short, one token, none."""
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(2, 18, (4, 12), generator=generator)
-    mask = (torch.arange(12) < torch.tensor([12, 7, 1, 0])[:, None]).long()
-    return ids, mask
 
 
 def published(shared, name):
@@ -83,10 +54,6 @@ def load(cls, weights, bert_config, **options):
 def arrays(shared, name):
     with np.load(shared / "fixtures/barcodebert" / name) as stored:
         return {key: torch.from_numpy(stored[key]) for key in stored.files if stored[key].dtype.kind != "U"}
-
-
-def close(actual, expected, tolerance):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -290,14 +257,14 @@ def test_the_config_of_k_8_is_small(tmp_path):
 
 def test_one_taxon_is_no_classification():
     with pytest.raises(ValueError, match="num_labels is 1"):
-        tiny(BarcodeBertForSequenceClassification, num_labels=1)
+        tiny_bert(BarcodeBertForSequenceClassification, num_labels=1)
 
 
 @pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_barcode_without_tokens_is_zero(pooling, attention):
     """The others do not see it: their vectors are those of a batch without it."""
-    model = tiny(BarcodeBertModel, pooling=pooling)
+    model = tiny_bert(BarcodeBertModel, pooling=pooling)
     model.set_attn_implementation(attention)
     ids, mask = tiny_batch()
     pooled = model(ids, mask).pooler_output
@@ -311,15 +278,15 @@ def test_poolings_by_hand():
     """Of the second barcode 7 tokens count: their mean, and the mean over all 12."""
     ids, mask = tiny_batch()
     for pooling, count in (("masked_mean", 7), ("mean", 12)):
-        output = tiny(BarcodeBertModel, pooling=pooling)(ids, mask)
+        output = tiny_bert(BarcodeBertModel, pooling=pooling)(ids, mask)
         close(output.pooler_output[1], output.last_hidden_state[1, :count].mean(0), 1e-6)
-    model = tiny(BarcodeBertModel)
+    model = tiny_bert(BarcodeBertModel)
     close(model(ids).pooler_output, model(ids, torch.ones_like(mask)).pooler_output, 1e-6)
 
 
-@pytest.mark.parametrize(("cls", "options"), HEADS)
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
 def test_eager_and_sdpa_agree(cls, options):
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     outputs = []
     for attention in ("eager", "sdpa"):
         model.set_attn_implementation(attention)
@@ -328,16 +295,16 @@ def test_eager_and_sdpa_agree(cls, options):
     close(*outputs, 1e-6)
 
 
-@pytest.mark.parametrize(("cls", "options"), HEADS)
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
 def test_a_tuple_on_request(cls, options):
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     first = model(ids, mask, return_dict=False)[0]
     close(first, model(ids, mask).to_tuple()[0], 0)
 
 
 def test_the_kmers_head_passes_over_what_it_cannot_predict():
     """Special tokens and k-mers with an N (ids from 2 + 16 on, with k = 2) as labels count as -100."""
-    model = tiny(vocabulary="barcodebert-n")
+    model = tiny_bert(vocabulary="barcodebert-n")
     ids, mask = tiny_batch()
     labels = ids.masked_fill(mask == 0, -100)
     loss = model(ids, mask, labels=labels).loss
@@ -349,10 +316,10 @@ def test_the_kmers_head_passes_over_what_it_cannot_predict():
     assert (loss - fewer).abs() > 1e-4, "the three labels made no difference: this test would prove nothing"
 
 
-@pytest.mark.parametrize(("cls", "options"), HEADS[1:])
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS[1:])
 def test_no_label_is_a_loss_of_zero(cls, options):
     """Not NaN, which would spoil the weights of a whole run."""
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     labels = torch.full((4,) if cls is BarcodeBertForSequenceClassification else (4, 12), -100)
     loss = model(ids, mask, labels=labels).loss
     loss.backward()
@@ -360,10 +327,10 @@ def test_no_label_is_a_loss_of_zero(cls, options):
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("cls", "options"), HEADS[1:])
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS[1:])
 def test_the_parts_of_a_step_add_up(cls, options):
     """With `num_items_in_batch`, the losses of two unequal parts of a batch sum to that of the whole."""
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     labels = torch.tensor([2, 0, 1, -100]) if cls is BarcodeBertForSequenceClassification else ids * mask + mask - 1
     labels = labels.masked_fill(labels < 0, -100)
     count = (labels != -100).sum()
@@ -377,7 +344,7 @@ def test_the_parts_of_a_step_add_up(cls, options):
 
 def test_missing_taxa_are_passed_over():
     """-1, as in label arrays, and -100; the loss is the mean over the two barcodes that are labelled."""
-    model = tiny(BarcodeBertForSequenceClassification, num_labels=3)
+    model = tiny_bert(BarcodeBertForSequenceClassification, num_labels=3)
     ids, mask = tiny_batch()
     output = model(ids, mask, labels=torch.tensor([2, -1, 0, -100]))
     expected = torch.nn.functional.cross_entropy(output.logits[[0, 2]], torch.tensor([2, 0]))
@@ -390,7 +357,7 @@ def test_gradient_checkpointing_changes_nothing():
     ids, mask = tiny_batch()
     gradients, runs = [], []
     for checkpointing in (False, True):
-        model = tiny(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        model = tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         calls = []
@@ -403,9 +370,9 @@ def test_gradient_checkpointing_changes_nothing():
     close(*gradients, 1e-7)
 
 
-@pytest.mark.parametrize(("cls", "options"), HEADS)
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
 def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
     again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -415,10 +382,10 @@ def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
         close(one, other, 0)
 
 
-@pytest.mark.parametrize(("cls", "options"), HEADS)
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
 def test_the_encoder_opens_from_every_head(cls, options, tmp_path):
     """And each other head too, with its own weights alone made anew."""
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
     encoder = model if cls is BarcodeBertModel else model.bert
     for other in (BarcodeBertModel, BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification):
@@ -435,7 +402,7 @@ def test_the_encoder_opens_from_every_head(cls, options, tmp_path):
 def test_names_of_taxa_are_kept(tmp_path):
     names = {0: "Diptera", 1: "Hymenoptera", 2: "Coleoptera"}
     ids = {name: i for i, name in names.items()}
-    tiny(BarcodeBertForSequenceClassification, id2label=names, label2id=ids).save_pretrained(tmp_path)
+    tiny_bert(BarcodeBertForSequenceClassification, id2label=names, label2id=ids).save_pretrained(tmp_path)
     config = BarcodeBertForSequenceClassification.from_pretrained(tmp_path).config
     assert (config.id2label, config.label2id, config.num_labels) == (names, ids, 3)
 
@@ -467,7 +434,7 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
     torch.save(batch, tmp_path / "batch.pt")
     heads = {"AutoModel": BarcodeBertModel, "AutoModelForMaskedLM": BarcodeBertForMaskedLM}
     heads["AutoModelForSequenceClassification"] = BarcodeBertForSequenceClassification
-    models = {name: tiny(cls, num_labels=3) for name, cls in heads.items()}
+    models = {name: tiny_bert(cls, num_labels=3) for name, cls in heads.items()}
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 import torch
-from test_modeling_barcodebert import close, tiny_batch
-from test_modeling_heads import LABELS, TREE, cut, gradients, same_step, step
+from tiny import LABELS, TREE, close, cut, gradients, same_step, step, tiny_batch, tiny_mamba
 
 from bioscan_hf.models.configuration_barcodemamba import AUTO_MAP, SIZES, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodemamba import (
@@ -18,7 +17,6 @@ from bioscan_hf.models.modeling_barcodemamba import (
 )
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
-TINY = {"k": 2, "max_nucleotides": 24, "hidden_size": 16, "head_dim": 8, "state_size": 4, "chunk_size": 8}
 HEADS = [
     (BarcodeMambaModel, {}),
     (BarcodeMambaForMaskedLM, {}),
@@ -26,14 +24,6 @@ HEADS = [
     (BarcodeMambaForSequenceClassification, {"num_labels": 3}),
     (BarcodeMambaForSequenceClassification, TREE),
 ]
-
-
-def tiny(cls=BarcodeMambaForMaskedLM, **options):
-    torch.manual_seed(0)
-    model = cls(BarcodeMambaConfig(**(TINY | options))).eval()
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def test_published_shapes():
@@ -75,7 +65,7 @@ def test_a_config_that_contradicts_itself_is_refused(options, message):
 
 def test_a_position_sees_those_before_it():
     """Another last token changes its own vector, and none before it."""
-    model, (ids, _) = tiny(BarcodeMambaModel), tiny_batch()
+    model, (ids, _) = tiny_mamba(BarcodeMambaModel), tiny_batch()
     changed = ids.clone()
     changed[:, -1] = 2 + (ids[:, -1] - 1) % 16
     before, after = model(ids).last_hidden_state, model(changed).last_hidden_state
@@ -86,7 +76,7 @@ def test_a_position_sees_those_before_it():
 @pytest.mark.parametrize("training", [False, True])
 def test_padding_changes_nothing(training):
     """A barcode's embedding is the same alone, with padding, and whatever the padding holds; without tokens, zero."""
-    model, (ids, mask) = tiny(BarcodeMambaModel).train(training), tiny_batch()
+    model, (ids, mask) = tiny_mamba(BarcodeMambaModel).train(training), tiny_batch()
     padded = model(ids, mask).pooler_output
     for row, length in ((0, 12), (1, 7), (2, 1)):
         alone = model(ids[row : row + 1, :length])
@@ -94,13 +84,13 @@ def test_padding_changes_nothing(training):
         close(alone.pooler_output[0], alone.last_hidden_state[0].mean(0), 1e-6)
     close(model(ids.where(mask == 1, 1), mask).pooler_output, padded, 1e-6)
     assert not padded[3].any() and padded[:3].any(1).all()
-    mean = tiny(BarcodeMambaModel, pooling="mean")(ids, mask)
+    mean = tiny_mamba(BarcodeMambaModel, pooling="mean")(ids, mask)
     close(mean.pooler_output[1], mean.last_hidden_state[1].mean(0), 1e-6)
 
 
 def test_blocks_change_nothing():
     ids, mask = tiny_batch()
-    one, other = (tiny(BarcodeMambaModel, chunk_size=size)(ids, mask).last_hidden_state for size in (5, 64))
+    one, other = (tiny_mamba(BarcodeMambaModel, chunk_size=size)(ids, mask).last_hidden_state for size in (5, 64))
     close(one, other, 1e-5)
 
 
@@ -108,7 +98,7 @@ def test_blocks_change_nothing():
 @pytest.mark.parametrize("objective", ["masked", "next"])
 def test_the_losses_by_their_definition(objective, sparse):
     """Cross-entropy of a label's k-mer number, at its own position or at the one before; no k-mer, no loss."""
-    model, (ids, mask) = tiny(objective=objective, sparse_prediction=sparse), tiny_batch()
+    model, (ids, mask) = tiny_mamba(objective=objective, sparse_prediction=sparse), tiny_batch()
     labels = ids.masked_fill(mask == 0, -100)
     labels[0, 3] = 1  # [UNK]
     logits = model(ids, mask).logits
@@ -126,7 +116,7 @@ def test_the_losses_by_their_definition(objective, sparse):
 @pytest.mark.parametrize(("cls", "options"), HEADS[1:])
 def test_the_parts_of_a_step_add_up(cls, options):
     """Loss and gradients; the count leaves out a barcode's first k-mer where the next one is predicted."""
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_mamba(cls, **options), tiny_batch()
     labels = {"taxa": LABELS, "num_labels": torch.tensor([2, 0, 1, -100])}.get(next(iter(options), ""))
     if labels is None:
         labels = ids.masked_fill(mask == 0, -100)
@@ -139,7 +129,7 @@ def test_both_objectives_are_learnt():
     """Barcodes that repeat ACGT: a few steps, and what comes next, or was masked, is plain."""
     ids = torch.tensor([[3, 13] * 6, [13, 3] * 6])  # the k-mers AC and GT, with k = 2
     for objective in ("masked", "next"):
-        model = tiny(objective=objective).train()
+        model = tiny_mamba(objective=objective).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         given = ids.masked_fill(torch.arange(12) % 5 == 4, 0) if objective == "masked" else ids
         losses = []
@@ -153,7 +143,7 @@ def test_both_objectives_are_learnt():
 
 
 def test_several_ranks():
-    model, (ids, mask) = tiny(BarcodeMambaForSequenceClassification, **TREE), tiny_batch()
+    model, (ids, mask) = tiny_mamba(BarcodeMambaForSequenceClassification, **TREE), tiny_batch()
     logits = model(ids, mask).logits
     predictions = model.predict_taxa(logits)
     assert logits.shape == (4, 9) and list(predictions) == ["order", "family", "genus"]
@@ -165,7 +155,7 @@ def test_gradient_checkpointing_changes_nothing():
     ids, mask = tiny_batch()
     found, runs = [], []
     for checkpointing in (False, True):
-        model, calls = tiny().train(), []
+        model, calls = tiny_mamba().train(), []
         if checkpointing:
             model.gradient_checkpointing_enable()
         model.backbone.layers[0].mixer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
@@ -178,9 +168,9 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 def test_bfloat16():
-    (ids, mask), model = tiny_batch(), tiny(BarcodeMambaModel)
+    (ids, mask), model = tiny_batch(), tiny_mamba(BarcodeMambaModel)
     plain = model(ids, mask).pooler_output
-    half = tiny(BarcodeMambaModel).bfloat16()(ids, mask).pooler_output
+    half = tiny_mamba(BarcodeMambaModel).bfloat16()(ids, mask).pooler_output
     assert half.isfinite().all()
     close(half.float(), plain, 0.2)
 
@@ -190,7 +180,7 @@ def test_single_nucleotides_go_in():
     tokenizer = KmerTokenizer(k=1, max_nucleotides=24)
     batch = tokenizer(["ACGTTGCA", "ACG"], return_tensors="pt")
     assert batch["attention_mask"].sum(1).tolist() == [8, 3]
-    model = tiny(BarcodeMambaModel, k=1)
+    model = tiny_mamba(BarcodeMambaModel, k=1)
     assert model.config.vocab_size == len(tokenizer) == 6
     output = model(batch["input_ids"], batch["attention_mask"])
     assert output.last_hidden_state.shape == (2, 24, 16) and output.pooler_output.shape == (2, 16)
@@ -199,7 +189,7 @@ def test_single_nucleotides_go_in():
 @pytest.mark.parametrize(("cls", "options"), HEADS)
 def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
     """Each head opens from each folder, with its own weights alone made anew where the folder is another's."""
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_mamba(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
     again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -248,8 +238,8 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
     ids, mask = tiny_batch()
     torch.save((ids, mask), tmp_path / "batch.pt")
     heads = {"AutoModel": BarcodeMambaModel, "AutoModelForMaskedLM": BarcodeMambaForMaskedLM}
-    models = {name: tiny(cls) for name, cls in heads.items()}
-    models["AutoModelForSequenceClassification"] = tiny(BarcodeMambaForSequenceClassification, **TREE)
+    models = {name: tiny_mamba(cls) for name, cls in heads.items()}
+    models["AutoModelForSequenceClassification"] = tiny_mamba(BarcodeMambaForSequenceClassification, **TREE)
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)

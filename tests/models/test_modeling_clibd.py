@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from tiny import CLIBD, CLIBD_INPUTS, CLIBD_SIZES, clibd_batch, tiny_clibd
 from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextConfig, CLIPVisionConfig, TimmWrapperConfig
 from transformers import TimmWrapperModel as TimmModel
 
@@ -16,43 +17,6 @@ from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.lora import add_lora, fused_layers, load_lora
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
 from bioscan_hf.models.modeling_clibd import ClibdModel
-
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-
-TINY = {
-    "image_config": {
-        "architecture": "vit_base_patch16_224",
-        "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4},
-    },
-    "dna_config": {**SIZES, "k": 2, "max_nucleotides": 40},
-    "text_config": {**SIZES, "vocab_size": 64, "max_position_embeddings": 32},
-}
-
-PARTS = {"image": ("pixel_values",), "dna": ("dna_input_ids", "dna_attention_mask")}
-PARTS["text"] = ("text_input_ids", "text_attention_mask")
-
-
-def tiny(*modalities, **more):
-    """A small model of these modalities, or of all, in evaluation."""
-    torch.manual_seed(0)
-    configs = {f"{modality}_config": TINY[f"{modality}_config"] for modality in modalities or PARTS}
-    return ClibdModel(ClibdConfig(**configs, projection_dim=24, **more)).eval()
-
-
-def batch(*modalities):
-    """Four specimens; the barcode of the last and the text of the first are padded."""
-    generator = torch.Generator().manual_seed(1)
-    given = {
-        "pixel_values": torch.rand(4, 3, 32, 32, generator=generator),
-        "dna_input_ids": torch.randint(2, 18, (4, 20), generator=generator),
-        "dna_attention_mask": torch.ones(4, 20, dtype=torch.long),
-        "text_input_ids": torch.randint(0, 64, (4, 12), generator=generator),
-        "text_attention_mask": torch.ones(4, 12, dtype=torch.long),
-    }
-    given["dna_attention_mask"][3, 9:] = 0
-    given["text_attention_mask"][0, 5:] = 0
-    keys = [key for modality in modalities or PARTS for key in PARTS[modality]]
-    return {key: given[key] for key in keys}
 
 
 def embeds(output):
@@ -66,10 +30,10 @@ MODALITIES = [("image", "dna"), ("image", "text"), ("dna", "text"), ("image", "d
 @pytest.mark.parametrize("modalities", MODALITIES, ids="+".join)
 def test_any_modalities_and_a_folder(modalities, tmp_path):
     """Unit vectors of what is given, None for the rest; a folder keeps what is absent absent, and every number."""
-    model = tiny(*modalities)
+    model = tiny_clibd(*modalities)
     assert model.config.modalities == modalities
-    output = model(**batch(*modalities))
-    for modality in PARTS:
+    output = model(**clibd_batch(*modalities))
+    for modality in CLIBD_INPUTS:
         vectors = getattr(output, f"{modality}_embeds")
         if modality in modalities:
             assert vectors.shape == (4, 24)
@@ -78,24 +42,24 @@ def test_any_modalities_and_a_folder(modalities, tmp_path):
         else:
             assert vectors is None
             with pytest.raises(ValueError, match=f"has no '{modality}'; it embeds {', '.join(modalities)}"):
-                model(**batch(modality))
+                model(**clibd_batch(modality))
     model.save_pretrained(tmp_path)
     again, report = ClibdModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert again.config.modalities == modalities
-    for one, other in zip(embeds(output), embeds(again(**batch(*modalities))), strict=True):
+    for one, other in zip(embeds(output), embeds(again(**clibd_batch(*modalities))), strict=True):
         assert torch.equal(one, other)
 
 
 def test_parts_of_a_batch_and_single_calls():
     """A modality's embeddings do not depend on whether the others are there, and the tuple is the output."""
-    model, whole = tiny(), batch()
+    model, whole = tiny_clibd(), clibd_batch()
     output = model(**whole)
     assert torch.equal(model.get_image_features(whole["pixel_values"]), output.image_embeds)
     dna = model.get_dna_features(whole["dna_input_ids"], whole["dna_attention_mask"])
     text = model.get_text_features(whole["text_input_ids"], whole["text_attention_mask"])
     assert torch.equal(dna, output.dna_embeds) and torch.equal(text, output.text_embeds)
-    alone = model(**batch("dna"))
+    alone = model(**clibd_batch("dna"))
     assert torch.equal(alone.dna_embeds, output.dna_embeds) and alone.image_embeds is None
     assert len(model(**whole, return_dict=False)) == 4
     torch.testing.assert_close(output.logit_scale, torch.tensor(1 / 0.07))
@@ -109,7 +73,7 @@ def test_parts_of_a_batch_and_single_calls():
 
 def test_a_tuple_has_the_order_of_the_fields():
     """Embeddings first, whichever are there; without that the temperature would take their place."""
-    model = tiny().eval()
+    model = tiny_clibd().eval()
     ids = torch.tensor([[3, 4, 5]])
     output = model(dna_input_ids=ids, text_input_ids=ids)
     assert list(output) == ["dna_embeds", "text_embeds", "logit_scale"]
@@ -132,23 +96,23 @@ def test_default_is_the_published_size():
 
 def test_poolings_of_barcodes():
     """What each pooling does with padding, and the published one by its definition."""
-    ids, mask = batch("dna")["dna_input_ids"], batch("dna")["dna_attention_mask"]
+    ids, mask = clibd_batch("dna")["dna_input_ids"], clibd_batch("dna")["dna_attention_mask"]
     changed = ids.masked_fill(mask == 0, 3)
     assert not torch.equal(ids, changed)
 
-    model = tiny("dna")
+    model = tiny_clibd("dna")
     torch.testing.assert_close(model.get_dna_features(ids, mask), model.get_dna_features(changed, mask))
     hidden = model.dna_model(ids, mask).last_hidden_state
     mean = torch.stack([row[:n].mean(0) for row, n in zip(hidden, mask.sum(1).tolist(), strict=True)])
     expected = torch.nn.functional.normalize(model.dna_projection(mean), dim=1)
     torch.testing.assert_close(model.get_dna_features(ids, mask), expected)
 
-    model = tiny("dna", dna_pooling="mean")
+    model = tiny_clibd("dna", dna_pooling="mean")
     hidden = model.dna_model(ids, mask).last_hidden_state.mean(1)
     expected = torch.nn.functional.normalize(model.dna_projection(hidden), dim=1)
     torch.testing.assert_close(model.get_dna_features(ids, mask), expected)
 
-    model = tiny("dna", dna_pooling="softmax_mean", dna_attend_to_padding=True)
+    model = tiny_clibd("dna", dna_pooling="softmax_mean", dna_attend_to_padding=True)
     assert torch.equal(model.get_dna_features(ids, mask), model.get_dna_features(ids))
     raw = model.dna_projection(model.dna_model(ids).last_hidden_state)
     torch.testing.assert_close(raw.sum(1), torch.ones(4))  # a distribution over the dimensions
@@ -157,15 +121,15 @@ def test_poolings_of_barcodes():
 
 
 def test_poolings_of_text():
-    ids, mask = batch("text").values()
+    ids, mask = clibd_batch("text").values()
     changed = ids.masked_fill(mask == 0, 3)
-    model = tiny("text")
+    model = tiny_clibd("text")
     torch.testing.assert_close(model.get_text_features(ids, mask), model.get_text_features(changed, mask))
-    model = tiny("text", text_pooling="mean")
+    model = tiny_clibd("text", text_pooling="mean")
     assert not torch.allclose(model.get_text_features(ids, mask), model.get_text_features(changed, mask), atol=1e-4)
     expected = model.text_projection(model.text_model(ids, mask).last_hidden_state.mean(1))
     torch.testing.assert_close(model.get_text_features(ids, mask), torch.nn.functional.normalize(expected, dim=1))
-    model = tiny("text", text_pooling="pooler")
+    model = tiny_clibd("text", text_pooling="pooler")
     expected = model.text_projection(model.text_model(ids, mask).pooler_output)
     torch.testing.assert_close(model.get_text_features(ids, mask), torch.nn.functional.normalize(expected, dim=1))
     segments = torch.ones_like(ids)
@@ -186,11 +150,11 @@ def test_any_architecture_of_timm(architecture, tmp_path):
 
 def test_encoders_of_clip(tmp_path):
     """Any photo and text encoder of transformers fits: here CLIP's, whose text is read off at its last token."""
-    vision = CLIPVisionConfig(**SIZES, image_size=32, patch_size=8)
-    text = CLIPTextConfig(**SIZES, vocab_size=64, max_position_embeddings=32, eos_token_id=63)
+    vision = CLIPVisionConfig(**CLIBD_SIZES, image_size=32, patch_size=8)
+    text = CLIPTextConfig(**CLIBD_SIZES, vocab_size=64, max_position_embeddings=32, eos_token_id=63)
     configs = {"image_config": vision.to_dict(), "text_config": text.to_dict(), "text_pooling": "pooler"}
     model = ClibdModel(ClibdConfig(**configs, projection_dim=24)).eval()
-    inputs = batch("image", "text")
+    inputs = clibd_batch("image", "text")
     inputs["text_input_ids"][:, 4] = 63
     output = model(**inputs)
     changed = inputs["text_input_ids"].clone()
@@ -224,7 +188,7 @@ def test_configs_that_contradict_themselves():
 
 def test_inverse_temperature_is_bounded_and_comes_back():
     """Past the bound it is the bound, and still has a gradient; without a bound it grows."""
-    scale = tiny("dna", logit_scale_max=20.0).logit_scale
+    scale = tiny_clibd("dna", logit_scale_max=20.0).logit_scale
     with torch.no_grad():
         scale.log_scale.fill_(math.log(50))
     torch.testing.assert_close(scale.eval()(), torch.tensor(20.0))
@@ -233,7 +197,7 @@ def test_inverse_temperature_is_bounded_and_comes_back():
     torch.testing.assert_close(value, torch.tensor(20.0))
     value.backward()
     torch.testing.assert_close(scale.log_scale.grad, torch.tensor(20.0))
-    free = tiny("dna", logit_scale_max=None).logit_scale.train()
+    free = tiny_clibd("dna", logit_scale_max=None).logit_scale.train()
     with torch.no_grad():
         free.log_scale.fill_(math.log(500))
     torch.testing.assert_close(free(), torch.tensor(500.0))
@@ -241,15 +205,15 @@ def test_inverse_temperature_is_bounded_and_comes_back():
 
 def test_half_precision():
     """Under autocast, and with weights of bfloat16, embeddings are unit vectors of float32, near the exact ones."""
-    model, exact = tiny(), embeds(tiny()(**batch()))
+    model, exact = tiny_clibd(), embeds(tiny_clibd()(**clibd_batch()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        automatic = embeds(model(**batch()))
-    for vectors in (automatic, embeds(model.to(torch.bfloat16)(**batch()))):
+        automatic = embeds(model(**clibd_batch()))
+    for vectors in (automatic, embeds(model.to(torch.bfloat16)(**clibd_batch()))):
         for one, other in zip(vectors, exact, strict=True):
             assert one.dtype == torch.float32
             torch.testing.assert_close(one.norm(dim=1), torch.ones(4))
             assert torch.nn.functional.cosine_similarity(one, other).min() > 0.98
-    assert model.double().get_image_features(batch()["pixel_values"].double()).dtype == torch.float64
+    assert model.double().get_image_features(clibd_batch()["pixel_values"].double()).dtype == torch.float64
 
 
 def loss(output):
@@ -260,30 +224,30 @@ def loss(output):
 def test_every_parameter_learns():
     """None is unused: distributed training would wait for its gradient."""
     for options in ({}, {"dna_pooling": "softmax_mean"}):
-        model = tiny(**options).train()
-        loss(model(**batch())).backward()
+        model = tiny_clibd(**options).train()
+        loss(model(**clibd_batch())).backward()
         unused = [name for name, weight in model.named_parameters() if weight.grad is None]
         assert not unused
 
 
 def test_frozen_encoders():
-    model = tiny().train()
+    model = tiny_clibd().train()
     model.freeze("image", "text")
     model.freeze("dna", projections=True)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     heads = {f"{modality}_projection.{part}" for modality in ("image", "text") for part in ("weight", "bias")}
     assert trained == heads | {"logit_scale.log_scale"}
     assert model.train().training and not model.text_model.training, "their dropout stays off"
-    assert torch.equal(model(**batch()).text_embeds, model(**batch()).text_embeds)
+    assert torch.equal(model(**clibd_batch()).text_embeds, model(**clibd_batch()).text_embeds)
     with pytest.raises(ValueError, match="has no 'text'"):
-        tiny("image", "dna").freeze("text")
+        tiny_clibd("image", "dna").freeze("text")
 
 
 def test_gradient_checkpointing_reaches_every_encoder():
     """Each layer runs twice, and the gradients are the same."""
 
     def gradients(checkpointing):
-        model = tiny().train()
+        model = tiny_clibd().train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -295,7 +259,7 @@ def test_gradient_checkpointing_reaches_every_encoder():
         calls = []
         for layer in layers:
             layer.register_forward_hook(lambda module, *_: calls.append(module))
-        loss(model(**batch())).backward()
+        loss(model(**clibd_batch())).backward()
         return [calls.count(layer) for layer in layers], [weight.grad for weight in model.parameters()]
 
     plain, expected = gradients(False)
@@ -307,9 +271,9 @@ def test_gradient_checkpointing_reaches_every_encoder():
 def test_encoders_that_were_trained_apart(tmp_path):
     """From folders or objects: their weights, without BERT's pooler and the head of masked k-mers."""
     torch.manual_seed(0)
-    image = TimmModel(TimmWrapperConfig(**TINY["image_config"]))
-    dna = BarcodeBertForMaskedLM(BarcodeBertConfig(**TINY["dna_config"]))
-    text = BertForMaskedLM(BertConfig(**TINY["text_config"]))
+    image = TimmModel(TimmWrapperConfig(**CLIBD["image_config"]))
+    dna = BarcodeBertForMaskedLM(BarcodeBertConfig(**CLIBD["dna_config"]))
+    text = BertForMaskedLM(BertConfig(**CLIBD["text_config"]))
     for name, encoder in (("image", image), ("dna", dna), ("text", text)):
         encoder.half().save_pretrained(tmp_path / name)
     folders = {name: tmp_path / name for name in ("image", "dna", "text")}
@@ -323,9 +287,9 @@ def test_encoders_that_were_trained_apart(tmp_path):
     model.save_pretrained(tmp_path / "all")
     assert str(tmp_path) not in (tmp_path / "all" / "config.json").read_text(), "no path of this machine is published"
     again = ClibdModel.from_pretrained(tmp_path / "all")
-    assert torch.equal(again(**batch()).text_embeds, model(**batch()).text_embeds)
+    assert torch.equal(again(**clibd_batch()).text_embeds, model(**clibd_batch()).text_embeds)
     objects = ClibdModel.from_pretrained_towers(
-        dna=BarcodeBertModel.from_pretrained(tmp_path / "dna"), text=BertModel(BertConfig(**TINY["text_config"]))
+        dna=BarcodeBertModel.from_pretrained(tmp_path / "dna"), text=BertModel(BertConfig(**CLIBD["text_config"]))
     )
     assert objects.config.modalities == ("dna", "text")
     with pytest.raises(ValueError, match="No encoder is given"):
@@ -347,9 +311,9 @@ torch.save([output.image_embeds, output.dna_embeds, output.text_embeds], folder 
 
 
 def test_remote_code_needs_nothing_of_ours(tmp_path):
-    model = tiny(dna_pooling="softmax_mean")
+    model = tiny_clibd(dna_pooling="softmax_mean")
     model.save_pretrained(tmp_path)
-    torch.save(batch(), tmp_path / "batch.pt")
+    torch.save(clibd_batch(), tmp_path / "batch.pt")
     done = subprocess.run(
         [sys.executable, "-c", REMOTE, str(tmp_path)],
         capture_output=True,
@@ -358,7 +322,7 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
         env=os.environ | {"HF_HOME": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for one, other in zip(torch.load(tmp_path / "embeds.pt"), embeds(model(**batch())), strict=True):
+    for one, other in zip(torch.load(tmp_path / "embeds.pt"), embeds(model(**clibd_batch())), strict=True):
         assert torch.equal(one, other)
 
 
@@ -369,7 +333,7 @@ def train(model, steps):
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(model(**batch())).backward()
+        loss(model(**clibd_batch())).backward()
         optimizer.step()
 
 
@@ -377,11 +341,11 @@ def test_adapters_train_queries_and_values_alone(tmp_path):
     """No effect at first; then adapters, heads and temperature change and nothing else, keys not even in one layer
     with queries and values; merged, saved and loaded they give the same embeddings, and go on training."""
     pytest.importorskip("peft")
-    model = tiny()
+    model = tiny_clibd()
     frozen = {name: weight.clone() for name, weight in model.state_dict().items()}
-    before = embeds(model(**batch()))
+    before = embeds(model(**clibd_batch()))
     adapted = add_lora(model)
-    for one, other in zip(before, embeds(adapted(**batch())), strict=True):
+    for one, other in zip(before, embeds(adapted(**clibd_batch())), strict=True):
         assert torch.equal(one, other)
     train(adapted, 3)
     for name, weight in adapted.get_base_model().state_dict().items():
@@ -400,42 +364,44 @@ def test_adapters_train_queries_and_values_alone(tmp_path):
     assert len(separate) == 2 * 2 * 2 and all(".query." in name or ".value." in name for name in separate)
     assert adapted.logit_scale().item() != pytest.approx(1 / 0.07, abs=1e-3)
 
-    trained = embeds(adapted.eval()(**batch()))
+    trained = embeds(adapted.eval()(**clibd_batch()))
     adapted.save_pretrained(tmp_path / "adapter")
-    model = tiny()
+    model = tiny_clibd()
     loaded = load_lora(model, tmp_path / "adapter")
-    for one, other in zip(trained, embeds(loaded.eval()(**batch())), strict=True):
+    for one, other in zip(trained, embeds(loaded.eval()(**clibd_batch())), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(loaded.logit_scale(), adapted.logit_scale())
     train(loaded, 2)
     for _, layer in fused_layers(loaded):
         assert not layer.get_delta_weight("default")[32:64].any(), "keys are held after loading, too"
     with torch.no_grad():
-        expected = embeds(loaded.eval()(**batch()))
+        expected = embeds(loaded.eval()(**clibd_batch()))
         merged = loaded.merge_and_unload()
         merged.save_pretrained(tmp_path / "merged")
-        found = embeds(ClibdModel.from_pretrained(tmp_path / "merged")(**batch()))
+        found = embeds(ClibdModel.from_pretrained(tmp_path / "merged")(**clibd_batch()))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_adapters_of_some_modalities_and_what_cannot_be_adapted():
     pytest.importorskip("peft")
-    adapted = add_lora(tiny(dna_pooling="softmax_mean"), r=2, modalities=["dna"])
+    adapted = add_lora(tiny_clibd(dna_pooling="softmax_mean"), r=2, modalities=["dna"])
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
     assert not any("image_model" in name or "text_model" in name for name in trained)
     heads = {name.split("base_model.model.")[1].split(".modules_to_save")[0] for name in trained if "lora" not in name}
     assert heads == {"image_projection", "dna_projection.decoder", "text_projection", "logit_scale"}
-    adapted = add_lora(tiny())
+    adapted = add_lora(tiny_clibd())
     free = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     assert free == 6_473, "3 x 2 x (4 x 32 x 4) of adapters, 1,024 of zero blocks, 3 x 792 of heads, 1"
     with pytest.raises(ValueError, match="has no sound; it embeds image, dna, text"):
-        add_lora(tiny(), modalities=["sound"])
+        add_lora(tiny_clibd(), modalities=["sound"])
     with pytest.raises(ValueError, match="r is 0"):
-        add_lora(tiny(), r=0)
+        add_lora(tiny_clibd(), r=0)
     with pytest.raises(ValueError, match="No modality is left"):
-        add_lora(tiny(), modalities=[])
-    convolutional = ClibdModel(ClibdConfig(image_config={"architecture": "test_resnet"}, dna_config=SIZES | {"k": 2}))
+        add_lora(tiny_clibd(), modalities=[])
+    convolutional = ClibdModel(
+        ClibdConfig(image_config={"architecture": "test_resnet"}, dna_config=CLIBD_SIZES | {"k": 2})
+    )
     with pytest.raises(ValueError, match="has no attention layers named"):
         add_lora(convolutional)
 

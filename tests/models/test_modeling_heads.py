@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_modeling_barcodebert import HEADS, close, tiny, tiny_batch
+from tiny import BERT_HEADS, LABELS, TREE, close, cut, gradients, same_step, step, tiny_batch, tiny_bert
 
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import (
@@ -16,17 +16,7 @@ from bioscan_hf.models.modeling_barcodebert import (
     taxa_loss,
 )
 
-#: Not in the order of the alphabet, which config.json would put them in.
-TREE = {
-    "taxa": {
-        "order": ["Diptera", "Araneae"],
-        "family": ["Culicidae", "Muscidae", "Lycosidae"],
-        "genus": ["Aedes", "Musca", "Pardosa", "Culex"],
-    },
-    "parents": {"family": [0, 0, 1], "genus": [0, 1, -1, 0]},
-}
-SEVERAL_RANKS = [*HEADS, (BarcodeBertForSequenceClassification, TREE)]
-LABELS = torch.tensor([[0, 0, 3], [0, 1, -100], [1, -100, -1], [-100, -100, -100]])
+SEVERAL_RANKS = [*BERT_HEADS, (BarcodeBertForSequenceClassification, TREE)]
 
 
 def labels_of(cls, options):
@@ -39,32 +29,6 @@ def labels_of(cls, options):
     return {"labels": LABELS if "taxa" in options else torch.tensor([2, 0, 1, -100])}
 
 
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def step(model, parts, **kwargs):
-    """Summed loss and gradients of a step whose batch comes in `parts`: (ids, mask, labels) each."""
-    model.zero_grad()
-    total = 0.0
-    for ids, mask, labels in parts:
-        loss = model(ids, mask, labels=labels, **kwargs).loss
-        loss.backward()
-        total += loss.item()
-    return total, gradients(model)
-
-
-def cut(ids, mask, labels):
-    return [(ids[rows], mask[rows], labels[rows]) for rows in (slice(0, 1), slice(1, 4))]
-
-
-def same_step(one, other):
-    assert one[0] == pytest.approx(other[0], abs=1e-6)
-    assert one[1].keys() == other[1].keys() and any(grad.any() for grad in one[1].values())
-    for name, grad in one[1].items():
-        close(grad, other[1][name], 1e-6)
-
-
 @pytest.mark.parametrize("options", [{}, {"mlm_head": "tied"}, {"vocabulary": "barcodebert-n"}])
 @pytest.mark.parametrize("count", [None, 40, torch.tensor(40)])
 def test_sparse_prediction_is_the_same_step(options, count):
@@ -72,7 +36,7 @@ def test_sparse_prediction_is_the_same_step(options, count):
 
     Some labels are special tokens, which the "kmers" head passes over.
     """
-    dense, sparse = tiny(**options), tiny(sparse_prediction=True, **options)
+    dense, sparse = tiny_bert(**options), tiny_bert(sparse_prediction=True, **options)
     ids, mask = tiny_batch()
     labels = ids.masked_fill((mask == 0) | (ids % 3 == 0), -100)
     labels[0, :2] = torch.tensor([0, 1])
@@ -92,7 +56,7 @@ def test_sparse_prediction_is_the_same_step(options, count):
 )
 def test_no_label_is_a_loss_of_zero_with_gradients(cls, options, sparse):
     """Zero gradients, not absent ones: processes that wait for each other's would wait for ever."""
-    model = tiny(cls, sparse_prediction=sparse, **options)
+    model = tiny_bert(cls, sparse_prediction=sparse, **options)
     ids, mask = tiny_batch()
     labels = torch.full((4, 3) if "taxa" in options else (4, 12), -100)
     loss, grads = step(model, [(ids, mask, labels)])
@@ -140,7 +104,7 @@ def test_the_parts_of_a_step_add_up_at_several_ranks():
 
     With the one count that a Trainer makes, too, but that is another loss, as labels are missing here.
     """
-    model, (ids, mask) = tiny(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
+    model, (ids, mask) = tiny_bert(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
     labels = LABELS.masked_fill(LABELS < 0, -100)
     assert not (labels[1:, 2] >= 0).any() and (labels[:1, 2] >= 0).any()
     counts = (labels >= 0).sum(0)
@@ -156,14 +120,14 @@ def test_the_parts_of_a_step_add_up_at_several_ranks():
 
 
 def test_logits_of_ranks_stand_side_by_side():
-    model, (ids, mask) = tiny(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
+    model, (ids, mask) = tiny_bert(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
     logits = model(ids, mask).logits
     parts = model.rank_logits(logits)
     assert {rank: part.shape for rank, part in parts.items()} == {"order": (4, 2), "family": (4, 3), "genus": (4, 4)}
     assert list(parts) == ["order", "family", "genus"]
     close(torch.cat(list(parts.values()), 1), logits, 0)
     with pytest.raises(ValueError, match="This classifier has one rank"):
-        tiny(BarcodeBertForSequenceClassification, num_labels=3).predict_taxa(logits)
+        tiny_bert(BarcodeBertForSequenceClassification, num_labels=3).predict_taxa(logits)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +202,7 @@ def test_predictions_are_those_of_the_slow_rule_and_consistent():
 
 def test_a_model_predicts_by_its_own_tree():
     """Musca is sure and Culicidae a little likelier than Muscidae: family and genus are Muscidae's, the order too."""
-    model = tiny(BarcodeBertForSequenceClassification, **TREE)
+    model = tiny_bert(BarcodeBertForSequenceClassification, **TREE)
     logits = torch.zeros(1, 9)
     logits[0, [0, 2, 6]] = torch.tensor([1.0, 1.0, 9.0])
     assert logits[0, 2:5].argmax() == 0
@@ -287,7 +251,7 @@ def test_the_tree_is_kept(tmp_path):
 
 def test_a_pretrained_encoder_gets_several_ranks(tmp_path):
     """From a masked LM's folder; not from one whose classes are named already."""
-    mlm = tiny()
+    mlm = tiny_bert()
     mlm.save_pretrained(tmp_path / "mlm")
     model = BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "mlm", **TREE).eval()
     assert model.taxon_classifier.weight.shape == (9, 16)
@@ -302,7 +266,7 @@ def test_a_pretrained_encoder_gets_several_ranks(tmp_path):
     with pytest.raises(ValueError, match=r"parents\['genus'\] has 1 entries"):
         wrong = TREE | {"parents": TREE["parents"] | {"genus": [0]}}
         BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "mlm", **wrong)
-    tiny(BarcodeBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path / "one")
+    tiny_bert(BarcodeBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path / "one")
     with pytest.raises(ValueError, match="id2label names 3 classes"):
         BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "one", **TREE)
 
@@ -311,7 +275,7 @@ def test_a_pretrained_encoder_gets_several_ranks(tmp_path):
 def test_compiled_without_a_break(cls, options):
     """One graph, loss included; the output is that of the plain model, and gradients flow."""
     torch._dynamo.reset()
-    model, (ids, mask) = tiny(cls, **options), tiny_batch()
+    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     plain, fast = (run(ids, mask, **labels_of(cls, options)) for run in (model, compiled))
     for one, other in zip(plain.to_tuple(), fast.to_tuple(), strict=True):
@@ -322,14 +286,14 @@ def test_compiled_without_a_break(cls, options):
 
 def test_sparse_prediction_compiles_with_breaks():
     torch._dynamo.reset()
-    model, (ids, mask) = tiny(sparse_prediction=True), tiny_batch()
+    model, (ids, mask) = tiny_bert(sparse_prediction=True), tiny_batch()
     labels = labels_of(BarcodeBertForMaskedLM, {})["labels"]
     compiled = torch.compile(model, backend="aot_eager")
     close(compiled(ids, mask, labels=labels).loss, model(ids, mask, labels=labels).loss, 1e-6)
 
 
 def test_exported():
-    model, (ids, mask) = tiny(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
+    model, (ids, mask) = tiny_bert(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
     program = torch.export.export(model, (), {"input_ids": ids, "attention_mask": mask}, strict=False)
     close(program.module()(input_ids=ids, attention_mask=mask).logits, model(ids, mask).logits, 1e-6)
 
@@ -338,11 +302,11 @@ def test_exported():
 def test_bfloat16_and_autocast(cls, options):
     """Finite, near float32, and the loss itself is computed in float32."""
     (ids, mask), kwargs = tiny_batch(), labels_of(cls, options)
-    model = tiny(cls, **options)
+    model = tiny_bert(cls, **options)
     plain = model(ids, mask, **kwargs)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model(ids, mask, **kwargs)
-    half = tiny(cls, **options).bfloat16()(ids, mask, **kwargs)
+    half = tiny_bert(cls, **options).bfloat16()(ids, mask, **kwargs)
     for output in (mixed, half):
         first = output.to_tuple()[0]
         assert first.isfinite().all()
@@ -364,14 +328,14 @@ def test_a_full_mask_costs_nothing(attended, expected, monkeypatch):
         return attention(*args, attn_mask=attn_mask, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    model, (ids, mask) = tiny(BarcodeBertModel), tiny_batch()
+    model, (ids, mask) = tiny_bert(BarcodeBertModel), tiny_batch()
     model(ids, torch.ones_like(mask) if attended == "all" else mask)
     assert [mask is None for mask in masks] == [expected, expected]
 
 
 def test_flash_attention_is_accepted_or_named():
     """Where its kernel is absent, transformers says so; it does not say that the model has no support for it."""
-    model = tiny(BarcodeBertModel)
+    model = tiny_bert(BarcodeBertModel)
     assert model._supports_flash_attn
     try:
         model.set_attn_implementation("flash_attention_2")
@@ -389,7 +353,7 @@ def test_lora(cls, options, tmp_path):
     head = "classifier" if cls is BarcodeBertForMaskedLM else "taxon_classifier"
     lora = peft.LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=[head], init_lora_weights=False)
     torch.manual_seed(0)
-    model = peft.get_peft_model(tiny(cls, **options), lora).eval()
+    model = peft.get_peft_model(tiny_bert(cls, **options), lora).eval()
     before = model(ids, mask).logits.detach()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     losses = []
@@ -404,7 +368,7 @@ def test_lora(cls, options, tmp_path):
     trained = model(ids, mask).logits.detach()
     assert (trained - before).abs().max() > 1e-3
     model.save_pretrained(tmp_path)
-    loaded = peft.PeftModel.from_pretrained(tiny(cls, **options), tmp_path).eval()
+    loaded = peft.PeftModel.from_pretrained(tiny_bert(cls, **options), tmp_path).eval()
     close(loaded(ids, mask).logits, trained, 1e-6)
     merged = loaded.merge_and_unload()
     assert type(merged) is cls

@@ -1,6 +1,5 @@
 """What CLIBD reads: equal to the published batches, texts of a taxonomy, bad input named, saved and loaded, drawn."""
 
-import io
 import json
 import warnings
 
@@ -11,10 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from tiny import BARCODE, GNAT, clibd_rows, encoded, picture, text_tokenizer
+from transformers import BertTokenizer
 
 from bioscan_hf.models.pixels import rotate_by
 from bioscan_hf.models.processing_clibd import (
@@ -28,38 +25,8 @@ from bioscan_hf.models.processing_clibd import (
     photos_on_device,
 )
 from bioscan_hf.schema import RANKS
-from bioscan_hf.training.clibd_batches import ClibdCollator, text_id
-
-GNAT = {
-    "phylum": "Arthropoda",
-    "class": "Insecta",
-    "order": "Diptera",
-    "family": "Sciaridae",
-    "subfamily": None,
-    "genus": "Claustropyga",
-    "species": "Claustropyga acanthostyla",
-}
-BARCODE = "AACTTTATATTTTATTTTTGGAGCTTGAGCTGGTATAGTAGGAACTTCTCTTAGA"
-
-
-def text_tokenizer():
-    """One piece for each letter."""
-    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
-    words = ["[PAD]", "[UNK]", *letters, *(f"##{letter}" for letter in letters)]
-    backend = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
-
-
-def picture(width=60, height=40, mode="RGB", seed=0):
-    draw = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(draw).convert(mode)
-
-
-def encoded(image, form="PNG"):
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
+from bioscan_hf.training.clibd.batches import ClibdCollator
+from bioscan_hf.training.draws import text_id
 
 
 @pytest.fixture(scope="module")
@@ -348,38 +315,29 @@ def test_training_augments_photos_as_published(processor):
     assert (one["pixel_values"] == 0).any(), "no corner was left empty"
 
 
-def rows(count=6):
-    return [
-        {"processid": f"P{i}", "image": {"bytes": encoded(picture(seed=i)), "path": None}, "dna_barcode": BARCODE[i:]}
-        | GNAT
-        | {"genus": f"G{i % 2}", "species": f"G{i % 2} s{i % 3}" if i else None}
-        for i in range(count)
-    ]
-
-
 def test_draws_follow_from_the_specimen_alone(processor):
     """The same in whatever batch a specimen falls; others in the next epoch and under another seed."""
     collator = ClibdCollator(processor, templates=["known", "scientific", "common"], seed=5)
-    whole, part = collator(rows()), collator(rows()[2:4])
+    whole, part = collator(clibd_rows()), collator(clibd_rows()[2:4])
     for name in ("pixel_values", "rotation", "dna_input_ids", "dna_ids", "text_ids"):
         assert torch.equal(whole[name][2:4], part[name]), name
     collator.set_epoch(1)
-    assert not torch.equal(collator(rows())["pixel_values"], whole["pixel_values"])
+    assert not torch.equal(collator(clibd_rows())["pixel_values"], whole["pixel_values"])
     other = ClibdCollator(processor, templates=["known", "scientific", "common"], seed=6)
-    assert not torch.equal(other(rows())["rotation"], whole["rotation"])
-    assert any(not torch.equal(collator(rows())["text_ids"], whole["text_ids"]) for _ in range(1))
+    assert not torch.equal(other(clibd_rows())["rotation"], whole["rotation"])
+    assert any(not torch.equal(collator(clibd_rows())["text_ids"], whole["text_ids"]) for _ in range(1))
 
 
 def test_validation_draws_nothing(processor):
-    collator = ClibdCollator(processor, mode="eval", with_index=True)
-    batch = collator([row | {"index": 10 + i} for i, row in enumerate(rows())])
+    collator = ClibdCollator(processor, mode="eval")
+    batch = collator([row | {"index": 10 + i} for i, row in enumerate(clibd_rows())])
     assert "rotation" not in batch and batch["labels"].tolist() == list(range(10, 16))
     collator.set_epoch(1)
-    assert torch.equal(collator([row | {"index": 0} for row in rows()])["pixel_values"], batch["pixel_values"])
+    assert torch.equal(collator([row | {"index": 0} for row in clibd_rows()])["pixel_values"], batch["pixel_values"])
 
 
 def test_labels_and_equal_inputs(processor):
-    batch = ClibdCollator(processor, ["dna", "text"], label_columns=["genus", "species"])(rows())
+    batch = ClibdCollator(processor, ["dna", "text"], label_columns=["genus", "species"])(clibd_rows())
     assert batch["labels"][0, 1] == -1 and batch["labels"].shape == (6, 2)
     assert batch["labels"][0, 0] == batch["labels"][2, 0] != batch["labels"][1, 0]
     assert len(set(batch["dna_ids"].tolist())) == 6
@@ -388,7 +346,7 @@ def test_labels_and_equal_inputs(processor):
 
 
 def test_trimmed_barcodes(processor):
-    batch = ClibdCollator(processor, ["dna"], trim_padding=True)(rows())
+    batch = ClibdCollator(processor, ["dna"], trim_padding=True)(clibd_rows())
     assert batch["dna_input_ids"].shape == batch["dna_attention_mask"].shape == (6, 1 + len(BARCODE) // 5)
 
 
@@ -403,7 +361,7 @@ def test_what_a_collator_refuses(processor):
             ClibdCollator(processor, **arguments)
     with pytest.raises(ValueError, match="no text_tokenizer"):
         ClibdCollator(ClibdProcessor(), ["text"])
-    broken = rows()
+    broken = clibd_rows()
     broken[3]["image"] = {"bytes": b"x", "path": None}
     with pytest.raises(ValueError, match="The specimen P3: the photo cannot be decoded"):
         ClibdCollator(processor)(broken)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_processing_clibd import encoded, rows, text_tokenizer
+from tiny import clibd_rows, encoded, text_tokenizer
 
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor, photos_on_device
 from bioscan_hf.models.random_crops import crops_on_device, photos_to_crop
-from bioscan_hf.training import clibd_trainer
-from bioscan_hf.training.clibd_batches import ClibdCollator, row_generator
-from bioscan_hf.training.clibd_options import ClibdOptions
+from bioscan_hf.training.clibd import trainer as clibd_trainer
+from bioscan_hf.training.clibd.batches import ClibdCollator
+from bioscan_hf.training.clibd.options import ClibdOptions
+from bioscan_hf.training.draws import row_generator
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def smooth(height, width, phase):
 
 
 def specimens(shapes):
-    found = rows(len(shapes))
+    found = clibd_rows(len(shapes))
     for i, (row, shape) in enumerate(zip(found, shapes, strict=True)):
         row["image"] = {"bytes": encoded(Image.fromarray(smooth(*shape, i))), "path": None}
     return found
