@@ -32,7 +32,7 @@ import torch
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.provenance import write_results
-from bioscan_hf.training.collators import MaskedKmerCollator
+from bioscan_hf.training.masking import MaskedKmerCollator, Masking
 
 REQUIRED = {"ours, same objective": 2.0, "ours, masked only": 3.0}
 PEAK = 790e12  # FLOP/s of an H200 in bf16, measured on a product of matrices of 8192
@@ -145,8 +145,7 @@ def make_stepper(
     run = torch.compile(model) if way.compiled else model
     collator = MaskedKmerCollator(
         tokens,  # type: ignore[arg-type]
-        loss_on=way.loss_on,
-        seed=0,
+        Masking(loss_on=way.loss_on),
         cut_padding=way.cut_padding,
     )
     draw = np.random.default_rng(0)

@@ -36,9 +36,9 @@ from datasets import Image
 from transformers import PreTrainedConfig
 
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.encoders.batches import resolve_dtype
+from bioscan_hf.encoders.clibd import embed_clibd
+from bioscan_hf.encoders.stored import modalities_of
 from bioscan_hf.evaluation.retrieval import check_ranks, check_top_k, class_accuracies
-from bioscan_hf.evaluation.retrieval_embeddings import embed_specimens, joined, load_specimens
 from bioscan_hf.evaluation.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
 from bioscan_hf.evaluation.retrieval_protocol import (
     KEY_TYPES,
@@ -50,6 +50,7 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     evaluate_retrieval,
     rows_of,
 )
+from bioscan_hf.evaluation.specimens import joined, load_specimens
 from bioscan_hf.files import write_text
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
@@ -59,7 +60,7 @@ from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.search.retrieve import TIES, retrieve
 from bioscan_hf.training.arguments import read_options
-from bioscan_hf.training.clibd_batches import ClibdCollator, encoded_photo
+from bioscan_hf.training.clibd.batches import encoded_photo
 
 #: The queries of each evaluation: of seen and of unseen species.
 QUERIES = {"val": ("val", "val_unseen"), "test": ("test", "test_unseen")}
@@ -95,7 +96,7 @@ class EvaluateOptions:
         default=None, metadata={"help": "Compare with one key for each taxon of this rank, such as species."}
     )
     batch_size: int = field(default=64, metadata={"help": "Specimens that are embedded at once."})
-    workers: int = field(default=0, metadata={"help": "Processes that decode photos."})
+    workers: int = field(default=0, metadata={"help": "Threads that decode photos."})
     dtype: str = field(default="auto", metadata={"help": "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU."})
     plots: bool = field(default=False, metadata={"help": "Write the pictures."})
     save_index: str | None = field(
@@ -135,30 +136,18 @@ def check_options(options: EvaluateOptions) -> None:
         raise FileExistsError(f"{options.output_dir} has results. Choose another folder, or give --overwrite True.")
 
 
-def specimens_of(options: EvaluateOptions, model: str, folder: Path) -> dict[str, Specimens]:
-    """Split -> its embeddings by a model, written to `folder` or found there."""
+def embed_splits(options: EvaluateOptions, model: str, folder: Path) -> None:
+    """Writes the embeddings of each split to `folder`, or continues an interrupted run."""
     kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
     if kind != "clibd":
-        raise ValueError(f"{model!r} is no ClibdModel: its model_type is {kind!r}.")
+        raise ValueError(f"{model!r} is not a ClibdModel: its model_type is {kind!r}.")
     network, processor = ClibdModel.from_pretrained(model), ClibdProcessor.from_pretrained(model)
     network.to(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device)
-    modalities = network.config.modalities
-    config = options.config if "image" in modalities else "dna"
-    collate = ClibdCollator(processor, modalities, mode="eval")
-    found = {}
+    config = options.config if "image" in network.config.modalities else "dna"
+    how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype}
     for split in splits_of(options):
         data = load_bioscan5m(str(options.source), config, split, max_nucleotides=None)
-        found[split] = embed_specimens(
-            network,
-            collate,
-            processor,
-            data,
-            folder / split,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            dtype=resolve_dtype(network, options.dtype),
-        )
-    return found
+        embed_clibd(network, processor, data, folder / split, workers=max(1, options.workers), **how)
 
 
 def splits_of(options: EvaluateOptions) -> tuple[str, ...]:
@@ -349,14 +338,12 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     for name, given in (("model", options.model or options.embeddings), ("baseline", options.baseline)):
         if given is None:
             continue
-        folder = Path(given)
-        if given == options.embeddings or all(
-            (folder / split / "manifest.json").exists() for split in splits_of(options)
-        ):
-            specimens[name] = {split: load_specimens(folder / split) for split in splits_of(options)}
-        else:
-            where = output / ("embeddings" if name == "model" else "embeddings_baseline")
-            specimens[name] = specimens_of(options, given, where)
+        folder, splits = Path(given), splits_of(options)
+        if given != options.embeddings and not all(modalities_of(folder / split) for split in splits):
+            folder = output / ("embeddings" if name == "model" else "embeddings_baseline")
+            embed_splits(options, given, folder)
+        if state.is_main_process:
+            specimens[name] = {split: load_specimens(folder / split) for split in splits}
     if not state.is_main_process:
         return {}
     models = {name: measured(options, of_model) for name, of_model in specimens.items()}

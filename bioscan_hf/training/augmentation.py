@@ -1,7 +1,7 @@
-"""Barcodes as they might have been read: cut short, with substitutions, with unread stretches; and batches of them.
+"""Random alterations of barcodes: truncation, substitutions, unread stretches; and batches of altered barcodes.
 
-For learning that two reads of one species belong together. What is drawn for a barcode follows from a seed, the epoch
-and the barcode's letters alone, as in pretraining.
+For learning that two reads of a species belong together. The draws of a barcode follow from a seed, the epoch and the
+barcode.
 Shape letters: B = batch, L = nucleotides.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,29 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from .collators import uniform
+from .collators import SeededCollator, barcodes_of, token_batch
+from .draws import draw_keys, uniform
 
 #: Numbers drawn for a barcode before those of its nucleotides.
 DRAWS = 6
 
+#: Longest unread stretch, in nucleotides.
+LONGEST_STRETCH = 50
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly barcodes are altered; the default alters nothing.
+    """Probabilities of the alterations of a barcode; the default alters nothing.
 
     Args:
-        truncation: Probability that nucleotides are cut off in front, and the same behind.
-        largest_cut: Share of a barcode that may be cut off at an end, in [0, 0.5]; small cuts are likelier.
-        substitution: Probability of a nucleotide at a first or second codon position to become another.
-        third_substitution: The same at a third codon position, where most substitutions leave the protein as it is.
+        truncation: Probability that nucleotides are cut off at the start, and the same at the end.
+        largest_cut: Largest share of a barcode that is cut off at an end, in [0, 0.5]; small cuts are more likely.
+        substitution: Probability that a nucleotide at a first or second codon position becomes another.
+        third_substitution: The same at a third codon position, where most substitutions do not change the protein.
         unread: Probability that a stretch of up to 50 nucleotides becomes N.
 
     Raises:
-        ValueError: for a value that is out of range.
+        ValueError: if a value is out of range.
     """
 
     truncation: float = 0.0
@@ -48,14 +51,14 @@ class Augmentation:
         for field in fields(self):
             value, top = getattr(self, field.name), 0.5 if field.name == "largest_cut" else 1.0
             if not 0 <= value <= top:
-                raise ValueError(f"{field.name} is {value}, but must lie between 0 and {top:g}.")
+                raise ValueError(f"{field.name} is {value}. Give a number from 0 to {top:g}.")
 
 
 def augment(barcodes: Sequence[str], keys: NDArray[np.uint64], how: Augmentation) -> list[str]:
-    """Altered barcodes, of which none is empty that was not. What is no A, C, G or T is never substituted.
+    """Altered barcodes. A non-empty barcode never becomes empty; only A, C, G and T are substituted.
 
     Args:
-        keys: What each barcode's draws follow from, (B,).
+        keys: Keys of the random streams of the barcodes, (B,).
     """
     if how == Augmentation(largest_cut=how.largest_cut) or not barcodes:
         return list(barcodes)
@@ -70,11 +73,11 @@ def augment(barcodes: Sequence[str], keys: NDArray[np.uint64], how: Augmentation
         rate[third] = how.third_substitution
     lot = uniform(keys, DRAWS, text.shape[1])
     change = (lot < rate) & (letters < 4)
-    # Of a number that lies below the rate, its place between 0 and the rate is uniform again.
+    # A number below the rate, divided by the rate, is uniform in [0, 1) again.
     step = 1 + (3 * lot[change] / rate[change]).astype(np.uint8)
     text[change] = _NUCLEOTIDES[(letters[change] + step) % 4]
     begin = (drawn[:, 4] * lengths)[:, None]
-    stretch = np.where(drawn[:, 5] < how.unread, 50 * drawn[:, 5] / max(how.unread, 1e-9), 0)[:, None]
+    stretch = np.where(drawn[:, 5] < how.unread, LONGEST_STRETCH * drawn[:, 5] / max(how.unread, 1e-9), 0)[:, None]
     text[(place >= begin) & (place < begin + stretch)] = ord("N")
     cuts = how.largest_cut * drawn[:, :2] ** 3 * (drawn[:, 2:4] < how.truncation) * lengths[:, None]
     start, end = cuts[:, 0].astype(int), lengths - cuts[:, 1].astype(int)
@@ -82,13 +85,13 @@ def augment(barcodes: Sequence[str], keys: NDArray[np.uint64], how: Augmentation
 
 
 def reading_frame(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Place of the first codon's first nucleotide, 0 to 2, in each of (B, L) barcodes of a coding gene.
+    """Position (0 to 2) of the first codon in each of (B, L) barcodes of a coding gene.
 
-    It is the frame with the fewest stop codons (TAA and TAG, in the mitochondrial code of invertebrates), and of
-    equally good ones the first.
+    It is the frame with the fewest stop codons (TAA and TAG, in the mitochondrial code of invertebrates), and the
+    first of equally good frames.
 
     Args:
-        letters: 0 to 3 for A, C, G and T, 4 for all else.
+        letters: 0 to 3 for A, C, G and T, 4 for anything else.
     """
     if letters.shape[1] < 3:
         return np.zeros(len(letters), np.int64)
@@ -97,14 +100,15 @@ def reading_frame(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.stack([stop[:, frame::3].sum(1) for frame in range(3)], axis=1).argmin(1)
 
 
-class AugmentingCollator:
+class AugmentingCollator(SeededCollator):
     """Makes batches of altered barcodes: `input_ids` and `attention_mask`, int64 (B, L), and `labels`, int64 (B, R).
 
     Args:
         tokenizer: A `KmerTokenizer`.
-        ranks: Those of the labels, R of them: a row has a `<rank>_index` for each.
-        views: How many altered reads of each row a batch holds, one after the other: B is so many times the rows.
-        cut_padding: Whether L is that of the longest read of the batch, instead of that of a full barcode.
+        ranks: The R ranks of the labels; a row has a `<rank>_index` for each.
+        how: The alterations.
+        views: Altered reads per row; B is `views` times the number of rows, all first views first.
+        cut_padding: Whether L is the length of the longest read, instead of the length of a full barcode.
     """
 
     def __init__(
@@ -117,46 +121,28 @@ class AugmentingCollator:
         seed: int,
         cut_padding: bool = True,
     ):
+        super().__init__(seed)
         if views < 1:
-            raise ValueError(f"views is {views}, but a batch holds each barcode once or more.")
-        self.tokenizer, self.ranks, self.how, self.views, self.seed = tokenizer, list(ranks), how, views, seed
-        self.cut_padding = cut_padding
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epochs differ in what they draw; call this before each one begins."""
-        self.epoch = epoch
+            raise ValueError(f"views is {views}. Give 1 or more.")
+        self.tokenizer, self.ranks, self.how = tokenizer, list(ranks), how
+        self.views, self.cut_padding = views, cut_padding
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch of rows that have a `dna_barcode`, and a `<rank>_index` for each rank."""
-        barcodes = [feature["dna_barcode"] for feature in features]
-        if None in barcodes:
-            raise ValueError(
-                f"{barcodes.count(None)} of {len(barcodes)} rows have no barcode. Leave them out of the dataset."
-            )
+        barcodes = barcodes_of(features)
         reads: list[str] = []
         for view in range(self.views):
-            reads += augment(barcodes, self._keys(barcodes, view), self.how)
-        ids, mask = self.tokenizer.encode_column(reads)
-        longest = max(int(mask.sum(1).max()), 1) if self.cut_padding else ids.shape[1]
+            reads += augment(barcodes, draw_keys(barcodes, self.seed, self.epoch, view), self.how)
         labels = torch.tensor([[feature[f"{rank}_index"] for rank in self.ranks] for feature in features])
-        return {
-            "input_ids": torch.from_numpy(np.ascontiguousarray(ids[:, :longest])),
-            "attention_mask": torch.from_numpy(np.ascontiguousarray(mask[:, :longest], np.int64)),
-            "labels": labels.repeat(self.views, 1),
-        }
-
-    def _keys(self, barcodes: Sequence[str], view: int) -> NDArray[np.uint64]:
-        key = f"{self.seed}:{self.epoch}:{view}".encode()
-        digests = b"".join(blake2b(barcode.encode(), digest_size=8, key=key).digest() for barcode in barcodes)
-        return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+        return token_batch(self.tokenizer, reads, 0, self.cut_padding) | {"labels": labels.repeat(self.views, 1)}
 
 
 def _padded(barcodes: Sequence[str], width: int) -> NDArray[np.uint8]:
+    """Barcodes as bytes (B, width), padded with spaces."""
     joined = bytearray().join(barcode.encode("latin-1", "replace").ljust(width) for barcode in barcodes)
-    return np.frombuffer(joined, np.uint8).reshape(len(barcodes), width)  # writable, as the bytearray is
+    return np.frombuffer(joined, np.uint8).reshape(len(barcodes), width)  # writable, because the bytearray is
 
 
 _NUCLEOTIDES = np.frombuffer(b"ACGT", np.uint8)
-_LETTERS = np.full(256, 4, np.uint8)  # 4: no nucleotide
+_LETTERS = np.full(256, 4, np.uint8)  # 4: not a nucleotide
 _LETTERS[_NUCLEOTIDES] = range(4)

@@ -1,43 +1,34 @@
-"""What fine-tuning learns, from what: options and presets, what is refused, labelled splits, a model with a new head.
+"""Options, data and model for fine-tuning.
 
 Source: BarcodeBERT, https://arxiv.org/abs/2311.02401 ("published": its public code for BIOSCAN-5M)
-Shape letters: B = batch, R = ranks.
+Shape letters: R = ranks.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.utils import cached_file
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from ..dataset.load import load_bioscan5m
-from ..models import register  # noqa: F401  (our classes for AutoModel)
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
-from .arguments import BarcodeTrainer, BarcodeTrainingArguments, check_processes
-from .classification import add_labels, class_parents, training_classes
+from .arguments import OVERWRITE_HELP, BarcodeTrainingArguments, check_workers, option, required
+from .inputs import check_rows
+from .taxa import add_labels, class_parents, training_classes
+from .trainer import BarcodeTrainer
 
-#: Model type -> the layers that a low-rank adapter changes.
+#: Model type -> names of the layers that get a low-rank adapter.
 ADAPTED_LAYERS = {"barcodebert": ["query", "value"], "barcodemamba": ["in_proj"]}
 
-#: "published" is the fine-tuning of BarcodeBERT's public code. That also left out the test rows whose barcode another
-#: row of the metadata has; here every test row is tested.
+#: "published" is the fine-tuning of BarcodeBERT's public code. That code also left out test rows whose barcode occurs
+#: in another row of the metadata; here every test row is tested.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "published": {
@@ -61,35 +52,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class FinetuningOptions:
-    """Which taxa are learned, from which barcodes, by which model."""
+    """Options of fine-tuning: data, model and classes."""
 
-    source: str = field(metadata={"help": "Hub id, folder of Parquet, release folder or metadata CSV of BIOSCAN-5M."})
-    model: str = field(metadata={"help": "Folder or Hub id of the pretrained model; a classifier's head is left out."})
-    ranks: list[str] = field(
-        default_factory=lambda: ["species"], metadata={"help": "Rank to learn, or several, or dna_bin."}
-    )
-    preset: str = field(default="default", metadata={"help": "'default', or 'published' for the published recipe."})
-    train_split: str = field(default="train", metadata={"help": "Split to learn from; 'a+b' joins two."})
-    validation_split: str = field(default="val", metadata={"help": "Split to validate on; 'none' for no validation."})
-    test_splits: list[str] = field(
-        default_factory=lambda: ["test"], metadata={"help": "Splits to test on at the end; 'none' for no test."}
-    )
-    unique_barcodes: bool = field(default=False, metadata={"help": "Learn from one specimen of each barcode."})
-    pooling: str = field(
-        default="masked_mean", metadata={"help": "'masked_mean', or 'mean' over padding too, as published."}
-    )
-    random_offset: bool = field(default=True, metadata={"help": "Draw the reading frame anew in each epoch."})
-    freeze_encoder: bool = field(default=False, metadata={"help": "Train the head alone."})
-    encoder_dropout: bool | None = field(
-        default=None, metadata={"help": "Dropout in the encoder. If not given: unless the encoder is frozen."}
-    )
-    lora_rank: int = field(
-        default=0, metadata={"help": "Rank of a low-rank adapter; 0 trains the weights themselves."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Delete the checkpoints in output_dir and start anew."})
-
-
-# ---- what is refused ------------------------------------------------------------------------------------------------
+    source: str = required("Hub id, Parquet folder, release folder or metadata CSV of BIOSCAN-5M.")
+    model: str = required("Folder or Hub id of the pretrained model; the head of a classifier is left out.")
+    ranks: list[str] = option(["species"], "Ranks to classify, or dna_bin.")
+    preset: str = option("default", "'default', or 'published' for the published recipe.")
+    train_split: str = option("train", "Split to train on; 'a+b' joins two.")
+    validation_split: str = option("val", "Split to validate on; 'none' for no validation.")
+    test_splits: list[str] = option(["test"], "Splits to test on at the end; 'none' for no test.")
+    unique_barcodes: bool = option(False, "Train on one specimen per barcode.")
+    pooling: str = option("masked_mean", "'masked_mean', or 'mean' over padding too, as published.")
+    random_offset: bool = option(True, "Draw the reading frame of each barcode in each epoch.")
+    freeze_encoder: bool = option(False, "Train only the head.")
+    encoder_dropout: bool | None = option(None, "Dropout in the encoder. Default: on, unless the encoder is frozen.")
+    lora_rank: int = option(0, "Rank of a low-rank adapter; 0 trains all weights.")
+    overwrite: bool = option(False, OVERWRITE_HELP)
 
 
 def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArguments) -> list[str]:
@@ -97,62 +75,28 @@ def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArgu
 
     Raises:
         ValueError: for options that are unknown or exclude each other.
-        ImportError: if an adapter is asked for and peft is absent.
+        ImportError: if an adapter is asked for and peft is not installed.
     """
-    check_processes(training_args)
-    if options.preset not in PRESETS:
-        raise ValueError(f"Unknown preset {options.preset!r}. Choose one of {', '.join(PRESETS)}.")
     unknown = [rank for rank in options.ranks if rank not in LABEL_COLUMNS]
     if unknown or not options.ranks or len(set(options.ranks)) < len(options.ranks):
-        raise ValueError(f"ranks are {options.ranks}. Choose one or more of {', '.join(LABEL_COLUMNS)}, each once.")
+        raise ValueError(f"--ranks are {options.ranks}. Choose one or more of {', '.join(LABEL_COLUMNS)}, each once.")
     if options.lora_rank < 0:
-        raise ValueError(f"lora_rank is {options.lora_rank}; give 0 (no adapter) or more.")
+        raise ValueError(f"--lora_rank is {options.lora_rank}. Give 0 (no adapter) or more.")
     if options.lora_rank and options.freeze_encoder:
-        raise ValueError("lora_rank adapts the encoder and freeze_encoder keeps it as it is: leave one of them out.")
+        raise ValueError("--lora_rank trains the encoder and --freeze_encoder does not: leave one of them out.")
     if options.lora_rank and importlib.util.find_spec("peft") is None:
-        raise ImportError("lora_rank needs peft: pip install peft.")
+        raise ImportError("--lora_rank needs the package peft: pip install peft.")
     if training_args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor would count missing labels. Leave it out.")
+        raise ValueError("--label_smoothing_factor would count missing labels. Leave it out.")
     if training_args.n_gpu > 1:
         raise ValueError(
-            f"One process sees {training_args.n_gpu} GPUs. Launch one for each: accelerate launch --num_processes "
-            f"{training_args.n_gpu} ..., or choose one by CUDA_VISIBLE_DEVICES."
+            f"One process sees {training_args.n_gpu} GPUs. Launch one process per GPU: accelerate launch "
+            f"--num_processes {training_args.n_gpu} ...; or choose one GPU with CUDA_VISIBLE_DEVICES."
         )
-    if training_args.dataloader_persistent_workers:
-        raise ValueError("dataloader_persistent_workers would draw the same frames in each epoch. Leave it out.")
+    check_workers(training_args)
     if training_args.load_best_model_at_end and options.validation_split == "none":
-        raise ValueError("load_best_model_at_end needs a validation_split.")
+        raise ValueError("--load_best_model_at_end needs a --validation_split.")
     return sorted(options.ranks, key=LABEL_COLUMNS.index)
-
-
-def load_tokenizer(model: str) -> tuple[PreTrainedConfig, KmerTokenizer]:
-    """The config of a pretrained model, and the tokenizer beside it.
-
-    Raises:
-        ValueError: if the model is of another type, or the tokenizer does not fit it.
-        FileNotFoundError: if there is no model or no tokenizer.
-    """
-    if not Path(model).is_dir() and (Path(model).is_absolute() or model.count("/") != 1):
-        raise FileNotFoundError(f"There is no folder {model!r}, and it is no Hub id. Name a pretrained model.")
-    config = AutoConfig.from_pretrained(model)
-    if config.model_type not in ADAPTED_LAYERS:
-        raise ValueError(
-            f"{model!r} is a model of the type {config.model_type!r}. Choose one of the type "
-            f"{' or '.join(ADAPTED_LAYERS)}; `bioscan-hf convert` makes one of a published checkpoint."
-        )
-    if cached_file(model, "tokenizer.json", _raise_exceptions_for_missing_entries=False) is None:
-        raise FileNotFoundError(
-            f"{model!r} has no tokenizer.json. Save its KmerTokenizer there: KmerTokenizer(k={config.k}, "
-            f"vocabulary={config.vocabulary!r}).save_pretrained(...)."
-        )
-    tokenizer = KmerTokenizer.from_pretrained(model)
-    for name in ("k", "vocabulary", "max_nucleotides"):
-        if getattr(tokenizer, name) != getattr(config, name):
-            raise ValueError(
-                f"The tokenizer of {model!r} has {name} {getattr(tokenizer, name)!r}, its config "
-                f"{getattr(config, name)!r}: they belong to different models."
-            )
-    return config, tokenizer
 
 
 # ---- data and model -------------------------------------------------------------------------------------------------
@@ -172,26 +116,22 @@ def load_rows(options: FinetuningOptions, split: str, ranks: Sequence[str], toke
         unique_barcodes=options.unique_barcodes and split == options.train_split,
     )
     data = cast(Dataset, loaded)
-    if len(data) == 0:
-        raise ValueError(f"The split {split!r} of {options.source!r} has no rows. Choose another split or source.")
-    batches = data.select_columns(["dna_barcode"]).with_format("arrow").iter(batch_size=10_000)
-    missing = sum(pc.sum(pc.equal(pc.fill_null(batch["dna_barcode"], ""), "")).as_py() for batch in batches)
-    if missing:
-        raise ValueError(f"{missing} of {len(data)} rows of the split {split!r} have no barcode. Remove them first.")
+    check_rows(data, options.source, split)
     return data
 
 
 @dataclass(frozen=True)
 class TaxonData:
-    """Labelled barcodes and what their labels mean.
+    """Labelled barcodes and their classes.
 
     Attributes:
-        train: The training rows that have a label at one of the ranks.
-        splits: Split to evaluate on -> all of its rows.
-        tested: Those that are test splits.
-        classes: Rank -> names of the taxa of the training rows, the highest rank first; a name's place is its label.
-        parents: Each rank but the first -> for each class, its parent at the rank before.
-        about: What a results file tells: rows, and what was left out or could not be told.
+        train: The training rows that have a label at one of the ranks or more.
+        splits: Split to evaluate -> all of its rows.
+        tested: Names of the test splits.
+        classes: Rank -> names of the taxa of the training rows, the highest rank first; the index of a name is its
+            label.
+        parents: Rank -> the parent of each class at the rank above, for each rank but the first.
+        about: Sizes of the splits, rows left out and ambiguous classes, for results.json.
     """
 
     train: Dataset
@@ -203,10 +143,10 @@ class TaxonData:
 
 
 def load_splits(options: FinetuningOptions, ranks: Sequence[str], tokenizer: KmerTokenizer) -> TaxonData:
-    """Every split that `options` name, labelled with the classes of the training split.
+    """Every split of the options, labelled with the classes of the training split.
 
     Raises:
-        ValueError: as `load_rows` and `training_classes` do.
+        ValueError: see `load_rows` and `training_classes`.
     """
     rows = load_rows(options, options.train_split, ranks, tokenizer)
     classes = training_classes(rows, ranks)
@@ -246,7 +186,7 @@ def make_model(options: FinetuningOptions, config: PreTrainedConfig, data: Taxon
     encoder, found = AutoModel.from_pretrained(options.model, output_loading_info=True, dtype=torch.float32)
     if found["missing_keys"]:
         raise ValueError(
-            f"{options.model!r} lacks weights of the encoder: {', '.join(sorted(found['missing_keys']))}."
+            f"{options.model!r} has no weights for {', '.join(sorted(found['missing_keys']))}. Give a complete model."
         )
     model = AutoModelForSequenceClassification.from_config(type(config).from_dict(fields))
     model.base_model.load_state_dict(encoder.state_dict())
@@ -260,7 +200,7 @@ def make_model(options: FinetuningOptions, config: PreTrainedConfig, data: Taxon
 
 
 def add_adapter(model: PreTrainedModel, rank: int) -> Any:
-    """The model with low-rank adapters in its encoder; they and the head are what is trained."""
+    """The model with low-rank adapters in its encoder; only they and the head are trained."""
     from peft import LoraConfig, get_peft_model  # an extra
 
     layers = ADAPTED_LAYERS[model.config.model_type]
@@ -273,25 +213,10 @@ def add_adapter(model: PreTrainedModel, rank: int) -> Any:
 
 
 class FinetuningTrainer(BarcodeTrainer):
-    """A Trainer that counts the labels of each rank apart, so that each rank's loss is the mean over its own.
-
-    It evaluates every row, in validation and in test alike, and reads them from the first nucleotide.
-    """
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Batches of all rows: `dataloader_drop_last` is for training, but the Trainer would drop rows here, too."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """The same as in validation; the Trainer would collate them as in training."""
-        return self.get_eval_dataloader(test_dataset)
+    """A Trainer that counts the labels of each rank, so that the loss of a rank is the mean over its own labels."""
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
-        """Labels of a step, over its accumulated batches and all processes: one number, or one for each rank (R,)."""
+        """Labels of a step, over accumulated batches and all processes: one number, or one per rank (R,)."""
         counts = torch.stack([(batch["labels"] >= 0).sum(0) for batch in batch_samples]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0)

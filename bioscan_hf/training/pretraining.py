@@ -1,208 +1,222 @@
-"""What pretraining learns from and how: published recipes as presets, barcodes without repeats, losses.
+"""Options, presets, data and Trainer for pretraining.
 
-Source: BarcodeBERT, https://arxiv.org/abs/2311.02401 (`main`: its public code for BIOSCAN-5M, and `workshop2023`: that
-of its first version); BarcodeMAE, https://github.com/bioscan-ml/BarcodeMAE (`masked-only`)
+Source: BarcodeBERT, https://arxiv.org/abs/2311.02401 (`main`: its public code for BIOSCAN-5M, and `workshop2023`: the
+code of its first version); BarcodeMAE, https://github.com/bioscan-ml/BarcodeMAE (`masked-only`)
 Shape letters: B = batch, L = tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
+from ..barcodes import barcode_digests
 from ..dataset.load import load_bioscan5m, source_kind
-from ..release.check import find_metadata, read_strings
-from ..schema import resolve_splits
-from .arguments import BarcodeTrainer
-from .collators import IGNORED
+from ..models.configuration_barcodemamba import OBJECTIVES
+from ..release.layout import find_metadata
+from ..release.tables import read_strings
+from ..schema import MAX_NUCLEOTIDES, resolve_splits
+from .arguments import OVERWRITE_HELP, check_workers, option, required
+from .inputs import check_rows
+from .masking import IGNORED
+from .trainer import BarcodeTrainer
 
 DEDUPLICATIONS = ("none", "split", "upstream")
+
+BACKBONES = ("bert", "mamba")
 
 
 # ---- presets --------------------------------------------------------------------------------------------------------
 
+_MAIN: dict[str, Any] = {
+    "train_split": "pretrain+other_heldout",
+    "validation_split": "train",  # only its barcodes are read
+    "deduplicate": "upstream",
+    "vocabulary": "barcodebert",
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "dropout": 0.1,
+    "mlm_head": "kmers",
+    "mask_ratio": 0.5,
+    "loss_on": "valid",
+    "mask_token_share": 1.0,
+    "random_token_share": 0.0,
+    "mask_token_id": 0,
+    "random_offset": True,
+    "attend_padding": False,
+    "cut_padding": True,
+    "learning_rate": 1e-4,
+    "scale_learning_rate": True,
+    "schedule": "onecycle",
+    "weight_decay": 0.0,
+    "decay_all_parameters": True,
+    "per_device_train_batch_size": 16,
+    "num_train_epochs": 35.0,
+    "max_grad_norm": 0.0,  # no clipping
+    "train_sampling_strategy": "random",
+    "similar_lengths": False,
+    "dataloader_drop_last": True,
+    "bf16": False,
+}
 
-@dataclass(frozen=True)
-class Preset:
-    """A published recipe: values of the options of these names.
+#: Its data were another release, split and deduplicated beforehand; the splits here are our choice.
+_WORKSHOP_2023 = _MAIN | {
+    "train_split": "pretrain",
+    "validation_split": "val",
+    "deduplicate": "split",
+    "vocabulary": "barcodebert-2023",
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "mlm_head": "tied",
+    "loss_on": "all",
+    "mask_token_id": 1,
+    "random_offset": False,
+    "attend_padding": True,
+    "cut_padding": False,
+    "scale_learning_rate": False,
+    "schedule": "epoch-warmup",
+    "weight_decay": 1e-5,
+    "num_train_epochs": 100.0,
+    "train_sampling_strategy": "sequential",
+    "dataloader_drop_last": False,
+}
 
-    The size of the model is not part of a recipe, but for the models of 2023, which had one size. Cutting padding off
-    and applying the head where there are labels change nothing that is computed, so recipes do not forbid them.
-    """
-
-    train_split: str
-    validation_split: str
-    deduplicate: str
-    vocabulary: str
-    num_hidden_layers: int
-    num_attention_heads: int
-    dropout: float
-    mlm_head: str
-    mask_ratio: float
-    loss_on: str
-    mask_token_share: float
-    random_token_share: float
-    mask_token_id: int
-    random_offset: bool
-    attend_padding: bool
-    cut_padding: bool
-    learning_rate: float
-    scale_learning_rate: bool
-    schedule: str
-    weight_decay: float
-    decay_all_parameters: bool
-    per_device_train_batch_size: int
-    num_train_epochs: float
-    max_grad_norm: float
-    train_sampling_strategy: str
-    similar_lengths: bool
-    dataloader_drop_last: bool
-    bf16: bool
-
-
-MAIN = Preset(
-    train_split="pretrain+other_heldout",
-    validation_split="train",  # of which the barcodes alone are read
-    deduplicate="upstream",
-    vocabulary="barcodebert",
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    dropout=0.1,
-    mlm_head="kmers",
-    mask_ratio=0.5,
-    loss_on="valid",
-    mask_token_share=1.0,
-    random_token_share=0.0,
-    mask_token_id=0,
-    random_offset=True,
-    attend_padding=False,
-    cut_padding=True,
-    learning_rate=1e-4,
-    scale_learning_rate=True,
-    schedule="onecycle",
-    weight_decay=0.0,
-    decay_all_parameters=True,
-    per_device_train_batch_size=16,
-    num_train_epochs=35.0,
-    max_grad_norm=0.0,  # none
-    train_sampling_strategy="random",
-    similar_lengths=False,
-    dataloader_drop_last=True,
-    bf16=False,
-)
-
-#: Its data were another release, split and freed of repeats beforehand: what is said of splits here is our choice.
-WORKSHOP_2023 = Preset(
-    train_split="pretrain",
-    validation_split="val",
-    deduplicate="split",
-    vocabulary="barcodebert-2023",
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    dropout=0.1,
-    mlm_head="tied",
-    mask_ratio=0.5,
-    loss_on="all",
-    mask_token_share=1.0,
-    random_token_share=0.0,
-    mask_token_id=1,
-    random_offset=False,
-    attend_padding=True,
-    cut_padding=False,
-    learning_rate=1e-4,
-    scale_learning_rate=False,
-    schedule="epoch-warmup",
-    weight_decay=1e-5,
-    decay_all_parameters=True,
-    per_device_train_batch_size=16,
-    num_train_epochs=100.0,
-    max_grad_norm=0.0,
-    train_sampling_strategy="sequential",
-    similar_lengths=False,
-    dataloader_drop_last=False,
-    bf16=False,
-)
-
-MASKED_ONLY = Preset(**(asdict(MAIN) | {"loss_on": "masked", "weight_decay": 1e-5, "num_train_epochs": 45.0}))
-
+#: Published recipes: preset -> option -> value.
 PRESETS: dict[str, dict[str, Any]] = {
-    "main": asdict(MAIN),
-    "workshop2023": asdict(WORKSHOP_2023),
-    "masked-only": asdict(MASKED_ONLY),
+    "main": _MAIN,
+    "workshop2023": _WORKSHOP_2023,
+    "masked-only": _MAIN | {"loss_on": "masked", "weight_decay": 1e-5, "num_train_epochs": 45.0},
 }
 
 
-def preset_overrides(name: str, effective: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run does differently from the preset it names: option -> its effective value.
+# ---- options --------------------------------------------------------------------------------------------------------
 
-    Raises:
-        ValueError: if there is no such preset.
-    """
-    if name != "none" and name not in PRESETS:
-        raise ValueError(f"Unknown preset {name!r}. Choose one of {', '.join([*PRESETS, 'none'])}.")
-    preset = PRESETS.get(name, {})
-    return {option: effective[option] for option, value in preset.items() if effective[option] != value}
+
+@dataclass
+class PretrainingOptions:
+    """Options of pretraining: data, model and loss."""
+
+    source: str = required("Hub id, Parquet folder, release folder or metadata CSV of BIOSCAN-5M.")
+    preset: str = option("none", f"Published recipe: {', '.join(PRESETS)}. Other options override its values.")
+    train_split: str = option("pretrain", "Split to train on; 'a+b' joins two.")
+    validation_split: str = option("val", "Split to validate on (its labels are not read); 'none': no validation.")
+    deduplicate: str = option(
+        "split",
+        "'none'; 'split': one specimen per barcode in a split; 'upstream': the first specimen of each barcode in the "
+        "metadata file, whatever its split, as published.",
+    )
+    k: int = option(4, "Nucleotides per token.")
+    vocabulary: str = option("barcodebert", "Vocabulary of the tokenizer.")
+    max_nucleotides: int = option(MAX_NUCLEOTIDES, "Nucleotides read of a barcode.")
+    backbone: str = option("bert", "'bert', or 'mamba', a state-space encoder.")
+    objective: str = option("masked", "'masked' k-mers, or, with --backbone mamba, the 'next' k-mer.")
+    hidden_size: int = option(768, "Width of the encoder.")
+    intermediate_size: int = option(3072, "bert: width inside the feed-forward layers.")
+    num_hidden_layers: int = option(4, "Layers of the encoder.")
+    num_attention_heads: int = option(4, "bert: attention heads per layer.")
+    head_dim: int = option(64, "mamba: width of a head.")
+    state_size: int = option(64, "mamba: size of the state of a channel.")
+    dropout: float = option(0.1, "bert: dropout of hidden states and attention.")
+    attention_dropout: float | None = option(
+        None, "bert: dropout of attention alone; 0 is faster. Default: the value of --dropout."
+    )
+    attention: str = option("sdpa", "bert: implementation of attention; in bfloat16 on a CPU, 'eager' is faster.")
+    mlm_head: str = option("kmers", "'kmers', or 'tied' as in the models of 2023.")
+    mask_ratio: float = option(0.5, "Probability of a k-mer to be masked.")
+    loss_on: str = option(
+        "masked",
+        "'masked': masked k-mers; 'valid': also the visible ones; 'weighted': both, weighted by --masked_loss_weight; "
+        "'all': every position, padding included.",
+    )
+    masked_loss_weight: float | None = option(
+        None, "With --loss_on weighted: w in w * masked loss + (1 - w) * visible loss."
+    )
+    mask_token_share: float = option(1.0, "Share of the masked k-mers that become the mask token.")
+    random_token_share: float = option(0.0, "Share of the masked k-mers that become another k-mer.")
+    mask_token_id: int | None = option(None, "Id of the mask token. Default: the published id.")
+    random_offset: bool = option(True, "Draw the reading frame of each barcode in each epoch.")
+    attend_padding: bool = option(False, "Attend to padding, as in 2023.")
+    cut_padding: bool = option(True, "Cut each batch to its longest row.")
+    sparse_loss: bool = option(True, "With --loss_on masked: compute logits only for masked k-mers.")
+    overwrite: bool = option(False, OVERWRITE_HELP)
+
+
+def check_options(options: PretrainingOptions, training_args: TrainingArguments) -> None:
+    """Raises ValueError for options that are unknown or exclude each other."""
+    choices = {"deduplicate": DEDUPLICATIONS, "backbone": BACKBONES, "objective": OBJECTIVES}
+    for name, allowed in choices.items():
+        if getattr(options, name) not in allowed:
+            raise ValueError(f"Unknown --{name} {getattr(options, name)!r}. Choose one of {', '.join(allowed)}.")
+    weight = options.masked_loss_weight
+    if (options.loss_on == "weighted") != (weight is not None) or not 0 <= (weight or 0) <= 1:
+        raise ValueError(
+            f"--masked_loss_weight is {weight} and --loss_on is {options.loss_on!r}. Give a weight in [0, 1] together "
+            f"with --loss_on weighted, or neither."
+        )
+    if options.loss_on == "all" and options.mlm_head != "tied":
+        raise ValueError(
+            f"--loss_on all predicts padding, for which --mlm_head {options.mlm_head} has no class. Use --mlm_head "
+            f"tied or --loss_on valid."
+        )
+    if options.backbone == "mamba" and options.mlm_head != "kmers":
+        raise ValueError(f"--mlm_head is {options.mlm_head!r}, but --backbone mamba has only the head 'kmers'.")
+    if options.objective == "next" and (options.backbone, options.loss_on) != ("mamba", "masked"):
+        raise ValueError(
+            f"--objective next needs --backbone mamba (given: {options.backbone}), because other encoders would see "
+            f"the next k-mer, and masks nothing: leave --loss_on (given: {options.loss_on}) out."
+        )
+    check_workers(training_args)
 
 
 # ---- barcodes -------------------------------------------------------------------------------------------------------
 
 
 def load_barcodes(source: str, split: str, deduplicate: str, max_nucleotides: int) -> Dataset:
-    """The barcodes of a split, and no other column: no label is read.
+    """The barcodes of a split, without labels.
 
     Args:
-        deduplicate: "none" keeps each row; "split" keeps one row of each barcode among those asked for; "upstream"
-            keeps the first row of each barcode in the whole metadata file, whatever its split, so that a split lacks
-            the barcodes which occur earlier in the file in another one, as in the published code. Trailing N does not
-            count. "split" compares barcodes after they are cut to `max_nucleotides`, "upstream" before.
+        deduplicate: "none" keeps each row; "split" keeps the first row of each barcode in the split; "upstream" keeps
+            the first row of each barcode in the whole metadata file, whatever its split, as in the published code.
+            Trailing N does not count. "split" compares barcodes after cutting to `max_nucleotides`, "upstream" before.
 
     Raises:
-        ValueError: if there are no rows, or rows without a barcode, or "upstream" is asked of something else than a
-            release folder or metadata file: Parquet does not hold the order of the file.
+        ValueError: if there are no rows, or rows without a barcode; or if "upstream" is used with a source without a
+            metadata file: Parquet does not keep the order of the file.
     """
-    if deduplicate not in DEDUPLICATIONS:
-        raise ValueError(f"Unknown deduplicate {deduplicate!r}. Choose one of {', '.join(DEDUPLICATIONS)}.")
     if deduplicate == "upstream":
         data = _first_of_the_file(source, split, max_nucleotides)
     else:
         unique = deduplicate == "split"
         loaded = load_bioscan5m(source, split=split, max_nucleotides=max_nucleotides, unique_barcodes=unique)
         data = cast(Dataset, loaded).select_columns(["dna_barcode"])
-    if len(data) == 0:
-        raise ValueError(f"The split {split!r} of {source!r} has no rows. Choose another split or source.")
-    batches = data.with_format("arrow").iter(batch_size=10_000)
-    missing = sum(pc.sum(pc.equal(pc.fill_null(batch["dna_barcode"], ""), "")).as_py() for batch in batches)
-    if missing:
-        raise ValueError(f"{missing} of {len(data)} rows of the split {split!r} have no barcode. Remove them first.")
+    check_rows(data, source, split)
     return data
 
 
 def _first_of_the_file(source: str, split: str, max_nucleotides: int) -> Dataset:
     """Rows of a split that are the first of their barcode in the metadata file, in the order of the file."""
-    names = resolve_splits(split)
+    names = pa.array(resolve_splits(split), pa.string())
     kind = source_kind(source)
     if kind != "release":
         raise ValueError(
-            f"deduplicate 'upstream' goes by the order of the metadata file, which {source!r} ({kind}) does not hold. "
-            f"Give the folder of a release or its metadata file, or pass --deduplicate split."
+            f"--deduplicate upstream needs the order of the metadata file, which {source!r} ({kind}) does not have. "
+            f"Give a release folder or its metadata file, or use --deduplicate split."
         )
-    seen: set[bytes] = set()
+    seen = {b""}
     kept = []
     for _, table in read_strings(find_metadata(source), columns=("dna_barcode", "split")):
         first = []
-        for barcode in pc.utf8_rtrim(table["dna_barcode"], "N").to_pylist():
-            digest = hashlib.blake2b(barcode.encode(), digest_size=16).digest() if barcode else b""
-            first.append(bool(barcode) and digest not in seen)
+        for digest in barcode_digests(table["dna_barcode"]).tolist():
+            first.append(digest not in seen)
             seen.add(digest)
-        rows = pc.and_(pa.array(first, pa.bool_()), pc.is_in(table["split"], value_set=pa.array(names, pa.string())))
+        rows = pc.and_(pa.array(first, pa.bool_()), pc.is_in(table["split"], value_set=names))
         kept.append(pc.utf8_slice_codeunits(table["dna_barcode"].filter(rows), 0, max_nucleotides))
     pieces = [chunk for column in kept for chunk in column.chunks]
     return Dataset(pa.table({"dna_barcode": pa.chunked_array(pieces, pa.string())}))
@@ -219,9 +233,8 @@ def weighted_loss(
     Args:
         logits: (B, L, classes).
         targets: Classes (B, L), -100 where nothing is predicted.
-        masked: Which k-mers were masked, bool (B, L).
-        counts: Masked and visible k-mers (2,) that the means are over: those of a whole step, of which this batch may
-            be a part.
+        masked: Which k-mers are masked, bool (B, L).
+        counts: Masked and visible k-mers (2,) of the whole step, of which this batch may be a part.
     """
     losses = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
@@ -232,12 +245,12 @@ def weighted_loss(
 
 
 class PretrainingTrainer(BarcodeTrainer):
-    """Applies the head where there are labels, in training alone, and can weigh masked against visible k-mers.
+    """A Trainer with sparse logits and a weighted loss.
 
     Args:
-        first_id: Token id of the head's first class.
-        sparse: Whether the head is applied at the labelled positions alone. Evaluation needs the logits of all.
-        masked_loss_weight: Weight of the masked k-mers, for batches that say which they are.
+        first_id: Token id of the first class of the head.
+        sparse: Whether training applies the head only to labelled positions. Evaluation needs all logits.
+        masked_loss_weight: Weight of the masked k-mers, for batches that have `masked`.
     """
 
     def __init__(
@@ -248,7 +261,7 @@ class PretrainingTrainer(BarcodeTrainer):
         self.counts = torch.zeros(2)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """A step forward and backward, with the head at the labelled positions alone if `sparse`."""
+        """A step forward and backward; with `sparse`, the head is applied only to labelled positions."""
         if not self.sparse:
             return super().training_step(*args, **kwargs)
         config = cast(PreTrainedModel, self.model).config
@@ -256,17 +269,17 @@ class PretrainingTrainer(BarcodeTrainer):
         try:
             return super().training_step(*args, **kwargs)
         finally:
-            config.sparse_prediction = False  # which is what evaluation needs and what is saved
+            config.sparse_prediction = False  # for evaluation and for the saved config
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """The batches of a step, whose masked and visible k-mers are counted over all processes."""
+        """The batches of a step; also counts their masked and visible k-mers over all processes."""
         batches, labels = super().get_batch_samples(*args, **kwargs)
         if self.masked_loss_weight is not None and batches:
             self.counts = self._count(batches)
         return batches, labels
 
     def _count(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
-        """Masked and visible k-mers (2,) of a step's batches, over all processes."""
+        """Masked and visible k-mers (2,) of the batches of a step, over all processes."""
         masked = sum(batch["masked"].sum() for batch in batches)
         labelled = sum((batch["labels"] != IGNORED).sum() for batch in batches)
         counts = torch.stack([torch.as_tensor(masked), torch.as_tensor(labelled - masked)]).to(self.args.device)
@@ -275,12 +288,12 @@ class PretrainingTrainer(BarcodeTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The model's own loss, or the weighted one where a batch says which k-mers were masked."""
+        """The model's own loss, or the weighted loss for batches that have `masked`."""
         if "masked" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels, masked = inputs.pop("labels"), inputs.pop("masked")
         outputs = model(**inputs)
         targets = (labels - self.first_id).masked_fill(labels == IGNORED, IGNORED)
         loss = weighted_loss(outputs.logits, targets, masked, cast(float, self.masked_loss_weight), self.counts)
-        loss = loss * self.accelerator.num_processes  # whose gradients are averaged
+        loss = loss * self.accelerator.num_processes  # because gradients are averaged over processes
         return (loss, outputs) if return_outputs else loss

@@ -14,14 +14,16 @@ from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf.dataset.load import load_bioscan5m
+from bioscan_hf.encoders.clibd import embed_clibd
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.evaluation.retrieval import retrieval_accuracy
-from bioscan_hf.evaluation.retrieval_embeddings import barcode_specimens, embed_specimens, joined, load_specimens
 from bioscan_hf.evaluation.retrieval_protocol import Specimens
+from bioscan_hf.evaluation.specimens import barcode_specimens, joined, load_specimens
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
-from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor, photos_on_device
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
+from bioscan_hf.schema import RANKS
 from bioscan_hf.search.index import load_index
 from bioscan_hf.trainers.evaluate_clibd import main
 from bioscan_hf.training.clibd_batches import ClibdCollator
@@ -120,48 +122,64 @@ def test_again_over_embeddings_in_a_moment(run, tmp_path):
         main([str(argument) for argument in arguments[:4]])
 
 
+def embed_and_load(*arguments, **options):
+    embed_clibd(*arguments, **options)
+    return load_specimens(arguments[3])
+
+
 def test_embedding_goes_on(model, dataset, tmp_path):
     """A shard that is lost is made again, and others are left alone; other embeddings are not mixed with these."""
-    network, processor = ClibdModel.from_pretrained(model), ClibdProcessor.from_pretrained(model)
+    network, processor = ClibdModel.from_pretrained(model).eval(), ClibdProcessor.from_pretrained(model)
     collate = ClibdCollator(processor, mode="eval")
     data = load_bioscan5m(dataset, "cropped_256", "train", max_nucleotides=None)
     options = {"shard_size": 16, "batch_size": 8}
-    one = embed_specimens(network, collate, processor, data, tmp_path / "one", **options)
+    one = embed_and_load(network, processor, data, tmp_path / "one", **options)
     assert one.ids == data["processid"] and one.labels["order"] == data["order"]
     batch = collate([data[3]])
-    expected = network.get_dna_features(batch["dna_input_ids"], batch["dna_attention_mask"])[0].detach().numpy()
-    np.testing.assert_allclose(one.embeddings["dna"][3], expected, atol=1e-5)
-    shards = sorted((tmp_path / "one").glob("specimens-*.parquet"))
+    with torch.no_grad():
+        photos = photos_on_device(batch, processor.image_processor)
+        expected = {
+            "image": network.get_image_features(photos),
+            "dna": network.get_dna_features(batch["dna_input_ids"], batch["dna_attention_mask"]),
+            "text": network.get_text_features(batch["text_input_ids"], batch["text_attention_mask"]),
+        }
+    for name, vectors in expected.items():
+        np.testing.assert_allclose(one.embeddings[name][3], vectors[0], atol=1e-5)
+    shards = sorted((tmp_path / "one/dna").glob("embeddings-*.parquet"))
     assert len(shards) == -(-len(data) // 16) > 1
     times = [path.stat().st_mtime_ns for path in shards]
     shards[1].unlink()
-    with pytest.raises(ValueError, match="lacks specimens-00001-of-"):
+    with pytest.raises(ValueError, match="missing: embeddings-00001-of-"):
         load_specimens(tmp_path / "one")
-    again = embed_specimens(network, collate, processor, data, tmp_path / "one", **options)
+    again = embed_and_load(network, processor, data, tmp_path / "one", **options)
     for name, vectors in one.embeddings.items():
-        assert np.array_equal(again.embeddings[name], vectors)
+        np.testing.assert_allclose(again.embeddings[name], vectors, atol=1e-6)
     assert shards[0].stat().st_mtime_ns == times[0] and shards[1].stat().st_mtime_ns > times[1]
-    with pytest.raises(ValueError, match="other embeddings; what differs: shard_size"):
-        embed_specimens(network, collate, processor, data, tmp_path / "one", batch_size=8)
+    with pytest.raises(ValueError, match="other embeddings. What differs: shard_size"):
+        embed_clibd(network, processor, data, tmp_path / "one", batch_size=8)
     with torch.no_grad():
         network.dna_projection.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=f"{data[0]['processid']}, .* the model gives NaN .* of 'dna'"):
-        embed_specimens(network, collate, processor, data, tmp_path / "nan", **options)
+    with pytest.raises(ValueError, match=f"{data[0]['processid']}, .* the model gives NaN .* of 'dna_barcode'"):
+        embed_clibd(network, processor, data, tmp_path / "nan", **options)
 
 
 def test_rows_without_a_photo_are_absent(model, dataset, tmp_path):
-    """A dataset without photos of some specimens: no row is lost, and what is missing is told."""
+    """A dataset without some photos, a barcode and a taxonomy: no row is lost, and what is missing is marked.
+
+    The last shard has no photo at all."""
     network, processor = ClibdModel.from_pretrained(model), ClibdProcessor.from_pretrained(model)
     data = load_bioscan5m(dataset, "cropped_256", "test", max_nucleotides=None).select(range(6))
     rows = [dict(row) for row in data]
     features = data.features
-    rows[2]["image"] = rows[4]["image"] = None
+    rows[2]["image"] = rows[4]["image"] = rows[5]["image"] = None
     rows[5]["dna_barcode"] = ""
+    rows[0] |= dict.fromkeys(RANKS)
     broken = type(data).from_list(rows, features=features)
-    found = embed_specimens(network, ClibdCollator(processor, mode="eval"), processor, broken, tmp_path / "e")
-    assert found.present["image"].tolist() == [True, True, False, True, False, True]
+    found = embed_and_load(network, processor, broken, tmp_path / "e", shard_size=4)
+    assert found.present["image"].tolist() == [True, True, False, True, False, False]
     assert found.present["dna"].tolist() == [True] * 5 + [False]
-    assert len(found.ids) == 6 and not found.embeddings["image"][2].any() and found.embeddings["image"][5].any()
+    assert found.present["text"].tolist() == [False] + [True] * 5
+    assert len(found.ids) == 6 and not found.embeddings["image"][2].any() and found.embeddings["image"][3].any()
 
 
 def test_two_processes_write_the_same(model, dataset, run, tmp_path):
@@ -228,5 +246,5 @@ def test_refused(model, dataset, tmp_path):
     with pytest.raises(FileExistsError, match="index holds an index"):
         attempt("--embeddings", tmp_path, "--save_index", "dna")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="is no ClibdModel: its model_type is 'bert'"):
+    with pytest.raises(ValueError, match="is not a ClibdModel: its model_type is 'bert'"):
         attempt("--model", tmp_path, "--source", dataset)

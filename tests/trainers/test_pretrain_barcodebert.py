@@ -1,33 +1,39 @@
-"""Pretraining: it learns, it does not depend on how a batch is spread, and a killed run goes on as if it had not been.
+"""Pretraining: it learns, steps do not depend on processes, and a killed run resumes exactly.
 
-The runs are tiny: 96 barcodes of 60 nucleotides that descend from one, a model of one layer.
+The runs are tiny: 96 barcodes of 60 nucleotides with a common ancestor, and a model of one layer.
 """
 
-import csv
 import json
 import math
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-from dataclasses import asdict
-from pathlib import Path
 
-import datasets
 import pytest
 import torch
-from safetensors.torch import load_file
+from training_runs import (
+    SGD,
+    as_flags,
+    divide,
+    history,
+    kill,
+    launch,
+    losses,
+    results_of,
+    same_state,
+    same_steps,
+    same_weights,
+    weights,
+    write_csv,
+)
 from transformers import AutoTokenizer
 
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.schema import COLUMNS
 from bioscan_hf.trainers import pretrain_barcodebert as program
-from bioscan_hf.training.arguments import describe_training
-from bioscan_hf.training.pretraining import PRESETS, preset_overrides, weighted_loss
+from bioscan_hf.training.arguments import BarcodeTrainingArguments
+from bioscan_hf.training.pretraining import PRESETS, PretrainingOptions, check_options, weighted_loss
+from bioscan_hf.training.run import begin_run
 
 MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 TRAINING = {
@@ -38,8 +44,6 @@ TRAINING = {
     "save_total_limit": 10,
     "max_steps": 4,
 }
-# SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
-SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
 RESUMED = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
 RESUMED |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2, "schedule": "onecycle"}
 
@@ -49,62 +53,28 @@ def source(tmp_path_factory):
     """A metadata CSV: 64 barcodes in pretrain, 32 in val."""
     draw = random.Random(0)
     ancestor = "".join(draw.choices("ACGT", k=60))
-    path = tmp_path_factory.mktemp("data") / "metadata.csv"
-    with open(path, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="")
-        table.writeheader()
-        for i in range(96):
-            barcode = "".join(draw.choice("ACGT") if draw.random() < 0.1 else letter for letter in ancestor)
-            split = "pretrain" if i < 64 else "val"
-            table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": split, "phylum": "Arthropoda"})
-    return path
+    rows = []
+    for i in range(96):
+        barcode = "".join(draw.choice("ACGT") if draw.random() < 0.1 else letter for letter in ancestor)
+        split = "pretrain" if i < 64 else "val"
+        rows.append({"processid": f"P{i}", "dna_barcode": barcode, "split": split, "phylum": "Arthropoda"})
+    return write_csv(tmp_path_factory.mktemp("data") / "metadata.csv", rows)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """The cache of `datasets`, for this process and those that it starts."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        patch.setenv("HF_DATASETS_CACHE", folder)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield
+def given(source, folder, **options):
+    return MODEL | TRAINING | {"source": str(source), "output_dir": str(folder)} | options
 
 
 def arguments(source, folder, **options):
     """What `program.main` takes. `options` belong to either of its two arguments."""
-    own = {name for name in program.PretrainingOptions.__dataclass_fields__}
-    given = MODEL | TRAINING | options
-    return (
-        program.PretrainingOptions(source=str(source), **{name: given[name] for name in given if name in own}),
-        program.PretrainingArguments(
-            output_dir=str(folder), **{name: given[name] for name in given if name not in own}
-        ),
-    )
+    return divide((PretrainingOptions, BarcodeTrainingArguments), given(source, folder, **options))
 
 
 def flags(source, folder, **options):
-    given = {"source": source, "output_dir": folder} | MODEL | TRAINING | options
-    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return as_flags(given(source, folder, **options))
 
 
-def history(folder):
-    """What was logged at each step and evaluation, but for what measures time."""
-    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    clock = ("_runtime", "_per_second")
-    return [
-        {name: value for name, value in entry.items() if not name.endswith(clock)}
-        for entry in logged
-        if "train_loss" not in entry  # a mean over the session
-    ]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def test_a_run_learns_and_leaves_a_model_and_its_results(source, tmp_path):
+def test_a_run_learns_and_writes_model_and_results(source, tmp_path):
     """A k-mer of 64 costs ln 64 = 4.16 nats by guessing; the ancestor's one is right in 0.9**3 = 73 % of the cases."""
     folder = tmp_path / "run"
     results = program.main(*arguments(source, folder, max_steps=60, learning_rate=1e-2, save_strategy="no"))
@@ -129,7 +99,7 @@ def test_a_run_learns_and_leaves_a_model_and_its_results(source, tmp_path):
     assert plain["input_ids"] == expected
 
 
-def test_validation_masks_the_same_kmers_however_they_are_batched(source, tmp_path):
+def test_validation_does_not_depend_on_the_batch_size(source, tmp_path):
     """With a learning rate of zero, each epoch ends with the same loss and accuracy, whatever the batch size."""
     found = []
     for size in (32, 5):
@@ -144,79 +114,40 @@ def test_validation_masks_the_same_kmers_however_they_are_batched(source, tmp_pa
 
 
 @pytest.mark.parametrize("loss", [{}, {"loss_on": "weighted", "masked_loss_weight": 0.7}], ids=["masked", "weighted"])
-def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, tmp_path, loss):
-    """One process, two, and one that accumulates two batches: the same losses, gradients and weights.
+def test_steps_are_the_same_for_one_process_two_and_accumulation(source, tmp_path, loss):
+    """The same losses, gradients and weights.
 
     The parts of a batch hold different numbers of masked and of visible k-mers, so a mean of their means would differ.
     """
-    options = SPREAD | loss | {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
+    options = SGD | loss | {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
     half = {"per_device_train_batch_size": 8}
-    folders = {name: tmp_path / name for name in ("one", "accumulated", "two")}
-    program.main(*arguments(source, folders["one"], **options))
-    program.main(*arguments(source, folders["accumulated"], gradient_accumulation_steps=2, **options, **half))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    launch.append("bioscan_hf.trainers.pretrain_barcodebert")
-    done = subprocess.run(
-        [*launch, *flags(source, folders["two"], **options, **half)],
-        env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((folders["two"] / "results.json").read_text())
-    assert (results["processes"], results["global_batch_size"]) == (2, 16)
-
-    one = [entry for entry in history(folders["one"]) if "loss" in entry]
+    one, accumulated, two = (tmp_path / name for name in ("one", "accumulated", "two"))
+    program.main(*arguments(source, one, **options))
+    program.main(*arguments(source, accumulated, gradient_accumulation_steps=2, **options, **half))
+    launch("pretrain_barcodebert", flags(source, two, **options, **half))
+    assert (results_of(two)["processes"], results_of(two)["global_batch_size"]) == (2, 16)
+    for other in (accumulated, two):
+        same_steps(one, other, 4)
+        same_weights(one, other, atol=2e-6)
+    torch.manual_seed(42)
     start = BarcodeBertForMaskedLM(program.make_config(arguments(source, tmp_path, dropout=0.0)[0])).state_dict()
-    for name in ("accumulated", "two"):
-        other = [entry for entry in history(folders[name]) if "loss" in entry]
-        assert len(one) == len(other) == 4
-        for a, b in zip(one, other, strict=True):
-            assert (b["loss"], b["grad_norm"]) == (
-                pytest.approx(a["loss"], rel=1e-5),
-                pytest.approx(a["grad_norm"], rel=1e-5),
-            )
-        for key, value in weights(folders["one"]).items():
-            torch.testing.assert_close(weights(folders[name])[key], value, rtol=0, atol=2e-6)
-    moved = weights(folders["one"])["classifier.bias"] - start["classifier.bias"]
+    moved = weights(one)["classifier.bias"] - start["classifier.bias"]
     assert moved.abs().max() > 1e-2, "the weights hardly moved: this test would prove nothing"
 
 
-KILLED = """
-import os, signal, sys
-from bioscan_hf.trainers import pretrain_barcodebert as program
-
-class Killer(program.CheckpointCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-program.CheckpointCallback = Killer
-program.main(*program.parse(sys.argv[1:]))
-"""
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
+def test_a_killed_run_resumes_exactly(source, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout is on, and two workers read the data.
 
     The resumed run starts at the checkpoint of step 4. A second one starts at that of step 6, the end of an epoch.
     """
     options = RESUMED | {"dataloader_num_workers": 2}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *flags(source, tmp_path / "killed", **options)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    kill("pretrain_barcodebert", flags(source, tmp_path / "killed", **options), step=5)
     assert not (tmp_path / "killed/checkpoint-6").exists()
 
     whole = tmp_path / "whole"
     program.main(*arguments(source, whole, **options))
     shutil.copytree(whole / "checkpoint-6", tmp_path / "boundary/checkpoint-6")
-    losses = [entry["loss"] for entry in history(whole) if "loss" in entry]
-    assert len(losses) == 8 and len(set(losses)) == 8
+    assert len(losses(whole)) == 8 and len(set(losses(whole))) == 8
     for name in ("killed", "boundary"):
         folder = tmp_path / name
         program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
@@ -226,33 +157,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
             same_state(*(torch.load(run / "checkpoint-8" / file, weights_only=False) for run in (folder, whole)))
 
 
-def same_weights(folder: Path, other: Path):
-    one, two = weights(folder), weights(other)
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-def same_state(one, other):
-    """Equal, tensors and arrays among them, bit for bit."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for name in one:
-            same_state(one[name], other[name])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            same_state(a, b)
-    elif torch.is_tensor(one):
-        assert torch.equal(one, other)
-    else:
-        assert (one == other) is True or (one == other).all()
-
-
 def test_masks_change_from_epoch_to_epoch(source, tmp_path):
     """With a learning rate of zero and no dropout, the loss of the whole split differs only if its masks do."""
     options = {"learning_rate": 0.0, "dropout": 0.0, "per_device_train_batch_size": 64, "max_steps": 3}
     program.main(*arguments(source, tmp_path / "run", save_strategy="no", eval_strategy="no", **options))
-    losses = sorted(entry["loss"] for entry in history(tmp_path / "run") if "loss" in entry)
-    assert len(losses) == 3 and min(losses[1] - losses[0], losses[2] - losses[1]) > 1e-5
+    found = sorted(losses(tmp_path / "run"))
+    assert len(found) == 3 and min(found[1] - found[0], found[2] - found[1]) > 1e-5
 
 
 @pytest.mark.parametrize(
@@ -266,12 +176,12 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
         ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
-        ({"deduplicate": "all"}, ValueError, "Unknown deduplicate 'all'. Choose one of none, split, upstream"),
-        ({"loss_on": "weighted"}, ValueError, "masked_loss_weight is None and loss_on 'weighted'"),
-        ({"masked_loss_weight": 0.5}, ValueError, "masked_loss_weight is 0.5 and loss_on 'masked'"),
-        ({"loss_on": "all"}, ValueError, "loss_on 'all' predicts padding"),
-        ({"objective": "next"}, ValueError, "objective 'next' is for the backbone 'mamba'"),
-        ({"backbone": "lstm"}, ValueError, "backbone is 'lstm'"),
+        ({"deduplicate": "all"}, ValueError, "Unknown --deduplicate 'all'. Choose one of none, split, upstream"),
+        ({"loss_on": "weighted"}, ValueError, "masked_loss_weight is None and --loss_on is 'weighted'"),
+        ({"masked_loss_weight": 0.5}, ValueError, "masked_loss_weight is 0.5 and --loss_on is 'masked'"),
+        ({"loss_on": "all"}, ValueError, "--loss_on all predicts padding"),
+        ({"objective": "next"}, ValueError, "--objective next needs --backbone mamba"),
+        ({"backbone": "lstm"}, ValueError, "Unknown --backbone 'lstm'. Choose one of bert, mamba"),
         ({"backbone": "mamba", "mlm_head": "tied"}, ValueError, "mlm_head is 'tied'"),
         ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, workshop2023, masked-only, none"),
         (
@@ -281,14 +191,14 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is_written(source, tmp_path, options, error, message):
+def test_impossible_options_are_refused_before_writing(source, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         program.main(*arguments(**({"source": source, "folder": tmp_path / "run"} | options)))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
-    """Neither mixed with other files, nor with another run's; "last" begins anew only where there is nothing."""
+def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
+    """A run is not mixed with other files or another run; "last" starts a new run only in an empty folder."""
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
     folder = tmp_path / "run"
     program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
@@ -299,7 +209,7 @@ def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
     with pytest.raises(ValueError, match="k was 3 and is 4"):
         program.main(*arguments(source, folder, resume_from_checkpoint="last", **options | {"k": 4}))
     (folder / "checkpoint-1" / program.RUN_FILE).unlink()  # as if killed while it was written
-    with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
         program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
     (folder / "checkpoint-7").mkdir()
     program.main(*arguments(source, folder, overwrite=True, **options))
@@ -307,11 +217,11 @@ def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
 
 
 def test_sparse_logits_give_the_same_steps(source, tmp_path):
-    """The head at the masked positions alone: the same losses and evaluations, and a config that does not keep it."""
+    """The head only at masked positions: the same losses and evaluations, and the saved config does not keep the option."""
     found = []
     for sparse in (True, False):
         folder = tmp_path / str(sparse)
-        options = SPREAD | {"dropout": 0.0, "sparse_loss": sparse, "save_strategy": "no"}
+        options = SGD | {"dropout": 0.0, "sparse_loss": sparse, "save_strategy": "no"}
         program.main(*arguments(source, folder, **options))
         assert not BarcodeBertForMaskedLM.from_pretrained(folder).config.sparse_prediction
         found.append([entry.get("loss", entry.get("eval_masked_loss")) for entry in history(folder)])
@@ -319,17 +229,17 @@ def test_sparse_logits_give_the_same_steps(source, tmp_path):
 
 
 def test_presets_name_options_that_exist_and_are_recorded(source, tmp_path):
-    """A run lists what it did differently from its preset, and writes every value of it down."""
+    """A run lists what it did differently from its preset, and records every value of it."""
     for name, preset in PRESETS.items():
         options, training_args = program.parse(["--source", "a", "--preset", name, "--use_cpu", "--output_dir", "b"])
-        effective = asdict(options) | describe_training(training_args)
-        assert {option: effective[option] for option in preset} == preset
-        assert preset_overrides(name, effective) == {}
-        program.check_options(options, training_args)
+        check_options(options, training_args)
+        about = begin_run("task", program.RUN_FILE, options, training_args, PRESETS).about
+        assert {option: about["options"][option] for option in preset} == preset
+        assert about["preset_overrides"] == {}
     given = {name: value for name, value in (MODEL | TRAINING).items() if name != "num_hidden_layers"}
     given |= {"source": source, "output_dir": tmp_path / "run", "preset": "main", "num_attention_heads": 4}
     given |= {"train_split": "pretrain", "validation_split": "val", "save_strategy": "no"}
-    results = program.main(*program.parse([part for key, value in given.items() for part in (f"--{key}", str(value))]))
+    results = program.main(*program.parse(as_flags(given)))
     assert results["preset_overrides"] == {"train_split": "pretrain", "validation_split": "val"}
     assert 0 < results["metrics"]["validation_masked_loss_nats"] < 5  # of the one batch, which is not full
     used = results["options"]
@@ -341,15 +251,15 @@ def test_the_recipe_of_2023_runs(source, tmp_path):
     """Its loss is of all positions, so that a guess costs ln 67 = 4.20 nats: 64 k-mers and 3 special tokens."""
     given = MODEL | TRAINING | {"source": source, "output_dir": tmp_path / "run", "preset": "workshop2023"}
     given |= {"num_attention_heads": 4, "eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
-    results = program.main(*program.parse([part for key, value in given.items() for part in (f"--{key}", str(value))]))
+    results = program.main(*program.parse(as_flags(given)))
     assert results["loss_curve"][0][1] == pytest.approx(4.20, abs=0.2)
     assert set(results["preset_overrides"]) == {"num_hidden_layers", "num_attention_heads"}
     assert BarcodeBertForMaskedLM.from_pretrained(tmp_path / "run").config.vocabulary == "barcodebert-2023"
 
 
 @pytest.mark.parametrize("objective", ["masked", "next"])
-def test_a_mamba_learns_by_the_same_program(source, tmp_path, objective):
-    """The ancestor's next k-mer is told by its place, as its masked one is; guessing costs ln 64 = 4.16 nats."""
+def test_a_mamba_learns_with_the_same_trainer(source, tmp_path, objective):
+    """The position predicts the ancestor's next or masked k-mer; guessing costs ln 64 = 4.16 nats."""
     options = {"backbone": "mamba", "objective": objective, "head_dim": 16, "state_size": 16, "learning_rate": 1e-2}
     results = program.main(
         *arguments(source, tmp_path / "run", max_steps=20, save_strategy="no", eval_strategy="no", **options)
@@ -371,11 +281,8 @@ def test_duplicates_are_dropped_as_the_published_code_does(tmp_path):
     path = tmp_path / "metadata.csv"
     rows = [("AAAA", "val"), ("CCCC", "pretrain"), ("AAAANN", "pretrain"), ("CCCC", "val"), ("GGGG", "pretrain")]
     rows += [("CCCCN", "pretrain"), ("GGGGTTTT", "pretrain"), ("", "val")]
-    with open(path, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="")
-        table.writeheader()
-        for i, (barcode, split) in enumerate(rows):
-            table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": split})
+    given = [{"processid": f"P{i}", "dna_barcode": b, "split": split} for i, (b, split) in enumerate(rows)]
+    write_csv(path, given)
     found = {
         (split, how): list(program.load_barcodes(str(path), split, how, 6)["dna_barcode"])
         for split, how in (("pretrain", "upstream"), ("val", "upstream"), ("pretrain", "split"))
@@ -385,7 +292,7 @@ def test_duplicates_are_dropped_as_the_published_code_does(tmp_path):
     assert found["pretrain", "split"] == ["CCCC", "AAAANN", "GGGG", "GGGGTT"]
     (tmp_path / "built/dna").mkdir(parents=True)
     (tmp_path / "built/dna/pretrain-00000-of-00001.parquet").touch()
-    with pytest.raises(ValueError, match="goes by the order of the metadata file.*--deduplicate split"):
+    with pytest.raises(ValueError, match="needs the order of the metadata file.*--deduplicate split"):
         program.load_barcodes(str(tmp_path / "built"), "pretrain", "upstream", 6)
 
 
@@ -404,11 +311,8 @@ def test_the_weighted_loss_by_hand():
 
 def test_rows_without_a_barcode_are_counted_and_refused(tmp_path):
     path = tmp_path / "metadata.csv"
-    with open(path, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="")
-        table.writeheader()
-        for i, barcode in enumerate(("ACGTACGT", "", "ACGT")):
-            table.writerow({"processid": f"P{i}", "dna_barcode": barcode, "split": "pretrain"})
+    barcodes = ("ACGTACGT", "", "ACGT")
+    write_csv(path, [{"processid": f"P{i}", "dna_barcode": b, "split": "pretrain"} for i, b in enumerate(barcodes)])
     with pytest.raises(ValueError, match="1 of 3 rows of the split 'pretrain' have no barcode"):
         program.load_barcodes(str(path), "pretrain", "none", 60)
 

@@ -1,4 +1,4 @@
-"""What training CLIBD learns from, and what learns: specimens, their order, a model and its processor.
+"""Data, sampler, model and processor for CLIBD training.
 
 Source: CLIBD, https://arxiv.org/abs/2405.17537 ("published": its public code)
 Shape letters: n = rows of a dataset.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,19 +17,20 @@ from datasets import Dataset, concatenate_datasets
 from datasets import Image as ImageFeature
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperConfig
 
-from ..dataset.load import load_bioscan5m
-from ..losses.contrastive import choose_pairs
-from ..models import register  # noqa: F401  (our classes for AutoModel)
-from ..models.configuration_clibd import ClibdConfig
-from ..models.modeling_clibd import ClibdModel, draw_as_timm
-from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
-from ..models.tokenization_kmer import KmerTokenizer
-from ..schema import RANKS
-from .arguments import global_batch_size
-from .clibd_batches import DistinctSampler, groups_of
-from .clibd_options import ClibdArguments, ClibdOptions, chosen_pairs
+from ...dataset.load import load_bioscan5m
+from ...losses.contrastive import choose_pairs
+from ...models import register  # noqa: F401  (our classes for AutoModel)
+from ...models.configuration_clibd import ClibdConfig
+from ...models.modeling_clibd import ClibdModel, draw_as_timm
+from ...models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from ...models.tokenization_kmer import KmerTokenizer
+from ...schema import RANKS
+from ..arguments import global_batch_size
+from ..inputs import check_batch, check_model_name
+from ..sampling import EpochSampler, distinct_order, groups_of
+from .options import ClibdArguments, ClibdOptions, chosen_pairs
 
-#: Fields of `ClibdConfig` that make a new model the published one.
+#: Fields of `ClibdConfig` of the published models.
 PUBLISHED_HEADS: dict[str, Any] = {
     "dna_pooling": "softmax_mean",
     "dna_attend_to_padding": True,
@@ -38,10 +38,10 @@ PUBLISHED_HEADS: dict[str, Any] = {
     "logit_scale_max": None,
 }
 
-#: Where the loss of SigLIP begins: with an inverse temperature of 10, and the bias of a model that has none yet.
+#: Initial values of the SigLIP loss: logarithm of the inverse temperature, and bias of a model without one.
 SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0
 
-#: What an encoder's name begins with that is made new, of random weights.
+#: Start of the name of an encoder with random weights.
 NEW = "new:"
 
 # ---- specimens ------------------------------------------------------------------------------------------------------
@@ -56,10 +56,10 @@ def columns_needed(options: ClibdOptions, modalities: Sequence[str]) -> list[str
 
 
 def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str], streaming: bool = False) -> Any:
-    """Rows of a split; photos stay encoded.
+    """Rows of a split, with encoded photos.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no rows.
     """
     config = options.image_config if "image" in columns else "dna"
     data = load_bioscan5m(options.source, config, split, columns=list(columns), streaming=streaming)
@@ -68,14 +68,27 @@ def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str], st
     return data.cast_column("image", ImageFeature(decode=False)) if "image" in columns else data
 
 
+def load_training_rows(options: ClibdOptions, training_args: ClibdArguments, modalities: Sequence[str]) -> Any:
+    """The training rows: a dataset, or a shuffled stream without an end.
+
+    Raises:
+        ValueError: if there are fewer rows than one batch over all processes.
+    """
+    data = load_specimens(options, options.train_split, columns_needed(options, modalities), options.streaming)
+    if options.streaming:  # without an end, because processes need equal numbers of batches
+        return data.shuffle(seed=training_args.seed, buffer_size=options.stream_buffer).repeat(None)
+    check_batch(data, options.train_split, global_batch_size(training_args))
+    return data
+
+
 @dataclass(frozen=True)
 class Validation:
-    """Specimens to retrieve each other.
+    """Keys and queries of a validation.
 
     Attributes:
-        rows: Keys, then queries of seen, then of unseen species; a row's `index` is its place.
+        rows: Keys, then queries of seen, then of unseen species, with the column `index`.
         labels: Rank -> names (n,).
-        parts: "keys", "seen" and "unseen" -> their places.
+        parts: "keys", "seen" and "unseen" -> slice of the rows.
     """
 
     rows: Dataset
@@ -84,7 +97,7 @@ class Validation:
 
 
 def load_validation(options: ClibdOptions, modalities: Sequence[str]) -> Validation | None:
-    """Keys and queries; None if the options say so."""
+    """Keys and queries; None if the options ask for no validation."""
     if options.key_splits == "none":
         return None
     columns = columns_needed(ClibdOptions("", label_columns=None), [*modalities, "text"])  # text: the names of taxa
@@ -97,12 +110,13 @@ def load_validation(options: ClibdOptions, modalities: Sequence[str]) -> Validat
     return Validation(rows, names, parts)
 
 
-def make_sampler(options: ClibdOptions, data: Dataset, training_args: ClibdArguments) -> DistinctSampler | None:
-    """The order of the training rows; None is the Trainer's."""
-    if options.distinct == "none":
+def make_sampler(options: ClibdOptions, data: Any, training_args: ClibdArguments) -> EpochSampler | None:
+    """The order of the training rows; None uses the Trainer's."""
+    if options.streaming or options.distinct == "none":
         return None
-    groups = groups_of(data.select_columns([options.distinct]).with_format("arrow")[:][options.distinct])
-    return DistinctSampler(groups, global_batch_size(training_args), training_args.seed)
+    column = data.select_columns([options.distinct]).with_format("arrow")[:][options.distinct]
+    groups = groups_of(column, barcodes=options.distinct == "dna_barcode")
+    return EpochSampler(distinct_order, groups, global_batch_size(training_args), training_args.seed)
 
 
 # ---- model and processor --------------------------------------------------------------------------------------------
@@ -112,13 +126,12 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
     """The model and its processor, loaded or new.
 
     Raises:
-        ValueError: if the model's weights are not whole.
-        FileNotFoundError: if there is no such folder.
+        ValueError: if the weights of the model are not complete.
+        FileNotFoundError: if a model or encoder does not exist.
     """
     photos = options.image_encoder if not (options.image_encoder or "").startswith(NEW) else None
-    for name in (options.model, photos, options.dna_encoder, options.text_encoder):
-        if name is not None and not Path(name).is_dir() and (Path(name).is_absolute() or name.count("/") != 1):
-            raise FileNotFoundError(f"There is no folder {name!r}, and it is no Hub id.")
+    for name in filter(None, (options.model, photos, options.dna_encoder, options.text_encoder)):
+        check_model_name(name)
     if options.model is not None:
         return load_model(options.model, options.loss), ClibdProcessor.from_pretrained(options.model)
     published = options.architecture == "published"
@@ -136,10 +149,10 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
 
 
 def load_model(name: str, loss: str) -> ClibdModel:
-    """The model to go on from; for the loss of SigLIP, it is given a bias if it has none.
+    """The model to continue from; for the SigLIP loss, a model without a bias gets one.
 
     Raises:
-        ValueError: if its weights are not whole, or there are others; all are named.
+        ValueError: if weights are missing or unexpected; all are named.
     """
     config = ClibdConfig.from_pretrained(name)
     new = set()
@@ -149,14 +162,14 @@ def load_model(name: str, loss: str) -> ClibdModel:
     missing, unexpected = sorted(set(loaded[1]["missing_keys"]) - new), sorted(loaded[1]["unexpected_keys"])
     if missing or unexpected:
         raise ValueError(
-            f"The weights of {name!r} do not fit its config. It lacks {', '.join(missing) or 'none'}; "
-            f"it has besides {', '.join(unexpected) or 'none'}."
+            f"The weights of {name!r} do not fit its config. Missing: {', '.join(missing) or 'none'}; unexpected: "
+            f"{', '.join(unexpected) or 'none'}. Give a complete CLIBD model."
         )
     return loaded[0]
 
 
 def new_image_encoder(name: str | None) -> PreTrainedModel | None:
-    """A photo encoder of timm with random weights: of "new:ARCHITECTURE", as timm.create_model takes it; None of None.
+    """A photo encoder of timm with random weights, for the name "new:ARCHITECTURE"; None for None.
 
     Raises:
         ValueError: if timm has no such architecture.
@@ -167,10 +180,10 @@ def new_image_encoder(name: str | None) -> PreTrainedModel | None:
 
     architecture = name.removeprefix(NEW)
     if not timm.is_model(architecture):
-        raise ValueError(f"timm has no architecture {architecture!r}. timm.list_models() names them all.")
+        raise ValueError(f"timm has no architecture {architecture!r}. timm.list_models() lists all architectures.")
     described: Any = timm.get_pretrained_cfg(architecture)
     fields: dict[str, Any] = {"architecture": architecture}
-    if described is not None:  # the size of photos, and how they are normalised
+    if described is not None:  # size and normalisation of photos
         values = described.to_dict()
         fields["pretrained_cfg"] = {key: values[key] for key in ("input_size", "mean", "std")}
     encoder = AutoModel.from_config(TimmWrapperConfig(**fields))
@@ -182,7 +195,7 @@ def make_processor(config: ClibdConfig, text_tokenizer: Any = None, *, published
     """A processor that fits a model.
 
     Args:
-        published: As the released models need it: photos are not normalised, and texts have 20 tokens.
+        published: For the released models: photos are not normalised, and texts have 20 tokens.
     """
     image: Any = config.image_config
     size, mean, std = 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -204,7 +217,7 @@ def make_processor(config: ClibdConfig, text_tokenizer: Any = None, *, published
 
 
 def modalities_of(options: ClibdOptions, config: ClibdConfig) -> tuple[str, ...]:
-    """Modalities that the loss compares, of those of a model.
+    """Modalities of a model that the loss compares.
 
     Raises:
         ValueError: for pairs that the model does not have.
@@ -213,26 +226,24 @@ def modalities_of(options: ClibdOptions, config: ClibdConfig) -> tuple[str, ...]
         pairs = choose_pairs(config.modalities, chosen_pairs(options), options.bind_to)
         return tuple(modality for modality in config.modalities if any(modality in pair for pair in pairs))
     if missing := [modality for modality in options.simclr_modalities if modality not in config.modalities]:
-        raise ValueError(f"simclr is to train {missing[0]!r}, but the model has {', '.join(config.modalities)}.")
+        raise ValueError(f"The model has no {missing[0]!r} to train by simclr. It has {', '.join(config.modalities)}.")
     return tuple(modality for modality in config.modalities if modality in options.simclr_modalities)
 
 
 def prepare_model(model: ClibdModel, options: ClibdOptions) -> Any:
-    """The model with those parts frozen that are not trained, and with adapters if they are asked for."""
+    """The model with the parts frozen that are not trained, and with adapters if the options ask for them."""
     compared = modalities_of(options, model.config)
     others = [modality for modality in model.config.modalities if modality not in compared]
     frozen = [modality for modality in options.freeze or () if modality in compared]
+    adapted: Any = model
     if options.lora_rank:
-        from ..models.lora import add_lora
+        from ...models.lora import add_lora
 
-        adapted: Any = add_lora(
-            model, r=options.lora_rank, modalities=[modality for modality in compared if modality not in frozen]
-        )
-        model.freeze(*others, projections=True)
+        trained = [modality for modality in compared if modality not in frozen]
+        adapted = add_lora(model, r=options.lora_rank, modalities=trained)
     else:
-        adapted = model
         model.freeze(*frozen)
-        model.freeze(*others, projections=True)
+    model.freeze(*others, projections=True)
     if options.fixed_temperature or options.objective == "simclr":
         model.logit_scale.requires_grad_(False)
     if model.logit_bias is not None and (options.loss != "siglip" or options.objective == "simclr"):

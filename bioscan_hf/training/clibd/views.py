@@ -1,7 +1,6 @@
-"""Two altered views of each specimen, for training an encoder alone: of its photo, of its barcode, or of each of them.
+"""Batches of two altered views of each specimen, for training the encoder of one modality by itself.
 
-What is drawn follows from a seed, the epoch and the specimen's processid alone, as in `clibd_batches`. The processor
-is an argument.
+The draws of a specimen follow from a seed, the epoch and its processid.
 Source: SimCLR, https://arxiv.org/abs/2002.05709
 Shape letters: B = specimens, L = tokens, R = ranks, H and W = height and width in pixels.
 """
@@ -16,37 +15,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..models.pixels import random_box
-from ..models.processing_clibd import ClibdProcessor, photo_pixels
-from ..schema import LABEL_COLUMNS
-from .augmentation import Augmentation, augment
-from .clibd_batches import encoded_photo, row_generator, text_id
+from ...models.pixels import random_box
+from ...models.processing_clibd import ClibdProcessor, photo_pixels
+from ..augmentation import Augmentation, augment
+from ..collators import SeededCollator
+from ..draws import row_generator, text_id
+from .batches import check_names, encoded_photo
 
-#: Of which modalities there are two views.
+#: Modalities that have views.
 VIEWED = ("image", "dna")
 
-#: How the two reads of a barcode are altered: cut at the ends, substituted, and unread in places.
+#: Alterations of the two reads of a barcode.
 READS = Augmentation(truncation=0.5, substitution=0.01, third_substitution=0.04, unread=0.2)
 
-#: Numbers drawn for a view: of its crop, its flip, its colours (whether, four strengths, their order), grey, blur.
+#: Numbers drawn for a view: crop, flip, colours (whether, four strengths, their order), grey, blur.
 _CROP, _VIEW = 22, 22 + 1 + 1 + 4 + 4 + 1 + 1
 
-BLUR = 21  # side of the blur's kernel in pixels, of a view of 224
+BLUR = 21  # side of the blur kernel in pixels, for a view of 224 pixels
 
 
-class TwoViewCollator:
-    """Makes batches of two altered views of each specimen; all first views come before all second ones.
+class TwoViewCollator(SeededCollator):
+    """Makes batches of two altered views of each specimen; all first views come before all second views.
 
     A batch holds `pixel_values` uint8 (2 B, 3, H, W), or `dna_input_ids` and `dna_attention_mask` (2 B, L), or both,
-    and `labels` (2 B, 1 + R): first what is equal for views of one specimen, then the taxa, -1 where unknown. Rows
-    without a photo, or a barcode, of which there should be views are refused.
+    and `labels` (2 B, 1 + R): first a number of the specimen, then the taxa, -1 where unknown.
 
     Args:
         modalities: "image", "dna", or both.
         label_columns: Ranks, or "dna_bin".
 
     Raises:
-        ValueError: for a modality or column that is unknown.
+        ValueError: for an unknown modality or column.
     """
 
     def __init__(
@@ -57,25 +56,15 @@ class TwoViewCollator:
         label_columns: Sequence[str] = (),
         seed: int = 0,
     ):
-        unknown = [modality for modality in modalities if modality not in VIEWED]
-        unknown += [column for column in label_columns if column not in LABEL_COLUMNS]
-        if unknown or not modalities:
-            raise ValueError(
-                f"Unknown {unknown[0] if unknown else modalities!r}. There are views of {' and '.join(VIEWED)}, and "
-                f"labels of {', '.join(LABEL_COLUMNS)}."
-            )
+        super().__init__(seed)
+        check_names(modalities, VIEWED, label_columns)
         self.processor, self.modalities, self.label_columns = processor, tuple(modalities), list(label_columns)
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epochs differ in what they draw; call this before each one begins."""
-        self.epoch = epoch
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch of rows that have `processid`, and those of `image`, `dna_barcode` and labels that are asked for.
+        """A batch of rows that have `processid`, and `image`, `dna_barcode` and label columns as needed.
 
         Raises:
-            ValueError: if a row has no photo or barcode, or a photo that cannot be read.
+            ValueError: if a row has no photo or no barcode, or a photo cannot be read.
         """
         draws = [row_generator(self.seed, self.epoch, row["processid"]) for row in rows]
         batch: dict[str, Tensor] = {}
@@ -91,7 +80,7 @@ class TwoViewCollator:
         for row, draw in zip(rows, draws, strict=True):
             photo = encoded_photo(row["image"])
             if photo is None:
-                raise ValueError(f"The specimen {row['processid']} has no photo. Leave such rows out.")
+                raise ValueError(f"The specimen {row['processid']} has no photo. Remove such rows first.")
             pixels = torch.from_numpy(photo_pixels(photo, f"The specimen {row['processid']}: the photo"))
             for view in views:
                 numbers = torch.rand(_VIEW, generator=draw).tolist()
@@ -101,7 +90,9 @@ class TwoViewCollator:
     def _reads(self, rows: Sequence[Mapping[str, Any]], draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         barcodes = [(row["dna_barcode"] or "").strip() for row in rows]
         if "" in barcodes:
-            raise ValueError(f"The specimen {rows[barcodes.index('')]['processid']} has no barcode. Leave it out.")
+            raise ValueError(
+                f"The specimen {rows[barcodes.index('')]['processid']} has no barcode. Remove such rows first."
+            )
         keys = np.array(
             [torch.randint(2**62, (2,), generator=draw).tolist() for draw in draws], np.uint64
         )  # (B, 2): one number for each view
@@ -113,9 +104,9 @@ class TwoViewCollator:
 def simclr_view(photo: Tensor, size: int, draws: Sequence[float]) -> Tensor:
     """A random crop of a photo uint8 (3, H, W), flipped, with altered colours, and blurred: uint8 (3, size, size).
 
-    As in the image pretraining of CLIBD: a crop of 8 to 100 %, a horizontal flip half of the time; brightness,
-    contrast and saturation by up to 80 % and the hue by up to 20 %, in random order, in four of five views; grey in
-    one of five; a Gaussian blur of 0.1 to 2 pixels.
+    As in the image pretraining of CLIBD: a crop of 8 to 100 %; a horizontal flip with probability 0.5; with
+    probability 0.8 brightness, contrast and saturation change by up to 80 % and the hue by up to 20 %, in random
+    order; grey with probability 0.2; a Gaussian blur of 0.1 to 2 pixels.
 
     Args:
         draws: 34 uniform numbers in [0, 1).

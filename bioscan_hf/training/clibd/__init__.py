@@ -1,0 +1,1 @@
+"""Batches, options, data and trainers for CLIBD."""

@@ -1,0 +1,1 @@
+from training_runs import datasets_cache  # noqa: F401
