@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from .command import Output, Result, command
 from .options import Force, Labels, PhotoConfig, no_library_bars, refuse_to_replace
@@ -14,6 +14,21 @@ from .options import Force, Labels, PhotoConfig, no_library_bars, refuse_to_repl
 Reducer = Literal["none", "pca", "umap"]
 Clusterer = Literal["ward", "graph-ward", "hdbscan", "leiden"]
 Normalization = Literal["none", "l2", "l2_corrected", "elementwise_zscore", "average_zscore"]
+NumberOfClusters = Annotated[
+    str | None,
+    Option(
+        metavar="K",
+        help="A number; a rank: as many as it has names (published: species); or silhouette: from the data.",
+    ),
+]
+Modalities = Annotated[
+    list[str] | None,
+    Option("--with", metavar="NAME=FOLDER", help="Another modality of the same specimens, repeatable."),
+]
+Preset = Annotated[
+    Literal["bioscan5m", "caninv"],
+    Option(help="Published protocol, which other options override. bioscan5m is UMAP and Ward."),
+]
 
 
 @command(
@@ -24,41 +39,27 @@ Normalization = Literal["none", "l2", "l2_corrected", "elementwise_zscore", "ave
 def cluster(
     source: Labels,
     embeddings: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Output of `bioscan-hf embed`; NAME=FOLDER names the modality.")
+        str, Argument(metavar="FOLDER", help="Output of `bioscan-hf embed`; NAME=FOLDER names the modality.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder for results, clusters and figures.")],
-    also: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="NAME=FOLDER", help="Another modality of the same specimens, repeatable."),
-    ] = None,
-    preset: Annotated[
-        Literal["bioscan5m", "caninv"],
-        typer.Option(help="Published protocol, which other options override. bioscan5m is UMAP and Ward."),
-    ] = "bioscan5m",
-    reducer: Annotated[Reducer | None, typer.Option(help="Dimension reduction.")] = None,
-    clusterer: Annotated[Clusterer | None, typer.Option(help="Clustering method.")] = None,
-    n_clusters: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K",
-            help="A number; a rank: as many as it has names (published: species); or silhouette: from the data.",
-        ),
-    ] = None,
+    output: Annotated[Path, Option(help="Folder for results, clusters and figures.")],
+    also: Modalities = None,
+    preset: Preset = "bioscan5m",
+    reducer: Annotated[Reducer | None, Option(help="Dimension reduction.")] = None,
+    clusterer: Annotated[Clusterer | None, Option(help="Clustering method.")] = None,
+    n_clusters: NumberOfClusters = None,
     distance_threshold: Annotated[
-        float | None, typer.Option(help="Merge clusters up to this distance, instead of to a number of clusters.")
+        float | None, Option(help="Merge clusters up to this distance, instead of to a number of clusters.")
     ] = None,
-    normalization: Annotated[Normalization | None, typer.Option(help="Normalization of the embeddings.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Split, repeatable. Default: test, test_unseen.")] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Repeatable: one run each; mean and spread are shown.")
-    ] = None,
+    normalization: Annotated[Normalization | None, Option(help="Normalization of the embeddings.")] = None,
+    split: Annotated[list[str] | None, Option(help="Split, repeatable. Default: test, test_unseen.")] = None,
+    seed: Annotated[list[int] | None, Option(help="Repeatable: one run each; mean and spread are shown.")] = None,
     missing: Annotated[
-        Literal["error", "drop"], typer.Option(help="Specimens without a modality: an error, or left out.")
+        Literal["error", "drop"], Option(help="Specimens without a modality: an error, or left out.")
     ] = "error",
     map: Annotated[
-        Literal["umap", "pca", "none"], typer.Option(help="Layout of the maps; none writes no figures.")
+        Literal["umap", "pca", "none"], Option(help="Layout of the maps; none writes no figures.")
     ] = "umap",
-    photos: Annotated[PhotoConfig | None, typer.Option(help="Show these photos in the map.")] = None,
+    photos: Annotated[PhotoConfig | None, Option(help="Show these photos in the map.")] = None,
     force: Force = False,
     *,
     out: Output,
@@ -70,19 +71,20 @@ def cluster(
     refuse_to_replace(force, *(output / name for name in ("results.json", "clusters.parquet", *FILES)))
     no_library_bars(out)
     folders, splits = _named_folders((embeddings, *(also or ()))), split or ["test", "test_unseen"]
-    if photos is not None:  # checked before the clustering, which takes long
-        if map == "none":
-            raise ValueError("--photos are shown in the map, and --map none writes no map: leave one of them out.")
-        SpecimenPhotos(source, photos, "+".join(splits), [])
-    names = ("reducer", "clusterer", "distance_threshold", "normalization")
-    chosen = (reducer, clusterer, distance_threshold, normalization)
-    how: dict[str, Any] = {name: value for name, value in zip(names, chosen, strict=True) if value is not None}
-    if n_clusters is not None:
-        how["n_clusters"] = int(n_clusters) if n_clusters.isdecimal() else n_clusters
+    _check_photos(source, photos, splits, map)
+    how: dict[str, Any] = {"reducer": reducer, "clusterer": clusterer, "normalization": normalization}
+    how |= {"distance_threshold": distance_threshold}
+    how |= {"n_clusters": int(n_clusters) if n_clusters and n_clusters.isdecimal() else n_clusters}
     specimens = read_specimens(source, folders, splits=splits, missing=missing)
     with out.progress() as progress:
         results = cluster_embeddings(
-            specimens, output, preset=preset, seeds=seed or None, force=force, progress=progress, **how
+            specimens,
+            output,
+            preset=preset,
+            seeds=seed or None,
+            force=force,
+            progress=progress,
+            **{name: value for name, value in how.items() if value is not None},
         )
     out.say(*_summary(results))
     clear_output(output)
@@ -91,6 +93,16 @@ def cluster(
         write_output(output, {" + ".join(folders): results}, specimens, photos=shown, reducer=map)
     out.wrote(output)
     return results
+
+
+def _check_photos(source: str, photos: str | None, splits: list[str], map: str) -> None:
+    """Raises an error now, before the long clustering, if the photos cannot be shown."""
+    if photos is not None:
+        from ..clustering.output import SpecimenPhotos
+
+        if map == "none":
+            raise ValueError("--photos are shown in the map, and --map none writes no map: leave one of them out.")
+        SpecimenPhotos(source, photos, "+".join(splits), [])
 
 
 def _summary(results: Result) -> Iterable[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from .. import __version__
 from ..progress import Progress, silent
@@ -52,7 +53,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """BIOSCAN-5M and its benchmarks: from release files to models of DNA barcodes and photos, and their numbers."""
@@ -118,9 +119,9 @@ class Output:
 
 _SHOWN = "Output"
 _COMMON = {
-    "json": (typer.Option("--json", help="Print the result as JSON and nothing else.", rich_help_panel=_SHOWN), False),
-    "quiet": (typer.Option("--quiet", help="Print errors only.", rich_help_panel=_SHOWN), False),
-    "debug": (typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_SHOWN), False),
+    "json": (Option("--json", help="Print the result as JSON and nothing else.", rich_help_panel=_SHOWN), False),
+    "quiet": (Option("--quiet", help="Print errors only.", rich_help_panel=_SHOWN), False),
+    "debug": (Option("--debug", help="Show the traceback of an error.", rich_help_panel=_SHOWN), False),
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from ..schema import CONFIGS, resolve_splits
 from .command import Output, Result, command
@@ -14,7 +15,7 @@ from .options import Config, Force, Seed, Source, refuse_to_replace
 PANEL = "The dataset"
 
 KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="List problems in problems.csv instead of stopping at the first.")
+    bool, Option("--keep-going", help="List problems in problems.csv instead of stopping at the first.")
 ]
 
 
@@ -27,19 +28,17 @@ def _known_configs(given: list[str] | None) -> list[str] | None:
 
 @command(PANEL, "bioscan-hf download release --config cropped_256 --split train")
 def download(
-    output: Annotated[Path, typer.Argument(help="Folder. Correct files in it are not downloaded again.")],
-    config: Annotated[Config, typer.Option(help="Photos to download; dna has none.")] = "dna",
-    split: Annotated[str, typer.Option(help="A split, seen, unseen, all, or a+b.")] = "all",
-    source: Annotated[str, typer.Option(help="hub, or the URL of a folder with the files.")] = "hub",
-    revision: Annotated[
-        str | None, typer.Option(help="Revision on the Hub. Default: the one with known checksums.")
-    ] = None,
-    boxes: Annotated[bool, typer.Option("--boxes", help="Also the table of bounding boxes.")] = False,
-    retries: Annotated[int, typer.Option(help="Attempts without progress before giving up.")] = 5,
+    output: Annotated[Path, Argument(help="Folder. Correct files in it are not downloaded again.")],
+    config: Annotated[Config, Option(help="Photos to download; dna has none.")] = "dna",
+    split: Annotated[str, Option(help="A split, seen, unseen, all, or a+b.")] = "all",
+    source: Annotated[str, Option(help="hub, or the URL of a folder with the files.")] = "hub",
+    revision: Annotated[str | None, Option(help="Revision on the Hub. Default: the one with known checksums.")] = None,
+    boxes: Annotated[bool, Option("--boxes", help="Also the table of bounding boxes.")] = False,
+    retries: Annotated[int, Option(help="Attempts without progress before giving up.")] = 5,
     check: Annotated[
-        bool, typer.Option("--check", help="Download nothing: list present, missing and damaged files.")
+        bool, Option("--check", help="Download nothing: list present, missing and damaged files.")
     ] = False,
-    reread: Annotated[bool, typer.Option("--reread", help="With --check: compute all checksums again.")] = False,
+    reread: Annotated[bool, Option("--reread", help="With --check: compute all checksums again.")] = False,
     *,
     out: Output,
 ) -> Result:
@@ -75,14 +74,14 @@ def download(
 
 @command(PANEL, "bioscan-hf split barcodes.csv.gz partitioned.csv --seed 0")
 def split(
-    input: Annotated[Path, typer.Argument(help="CSV or .csv.gz with processid, genus, species and dna_barcode.")],
-    output: Annotated[Path, typer.Argument(help="CSV to write. The column `split` is added or filled.")],
+    input: Annotated[Path, Argument(help="CSV or .csv.gz with processid, genus, species and dna_barcode.")],
+    output: Annotated[Path, Argument(help="CSV to write. The column `split` is added or filled.")],
     seed: Seed = 0,
     hold_out_species: Annotated[
-        float, typer.Option(metavar="SHARE", help="Simulation: treat this share of the species as unnamed.")
+        float, Option(metavar="SHARE", help="Simulation: treat this share of the species as unnamed.")
     ] = 0.0,
     unlabel: Annotated[
-        float, typer.Option(metavar="SHARE", help="Simulation: remove the labels of this share of other barcodes.")
+        float, Option(metavar="SHARE", help="Simulation: remove the labels of this share of other barcodes.")
     ] = 0.0,
     force: Force = False,
     *,
@@ -122,17 +121,17 @@ def split(
 
 @command(PANEL, "bioscan-hf crop release crops --boxes release/BIOSCAN_5M_Insect_bbox.tsv")
 def crop(
-    source: Annotated[Path, typer.Argument(help="Release with original photos, or folder of JPEGs.")],
-    output: Annotated[Path, typer.Argument(help="New folder, or the folder of an interrupted run.")],
-    boxes: Annotated[Path | None, typer.Option(help="Tab-separated table of bounding boxes.")] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id of a DETR that detects insects.")] = None,
+    source: Annotated[Path, Argument(help="Release with original photos, or folder of JPEGs.")],
+    output: Annotated[Path, Argument(help="New folder, or the folder of an interrupted run.")],
+    boxes: Annotated[Path | None, Option(help="Tab-separated table of bounding boxes.")] = None,
+    model: Annotated[str | None, Option(help="Folder or Hub id of a DETR that detects insects.")] = None,
     package: Annotated[
-        str | None, typer.Option(help="Photos of a release. Default: original_full, else original_256.")
+        str | None, Option(help="Photos of a release. Default: original_full, else original_256.")
     ] = None,
-    split: Annotated[str, typer.Option(help="A split, seen, unseen, all, or a+b.")] = "all",
-    style: Annotated[str, typer.Option(help="Margin and padding: bioscan5m, croptool or bioscan1m.")] = "bioscan5m",
-    size: Annotated[int, typer.Option(help="Shorter side in pixels; 0 does not resize.")] = 256,
-    workers: Annotated[int, typer.Option(help="Processes that crop.")] = 1,
+    split: Annotated[str, Option(help="A split, seen, unseen, all, or a+b.")] = "all",
+    style: Annotated[str, Option(help="Margin and padding: bioscan5m, croptool or bioscan1m.")] = "bioscan5m",
+    size: Annotated[int, Option(help="Shorter side in pixels; 0 does not resize.")] = 256,
+    workers: Annotated[int, Option(help="Processes that crop.")] = 1,
     keep_going: KeepGoing = False,
     *,
     out: Output,
@@ -178,11 +177,11 @@ def crop(
 
 @command(PANEL, "bioscan-hf build release dataset --config cropped_256")
 def build(
-    source: Annotated[Path, typer.Argument(help="Release folder, or its metadata (CSV, TSV, JSON-LD, zip).")],
-    output: Annotated[Path, typer.Argument(help="New folder, or the folder of an interrupted build.")],
+    source: Annotated[Path, Argument(help="Release folder, or its metadata (CSV, TSV, JSON-LD, zip).")],
+    output: Annotated[Path, Argument(help="New folder, or the folder of an interrupted build.")],
     config: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="|".join(CONFIGS),
             callback=_known_configs,
             autocompletion=lambda: CONFIGS,
@@ -190,11 +189,11 @@ def build(
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Build some splits only: a split, seen, unseen, or a+b. Default: all.")
+        str | None, Option(help="Build some splits only: a split, seen, unseen, or a+b. Default: all.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 1,
+    workers: Annotated[int, Option(help="Processes that read photos.")] = 1,
     keep_going: KeepGoing = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace another build in that folder.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace another build in that folder.")] = False,
     *,
     out: Output,
 ) -> Result:
@@ -230,10 +229,10 @@ def build(
 
 @command(PANEL, "bioscan-hf publish dataset user/my-barcodes --private")
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Output of `bioscan-hf build`.")],
-    repo_id: Annotated[str, typer.Argument(help="user/name. The repository is created if it does not exist.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch. Default: main.")] = None,
+    folder: Annotated[Path, Argument(help="Output of `bioscan-hf build`.")],
+    repo_id: Annotated[str, Argument(help="user/name. The repository is created if it does not exist.")],
+    private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, Option(help="Branch. Default: main.")] = None,
     *,
     out: Output,
 ) -> Result:
@@ -249,12 +248,10 @@ def publish(
 @command(PANEL, "bioscan-hf stats dataset --plots pictures")
 def stats(
     source: Source,
-    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write figures to this folder.")] = None,
-    distances: Annotated[
-        bool, typer.Option("--distances", help="Also pairwise barcode distances per rank (slow).")
-    ] = False,
+    plots: Annotated[Path | None, Option(metavar="FOLDER", help="Write figures to this folder.")] = None,
+    distances: Annotated[bool, Option("--distances", help="Also pairwise barcode distances per rank (slow).")] = False,
     max_barcodes: Annotated[
-        int | None, typer.Option(metavar="N", help="Sample at most N barcodes per group for the distances.")
+        int | None, Option(metavar="N", help="Sample at most N barcodes per group for the distances.")
     ] = None,
     seed: Seed = 0,
     force: Force = False,

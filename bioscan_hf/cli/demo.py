@@ -1,14 +1,13 @@
-"""The main job from end to end on a made-up release: `bioscan-hf demo`.
+"""The demo: every step on a simulated release, and a report with figures.
 
-Release files -> Parquet -> pretrained BarcodeBERT -> embeddings -> nearest-neighbour probe, beside counts of 4-mers,
-and a report with pictures.
+Release files -> Parquet -> pretrained BarcodeBERT -> embeddings -> nearest-neighbour probe, compared with counts of
+4-mers.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 import os
 import shutil
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,16 @@ from ..dataset.load import labels_of, load_bioscan5m
 from ..encoders.barcode_encoders import load_encoder
 from ..encoders.embed import embed
 from ..evaluation.probing import probe_barcodes
-from ..files import write_text
+from ..files import delete_inside, read_json, write_text
 from ..provenance import write_results
 from ..simulate.release import simulate_release
 
-#: A small encoder, which two CPU cores train in about a minute.
+#: A small encoder: two CPU cores train it in about a minute.
 MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
 PROBED = ("train", "test", "test_unseen")
 MARKER = "demo.json"
 
-#: What a demo writes, and all that `force` removes.
+#: Everything that a demo writes, and that `force` deletes.
 FOLDERS = ("release", "dataset", "barcodebert", "embeddings")
 PICTURES = ("accuracy.png", "loss.png", "taxonomy.png", "photos.png")
 FILES = (*PICTURES, "pretraining.log", "results.json", "report.html", MARKER)
@@ -54,68 +53,67 @@ def run_demo(
     force: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Runs everything into a new folder and returns the content of its results.json.
+    """Runs the demo in a new folder and returns the content of its results.json.
 
     Args:
-        output: New folder; `force` replaces an earlier demo, and nothing else.
-        specimens: Size of the made-up release.
+        output: New folder. `force` replaces an earlier demo in it and nothing else.
+        specimens: Size of the simulated release.
         steps: Steps of pretraining.
         say: Called with a line of text at each stage.
 
     Raises:
-        FileExistsError: if `output` holds something else, or an earlier demo without `force`.
-        RuntimeError: if the pretraining program fails; the message ends with what it said.
+        FileExistsError: if `output` has other files, or an earlier demo and `force` is False.
+        RuntimeError: if the pretraining program fails; the message ends with its last lines.
     """
     output, start = Path(output), time.perf_counter()
     _claim(output, force)
     disable_progress_bars()
     disable_progress_bar()
-    say(f"1/5 making up a release of {specimens:,} specimens")
+    dataset, model = output / "dataset", output / "barcodebert"
+    say(f"1/5 simulating a release of {specimens:,} specimens")
     release = simulate_release(output / "release", specimens, seed)
     say("2/5 building Parquet from its CSV and zips")
-    build(release, output / "dataset", ["dna", "cropped_256"])
+    build(release, dataset, ["dna", "cropped_256"])
     say(f"3/5 pretraining BarcodeBERT on masked 4-mers, {steps} steps")
-    pretraining = pretrain(output / "dataset", output / "barcodebert", steps, seed)
+    pretraining = pretrain(dataset, model, steps, seed)
     say("4/5 embedding barcodes, and counting their 4-mers")
-    encoders = {"BarcodeBERT": str(output / "barcodebert"), "4-mer counts": "kmer:4"}
-    probes = {name: probe(model, output / "dataset", output / "embeddings", seed) for name, model in encoders.items()}
+    encoders = {"BarcodeBERT": str(model), "4-mer counts": "kmer:4"}
+    probes = {name: probe(encoder, dataset, output / "embeddings") for name, encoder in encoders.items()}
     say("5/5 writing the report")
     results = write_results(
         output / "results.json",
         task="demo",
         options={"specimens": specimens, "steps": steps, "seed": seed, **MODEL},
-        dataset="a made-up release (bioscan-hf simulate), no real specimens",
-        splits={name: len(part) for name, part in load_dataset(str(output / "dataset"), "dna").items()},
+        dataset="a simulated release (bioscan-hf simulate), no real specimens",
+        splits={name: len(part) for name, part in load_dataset(str(dataset), "dna").items()},
         model=pretraining["model"],
         pretraining={key: pretraining[key] for key in ("metrics", "loss_curve", "seconds")},
         seconds=round(time.perf_counter() - start, 1),
         metrics=probes,
     )
     write_report(output, results)
-    for model, metrics in probes.items():
-        say(f"  {model:<13} " + ", ".join(f"{name} {_percent(value)}" for name, value in metrics.items()))
-    say(f"Done in {results['seconds']:.0f} s. Numbers: {output / 'results.json'}; pictures: {output / 'report.html'}")
+    for name, metrics in probes.items():
+        say(f"  {name:<13} " + ", ".join(f"{task} {_percent(value)}" for task, value in metrics.items()))
+    say(f"Done in {results['seconds']:.0f} s. Numbers: {output / 'results.json'}; figures: {output / 'report.html'}")
     return results
 
 
 def _claim(output: Path, force: bool) -> None:
-    """Makes the folder of a demo and marks it as one."""
+    """Makes the folder of a demo, or empties that of an earlier demo, and marks it as a demo."""
     if output.exists() and any(output.iterdir()):
         ours = (output / MARKER).is_file()
         if not (ours and force):
             advice = "Give another --output" + (", or --force to replace that demo." if ours else ".")
             raise FileExistsError(f"{str(output)!r} holds {'an earlier demo' if ours else 'something else'}. {advice}")
         for name in FOLDERS:
-            if (output / name).exists():
-                shutil.rmtree(output / name)
+            shutil.rmtree(output / name, ignore_errors=True)
         for name in FILES:
-            (output / name).unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
+            delete_inside(output, name)
     write_text(output / MARKER, "{}\n")
 
 
 def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, Any]:
-    """Runs the pretraining program as a user would, by `accelerate launch`; returns its results."""
+    """Runs the pretraining program with `accelerate launch`, as a user would; returns its results."""
     options: dict[str, Any] = {
         "source": dataset,
         "train_split": "pretrain+train",
@@ -134,27 +132,23 @@ def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, An
     }
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]  # one, if it is not said
+    launch += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]  # the default is one
     program = ["-m", "bioscan_hf.trainers.pretrain_barcodebert"]
-    flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    program += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     log = output.parent / "pretraining.log"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     with open(log, "w", encoding="utf-8") as file:
         done = subprocess.run(
-            [*launch, *program, *flags],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            check=False,
+            [*launch, *program], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
         )
     if done.returncode != 0:
         said = "\n".join(log.read_text(encoding="utf-8").splitlines()[-40:])
         raise RuntimeError(f"Pretraining stopped with exit status {done.returncode}. The end of {log}:\n{said}")
-    return json.loads((output / "results.json").read_text(encoding="utf-8"))
+    return read_json(output / "results.json")
 
 
-def probe(model: str, dataset: Path, output: Path, seed: int) -> dict[str, Any]:
-    """1-NN accuracy of an encoder's embeddings of distinct barcodes, by `probe_barcodes`."""
+def probe(model: str, dataset: Path, output: Path) -> dict[str, Any]:
+    """1-NN accuracy of an encoder's embeddings of distinct barcodes."""
     encoder, processor = load_encoder(model)
     embeddings, labels = {}, {}
     for split in PROBED:
@@ -174,51 +168,50 @@ def _percent(value: Mapping[str, Any]) -> str:
 
 
 def write_report(output: Path, results: Mapping[str, Any]) -> None:
-    """Writes report.html, which holds its pictures, and the same pictures as PNG."""
-    data = load_dataset(str(output / "dataset"), "dna")
-    names = [name.replace(" of ", "\nof ") for name in next(iter(results["metrics"].values()))]
-    bars = {
-        model: dict(zip(names, (value["micro_accuracy"] for value in metrics.values()), strict=True))
-        for model, metrics in results["metrics"].items()
-    }
-    chance = {
-        "chance": dict(zip(names, (v["chance"] for v in results["metrics"]["BarcodeBERT"].values()), strict=True))
-    }
-    pretraining = results["pretraining"]
-    loss = pretraining["metrics"].get("validation_masked_loss_nats")
-    final = "" if loss is None else f" Validation loss after the last step: {loss:.3f} nats."
-    pictures: list[tuple[str, str, Figure]] = [
-        (
-            "accuracy",
-            "1-nearest-neighbour accuracy: the label of the nearest barcode in train, by cosine. Species of unseen "
-            "specimens cannot be right, so they are asked for their genus, family and order.",
-            plots.accuracy_bars({**bars, **chance}),
-        ),
-        (
-            "loss",
-            "Pretraining: loss on masked 4-mers, mean over the steps since the last point. The dashed line is the "
-            f"loss of guessing among {4**4} 4-mers.{final}",
-            plots.loss_curves({"training": pretraining["loss_curve"]}, chance=math.log(4**4)),
-        ),
-        (
-            "taxonomy",
-            "Every specimen of the release by order (colour) and family (box); areas are numbers of specimens.",
-            plots.taxonomy_tree_map(_families(data)),
-        ),
-        (
-            "photos",
-            "Photos of the split train, drawn by the simulation: four specimens of each of six species.",
-            plots.photo_grid(_photos(load_dataset(str(output / "dataset"), "cropped_256", split="train"))),
-        ),
-    ]
+    """Writes report.html with its figures inside, and the same figures as PNG."""
     figures = []
-    for name, caption, figure in pictures:
-        data_png = plots.png(figure)
-        (output / f"{name}.png").write_bytes(data_png)
-        source = f"data:image/png;base64,{base64.b64encode(data_png).decode()}"
+    for name, caption, figure in _figures(output / "dataset", results):
+        picture = plots.png(figure)
+        (output / f"{name}.png").write_bytes(picture)
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         text = html.escape(caption)
         figures.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
     write_text(output / "report.html", _page(results, figures))
+
+
+def _figures(dataset: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of each picture of the report."""
+    probes, pretraining = results["metrics"], results["pretraining"]
+    names = [name.replace(" of ", "\nof ") for name in next(iter(probes.values()))]
+
+    def bars(metrics: Mapping[str, Any], key: str) -> dict[str, float]:
+        return dict(zip(names, (value[key] for value in metrics.values()), strict=True))
+
+    accuracies = {model: bars(metrics, "micro_accuracy") for model, metrics in probes.items()}
+    yield (
+        "accuracy",
+        "1-nearest-neighbour accuracy: the label of the nearest barcode in train, by cosine. Species of unseen "
+        "specimens have no reference, so their genus, family and order are tested.",
+        plots.accuracy_bars({**accuracies, "chance": bars(probes["BarcodeBERT"], "chance")}),
+    )
+    loss = pretraining["metrics"].get("validation_masked_loss_nats")
+    final = "" if loss is None else f" Validation loss after the last step: {loss:.3f} nats."
+    yield (
+        "loss",
+        "Pretraining: loss on masked 4-mers, mean over the steps since the last point. The dashed line is the "
+        f"loss of guessing among {4**4} 4-mers.{final}",
+        plots.loss_curves({"training": pretraining["loss_curve"]}, chance=math.log(4**4)),
+    )
+    yield (
+        "taxonomy",
+        "Every specimen of the release by order (colour) and family (box); areas are numbers of specimens.",
+        plots.taxonomy_tree_map(_families(load_dataset(str(dataset), "dna"))),
+    )
+    yield (
+        "photos",
+        "Simulated photos of the split train: four specimens of each of six species.",
+        plots.photo_grid(_photos(load_dataset(str(dataset), "cropped_256", split="train"))),
+    )
 
 
 def _families(data: Mapping[str, Dataset]) -> dict[tuple[str, str], int]:
@@ -229,7 +222,7 @@ def _families(data: Mapping[str, Dataset]) -> dict[tuple[str, str], int]:
 
 
 def _photos(data: Dataset, species: int = 6, each: int = 4) -> list[tuple[bytes, str]]:
-    """Photos of the most frequent species, each of another family as far as there are; a column per species."""
+    """Photos of the most frequent species, one column each, from different families where possible."""
     from datasets import Image
 
     rows: dict[str, list[int]] = {}
@@ -247,8 +240,8 @@ def _photos(data: Dataset, species: int = 6, each: int = 4) -> list[tuple[bytes,
 
 def _page(results: Mapping[str, Any], figures: list[str]) -> str:
     header = ["", *next(iter(results["metrics"].values()))]
-    rows = [[model, *(_percent(value) for value in metrics.values())] for model, metrics in results["metrics"].items()]
     some = next(iter(results["metrics"].values()))
+    rows = [[model, *(_percent(value) for value in metrics.values())] for model, metrics in results["metrics"].items()]
     rows.append(["chance", *(_percent({"micro_accuracy": value["chance"]}) for value in some.values())])
     rows.append(["queries / keys", *(f"{value['n_test']:,} / {value['n_train']:,}" for value in some.values())])
     facts = {
@@ -275,12 +268,12 @@ dt {{ color: #666; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption {{ color: #555; font-size: .9rem; }}
 </style>
 <h1>From a release to a measured DNA classifier</h1>
-<p>Made-up specimens in the layout of BIOSCAN-5M went through every step: release files, Parquet, pretraining,
-embeddings, nearest-neighbour probe. The numbers show that the steps fit together; they say nothing about real
+<p>Simulated specimens in the layout of BIOSCAN-5M went through every step: release files, Parquet, pretraining,
+embeddings, nearest-neighbour probe. The numbers show that the steps work together; they say nothing about real
 insects.</p>
 {_table(header, rows)}
 {"".join(figures)}
-<h2>What made these numbers</h2>
+<h2>How these numbers were made</h2>
 <dl>{"".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())}</dl>
 </html>
 """

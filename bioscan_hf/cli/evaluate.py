@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from .command import Output, Result, command
 from .options import Force, Labels, no_library_bars, refuse_to_replace, require_embeddings
@@ -16,18 +16,18 @@ PANEL = "Benchmarks of embeddings"
 @command(PANEL, "bioscan-hf probe dataset embeddings --output probe.json")
 def probe(
     source: Labels,
-    embeddings: Annotated[Path, typer.Argument(help="Output of `bioscan-hf embed`.")],
+    embeddings: Annotated[Path, Argument(help="Output of `bioscan-hf embed`.")],
     output: Annotated[
-        Path | None, typer.Option(help="Results file. Default: results.json in the folder of the embeddings.")
+        Path | None, Option(help="Results file. Default: results.json in the folder of the embeddings.")
     ] = None,
-    probe: Annotated[Literal["knn", "linear"], typer.Option(help="Nearest neighbours or a linear probe.")] = "knn",
-    k: Annotated[int, typer.Option(help="knn: number of neighbours.")] = 1,
-    metric: Annotated[Literal["cosine", "euclidean"], typer.Option(help="knn: distance.")] = "cosine",
+    probe: Annotated[Literal["knn", "linear"], Option(help="Nearest neighbours or a linear probe.")] = "knn",
+    k: Annotated[int, Option(help="knn: number of neighbours.")] = 1,
+    metric: Annotated[Literal["cosine", "euclidean"], Option(help="knn: distance.")] = "cosine",
     temperature: Annotated[
-        float | None, typer.Option(help="knn: weight neighbours by similarity; smaller is steeper, such as 0.07.")
+        float | None, Option(help="knn: weight neighbours by similarity; smaller is steeper, such as 0.07.")
     ] = None,
     protocol: Annotated[
-        Literal["default", "upstream"], typer.Option(help="linear: upstream is the published protocol.")
+        Literal["default", "upstream"], Option(help="linear: upstream is the published protocol.")
     ] = "default",
     force: Force = False,
     *,
@@ -75,24 +75,24 @@ def probe(
 def retrieve(
     source: Labels,
     embeddings: Annotated[
-        Path, typer.Argument(help="Output of `bioscan-hf embed` for train, key_unseen, test and test_unseen.")
+        Path, Argument(help="Output of `bioscan-hf embed` for train, key_unseen, test and test_unseen.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Results file. Default: retrieval.json in the folder of the embeddings.")
+        Path | None, Option(help="Results file. Default: retrieval.json in the folder of the embeddings.")
     ] = None,
     ties: Annotated[
-        Literal["vote", "parity"], typer.Option(help="Equally near keys vote, or are ordered as published.")
+        Literal["vote", "parity"], Option(help="Equally near keys vote, or are ordered as published.")
     ] = "vote",
     index: Annotated[
-        Literal["exact", "hnsw", "ivfpq"], typer.Option(help="Kind of index. hnsw and ivfpq need faiss.")
+        Literal["exact", "hnsw", "ivfpq"], Option(help="Kind of index. hnsw and ivfpq need faiss.")
     ] = "exact",
     force: Force = False,
     *,
     out: Output,
 ) -> Result:
     """Measure retrieval: top-1, 3 and 5 of seen and unseen species among the keys of train and key_unseen."""
-    from ..evaluation.specimens import barcode_specimens, joined
     from ..evaluation.retrieval_protocol import evaluate_retrieval
+    from ..evaluation.specimens import barcode_specimens, joined
     from ..provenance import write_results
 
     output = output or embeddings / "retrieval.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from .command import Output, Result, command
 from .options import (
@@ -27,26 +27,24 @@ from .options import (
     refuse_to_replace,
 )
 
+KeepReferences = Annotated[
+    Path | None, Option(metavar="FOLDER", help="Keep the embeddings of the references here for next time.")
+]
+NovelShare = Annotated[
+    float, Option(metavar="SHARE", help="Expected share of the sequences whose species has no reference.")
+]
+
 
 @command("Names for specimens", "bioscan-hf identify reads.fasta names.csv --model out/aligned --references dataset")
 def identify(
-    source: Annotated[str, typer.Argument(help="FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
-    output: Annotated[
-        Path, typer.Argument(help="CSV to write: the deepest confident name and the names at all ranks.")
-    ],
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a model, kmer:K, cnn:FOLDER or hf:ID.")],
-    references: Annotated[str, typer.Option(metavar="DATASET", help=f"{SOURCE}.")],
-    split: Annotated[
-        list[str] | None, typer.Option(help="Split of the references, repeatable. Default: train.")
-    ] = None,
-    keep: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the embeddings of the references here for next time.")
-    ] = None,
-    least: Annotated[float, typer.Option(help="Smallest confidence of the name in the column `name`.")] = 0.95,
-    novel_share: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="Expected share of the sequences whose species has no reference."),
-    ] = 0.5,
+    source: Annotated[str, Argument(help="FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
+    output: Annotated[Path, Argument(help="CSV to write: the deepest confident name and the names at all ranks.")],
+    model: Annotated[str, Option(help="Folder or Hub id of a model, kmer:K, cnn:FOLDER or hf:ID.")],
+    references: Annotated[str, Option(metavar="DATASET", help=f"{SOURCE}.")],
+    split: Annotated[list[str] | None, Option(help="Split of the references, repeatable. Default: train.")] = None,
+    keep: KeepReferences = None,
+    least: Annotated[float, Option(help="Smallest confidence of the name in the column `name`.")] = 0.95,
+    novel_share: NovelShare = 0.5,
     batch_size: BatchSize = 256,
     dtype: Dtype = "auto",
     seed: Seed = 0,
@@ -74,7 +72,8 @@ def identify(
     no_library_bars(out)
     records = read_own_sequences(source, out, given)
     encoder, processor = load_encoder(model, trust_remote_code=trust_remote_code)
-    splits, how = "+".join(split or ["train"]), {"batch_size": batch_size, "dtype": dtype}
+    splits = "+".join(split or ["train"])
+    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
     index = _reference_index(references, splits, encoder, processor, output=keep, **how)
     calibration = calibrate(index, novel_share=novel_share, seed=seed)
     queries = embed(encoder, processor, records, **how)
@@ -83,11 +82,10 @@ def identify(
     write_names(output, rows)
     counts = {rank: sum(row["rank"] == rank for row in rows) for rank in found.names}
     out.say(
-        f"{len(rows):,} sequences, {len(index):,} references of {splits}. Named at {least:.0%} confidence or more:",
-        *(f"  to {rank:<10} {count:>9,}" for rank, count in counts.items()),
-        f"  without a name {len(rows) - sum(counts.values()):>5,}",
-        f"Assumed: the species of {novel_share:.0%} of the sequences have no reference (--novel-share).",
+        f"{len(rows):,} sequences, {len(index):,} references of {splits}. Named at {least:.0%} confidence or more:"
     )
+    out.say(*_lines(counts, len(rows)))
+    out.say(f"Assumed: the species of {novel_share:.0%} of the sequences have no reference (--novel-share).")
     out.wrote(output)
     return {
         "output": str(output),
@@ -97,6 +95,12 @@ def identify(
         "least": least,
         "novel_share": novel_share,
     }
+
+
+def _lines(counts: dict[str, int], total: int) -> list[str]:
+    """One line per rank with the number of sequences whose deepest confident name is of that rank."""
+    shown = {f"to {rank}": count for rank, count in counts.items()} | {"without a name": total - sum(counts.values())}
+    return [f"  {text:<16}{count:>9,}" for text, count in shown.items()]
 
 
 def _check(source: str, least: float, novel_share: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument
 from typer.completion import get_completion_script
 from typer.main import get_command
 
@@ -23,9 +23,7 @@ TOPICS = (simulated, data, models, identify, evaluate, cluster)
 
 @command("This program", "bioscan-hf completion bash > ~/.local/share/bash-completion/completions/bioscan-hf")
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(help="Shell.")],
-    *,
-    out: Output,
+    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], Argument(help="Shell.")], *, out: Output
 ) -> Result:
     """Print the script by which a shell completes these commands."""
     script = get_completion_script(prog_name="bioscan-hf", complete_var="_BIOSCAN_HF_COMPLETE", shell=shell)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from .command import Output, Result, command
 from .options import (
@@ -30,7 +32,19 @@ from .options import (
 PANEL = "Models"
 PHOTOS = "Photos"
 
-Pooling = Literal["model", "token", "avg", "avg_before_norm"]
+EmbedConfig = Annotated[Config, Option(help="dna embeds barcodes, the others embed photos.", rich_help_panel=PHOTOS)]
+Weights = Annotated[
+    Path | None, Option(help="Weights file of a published encoder or of timm:ID.", rich_help_panel=PHOTOS)
+]
+RandomWeights = Annotated[
+    bool, Option("--random-weights", help="An untrained network, for comparison.", rich_help_panel=PHOTOS)
+]
+Pooling = Annotated[
+    Literal["model", "token", "avg", "avg_before_norm"] | None,
+    Option(help="Default: the pooling of the encoder.", rich_help_panel=PHOTOS),
+]
+Zoom = Annotated[float | None, Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)]
+Workers = Annotated[int | None, Option(help="Threads that decode photos. Default: 1.", rich_help_panel=PHOTOS)]
 
 
 @command(
@@ -39,39 +53,23 @@ Pooling = Literal["model", "token", "avg", "avg_before_norm"]
     "bioscan-hf embed reads.fasta embeddings --model out/barcodebert",
 )
 def embed(
-    source: Annotated[str, typer.Argument(help=f"{SOURCE}; or FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
-    output: Annotated[Path, typer.Argument(help="Folder, with a subfolder per split. Interrupted runs resume.")],
-    model: Annotated[str, typer.Option(help="Folder or Hub id, kmer:K, cnn:FOLDER, hf:ID or timm:ID.")],
-    split: Annotated[
-        list[str] | None, typer.Option(help="Split, repeatable. Default: train, test, test_unseen.")
-    ] = None,
+    source: Annotated[str, Argument(help=f"{SOURCE}; or FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
+    output: Annotated[Path, Argument(help="Folder, with a subfolder per split. Interrupted runs resume.")],
+    model: Annotated[str, Option(help="Folder or Hub id, kmer:K, cnn:FOLDER, hf:ID or timm:ID.")],
+    split: Annotated[list[str] | None, Option(help="Split, repeatable. Default: train, test, test_unseen.")] = None,
     taxon: Annotated[
-        list[str] | None, typer.Option(metavar="RANK=NAME", help="Only this taxon, such as order=Diptera.")
+        list[str] | None, Option(metavar="RANK=NAME", help="Only this taxon, such as order=Diptera.")
     ] = None,
     batch_size: BatchSize = 256,
-    unique_barcodes: Annotated[bool, typer.Option("--unique-barcodes", help="One specimen of each barcode.")] = False,
+    unique_barcodes: Annotated[bool, Option("--unique-barcodes", help="One specimen of each barcode.")] = False,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
-    config: Annotated[
-        Config, typer.Option(help="dna embeds barcodes, the others embed photos.", rich_help_panel=PHOTOS)
-    ] = "dna",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights file of a published encoder or of timm:ID.", rich_help_panel=PHOTOS),
-    ] = None,
-    random_weights: Annotated[
-        bool,
-        typer.Option("--random-weights", help="An untrained network, for comparison.", rich_help_panel=PHOTOS),
-    ] = False,
-    pooling: Annotated[
-        Pooling | None, typer.Option(help="Default: the pooling of the encoder.", rich_help_panel=PHOTOS)
-    ] = None,
-    zoom: Annotated[
-        float | None, typer.Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that decode photos. Default: 1.", rich_help_panel=PHOTOS)
-    ] = None,
+    config: EmbedConfig = "dna",
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    pooling: Pooling = None,
+    zoom: Zoom = None,
+    workers: Workers = None,
     clean: Clean = "barcode",
     remove_gaps: RemoveGaps = False,
     keep_duplicates: KeepDuplicates = False,
@@ -86,6 +84,7 @@ def embed(
     given = dict(locals())
     from ..dataset.load import load_bioscan5m, parse_taxon
     from ..dataset.sequences import is_sequence_file
+    from ..encoders.embed import embed as write
 
     no_library_bars(out)
     own = is_sequence_file(source)
@@ -93,25 +92,24 @@ def embed(
     encoder, processor = _encoder(given)
     how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
     how["column"] = "dna_barcode" if config == "dna" else "image"
-    sizes = {}
-
-    def write(folder: Path, name: str, data: Any) -> None:
-        from ..encoders.embed import embed as write_embeddings
-
-        found = write_embeddings(encoder, processor, data, output=folder, **how)
-        sizes[name] = len(found.processids)
-        short = int((~found.valid).sum())
-        note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""
-        out.say(f"{name}: {len(found.processids):,} x {found.dim}{note}")
+    sizes: dict[str, int] = {}
 
     if own:
-        write(output, Path(source).name, read_own_sequences(source, out, given))
+        parts: dict[str, tuple[Path, Callable[[], Any]]] = {
+            Path(source).name: (output, lambda: read_own_sequences(source, out, given))
+        }
     else:
-        only = parse_taxon(taxon) if taxon else None
-        for name in split or ("train", "test", "test_unseen"):
-            write(
-                output / name, name, load_bioscan5m(source, config, name, taxon=only, unique_barcodes=unique_barcodes)
-            )
+        only: dict[str, Any] = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": unique_barcodes}
+        parts = {
+            name: (output / name, partial(load_bioscan5m, source, config, name, **only))
+            for name in split or ("train", "test", "test_unseen")
+        }
+    for name, (folder, read) in parts.items():
+        found = write(encoder, processor, read(), output=folder, **how)
+        sizes[name] = len(found)
+        short = int((~found.valid).sum())
+        note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""
+        out.say(f"{name}: {len(found):,} x {found.dim}{note}")
     out.wrote(output)
     return {"output": str(output), "model": model, "rows": sizes}
 
@@ -148,17 +146,17 @@ def _encoder(given: dict[str, Any]) -> tuple[Any, Any]:
 
 @command(PANEL, "bioscan-hf convert model_41.pth barcodebert")
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="File written by torch.save.")],
-    output: Annotated[Path, typer.Argument(help="New folder.")],
-    heads: Annotated[int | None, typer.Option(help="Attention heads, if the file does not tell.")] = None,
+    checkpoint: Annotated[Path, Argument(help="File written by torch.save.")],
+    output: Annotated[Path, Argument(help="New folder.")],
+    heads: Annotated[int | None, Option(help="Attention heads, if the file does not tell.")] = None,
     adapters: Annotated[
-        Literal["merge", "keep"], typer.Option(help="CLIBD: add adapters to the weights, or keep them separate.")
+        Literal["merge", "keep"], Option(help="CLIBD: add adapters to the weights, or keep them separate.")
     ] = "merge",
     text_tokenizer: Annotated[
-        str | None, typer.Option(metavar="ID", help="CLIBD: folder or Hub id of the tokenizer of its text encoder.")
+        str | None, Option(metavar="ID", help="CLIBD: folder or Hub id of the tokenizer of its text encoder.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Text file with the class names of a classifier, one per line.")
+        Path | None, Option(help="Text file with the class names of a classifier, one per line.")
     ] = None,
     *,
     out: Output,
@@ -197,12 +195,12 @@ def convert(
 
 @command(PANEL, "bioscan-hf card out/species/results.json")
 def card(
-    results: Annotated[Path, typer.Argument(help="results.json of a trainer, a clustering or a retrieval.")],
+    results: Annotated[Path, Argument(help="results.json of a trainer, a clustering or a retrieval.")],
     index: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the card of this index, with these results.")
+        Path | None, Option(metavar="FOLDER", help="Write the card of this index, with these results.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Default: the name of the folder.")] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write. Default: README.md beside the results.")] = None,
+    title: Annotated[str | None, Option(help="Default: the name of the folder.")] = None,
+    output: Annotated[Path | None, Option(help="File to write. Default: README.md beside the results.")] = None,
     force: Force = False,
     *,
     out: Output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from .command import Output
 
@@ -19,37 +19,35 @@ Config = Literal["dna", "cropped_256", "original_256", "cropped", "original_full
 PhotoConfig = Literal["cropped_256", "original_256", "cropped", "original_full"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
-Source = Annotated[str, typer.Argument(help=f"{SOURCE}.")]
-Labels = Annotated[str, typer.Argument(metavar="SOURCE", help="Source of the labels: the source that was embedded.")]
-BatchSize = Annotated[int, typer.Option(help="Rows per batch.")]
-Dtype = Annotated[Precision, typer.Option(help="Precision. auto is bfloat16 on a GPU and float32 elsewhere.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code in the repository of hf:ID.")]
+Force = Annotated[bool, Option("--force", help="Replace existing output files.")]
+Seed = Annotated[int, Option(help="Seed of the random numbers.")]
+Source = Annotated[str, Argument(help=f"{SOURCE}.")]
+Labels = Annotated[str, Argument(metavar="SOURCE", help="Source of the labels: the source that was embedded.")]
+BatchSize = Annotated[int, Option(help="Rows per batch.")]
+Dtype = Annotated[Precision, Option(help="Precision. auto is bfloat16 on a GPU and float32 elsewhere.")]
+TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the code in the repository of hf:ID.")]
 
 Clean = Annotated[
     Literal["barcode", "none"],
-    typer.Option(
+    Option(
         help="barcode turns lower case, U, IUPAC codes and gaps into A, C, G, T and N; none keeps the letters.",
         rich_help_panel=_OWN,
     ),
 ]
 RemoveGaps = Annotated[
-    bool, typer.Option("--remove-gaps", help='Remove "-" and ".", as in rows of an alignment.', rich_help_panel=_OWN)
+    bool, Option("--remove-gaps", help='Remove "-" and ".", as in rows of an alignment.', rich_help_panel=_OWN)
 ]
 KeepDuplicates = Annotated[
-    bool, typer.Option("--keep-duplicates", help="Allow several records with one id.", rich_help_panel=_OWN)
+    bool, Option("--keep-duplicates", help="Allow several records with one id.", rich_help_panel=_OWN)
 ]
-KeepEmpty = Annotated[
-    bool, typer.Option("--keep-empty", help="Allow records without a sequence.", rich_help_panel=_OWN)
-]
+KeepEmpty = Annotated[bool, Option("--keep-empty", help="Allow records without a sequence.", rich_help_panel=_OWN)]
 IdColumn = Annotated[
-    str | None, typer.Option(help="Column of a table. Default: the first with a usual name.", rich_help_panel=_OWN)
+    str | None, Option(help="Column of a table. Default: the first with a usual name.", rich_help_panel=_OWN)
 ]
 SequenceColumn = Annotated[
-    str | None, typer.Option(help="Column of a table. Default: the one with a usual name.", rich_help_panel=_OWN)
+    str | None, Option(help="Column of a table. Default: the one with a usual name.", rich_help_panel=_OWN)
 ]
-Encoding = Annotated[str, typer.Option(help="Text encoding of the file.", rich_help_panel=_OWN)]
+Encoding = Annotated[str, Option(help="Text encoding of the file.", rich_help_panel=_OWN)]
 
 
 def refuse_to_replace(force: bool, *files: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from .command import Output, Result, command
 from .options import Force, Seed
@@ -15,9 +15,9 @@ PANEL = "Try it"
 
 @command(PANEL, "bioscan-hf demo --output demo")
 def demo(
-    output: Annotated[Path, typer.Option(help="New folder.")] = Path("demo"),
-    specimens: Annotated[int, typer.Option(help="Size of the simulated release.")] = 3000,
-    steps: Annotated[int, typer.Option(help="Steps of pretraining.")] = 300,
+    output: Annotated[Path, Option(help="New folder.")] = Path("demo"),
+    specimens: Annotated[int, Option(help="Size of the simulated release.")] = 3000,
+    steps: Annotated[int, Option(help="Steps of pretraining.")] = 300,
     seed: Seed = 0,
     force: Force = False,
     *,
@@ -33,12 +33,12 @@ def demo(
 
 @command(PANEL, "bioscan-hf simulate release --specimens 2000 --seed 0")
 def simulate(
-    output: Annotated[Path, typer.Argument(help="New folder.")],
-    specimens: Annotated[int, typer.Option(help="Number of specimens.")] = 2000,
+    output: Annotated[Path, Argument(help="New folder.")],
+    specimens: Annotated[int, Option(help="Number of specimens.")] = 2000,
     seed: Seed = 0,
-    folders: Annotated[bool, typer.Option("--folders", help="Write photos into folders instead of zips.")] = False,
+    folders: Annotated[bool, Option("--folders", help="Write photos into folders instead of zips.")] = False,
     metadata_only: Annotated[
-        bool, typer.Option("--metadata-only", help="Write no photos: millions of specimens in little memory.")
+        bool, Option("--metadata-only", help="Write no photos: millions of specimens in little memory.")
     ] = False,
     force: Force = False,
     *,
