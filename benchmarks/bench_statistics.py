@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bioscan_hf.dataset.build import METADATA_ROWS_PER_GROUP, ROWS_PER_SHARD, ParquetShard, shard_names
+from bioscan_hf.dataset.build import ROWS_PER_SHARD
+from bioscan_hf.dataset.manifest import shard_names
+from bioscan_hf.dataset.shards import METADATA_ROWS_PER_GROUP, ParquetShard
 from bioscan_hf.provenance import write_results
-from bioscan_hf.release.check import features
+from bioscan_hf.release.columns import features
 from bioscan_hf.schema import LABEL_COLUMNS, SPLITS, chunk
 
 REQUIRED_SECONDS = 60

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 #: Bytes of the digest of a barcode.
 DIGEST_BYTES = 16
 
-_SPELLING = str.maketrans("acgtuU" + "nryswkmbdhvRYSWKMBDHV-", "ACGTTT" + 22 * "N")
+#: IUPAC codes of several bases.
+AMBIGUOUS = "RYSWKMBDHV"
+
+#: Letters that become A, C, G, T or N: lower case, U, IUPAC codes and gaps.
+SPELLING = str.maketrans("acgtuUn-" + AMBIGUOUS + AMBIGUOUS.lower(), "ACGTTTNN" + 2 * len(AMBIGUOUS) * "N")
+
 _BLOCK = 10_000  # rows that are hashed at a time
 
 
@@ -34,7 +39,7 @@ def clean_barcodes(barcodes: Iterable[str]) -> list[str]:
     """
     cleaned = []
     for number, barcode in enumerate(barcodes, start=1):
-        clean = "".join(barcode.split()).translate(_SPELLING).rstrip("N")
+        clean = "".join(barcode.split()).translate(SPELLING).rstrip("N")
         if wrong := re.search(r"[^ACGTN]", clean):
             raise ValueError(
                 f"Sequence {number} ({barcode[:30]!r}...) is not DNA: it contains {wrong[0]!r}. "

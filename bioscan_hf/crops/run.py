@@ -1,47 +1,181 @@
-"""Crops of a whole folder of photos or of a release: resumable, one file at a time, with a table of the boxes.
+"""`crop_folder`: crops a folder of photos or a release, with a table of the boxes.
 
-The output of a release is a package in the published layout (bioscan5m/images/cropped_256/...). The table of boxes
-has the published columns, and is what tells an interrupted run where to go on.
+The output for a release is a package in the published layout (bioscan5m/images/cropped_256/...). The table of boxes
+has the published columns. It is also the record of an interrupted run, which continues from it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ..dataset.build import write_problems
-from ..release.check import (
-    Photos,
-    Problem,
-    ReleaseError,
-    find_metadata,
-    packages,
-    photo_root,
-    read_boxes,
-    read_strings,
-    stop,
-)
-from ..release.tables import Boxes, places_in
+from ..dataset.executors import in_order
+from ..dataset.problems import ProblemList
+from ..files import delete_temporaries, locked, read_json, write_json, writing
+from ..progress import Progress, silent
+from ..release.boxes import Boxes, places_in, read_boxes
+from ..release.layout import find_metadata, packages, photo_root
+from ..release.photos import Photos
+from ..release.problems import Problem, ReleaseError, stop
+from ..release.tables import read_strings
 from ..schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
-from .boxes import area_fraction, crop, detect_boxes, find_style, resize_shorter_side, scale_factor
+from . import detector
+from .boxes import area_fraction, crop, find_style, resize_shorter_side, scale_factor
 
 MANIFEST_FILE = "crops.json"
 ORIGINALS = ("original_full", "original_256")
 
+#: Errors of Pillow for a damaged photo.
+UNREADABLE = (ReleaseError, OSError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """How crops are made.
+
+    Attributes:
+        style: See `boxes.STYLES`.
+        size: Shorter side in pixels; None keeps the size that the crop has in the photo.
+        quality: Of the JPEGs, 1 to 95.
+    """
+
+    style: str = "bioscan5m"
+    size: int | None = 256
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        find_style(self.style)
+        if not 1 <= self.quality <= 95 or (self.size is not None and self.size < 1):
+            raise ValueError(
+                f"The quality is {self.quality} and the size {self.size}; allowed are a quality of 1 to 95 and a "
+                f"positive size."
+            )
+
+
+class Cropped(NamedTuple):
+    """Result of a run: crops written, crops that were there before, and photos without a crop."""
+
+    written: int
+    present: int
+    problems: list[Problem]
+
+
+def crop_folder(
+    source: str | Path,
+    output: str | Path,
+    boxes: Boxes | detector.Detector,
+    *,
+    package: str | None = None,
+    split: str = "all",
+    options: CropOptions = CropOptions(),  # noqa: B008 (immutable)
+    workers: int = 1,
+    executor: Executor | None = None,
+    keep_going: bool = False,
+    progress: Progress = silent,
+) -> Cropped:
+    """Crops every photo of a folder or release. Run again, it continues where it stopped and replaces nothing.
+
+    Beside the crops, `output` gets the table of boxes (boxes.tsv, once the run is complete) and, if some photos could
+    not be cropped, problems.csv. A box from a table is in pixels of the photo in which it was found, and is scaled to
+    a smaller photo (original_256). This process reads the photos, runs the detector and writes the files; workers
+    decode, crop and encode.
+
+    Args:
+        source: Folder of JPEGs, or a release with original photos.
+        boxes: Table of boxes, or a detector that finds them.
+        package: Of the release: "original_full" or "original_256"; None is the first of them that it holds.
+        split: Of the release, see `resolve_splits`.
+        workers: Processes that crop.
+        executor: Any `concurrent.futures.Executor` that crops instead; it needs no access to the files.
+        keep_going: List photos that cannot be read or have no box, and go on; by default the first one stops the run.
+        progress: Called with "photos", the photos that are done, and None.
+
+    Raises:
+        ValueError: for an unknown package, or two photos with one name.
+        FileNotFoundError: if there are no photos.
+        FileExistsError: if `output` holds anything but crops made with the same options.
+        ReleaseError: at the first problem, unless `keep_going`.
+        RuntimeError: if another run is writing to `output`.
+    """
+    source, output = Path(source), Path(output)
+    package = _find_package(source, package)
+    table = isinstance(boxes, Boxes)
+    digest = hashlib.sha256(boxes.ids.tobytes() + boxes.values.tobytes()).hexdigest() if table else boxes.digest()
+    about = {"package": package, **vars(options), "boxes": digest}
+    opened = None if package is None else Photos(photo_root(source), package)
+    if opened is None:
+        photos = photos_of_folder(source)
+    else:
+        target = "cropped" if options.size is None else f"cropped_{options.size}"
+        photos = photos_of_release(source, opened, target, split)
+    _check_output(output, about)
+    problems = ProblemList(keep_going)
+    written = 0
+    with locked(output, "crop run"), nullcontext() if opened is None else closing(opened):
+        _check_output(output, about)
+        delete_temporaries(output)
+        write_json(output / MANIFEST_FILE, about)
+        with _Record(output) as record:
+            tasks = _Tasks(photos, boxes, options, record, problems)
+            with closing(in_order(cut, tasks, workers, executor)) as results:
+                for task, result in results:
+                    if isinstance(result, str):
+                        problems.report(Problem(task.file, None, task.processid, result, "no crop"))
+                    else:
+                        record.add(task)
+                        _save(output / task.file, result)
+                        written += 1
+                    progress("photos", written + tasks.present + len(problems), None)
+            problems.write(output)
+            record.finish()
+    return Cropped(written, tasks.present, list(problems))
+
+
+def _find_package(source: Path, package: str | None) -> str | None:
+    """The package of original photos in a release, or None for a folder that is not a release."""
+    if package not in (None, *ORIGINALS):
+        raise ValueError(f"The package {package!r} cannot be cropped: choose {' or '.join(ORIGINALS)}.")
+    held = packages(photo_root(source) if source.is_file() else source)
+    if package is None and held and not set(held) & set(ORIGINALS):
+        raise FileNotFoundError(f"{str(source)!r} is a release without original photos; it holds {', '.join(held)}.")
+    return package or next((name for name in ORIGINALS if name in held), None)
+
+
+def _check_output(output: Path, about: dict[str, Any]) -> None:
+    """Raises FileExistsError if a folder holds anything but crops made in the same way."""
+    if (output / MANIFEST_FILE).is_file():
+        earlier = read_json(output / MANIFEST_FILE)
+        if different := [key for key in about if earlier.get(key) != about[key]]:
+            raise FileExistsError(
+                f"{str(output)!r} holds crops made with another {' and '.join(different)}. Give a new folder."
+            )
+    elif others := sorted(path.name for path in output.glob("[!.]*")):
+        raise FileExistsError(f"{str(output)!r} holds something else ({others[0]!r}, ...). Give a new folder.")
+
+
+# ---- photos --------------------------------------------------------------------------------------------------------
+
 
 class Photo(NamedTuple):
-    """One photo to crop: its specimen, the file (relative to the output) that its crop becomes, and how to read it."""
+    """A photo to crop.
+
+    Attributes:
+        processid: Its specimen.
+        file: File of its crop, relative to the output.
+        read: Returns the JPEG bytes.
+    """
 
     processid: str
     file: str
@@ -49,7 +183,7 @@ class Photo(NamedTuple):
 
 
 def photos_of_folder(folder: str | Path) -> Iterator[Photo]:
-    """The JPEGs below a folder, in order; the name of a file, without its ending, is the processid.
+    """The JPEGs below a folder, in order. The name of a file, without its extension, is the processid.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -83,185 +217,128 @@ def photos_of_release(source: str | Path, photos: Photos, target: str, split: st
                 yield Photo(processid, image_path(processid, part, target), partial(photos.read, processid, part))
 
 
-#: A photo, decoded, with its box (as in `Boxes.values`) if an earlier run has found it.
-Waiting = tuple[Photo, Image.Image, np.ndarray | None]
+# ---- crops ---------------------------------------------------------------------------------------------------------
 
 
-class Cropped(NamedTuple):
-    """What a run did: crops written, crops that were there already, and the photos without a crop."""
+class Task(NamedTuple):
+    """A photo to crop, as a worker gets it.
 
-    written: int
-    present: int
-    problems: list[Problem]
-
-
-def crop_folder(
-    source: str | Path,
-    output: str | Path,
-    *,
-    boxes: Boxes | None = None,
-    model: Any | None = None,
-    image_processor: Any | None = None,
-    package: str | None = None,
-    split: str = "all",
-    style: str = "bioscan5m",
-    size: int | None = 256,
-    quality: int = 95,
-    batch_size: int = 8,
-    shard: tuple[int, int] = (0, 1),
-    keep_going: bool = False,
-    progress: Callable[[int], None] = lambda photos: None,
-) -> Cropped:
-    """Crops every photo of a folder or release; run again, it goes on where it stopped, and replaces nothing.
-
-    Beside the crops, `output` gets the table of boxes (`boxes.tsv`, complete when the run is) and, if some photos
-    could not be cropped, `problems.csv`. A box from a table counts in pixels of the photo in which it was found, and
-    is scaled to a smaller photo (original_256).
-
-    Args:
-        source: Folder of JPEGs, or a release with original photos.
-        boxes: From a table; or else give `model` and `image_processor`, see `detect_boxes`.
-        package: Of the release: "original_full" or "original_256"; None is the first of them that it holds.
-        split: Of the release, see `resolve_splits`.
-        style: See `cropping.STYLES`.
-        size: Shorter side in pixels; None leaves the crops as large as they are in the photo.
-        quality: Of the JPEGs, 1 to 95.
-        batch_size: Photos in which the model looks for boxes together.
-        shard: (i, n) takes every n-th photo from the i-th on, for n processes that write into the same output.
-        keep_going: Report photos without a box or that cannot be read, and go on, instead of stopping at the first.
-        progress: Called with the number of photos that were done.
-
-    Raises:
-        ValueError: for unusable arguments.
-        FileNotFoundError: if there are no photos.
-        FileExistsError: if `output` holds anything else than crops made in the same way.
-        ReleaseError: at the first problem, unless `keep_going`.
+    Attributes:
+        processid: The specimen.
+        file: File of the crop, relative to the output.
+        jpeg: The photo.
+        box: x0, y0, x1, y1, and width and height of the photo in which the box was found.
+        options: How the crop is made.
     """
-    source, output = Path(source), Path(output)
-    find_style(style)
-    if (boxes is None) == (model is None) or (model is None) != (image_processor is None):
-        raise ValueError("Give either boxes, or a model and its image_processor.")
-    if not (0 <= shard[0] < shard[1]) or batch_size < 1 or not 1 <= quality <= 95 or (size is not None and size < 1):
-        raise ValueError(f"Unusable: {shard=} (i of n: 0 <= i < n), {batch_size=}, {quality=} (1 to 95) or {size=}.")
-    package = _find_package(source, package)
-    target = "cropped" if size is None else f"cropped_{size}"
-    opened = None if package is None else Photos(photo_root(source), package)
-    photos = photos_of_folder(source) if opened is None else photos_of_release(source, opened, target, split)
 
-    where = hashlib.sha256(boxes.ids.tobytes() + boxes.values.tobytes()) if boxes else _weights_hash(model)
-    about = {"package": package, "style": style, "size": size, "quality": quality, "boxes": where.hexdigest()}
-    _claim(output, about)
-    suffix = "" if shard[1] == 1 else f"-{shard[0]:05d}-of-{shard[1]:05d}"
-    finished, journal = output / f"boxes{suffix}.tsv", output / f"boxes{suffix}.part.tsv"
-    earlier = _earlier(finished, journal)
-    counts, problems = np.zeros(2, int), list[Problem]()
-
-    def report(problem: Problem) -> None:
-        if not keep_going:
-            stop(problem)
-        problems.append(problem)
-
-    find = partial(_find_boxes, boxes=boxes, model=model, image_processor=image_processor, report=report)
-    mine = islice(photos, shard[0], None, shard[1])
-    with open(journal, "a", encoding="utf-8") as lines, nullcontext() if opened is None else closing(opened):
-        if not lines.tell():
-            lines.write("\t".join(BOX_TABLE_COLUMNS) + "\n")
-        while batch := list(islice(mine, batch_size)):
-            counts += _crop_batch(batch, output, earlier, lines, find, style, size, quality, report)
-            progress(len(batch))
-    if problems:
-        write_problems(output / f"problems{suffix}.csv", problems)
-    else:
-        (output / f"problems{suffix}.csv").unlink(missing_ok=True)
-    os.replace(journal, finished)
-    return Cropped(int(counts[0]), int(counts[1]), problems)
+    processid: str
+    file: str
+    jpeg: bytes
+    box: np.ndarray
+    options: CropOptions
 
 
-def _find_package(source: Path, package: str | None) -> str | None:
-    """The package of original photos in a release, or None for a folder that is no release."""
-    if package not in (None, *ORIGINALS):
-        raise ValueError(f"Package {package!r} is not to be cropped: choose {' or '.join(ORIGINALS)}.")
-    held = packages(photo_root(source) if source.is_file() else source)
-    if package is None and held and not set(held) & set(ORIGINALS):
-        raise FileNotFoundError(f"{str(source)!r} is a release without original photos; it holds {', '.join(held)}.")
-    return package or next((name for name in ORIGINALS if name in held), None)
+def cut(task: Task) -> tuple[Task, bytes | str]:
+    """The task without its photo, and the JPEG of the crop; a text says why there is no crop."""
+    jpeg, box, options = task.jpeg, task.box, task.options
+    task = task._replace(jpeg=b"")
+    try:
+        image = _decode(jpeg)
+        picture = crop(image, box[:4] * np.tile(image.size / box[4:], 2), options.style)
+    except UNREADABLE as error:
+        return task, f"cannot be read ({error})"
+    except ValueError as error:
+        return task, str(error)
+    buffer = io.BytesIO()
+    picture = picture if options.size is None else resize_shorter_side(picture, options.size)
+    picture.save(buffer, "JPEG", quality=options.quality)
+    return task, buffer.getvalue()
 
 
-def _crop_batch(
-    batch: list[Photo],
-    output: Path,
-    earlier: Boxes | None,
-    lines: TextIO,
-    find: Callable[[list[Waiting]], list[tuple[Waiting, np.ndarray]]],
-    style: str,
-    size: int | None,
-    quality: int,
-    report: Callable[[Problem], None],
-) -> tuple[int, int]:
-    """Crops what is not there yet; number of crops written and of those that were there."""
-    written, present = 0, 0
-    waiting: list[Waiting] = []
-    for photo in batch:
-        known = _find(earlier, photo.processid)
-        if (output / photo.file).exists():
-            if known is None:
-                raise FileExistsError(f"{output / photo.file} is there, but no crop of this run. Give a new folder.")
-            present += 1
-        elif (image := _open(photo, report)) is not None:
-            waiting.append((photo, image, known))
-    for (photo, image, known), box in find(waiting):
+def _decode(jpeg: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+
+
+def _save(path: Path, jpeg: bytes) -> None:
+    with writing(path, "wb") as file:
+        file.write(jpeg)
+
+
+class _Tasks:
+    """The photos whose crop is missing, with their boxes.
+
+    Attributes:
+        present: Photos so far whose crop is there.
+    """
+
+    def __init__(
+        self,
+        photos: Iterator[Photo],
+        boxes: Boxes | detector.Detector,
+        options: CropOptions,
+        record: _Record,
+        problems: ProblemList,
+    ):
+        self.photos, self.boxes, self.options, self.record, self.problems = photos, boxes, options, record, problems
+        self.present = 0
+
+    def __iter__(self) -> Iterator[Task]:
+        size = self.boxes.batch_size if isinstance(self.boxes, detector.Detector) else 1
+        while batch := list(islice(self.photos, size)):
+            tasks = [task for photo in batch if (task := self._task(photo)) is not None]
+            yield from self._detect(tasks) if isinstance(self.boxes, detector.Detector) else tasks
+
+    def _task(self, photo: Photo) -> Task | None:
+        """The task for a photo, its box empty if it must be detected; None if there is nothing to do."""
+        box = _find(self.record.boxes, photo.processid)
+        if (self.record.output / photo.file).exists():
+            if box is None:
+                raise FileExistsError(
+                    f"{self.record.output / photo.file} exists and is not a crop of this run. Give a new folder."
+                )
+            self.present += 1
+            return None
+        if isinstance(self.boxes, detector.Detector):
+            box = np.empty(0) if box is None else box
+        elif (box := _find(self.boxes, photo.processid) if box is None else box) is None:
+            self._report(photo, "no box in the table")
+            return None
         try:
-            picture = crop(image, box[:4] * np.tile(image.size / box[4:], 2), style)
-        except ValueError as error:
-            report(Problem(photo.file, None, photo.processid, str(error), "no crop"))
-            continue
-        if known is None:
-            lines.write(_line(photo.processid, box))
-            lines.flush()  # before the crop, which thereby is known to be ours
-        _save(picture if size is None else resize_shorter_side(picture, size), output / photo.file, quality)
-        written += 1
-    return written, present
+            return Task(photo.processid, photo.file, photo.read(), box, self.options)
+        except (ReleaseError, OSError) as error:
+            self._report(photo, f"cannot be read ({error})")
+            return None
+
+    def _detect(self, tasks: list[Task]) -> Iterator[Task]:
+        """The same tasks with detected boxes where they are empty."""
+        images: dict[str, Image.Image] = {}
+        for task in tasks:
+            if not len(task.box):
+                try:
+                    images[task.processid] = _decode(task.jpeg)
+                except UNREADABLE as error:
+                    self._report(task, f"cannot be read ({error})")
+        found = {}
+        if images:
+            assert isinstance(self.boxes, detector.Detector)
+            corners = detector.detect_boxes(self.boxes.model, self.boxes.image_processor, list(images.values()))
+            found = dict(zip(images, corners, strict=True))
+        for task in tasks:
+            if len(task.box):
+                yield task
+            elif task.processid in found:
+                box = np.concatenate([found[task.processid], images[task.processid].size])
+                yield task._replace(box=box.astype(np.int64))
+
+    def _report(self, photo: Photo | Task, what: str) -> None:
+        self.problems.report(Problem(photo.file, None, photo.processid, what, "no crop"))
 
 
-def _claim(output: Path, about: dict[str, Any]) -> None:
-    """Makes `output` the folder of these crops; refuses one with anything else."""
-    manifest = output / MANIFEST_FILE
-    if manifest.is_file():
-        earlier = json.loads(manifest.read_text(encoding="utf-8"))
-        if different := [key for key in about if earlier.get(key) != about[key]]:
-            raise FileExistsError(
-                f"{str(output)!r} holds crops made with another {' and '.join(different)}. Give a new folder."
-            )
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    if others := [path.name for path in output.iterdir() if not path.name.endswith(".part")]:
-        raise FileExistsError(f"{str(output)!r} holds something else ({others[0]!r}, ...). Give a new folder.")
-    part = manifest.with_name(f"{manifest.name}.{os.getpid()}.part")  # several shards may start together
-    part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, manifest)
-
-
-def _weights_hash(model: Any) -> Any:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
-    return digest
-
-
-def _earlier(finished: Path, journal: Path) -> Boxes | None:
-    """Boxes of the crops of earlier runs, whose table becomes the journal again, without a line that broke off."""
-    if finished.is_file():
-        os.replace(finished, journal)
-    if not journal.is_file():
-        return None
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    os.truncate(journal, whole)
-    return read_boxes(journal) if content.count(b"\n") > 1 else None
+# ---- the table of boxes --------------------------------------------------------------------------------------------
 
 
 def _find(boxes: Boxes | None, processid: str) -> np.ndarray | None:
-    """x0, y0, x1, y1, width and height of the photo of a specimen; None without a box, or with gaps in it."""
+    """x0, y0, x1, y1, width and height of the photo of a specimen; None without a complete box."""
     if boxes is None:
         return None
     place, found = places_in(boxes.ids, np.array([processid.encode()]))
@@ -269,53 +346,43 @@ def _find(boxes: Boxes | None, processid: str) -> np.ndarray | None:
     return box if found[0] and (box != np.iinfo(box.dtype).min).all() else None
 
 
-def _open(photo: Photo, report: Callable[[Problem], None]) -> Image.Image | None:
-    """The decoded photo, or None after a report."""
-    try:
-        return Image.open(io.BytesIO(photo.read())).convert("RGB")
-    except (ReleaseError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        report(Problem(photo.file, None, photo.processid, f"cannot be read ({error})", "no crop"))
-        return None
+class _Record:
+    """The table of boxes of a run, which tells a later run which crops are its own.
 
+    Attributes:
+        boxes: Boxes of the crops of earlier runs.
+    """
 
-def _find_boxes(
-    waiting: list[Waiting],
-    boxes: Boxes | None,
-    model: Any,
-    image_processor: Any,
-    report: Callable[[Problem], None],
-) -> list[tuple[Waiting, np.ndarray]]:
-    """Each photo that has a box, with (x0, y0, x1, y1, width, height)."""
-    if boxes is None:
-        new = [image for _, image, known in waiting if known is None]
-        detected = iter(detect_boxes(model, image_processor, new))
-    found = []
-    for item in waiting:
-        photo, image, box = item
-        if box is None and boxes is None:
-            box = np.concatenate([next(detected), image.size]).astype(np.int64)
-        elif box is None:
-            box = _find(boxes, photo.processid)
-        if box is None:
-            report(Problem(photo.file, None, photo.processid, "no box in the table", "no crop"))
-        else:
-            found.append((item, box))
-    return found
+    def __init__(self, output: Path):
+        self.output, self.boxes = output, None
+        self._finished, self._path = output / "boxes.tsv", output / "boxes.part.tsv"
+        if self._finished.is_file():
+            os.replace(self._finished, self._path)
+        if self._path.is_file():
+            content = self._path.read_bytes()
+            os.truncate(self._path, content.rfind(b"\n") + 1)  # without an incomplete line
+            if content.count(b"\n") > 1:
+                self.boxes = read_boxes(self._path)
 
+    def __enter__(self) -> _Record:
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `__exit__`)
+        if not self._file.tell():
+            self._file.write("\t".join(BOX_TABLE_COLUMNS) + "\n")
+        return self
 
-def _line(processid: str, box: np.ndarray) -> str:
-    """A line of the table of boxes."""
-    x0, y0, x1, y1, width, height = map(int, box)
-    sizes = (scale_factor(box[:4]), area_fraction(box[:4], (width, height)))
-    return "\t".join([processid, *map(str, (width, height, x0, y0, x1, y1)), *map(str, sizes)]) + "\n"
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
+    def add(self, task: Task) -> None:
+        """Adds the box of a crop that is about to be written."""
+        if _find(self.boxes, task.processid) is None:
+            x0, y0, x1, y1, width, height = map(int, task.box)
+            box = (x0, y0, x1, y1)
+            values = (width, height, *box, scale_factor(box), area_fraction(box, (width, height)))
+            self._file.write("\t".join([task.processid, *map(str, values)]) + "\n")
+            self._file.flush()
 
-def _save(image: Image.Image, path: Path, quality: int) -> None:
-    """Writes a JPEG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        image.save(part, "JPEG", quality=quality)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    def finish(self) -> None:
+        """Gives the table its final name."""
+        self._file.close()
+        os.replace(self._path, self._finished)

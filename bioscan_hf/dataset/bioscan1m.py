@@ -1,6 +1,6 @@
-"""BIOSCAN-1M as a `datasets.Dataset` with the columns of BIOSCAN-5M: its TSV, photos, partitions and label cleaning.
+"""BIOSCAN-1M as a `datasets.Dataset` with the columns of BIOSCAN-5M.
 
-A column that it lacks is null; one that BIOSCAN-5M lacks (tribe, image_file, the partitions, ...) follows the others.
+A column that it does not have is null; other columns (tribe, image_file, the partitions, ...) follow.
 Source: https://arxiv.org/abs/2307.10455; the partition "clibd": https://arxiv.org/abs/2405.17537; label cleaning,
 names of splits and their aliases as in https://github.com/bioscan-ml/dataset.
 """
@@ -19,31 +19,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..labels import LabelMaps
-from ..release.check import UNASSIGNED, ReleaseError, check_jpeg, csv_columns, features, read_strings
+from ..release.columns import features
+from ..release.photos import check_jpeg
+from ..release.problems import ReleaseError
+from ..release.tables import csv_columns
 from ..schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, check_config
 from .blocks import (
     CLIBD_ALIASES,
     PHOTO_ROWS,
-    Source,
+    BlockSource,
     Values,
+    add_photos,
     check_splits,
     find_file,
+    in_splits,
     load,
-    lookup,
     read_ids,
-    refuse,
-    scan,
+    read_tables,
     to_columns,
-    values_by_id,
 )
 
-BIOSCAN1M_TSV = "BIOSCAN_Insect_Dataset_metadata.tsv"
+TSV = "BIOSCAN_Insect_Dataset_metadata.tsv"
 
-#: Partitions of BIOSCAN-1M: columns of its metadata, and that of CLIBD, a folder of files beside it.
+#: Partitions of BIOSCAN-1M: six columns of its metadata, and "clibd", a folder of files.
 PARTITIONS = (
     *(f"{size}_{kind}" for kind in ("diptera_family", "insect_order") for size in ("large", "medium", "small")),
     "clibd",
 )
+
+SPLITS = ("train", "validation", "test", "no_split")
 
 CLIBD_FOLDER = "CLIBD_partitioning"
 CLIBD_SPLITS = (
@@ -63,10 +67,10 @@ CLIBD_METASPLITS = {
     "no_split_and_seen_train": ("no_split", "train_seen"),
 }
 
-#: Columns of BIOSCAN-1M that BIOSCAN-5M has under another name.
-BIOSCAN1M_NAMES = {"name": "taxon", "uri": "dna_bin", "nucraw": "dna_barcode", "chunk_number": "chunk"}
+#: Column of the TSV -> column of BIOSCAN-5M.
+NAMES = {"name": "taxon", "uri": "dna_bin", "nucraw": "dna_barcode", "chunk_number": "chunk"}
 
-#: Tribes that the metadata of BIOSCAN-1M gives to a part of the specimens of a genus alone.
+#: Genus -> its tribe, where the metadata name it for some specimens only.
 TRIBES = {"Asteia": "Asteiini", "Nemorilla": "Winthemiini", "Philaenus": "Philaenini"}
 
 
@@ -82,103 +86,98 @@ def load_bioscan1m(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset` or, streamed, an `IterableDataset` of BIOSCAN-1M; without `split`, a dict of them.
+    """A `Dataset`, or an `IterableDataset` if streamed, of BIOSCAN-1M; without `split`, a dict of them.
 
-    Labels are cleaned as `bioscan-dataset` cleans them: "not_classified" is null, three tribes are completed, a
-    missing genus is the first word of the species, and a missing tribe or subfamily above a known genus becomes
-    "unassigned" and the name of the next known rank.
+    Labels are cleaned as `bioscan-dataset` does: "not_classified" is null, three tribes are completed, a missing genus
+    is the first word of the species, and a missing tribe or subfamily above a known genus becomes "unassigned" and the
+    name of the next known rank.
 
     Args:
         source: The published TSV, or the folder that holds it, images/ and their zips (or bioscan1m/ with them).
         config: "dna" (no photos), or an image package.
         split: train, validation (or val), test, no_split or "all" of a `partition`; for "clibd" its ten splits,
-            "all_keys", "no_split_and_seen_train", or names of BIOSCAN-5M. "a+b" joins, each part in its own order.
+            "all_keys", "no_split_and_seen_train", or names of BIOSCAN-5M. "a+b" joins splits, each in its own order.
         partition: One of `PARTITIONS`.
         clibd_partitioning: Folder with the files SPLIT.txt of the partition "clibd"; by default CLIBD_partitioning
-            beside the TSV. A split has the order of its file (a streamed one that of the TSV).
+            beside the TSV. A split has the order of its file, or of the TSV if it is streamed.
         ranks: Ranks, "tribe" or "dna_bin", whose label ids are added as `<rank>_index`: those of the whole TSV.
         streaming, max_nucleotides, unique_barcodes: As in `load_bioscan5m`.
 
     Raises:
-        ValueError: unknown config, partition, split or rank; the alternatives are listed.
-        FileNotFoundError: no TSV, photos or partition files there.
-        ReleaseError: a damaged file, a photo that is missing, or specimens that no CLIBD split holds.
+        ValueError: for an unknown config, partition, split or rank; the message lists the alternatives.
+        FileNotFoundError: if the TSV, photos or partition files are not there.
+        ReleaseError: for a damaged file, a missing photo, or specimens without a CLIBD split.
     """
-    found = _bioscan1m(source, config, partition, clibd_partitioning)
+    found = _source(source, config, partition, clibd_partitioning)
     fine = () if partition == "clibd" else ("subfamily", "tribe", "genus", "species")
     fine = (*fine, "family") if partition.endswith("insect_order") else fine
     if too_fine := [rank for rank in ranks or () if rank in fine]:
         warnings.warn(
-            f"The partition {partition!r} was not made for {', '.join(too_fine)}: test has taxa that train lacks.",
+            f"The partition {partition!r} was not made for {', '.join(too_fine)}: test has taxa that train has not.",
             stacklevel=2,
         )
     return load(found, split, streaming, ranks, max_nucleotides, unique_barcodes)
 
 
 def bioscan1m_label_maps(source: str | Path) -> LabelMaps:
-    """The label ids of BIOSCAN-1M, of the cleaned labels of every row: the ranks, "tribe" and "dna_bin"."""
-    return scan(_bioscan1m(source, "dna", "large_diptera_family", None))[0]
+    """The label ids of BIOSCAN-1M, of the cleaned labels of all rows: the ranks, "tribe" and "dna_bin"."""
+    return _source(source, "dna", PARTITIONS[0], None).scan()[0]
 
 
-def _bioscan1m(source: str | Path, config: str, partition: str, clibd_partitioning: str | Path | None) -> Source:
+def _source(source: str | Path, config: str, partition: str, clibd_partitioning: str | Path | None) -> BlockSource:
     check_config(config)
     if partition not in PARTITIONS:
         raise ValueError(f"Unknown partition {partition!r}. BIOSCAN-1M has {', '.join(PARTITIONS)}.")
-    path = find_file(source, (BIOSCAN1M_TSV, f"bioscan1m/{BIOSCAN1M_TSV}", f"bioscan/{BIOSCAN1M_TSV}"))
-    about: dict[str, Any] = {"path": str(path), "partition": partition, "clibd": None, "config": config}
-    extra = [n for n in csv_columns(path) if n not in COLUMNS and n not in BIOSCAN1M_NAMES]
-    types = features(config, extra)
-    labels = (*RANKS, "tribe", "dna_bin")
-    if partition != "clibd":
-        splits, aliases = ("train", "validation", "test", "no_split"), {"val": ("validation",)}
-        name = f"BIOSCAN-1M ({partition})"
-        return Source(name, _read_bioscan1m, about, types, splits, (path,), labels, {"all": splits}, aliases)
-    folder = Path(clibd_partitioning) if clibd_partitioning is not None else path.parent / CLIBD_FOLDER
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"No partition files of CLIBD at {str(folder)!r}: unpack CLIBD_partitioning.zip "
-            f"(https://huggingface.co/datasets/bioscan-ml/clibd) there, or name its folder by clibd_partitioning."
-        )
-    about["clibd"] = str(folder)
-    files = (path, *(folder / f"{split}.txt" for split in CLIBD_SPLITS))
-    metasplits = {"all": CLIBD_SPLITS, **CLIBD_METASPLITS}
-    name = "BIOSCAN-1M (clibd)"
-    return Source(
-        name, _read_bioscan1m, about, types, CLIBD_SPLITS, files, labels, metasplits, CLIBD_ALIASES, order=folder
+    path = find_file(source, (TSV, f"bioscan1m/{TSV}", f"bioscan/{TSV}"))
+    extra = [name for name in csv_columns(path) if name not in COLUMNS and name not in NAMES]
+    clibd = None
+    if partition == "clibd":
+        clibd = path.parent / CLIBD_FOLDER if clibd_partitioning is None else Path(clibd_partitioning)
+        if not clibd.is_dir():
+            raise FileNotFoundError(
+                f"No partition files of CLIBD at {str(clibd)!r}: unpack CLIBD_partitioning.zip "
+                f"(https://huggingface.co/datasets/bioscan-ml/clibd) there, or give its folder as clibd_partitioning."
+            )
+    splits = CLIBD_SPLITS if clibd else SPLITS
+    return BlockSource(
+        f"BIOSCAN-1M ({partition})",
+        _read,
+        {"path": str(path), "partition": partition, "clibd": str(clibd) if clibd else None, "config": config},
+        features(config, extra),
+        splits,
+        (path, *(clibd / f"{split}.txt" for split in splits)) if clibd else (path,),
+        labels=(*RANKS, "tribe", "dna_bin"),
+        metasplits={"all": splits, **(CLIBD_METASPLITS if clibd else {})},
+        aliases=CLIBD_ALIASES if clibd else {"val": ("validation",)},
+        order=clibd,
     )
 
 
-def _read_bioscan1m(
-    path: str, partition: str, clibd: str | None, config: str, splits: Sequence[str]
-) -> Iterator[pa.Table]:
-    required = ("processid", "sampleid", *BIOSCAN1M_NAMES, *RANKS, "tribe", "image_file")
-    if clibd is None:
-        required = (*required, partition)
-    else:
-        split_of_id = _clibd_splits(Path(clibd))
+def _read(path: str, partition: str, clibd: str | None, config: str, splits: Sequence[str]) -> Iterator[pa.Table]:
+    required = ["processid", "sampleid", *NAMES, *RANKS, "tribe", "image_file"]
+    split_of_id = None if clibd is None else _clibd_splits(Path(clibd))
     with ExitStack() as stack:
-        photos = None if config == "dna" else _Photos1M(Path(path).parent, config, stack)
-        for _, table in read_strings(path, required, report=refuse):
-            table = _clean_bioscan1m(table)
-            if clibd is None:
-                check_splits(table, partition, ("train", "validation", "test", "no_split"), Path(path))
-                table = table.append_column("split", table[partition])
+        photos = None if config == "dna" else _Photos(Path(path).parent, config, stack)
+        for table in read_tables(path, required if clibd else [*required, partition], NAMES):
+            if split_of_id is not None:
+                table = table.append_column("split", split_of_id.of(table["sampleid"]))
             else:
-                table = table.append_column("split", lookup(table["sampleid"], split_of_id))
-            table = table.filter(pc.is_in(pc.fill_null(table["split"], UNASSIGNED), pa.array(splits)))
-            table = table.rename_columns([BIOSCAN1M_NAMES.get(name, name) for name in table.column_names])
-            table = to_columns(table, [name for name in table.column_names if name not in COLUMNS])
+                check_splits(table[partition], SPLITS, partition, path)
+                table = table.append_column("split", table[partition])
+            table = to_columns(in_splits(_clean(table), splits))
             if photos is None:
                 yield table
             else:
                 for start in range(0, len(table), PHOTO_ROWS):
-                    yield photos.add(table.slice(start, PHOTO_ROWS))
+                    rows = table.slice(start, PHOTO_ROWS)
+                    files = zip(rows["chunk"].to_pylist(), rows["image_file"].to_pylist(), strict=True)
+                    yield add_photos(rows, [photos.read(f"part{chunk}/{file}") for chunk, file in files])
 
 
-def _clean_bioscan1m(table: pa.Table) -> pa.Table:
+def _clean(table: pa.Table) -> pa.Table:
     """Labels as `bioscan-dataset` cleans them; the rules are in `load_bioscan1m`."""
     columns = dict(zip(table.column_names, table.columns, strict=True))
-    for name in (*RANKS, "tribe", "uri", "name", *({"subspecies"} & set(columns))):
+    for name in (*RANKS, "tribe", "dna_bin", "taxon", *({"subspecies"} & set(columns))):
         missing = pc.fill_null(pc.equal(columns[name], NOT_CLASSIFIED), True)
         columns[name] = pc.if_else(missing, pa.scalar(None, pa.string()), columns[name])
     for genus, tribe in TRIBES.items():
@@ -200,10 +199,10 @@ def _clibd_splits(folder: Path) -> Values:
     """The CLIBD split of each sampleid."""
     ids = {split: read_ids(folder / f"{split}.txt") for split in CLIBD_SPLITS}
     names = [pa.array([split] * len(some), pa.string()) for split, some in ids.items()]
-    return values_by_id(pa.chunked_array(list(ids.values())), pa.chunked_array(names), folder)
+    return Values(pa.chunked_array(list(ids.values())), pa.chunked_array(names), folder)
 
 
-class _Photos1M:
+class _Photos:
     """Photos of BIOSCAN-1M: images/PACKAGE/part<chunk>/<image_file>, in folders or as members of PACKAGE*.zip."""
 
     def __init__(self, root: Path, package: str, stack: ExitStack):
@@ -219,7 +218,7 @@ class _Photos1M:
             try:
                 opened = stack.enter_context(ZipFile(path))
             except (BadZipFile, OSError) as error:
-                raise ReleaseError(f"{path} is no readable zip ({error}): download it again.") from error
+                raise ReleaseError(f"{path} is not a readable zip ({error}): download it again.") from error
             self.places.append(str(path))
             self.members.update(("/".join(n.split("/")[-2:]), (opened, n)) for n in opened.namelist())
         if not self.places:
@@ -227,13 +226,8 @@ class _Photos1M:
                 f"No photos of {package!r} by {str(root)!r}: neither images/{package}/ nor {package}.zip."
             )
 
-    def add(self, table: pa.Table) -> pa.Table:
-        names = zip(table["chunk"].to_pylist(), table["image_file"].to_pylist(), strict=True)
-        photos = [{"bytes": self.read(f"part{chunk}/{file}"), "path": file} for chunk, file in names]
-        image = pa.array(photos, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
-        return table.add_column(0, "image", image)
-
     def read(self, name: str) -> bytes:
+        """JPEG bytes of "part<chunk>/<image_file>"."""
         if self.folder is not None and (self.folder / name).is_file():
             data = (self.folder / name).read_bytes()
         elif name in self.members:

@@ -1,35 +1,43 @@
-"""A data set that is read in blocks, as a `datasets.Dataset` with the columns of BIOSCAN-5M.
+"""Loading of data sets that are read in blocks of rows, with the columns of BIOSCAN-5M.
 
-The blocks go into an Arrow file for each split, in the cache of `datasets`, that is then memory-mapped; a stream reads
-them as it goes. Used by `other_sources`; loading behaves as `data.load_bioscan5m` does.
+The blocks are written to one Arrow file per split, in the cache of `datasets`, which is then memory-mapped; a stream
+reads them while it is iterated. The loaders of BIOSCAN-1M, Canadian Invertebrates and CLIBD's HDF5 files use this.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, concatenate_datasets
-from numpy.typing import NDArray
+from datasets import Dataset, Features, IterableDataset
 
-from ..barcodes import first_of_each_barcode
+from ..files import locked, replacing
 from ..labels import LabelMaps
-from ..release.check import UNASSIGNED, Problem, ReleaseError, features
-from ..release.tables import ids_of, places_in
-from ..schema import LABEL_COLUMNS
-from .load import encode_labels, label_ids
+from ..release.boxes import ids_of, places_in
+from ..release.columns import features
+from ..release.problems import Problem, ReleaseError
+from ..release.tables import read_strings
+from ..schema import COLUMNS, LABEL_COLUMNS, UNASSIGNED
+from .request import (
+    check_row_options,
+    combine,
+    cut_barcodes,
+    encode_labels,
+    prepare_table,
+    present_splits,
+    with_index_columns,
+)
 
-#: Names of BIOSCAN-5M and what CLIBD calls them; of several, the first that a file has.
+#: Names of BIOSCAN-5M -> names of CLIBD. If there are several, the first that a file has is used.
 CLIBD_ALIASES = {
     "pretrain": ("no_split",),
     "train": ("train_seen", "seen_keys"),
@@ -39,13 +47,27 @@ CLIBD_ALIASES = {
     "key_unseen": ("unseen_keys", "test_unseen_keys"),
 }
 
-#: Rows read at once where they come with photos.
+#: Rows in a block with photos.
 PHOTO_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set that is read in blocks: `read(**about, splits=...)` yields tables of the rows of some splits."""
+class BlockSource:
+    """A data set that is read in blocks.
+
+    Attributes:
+        name: Name of the data set, for errors.
+        read: `read(**about, splits=...)` yields tables of the rows of these splits.
+        about: Options of `read`, which must include "config".
+        features: Types of the columns.
+        splits: Names of the splits.
+        files: Files that are read; if one changes, the cache is not used.
+        labels: Columns that can have label ids.
+        metasplits: Name -> splits it stands for.
+        aliases: Other name of a split -> names it can have here.
+        complete: Whether every split has rows, and every row a split.
+        order: Folder of files NAME.txt with the sampleids of a split or metasplit in its published order.
+    """
 
     name: str
     read: Callable[..., Iterator[pa.Table]]
@@ -56,106 +78,81 @@ class Source:
     labels: tuple[str, ...] = LABEL_COLUMNS
     metasplits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Whether every split has rows, and no row is without a split.
     complete: bool = False
-    #: Folder of files NAME.txt that hold the sampleids of a split or metasplit in its published order.
     order: Path | None = None
+
+    def alias(self, part: str) -> str:
+        """The name of a split or metasplit here."""
+        if part in self.splits or part in self.metasplits:
+            return part
+        return next((name for name in self.aliases.get(part, ()) if name in self.splits), part)
+
+    def resolve_splits(self, split: str) -> tuple[str, ...]:
+        """The splits in "a+b", each once; metasplits are expanded."""
+        names: list[str] = []
+        for part in split.split("+"):
+            name = self.alias(part.strip())
+            if name not in (*self.splits, *self.metasplits, UNASSIGNED):
+                aliases = [alias for alias in self.aliases if self.alias(alias) != alias]
+                raise ValueError(
+                    f"Unknown split {part.strip()!r} in {split!r}. {self.name} has {', '.join(self.splits)}; "
+                    f"{', '.join([*self.metasplits, *aliases])} are other names, and 'a+b' joins two."
+                )
+            expanded = (*self.splits, UNASSIGNED) if name == "all" else self.metasplits.get(name, (name,))
+            names += [one for one in expanded if one not in names]
+        return tuple(names)
+
+    def scan(self) -> tuple[LabelMaps, list[str]]:
+        """Label ids over all rows, and the splits that have rows. Photos are not read."""
+        names: dict[str, set[str]] = {column: set() for column in self.labels}
+        present: set[str] = set()
+        splits = (*self.splits, UNASSIGNED)
+        for table in self.read(**{**self.about, "config": "dna"}, splits=splits):
+            for column, known in names.items():
+                known.update(table[column].unique().drop_null().to_pylist())
+            present.update(pc.fill_null(table["split"], UNASSIGNED).unique().to_pylist())
+        return LabelMaps(names), [split for split in splits if split in present]
 
 
 def load(
-    source: Source,
+    source: BlockSource,
     split: str | None,
     streaming: bool,
     ranks: Sequence[str] | None,
     max_nucleotides: int | None,
     unique_barcodes: bool,
 ) -> Any:
-    """What `load_bioscan5m` returns for the same arguments, of a `source`."""
-    names = None if split is None else _resolve(split, source)
+    """The result of `load_bioscan5m` for the same arguments, of a `source`."""
+    names = None if split is None else source.resolve_splits(split)
     for rank in ranks or ():
         if rank not in source.labels:
             raise ValueError(f"Unknown rank {rank!r}. {source.name} has label ids for {', '.join(source.labels)}.")
-    if unique_barcodes and streaming:
-        raise ValueError("unique_barcodes compares all barcodes, which a stream cannot: use streaming=False.")
-    if max_nucleotides is not None and max_nucleotides < 1:
-        raise ValueError(f"max_nucleotides is {max_nucleotides}; give a positive number, or None for whole barcodes.")
-
-    # A metasplit that has an order of its own, unlike "all" and what is joined by "+".
+    check_row_options(max_nucleotides, unique_barcodes, streaming)
+    # A metasplit with its own order: not "all", and not several joined by "+".
     whole = next((name for name in source.metasplits if name != "all" and name == (split or "").strip()), None)
-    scanned = bool(ranks) or (streaming and not source.complete)
-    maps, present = scan(source) if scanned else (LabelMaps({}), list(source.splits))
+    maps, present = LabelMaps({}), list(source.splits)
+    if ranks or (streaming and not source.complete):
+        maps, present = source.scan()
     maps = maps.select(ranks or ())
+    parts: dict[str, Any]
     if streaming:
-        loaded = {name: _stream(source, name, maps, max_nucleotides) for name in present}
+        parts = {name: _stream(source, name, maps, max_nucleotides) for name in present}
     else:
-        loaded = _memory_map(source, names, max_nucleotides)
+        parts = _memory_map(source, names, max_nucleotides)
         for rank in maps.columns:
-            loaded = {name: encode_labels(data, rank, maps) for name, data in loaded.items()}
+            parts = {name: encode_labels(data, rank, maps) for name, data in parts.items()}
         if source.order is not None and whole is None:
-            loaded = {name: _in_order(data, source.order, name) for name, data in loaded.items()}
-    if split is None or names is None:
-        if unique_barcodes:
-            loaded = {name: data.select(first_of_each_barcode(data)) for name, data in loaded.items()}
-        return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
-
-    # Parts of a metasplit may be absent, a split asked for by name not.
-    asked = {_alias(part.strip(), source) for part in split.split("+")} & set(names)
-    if not loaded or not asked <= set(loaded):
-        absent = ", ".join(sorted(asked - set(loaded))) or split
-        raise ValueError(f"No rows of split {absent!r} in {source.files[0]}; try {', '.join(source.splits)}.")
-    parts = [loaded[name] for name in names if name in loaded]
-    joined = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+            parts = {name: _in_order(data, source.order, name) for name, data in parts.items()}
+    if names is not None and split is not None:
+        asked = {source.alias(part.strip()) for part in split.split("+")} & set(names)
+        parts = {name: parts[name] for name in present_splits(names, asked, parts, split, str(source.files[0]))}
     if source.order is not None and whole is not None and not streaming:
-        joined = _in_order(joined, source.order, whole)
-    return joined.select(first_of_each_barcode(joined)) if unique_barcodes else joined
+        parts = {whole: _in_order(combine(parts, whole, streaming=False, unique_barcodes=False), source.order, whole)}
+    return combine(parts, split, streaming=streaming, unique_barcodes=unique_barcodes)
 
 
-def _alias(part: str, source: Source) -> str:
-    if part in source.splits or part in source.metasplits:
-        return part
-    return next((name for name in source.aliases.get(part, ()) if name in source.splits), part)
-
-
-def _resolve(split: str, source: Source) -> tuple[str, ...]:
-    """The splits that "a+b" names, each once, metasplits expanded and aliases turned into names."""
-    names: list[str] = []
-    for part in split.split("+"):
-        name = _alias(part.strip(), source)
-        if name not in (*source.splits, *source.metasplits, UNASSIGNED):
-            aliases = [alias for alias in source.aliases if _alias(alias, source) != alias]
-            raise ValueError(
-                f"Unknown split {part.strip()!r} in {split!r}. {source.name} has {', '.join(source.splits)}; "
-                f"{', '.join([*source.metasplits, *aliases])} are other names, and 'a+b' joins two."
-            )
-        expanded = source.metasplits.get(name, (name,))
-        names += [one for one in expanded if one not in names]
-    if "all" in source.metasplits and "all" in [part.strip() for part in split.split("+")]:
-        names.append(UNASSIGNED)
-    return tuple(names)
-
-
-def scan(source: Source) -> tuple[LabelMaps, list[str]]:
-    """Label ids over every row of a source, and the splits that have rows; photos are not read."""
-    names: dict[str, set[str]] = {column: set() for column in source.labels}
-    present: set[str] = set()
-    splits = (*source.splits, UNASSIGNED)
-    for table in source.read(**{**source.about, "config": "dna"}, splits=splits):
-        for column, known in names.items():
-            known.update(table[column].unique().drop_null().to_pylist())
-        present.update(pc.fill_null(table["split"], UNASSIGNED).unique().to_pylist())
-    return LabelMaps(names), [split for split in splits if split in present]
-
-
-def _cut(table: pa.Table, max_nucleotides: int | None) -> pa.Table:
-    if max_nucleotides is None:
-        return table
-    cut = pc.utf8_slice_codeunits(table["dna_barcode"], 0, max_nucleotides)
-    return table.set_column(table.column_names.index("dna_barcode"), "dna_barcode", cut)
-
-
-def _stream(source: Source, split: str, maps: LabelMaps, max_nucleotides: int | None) -> IterableDataset:
-    types = source.features.copy()
-    types.update({f"{rank}_index": datasets.Value("int64") for rank in maps.columns})
+def _stream(source: BlockSource, split: str, maps: LabelMaps, max_nucleotides: int | None) -> IterableDataset:
+    types = with_index_columns(source.features, maps)
     about = {"read": source.read, "about": source.about, "maps": maps, "max_nucleotides": max_nucleotides}
     return IterableDataset.from_generator(_rows, features=types, gen_kwargs={**about, "split": split})
 
@@ -168,43 +165,33 @@ def _rows(
     split: str,
 ) -> Iterator[dict[str, Any]]:
     for table in read(**about, splits=(split,)):
-        table = _cut(table, max_nucleotides)
-        for rank in maps.columns:
-            table = table.append_column(f"{rank}_index", label_ids(table[rank], rank, maps))
-        yield from table.to_pylist()
+        yield from prepare_table(table, maps, max_nucleotides).to_pylist()
 
 
-def _memory_map(source: Source, names: Sequence[str] | None, max_nucleotides: int | None) -> dict[str, Dataset]:
-    """The splits that have rows, from Arrow files in the cache of `datasets`; missing ones are written first."""
+def _memory_map(source: BlockSource, names: Sequence[str] | None, max_nucleotides: int | None) -> dict[str, Dataset]:
+    """The splits that have rows, from Arrow files in the cache of `datasets`. Missing files are written first."""
     splits = names or (*source.splits, UNASSIGNED)
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
     key = hashlib.sha256(repr((source.about, stats, max_nucleotides)).encode()).hexdigest()[:16]
     slug = re.sub(r"\W+", "-", source.name.lower())
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{slug}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [split for split in splits if not (folder / f"{split}.arrow").is_file()]
-    if missing:
-        parts = {split: folder / f"{split}.arrow.{os.getpid()}.part" for split in missing}
-        try:
-            _write(source, parts, max_nucleotides)
-            for split, part in parts.items():
-                os.replace(part, folder / f"{split}.arrow")
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
-    loaded = {split: Dataset.from_file(str(folder / f"{split}.arrow")) for split in splits}
+    files = {split: folder / f"{split}.arrow" for split in splits}
+    with locked(folder, "load", wait=True):
+        if missing := {split: file for split, file in files.items() if not file.is_file()}:
+            _write(source, missing, max_nucleotides)
+    loaded = {split: Dataset.from_file(str(file)) for split, file in files.items()}
     return {split: data for split, data in loaded.items() if len(data)}
 
 
-def _write(source: Source, files: Mapping[str, Path], max_nucleotides: int | None) -> None:
+def _write(source: BlockSource, files: Mapping[str, Path], max_nucleotides: int | None) -> None:
     schema = source.features.arrow_schema
     with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(pa.ipc.new_stream(stack.enter_context(open(file, "wb")), schema))
-            for split, file in files.items()
-        }
+        writers = {}
+        for split, file in files.items():
+            part = stack.enter_context(open(stack.enter_context(replacing(file)), "wb"))
+            writers[split] = stack.enter_context(pa.ipc.new_stream(part, schema))
         for table in source.read(**source.about, splits=tuple(files)):
-            table = pa.table(_cut(table, max_nucleotides).columns, schema=schema)
+            table = pa.table(cut_barcodes(table, max_nucleotides).columns, schema=schema)
             splits = pc.fill_null(table["split"], UNASSIGNED)
             for split in splits.unique().to_pylist():
                 writers[split].write_table(table.filter(pc.equal(splits, split)))
@@ -219,24 +206,63 @@ def _in_order(data: Dataset, folder: Path, name: str) -> Dataset:
     places = pc.index_in(ids, value_set=have)
     if places.null_count or len(places) != len(have):
         lost = ids.filter(pc.is_null(places)).to_pylist()
-        what = f"{lost[0]!r} and {len(lost) - 1} more are not in the metadata" if lost else "it lacks specimens"
+        what = f"{lost[0]!r} and {len(lost) - 1} more are not in the metadata" if lost else "specimens are missing"
         raise ReleaseError(f"{folder / name}.txt does not fit the metadata: {what}. Are they of one release?")
     return data.select(places.to_numpy())
 
 
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
 def refuse(problem: Problem) -> None:
-    """Handles a problem of a table by raising it; these loaders leave nothing out."""
-    raise ReleaseError(f"{problem}. Repair the file, or fetch it again.")
+    """Raises a problem of a table; these loaders leave nothing out."""
+    raise ReleaseError(f"{problem}. Repair the file, or download it again.")
 
 
-def to_columns(table: pa.Table, extra: Sequence[str]) -> pa.Table:
-    """The columns of BIOSCAN-5M and then `extra`, with their types; null where the table has none."""
-    schema = features("dna", extra).arrow_schema
+def read_tables(path: str | Path, required: Sequence[str], names: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Blocks of a CSV or TSV as strings, with columns renamed by `names`."""
+    for _, table in read_strings(path, required, report=refuse):
+        yield table.rename_columns([names.get(name, name) for name in table.column_names])
+
+
+def in_splits(table: pa.Table, splits: Sequence[str]) -> pa.Table:
+    """The rows whose `split` is one of `splits`; null counts as "unassigned"."""
+    return table.filter(pc.is_in(pc.fill_null(table["split"], UNASSIGNED), pa.array(splits)))
+
+
+def to_columns(table: pa.Table) -> pa.Table:
+    """The columns of BIOSCAN-5M and then the others, with their types. Missing columns are null."""
+    schema = features("dna", [name for name in table.column_names if name not in COLUMNS]).arrow_schema
     columns = [
         pc.cast(table[one.name], one.type) if one.name in table.column_names else pa.nulls(len(table), one.type)
         for one in schema
     ]
     return pa.table(columns, names=schema.names)
+
+
+def add_photos(table: pa.Table, photos: Sequence[bytes]) -> pa.Table:
+    """The table with the JPEG of each row as its first column, `image`, named by `image_file`."""
+    files = table["image_file"].to_pylist()
+    images = [{"bytes": data, "path": file} for data, file in zip(photos, files, strict=True)]
+    return table.add_column(0, "image", pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()})))
+
+
+def find_file(source: str | Path, places: Sequence[str]) -> Path:
+    """`source` itself if it is a file, or the first of some places in a folder that is one."""
+    source = Path(source)
+    found = next((path for path in (source, *(source / place for place in places)) if path.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"Nothing to read in {str(source)!r}: neither a file nor a folder that holds {' or '.join(places)}."
+        )
+    return found
+
+
+def check_splits(splits: pa.ChunkedArray, known: Sequence[str], column: str, path: str | Path) -> None:
+    """Raises ReleaseError if a column holds a split that is not `known`; a cell may be empty."""
+    unknown = [name for name in splits.unique().drop_null().to_pylist() if name not in known]
+    if unknown:
+        raise ReleaseError(f"{path}: unknown split {unknown[0]!r} in {column!r}; allowed are {', '.join(known)}.")
 
 
 def read_ids(path: Path) -> pa.Array:
@@ -250,58 +276,34 @@ def read_ids(path: Path) -> pa.Array:
     return ids
 
 
-class Values(NamedTuple):
-    """A value for each id; the ids ascend.
+class Values:
+    """A value for each id.
 
-    Attributes:
-        ids: (m,) bytes.
-        values: (m,) strings.
-        where: The file or folder they are from.
-    """
-
-    ids: NDArray[np.bytes_]
-    values: pa.Array
-    where: Path
-
-
-def values_by_id(ids: pa.ChunkedArray, values: pa.ChunkedArray, where: Path) -> Values:
-    """Ids and their values, put in order for `lookup`; an id that occurs twice is a ReleaseError."""
-    everything = ids_of(ids)
-    order = np.argsort(everything, kind="stable")
-    everything = everything[order]
-    repeated = everything[1:][everything[1:] == everything[:-1]]
-    if len(repeated) or not len(everything):
-        what = f"names {repeated[0].decode()!r} twice" if len(repeated) else "names no specimen"
-        raise ReleaseError(f"{where} {what}.")
-    return Values(everything, values.combine_chunks().take(pa.array(order)), where)
-
-
-def lookup(ids: pa.ChunkedArray, known: Values) -> pa.Array:
-    """The value of each id.
+    Args:
+        where: The file or folder that holds them, for errors.
 
     Raises:
-        ReleaseError: naming an id that has none.
+        ReleaseError: if an id occurs twice, or there are none.
     """
-    places, found = places_in(known.ids, ids_of(ids))
-    if not found.all():
-        lost = ids.filter(pa.array(~found)).to_pylist()
-        raise ReleaseError(f"{known.where} knows nothing of {lost[0]!r} and {len(lost) - 1} more. Is it of this data?")
-    return known.values.take(pa.array(places))
 
+    def __init__(self, ids: pa.ChunkedArray, values: pa.ChunkedArray, where: Path):
+        everything = ids_of(ids)
+        order = np.argsort(everything, kind="stable")
+        self.ids, self.where = everything[order], where
+        repeated = self.ids[1:][self.ids[1:] == self.ids[:-1]]
+        if len(repeated) or not len(everything):
+            what = f"names {repeated[0].decode()!r} twice" if len(repeated) else "does not name any specimen"
+            raise ReleaseError(f"{where} {what}.")
+        self.values = values.combine_chunks().take(pa.array(order))
 
-def check_splits(table: pa.Table, column: str, known: Sequence[str], path: Path) -> None:
-    """Raises ReleaseError if the column of a table names a split that is not `known`; a cell may be empty."""
-    unknown = [name for name in table[column].unique().drop_null().to_pylist() if name not in known]
-    if unknown:
-        raise ReleaseError(f"{path}: unknown split {unknown[0]!r} in {column!r}; allowed are {', '.join(known)}.")
+    def of(self, ids: pa.ChunkedArray) -> pa.Array:
+        """The value of each id.
 
-
-def find_file(source: str | Path, places: Sequence[str]) -> Path:
-    """`source` itself if it is a file, or the first of some places in a folder."""
-    source = Path(source)
-    found = next((path for path in (source, *(source / place for place in places)) if path.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"Nothing to read in {str(source)!r}: neither a file nor a folder that holds {' or '.join(places)}."
-        )
-    return found
+        Raises:
+            ReleaseError: for an id without a value.
+        """
+        places, found = places_in(self.ids, ids_of(ids))
+        if not found.all():
+            lost = ids.filter(pa.array(~found)).to_pylist()
+            raise ReleaseError(f"{self.where} does not name {lost[0]!r} and {len(lost) - 1} more. Is it of this data?")
+        return self.values.take(pa.array(places))

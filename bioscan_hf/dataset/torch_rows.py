@@ -22,7 +22,9 @@ from torch.utils.data import default_collate
 
 from ..barcodes import barcode_digests, kept_by_shuffle
 from ..labels import LabelMaps
-from ..release import check as release
+from ..release.columns import NUMBERS
+from ..release.layout import find_metadata
+from ..release.tables import read_strings
 from ..schema import MAX_NUCLEOTIDES
 
 #: Names under which a modality or target may be asked for, beside the column's own.
@@ -155,7 +157,7 @@ class TorchRows(torch.utils.data.Dataset[Any]):
 
     def _input(self, name: str, value: Any) -> Any:
         column = ALIASES.get(name, name)
-        if column in release.NUMBERS:
+        if column in NUMBERS:
             # As float whether whole or not, so that a batch has one type with and without a missing number in it.
             return nan if value is None else float(value)
         value = "" if value is None else value
@@ -190,7 +192,7 @@ def published_unique_ids(source: str | Path, max_nucleotides: int | None = MAX_N
     """
     ids: list[pa.Array] = []
     digests: list[npt.NDArray[np.bytes_]] = []
-    for _, table in release.read_strings(release.find_metadata(source), columns=("processid", "dna_barcode")):
+    for _, table in read_strings(find_metadata(source), columns=("processid", "dna_barcode")):
         ids.append(table["processid"].combine_chunks())
         digests.append(barcode_digests(table["dna_barcode"], max_nucleotides))
     return pa.chunked_array(ids, pa.string()).take(pa.array(kept_by_shuffle(np.concatenate(digests)))).combine_chunks()

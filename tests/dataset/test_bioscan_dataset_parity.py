@@ -14,7 +14,8 @@ from PIL import Image as PILImage
 from bioscan_hf.barcodes import published_unique_barcodes
 from bioscan_hf.dataset.load import load_bioscan5m, load_label_maps
 from bioscan_hf.dataset.torch_rows import published_unique_ids, to_torch
-from bioscan_hf.release.check import find_metadata, read_table
+from bioscan_hf.release.layout import find_metadata
+from bioscan_hf.release.tables import read_table
 from bioscan_hf.schema import LABEL_COLUMNS, SPLITS, chunk, image_path
 from bioscan_hf.simulate.release import simulate_release
 

@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from hashlib import md5
+from multiprocessing import get_context
+from pathlib import Path
 from zipfile import ZipFile
 
 import pyarrow as pa
@@ -24,12 +27,20 @@ from bioscan_hf.dataset.build import build
 from bioscan_hf.files import file_hash
 from bioscan_hf.labels import LabelMaps
 from bioscan_hf.models.pixels import decode_batch
-from bioscan_hf.release import check as reader
+from bioscan_hf.release.catalogue import BOXES_TSV
+from bioscan_hf.release.columns import BOX_COLUMNS
+from bioscan_hf.release.layout import find_metadata
+from bioscan_hf.release.photos import check_jpeg
+from bioscan_hf.release.problems import ReleaseError
+from bioscan_hf.release.tables import read_table, write_csv
 from bioscan_hf.schema import COLUMNS, SPLITS, image_path
 
 
+SIZES = {"dna": 100, "cropped_256": 60}
+
+
 def read_csv(root):
-    with open(reader.find_metadata(root), encoding="utf-8", newline="") as file:
+    with open(find_metadata(root), encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -97,11 +108,11 @@ def test_photos_decode_and_a_split_has_its_name(dataset):
 def test_folders_and_zips_give_the_same(release, dataset, tmp_path):
     unpacked = tmp_path / "release"
     shutil.copytree(release / "bioscan5m", unpacked / "bioscan5m")
-    shutil.copy(release / reader.BOXES_TSV, unpacked)
+    shutil.copy(release / BOXES_TSV, unpacked)
     for path in release.glob("*.zip"):
         with ZipFile(path) as archive:
             archive.extractall(unpacked)
-    build(unpacked, tmp_path / "dataset", rows_per_shard={"dna": 100, "cropped_256": 60}, workers=2)
+    build(unpacked, tmp_path / "dataset", rows_per_shard=SIZES, workers=2)
     for file in dataset.glob("*/*.parquet"):
         assert pq.read_table(file).equals(pq.read_table(tmp_path / "dataset" / file.relative_to(dataset)))
 
@@ -141,27 +152,27 @@ def test_missing_sources(tmp_path):
     with pytest.raises(FileNotFoundError, match="No metadata in .*nowhere.* Give the folder that holds bioscan5m/"):
         build(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(reader.ReleaseError, match="empty.csv is empty: its first line should name the columns"):
+    with pytest.raises(ReleaseError, match="empty.csv is empty: its first line should name the columns"):
         build(tmp_path / "empty.csv", tmp_path / "out")
     write_rows(tmp_path / "header.csv", [])
-    with pytest.raises(reader.ReleaseError, match="header.csv holds no rows"):
+    with pytest.raises(ReleaseError, match="header.csv holds no rows"):
         build(tmp_path / "header.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_column_is_named(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row()], [column for column in COLUMNS if column != "dna_bin"])
-    with pytest.raises(reader.ReleaseError, match="m.csv has no column 'dna_bin' .its columns: processid, sampleid"):
+    with pytest.raises(ReleaseError, match="m.csv has no column 'dna_bin' .its columns: processid, sampleid"):
         build(path, tmp_path / "out")
 
 
 def test_truncated_files_are_told(release, tmp_path):
-    data = reader.find_metadata(release).read_bytes()
+    data = find_metadata(release).read_bytes()
     (tmp_path / "cut.csv").write_bytes(data[: len(data) // 2])
-    with pytest.raises(reader.ReleaseError, match="cut.csv, row .*has the file been cut off"):
+    with pytest.raises(ReleaseError, match="cut.csv, row .*has the file been cut off"):
         build(tmp_path / "cut.csv", tmp_path / "out")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(data)[:-2000])
-    with pytest.raises(reader.ReleaseError, match="cut.csv.gz cannot be read to its end"):
+    with pytest.raises(ReleaseError, match="cut.csv.gz cannot be read to its end"):
         build(tmp_path / "cut.csv.gz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -181,7 +192,7 @@ BAD_ROWS = [
 def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
     """Without keep_going the build stops, naming file and row; with it good rows stay, and the bad one is listed."""
     path = write_rows(tmp_path / "m.csv", [row("A1"), bad, row("A3", "val")])
-    with pytest.raises(reader.ReleaseError, match="m.csv, " + message):
+    with pytest.raises(ReleaseError, match="m.csv, " + message):
         build(path, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "README.md").exists(), "a stopped build must not load as if it were complete"
 
@@ -197,7 +208,7 @@ def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
 def test_line_with_too_few_cells_is_reported(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
     path.write_text(path.read_text() + "A3,only,three\n" + path.read_text().splitlines()[1].replace("A1", "A4") + "\n")
-    with pytest.raises(reader.ReleaseError, match="m.csv, row 3: a line with 3 cells instead of 23 .has"):
+    with pytest.raises(ReleaseError, match="m.csv, row 3: a line with 3 cells instead of 23 .has"):
         build(path, tmp_path / "stopped")
     manifest = build(path, tmp_path / "out", keep_going=True)
     assert [problem.consequence for problem in manifest.problems] == ["left out"]
@@ -225,7 +236,7 @@ def test_bad_photos_stop_or_are_reported(copy, tmp_path):
     for name, data in zip(names, (cut, b"GIF89a" + bytes(100), None), strict=True):
         replace_member(path, name, data)
     with pytest.raises(
-        reader.ReleaseError, match=r"(cut off before its end mark|is no JPEG|no photo bioscan5m/images)"
+        ReleaseError, match=r"(cut off before its end mark|is no JPEG|no photo bioscan5m/images)"
     ):
         build(copy, tmp_path / "stopped")
 
@@ -247,7 +258,7 @@ def test_flipped_byte_in_a_zip_is_named(copy, tmp_path):
     data[5000] ^= 1
     path.write_bytes(data)
     with pytest.raises(
-        reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip:bioscan5m/.* cannot be read .Bad CRC-32"
+        ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip:bioscan5m/.* cannot be read .Bad CRC-32"
     ):
         build(copy, tmp_path / "out")
 
@@ -256,7 +267,7 @@ def test_truncated_zip_is_named(copy, tmp_path):
     path = copy / "BIOSCAN_5M_cropped_256_train.zip"
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(
-        reader.ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip is no readable zip.*download it again"
+        ReleaseError, match="BIOSCAN_5M_cropped_256_train.zip is no readable zip.*download it again"
     ):
         build(copy, tmp_path / "out")
 
@@ -269,8 +280,8 @@ def test_header_that_claims_a_giant_is_told():
     size = data.index(b"\xff\xc0") + 5  # after the marker: two bytes of length, one of precision
     assert data[size : size + 4] == bytes([0, 8, 0, 8])
     data[size : size + 4] = b"\xff\xff\xff\xff"
-    with pytest.raises(reader.ReleaseError, match="x.jpg is a damaged JPEG .*decompression bomb"):
-        reader.check_jpeg(bytes(data), "x.jpg")
+    with pytest.raises(ReleaseError, match="x.jpg is a damaged JPEG .*decompression bomb"):
+        check_jpeg(bytes(data), "x.jpg")
     with pytest.raises(ValueError, match="Photo 0 of the batch cannot be decoded"):
         decode_batch([bytes(data)], decoder="pillow")
 
@@ -278,9 +289,9 @@ def test_header_that_claims_a_giant_is_told():
 def test_damaged_header_is_told():
     buffer = io.BytesIO()
     PILImage.new("RGB", (8, 8)).save(buffer, "JPEG")
-    reader.check_jpeg(buffer.getvalue(), "good.jpg")
-    with pytest.raises(reader.ReleaseError, match="x.jpg is a damaged JPEG"):
-        reader.check_jpeg(b"\xff\xd8" + bytes(200) + b"\xff\xd9", "x.jpg")
+    check_jpeg(buffer.getvalue(), "good.jpg")
+    with pytest.raises(ReleaseError, match="x.jpg is a damaged JPEG"):
+        check_jpeg(b"\xff\xd8" + bytes(200) + b"\xff\xd9", "x.jpg")
 
 
 def test_unknown_config_and_absent_package(release, tmp_path):
@@ -316,10 +327,10 @@ def test_finished_build_is_left_alone_and_a_changed_source_is_refused(tmp_path):
 
 KILLED = """
 import sys
-from bioscan_hf.release import check as release
+from bioscan_hf.release.photos import Photos
 from bioscan_hf.dataset.build import build
 photos = 0
-read = release.Photos.read
+read = Photos.read
 def slow(self, processid, split):
     global photos
     photos += 1
@@ -327,7 +338,7 @@ def slow(self, processid, split):
         print("half-way", flush=True)
         import time; time.sleep(60)
     return read(self, processid, split)
-release.Photos.read = slow
+Photos.read = slow
 build(sys.argv[1], sys.argv[2], rows_per_shard={"dna": 100, "cropped_256": 60})
 """
 
@@ -353,7 +364,7 @@ def test_killed_build_is_completed_and_never_shows_half_a_shard(release, dataset
         load_bioscan5m(output, "cropped_256", "train")
 
     time.sleep(0.01)
-    build(release, output, rows_per_shard={"dna": 100, "cropped_256": 60})
+    build(release, output, rows_per_shard=SIZES)
     assert not list(output.rglob("*.part"))
     assert all(path.stat().st_mtime_ns == before for path, before in whole.items()), (
         "finished shards were written anew"
@@ -368,8 +379,8 @@ def test_csv_round_trip_keeps_every_cell(tmp_path):
     """Cells with commas, quotes, accents or nothing in them come back as they were, and so do the columns' names."""
     table = pa.table({"a": ["x,y", None, 'q"u', "é"], "b": ["1.10", "", "007", None]})
     for name in ("t.csv", "t.csv.gz"):
-        reader.write_csv(table, tmp_path / name)
-        back = reader.read_table(tmp_path / name, required=("a", "b"))
+        write_csv(table, tmp_path / name)
+        back = read_table(tmp_path / name, required=("a", "b"))
         assert back.column("a").to_pylist() == ["x,y", None, 'q"u', "é"]
         assert back.column("b").to_pylist() == ["1.10", None, "007", None]
     assert sorted(os.listdir(tmp_path)) == ["t.csv", "t.csv.gz"]
@@ -414,19 +425,19 @@ def test_every_kind_of_damage_is_listed(copy, tmp_path):
     damage = (whole[:-500], b"GIF89a" + bytes(100), whole[:3] + bytes(90) + b"\xff\xd9", None)
     for i, data in zip(ids, damage, strict=True):
         replace_member(zip_path, name[i], data)
-    metadata = reader.find_metadata(copy)
+    metadata = find_metadata(copy)
     rows = read_csv(copy)
     others = [r for r in rows if r["processid"] not in ids]
     rows += [{**others[0]}, {**others[1], "processid": "NEW-1", "dna_barcode": "not DNA"}]
     write_rows(metadata, rows)
 
-    with pytest.raises(reader.ReleaseError, match=r"metadata.csv, row 402 .NEW-1.: dna_barcode is no DNA"):
+    with pytest.raises(ReleaseError, match=r"metadata.csv, row 402 .NEW-1.: dna_barcode is no DNA"):
         build(copy, tmp_path / "stopped")
     write_rows(metadata, rows[:-1])
-    with pytest.raises(reader.ReleaseError, match="metadata.csv, row 401 .*: repeats the processid of row"):
+    with pytest.raises(ReleaseError, match="metadata.csv, row 401 .*: repeats the processid of row"):
         build(copy, tmp_path / "stopped")
     write_rows(metadata, rows[:-2])
-    with pytest.raises(reader.ReleaseError, match="train-00000-of-.*BIOSCAN_5M_cropped_256_train.zip:.* damaged JPEG"):
+    with pytest.raises(ReleaseError, match="train-00000-of-.*BIOSCAN_5M_cropped_256_train.zip:.* damaged JPEG"):
         build(copy, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "README.md").exists()
 
@@ -452,11 +463,11 @@ def test_a_resumed_build_keeps_what_it_reported(copy, tmp_path, monkeypatch):
     path = copy / "BIOSCAN_5M_cropped_256_train.zip"
     [first] = photo_ids(path)[:1]
     replace_member(path, image_path(first, "train", "cropped_256"), None)
-    sizes = {"dna": 100, "cropped_256": 60}
+    sizes = SIZES
 
-    def interrupt(config, rows):
+    def interrupt(config, done, total):
         if config == "cropped_256":
-            seen.append(rows)
+            seen.append(done)
             if len(seen) == 6:
                 raise KeyboardInterrupt
 
@@ -471,34 +482,70 @@ def test_a_resumed_build_keeps_what_it_reported(copy, tmp_path, monkeypatch):
     assert (tmp_path / "out/problems.csv").is_file() and manifest.complete
 
 
-def test_machines_share_a_build(release, dataset, tmp_path):
-    """Three of them, each with its own manifest, make the same files as one; the last call checks and completes."""
-    output, sizes = tmp_path / "out", {"dna": 100, "cropped_256": 60}
-    with pytest.raises(FileNotFoundError, match="has no metadata yet: shard 0 writes them first"):
-        build(release, output, rows_per_shard=sizes, shard=(1, 3))
-    shards = {}
-    for i in range(3):
-        build(release, output, rows_per_shard=sizes, shard=(i, 3))
-        shards[i] = {p.relative_to(output) for p in output.glob("cropped_256/*.parquet")}
-        assert (output / f"manifest-{i:05d}-of-00003.json").is_file()
-        assert not (output / "README.md").exists(), "complete too early"
-    names = sorted(path.relative_to(dataset) for path in dataset.rglob("*.parquet"))
-    photos = [name for name in names if name.parts[0] == "cropped_256"]
-    assert [len(shards[i]) for i in range(3)] == [-(-len(photos) // 3), -(-len(photos) * 2 // 3), len(photos)]
+def files_of(folder):
+    names = [path.relative_to(folder) for path in folder.rglob("*.parquet")]
+    return {name: (folder / name).read_bytes() for name in [*names, Path("labels.json"), Path("README.md")]}
 
-    lost = output / sorted(shards[2] - shards[1])[0]
-    lost.unlink()
-    manifest = build(release, output, rows_per_shard=sizes)
-    assert manifest.complete and lost.is_file(), "a shard that was lost is written by the last call"
-    assert (
-        not list(output.glob("manifest-*"))
-        and sorted(p.relative_to(output) for p in output.rglob("*.parquet")) == names
-    )
-    for name in [*names, "labels.json", "README.md"]:
-        assert (output / name).read_bytes() == (dataset / name).read_bytes()
-    for wrong in ((3, 3), (-1, 3)):
-        with pytest.raises(ValueError, match=r"shard is .* with n machines it is \(0, n\) to"):
-            build(release, tmp_path / "other", shard=wrong)
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_any_executor_writes_the_same_files(release, dataset, tmp_path, kind):
+    """Threads, and processes of the caller: the files of a build in one process. The executor can be used again."""
+    options = {} if kind is ThreadPoolExecutor else {"mp_context": get_context("spawn")}
+    with kind(2, **options) as executor:
+        build(release, tmp_path / "out", rows_per_shard=SIZES, executor=executor)
+        assert executor.submit(len, "abc").result() == 3
+    assert files_of(tmp_path / "out") == files_of(dataset)
+
+
+def test_an_error_in_a_worker_stops_the_build(copy, tmp_path):
+    """The tasks that have not started are cancelled; a repaired release completes the build."""
+    path = copy / "BIOSCAN_5M_cropped_256_train.zip"
+    content = path.read_bytes()
+    [first] = photo_ids(path)[:1]
+    replace_member(path, image_path(first, "train", "cropped_256"), None)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(reader.ReleaseError, match="no photo"):
+        build(copy, tmp_path / "out", rows_per_shard={"dna": 100, "cropped_256": 10}, executor=executor)
+    assert not (tmp_path / "out/README.md").exists()
+    written = len(list((tmp_path / "out").glob("cropped_256/*.parquet")))
+    path.write_bytes(content)
+    manifest = build(copy, tmp_path / "out", rows_per_shard={"dna": 100, "cropped_256": 10})
+    assert manifest.complete and written < len(manifest.shards)
+
+
+def test_two_builds_into_one_folder(release, tmp_path):
+    """The second one is refused while the first one writes, and does nothing."""
+    refused = []
+
+    def meanwhile(config, done, total):
+        if not refused:
+            with pytest.raises(RuntimeError, match="Another build is writing to .*out"):
+                build(release, tmp_path / "out", ["dna"])
+            refused.append(config)
+
+    assert build(release, tmp_path / "out", ["dna"], progress=meanwhile).complete
+    assert refused == ["dna"]
+
+
+def test_a_manifest_deletes_only_inside_its_folder(tmp_path):
+    """`force` replaces a build whose manifest names a file outside: an error, and the file stays."""
+    build(write_rows(tmp_path / "m.csv", [row("A1")]), tmp_path / "out")
+    (tmp_path / "thesis.txt").write_text("years of work")
+    state = json.loads((tmp_path / "out/manifest.json").read_text())
+    state["shards"]["../thesis.txt"] = {"rows": 1, "bytes": 13, "sha256": ""}
+    (tmp_path / "out/manifest.json").write_text(json.dumps(state))
+    write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
+    with pytest.raises(ValueError, match="'../thesis.txt' is not a file inside"):
+        build(tmp_path / "m.csv", tmp_path / "out", force=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_progress_is_cumulative(release, tmp_path):
+    seen = []
+    build(release, tmp_path / "out", rows_per_shard=SIZES, progress=lambda *call: seen.append(call))
+    for config in ("dna", "cropped_256"):
+        done = [call[1] for call in seen if call[0] == config]
+        assert done == sorted(done) and done[-1] == 400
+    assert {call[2] for call in seen} == {400}
 
 
 def test_a_build_of_the_splits_whose_photos_are_there(copy, dataset, tmp_path):
@@ -525,21 +572,21 @@ def test_a_build_of_the_splits_whose_photos_are_there(copy, dataset, tmp_path):
 
 def test_boxes_are_columns_of_every_config(release, dataset):
     """The box of each specimen, as int32, beside its photo; and a note, not an error, on boxes of other specimens."""
-    with open(release / reader.BOXES_TSV, newline="") as file:
+    with open(release / BOXES_TSV, newline="") as file:
         boxes = {box["processid"]: box for box in csv.DictReader(file, delimiter="\t")}
     for config in ("dna", "cropped_256"):
         data = load_dataset(str(dataset), config, split="test").select_columns(
-            ["processid", *reader.BOX_COLUMNS.values()]
+            ["processid", *BOX_COLUMNS.values()]
         )
-        assert len(data) and {str(data.features[name].dtype) for name in reader.BOX_COLUMNS.values()} == {"int32"}
+        assert len(data) and {str(data.features[name].dtype) for name in BOX_COLUMNS.values()} == {"int32"}
         for record in data:
             box = boxes[record["processid"]]
-            assert all(record[ours] == int(box[name]) for name, ours in reader.BOX_COLUMNS.items())
+            assert all(record[ours] == int(box[name]) for name, ours in BOX_COLUMNS.items())
 
 
 def test_boxes_of_nobody_are_noted(release, tmp_path):
     write_rows(tmp_path / "m.csv", read_csv(release)[:30])
-    shutil.copy(release / reader.BOXES_TSV, tmp_path)
+    shutil.copy(release / BOXES_TSV, tmp_path)
     manifest = build(tmp_path / "m.csv", tmp_path / "out")
     assert [problem.what for problem in manifest.problems] == [
         "370 of 400 boxes are of specimens that the metadata lack"
@@ -560,12 +607,12 @@ def test_a_reader_can_skip_columns_and_pages(dataset):
 def test_builds_from_every_format_are_equal(release, dataset, tmp_path, kind):
     source = tmp_path / "release"
     source.mkdir()
-    shutil.copy(release / reader.BOXES_TSV, source)
+    shutil.copy(release / BOXES_TSV, source)
     if kind == "jsonld":
         shutil.copytree(release / "bioscan5m/metadata/jsonld", source / "bioscan5m/metadata/jsonld")
     else:
         with ZipFile(source / "BIOSCAN_5M_Insect_Dataset_metadata_MultiTypes.zip", "w", 8) as archive:
-            archive.write(reader.find_metadata(release), "bioscan5m/metadata/csv/m.csv")
+            archive.write(find_metadata(release), "bioscan5m/metadata/csv/m.csv")
     build(source, tmp_path / "out", rows_per_shard={"dna": 100})
     for file in dataset.glob("dna/*.parquet"):
         assert pq.read_table(file).equals(pq.read_table(tmp_path / "out" / file.relative_to(dataset)))

@@ -13,7 +13,8 @@ from datasets import Image
 from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import load as data
 from bioscan_hf.dataset.load import labels_of, load_bioscan5m, load_label_maps, parse_taxon
-from bioscan_hf.release.check import find_metadata, read_table, write_csv
+from bioscan_hf.release.layout import find_metadata
+from bioscan_hf.release.tables import read_table, write_csv
 from bioscan_hf.schema import COLUMNS, LABEL_COLUMNS, SPLITS
 
 
@@ -101,7 +102,7 @@ def test_a_shard_that_is_missing_is_not_passed_over(dataset, tmp_path):
 def test_parse_taxon():
     texts = ["order=Diptera", "order = Coleoptera", "species=Gnamptogenys sulcata"]
     assert parse_taxon(texts) == {"order": ["Diptera", "Coleoptera"], "species": ["Gnamptogenys sulcata"]}
-    for text, message in (("Diptera", "is no taxon. Write a rank and a name"), ("tribe=x", "Unknown rank 'tribe'")):
+    for text, message in (("Diptera", "is not a taxon. Write a rank and a name"), ("tribe=x", "Unknown rank 'tribe'")):
         with pytest.raises(ValueError, match=message):
             parse_taxon([text])
 
@@ -235,7 +236,7 @@ def test_bad_sources(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="No metadata in"):
         load_bioscan5m(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no metadata file: give a .csv"):
+    with pytest.raises(ValueError, match="is not a metadata file: give a .csv"):
         load_bioscan5m(tmp_path / "photo.jpg")
     assert data.source_kind("user/bioscan") == "hub"
 

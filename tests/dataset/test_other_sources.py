@@ -1,4 +1,4 @@
-"""BIOSCAN-1M, Canadian Invertebrates and CLIBD's HDF5 files, on made-up files in their published layouts."""
+"""BIOSCAN-1M, Canadian Invertebrates and CLIBD's HDF5 files, on simulated files in their published layouts."""
 
 import csv
 import io
@@ -12,15 +12,12 @@ import pytest
 from datasets import Image
 from PIL import Image as PILImage
 
-from bioscan_hf.dataset.bioscan1m import BIOSCAN1M_TSV, CLIBD_SPLITS, PARTITIONS, bioscan1m_label_maps, load_bioscan1m
-from bioscan_hf.dataset.other_sources import (
-    canadian_invertebrates_label_maps,
-    clibd_label_maps,
-    load_canadian_invertebrates,
-    load_clibd_hdf5,
-)
+from bioscan_hf.dataset.bioscan1m import CLIBD_SPLITS, PARTITIONS, bioscan1m_label_maps, load_bioscan1m
+from bioscan_hf.dataset.bioscan1m import TSV as BIOSCAN1M_TSV
+from bioscan_hf.dataset.canadian_invertebrates import canadian_invertebrates_label_maps, load_canadian_invertebrates
+from bioscan_hf.dataset.clibd_hdf5 import clibd_label_maps, load_clibd_hdf5
 from bioscan_hf.models.taxonomy_text import taxonomy_text
-from bioscan_hf.release.check import ReleaseError
+from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.schema import COLUMNS
 
 LABELS = ("phylum", "class", "order", "family", "subfamily", "tribe", "genus", "species")
@@ -245,7 +242,7 @@ def test_partition_files_that_do_not_fit(bioscan1m, tmp_path):
     source = bioscan1m / "bioscan1m" / BIOSCAN1M_TSV
     ids = (source.parent / "CLIBD_partitioning/no_split.txt").read_text().split()
     for name, changed, message in [
-        ("short", ids[1:], f"knows nothing of '{ids[0]}' and 0 more"),
+        ("short", ids[1:], f"does not name '{ids[0]}' and 0 more"),
         ("twice", [*ids, ids[0]], "names a specimen twice"),
         ("alien", [*ids, "ALIEN"], "'ALIEN' and 0 more are not in the metadata"),
     ]:
@@ -375,17 +372,17 @@ def test_clibd_hdf5_errors(hdf5, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="Unknown rank 'class'. CLIBD has label ids for order"):
         load_clibd_hdf5(hdf5, "train", ranks=["class"])
     (tmp_path / "bins.tsv").write_text("sampleid\turi\nS1\tB\n")
-    with pytest.raises(ReleaseError, match="bins.tsv knows nothing of 'S0' and 254 more"):
+    with pytest.raises(ReleaseError, match="bins.tsv does not name 'S0' and 254 more"):
         load_clibd_hdf5(hdf5, "train", bins=tmp_path / "bins.tsv")
     with pytest.raises(FileNotFoundError, match="No file"):
         load_clibd_hdf5(tmp_path / "none.hdf5")
-    with pytest.raises(ReleaseError, match="no readable HDF5 file"):
+    with pytest.raises(ReleaseError, match="not a readable HDF5 file"):
         load_clibd_hdf5(tmp_path / "bins.tsv")
     import h5py
 
     with h5py.File(tmp_path / "empty.hdf5", "w"):
         pass
-    with pytest.raises(ReleaseError, match="no split file of CLIBD"):
+    with pytest.raises(ReleaseError, match="not a split file of CLIBD"):
         load_clibd_hdf5(tmp_path / "empty.hdf5")
     broken = tmp_path / "broken.hdf5"
     broken.write_bytes(hdf5.read_bytes())

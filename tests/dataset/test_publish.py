@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from bioscan_hf.dataset.build import build
-from bioscan_hf.dataset.publish import _add_shard, _check_repository, _without_folders, complete_manifest, split_counts
+from bioscan_hf.dataset.publish import _add_shard, _check_repository, complete_manifest, split_counts
 from bioscan_hf.partition.assign import split_summary
-from bioscan_hf.release.check import find_metadata, read_table, write_csv
+from bioscan_hf.provenance import without_folders
+from bioscan_hf.release.layout import find_metadata
+from bioscan_hf.release.tables import read_table, write_csv
 from bioscan_hf.schema import COLUMNS
 
 REPO = "tester/BIOSCAN-tiny"
@@ -24,8 +26,8 @@ PUBLISH = """
 import sys
 from bioscan_hf.dataset import publish
 publish.SHARDS_PER_COMMIT = 5
-def progress(text, done, total):
-    assert 0 <= done <= total
+def progress(stage, done, total):
+    assert stage == "upload" and 0 <= done <= total
 folder, repo, *revision = sys.argv[1:]
 print(publish.publish(folder, repo, revision=revision[0] if revision else None, progress=progress))
 """
@@ -179,7 +181,7 @@ def test_a_new_build_on_a_branch_replaces_the_shards_of_the_old(release, tmp_pat
     ("path", "message"),
     [
         ("BIOSCAN-tiny.py", "holds BIOSCAN-tiny.py, which `load_dataset` takes for a loading script"),
-        ("original_256/val-00000-of-00001.parquet", "holds the config 'original_256', which this build .dna. lacks"),
+        ("original_256/val-00000-of-00001.parquet", "holds the config 'original_256', which is not in this build .dna."),
     ],
 )
 def test_a_repository_that_would_not_load_or_lose_a_config(path, message):
@@ -194,7 +196,7 @@ def copy(dataset, tmp_path):
 
 
 def test_an_unfinished_or_damaged_build_is_refused(copy, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no build .no manifest.json.: run `bioscan-hf build` first"):
+    with pytest.raises(FileNotFoundError, match="has no build .no manifest.json.: run `bioscan-hf build` first"):
         complete_manifest(tmp_path)
     shard = next(copy.glob("dna/val-*.parquet"))
     content = bytearray(shard.read_bytes())
@@ -207,7 +209,7 @@ def test_an_unfinished_or_damaged_build_is_refused(copy, tmp_path):
     content[100] ^= 1
     shard.write_bytes(content)
     entry = complete_manifest(copy)["shards"][f"dna/{shard.name}"]
-    with pytest.raises(ValueError, match=f"dna/{shard.name} is not as it was built .its sha256 differs"):
+    with pytest.raises(ValueError, match=f"dna/{shard.name} has changed since it was built .its sha256 differs"):
         _add_shard(copy, f"dna/{shard.name}", entry)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
@@ -219,8 +221,8 @@ def test_messages_lose_the_folders_of_the_machine():
     """Absolute folders go; names inside a zip, relative paths, dates and fractions stay."""
     problems = [{"what": "no photo bioscan5m/images/cropped/val/A.jpg in /home/ann/my_release, /mnt/x/B.zip"}]
     cut = [{"what": "no photo bioscan5m/images/cropped/val/A.jpg in my_release, B.zip"}]
-    assert _without_folders({"problems": problems, "n": 3}) == {"problems": cut, "n": 3}
-    assert _without_folders("C:\\data\\m.csv, row 3: 1/2 of 'a/b'") == "m.csv, row 3: 1/2 of 'a/b'"
+    assert without_folders({"problems": problems, "n": 3}) == {"problems": cut, "n": 3}
+    assert without_folders("C:\\data\\m.csv, row 3: 1/2 of 'a/b'") == "m.csv, row 3: 1/2 of 'a/b'"
 
 
 def test_barcodes_are_counted_without_n_at_their_ends(tmp_path):

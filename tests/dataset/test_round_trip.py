@@ -1,32 +1,29 @@
 """Everything that the package makes goes up to a Hub on this machine, and comes back by its id in another process.
 
-One process trains tiny models with all four trainers, which push them, and pushes an adapter, an index, a dataset and
-a metric; another, with an empty cache and none of the files, loads each by its id and finds the same numbers.
+One process trains tiny models with all four trainers, which push them, and pushes an adapter, an index and a dataset;
+another, with an empty cache and none of the files, loads each by its id and finds the same numbers.
 """
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import minihub
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
-METRIC = Path(__file__).parents[2] / "metrics" / "topk_accuracy"
 MODELS = ("pretrained", "classifier", "aligned", "clibd")
 
 SHARED = """
 import json, sys
 import numpy as np
 import torch
-import bioscan_hf
+import bioscan_hf.auto
 
 BARCODES = ["AACATTATATTTTATTTTTGGAATTTGAGCAGGA" * 5, "ACGT" * 30]
 torch.manual_seed(0)
 IMAGES = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), dtype=np.uint8) for i in range(2)]
-GUESSES = {"predictions": [[3, 1], [2, 4]], "references": [1, 2]}
 
 @torch.no_grad()
 def answers(pretrained, classifier, aligned, clibd):
@@ -61,7 +58,7 @@ PUBLISH = (
 from pathlib import Path
 from bioscan_hf.trainers import contrast_barcodes, finetune_barcodebert, pretrain_barcodebert, train_clibd
 
-source, work, metric = map(Path, sys.argv[1:])
+source, work = map(Path, sys.argv[1:])
 COMMON = ["--source", str(source), "--use_cpu", "true", "--disable_tqdm", "true", "--save_strategy", "no"]
 COMMON += ["--eval_strategy", "no", "--push_to_hub", "true", "--report_to", "none"]
 
@@ -98,7 +95,7 @@ model = get_peft_model(AutoModel.from_pretrained("tester/pretrained"),
 model.push_to_hub("tester/adapter")
 
 from bioscan_hf.hub.dataset_cards import index_card
-from bioscan_hf.dataset.publish import publish, push_metric
+from bioscan_hf.dataset.publish import publish
 from bioscan_hf.files import write_text
 from bioscan_hf.search.index import build_index, push_index, save_index
 found = answers(**{name: work / name for name in ("pretrained", "classifier", "aligned", "clibd")})
@@ -107,7 +104,6 @@ index = save_index(build_index(found["aligned"], {"species": ["Aus bus", "Aus <b
 write_text(index / "README.md", index_card("Reference barcodes", index))
 push_index(index, "tester/index")
 publish(source, "tester/specimens")
-push_metric(metric, "tester/top-k")
 np.savez(work / "answers.npz", **found, adapter=adapted(model, "tester/pretrained"))
 """
 )
@@ -115,7 +111,6 @@ np.savez(work / "answers.npz", **found, adapter=adapted(model, "tester/pretraine
 READ = (
     SHARED
     + """
-import evaluate
 from datasets import load_dataset
 from huggingface_hub import snapshot_download
 from peft import PeftModel
@@ -140,7 +135,6 @@ print(json.dumps({
     "keys": load_dataset("tester/index", split="train")["id"][:],
     "processids": rows["processid"][:],
     "same": ours["processid"][:] == rows["processid"][:],
-    "metric": evaluate.load("tester/top-k").compute(**GUESSES, top_k=[1, 2]),
 }))
 """
 )
@@ -159,12 +153,12 @@ def online(dataset, tmp_path_factory):
     """A Hub with everything on it, and the folder that it came from."""
     work = tmp_path_factory.mktemp("work")
     with minihub.serve() as hub:
-        run(PUBLISH, hub, tmp_path_factory.mktemp("publisher"), dataset, work, METRIC)
+        run(PUBLISH, hub, tmp_path_factory.mktemp("publisher"), dataset, work)
         yield hub, work
 
 
 def test_everything_comes_back_by_its_id(online, dataset, tmp_path):
-    """In a process with an empty cache, elsewhere: the same predictions to 1e-6, the same rows, the same score."""
+    """In a process with an empty cache, elsewhere: the same predictions to 1e-6, the same rows."""
     hub, work = online
     found = json.loads(run(READ, hub, tmp_path, work / "answers.npz").splitlines()[-1])
     names = {"pretrained", "encoder", "classifier", "aligned", "image", "dna", "adapter"}
@@ -174,11 +168,6 @@ def test_everything_comes_back_by_its_id(online, dataset, tmp_path):
 
     there = [pq.read_table(path)["processid"].to_pylist() for path in sorted(dataset.glob("dna/val-*.parquet"))]
     assert found["processids"] == [one for part in there for one in part] and found["same"]
-    # Guesses 3, 1 of class 1 and 2, 4 of class 2: the first is right at the second guess.
-    assert found["metric"] == {
-        **{"micro_top_1": 0.5, "macro_top_1": 0.5, "micro_top_2": 1.0, "macro_top_2": 1.0},
-        **{"support": 2, "classes": 2},
-    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -208,12 +197,3 @@ def test_cards_pass_the_checks_of_the_hub(online, name, dataset):
     assert "Costa Rica" in text and "```bibtex" in text and "## Limits" in text or "and limits" in text
     if kind == "model" and name != "aligned":
         assert f"# {name}" in text
-
-
-def test_the_metric_has_its_space(online):
-    hub, _ = online
-    files = hub.files("tester/top-k")
-    assert hub.repos["tester/top-k"].kind == "space"
-    assert files["top-k.py"] == (METRIC / "topk_accuracy.py").read_bytes()
-    assert b'evaluate.load("tester/top-k")' in files["README.md"] and b"&gt;&gt;&gt; import" in files["index.html"]
-    assert minihub.card_errors("space", files["README.md"].decode()) == []

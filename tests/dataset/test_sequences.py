@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import sequences
+from bioscan_hf.dataset.letters import rules
 from bioscan_hf.dataset.sequences import is_sequence_file, read_sequences
-from bioscan_hf.encoders.barcode_encoders import kmer_encoder
+from bioscan_hf.encoders.kmers import kmer_encoder
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.schema import COLUMNS
 
@@ -117,7 +118,7 @@ def test_cleaning(tmp_path):
 @given(st.text("acgtnuACGTNURYKMrykm- \tXé!", max_size=30))
 def test_cleaning_is_that_of_columns(text):
     """`clean_barcodes`, which cleans Python strings, gives the same, or refuses the same."""
-    letters = sequences.rules("barcode")
+    letters = rules("barcode")
     cleaned = text.encode("latin-1").translate(letters.table, letters.removed)
     try:
         expected = clean_barcodes([text])[0]
@@ -136,7 +137,7 @@ def test_duplicates_and_empty_records(tmp_path):
         read_sequences(path)
     with pytest.raises(ValueError, match="without a sequence: 'P2', 'P3'"):
         read_sequences(path, clean="barcode")
-    with pytest.raises(ValueError, match="come more than once: 'P1'. Make them differ, or keep them all"):
+    with pytest.raises(ValueError, match="occur more than once: 'P1'. Make them unique, or keep them all"):
         read_sequences(path, empty="keep")
     found = read_sequences(path, empty="keep", duplicates="keep")
     assert found["processid"].to_pylist() == ["P1", "P2", "P1", "P3"]
@@ -147,29 +148,29 @@ def test_duplicates_and_empty_records(tmp_path):
 
 FOREIGN = [
     ("a.fasta", ">P1\nACGT\n\n>P2\nAC\nGJ\n", "'P2' .* line 6 holds 'J'. Allowed are A, C, G, T, N, the IUPAC codes"),
-    ("a.fasta", ">P1\nacgt\n", "line 2 holds 'a'.*clean='barcode' reads lower case and U too"),
+    ("a.fasta", ">P1\nacgt\n", "line 2 holds 'a'.*clean='barcode' also reads lower case and U"),
     ("a.fasta", b">P1\nAC\xe9T\n", "line 2 holds 'é'"),
     ("a.fasta", ">P1\nACGT\n> \nACGT\n", "record without an id at line 3"),
     ("a.fasta", b">P\xe9 x\nACGT\n", "ids or names that are not utf-8.*encoding='latin-1'"),
-    ("a.fasta", "ACGT\n", "is no FASTA or FASTQ: it begins with 'ACGT.n', not with > or @"),
-    ("a.fasta", "<html>", "is no FASTA or FASTQ"),
-    ("a.bin", b"\x01\x00\x02", "is no FASTA or FASTQ"),
+    ("a.fasta", "ACGT\n", "is not a FASTA or FASTQ: it begins with 'ACGT.n' instead of > or @"),
+    ("a.fasta", "<html>", "is not a FASTA or FASTQ"),
+    ("a.bin", b"\x01\x00\x02", "is not a FASTA or FASTQ"),
     ("a.fasta", "", "is empty"),
     ("a.csv", "\n\n", "is empty"),
-    ("a.fasta.zip", b"PK\x03\x04xx", "is packed by zip. Unpack it, or pack it by gzip"),
+    ("a.fasta.zip", b"PK\x03\x04xx", "is compressed with zip. Decompress it, or use gzip"),
     ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8"),
-    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\n", "breaks off in the record that begins at line 5"),
-    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nIII\n", "no FASTQ of four lines a record at line 5"),
+    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\n", "ends inside the record that begins at line 5"),
+    ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nIII\n", "not a FASTQ of four lines per record at line 5"),
     ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGX\n+\nIIII\n", "line 6 holds 'X'"),
-    ("a.sam", "@HD\tVN:1\n@SQ\tSN:1\nx\ny\n", "no FASTQ of four lines a record at line 1"),
+    ("a.sam", "@HD\tVN:1\n@SQ\tSN:1\nx\ny\n", "not a FASTQ of four lines per record at line 1"),
     ("a.csv", "id,sequence\nP1,ACGT\nP2,AC!T\n", "'P2' .* row 2 holds '!'"),
     ("a.csv", "id,sequence\nP1,ACGT\n,ACGT\n", "has no id in row 2"),
-    ("a.csv", "id,sequence\n", "holds no sequence"),
+    ("a.csv", "id,sequence\n", "does not hold any sequence"),
     ("a.csv", "id,dna_length\nP1,4\n", "no column of sequences .none of dna_barcode.*columns are 'id', 'dna_length'"),
-    ("a.csv", "name,sequence\nP1,ACGT\n", "no column of ids .*Name the one by id_column"),
+    ("a.csv", "name,sequence\nP1,ACGT\n", "no column of ids .*Choose one by id_column"),
     ("a.csv", "id,seq,dna\nP1,ACGT,ACGT\n", "several columns of sequences: seq, dna.*by sequence_column"),
     ("a.csv", "id,seq,id\nP1,ACGT,P2\n", "several columns of ids: id, id"),
-    ("a.csv", "id,sequence\nP1,ACGT\nP2\n", "is no whole table, separated by ','.*Expected 2 columns, got 1"),
+    ("a.csv", "id,sequence\nP1,ACGT\nP2\n", "is not a complete table, separated by ','.*Expected 2 columns, got 1"),
     ("a.csv", b"id,seq,species\nP1,ACGT,M\xfcller\n", "are not utf-8.*encoding='latin-1'"),
     ("a.txt", "hello\nworld\n", "no column of ids .*columns are 'hello'"),
 ]
@@ -219,7 +220,7 @@ def test_latin1_names_are_read_when_told(tmp_path):
 def test_bad_options_are_refused(tmp_path):
     path = write(tmp_path / "a.fasta", ">P1\nACGT\n")
     for option in ({"clean": "all"}, {"duplicates": "drop"}, {"empty": "drop"}):
-        with pytest.raises(ValueError, match=f"{next(iter(option))}='.*' is unknown. There are"):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}='.*' is unknown. Choose"):
             read_sequences(path, **option)
     with pytest.raises(ValueError, match="is a FASTA: it has no columns"):
         read_sequences(path, id_column="id")
@@ -243,10 +244,14 @@ def test_table_on_disk_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path, output = tmp_path / "a.fasta", tmp_path / "cache" / "a.arrow"
     write(path, fasta({f"P{i}": "ACGT" * 5 for i in range(100)}))
     seen: list[int] = []
+
+    def progress(stage, done, total):
+        seen.append(done)
+
     before = pa.total_allocated_bytes()
-    mapped = read_sequences(path, arrow_file=output, progress=seen.append)
+    mapped = read_sequences(path, arrow_file=output, progress=progress)
     assert pa.total_allocated_bytes() - before < 10_000
-    assert mapped.equals(read_sequences(path)) and len(mapped) == 100 == sum(seen) and len(seen) > 10
+    assert mapped.equals(read_sequences(path)) and len(mapped) == 100 == seen[-1] and len(seen) > 10 and seen == sorted(seen)
     output.unlink()
     for wrong, message in (
         (">last\nX\n", "'last'"),

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.labels import LabelMaps
-from bioscan_hf.release.check import features, find_metadata
+from bioscan_hf.release.columns import features
+from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.schema import COLUMNS
 
 NARROW = {"columns": ["processid", "dna_barcode"], "taxon": {"class": "Insecta"}, "ranks": ["family"]}

@@ -1,0 +1,114 @@
+"""FASTA and FASTQ files, read in blocks into tables of ids and barcodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from .letters import Place, SequenceFile
+
+
+def normalized(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
+    """Blocks of the stream with "\\n" for every line end, and one at the very end."""
+    rest, last = b"", b""
+    while block := stream.read(block_bytes):
+        block = rest + block
+        rest = b"\r" if block.endswith(b"\r") else b""  # may be the first half of a line end
+        block = block[: len(block) - len(rest)]
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        last = block or last
+        yield block
+    if rest or not last.endswith(b"\n"):
+        yield b"\n"
+
+
+def read_fasta(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
+    """Tables of the records of a FASTA."""
+    rest, line = b"", 1
+    for block in blocks:
+        text = rest + block
+        cut = text.rfind(b"\n>") + 1
+        if not cut:
+            _check_length(file, text, line)
+        whole, rest = text[:cut], text[cut:]
+        if whole.strip():
+            yield _fasta_table(file, whole, line)
+        line += whole.count(b"\n")
+    if rest.strip():
+        yield _fasta_table(file, rest, line)
+
+
+def _fasta_table(file: SequenceFile, text: bytes, line: int) -> pa.Table:
+    start = text.index(b">")  # only blank lines come before it
+    line += text.count(b"\n", 0, start)
+    records = text[start + 1 :].split(b"\n>")
+    parts = [record.partition(b"\n") for record in records]
+    bodies = [body for _, _, body in parts]
+
+    def place(record: int, character: int) -> str:
+        number = line + sum(text.count(b"\n") + 1 for text in records[:record])
+        if character >= 0:
+            number += 1 + bodies[record].count(b"\n", 0, character)
+        return f"line {number}"
+
+    return file.barcodes(_ids(file, [header for header, _, _ in parts], place), bodies, place)
+
+
+def read_fastq(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
+    """Tables of the records of a FASTQ with four lines per record."""
+    rest, line, started = b"", 1, False
+    for block in blocks:
+        text = rest + block
+        if not started:
+            line += len(text) - len(text.lstrip(b"\n"))
+            text = text.lstrip(b"\n")
+            started = bool(text)
+        lines = text.split(b"\n")
+        count = (len(lines) - 1) // 4  # the last piece is not a whole line yet
+        if not count:
+            _check_length(file, text, line)
+        rest = b"\n".join(lines[4 * count :])
+        if count and any(lines[: 4 * count]):
+            yield _fastq_table(file, lines[: 4 * count], line)
+        line += 4 * count
+    if rest.strip():
+        raise ValueError(f"{str(file.path)!r} ends inside the record that begins at line {line}. Is it complete?")
+
+
+def _fastq_table(file: SequenceFile, lines: list[bytes], line: int) -> pa.Table:
+    while not any(lines[-4:]):  # blank lines at the end of the file
+        lines = lines[:-4]
+    headers, bodies, marks, qualities = (lines[part::4] for part in range(4))
+
+    def place(record: int, character: int) -> str:
+        return f"line {line + 4 * record + (character >= 0)}"
+
+    for number, (header, body, mark, quality) in enumerate(zip(headers, bodies, marks, qualities, strict=True)):
+        if not header.startswith(b"@") or not mark.startswith(b"+") or len(body) != len(quality):
+            raise ValueError(
+                f"{str(file.path)!r} is not a FASTQ of four lines per record at {place(number, -1)}: expected are "
+                f"@id, the sequence, +, and as many qualities as nucleotides."
+            )
+    return file.barcodes(_ids(file, [header[1:] for header in headers], place), bodies, place)
+
+
+def _check_length(file: SequenceFile, text: bytes, line: int) -> None:
+    """Raises ValueError for an incomplete record that is already too long."""
+    if len(text) > file.longest:
+        raise ValueError(
+            f"{str(file.path)!r} has a record of over {file.longest:,} bytes at line {line}, too long for a barcode."
+        )
+
+
+def _ids(file: SequenceFile, headers: list[bytes], place: Place) -> pa.Array:
+    """The first word of each header."""
+    words = [header.split(None, 1) for header in headers]
+    if [] in words:
+        raise ValueError(f"{str(file.path)!r} has a record without an id at {place(words.index([]), -1)}.")
+    try:
+        return pa.array([word[0].decode(file.encoding) for word in words], pa.string())
+    except UnicodeDecodeError as error:
+        raise file.encoding_error(error) from error

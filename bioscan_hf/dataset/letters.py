@@ -1,0 +1,98 @@
+"""Letters of the sequences in a file: which are allowed, and what each becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ..barcodes import AMBIGUOUS, SPELLING
+
+CLEANINGS = ("none", "barcode")
+WHITE_SPACE = b" \t\n\r\v\f"
+
+#: (number of a record, position of a character in it or -1 for its header) -> "line 12".
+Place = Callable[[int, int], str]
+
+
+class Rules(NamedTuple):
+    """How the letters of a sequence are read.
+
+    Attributes:
+        table: What each byte becomes.
+        removed: Bytes that are left out.
+        allowed: Bytes that may remain.
+        rtrim: Bytes that are cut off at the end.
+    """
+
+    table: bytes
+    removed: bytes
+    allowed: bytes
+    rtrim: bytes
+
+
+def rules(clean: str = "none", *, remove_gaps: bool = False) -> Rules:
+    """The rules of `read_sequences` for `clean` and `remove_gaps`.
+
+    Raises:
+        ValueError: for an unknown cleaning.
+    """
+    if clean not in CLEANINGS:
+        raise ValueError(f"clean={clean!r} is unknown. Choose {' or '.join(CLEANINGS)}.")
+    removed = WHITE_SPACE + (b"-." if remove_gaps else b"")
+    every_byte = bytes(range(256))
+    if clean == "none":
+        return Rules(every_byte, removed, b"ACGTN-" + AMBIGUOUS.encode(), b"")
+    table = every_byte.decode("latin-1").translate(SPELLING).encode("latin-1")
+    return Rules(table, removed, b"ACGTN", b"N")
+
+
+@dataclass(frozen=True)
+class SequenceFile:
+    """A file of sequences and how it is read.
+
+    Attributes:
+        letters: Rules for the letters.
+        encoding: Of the ids and names.
+        block_bytes: Bytes that are read at a time.
+        longest: Largest record that is read, in bytes.
+    """
+
+    path: Path
+    letters: Rules
+    encoding: str
+    block_bytes: int
+    longest: int
+
+    def encoding_error(self, error: Exception) -> ValueError:
+        """The error for bytes that are not in the encoding."""
+        return ValueError(
+            f"{str(self.path)!r} holds ids or names that are not {self.encoding} ({error}). Give the encoding of the "
+            f"file, such as encoding='latin-1'."
+        )
+
+    def barcodes(self, ids: pa.Array, bodies: list[bytes], place: Place) -> pa.Table:
+        """Table of ids and barcodes; raises ValueError for the first letter that is not allowed."""
+        table, removed, allowed, rtrim = self.letters
+        barcodes = []
+        for number, body in enumerate(bodies):
+            barcode = body.translate(table, removed)
+            if barcode.translate(None, allowed):
+                raise self._letter_error(ids[number].as_py(), body, number, place)
+            barcodes.append(barcode.rstrip(rtrim) if rtrim else barcode)
+        return pa.table({"processid": ids, "dna_barcode": pa.array(barcodes, pa.binary()).cast(pa.string())})
+
+    def _letter_error(self, name: str, body: bytes, number: int, place: Place) -> ValueError:
+        table, removed, allowed, rtrim = self.letters
+        at = next(i for i, byte in enumerate(body) if byte not in removed and table[byte] not in allowed)
+        letter = chr(body[at])
+        known = "A, C, G, T, N, the IUPAC codes and '-'"
+        advice = f"Allowed are {known}."
+        if not rtrim and letter in "acgtnuU" + AMBIGUOUS.lower():
+            advice = f"Allowed are capital {known}; clean='barcode' also reads lower case and U."
+        elif letter == ".":
+            advice += " remove_gaps=True removes the gaps of an alignment."
+        return ValueError(f"{name!r} in {str(self.path)!r} is not DNA: {place(number, at)} holds {letter!r}. {advice}")

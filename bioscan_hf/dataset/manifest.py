@@ -1,0 +1,107 @@
+"""manifest.json of a build: its source and options, and the shards that are complete."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+from ..release.problems import Problem
+from .problems import PROBLEMS_FILE
+
+LABELS_FILE = "labels.json"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass
+class Manifest:
+    """The state of a build.
+
+    Attributes:
+        path: The file.
+        about: Source and options. If they differ, it is another build.
+        shards: Name of each complete Parquet file -> its rows, bytes and sha256.
+        problems: Problems found so far.
+        counts: Split -> rows, once the metadata is checked.
+        complete: Whether the build is complete.
+        replaced: Files of another build in the folder that this one replaces.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    complete: bool = False
+    replaced: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path, about: dict[str, Any], force: bool) -> Manifest:
+        """The manifest of an interrupted build of the same source and options, or a new one.
+
+        Raises:
+            FileExistsError: if the folder holds anything else, unless `force`.
+        """
+        manifest = cls(folder / MANIFEST_FILE, about)
+        if not manifest.path.is_file():
+            others = sorted(path.name for path in folder.glob("[!.]*"))
+            if others and not force:
+                raise FileExistsError(
+                    f"{str(folder)!r} holds something else ({others[0]!r}, ...). "
+                    f"Give a new folder, or force=True (--force) to write into this one."
+                )
+            return manifest
+        old = read_json(manifest.path, {"complete": bool, "rows": dict, "shards": dict, "problems": list})
+        if different := [key for key in about if old.get(key) != about[key]]:
+            if not force:
+                raise FileExistsError(
+                    f"{str(folder)!r} holds a build with another {' and '.join(different)}. "
+                    f"Give a new folder, or force=True (--force) to replace that build."
+                )
+            manifest.replaced = (*old["shards"], PROBLEMS_FILE, LABELS_FILE)
+            return manifest
+        manifest.complete, manifest.counts, manifest.shards = old["complete"], old["rows"], old["shards"]
+        if manifest.has_metadata():  # otherwise the metadata is checked again
+            manifest.problems = [Problem(**problem) for problem in old["problems"]]
+        return manifest
+
+    def save(self) -> None:
+        """Writes the file."""
+        state = {"complete": self.complete, "rows": self.counts, "shards": self.shards}
+        write_json(self.path, {**self.about, **state, "problems": [vars(problem) for problem in self.problems]})
+
+    def holds(self, name: str) -> bool:
+        """Whether a shard is complete: listed, and a file of the listed size."""
+        file = self.path.parent / name
+        return name in self.shards and file.is_file() and file.stat().st_size == self.shards[name]["bytes"]
+
+    def names(self, config: str) -> dict[str, list[str]]:
+        """Split -> names of the Parquet files of a config, relative to the folder."""
+        return shard_names(config, self.counts, self.about["rows_per_shard"][config])
+
+    def has_metadata(self) -> bool:
+        """Whether every shard of the config `dna` and the label ids are written."""
+        names = [name for split in self.names("dna").values() for name in split]
+        return bool(names) and all(map(self.holds, names)) and (self.path.parent / LABELS_FILE).is_file()
+
+    def is_whole(self) -> bool:
+        """Whether the build is complete and every shard is still there."""
+        return self.complete and all(map(self.holds, self.shards))
+
+
+def shard_names(config: str, counts: Mapping[str, int], rows_per_shard: int) -> dict[str, list[str]]:
+    """Split -> names of its Parquet files, relative to the dataset's folder."""
+    names = {}
+    for split, count in counts.items():
+        n = -(-count // rows_per_shard)
+        names[split] = [f"{config}/{split}-{i:05d}-of-{n:05d}.parquet" for i in range(n)]
+    return names
+
+
+def fingerprint(shards: Mapping[str, Mapping[str, Any]], config: str) -> str:
+    """Twelve hexadecimal digits that identify the content of a config."""
+    digests = [f"{name}:{shard['sha256']}" for name, shard in sorted(shards.items()) if name.startswith(f"{config}/")]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]

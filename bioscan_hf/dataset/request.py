@@ -1,0 +1,204 @@
+"""Rows and columns that a caller asks for, and the functions that apply them to tables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets
+
+from ..barcodes import first_of_each_barcode
+from ..labels import LabelMaps
+from ..schema import SPLITS, UNASSIGNED, resolve_splits
+
+#: Rank -> names. A row must have one of the names at each rank.
+Taxon = Mapping[str, tuple[str, ...]]
+
+#: Rows of a record batch of text. A cached dataset is opened batch by batch, and the default, 1,000 rows, is slow.
+TEXT_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """Rows and columns to read, and how to change them.
+
+    Attributes:
+        config: One of `schema.CONFIGS`.
+        split: A split, a metasplit or several joined by "+"; None is all splits.
+        columns: Columns to read; None reads all.
+        taxon: Names to which the rows are restricted.
+        maps: Label ids to add, as columns `<rank>_index`.
+        max_nucleotides: Length to which barcodes are cut; None keeps them whole.
+    """
+
+    config: str
+    split: str | None = None
+    columns: tuple[str, ...] | None = None
+    taxon: Taxon = field(default_factory=dict)
+    maps: LabelMaps = field(default_factory=lambda: LabelMaps({}))
+    max_nucleotides: int | None = None
+
+    @property
+    def filters(self) -> list[tuple[str, str, list[str]]] | None:
+        """`taxon` as filters of pyarrow."""
+        return [(rank, "in", list(names)) for rank, names in self.taxon.items()] or None
+
+    def choose(self, available: Sequence[str], source: str) -> list[str]:
+        """Splits to open, of those that are `available` in `source`."""
+        if self.split is None:
+            return list(available)
+        names = resolve_splits(self.split)
+        if UNASSIGNED in available and names == SPLITS:
+            names = (*names, UNASSIGNED)
+        asked = {part.strip() for part in self.split.split("+")}
+        return present_splits(names, asked & set(names), available, self.split, source)
+
+    def check_columns(self, available: Collection[str]) -> None:
+        """Raises ValueError for a column that is not available."""
+        for column in self.columns or ():
+            if column not in available:
+                raise ValueError(f"Unknown column {column!r}. The config {self.config!r} has {', '.join(available)}.")
+
+
+def present_splits(
+    names: Sequence[str], asked: set[str], available: Collection[str], split: str, source: str
+) -> list[str]:
+    """The splits of `names` that are available.
+
+    Parts of a metasplit may be absent.
+
+    Args:
+        asked: Splits that were asked for by name; they must be available.
+        split: As given by the caller, for the error.
+        source: Name of the source, for the error.
+    """
+    present = [name for name in names if name in available]
+    if not present or not asked <= set(present):
+        absent = ", ".join(sorted(asked - set(present))) or split
+        advice = " Partition it first: `bioscan-hf split IN.csv OUT.csv`." if UNASSIGNED in available else ""
+        raise ValueError(f"No rows of split {absent!r} in {source!r}; it holds {', '.join(available)}.{advice}")
+    return present
+
+
+def check_row_options(max_nucleotides: int | None, unique_barcodes: bool, streaming: bool) -> None:
+    """Raises ValueError for options that cannot be used, alone or together."""
+    if unique_barcodes and streaming:
+        raise ValueError("unique_barcodes compares all barcodes, which a stream cannot do. Use streaming=False.")
+    if max_nucleotides is not None and max_nucleotides < 1:
+        raise ValueError(f"max_nucleotides is {max_nucleotides}; give a positive number, or None for whole barcodes.")
+
+
+def combine(
+    parts: Mapping[str, Any],
+    split: str | None,
+    *,
+    streaming: bool,
+    unique_barcodes: bool,
+    columns: Sequence[str] | None = None,
+) -> Any:
+    """The result of a loader: one dataset for a `split`, a dict of datasets for None."""
+    if split is not None:
+        datasets_ = list(parts.values())
+        parts = {split: datasets_[0] if len(datasets_) == 1 else concatenate_datasets(datasets_)}
+    if unique_barcodes:
+        parts = {name: part.select(first_of_each_barcode(part)) for name, part in parts.items()}
+    if columns is not None:
+        parts = {name: part.select_columns(list(columns)) for name, part in parts.items()}
+    if split is not None:
+        return parts[split]
+    return (IterableDatasetDict if streaming else DatasetDict)(parts)
+
+
+# ---- changed and added columns -------------------------------------------------------------------------------------
+
+
+def index_columns(maps: LabelMaps) -> list[str]:
+    """Names of the columns of label ids."""
+    return [f"{rank}_index" for rank in maps.columns]
+
+
+def with_index_columns(features: datasets.Features, maps: LabelMaps) -> datasets.Features:
+    """`features` and the columns of label ids."""
+    return datasets.Features({**features, **{name: datasets.Value("int64") for name in index_columns(maps)}})
+
+
+def cut_barcodes(table: pa.Table, length: int | None) -> pa.Table:
+    """The table with barcodes of at most `length` nucleotides, if it has the column."""
+    if length is None or "dna_barcode" not in table.column_names:
+        return table
+    place = table.column_names.index("dna_barcode")
+    return table.set_column(place, "dna_barcode", pc.utf8_slice_codeunits(table["dna_barcode"], 0, length))
+
+
+def prepare_table(table: pa.Table, maps: LabelMaps, length: int | None) -> pa.Table:
+    """The table with cut barcodes and the columns of label ids."""
+    table = cut_barcodes(table, length)
+    for rank in maps.columns:
+        table = table.append_column(f"{rank}_index", label_ids(table[rank], rank, maps))
+    return table
+
+
+def label_ids(names: pa.ChunkedArray, rank: str, maps: LabelMaps) -> pa.ChunkedArray:
+    """Label ids (int64, -1 where null) of a column of names.
+
+    Raises:
+        KeyError: if a name is not in `maps`.
+    """
+    ids = pc.index_in(names, value_set=pa.array(maps.names(rank), pa.string()))
+    unknown = pc.and_(pc.is_null(ids), pc.is_valid(names))
+    if pc.any(unknown).as_py():
+        maps.encode(rank, names.filter(unknown).to_pylist())  # raises, naming the first
+    return pc.cast(pc.fill_null(ids, -1), pa.int64())
+
+
+def encode_labels(data: Dataset, rank: str, maps: LabelMaps) -> Dataset:
+    """Adds the column `<rank>_index`: int64 label ids, -1 where the label is missing."""
+    features = datasets.Features({f"{rank}_index": datasets.Value("int64")})
+    if not len(data):  # `map` and `concatenate_datasets` return such a dataset unchanged
+        everything = datasets.Features({**data.features, **features})
+        return Dataset.from_dict({name: [] for name in everything}, features=everything)
+    names = data.select_columns(rank).with_format("arrow")
+    ids = names.map(
+        lambda table: pa.table({f"{rank}_index": label_ids(table[rank], rank, maps)}),
+        batched=True,
+        batch_size=TEXT_ROWS,
+        writer_batch_size=TEXT_ROWS,
+        remove_columns=rank,
+        features=features,
+        desc=f"ids of {rank}",
+    )
+    return concatenate_datasets([data, ids.with_format(None)], axis=1)
+
+
+def prepare(data: Dataset, maps: LabelMaps, length: int | None) -> Dataset:
+    """The dataset with cut barcodes and the columns of label ids. Other columns are not copied."""
+    # The lengths are the differences of the column's offsets, so this does not read the barcodes.
+    if (
+        length is not None
+        and "dna_barcode" in data.features
+        and (pc.max(pc.binary_length(data.data.column("dna_barcode"))).as_py() or 0) > length
+    ):
+        names = data.column_names
+        place = names.index("dna_barcode")
+        cut = data.select_columns("dna_barcode").with_format("arrow")
+        rows = {"batch_size": TEXT_ROWS, "writer_batch_size": TEXT_ROWS}
+        cut = cut.map(cut_barcodes, batched=True, fn_kwargs={"length": length}, desc="cutting barcodes", **rows)
+        # Joined side by side in the order of the columns.
+        pieces = [data.select_columns(names[:place]), cut.with_format(None), data.select_columns(names[place + 1 :])]
+        data = concatenate_datasets([piece for piece in pieces if piece.column_names], axis=1)
+    for rank in maps.columns:
+        data = encode_labels(data, rank, maps)
+    return data
+
+
+def prepare_stream(data: IterableDataset, maps: LabelMaps, length: int | None) -> IterableDataset:
+    """The same for a stream."""
+    features = with_index_columns(data.features, maps)
+    options = {"maps": maps, "length": length}
+    # As Arrow tables, so that photos are not decoded on the way.
+    stream = data.with_format("arrow").map(prepare_table, batched=True, fn_kwargs=options, features=features)
+    return stream.with_format(None)
