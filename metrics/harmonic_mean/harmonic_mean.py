@@ -1,7 +1,4 @@
-"""`evaluate.load` finds the metric here, by the path of this file or from a Space of the Hub that holds it.
-
-It is that of `bioscan_hf.hub.evaluate_metrics`, which has to be installed.
-"""
+"""The metric for `evaluate.load`, by this path or from a Space of the Hub. Needs bioscan_hf to be installed."""
 
 import bioscan_hf.hub.evaluate_metrics
 

@@ -1,5 +1,4 @@
-"""The metrics of metrics/: loaded by path, by class and combined they give what the functions give, over one process
-or two; their examples are run; and what their inputs get wrong is told."""
+"""The metrics of metrics/ give the numbers of the functions: loaded by path, by class, combined, by several processes."""
 
 import doctest
 import json
@@ -45,7 +44,7 @@ def test_every_folder_is_known():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loaded_by_path_and_by_class(name, tmp_path):
-    """Whole and in batches, with the same numbers, that are plain."""
+    """All at once and in batches, with the same numbers; the numbers are Python floats and ints."""
     loaded = evaluate.load(str(FOLDER / name), cache_dir=str(tmp_path / "loaded"))
     made = getattr(classes, NAMES[name])(cache_dir=str(tmp_path / "made"))
     assert loaded.name == made.name == name
@@ -58,7 +57,7 @@ def test_loaded_by_path_and_by_class(name, tmp_path):
 
 
 def test_numbers_are_those_of_the_functions(tmp_path):
-    """The classes only name what the functions give."""
+    """The classes return the numbers of the functions under flat names."""
     guesses, true = INPUTS["topk_accuracy"].values()
     scores = classes.TopkAccuracy(cache_dir=str(tmp_path)).compute(predictions=guesses, references=true)
     for k in (1, 3, 5):
@@ -90,8 +89,8 @@ def test_numbers_are_those_of_the_functions(tmp_path):
 
 
 def test_mutual_information_with_and_without_the_unlabelled():
-    """Clusters that equal the classes: 1 without the last specimen; with it as a class of its own, which shares its
-    cluster, less. None where nothing is labelled."""
+    """Clusters equal to the classes give 1 without the unlabelled specimen, and less with it, as it shares a cluster.
+    Without labels the score is None."""
     clusters, true = [0, 0, 1, 1, 1], [5, 5, 7, 7, -1]
     found = adjusted_mutual_information(clusters, true)
     assert found["ami_labelled"] == 1.0 and 0 < found["ami"] < 1 and found["support"] == 4
@@ -101,7 +100,7 @@ def test_mutual_information_with_and_without_the_unlabelled():
 
 
 def test_combined(tmp_path):
-    """Metrics of the same inputs side by side; names that both have get that of their metric in front."""
+    """Names that several metrics share get the name of their metric in front."""
     pair = [evaluate.load(str(FOLDER / "adjusted_mutual_information"), cache_dir=str(tmp_path / "a"))]
     pair += [classes.HarmonicMean(cache_dir=str(tmp_path / "b")), classes.TaxonAccuracy(cache_dir=str(tmp_path / "c"))]
     both = evaluate.combine(pair)
@@ -121,8 +120,8 @@ def test_examples_of_the_docstrings(module, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cards_are_whole_and_their_examples_run(name, tmp_path, monkeypatch):
-    """The code of the card runs once the id is filled in, and prints what the card says."""
+def test_cards_are_complete_and_their_examples_run(name, tmp_path, monkeypatch):
+    """The code of the card runs with the id filled in, and prints the values shown."""
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path)
     text = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(text.split("---")[1])
@@ -143,14 +142,14 @@ import evaluate
 path, cache, process, inputs = sys.argv[1:]
 inputs = {name: np.array(values) for name, values in json.loads(inputs).items()}
 metric = evaluate.load(path, num_process=2, process_id=int(process), experiment_id="both", cache_dir=cache)
-for start in range(int(process) * 10, 40, 20):  # tens of rows by turns
+for start in range(int(process) * 10, 40, 20):  # ten rows in turn
     metric.add_batch(**{name: values[start : start + 10] for name, values in inputs.items()})
 print(json.dumps(metric.compute()))
 """
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
-    """Each adds half of the rows in batches; the first gives the score of all, the other nothing."""
+def test_two_processes_equal_one(tmp_path):
+    """Each adds half of the rows in batches; the first returns the score of all rows, the other None."""
     name = "topk_accuracy"
     inputs = json.dumps({key: values.tolist() for key, values in INPUTS[name].items()})
     command = [sys.executable, "-c", PROCESS, str(FOLDER / name), str(tmp_path)]
@@ -179,10 +178,10 @@ def test_two_processes_give_what_one_gives(tmp_path):
             "guesses of 2 ranks, but",
         ),
         ("TopkAccuracy", {"predictions": [[[1]], [[2]]], "references": [[1], [1, 2]]}, "number of ranks"),
-        ("HierarchicalAccuracy", {"predictions": [], "references": []}, "one at least"),
+        ("HierarchicalAccuracy", {"predictions": [], "references": []}, "give at least one specimen"),
         ("HarmonicMean", {"predictions": [1], "references": [1]}, "seen"),
     ],
 )
-def test_wrong_inputs_are_told(name, inputs, message, tmp_path):
+def test_wrong_inputs_raise(name, inputs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         getattr(classes, name)(cache_dir=str(tmp_path)).compute(**inputs)

@@ -1,4 +1,4 @@
-"""Models for other programs: ONNX files run by onnxruntime alone, a folder for sentence-transformers, and adapters."""
+"""Export to ONNX and sentence-transformers, and LoRA adapters of the encoder."""
 
 import json
 import subprocess
@@ -17,10 +17,10 @@ from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, Barco
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
-#: Whole, short, with unknown letters, one token, and none.
+#: Full length, short, with unknown letters, one token, and no token.
 BARCODES = ["ACGTACGTTACGACGTACGTTACG", "ACGTTTGA", "TTGANCNN", "GA", ""]
 
-#: Largest difference of an embedding that arithmetic in another order makes.
+#: Largest difference of an embedding due to another order of arithmetic.
 NEAR = 1e-5
 
 
@@ -29,7 +29,7 @@ def tokenizer():
 
 
 def run(file, **inputs):
-    """Embeddings by onnxruntime, and what the file says of itself."""
+    """Embeddings by onnxruntime, and the metadata of the file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -45,10 +45,10 @@ def onnx():
 
 @pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
 def test_barcode_encoder(onnx, pooling, tmp_path):
-    """Batches of any size, padded or not, give `pooler_output`; a barcode without a token gives zeros."""
+    """Batches of any size, with and without padding, equal `pooler_output`; a barcode without a token gives zeros."""
     model = tiny_bert(BarcodeBertModel, pooling=pooling).train()
     file = export_onnx(model, tmp_path / "dna.onnx", tokenizer())
-    assert model.training and all(module.training for module in model.modules()), "the model is as it was"
+    assert model.training and all(module.training for module in model.modules()), "the model is not changed"
     model.eval()
     for rows in (BARCODES, BARCODES[:1], BARCODES[2:], BARCODES * 7):
         ids, mask = tokenizer().encode_column(rows)
@@ -77,7 +77,7 @@ np.save(sys.argv[1] + "/found.npy", session.run(None, inputs)[0])
 
 
 def test_without_torch_and_transformers(onnx, tmp_path):
-    """The folder is enough for a program that has onnxruntime and tokenizers alone."""
+    """The folder works with onnxruntime and tokenizers only."""
     model = tiny_bert(BarcodeBertModel)
     export_onnx(model, tmp_path / "dna.onnx", tokenizer())
     done = subprocess.run(
@@ -91,7 +91,7 @@ def test_without_torch_and_transformers(onnx, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"dna_pooling": "softmax_mean", "dna_attend_to_padding": True}])
 def test_clibd_towers(onnx, options, tmp_path):
-    """Photos and barcodes as unit vectors, from two files beside the processors that make their inputs."""
+    """Unit vectors of photos and barcodes, from two files with their processors beside them."""
     model = tiny_clibd("image", "dna", **options)
     processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(k=2, max_nucleotides=40))
     dna = export_onnx(model, tmp_path / "dna" / "dna.onnx", processor, modality="dna")
@@ -120,7 +120,7 @@ def test_refused_exports(onnx, tmp_path, monkeypatch):
         export_onnx(tiny_bert(BarcodeBertForMaskedLM), tmp_path / "a.onnx", tokenizer())
     with pytest.raises(ValueError, match="leave modality out"):
         export_onnx(model, tmp_path / "a.onnx", tokenizer(), modality="dna")
-    with pytest.raises(ValueError, match="modality='image' is no tower of this model to be exported. Pass 'dna'"):
+    with pytest.raises(ValueError, match="modality='image' cannot be exported from this model. Pass 'dna'"):
         export_onnx(clibd, tmp_path / "a.onnx", tokenizer(), modality="image")
     with pytest.raises(ValueError, match="is torch.bfloat16 on cpu"):
         export_onnx(tiny_bert(BarcodeBertModel).bfloat16(), tmp_path / "a.onnx", tokenizer())
@@ -137,7 +137,7 @@ def test_refused_exports(onnx, tmp_path, monkeypatch):
 
 
 def test_sentence_transformers(tmp_path):
-    """Its embeddings are ours, whatever the batch; of a barcode with a token at least."""
+    """Embeddings equal ours for every batch size, for barcodes of at least one token."""
     library = pytest.importorskip("sentence_transformers")
     model = tiny_bert(BarcodeBertModel)
     folder = export_sentence_transformers(model, tokenizer(), tmp_path / "encoder")
@@ -146,7 +146,7 @@ def test_sentence_transformers(tmp_path):
     expected = model(ids, mask).pooler_output.detach().numpy()
     for batch_size in (1, 4):
         np.testing.assert_allclose(encoder.encode(BARCODES[:4], batch_size=batch_size), expected, rtol=0, atol=NEAR)
-    long = BARCODES[0] * 3  # cut at max_nucleotides, as by the tokenizer
+    long = BARCODES[0] * 3  # truncated at max_nucleotides, as by the tokenizer
     np.testing.assert_allclose(encoder.encode([long])[0], expected[0], rtol=0, atol=NEAR)
 
 
@@ -161,7 +161,7 @@ def test_refused_sentence_transformers(tmp_path):
 
 
 def test_adapters_of_the_encoder(tmp_path):
-    """LoRA on the encoder alone: saved as safetensors, and merged it can be exported like any other encoder."""
+    """LoRA on the encoder: saved as safetensors; merged, it equals the adapted model."""
     peft = pytest.importorskip("peft")
     model = tiny_bert(BarcodeBertModel)
     ids, mask = map(torch.from_numpy, tokenizer().encode_column(BARCODES[:3]))
