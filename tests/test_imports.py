@@ -26,7 +26,7 @@ FLOORS = {
     "losses": 2,
     "models": 2,
     "release": 2,
-    "simulate": 2,
+    "simulate": 3,
     "partition": 2,
     "search": 3,
     "dataset": 3,

@@ -1,120 +1,130 @@
-"""A small made-up BIOSCAN-5M release in exactly the published layout, to try and test everything that reads one.
+"""Writes a small simulated BIOSCAN-5M release in the published layout.
 
-Barcodes, looks and labels come from one tree (`simulate_taxa`), specimens and splits from `simulate_specimens`, photos
-are drawn (`simulate_photos`), and `simulate_metadata` makes millions of rows without photos. This file writes what a
-release consists of: metadata as CSV and JSON-LD, boxes as TSV, photos as zips or in folders. Layout after
-https://arxiv.org/abs/2406.12723; no record or photo is real.
+Species are those of `taxa`, rows those of `specimens`, photos are drawn by `photos`. Layout:
+https://arxiv.org/abs/2406.12723. No record or photo is real.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
 
-from bioscan_hf.schema import BOX_TABLE_COLUMNS, COLUMNS, EVAL_SPLITS, IMAGE_PACKAGES, image_path
-from bioscan_hf.simulate.metadata import MOST_ROWS, write_metadata
-from bioscan_hf.simulate.photos import HEIGHT, WIDTH, Specimen, draw_photo
-from bioscan_hf.simulate.specimens import Row, Specimens, draw_specimens
-from bioscan_hf.simulate.taxa import grow_taxa
+from ..files import delete_inside, read_json, replacing, write_json, write_text, writing
+from ..progress import Progress, silent
+from ..release.catalogue import BOXES_TSV, METADATA_NAME, SPLIT_GROUPS, ZIP_PARTS, zip_name
+from ..schema import BOX_TABLE_COLUMNS, IMAGE_PACKAGES, image_path
+from .photos import HEIGHT, WIDTH, Specimen, draw_photo
+from .specimens import BLOCK_ROWS, MOST_ROWS, Block, draw_block, make_world
+from .splits import FEWEST_ROWS
 
-from ..files import write_json
+CSV_PATH = f"bioscan5m/metadata/csv/{METADATA_NAME}.csv"
+JSONLD_PATH = f"bioscan5m/metadata/jsonld/{METADATA_NAME}.jsonld"
+BOXES_PATH = BOXES_TSV
 
-CSV_PATH = "bioscan5m/metadata/csv/BIOSCAN_5M_Insect_Dataset_metadata.csv"
-JSONLD_PATH = "bioscan5m/metadata/jsonld/BIOSCAN_5M_Insect_Dataset_metadata.jsonld"
-BOXES_PATH = "BIOSCAN_5M_Insect_bbox.tsv"
-
-#: Says that a folder holds a simulated release, with which arguments, and which files are part of it.
+#: Manifest of a simulated release: its arguments and files.
 MANIFEST = "simulated_release.json"
 
-_FEWEST = 50
-_PARALLEL = 4_000  # photos from which on starting processes pays
+_PARALLEL = 4_000  # photos from which on several processes are faster
 _TASK = 100  # photos that a process draws at a time
-_PARTS = {"cropped": 2, "original_full": 5}  # zips of the packages that are not cut by split
-_CONTEXT = {"@vocab": "http://rs.tdwg.org/dwc/terms/", "schema": "https://schema.org/"}
+_JSONLD = {
+    "@context": {"@vocab": "http://rs.tdwg.org/dwc/terms/", "schema": "https://schema.org/"},
+    "@type": "PreservedSpecimen",
+}
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and goes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+class Shown(NamedTuple):
+    """A specimen with a photo: its path, and what is drawn."""
+
+    processid: str
+    split: str
+    specimen: Specimen
+
+    def path(self, package: str) -> str:
+        return image_path(self.processid, self.split, package)
 
 
 def _claim(output: Path, arguments: dict[str, Any], files: Sequence[str], force: bool) -> None:
-    """Makes `output` the folder of this release: removes an earlier one of ours, and writes the manifest.
+    """Deletes an earlier simulation in `output`, and writes the manifest.
 
     Raises:
-        FileExistsError: if it holds something else, or a release made otherwise and not `force`.
+        FileExistsError: if the folder holds other files, or a simulation with other arguments and not `force`.
     """
     manifest = output / MANIFEST
     if manifest.exists():
-        earlier = json.loads(manifest.read_text(encoding="utf-8"))
+        earlier = read_json(manifest, {"arguments": dict, "files": list})
         if earlier["arguments"] != arguments and not force:
             raise FileExistsError(
                 f"{output} holds a simulated release made with {earlier['arguments']}, not with {arguments}. "
-                f"Choose another folder, or pass force=True to replace it."
+                f"Choose another folder, or pass force=True (--force) to replace it."
             )
         for name in earlier["files"]:
-            path = output / name
-            if path.resolve().is_relative_to(output.resolve()):
-                path.unlink(missing_ok=True)
+            delete_inside(output, name)
         foreign = [name for name in files if (output / name).exists()]
         if foreign:
             raise FileExistsError(f"{output} holds {foreign[0]}, which no simulation wrote. Choose another folder.")
     elif output.exists() and any(output.iterdir()):
         raise FileExistsError(
-            f"{output} is not empty and holds no simulated release ({MANIFEST} is missing), so nothing there is "
+            f"{output} is not empty and is not a simulated release ({MANIFEST} is missing), so nothing in it is "
             f"replaced. Choose an empty or new folder."
         )
-    output.mkdir(parents=True, exist_ok=True)
     write_json(manifest, {"made_by": "bioscan_hf.simulate.release", "arguments": arguments, "files": list(files)})
 
 
-def _write_metadata(output: Path, specimens: Specimens) -> None:
-    """CSV, JSON-LD (an array with one object per line) and boxes."""
-    with _whole(output / CSV_PATH) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(specimens.rows)
-    with _whole(output / JSONLD_PATH) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
-        for i, row in enumerate(specimens.rows):
-            about = {"@context": _CONTEXT, "@type": "PreservedSpecimen", "schema:identifier": row["processid"]}
-            file.write(",\n" if i else "[\n")
-            json.dump(about | {column: row[column] for column in COLUMNS}, file)
-        file.write("\n]\n")
-    with _whole(output / BOXES_PATH) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, delimiter="\t", lineterminator="\n")
-        lines.writerow(BOX_TABLE_COLUMNS)
-        for row, box in zip(specimens.rows, specimens.boxes.tolist(), strict=True):
-            lines.writerow([row["processid"], WIDTH, HEIGHT, *box, row["scale_factor"], row["area_fraction"]])
+def _box_table(block: Block) -> pa.Table:
+    n = len(block.table)
+    columns = [block.table["processid"], pa.array(np.full(n, WIDTH)), pa.array(np.full(n, HEIGHT))]
+    columns += [pa.array(block.boxes[:, i]) for i in range(4)]
+    columns += [block.table["scale_factor"], block.table["area_fraction"]]
+    return pa.table(dict(zip(BOX_TABLE_COLUMNS, columns, strict=True)))
 
 
-def _archives(rows: Sequence[Row], package: str) -> dict[str, list[int]]:
-    """Name of each published zip of `package` -> its rows, in the order of the paths inside."""
-    paths = [image_path(str(row["processid"]), str(row["split"]), package) for row in rows]
-    by_path = sorted(range(len(rows)), key=paths.__getitem__)
-    if package in _PARTS:
-        parts = np.array_split(by_path, _PARTS[package])
-        return {f"BIOSCAN_5M_{package}.{i:02d}.zip": part.tolist() for i, part in enumerate(parts, 1)}
-    groups = {"pretrain": ("pretrain",), "train": ("train",), "eval": EVAL_SPLITS}
+def _write_tables(output: Path, blocks: Iterable[Block], rows: int, progress: Progress) -> None:
+    """Writes the CSV and the table of boxes, block by block."""
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(writing(output / name, "wb")) for name in (CSV_PATH, BOXES_PATH)]
+        writers: list[Any] = []
+        done = 0
+        for block in blocks:
+            tables = (block.table, _box_table(block))
+            for sink, table, delimiter in zip(sinks, tables, ",\t", strict=True) if not writers else ():
+                sink.write(delimiter.join(table.column_names).encode() + b"\n")  # pyarrow would quote the names
+                options = pacsv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style="none")
+                writers.append(stack.enter_context(pacsv.CSVWriter(sink, table.schema, write_options=options)))
+            for writer, table in zip(writers, tables, strict=True):
+                writer.write_table(table)
+            done += len(block.table)
+            progress("rows", done, rows)
+
+
+def _write_jsonld(path: Path, blocks: Iterable[Block]) -> None:
+    """Writes an array with one object per line."""
+    lines = []
+    for row in (row for block in blocks for row in block.table.to_pylist()):
+        filled = {name: "" if value is None else value for name, value in row.items()}
+        lines.append(json.dumps({**_JSONLD, "schema:identifier": row["processid"], **filled}))
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _archives(shown: Sequence[Shown], package: str) -> dict[str, list[Shown]]:
+    """Name of each published zip of `package` -> its specimens, sorted by path."""
+    by_path = sorted(shown, key=lambda one: one.path(package))
+    if package in ZIP_PARTS:
+        parts = np.array_split(np.arange(len(shown)), ZIP_PARTS[package])
+        return {zip_name(package, part=i): [by_path[j] for j in part] for i, part in enumerate(parts, 1)}
     return {
-        f"BIOSCAN_5M_{package}_{group}.zip": [i for i in by_path if rows[i]["split"] in splits]
-        for group, splits in groups.items()
+        zip_name(package, group): [one for one in by_path if one.split in splits]
+        for group, splits in SPLIT_GROUPS.items()
     }
 
 
@@ -122,59 +132,57 @@ def _draw_photos(specimens: Sequence[Specimen], package: str) -> list[bytes]:
     return [draw_photo(specimen, package) for specimen in specimens]
 
 
-def _photos(shown: Sequence[Specimen], package: str, pool: ProcessPoolExecutor | None) -> Iterator[bytes]:
-    """Photos of the specimens, in order, drawn by the processes of `pool` where there is one."""
-    tasks = [shown[i : i + _TASK] for i in range(0, len(shown), _TASK)]
-    packages = [package] * len(tasks)
-    for photos in map(_draw_photos, tasks, packages) if pool is None else pool.map(_draw_photos, tasks, packages):
-        yield from photos
-
-
-def _write_photos(
-    output: Path, specimens: Specimens, seed: int, packages: Sequence[str], folders: bool, workers: int
-) -> None:
-    shown = [
-        Specimen(order, traits, (x0, y0, x1, y1), angle, (seed, i))
-        for i, (order, traits, (x0, y0, x1, y1), angle) in enumerate(
-            zip(specimens.orders, specimens.traits, specimens.boxes.tolist(), specimens.angles.tolist(), strict=True)
-        )
-    ]
-    with ExitStack() as stack:
-        pool = None
-        if workers > 1:  # spawned, since a fork of a process with threads may hang
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
-        for package in packages:
-            for name, members in _archives(specimens.rows, package).items():
-                photos = _photos([shown[i] for i in members], package, pool)
-                rows = [specimens.rows[i] for i in members]
-                paths = [image_path(str(row["processid"]), str(row["split"]), package) for row in rows]
-                if folders:
-                    for path, photo in zip(paths, photos, strict=True):
-                        with _whole(output / path) as part:
-                            part.write_bytes(photo)
-                else:
-                    _write_zip(output / name, paths, photos)
-
-
-def _write_zip(path: Path, names: Sequence[str], contents: Iterator[bytes]) -> None:
-    """A zip without compression whose bytes depend on its members alone."""
-    with _whole(path) as part, ZipFile(part, "w", ZIP_STORED) as archive:
-        for name, content in zip(names, contents, strict=True):
+def _write_zip(path: Path, photos: Iterator[tuple[str, bytes]]) -> None:
+    """A zip without compression whose bytes depend on its members only."""
+    with replacing(path) as part, ZipFile(part, "w", ZIP_STORED) as archive:
+        for name, content in photos:
             member = ZipInfo(name, date_time=(2024, 6, 1, 0, 0, 0))
             member.create_system = 3
             member.external_attr = 0o644 << 16
             archive.writestr(member, content)
 
 
-def _simulate_metadata(output: Path, specimens: int, seed: int, force: bool, progress: Callable[[int], None]) -> Path:
-    if specimens > MOST_ROWS:
-        raise ValueError(f"specimens is {specimens:,}; a simulation has ids for {MOST_ROWS:,}. Ask for fewer.")
-    arguments = {"specimens": specimens, "seed": seed, "metadata_only": True}
-    _claim(output, arguments, [CSV_PATH, BOXES_PATH], force)
-    with _whole(output / CSV_PATH) as table, _whole(output / BOXES_PATH) as boxes:
-        write_metadata(table, boxes, specimens, seed, progress)
-    return output
+def _write_photos(
+    output: Path, shown: Sequence[Shown], packages: Sequence[str], folders: bool, workers: int, progress: Progress
+) -> None:
+    done, total = 0, len(shown) * len(packages)
+    with ExitStack() as stack:
+        run: Any = map
+        if workers > 1:  # spawned, because a fork of a process with threads may hang
+            context = multiprocessing.get_context("spawn")
+            run = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map
+
+        def draw(members: Sequence[Shown], package: str) -> Iterator[tuple[str, bytes]]:
+            nonlocal done
+            tasks = [members[i : i + _TASK] for i in range(0, len(members), _TASK)]
+            specimens = [[one.specimen for one in task] for task in tasks]
+            for task, photos in zip(tasks, run(_draw_photos, specimens, [package] * len(tasks)), strict=True):
+                yield from zip((one.path(package) for one in task), photos, strict=True)
+                done += len(task)
+                progress("photos", done, total)
+
+        for package in packages:
+            for name, members in _archives(shown, package).items():
+                if not folders:
+                    _write_zip(output / name, draw(members, package))
+                    continue
+                for path, photo in draw(members, package):
+                    with replacing(output / path) as part:
+                        part.write_bytes(photo)
+
+
+def _check_arguments(specimens: int, seed: int, packages: Sequence[str], workers: int | None) -> None:
+    if not FEWEST_ROWS <= specimens <= MOST_ROWS:
+        raise ValueError(
+            f"specimens is {specimens:,}; it must be from {FEWEST_ROWS} (to fill eight splits) to {MOST_ROWS:,}."
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or larger.")
+    for package in packages:
+        if package not in IMAGE_PACKAGES:
+            raise ValueError(f"Unknown image package {package!r}. Choose from {', '.join(IMAGE_PACKAGES)}.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; it must be at least 1, or None to choose by the number of photos.")
 
 
 def simulate_release(
@@ -187,58 +195,56 @@ def simulate_release(
     workers: int | None = None,
     force: bool = False,
     metadata_only: bool = False,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Progress = silent,
 ) -> Path:
-    """Writes a made-up release and returns its root, the folder that holds `bioscan5m/` and the zips.
+    """Writes a simulated release; returns its root, the folder that holds `bioscan5m/` and the zips.
 
-    The same arguments give the same bytes, whatever the number of workers (and with one version of numpy and Pillow).
-    About 60 % of the specimens are in pretrain, 75 % from 20,000 specimens on (in the real release 91 %), so that a
-    small one has enough with species.
+    The same arguments give the same bytes, with any number of workers (for one version of numpy and Pillow). About
+    60 % of the specimens are in pretrain, 75 % from 20,000 specimens on (91 % in the real release).
 
     Args:
-        specimens: At least 50; there is about one species per twelve of them.
-        packages: Which of the four image packages to draw; () for none.
-        folders: Whether photos lie in folders, as after unpacking, rather than in the published zips.
-        workers: Processes that draw; None is one below 4,000 photos and one per CPU from there on. With more than one,
-            a script must call this under `if __name__ == "__main__":`.
-        force: Whether to replace an earlier simulation in `output` that was made with other arguments. Files that no
-            simulation wrote are never replaced.
-        metadata_only: Writes the CSV and the boxes alone, for millions of specimens in bounded memory (about 200,000
-            rows/s, 0.8 GB per million); `packages`, `folders` and `workers` do not matter. It is another draw than
-            with photos, and its splits have the sizes of the release; see `simulate_metadata` for its rules.
-        progress: Called with each number of rows that `metadata_only` has written.
+        specimens: 50 to 17,576,000; one species per twelve of them, up to 6,000.
+        packages: Image packages to draw; () for none.
+        folders: Writes photos to folders, as after unpacking, instead of the published zips.
+        workers: Processes that draw. None is 1 below 4,000 photos and one per CPU otherwise. With more than one, a
+            script must call this function under `if __name__ == "__main__":`.
+        force: Replaces an earlier simulation in `output` that has other arguments. Other files are never replaced.
+        metadata_only: Writes only the CSV and the boxes, in bounded memory (about 0.8 GB of disk per million rows),
+            with the split shares of BIOSCAN-5M. The first 50,000 rows do not depend on how many follow.
+        progress: Called with ("rows", done, total) and ("photos", done, total).
 
     Raises:
-        ValueError: for too few specimens (or over 17,576,000), a negative seed, an unknown package or no worker.
-        FileExistsError: if `output` holds anything but a simulation with the same arguments (or `force`).
+        ValueError: if an argument is out of range.
+        FileExistsError: if `output` holds other files than a simulation with the same arguments (or `force`).
     """
-    if specimens < _FEWEST:
-        raise ValueError(f"specimens is {specimens}; the eight splits need at least {_FEWEST}. Ask for more.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; a seed is an integer from 0 on. Choose another.")
+    _check_arguments(specimens, seed, packages, workers)
+    output, files = Path(output), [CSV_PATH, BOXES_PATH]
+    arguments: dict[str, Any] = {"specimens": specimens, "seed": seed}
+    world = make_world(seed, None if metadata_only else specimens)
+    sizes = [min(BLOCK_ROWS, specimens - first) for first in range(0, specimens, BLOCK_ROWS)]
+    drawn = (draw_block(world, seed, number, size) for number, size in enumerate(sizes))
+    if metadata_only:
+        _claim(output, {**arguments, "metadata_only": True}, files, force)
+        _write_tables(output, drawn, specimens, progress)
+        return output
+    blocks = list(drawn)
+    shown = [
+        Shown(*row)
+        for number, block in enumerate(blocks)
+        for row in zip(
+            block.table["processid"].to_pylist(),
+            block.table["split"].to_pylist(),
+            block.specimens(world, seed, number * BLOCK_ROWS),
+            strict=True,
+        )
+    ]
+    files.append(JSONLD_PATH)
     for package in packages:
-        if package not in IMAGE_PACKAGES:
-            raise ValueError(f"Unknown image package {package!r}. Choose among {', '.join(IMAGE_PACKAGES)}.")
+        files += [one.path(package) for one in shown] if folders else _archives(shown, package)
+    _claim(output, {**arguments, "packages": list(packages), "folders": folders}, files, force)
+    _write_tables(output, blocks, specimens, progress)
+    _write_jsonld(output / JSONLD_PATH, blocks)
     if workers is None:
         workers = (os.cpu_count() or 1) if specimens * len(packages) >= _PARALLEL else 1
-    if workers < 1:
-        raise ValueError(
-            f"workers is {workers}; drawing needs at least 1. Pass None to leave it to the number of photos."
-        )
-
-    if metadata_only:
-        return _simulate_metadata(Path(output), specimens, seed, force, progress)
-    rng = np.random.default_rng(seed)
-    made = draw_specimens(rng, grow_taxa(rng, max(40, specimens // 12)), specimens)
-    output = Path(output)
-    files = [CSV_PATH, JSONLD_PATH, BOXES_PATH]
-    for package in packages:
-        if folders:
-            files += [image_path(str(row["processid"]), str(row["split"]), package) for row in made.rows]
-        else:
-            files += _archives(made.rows, package)
-    arguments = {"specimens": specimens, "seed": seed, "packages": list(packages), "folders": folders}
-    _claim(output, arguments, files, force)
-    _write_metadata(output, made)
-    _write_photos(output, made, seed, packages, folders, workers)
+    _write_photos(output, shown, packages, folders, workers, progress)
     return output

@@ -1,8 +1,8 @@
-"""A made-up tree of arthropods: names, abundances, COI barcodes and the traits that a photo shows.
+"""A simulated tree of arthropods: names, abundances, COI barcodes and visible traits.
 
-Everything here evolves down the same tree (class, order, family, subfamily, genus, species), so that barcodes, looks
-and labels agree as they do in nature. Rates and compositions resemble those of COI barcodes of insects; orders and how
-common they are follow BIOSCAN-5M (https://arxiv.org/abs/2406.12723). Names below order are invented.
+Barcodes and traits evolve along the same tree (class, order, family, subfamily, genus, species), so that barcodes,
+photos and labels agree. Rates and compositions resemble those of COI barcodes of insects; orders and their frequencies
+follow BIOSCAN-5M (https://arxiv.org/abs/2406.12723). Names below order are invented.
 
 Shapes: S = species, L = 658 nucleotides, T = traits. Nucleotides are the digits 0-3 of "ACGT".
 """
@@ -20,10 +20,10 @@ Bases = NDArray[np.uint8]
 
 BARCODE_LENGTH = 658
 
-#: Nucleotides that may follow a barcode in a read which overshoots it.
-FLANK_LENGTH = 842
+#: Nucleotides after the barcode that a long read contains.
+FLANK_LENGTH = 62
 
-#: Class, order and specimens of it in BIOSCAN-5M, the commonest first.
+#: Class, order and its number of specimens in BIOSCAN-5M.
 ORDERS = (
     ("Insecta", "Diptera", 3675317),
     ("Insecta", "Hymenoptera", 574049),
@@ -42,40 +42,26 @@ ORDERS = (
     ("Insecta", "Orthoptera", 5182),
 )
 
-#: What is inherited and can be seen on a photo, each in standard deviations from the body plan of the order.
+#: Inherited traits that a photo shows, in standard deviations from the body plan of the order.
 TRAITS = (
-    "red",
-    "green",
-    "lightness",
-    "head",
-    "thorax",
-    "abdomen_length",
-    "abdomen_width",
-    "wing_length",
-    "wing_width",
-    "wing_tint",
-    "leg_length",
-    "antenna_length",
-    "pattern",
-    "bands",
-    "size",
-    "wing_spot",
+    *("red", "green", "lightness", "head", "thorax", "abdomen_length", "abdomen_width", "wing_length", "wing_width"),
+    *("wing_tint", "leg_length", "antenna_length", "pattern", "bands", "size", "wing_spot"),
 )
 
 _TRAIT_CHANGE = {"family": 0.65, "subfamily": 0.3, "genus": 0.45, "species": 0.45}
 
-# Mean length of the branch that leads to a taxon of a rank, in substitutions per third codon position.
+# Mean branch length above a taxon of a rank, in substitutions per third codon position.
 _BRANCH = {"class": 0.22, "order": 0.16, "family": 0.09, "subfamily": 0.06, "genus": 0.045, "species": 0.13}
 
-# Equilibrium frequencies of A, C, G, T at the first, second and third codon position, and substitutions there
-# relative to the third: COI is AT-rich, and its protein hardly changes.
+# Equilibrium frequencies of A, C, G, T at the first, second and third codon position, and substitution rates relative
+# to the third: COI is AT-rich, and its protein is conserved.
 _COMPOSITION = np.array([[0.31, 0.16, 0.25, 0.28], [0.16, 0.25, 0.16, 0.43], [0.46, 0.08, 0.03, 0.43]])
 _RELATIVE_RATE = (0.3, 0.08, 1.0)
 _FREE_SITES = (0.5, 0.25, 1.0)
 _TRANSITION_BIAS = 4.0
 
 _A, _G, _T = 0, 2, 3
-_COI_START = "AACATTATATTTTATTTTTGG"  # conserved behind the usual primer
+_COI_START = "AACATTATATTTTATTTTTGG"  # conserved after the usual primer
 
 _ONSETS = ("b", "c", "cr", "d", "dr", "f", "g", "l", "m", "n", "p", "ph", "pl", "r", "s", "t", "th", "tr", "v", "x")
 _VOWELS = ("a", "e", "i", "o", "u")
@@ -85,18 +71,18 @@ _EPITHET_ENDINGS = ("atus", "alis", "ensis", "icornis", "ipes", "ella", "osus", 
 
 
 class Taxa(NamedTuple):
-    """Species of the tree: their lineages, looks and barcodes.
+    """Species of the tree: lineages, traits and barcodes.
 
     Attributes:
         names: Rank (phylum to genus) -> name of each taxon of that rank.
         lineage: Rank (phylum to genus) -> (S,) the taxon of each species.
-        epithets: Second word of the name of each species, unique in its genus.
-        abundance: (S,) expected share of the specimens; sums to 1.
+        epithets: Second word of each species name, unique in its genus.
+        abundance: (S,) expected share of the specimens; the sum is 1.
         traits: (S, T) standard deviations from the body plan.
         barcodes: (S, L) consensus barcode.
-        barcode_cluster: (S,) number of the species' BIN; a few sister species share one.
-        rates: (L + FLANK_LENGTH,) relative speed of each site.
-        flank: (FLANK_LENGTH,) what follows the barcode in the common ancestor.
+        barcode_cluster: (S,) number of the BIN of each species; a few sister species share one.
+        rates: (L,) relative substitution rate of each site.
+        flank: (FLANK_LENGTH,) nucleotides after the barcode.
     """
 
     names: dict[str, list[str]]
@@ -115,16 +101,15 @@ def codon_position(length: int) -> Ints:
     return (np.arange(length) + 2) % 3
 
 
-def evolve(rng: np.random.Generator, sequences: Bases, time: Floats, rates: Floats, start: int = 0) -> Bases:
+def evolve(rng: np.random.Generator, sequences: Bases, time: Floats, rates: Floats) -> Bases:
     """Descendants of `sequences` (n, l) after `time` (n,): HKY substitutions, without stop codons.
 
     Args:
-        time: Substitutions expected at a third codon position.
-        rates: (l,) relative speed of the sites.
-        start: Codon position of the first site is that of site `start` of a barcode.
+        time: Expected substitutions per third codon position.
+        rates: (l,) relative substitution rates.
     """
     length = sequences.shape[1]
-    position = codon_position(start + length)[start:]
+    position = codon_position(length)
     jump = np.repeat(_COMPOSITION[:, None, :], 4, axis=1)  # (codon position, from, to)
     for a in range(4):
         jump[:, a, a ^ 2] *= _TRANSITION_BIAS  # A-G and C-T differ in the second bit
@@ -142,18 +127,18 @@ def evolve(rng: np.random.Generator, sequences: Bases, time: Floats, rates: Floa
     first = np.flatnonzero(position[: length - 2] == 0)
     stops = _stops(changed[:, first], changed[:, first + 1], changed[:, first + 2])
     row, codon = np.nonzero(stops)
-    for offset in range(3):  # selection: such a codon stays what it was
+    for offset in range(3):  # selection: such a codon does not change
         changed[row, first[codon] + offset] = sequences[row, first[codon] + offset]
     return changed
 
 
 def _stops(first: Bases, second: Bases, third: Bases) -> NDArray[np.bool_]:
-    """Where three bases are TAA or TAG, the stop codons of invertebrate mitochondria."""
+    """Whether three bases are TAA or TAG, the stop codons of invertebrate mitochondria."""
     return (first == _T) & (second == _A) & ((third == _A) | (third == _G))
 
 
 def _ancestor(rng: np.random.Generator) -> tuple[Bases, Floats]:
-    """The barcode and its flank in the common ancestor, and the speed of each site."""
+    """Barcode and flank of the common ancestor, and the rate of each barcode site."""
     length = BARCODE_LENGTH + FLANK_LENGTH
     position = codon_position(length)
     draw = rng.random((64, length))
@@ -161,17 +146,18 @@ def _ancestor(rng: np.random.Generator) -> tuple[Bases, Floats]:
     first = np.flatnonzero(position[: length - 2] == 0)
     open_codons = ~_stops(sequence[:, first], sequence[:, first + 1], sequence[:, first + 2])
     chosen = sequence[0].copy()
-    for offset in range(3):  # of 64 draws of each codon, the first that is no stop
+    for offset in range(3):  # the first of 64 draws of each codon that is not a stop
         chosen[first + offset] = sequence[open_codons.argmax(axis=0), first + offset]
     chosen[: len(_COI_START)] = ["ACGT".index(base) for base in _COI_START]
 
-    free = rng.random(length) < np.array(_FREE_SITES)[position]
-    speed = rng.gamma(4.0, 0.25, length) * free
+    position = position[:BARCODE_LENGTH]
+    free = rng.random(BARCODE_LENGTH) < np.array(_FREE_SITES)[position]
+    speed = rng.gamma(4.0, 0.25, BARCODE_LENGTH) * free
     return chosen, speed * (np.array(_RELATIVE_RATE) / _FREE_SITES)[position]
 
 
 def _branch_out(rng: np.random.Generator, weights: Floats, children: int) -> tuple[Ints, Floats]:
-    """Parent of each of `children` taxa, sorted, and their weights: each parent has one, heavy ones more."""
+    """Parents of `children` taxa, sorted, and their weights. Each parent has a child; heavy parents have more."""
     extra = rng.choice(len(weights), max(0, children - len(weights)), p=weights / weights.sum())
     parent = np.sort(np.concatenate([np.arange(len(weights)), extra]))
     share = rng.gamma(0.8, size=len(parent)) + 0.02
@@ -191,7 +177,7 @@ def _stems(rng: np.random.Generator, count: int) -> list[str]:
 def _name_taxa(
     rng: np.random.Generator, parents: dict[str, Ints], orders: int
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Names of every rank and the epithets: families and subfamilies are named after their first genus."""
+    """Names of every rank, and epithets. Families and subfamilies are named after their first genus."""
     stems = _stems(rng, len(parents["genus"]))
     endings = rng.integers(len(_GENUS_ENDINGS), size=len(stems))
     genera = [(stem + _GENUS_ENDINGS[ending]).capitalize() for stem, ending in zip(stems, endings, strict=True)]
@@ -225,7 +211,7 @@ def _name_taxa(
 
 
 def grow_taxa(rng: np.random.Generator, species: int) -> Taxa:
-    """A tree of about `species` species, the larger the more families and genera."""
+    """A tree of `species` species, with families and genera in proportion."""
     orders = int(np.clip(species // 8, 6, len(ORDERS)))
     classes = list(dict.fromkeys(name for name, _, _ in ORDERS[:orders]))
     parents = {"order": np.array([classes.index(name) for name, _, _ in ORDERS[:orders]])}
@@ -236,18 +222,16 @@ def grow_taxa(rng: np.random.Generator, species: int) -> Taxa:
     names, epithets = _name_taxa(rng, parents, orders)
 
     ancestor, rates = _ancestor(rng)
-    flank = ancestor[BARCODE_LENGTH:]
-    site_rates = rates[:BARCODE_LENGTH]
     traits = np.zeros((orders, len(TRAITS)))
     barcodes = np.repeat(ancestor[None, :BARCODE_LENGTH], len(classes), axis=0)
-    barcodes = evolve(rng, barcodes, np.full(len(classes), _BRANCH["class"]), site_rates)
+    barcodes = evolve(rng, barcodes, np.full(len(classes), _BRANCH["class"]), rates)
     pace = np.ones(len(classes))
     for rank in ("order", "family", "subfamily", "genus", "species"):
         parent = parents[rank]
-        # Genera differ in age, so that species of one may be further apart than those of two others.
+        # Genera differ in age, so species of one genus may be further apart than those of two others.
         time = _BRANCH[rank] * pace[parent] * rng.gamma(4.0, 0.25, len(parent))
         pace = np.exp(rng.normal(-0.1, 0.5, len(parent))) if rank == "genus" else np.ones(len(parent))
-        barcodes = evolve(rng, barcodes[parent], time, site_rates)
+        barcodes = evolve(rng, barcodes[parent], time, rates)
         if rank in _TRAIT_CHANGE:
             traits = traits[parent] + rng.normal(0, _TRAIT_CHANGE[rank], (len(parent), len(TRAITS)))
 
@@ -255,10 +239,12 @@ def grow_taxa(rng: np.random.Generator, species: int) -> Taxa:
     sister = np.flatnonzero((np.diff(parents["species"]) == 0) & (rng.random(len(cluster) - 1) < 0.15)) + 1
     sister = sister[np.diff(sister, prepend=-1) > 1]  # pairs, no chains
     cluster[sister] = sister - 1
-    barcodes[sister] = evolve(rng, barcodes[sister - 1], np.full(len(sister), 0.003), site_rates)
+    barcodes[sister] = evolve(rng, barcodes[sister - 1], np.full(len(sister), 0.003), rates)
 
     lineage = {"genus": parents["species"]}
     for rank, child in (("subfamily", "genus"), ("family", "subfamily"), ("order", "family"), ("class", "order")):
         lineage[rank] = parents[child][lineage[child]]
     lineage["phylum"] = np.zeros_like(cluster)
-    return Taxa(names, lineage, epithets, weights / weights.sum(), traits, barcodes, cluster, rates, flank)
+    return Taxa(
+        names, lineage, epithets, weights / weights.sum(), traits, barcodes, cluster, rates, ancestor[BARCODE_LENGTH:]
+    )

@@ -1,4 +1,4 @@
-"""The simulated release: published layout, the split's rules, barcodes and photos from which taxa can be learnt."""
+"""The simulated release: published layout, rules of the splits, learnable barcodes and photos."""
 
 import csv
 import gzip
@@ -16,10 +16,12 @@ from PIL import Image
 
 from bioscan_hf.labels import LabelMaps
 from bioscan_hf.release import check as reader
+from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.schema import COLUMNS, EVAL_SPLITS, METASPLITS, RANKS, SPLITS, chunk, image_path
 from bioscan_hf.simulate.photos import Specimen, draw_photo
 from bioscan_hf.simulate.release import BOXES_PATH, CSV_PATH, JSONLD_PATH, MANIFEST, simulate_release
-from bioscan_hf.simulate.specimens import DARK, HELDOUT, SEEN, UNSEEN, draw_specimens, split_haplotypes
+from bioscan_hf.simulate.specimens import draw_block, make_world
+from bioscan_hf.simulate.splits import SEEN, UNSEEN, draw_species
 from bioscan_hf.simulate.taxa import BARCODE_LENGTH, codon_position, evolve, grow_taxa
 
 
@@ -29,8 +31,11 @@ def read_rows(root):
 
 
 def draw(specimens, seed=0):
-    rng = np.random.default_rng(seed)
-    return draw_specimens(rng, grow_taxa(rng, max(40, specimens // 12)), specimens)
+    """Specimens as drawn on photos, and rows as dicts with "" where a value is missing, as in a CSV."""
+    world = make_world(seed, specimens)
+    block = draw_block(world, seed, 0, specimens)
+    rows = [{name: "" if row[name] is None else row[name] for name in row} for row in block.table.to_pylist()]
+    return block.specimens(world, seed, 0), rows
 
 
 def digests(root):
@@ -39,13 +44,18 @@ def digests(root):
 
 
 @pytest.fixture(scope="module")
-def specimens():
+def drawn():
     return draw(3000)
 
 
 @pytest.fixture(scope="module")
-def rows(specimens):
-    return specimens.rows
+def specimens(drawn):
+    return drawn[0]
+
+
+@pytest.fixture(scope="module")
+def rows(drawn):
+    return drawn[1]
 
 
 # Layout
@@ -101,7 +111,10 @@ def test_boxes_give_the_published_sizes(release):
 
 def test_jsonld_holds_the_rows_of_the_csv(release):
     records = json.loads((release / JSONLD_PATH).read_text(encoding="utf-8"))
-    assert [{column: str(record[column]) for column in COLUMNS} for record in records] == read_rows(release)
+    for record, row in zip(records, read_rows(release), strict=True):
+        for column in COLUMNS:
+            number = isinstance(record[column], float)
+            assert record[column] == float(row[column]) if number else str(record[column]) == row[column]
     assert all("@context" in record and record["schema:identifier"] == record["processid"] for record in records)
 
 
@@ -147,7 +160,7 @@ def test_bioscan_dataset_reads_it_and_gives_the_same_ids(release):
 @pytest.mark.parametrize(("count", "seed"), [(50, 0), (50, 1), (97, 2), (400, 3), (3000, 4), (20000, 5)])
 def test_splits_keep_the_rules_of_the_release(count, seed):
     """The published partition: disjoint barcodes and species sets, and which split may hold what."""
-    rows = draw(count, seed).rows
+    _, rows = draw(count, seed)
     species, genera, barcodes = (defaultdict(set) for _ in range(3))
     for row in rows:
         species[row["split"]].add(row["species"])
@@ -167,9 +180,7 @@ def test_splits_keep_the_rules_of_the_release(count, seed):
     assert all(re.fullmatch(r"[A-Z][a-z]+ [a-z]+", name) for name in seen)
     per_species = Counter(row["species"] for row in rows)
     assert min(per_species[name] for name in unseen) >= 8 and max(per_species[name] for name in seen) >= 8
-    for row in rows:  # else it would be unseen
-        if row["split"] == "other_heldout" and row["genus"] in genera["train"]:
-            assert per_species[row["species"]] < 8
+    assert not genera["other_heldout"] & genera["train"]
 
 
 def test_shares_of_the_splits(rows):
@@ -177,23 +188,32 @@ def test_shares_of_the_splits(rows):
     share = {split: n / len(rows) for split, n in Counter(row["split"] for row in rows).items()}
     assert share["pretrain"] == pytest.approx(0.6, abs=0.01)
     assert share["train"] > 0.15 and min(share.values()) > 0.008
-    large = draw(20_000).rows
+    _, large = draw(20_000)
     assert sum(row["split"] == "pretrain" for row in large) / len(large) == pytest.approx(0.75, abs=0.01)
 
 
-def test_haplotypes_of_divisible_species_are_shared_out():
-    """Barcodes 0-3 of a seen species: train, test, val, train; with 7 rows all train; unseen: key, test, val, key."""
-    index = np.tile(np.arange(4), 4)
-    kinds = np.repeat([SEEN, SEEN, UNSEEN, HELDOUT], 4)
-    labelled = np.repeat([8, 7, 9, 3], 4)
-    split = split_haplotypes(kinds, index, labelled, np.zeros(16, bool))
-    assert [SPLITS[i] for i in split] == [
-        *("train", "test", "val", "train"),
-        *("train",) * 4,
-        *("key_unseen", "test_unseen", "val_unseen", "key_unseen"),
-        *("other_heldout",) * 4,
-    ]
-    assert SPLITS[split_haplotypes(np.array([DARK]), index[:1], labelled[:1], np.ones(1, bool))[0]] == "pretrain"
+@pytest.mark.parametrize("published", [False, True])
+def test_species_with_enough_rows_are_divided(published):
+    """Of 8 or more rows of a seen species, test takes every 5th (8th) from the 2nd on, val every 10th (22nd) from the
+    3rd on. Smaller species are in train only. All unseen species have 8 rows or more."""
+    world = make_world(0, None if published else 3000)
+    species, split = draw_species(np.random.default_rng(0), world.taxa, world.roles, 50_000 if published else 3000)
+    place = {name: SPLITS.index(name) for name in SPLITS}
+    checked = Counter()
+    for kind, whole, parts in (
+        (SEEN, "train", {"test": (1, 8 if published else 5), "val": (2, 22 if published else 10)}),
+        (UNSEEN, "key_unseen", {"test_unseen": (1, 6 if published else 3), "val_unseen": (2, 6)}),
+    ):
+        labelled = split != place["pretrain"]
+        for one in np.unique(species[labelled & (world.roles.kinds[species] == kind)]):
+            own = split[labelled & (species == one)]
+            count = len(own)
+            taken = {i: name for name in reversed(parts) for i in range(*parts[name][:1], count, parts[name][1])}
+            expected = dict.fromkeys((whole, *parts), 0) | Counter(taken.values() if count >= 8 else ())
+            expected[whole] = count - sum(expected.values())
+            assert {name: int((own == place[name]).sum()) for name in expected} == expected
+            checked[kind, count >= 8] += 1
+    assert checked[SEEN, True] and checked[SEEN, False] and checked[UNSEEN, True] and not checked[UNSEEN, False]
 
 
 # Labels and places
@@ -274,7 +294,7 @@ def test_reads_have_the_faults_of_real_ones(rows):
     """Real records: 8 % with N, 0.5 % with another IUPAC letter, 8 % short, 1 % beyond 660; 2.07 rows a barcode."""
     reads = [row["dna_barcode"] for row in rows]
     length = np.array([len(read) for read in reads])
-    assert set("".join(reads)) <= set("ACGTNRYSWKM") and min(length) >= 387 and 660 < max(length) <= 1500
+    assert set("".join(reads)) <= set("ACGTNRYSWKM") and min(length) >= 387 and 660 < max(length) <= 720
     assert np.median(length) == BARCODE_LENGTH
     assert np.mean(length <= 600) == pytest.approx(0.08, abs=0.02)
     assert np.mean(length > 660) == pytest.approx(0.01, abs=0.006)
@@ -354,7 +374,7 @@ def test_barcodes_tell_species_but_not_all_genera(rows):
 @pytest.mark.parametrize("package", ["cropped_256", "original_256", "cropped", "original_full"])
 def test_sizes_of_photos(specimens, package):
     """A crop is the box with both sides longer by 0.4 of the longest: 200 x 150 gives 280 x 230, at 256: 312 x 256."""
-    specimen = Specimen("Diptera", specimens.traits[0], (300, 300, 500, 450), 1.0, (0, 0))
+    specimen = Specimen("Diptera", specimens[0].traits, (300, 300, 500, 450), 1.0, (0, 0))
     photo = Image.open(BytesIO(draw_photo(specimen, package)))
     expected = {"cropped_256": (312, 256), "original_256": (341, 256), "cropped": (280, 230)}
     assert photo.size == expected.get(package, (1024, 768)) and photo.mode == "RGB" and photo.format == "JPEG"
@@ -376,25 +396,22 @@ def test_crops_of_a_release(release):
 def test_specimen_lies_in_its_box(specimens):
     """What is darker than the well in an original photo lies where the box is."""
     for i in range(20):
-        box = tuple(specimens.boxes[i].tolist())
-        specimen = Specimen(specimens.orders[i], specimens.traits[i], box, float(specimens.angles[i]), (0, i))
-        grey = np.asarray(Image.open(BytesIO(draw_photo(specimen, "original_full"))).convert("L"))
+        box = specimens[i].box
+        grey = np.asarray(Image.open(BytesIO(draw_photo(specimens[i], "original_full"))).convert("L"))
         inside = np.zeros(grey.shape, bool)
         inside[box[1] : box[3], box[0] : box[2]] = True
         dark = grey < 130
         assert dark.sum() > 100 and dark[inside].sum() > 0.97 * dark.sum()
 
 
-def test_looks_are_inherited_but_vary(specimens):
+def test_photos_show_inherited_traits_with_variation(specimens, rows):
     """The same traits drawn twice differ; still, colours alone tell species far better than chance, and not fully."""
-    species = [row["species"] for row in specimens.rows]
+    species = [row["species"] for row in rows]
     often = [name for name, _ in Counter(filter(None, species)).most_common(20)]
     chosen = [i for name in often for i in [j for j, other in enumerate(species) if other == name][:8]]
     features = []
     for i in chosen:
-        box = tuple(specimens.boxes[i].tolist())
-        specimen = Specimen(specimens.orders[i], specimens.traits[i], box, float(specimens.angles[i]), (0, i))
-        pixels = np.asarray(Image.open(BytesIO(draw_photo(specimen, "cropped_256")))).reshape(-1, 3) / 255
+        pixels = np.asarray(Image.open(BytesIO(draw_photo(specimens[i], "cropped_256")))).reshape(-1, 3) / 255
         body = pixels[pixels.min(axis=1) < 0.6]
         features.append([*body.mean(axis=0), *body.std(axis=0)])
     features = np.array(features)
@@ -464,7 +481,7 @@ def test_a_failure_leaves_no_partial_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"specimens": 49}, "specimens is 49.*at least 50"),
+        ({"specimens": 49}, "specimens is 49; it must be from 50"),
         ({"seed": -1}, "seed is -1"),
         ({"packages": ("cropped_265",)}, "'cropped_265'.*cropped_256"),
         ({"workers": 0}, "workers is 0"),
@@ -510,11 +527,11 @@ def test_large_metadata_keep_the_rules_of_the_splits(large):
 
 def test_large_metadata_read_and_agree(large):
     """Names of one barcode agree, boxes give the sizes, chunks are those of the ids, and nothing is left out."""
-    checked = reader.scan(reader.find_metadata(large))
+    checked = reader.scan(find_metadata(large))
     assert sum(checked.counts.values()) == 110_000 and not checked.left_out and checked.strays is None
     assert 0.88 < checked.counts["pretrain"] / 110_000 < 0.93
     known = {}
-    for _, table in reader.read_typed(reader.find_metadata(large), checked):
+    for _, table in reader.read_typed(find_metadata(large), checked):
         for row in table.slice(0, 2000).to_pylist():
             width, height = row["bbox_x1"] - row["bbox_x0"], row["bbox_y1"] - row["bbox_y0"]
             assert row["area_fraction"] == round(width * height / (1024 * 768), 4)
@@ -546,7 +563,7 @@ def test_full_blocks_do_not_depend_on_what_follows(large, tmp_path):
 
 
 def test_large_metadata_refuse_more_rows_than_ids(tmp_path):
-    with pytest.raises(ValueError, match="specimens is 17,576,001; a simulation has ids for 17,576,000"):
+    with pytest.raises(ValueError, match="specimens is 17,576,001; it must be from 50 .* to 17,576,000"):
         simulate_release(tmp_path / "release", 17_576_001, metadata_only=True)
 
 
