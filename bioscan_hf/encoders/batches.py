@@ -1,7 +1,7 @@
-"""Running an encoder over barcodes or photos in batches: the part of `embedding` that computes.
+"""Running an encoder over barcodes or photos in batches: the computing part of `embed`.
 
-Nothing is computed that does not change the result: an equal barcode is computed once, barcodes of one length go
-together, padding is cut off and a mask that hides nothing is left out. Needs torch, transformers, numpy and pyarrow.
+Work that does not change the result is left out: an equal barcode is computed once, barcodes of one length go
+together, padding is cut off, and a mask without zeros is not passed. Needs torch, transformers, numpy and pyarrow.
 Shape letters: n = rows, B = batch, L = tokens, D = embedding size.
 """
 
@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Rows of so many batches are tokenized together, and sorted by length where that lets padding be cut off.
+from ..progress import Progress, silent
+
+#: This many batches are tokenized together, and sorted by length where that allows padding to be cut off.
 BATCHES_IN_WINDOW = 16
 
-#: Vectors of earlier barcodes take at most so many bytes; the oldest are forgotten first.
+#: Bytes of the vectors of earlier barcodes that are kept. The oldest are dropped first.
 REMEMBERED_BYTES = 1 << 28
 
 DTYPES = ("auto", "float32", "bfloat16")
 
-#: Barcode -> its embedding (D,), and whether it holds a whole token.
+#: Barcode -> its embedding (D,), and whether it has a whole token.
 Known = dict[str, tuple[NDArray[np.float32], bool]]
 
 
@@ -39,10 +41,10 @@ class ColumnTokenizer(Protocol):
 
 
 def resolve_dtype(model: nn.Module, dtype: str) -> torch.dtype:
-    """The precision that `embed` computes in where the model is.
+    """Precision in which `embed` computes on the device of the model.
 
     Raises:
-        ValueError: if there is no such dtype.
+        ValueError: for an unknown dtype.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown. There are {', '.join(DTYPES)}.")
@@ -59,15 +61,15 @@ def embed_barcodes(
     batch_size: int = 256,
     dtype: torch.dtype = torch.float32,
     known: Known | None = None,
-    advance: Callable[[int], object] = lambda rows: None,
+    progress: Progress = silent,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embeddings (n, D) of barcodes, and which (n,) hold a whole token; the others are zeros.
+    """Embeddings (n, D) of barcodes or other texts, and which (n,) have a whole token; the others are zeros.
 
-    The model runs as it is: call it within `inference(model)`.
+    Call it within `inference(model)`.
 
     Args:
-        known: Embeddings of earlier barcodes, which are not computed again; those of this call are added.
-        advance: Called with the number of rows that are done.
+        known: Embeddings of earlier barcodes, which are not computed again. Those of this call are added.
+        progress: Called with "embedding", the rows done, and n.
 
     Raises:
         ValueError: if the model or the processor does not give a row for each barcode.
@@ -76,10 +78,11 @@ def embed_barcodes(
     distinct = list(dict.fromkeys(barcodes))
     here = {barcode: known[barcode] for barcode in distinct if barcode in known}
     new = [barcode for barcode in distinct if barcode not in here]
-    for rows, vectors, valid in _windows(model, processor, new, batch_size, dtype, advance):
+    for rows, vectors, valid in _windows(model, processor, new, batch_size, dtype):
         for i in range(len(vectors)):
             here[new[rows.start + i]] = (vectors[i], bool(valid[i]))
-    advance(len(barcodes) - len(new))
+        progress("embedding", rows.stop, len(barcodes))
+    progress("embedding", len(barcodes), len(barcodes))
     found = [here[barcode] for barcode in barcodes]
     _remember(known, here, new)
     return np.stack([vector for vector, _ in found]), np.array([whole for _, whole in found], np.bool_)
@@ -91,27 +94,29 @@ def embed_photos(
     batches: Iterable[tuple[Sequence[str], Sequence[bytes]]],
     *,
     dtype: torch.dtype = torch.float32,
-    advance: Callable[[int], object] = lambda rows: None,
+    progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """Embeddings (n, D) of photos; on a GPU one batch is computed while the next is decoded.
+    """Embeddings (n, D) of photos. A GPU computes one batch while the next is decoded.
 
-    The model runs as it is: call it within `inference(model)`.
+    Call it within `inference(model)`.
 
     Args:
         processor: `processor(photos, names)` gives the model's inputs.
-        batches: (names, photos), a batch each; names are those of errors.
-        advance: Called with the number of photos that are done.
+        batches: (names, photos) of each batch. The names are used in errors.
+        progress: Called with "embedding", the photos done, and None.
 
     Raises:
         ValueError: if the model does not give a row for each photo.
     """
-    outputs = []
+    outputs: list[Tensor] = []
+    done = 0
     for names, photos in batches:
         inputs = {name: torch.as_tensor(x) for name, x in processor(photos, names).items()}
         outputs.append(_forward(model, inputs, dtype, "photos"))
         if len(outputs[-1]) != len(photos):
             raise ValueError(f"The processor gave {len(outputs[-1])} rows for {len(photos)} photos.")
-        advance(len(photos))
+        done += len(photos)
+        progress("embedding", done, None)
     return torch.cat(outputs).cpu().numpy()
 
 
@@ -126,17 +131,11 @@ def _remember(known: Known, here: Known, new: list[str]) -> None:
 
 
 def _windows(
-    model: nn.Module,
-    processor: Callable[..., Any],
-    barcodes: list[str],
-    batch_size: int,
-    dtype: torch.dtype,
-    advance: Callable[[int], object],
+    model: nn.Module, processor: Callable[..., Any], barcodes: list[str], batch_size: int, dtype: torch.dtype
 ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Rows of a window, their vectors and which are whole.
+    """Rows of a window, their vectors, and which are valid.
 
-    A window is fetched from the device when the next one has been sent there, so that the device does not wait for
-    the tokenizer.
+    A window is fetched from the device after the next one has been sent, so that tokenizing does not delay it.
     """
     size = batch_size * BATCHES_IN_WINDOW if isinstance(processor, ColumnTokenizer) else batch_size
     sent: tuple[slice, Tensor, Tensor, Tensor] | None = None
@@ -145,16 +144,16 @@ def _windows(
         inputs, whole = encode(processor, barcodes[rows])
         outputs, order = _window(model, processor, inputs, batch_size, dtype)
         if sent is not None:
-            yield _fetched(*sent, advance)
+            yield _fetched(*sent)
         sent = (rows, outputs, order, whole)
     if sent is not None:
-        yield _fetched(*sent, advance)
+        yield _fetched(*sent)
 
 
 def _window(
     model: nn.Module, processor: Callable[..., Any], inputs: dict[str, Tensor], batch_size: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Vectors on the device, and the rows that they belong to."""
+    """Vectors on the device, and the row of each."""
     cut = isinstance(processor, ColumnTokenizer) and pools_by_mask(model)
     n = len(next(iter(inputs.values())))
     lengths = _attended_length(inputs["attention_mask"]) if cut else None
@@ -163,7 +162,7 @@ def _window(
     for rows in order.split(batch_size):
         batch = {name: x[rows] for name, x in inputs.items()}
         if lengths is not None:
-            # Everything after the last attended token of a batch is cut off; a mask without a zero hides nothing.
+            # Tokens after the last attended one of the batch are cut off; a mask without zeros is left out.
             batch = {name: x[:, : max(1, int(lengths[rows].max()))] for name, x in batch.items()}
             if batch["attention_mask"].all():
                 del batch["attention_mask"]
@@ -172,20 +171,18 @@ def _window(
 
 
 def _fetched(
-    rows: slice, outputs: Tensor, order: Tensor, whole: Tensor, advance: Callable[[int], object]
+    rows: slice, outputs: Tensor, order: Tensor, whole: Tensor
 ) -> tuple[slice, NDArray[np.float32], NDArray[np.bool_]]:
     computed = outputs.cpu()
     restored = torch.empty_like(computed)
     restored[order] = computed
     restored[~whole] = 0
-    advance(len(computed))
     return rows, restored.numpy(), whole.numpy()
 
 
 def encode(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of the model, and which of the barcodes (B,) hold a token of their own."""
-    # How many tokens a barcode has that has no nucleotide: those that a tokenizer adds to all.
-    added = 0
+    """Inputs of the model, and which of the barcodes (B,) have a token of their own."""
+    added = 0  # tokens that a tokenizer adds to every barcode
     if isinstance(processor, ColumnTokenizer):
         ids, mask = processor.encode_column([*barcodes, ""])
         added = int(mask[-1].sum())
@@ -215,6 +212,7 @@ def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, wha
 
 
 def pools_by_mask(model: nn.Module) -> bool:
+    """Whether the model averages attended tokens only, so that padding can be cut off."""
     return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
 
 
@@ -224,13 +222,14 @@ def _attended_length(mask: Tensor) -> Tensor:
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """Device of the model's weights; the CPU for a model without any."""
     weight = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if weight is None else weight.device
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation without gradients; afterwards each module is in training or not, as it was."""
+    """Evaluation mode without gradients. Afterwards each module has its training flag back."""
     training = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

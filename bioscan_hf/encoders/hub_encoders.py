@@ -1,8 +1,8 @@
-"""Published DNA encoders of the Hugging Face Hub behind the interface of our own models.
+"""Published DNA encoders of the Hugging Face Hub.
 
 Tokens and pooling are those of BarcodeBERT's comparison (https://arxiv.org/abs/2311.02401): the mean of the last
-hidden states over the attended tokens. Most of these models come with code of their own, which runs on your machine:
-nothing of it is loaded unless `trust_remote_code=True` says so.
+hidden states over the attended tokens. Most of these models bring Python code, which would run on your machine: it is
+loaded only with `trust_remote_code=True`.
 Shape letters: B = batch, L = tokens, D = embedding size.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,16 +23,18 @@ from ..models import register  # noqa: F401  (our classes for AutoModel)
 from ..models.configuration_barcodebert import BarcodeBertConfig
 from ..models.modeling_barcodebert import BarcodeBertModel
 from ..models.tokenization_kmer import KmerTokenizer
+from ..provenance import without_folders
+from .base import Encoder
 
 
 @dataclass(frozen=True)
 class HubSettings:
-    """How barcodes go through a published encoder.
+    """Tokenizer settings of a published encoder.
 
     Attributes:
-        max_tokens: Longer barcodes are cut to so many tokens; None is the tokenizer's own limit.
-        special_tokens: Whether the tokenizer adds its own, which are pooled like the others.
-        attends: Whether the encoder is told which tokens are padding. One that is not is always padded to the limit.
+        max_tokens: Longer barcodes are cut to this many tokens; None is the tokenizer's own limit.
+        special_tokens: Whether the tokenizer adds special tokens, which are pooled like the others.
+        attends: Whether the encoder takes an attention mask. One that does not is always padded to the limit.
     """
 
     max_tokens: int | None = 512
@@ -40,7 +42,7 @@ class HubSettings:
     attends: bool = True
 
 
-#: Hub id -> settings of the published comparison. Other encoders get the first ones, `HubSettings()`.
+#: Hub id -> settings of the published comparison. Other encoders get `HubSettings()`.
 PUBLISHED = {
     "zhihan1996/DNABERT-2-117M": HubSettings(),
     "zhihan1996/DNABERT-S": HubSettings(),
@@ -49,64 +51,58 @@ PUBLISHED = {
     "LongSafari/hyenadna-tiny-1k-seqlen-hf": HubSettings(max_tokens=None, special_tokens=True, attends=False),
 }
 
-#: BarcodeBERT as its authors publish it: a plain BERT, with a tokenizer in code of its own that we do not need.
+#: BarcodeBERT as its authors publish it: a plain BERT. The code of its tokenizer is not needed.
 BARCODEBERT = "bioscan-ml/BarcodeBERT"
 
-#: Entries of a remote model's `auto_map`, in order of preference; of a model with a head the encoder is taken.
+#: Entries of a remote model's `auto_map`, in order of preference. The head of a model is left out.
 AUTO_CLASSES = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
 
-#: What tokenizers give as their limit when they have none is far above this.
+#: A tokenizer without a limit reports one far above this.
 NO_LIMIT = 10**9
 
 
-class HubOutput(NamedTuple):
-    """Output of `HubEncoder`: `pooler_output` (B, D)."""
+def mean_of_tokens(network: Any, input_ids: Tensor, attention_mask: Tensor, masked: bool = True) -> Tensor:
+    """Mean of the last hidden states over the attended tokens; zeros where no token is attended.
 
-    pooler_output: Tensor
+    Args:
+        masked: Whether the network also gets the mask.
+
+    Raises:
+        ValueError: if the first output of the network is not a vector for each token.
+    """
+    mask = {"attention_mask": attention_mask} if masked else {}
+    hidden = network(input_ids=input_ids, **mask)[0]  # (B, L, D)
+    if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
+        raise ValueError(
+            f"{type(network).__name__} gave {tuple(hidden.shape)} for tokens {tuple(input_ids.shape)}: "
+            f"expected is a vector for each token, (B, L, D)."
+        )
+    weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
-class HubEncoder(nn.Module):
-    """An encoder of tokens with the mean over its attended ones on top."""
-
-    def __init__(self, encoder: nn.Module, attends: bool = True):
-        super().__init__()
-        self.encoder = encoder
-        self.attends = attends
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> HubOutput:
-        """Embeddings of barcodes; zeros where no token is attended.
-
-        Raises:
-            ValueError: if the encoder's first output is not a vector for each token.
-        """
-        mask = {"attention_mask": attention_mask} if self.attends else {}
-        hidden = self.encoder(input_ids=input_ids, **mask)[0]  # (B, L, D)
-        if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
-            raise ValueError(
-                f"{type(self.encoder).__name__} gave {tuple(hidden.shape)} for tokens {tuple(input_ids.shape)}: "
-                f"expected is a vector for each token, (B, L, D)."
-            )
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return HubOutput((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))
+def mean_of_tokens_without_mask(network: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The same, of a network that takes no mask."""
+    return mean_of_tokens(network, input_ids, attention_mask, masked=False)
 
 
 class HubTokens:
-    """Turns barcodes into the input of `HubEncoder`."""
+    """Makes the tokens that `mean_of_tokens` takes from barcodes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: HubSettings):
         limit = settings.max_tokens or tokenizer.model_max_length
         if limit > NO_LIMIT and not settings.attends:
-            raise ValueError(f"{type(tokenizer).__name__} has no limit that barcodes could be padded to.")
+            raise ValueError(f"{type(tokenizer).__name__} has no limit to which barcodes could be padded.")
         if tokenizer.pad_token is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no token for padding, so it makes no batches.")
+            raise ValueError(f"{type(tokenizer).__name__} has no padding token, so it cannot make batches.")
         self.tokenizer = tokenizer
         self.settings = settings
         self.limit = limit
 
     def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, both (B, L); the mask is 0 all through for a barcode without a token of its own."""
+        """Token ids and mask, both (B, L); the mask is all 0 for a barcode without a token of its own."""
         encoded = self.tokenizer(
-            [*barcodes, "", "A"],  # how many tokens all have; and one token at least
+            [*barcodes, "", "A"],  # "" shows how many tokens are added to each; "A" has one token at least
             add_special_tokens=self.settings.special_tokens,
             padding="longest" if self.settings.attends else "max_length",
             truncation=self.limit <= NO_LIMIT,
@@ -121,8 +117,8 @@ class HubTokens:
 
 def load_hub_encoder(
     name: str, *, trust_remote_code: bool = False, settings: HubSettings | None = None
-) -> tuple[HubEncoder, HubTokens]:
-    """Model and processor for `embed`, of a published encoder, in evaluation mode.
+) -> tuple[Encoder, HubTokens]:
+    """Model and processor for `embed`, in evaluation mode.
 
     Args:
         name: Hub id or folder, such as "zhihan1996/DNABERT-2-117M".
@@ -130,8 +126,8 @@ def load_hub_encoder(
         settings: None takes those of the published comparison.
 
     Raises:
-        ValueError: if the model needs code of its own and may not run it, its weights are not all there, or its
-            tokenizer cannot pad.
+        ValueError: if the model needs code of its own that may not run, weights are missing, or its tokenizer cannot
+            pad.
         OSError: if there is no model of that name.
     """
     config, _ = PreTrainedConfig.get_config_dict(name)
@@ -139,7 +135,8 @@ def load_hub_encoder(
     if auto_map and not trust_remote_code:
         raise ValueError(
             f"{name!r} brings code of its own ({', '.join(sorted(set(auto_map.values())))}), which would run on this "
-            f"machine with your rights. Read it, and if you trust it, pass trust_remote_code=True."
+            f"machine with your rights. Read it, and if you trust it, pass trust_remote_code=True "
+            f"(--trust-remote-code)."
         )
     if auto_map:
         encoder = _remote_model(name, next(auto_map[key] for key in AUTO_CLASSES if key in auto_map))
@@ -148,22 +145,24 @@ def load_hub_encoder(
         _check_complete(name, info["missing_keys"])
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     settings = settings or PUBLISHED.get(name, HubSettings())
-    return HubEncoder(encoder, settings.attends).eval(), HubTokens(tokenizer, settings)
+    pool = mean_of_tokens if settings.attends else mean_of_tokens_without_mask
+    model = Encoder(encoder, pool, description=f"hf:{without_folders(name)}")
+    return model.eval(), HubTokens(tokenizer, settings)
 
 
 def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertModel, KmerTokenizer]:
-    """The published BarcodeBERT as our own class, with our tokenizer; none of its code runs.
+    """The published BarcodeBERT as our own class, with our tokenizer. None of its code runs.
 
     Raises:
-        ValueError: if the model is no BERT over the k-mers of BarcodeBERT, or its weights are not all there.
+        ValueError: if the model is not a BERT over the k-mers of BarcodeBERT, or weights are missing.
         OSError: if there is no model of that name.
     """
     found, _ = PreTrainedConfig.get_config_dict(name)
     sizes = {4**k + 2: k for k in range(1, 9)}
     if found.get("model_type") != "bert" or found.get("vocab_size") not in sizes:
         raise ValueError(
-            f"{name!r} is of type {found.get('model_type')!r} with {found.get('vocab_size')} tokens, no BarcodeBERT: "
-            f"expected is 'bert' with 4**k + 2 tokens."
+            f"{name!r} is of type {found.get('model_type')!r} with {found.get('vocab_size')} tokens, "
+            f"not a BarcodeBERT: expected is 'bert' with 4**k + 2 tokens."
         )
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     config = BarcodeBertConfig(k=sizes[found["vocab_size"]], **{key: found[key] for key in shape if key in found})
@@ -174,10 +173,10 @@ def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertMode
 
 
 def _remote_model(name: str, reference: str) -> nn.Module:
-    """The encoder of a model whose code lies beside its weights.
+    """The encoder of a model whose code is stored with its weights.
 
-    It is built on the CPU before its weights are read: older code makes tensors while it is built, which transformers
-    would leave without a value. Its config is the class's own, which is not always the one of `auto_map`.
+    It is built on the CPU before its weights are read: older code makes tensors in its constructor, which transformers
+    would leave uninitialised. Its config is that of the class, which may differ from the one of `auto_map`.
     """
     model_class: Any = get_class_from_dynamic_module(reference, name)
     model: PreTrainedModel = model_class(model_class.config_class.from_pretrained(name))
@@ -197,7 +196,7 @@ def _remote_model(name: str, reference: str) -> nn.Module:
 
 
 def _check_complete(name: str, missing: Sequence[str]) -> None:
-    """Raises ValueError if weights are missing. A pooling layer may be: nothing here uses it."""
+    """Raises ValueError if weights are missing, except those of the pooling layer, which is not used."""
     needed = sorted(key for key in missing if not key.startswith("pooler."))
     if needed:
-        raise ValueError(f"The weights of {name!r} lack {', '.join(needed[:5])} ({len(needed)} in all).")
+        raise ValueError(f"The weights of {name!r} are incomplete; missing: {', '.join(needed[:5])} ({len(needed)}).")

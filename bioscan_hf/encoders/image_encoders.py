@@ -1,7 +1,7 @@
-"""Encoders of photos behind the interface of our own models: the 11 of BIOSCAN-5M's clustering, and any other.
+"""Encoders of photos: the 11 of BIOSCAN-5M's clustering, and others of timm and transformers.
 
-Weights are frozen and heads removed; photos are prepared as there (https://arxiv.org/abs/2406.12723, section 5.2): the
-shorter side is brought to 224 pixels, the middle 224 x 224 cut out, and the colours scaled as the encoder expects.
+Heads are removed. Photos are prepared as published (https://arxiv.org/abs/2406.12723, section 5.2): the shorter side
+is resized to 224 pixels, the centre of 224 x 224 is cropped, and the colours are normalised as the encoder expects.
 Shape letters: B = batch, H and W = height and width in pixels, T = tokens, D = embedding size.
 """
 
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints.image_weights import load_weights
 from ..models.pixels import decode_batch, normalize_on_device
+from ..provenance import without_folders
+from .base import Encoder, EncoderOutput, default_device, split_name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-#: Side of the square that an encoder sees, in pixels, unless it has one of its own.
+#: Default side of the square input, in pixels.
 SIZE = 224
 
 
@@ -31,10 +33,10 @@ class Published:
     """An encoder of the published comparison.
 
     Attributes:
-        timm: Its id in timm; without a tag (".dino") its weights are in no maintained library, but in `file`.
+        timm: Its id in timm. Without a tag (".dino") no maintained library has its weights; they are in `file`.
         upstream: Its name in the published code.
-        file: Name of the published file of weights, by which it is found; None where timm has them.
-        prefix: What stands before the encoder's keys in that file; entries without it are left out.
+        file: Name of the published file of weights; None where timm has them.
+        prefix: Prefix of the encoder's keys in that file; other entries are left out.
         pooling: See `load_image_encoder`.
         keeps_head: The projection is part of the embedding (CLIP).
         clip: Colours are scaled by CLIP's mean and standard deviation instead of ImageNet's.
@@ -49,7 +51,7 @@ class Published:
     clip: bool = False
 
 
-#: Short name -> the encoder. Of MoCo-v3, DINO's ResNet, VICReg and torchvision's ViT the file has to be given.
+#: Short name -> encoder. Those with a `file` need it as `weights`.
 PUBLISHED = {
     "resnet50": Published("resnet50.tv2_in1k", "resnet50"),
     "mocov3_resnet50": Published("resnet50", "mocov3_resnet50", "r-50-1000ep.pth.tar", prefix="module.base_encoder."),
@@ -63,11 +65,11 @@ PUBLISHED = {
     "dino_vitb16": Published("vit_base_patch16_224.dino", "dino_vitb16"),
     "mae_vitb16_cls": Published("vit_base_patch16_224.mae", "timm_vit_base_patch16_224.mae"),
     "mae_vitb16_avg": Published("vit_base_patch16_224.mae", "mae_pretrain_vit_base_global", pooling="avg_before_norm"),
-    # natively with QuickGELU: the id without it computes something slightly different
+    # trained with QuickGELU: the id without it computes slightly different vectors
     "clip_vitb16": Published("vit_base_patch16_clip_quickgelu_224.openai", "clip_vitb16", keeps_head=True, clip=True),
 }
 
-#: What the keys of heads begin with, in torchvision's, timm's and MoCo-v3's networks.
+#: Prefixes of the keys of heads in the networks of torchvision, timm and MoCo-v3.
 HEADS = ("fc.", "head.", "heads.")
 
 #: What `load_image_encoder` understands.
@@ -79,14 +81,8 @@ ENCODERS = (
 )
 
 
-class ImageOutput(NamedTuple):
-    """Output of `ImageEncoder`: `pooler_output` (B, D)."""
-
-    pooler_output: Tensor
-
-
-class ImageEncoder(nn.Module):
-    """A network with the scaling of colours before it and the pooling behind it."""
+class ImageEncoder(Encoder):
+    """An encoder that first normalises the colours of uint8 photos (B, 3, H, W)."""
 
     mean: Tensor
     std: Tensor
@@ -97,30 +93,26 @@ class ImageEncoder(nn.Module):
         pool: Callable[[Any, Tensor], Tensor],
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        description: str | None = None,
     ):
-        """Takes `pool(network, pixels)`, which gives the embeddings (B, D) of scaled pixels (B, 3, H, W)."""
-        super().__init__()
-        self.network, self.pool = network, pool
+        """Takes `pool(network, pixels)`, which gives the embeddings (B, D) of normalised pixels (B, 3, H, W)."""
+        super().__init__(network, pool, columns=("image",), description=description)
         self.register_buffer("mean", torch.tensor(list(mean)))
         self.register_buffer("std", torch.tensor(list(std)))
 
-    def extra_repr(self) -> str:
-        """The pooling, which tells encoders of the same weights apart."""
-        return self.pool.__name__
-
-    def forward(self, pixel_values: Tensor) -> ImageOutput:
+    def forward(self, pixel_values: Tensor) -> EncoderOutput:
         """Embeddings of photos, uint8 (B, 3, H, W)."""
         pixels = normalize_on_device(pixel_values, self.mean.tolist(), self.std.tolist())
-        return ImageOutput(self.pool(self.network, pixels))
+        return EncoderOutput(self.pool(self.network, pixels))
 
 
 @dataclass(frozen=True)
 class PhotoProcessor:
-    """Turns encoded photos into the input of `ImageEncoder`.
+    """Decodes, resizes and crops photos for `ImageEncoder`.
 
     Attributes:
-        size: Side of the square that is cut from the middle, in pixels.
-        resized: Shorter side, in pixels, to which a photo is brought before.
+        size: Side of the centre crop, in pixels.
+        resized: Shorter side of a photo before it is cropped, in pixels.
         workers: Threads that decode.
     """
 
@@ -132,7 +124,7 @@ class PhotoProcessor:
         """`pixel_values`, uint8 (B, 3, size, size).
 
         Raises:
-            ValueError: for a photo that cannot be decoded; its name, or its place in the batch, is told.
+            ValueError: for a photo that cannot be decoded; it is named, or its place in the batch is given.
         """
         called = list(names or (f"Photo {i} of the batch" for i in range(len(photos))))
         if self.workers == 1 or len(photos) < 2 * self.workers:
@@ -158,53 +150,62 @@ def load_image_encoder(
     zoom: float | None = None,
     workers: int = 1,
 ) -> tuple[ImageEncoder, PhotoProcessor]:
-    """Model and processor for `embed(..., column="image")`, by name; on the GPU, where there is one.
+    """Model and processor for `embed` of photos, by name; on the GPU of this process if it has one.
 
     Args:
-        name: A key of `PUBLISHED`, "timm:ID", "hf:ID", either with a folder for the id, or the folder or Hub id of a
-            CLIBD model, whose image tower is taken, with its projection and its own preparation of photos.
-        weights: File of weights (.safetensors, or what torch.save wrote, of which nothing is run), for a published
-            encoder or one of timm; heads are dropped, and all other keys have to fit.
-        random_weights: Leaves a published encoder or one of timm untrained (seed 0): the lowest reference.
-        pooling: "model" (the network's own way; the default), "token" (its class token), "avg" (mean of the tokens
-            of patches), or "avg_before_norm" (the same before the last LayerNorm, then one without weights; how the
-            comparison averages MAE's). The latter three need a network with tokens.
-        zoom: The shorter side is brought to size / zoom, so that less than 1 cuts a border off; default 1, for a
+        name: A key of `PUBLISHED`, "timm:ID" or "hf:ID", each also with a folder instead of the id, or the folder or
+            Hub id of a CLIBD model, whose image tower, projection and image processor are used.
+        weights: File of weights (.safetensors, or a file of torch.save, whose code is not run) for a published encoder
+            or one of timm. Heads are dropped, and all other keys have to fit.
+        random_weights: Leaves a published encoder or one of timm untrained (seed 0), as a lower baseline.
+        pooling: "model" (the network's own; the default), "token" (class token), "avg" (mean of the patch tokens), or
+            "avg_before_norm" (mean before the last LayerNorm, then a LayerNorm without weights; the comparison's
+            average for MAE). The last three need a network with tokens.
+        zoom: The shorter side is resized to size / zoom, so a zoom below 1 crops the border; default 1, and for a
             CLIBD model its own.
         workers: Threads that decode photos.
 
     Raises:
-        ValueError: for an unknown name, pooling or zoom; weights that have to be given, do not fit or cannot be;
-            and a model of another kind.
+        ValueError: for an unknown name, pooling or zoom; weights that are missing, do not fit or are not accepted; and
+            a model of another kind.
         FileNotFoundError: if there is no such file of weights.
         OSError: if there is no model of that name.
     """
     if zoom is not None and not 0 < zoom <= 1:
-        raise ValueError(f"zoom is {zoom}; it may be above 0 and up to 1, which shows the whole shorter side.")
+        raise ValueError(f"zoom is {zoom}. Give a number above 0 and at most 1, which shows the whole shorter side.")
     if workers < 1:
-        raise ValueError(f"workers is {workers}; at least one thread has to decode.")
+        raise ValueError(f"workers is {workers}. Give 1 thread or more.")
     if weights is not None and random_weights:
-        raise ValueError("Weights are given and random ones asked for: leave one of the two out.")
-    kind, _, rest = name.partition(":")
+        raise ValueError("Both a file of weights and random weights are given: leave one of the two out.")
+    kind, rest = split_name(name)
+    if kind in ("kmer", "cnn"):
+        raise ValueError(f"{name!r} is an encoder of barcodes. An encoder of photos is {'; or '.join(ENCODERS)}.")
+    model: ImageEncoder
     if name in PUBLISHED or kind == "timm":
-        model, size = _timm_encoder(name, weights, random_weights, pooling)
-        processor = PhotoProcessor(size, int(size / (zoom or 1)), workers)
+        model, processor = _timm_encoder(name, rest, weights, random_weights, pooling)
+    elif weights is not None or random_weights:
+        raise ValueError(f"{name!r} has its own weights: only published encoders and timm:ID take others.")
     else:
-        if weights is not None or random_weights:
-            raise ValueError(f"{name!r} has its own weights: they can be given for published encoders and timm:ID.")
-        model, processor = _transformers_encoder(name, rest if kind == "hf" else None, pooling, zoom, workers)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+        try:
+            model, processor = _transformers_encoder(name, kind, rest, pooling)
+        except OSError as error:
+            raise OSError(
+                f"No model at {name!r}. An encoder of photos is {'; or '.join(ENCODERS)}. {error}"
+            ) from error
+    if zoom is not None:
+        processor = replace(processor, resized=int(processor.size / zoom))
+    return model.eval().to(default_device()), replace(processor, workers=workers)
 
 
 # ---- timm ----------------------------------------------------------------------------------------------------------
 
 
 def _timm_encoder(
-    name: str, weights: str | Path | None, random_weights: bool, pooling: str | None
-) -> tuple[ImageEncoder, int]:
+    name: str, rest: str, weights: str | Path | None, random_weights: bool, pooling: str | None
+) -> tuple[ImageEncoder, PhotoProcessor]:
     import timm
 
-    chosen = PUBLISHED.get(name) or Published(name.removeprefix("timm:"), name)
+    chosen = PUBLISHED.get(name) or Published(rest, name)
     if chosen.file and weights is None and not random_weights:
         raise ValueError(
             f"No maintained library has the weights of {name!r}: give their published file, {chosen.file}, as weights."
@@ -217,7 +218,7 @@ def _timm_encoder(
         torch.manual_seed(0)
         try:
             network: Any = timm.create_model(architecture, pretrained=download, **head)
-        except RuntimeError as error:  # how timm tells that it does not know a name or a tag, or has no weights of it
+        except RuntimeError as error:  # raised for an unknown name or tag, and where timm has no weights
             raise ValueError(
                 f"timm has no {chosen.timm!r} ({error}). An encoder is {'; or '.join(ENCODERS)}."
             ) from error
@@ -225,16 +226,18 @@ def _timm_encoder(
         heads = () if chosen.keeps_head else HEADS
         load_weights(network, Path(weights), prefix=chosen.prefix, heads=heads, expected=chosen.file)
     settings: Mapping[str, Any] = network.pretrained_cfg
-    # A name without a tag has the settings of other weights: those of the comparison are told here.
+    # A name without a tag has the settings of other weights, so those of the comparison are used.
     mean, std = (CLIP_MEAN, CLIP_STD) if chosen.clip else (IMAGENET_MEAN, IMAGENET_STD)
     if name not in PUBLISHED:
         mean, std = settings["mean"], settings["std"]
-    encoder = ImageEncoder(network, _timm_pooling(network, pooling or chosen.pooling), mean, std)
-    return encoder, _timm_size(settings)
+    description = name if name in PUBLISHED else f"timm:{without_folders(rest)}"
+    pool = _timm_pooling(network, pooling or chosen.pooling)
+    size = _timm_size(settings)
+    return ImageEncoder(network, pool, mean, std, description), PhotoProcessor(size, size)
 
 
 def _timm_size(settings: Mapping[str, Any]) -> int:
-    """Side of the photos of a network. A saved folder does not tell whether it is fixed: the architecture does."""
+    """Side of the photos of a network. The architecture, not the saved folder, shows whether it is fixed."""
     from timm.models import get_pretrained_cfg
 
     usual = get_pretrained_cfg(settings["architecture"])
@@ -243,23 +246,23 @@ def _timm_size(settings: Mapping[str, Any]) -> int:
 
 
 def pool_model(network: Any, pixels: Tensor) -> Tensor:
-    """What the network itself puts out."""
+    """Output of the network itself."""
     return network(pixels)
 
 
 def pool_token(network: Any, pixels: Tensor) -> Tensor:
-    """The class token of the last layer, normalised as the network does."""
+    """Class token of the last layer, after the network's last LayerNorm."""
     return network.forward_features(pixels)[:, 0]
 
 
 def pool_avg(network: Any, pixels: Tensor) -> Tensor:
-    """The mean of the tokens of patches, normalised as the network does."""
+    """Mean of the patch tokens, after the network's last LayerNorm."""
     return network.forward_features(pixels)[:, network.num_prefix_tokens :].mean(1)
 
 
 def pool_avg_before_norm(network: Any, pixels: Tensor) -> Tensor:
-    """The mean of the tokens of patches before the last LayerNorm, then a LayerNorm without weights."""
-    vectors = pool_avg(network, pixels)  # its last LayerNorm is an Identity
+    """Mean of the patch tokens before the last LayerNorm, then a LayerNorm without weights."""
+    vectors = pool_avg(network, pixels)  # whose last LayerNorm is an Identity now
     return nn.functional.layer_norm(vectors, vectors.shape[1:], eps=1e-6)
 
 
@@ -272,16 +275,18 @@ TIMM_POOLINGS = {
 
 
 def _timm_pooling(network: Any, pooling: str) -> Callable[[Any, Tensor], Tensor]:
-    """Raises ValueError for an unknown pooling, or one of tokens of a network that has none."""
+    """Raises ValueError for an unknown pooling, or one that needs tokens if the network has none."""
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
     if pooling not in TIMM_POOLINGS:
-        raise ValueError(f"Unknown pooling {pooling!r}: there is {', '.join(TIMM_POOLINGS)}.")
+        raise ValueError(f"Unknown pooling {pooling!r}. Choose one of {', '.join(TIMM_POOLINGS)}.")
     if pooling != "model" and not isinstance(network, (VisionTransformer, Eva)):
-        raise ValueError(f"{type(network).__name__} is no plain vision transformer: its pooling can only be 'model'.")
+        raise ValueError(
+            f"{type(network).__name__} is not a plain vision transformer: its pooling can only be 'model'."
+        )
     if pooling == "token" and not network.num_prefix_tokens:
-        raise ValueError(f"{type(network).__name__} has no class token here: its pooling can be 'model' or 'avg'.")
+        raise ValueError(f"{type(network).__name__} has no class token: its pooling can be 'model' or 'avg'.")
     if pooling == "avg_before_norm":
         network.norm = nn.Identity()
     return TIMM_POOLINGS[pooling]
@@ -289,78 +294,87 @@ def _timm_pooling(network: Any, pooling: str) -> Callable[[Any, Tensor], Tensor]
 
 # ---- transformers --------------------------------------------------------------------------------------------------
 
-#: Types whose last hidden states are a class token, registers if any, and the tokens of patches.
+#: Types whose last hidden states are a class token, registers if any, and the patch tokens.
 TOKEN_TYPES = ("beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 
 
 def _transformers_encoder(
-    name: str, folder: str | None, pooling: str | None, zoom: float | None, workers: int
+    name: str, kind: str | None, rest: str, pooling: str | None
 ) -> tuple[ImageEncoder, PhotoProcessor]:
     from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 
     from ..models import register  # noqa: F401
 
-    place = name if folder is None else folder
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(place)
-        kind = config.get("model_type", "timm_wrapper" if "architecture" in config else None)
-        if folder is None and kind != "clibd":
-            raise ValueError(
-                f"{name!r} holds a model of type {kind!r}, no CLIBD. An encoder of photos is {'; or '.join(ENCODERS)}."
-            )
-        if kind == "clibd":
-            return _clibd_encoder(place, pooling, zoom, workers)
-        model = AutoModel.from_pretrained(place)
-        if kind == "timm_wrapper":
-            settings = model.timm_model.pretrained_cfg | (model.config.to_dict().get("pretrained_cfg") or {})
-            mean, std, size = settings["mean"], settings["std"], _timm_size(settings)
-            encoder = ImageEncoder(model.timm_model, _timm_pooling(model.timm_model, pooling or "model"), mean, std)
-        else:
-            images = AutoImageProcessor.from_pretrained(place)
-            size = _size_of(images)
-            encoder = ImageEncoder(model, _token_pooling(name, kind, pooling), images.image_mean, images.image_std)
-    except OSError as error:
-        raise OSError(f"No model at {name!r}. An encoder of photos is {'; or '.join(ENCODERS)}. {error}") from error
-    return encoder, PhotoProcessor(size, int(size / (zoom or 1)), workers)
+    config, _ = PreTrainedConfig.get_config_dict(rest)
+    model_type = config.get("model_type", "timm_wrapper" if "architecture" in config else None)
+    if model_type == "clibd":
+        if pooling not in (None, "model"):
+            raise ValueError(f"A CLIBD model has its own pooling of photos: {pooling!r} is not possible.")
+        return clibd_image_encoder(AutoModel.from_pretrained(rest), AutoImageProcessor.from_pretrained(rest))
+    if kind is None:
+        raise ValueError(
+            f"{name!r} holds a model of type {model_type!r}, not a CLIBD model. An encoder of photos is "
+            f"{'; or '.join(ENCODERS)}."
+        )
+    model = AutoModel.from_pretrained(rest)
+    description = f"hf:{without_folders(rest)}"
+    if model_type == "timm_wrapper":
+        network = model.timm_model
+        settings = network.pretrained_cfg | (model.config.to_dict().get("pretrained_cfg") or {})
+        pool = _timm_pooling(network, pooling or "model")
+        encoder = ImageEncoder(network, pool, settings["mean"], settings["std"], description)
+        size = _timm_size(settings)
+    else:
+        images = AutoImageProcessor.from_pretrained(rest)
+        pool = _token_pooling(name, model_type, pooling)
+        encoder = ImageEncoder(model, pool, images.image_mean, images.image_std, description)
+        size = _size_of(images)
+    return encoder, PhotoProcessor(size, size)
 
 
 def _size_of(images: Any) -> int:
-    """Side of the square that an image processor cuts out, in pixels."""
+    """Side of the crop of an image processor, in pixels."""
     settings = images.to_dict()
     size = settings.get("crop_size") or settings.get("size") or {}
     found = size.get("height") or size.get("shortest_edge")
     if found is None:
-        raise ValueError(f"{type(images).__name__} does not tell how large the photos of its model are: {settings}.")
+        raise ValueError(
+            f"{type(images).__name__} has neither 'crop_size' nor 'size', so the size of the photos is unknown: "
+            f"{settings}."
+        )
     return int(found)
 
 
 def first_token(network: Any, pixels: Tensor) -> Tensor:
-    """The class token."""
+    """Class token."""
     return network(pixel_values=pixels).last_hidden_state[:, 0]
 
 
 def mean_of_patches(network: Any, pixels: Tensor) -> Tensor:
-    """The mean of the tokens of patches; registers and the class token do not count."""
+    """Mean of the patch tokens, without registers and the class token."""
     before = 1 + network.config.to_dict().get("num_register_tokens", 0)
     return network(pixel_values=pixels).last_hidden_state[:, before:].mean(1)
 
 
 def own_pooling(network: Any, pixels: Tensor) -> Tensor:
-    """What the network pools itself, as a vector."""
+    """Pooled output of the network, as a vector."""
     return network(pixel_values=pixels).pooler_output.flatten(1)
 
 
 def _token_pooling(name: str, kind: str | None, pooling: str | None) -> Callable[[Any, Tensor], Tensor]:
-    """The class token by default: poolers of such models are often not trained."""
+    """The class token is the default, because poolers of such models are often not trained."""
     if kind in ("clip", "siglip", "siglip2", "vit_mae"):
-        raise ValueError(f"{name!r} of type {kind!r} does not take photos alone, or hides parts of them: use timm:ID.")
+        raise ValueError(
+            f"{name!r} of type {kind!r} does not embed photos alone, or masks parts of them: use timm:ID."
+        )
     if kind in TOKEN_TYPES:
         known = {"model": own_pooling, "token": first_token, "avg": mean_of_patches, None: first_token}
     else:
         known = {"model": own_pooling, None: own_pooling}
     if pooling not in known:
         raise ValueError(
-            f"Unknown pooling {pooling!r} of a model of type {kind!r}: there is {', '.join(filter(None, known))}."
+            f"Unknown pooling {pooling!r} for a model of type {kind!r}. Choose one of "
+            f"{', '.join(filter(None, known))}."
         )
     return known[pooling]
 
@@ -370,19 +384,7 @@ def clibd_image(network: Any, pixels: Tensor) -> Tensor:
     return network.get_image_features(pixels)
 
 
-def _clibd_encoder(
-    place: str, pooling: str | None, zoom: float | None, workers: int
-) -> tuple[ImageEncoder, PhotoProcessor]:
-    from transformers import AutoImageProcessor, AutoModel
-
-    from ..models import register  # noqa: F401
-
-    if pooling not in (None, "model"):
-        raise ValueError(f"A CLIBD model pools photos in its own way: pooling cannot be {pooling!r}.")
-    images = AutoImageProcessor.from_pretrained(place)
-    size = images.crop_size["height"]
-    resized = images.size["shortest_edge"] if zoom is None else int(size / zoom)
-    model = AutoModel.from_pretrained(place)
-    return ImageEncoder(model, clibd_image, images.image_mean, images.image_std), PhotoProcessor(
-        size, resized, workers
-    )
+def clibd_image_encoder(model: Any, images: Any, workers: int = 1) -> tuple[ImageEncoder, PhotoProcessor]:
+    """Model and processor for `embed`: the image tower of a CLIBD model, with the image processor `images`."""
+    encoder = ImageEncoder(model, clibd_image, images.image_mean, images.image_std, "clibd image")
+    return encoder, PhotoProcessor(images.crop_size["height"], images.size["shortest_edge"], workers)

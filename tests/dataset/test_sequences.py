@@ -12,8 +12,8 @@ from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import sequences
 from bioscan_hf.dataset.letters import rules
 from bioscan_hf.dataset.sequences import is_sequence_file, read_sequences
-from bioscan_hf.encoders.kmers import kmer_encoder
 from bioscan_hf.encoders.embed import embed
+from bioscan_hf.encoders.kmers import kmer_encoder
 from bioscan_hf.schema import COLUMNS
 
 RECORDS = {"P1": "ACGTACGTNN", "P2": "GGCC", "P-3|x": "TTTTTTTTACGTACGT"}
@@ -251,7 +251,12 @@ def test_table_on_disk_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     before = pa.total_allocated_bytes()
     mapped = read_sequences(path, arrow_file=output, progress=progress)
     assert pa.total_allocated_bytes() - before < 10_000
-    assert mapped.equals(read_sequences(path)) and len(mapped) == 100 == seen[-1] and len(seen) > 10 and seen == sorted(seen)
+    assert (
+        mapped.equals(read_sequences(path))
+        and len(mapped) == 100 == seen[-1]
+        and len(seen) > 10
+        and seen == sorted(seen)
+    )
     output.unlink()
     for wrong, message in (
         (">last\nX\n", "'last'"),

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from bioscan_hf.encoders import barcode_encoders as baselines
-from bioscan_hf.encoders.barcode_encoders import kmer_counts, kmer_encoder, load_encoder
+from bioscan_hf.encoders import kmers
+from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.kmers import kmer_counts, kmer_encoder
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
@@ -66,7 +67,7 @@ def test_blocks_do_not_change_the_counts(monkeypatch):
     rng = np.random.default_rng(0)
     barcodes = ["".join(rng.choice(list("ACGTN"), size)) for size in (0, 3, 120, 49, 50, 51, 1, 1, 1, 0, 0, 70)]
     for k in (1, 2, 4):
-        monkeypatch.setattr(baselines, "BLOCK", 50)
+        monkeypatch.setattr(kmers, "BLOCK", 50)
         np.testing.assert_array_equal(kmer_counts(barcodes, k), counts_by_loop(barcodes, k))
 
 
@@ -147,7 +148,9 @@ def test_absent_model_is_refused_with_what_there_is(name):
 
 def test_model_of_another_type_is_refused_with_the_way_to_load_it(tmp_path):
     BertConfig(hidden_size=16).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="of type 'bert', none of ours. .* write hf:.* An encoder is .*kmer:K"):
+    with pytest.raises(
+        ValueError, match="of type 'bert', which is not one of ours. .* write hf:.* An encoder is .*kmer:K"
+    ):
         load_encoder(str(tmp_path))
 
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear, max_pool2d, one_hot
 
-from bioscan_hf.encoders import cnn as baselines_cnn
+from bioscan_hf.encoders import cnn
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.cnn import (
     BarcodeCnn,
     BarcodeCnnConfig,
-    LetterEncoder,
     classify,
+    cnn_inputs,
     convert_cnn,
     encode_letters,
     fit_cnn,
@@ -144,7 +144,7 @@ def test_training_learns_and_repeats(data):
 def test_the_best_epoch_is_kept(data, monkeypatch):
     """Of three epochs the second is the most accurate, and is what two epochs alone give; the third changed it."""
     scripted = iter([0.2, 0.9, 0.9])
-    monkeypatch.setattr(baselines_cnn, "_accuracy", lambda model, letters, ids: next(scripted))
+    monkeypatch.setattr(cnn, "_accuracy", lambda model, letters, ids: next(scripted))
     options = {"barcodes": data[0], "labels": data[1], "batch_size": 13}
     fit = fit_cnn(**options, validation=data, epochs=3)
     assert fit.best_epoch == 2 and fit.validation_accuracies == [0.2, 0.9, 0.9]
@@ -165,7 +165,7 @@ def test_validation_accuracy_is_that_of_the_kept_model(data):
     [
         ([0, 1], {}, "one for each of the 3 barcodes"),
         ([0.0, 1.0, 1.0], {}, "got float64"),
-        ([0, 1, 2], {"names": ["a", "b"]}, r"between 0 and 2: allowed is -1 \(none\) to 1"),
+        ([0, 1, 2], {"names": ["a", "b"]}, r"between 0 and 2: allowed are -1 \(none\) to 1"),
         ([0, 0, -1], {}, "the 2 labelled rows have 1"),
         ([0, 1, 1], {"validation": (["A"], [-1])}, "No row of the validation set has a label"),
     ],
@@ -181,7 +181,7 @@ def test_saved_and_loaded_by_name(tmp_path, data):
     model.bn1.running_mean.fill_(0.3)
     model.save_pretrained(tmp_path / "cnn")
     table = pa.table({"processid": ["a", "b", "c"], "dna_barcode": [*data[0][:2], "NN"]})
-    expected = embed(model, LetterEncoder(), table)
+    expected = embed(model, cnn_inputs, table)
     assert expected.valid.tolist() == [True, True, False] and expected.embeddings.shape == (3, 500)
     assert not np.allclose(expected.embeddings[0], expected.embeddings[1])
     for loaded in (load_cnn(tmp_path / "cnn"), load_encoder(f"cnn:{tmp_path}/cnn"), load_encoder(f"{tmp_path}/cnn")):
@@ -193,7 +193,7 @@ def test_weights_that_lack_one_are_refused(tmp_path):
     model = BarcodeCnn(BarcodeCnnConfig(num_labels=2))
     state = model.state_dict()
     model.save_pretrained(tmp_path / "cnn", state_dict={key: state[key] for key in state if key != "fc1.bias"})
-    with pytest.raises(ValueError, match="lacks the weights fc1.bias"):
+    with pytest.raises(ValueError, match="has no weights for fc1.bias"):
         load_cnn(tmp_path / "cnn")
     shutil.rmtree(tmp_path / "cnn")
     with pytest.raises(OSError, match="No model at"):
@@ -202,7 +202,7 @@ def test_weights_that_lack_one_are_refused(tmp_path):
 
 def test_other_weights_are_not_converted():
     state = BarcodeCnn(BarcodeCnnConfig(num_labels=2)).state_dict()
-    with pytest.raises(ValueError, match=r"No weights of the CNN: fc2.weight is not among bert.x"):
+    with pytest.raises(ValueError, match=r"These are not weights of the CNN: fc2.weight is not among bert.x"):
         convert_cnn({"bert.x": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"conv1.weight \(64, 1, 3, 1\)"):
         convert_cnn({**state, "conv1.weight": torch.zeros(64, 1, 3, 3)})

@@ -17,9 +17,10 @@ from datasets import Dataset, IterableDataset
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bioscan_hf.encoders import batches as embedding_batches
-from bioscan_hf.encoders.barcode_encoders import kmer_counts, kmer_encoder
-from bioscan_hf.encoders.embed import embed, load_embeddings, model_fingerprint
-from bioscan_hf.evaluation.retrieval_embeddings import load_specimens
+from bioscan_hf.encoders.embed import embed, model_fingerprint
+from bioscan_hf.encoders.kmers import kmer_counts, kmer_encoder
+from bioscan_hf.encoders.stored import load_embeddings
+from bioscan_hf.evaluation.specimens import load_specimens
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
@@ -269,7 +270,8 @@ def test_folder(dataset, tmp_path):
     model = Counting()
     result = embed(model, letters, dataset, output=tmp_path, shard_size=30)
     names = [f"embeddings-0000{i}-of-00003.parquet" for i in range(3)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "manifest.json"]
+    visible = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))  # a lock is hidden
+    assert visible == [*names, "manifest.json"]
     tables = [pq.read_table(tmp_path / name) for name in names]
     assert [len(table) for table in tables] == [30, 30, 10]
     assert tables[0].schema.field("embedding").type == pa.list_(pa.field("element", pa.float32()), 2)
@@ -296,7 +298,7 @@ def test_resume_computes_what_is_missing_and_nothing_else(dataset, tmp_path):
     one.unlink()
     two.write_bytes(two.read_bytes()[:-100])  # cut short, as by a full disk
     three.write_bytes((tmp_path / "embeddings-00000-of-00007.parquet").read_bytes())  # rows of another shard
-    with pytest.raises(ValueError, match="lacks 1 of its 7 shards: embeddings-00001-of-00007.parquet"):
+    with pytest.raises(ValueError, match="has not all of its 7 shards; missing: embeddings-00001-of-00007.parquet"):
         load_embeddings(tmp_path)
     again = embed(model, letters, dataset, output=tmp_path, shard_size=10)
     assert model.rows == 70 + 30
@@ -423,8 +425,8 @@ import numpy as np
 from datasets import Dataset
 from accelerate import PartialState
 from bioscan_hf.encoders import batches as embedding_batches
-from bioscan_hf.encoders.barcode_encoders import kmer_encoder
 from bioscan_hf.encoders.embed import embed
+from bioscan_hf.encoders.kmers import kmer_encoder
 
 dataset = Dataset.from_file(sys.argv[1])
 try:

@@ -26,7 +26,7 @@ from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.schema import RANKS
 from bioscan_hf.search.index import load_index
 from bioscan_hf.trainers.evaluate_clibd import main
-from bioscan_hf.training.clibd_batches import ClibdCollator
+from bioscan_hf.training.clibd.batches import ClibdCollator
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 PHOTO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}

@@ -1,0 +1,70 @@
+"""Encoder: a network with the pooling that makes one vector of each row. And the names of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+#: What may stand before the colon in the name of an encoder.
+KINDS = ("kmer", "cnn", "hf", "timm")
+
+
+class EncoderOutput(NamedTuple):
+    """Output of `Encoder`: `pooler_output` (B, D)."""
+
+    pooler_output: Tensor
+
+
+class Encoder(nn.Module):
+    """A network and its pooling, with what `embed` has to know about them.
+
+    Our own models, and any other module whose `forward(**inputs).pooler_output` is (B, D), need no such wrapper.
+
+    Attributes:
+        columns: Columns of a dataset that are encoded. If there are several, `values` makes one value of them.
+        description: Name in the manifest, such as "kmer:4".
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pool: Callable[..., Tensor],
+        *,
+        columns: tuple[str, ...] = ("dna_barcode",),
+        description: str | None = None,
+    ):
+        """Takes `pool(network, **inputs)`, a named function that gives the embeddings (B, D)."""
+        super().__init__()
+        self.network, self.pool, self.columns = network, pool, columns
+        self.description = description or type(network).__name__
+
+    def extra_repr(self) -> str:
+        """Name of the pooling, which distinguishes encoders with the same weights."""
+        return self.pool.__name__
+
+    def values(self, table: pa.Table) -> list[Any]:
+        """Value of each row that the processor gets; None where it is missing."""
+        return table[self.columns[0]].to_pylist()
+
+    def forward(self, **inputs: Tensor) -> EncoderOutput:
+        """Embeddings (B, D) of what the processor made."""
+        return EncoderOutput(self.pool(self.network, **inputs))
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """Kind and rest of the name of an encoder: ("kmer", "4") for "kmer:4"; the kind is None for a folder or Hub id."""
+    kind, colon, rest = name.partition(":")
+    return (kind, rest) if colon and kind in KINDS else (None, name)
+
+
+def default_device() -> torch.device:
+    """The GPU of this process if it has one, else the CPU. `ACCELERATE_USE_CPU=yes` chooses the CPU."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    return device if device.type == "cuda" else torch.device("cpu")

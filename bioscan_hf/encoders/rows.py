@@ -1,0 +1,144 @@
+"""Rows of a dataset as `embed` reads them: processids, values to encode, and columns to keep."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import nn
+
+from ..models.pixels import photo_bytes
+from .base import Encoder
+
+#: What `embed` does with a row whose value is missing.
+MISSING = ("error", "invalid")
+
+
+class Rows:
+    """Reads a `datasets.Dataset` or an Arrow table, a part at a time.
+
+    Args:
+        model: Its `columns` and `values` are used if `column` is None; "dna_barcode" if it has none.
+        column: Column to encode: of texts, or of photos (`datasets.Image`).
+        keep: Further columns that are written beside the embeddings.
+        missing: "error", or "invalid": rows without a value are allowed.
+
+    Raises:
+        TypeError: for a streamed dataset, or another object.
+        ValueError: for a missing column, an empty dataset, or an unknown `missing`.
+    """
+
+    def __init__(self, dataset: Any, model: nn.Module, column: str | None, keep: Sequence[str], missing: str):
+        if not isinstance(dataset, (Dataset, pa.Table)):
+            raise TypeError(
+                f"embed takes a datasets.Dataset or an Arrow table, which have a length; got {type(dataset).__name__}."
+                f" Choose a split of a DatasetDict, and load without streaming."
+            )
+        if missing not in MISSING:
+            raise ValueError(f"missing={missing!r} is unknown. Choose {' or '.join(MISSING)}.")
+        if column is None and isinstance(model, Encoder):
+            self.columns, self._values = model.columns, model.values
+        else:
+            name = column or "dna_barcode"
+            self.columns, self._values = (name,), lambda table: table[name].to_pylist()
+        names = list(dict.fromkeys(["processid", *self.columns, *keep]))
+        for name in names:
+            if name not in dataset.column_names:
+                raise ValueError(f"The dataset has no column {name!r}; it has {', '.join(dataset.column_names)}.")
+        if len(dataset) == 0:
+            raise ValueError("The dataset is empty: there is nothing to embed.")
+        is_table = isinstance(dataset, pa.Table)
+        self._data = dataset.select(names) if is_table else dataset.select_columns(names).with_format("arrow")
+        self.keep, self.missing = list(keep), missing
+        kind = self.table(0, 1)[self.columns[0]].type
+        self.photos = pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def table(self, start: int, size: int) -> pa.Table:
+        """Rows from `start` on, at most `size` of them."""
+        return self._data.slice(start, size) if isinstance(self._data, pa.Table) else self._data[start : start + size]
+
+    def kept(self, start: int, size: int) -> pa.Table:
+        """Columns of these rows that are written beside the embeddings."""
+        return self.table(start, size).select(self.keep)
+
+    def values(self, start: int, size: int) -> tuple[list[str], list[Any]]:
+        """Processids and values of these rows; photos as they are stored. A missing value is None.
+
+        Raises:
+            ValueError: if a processid is missing, or a value and that is not allowed; the processids are named.
+        """
+        table = self.table(start, size)
+        processids, values = table["processid"].to_pylist(), self._values(table)
+        if self.photos:
+            values = [None if x is None or (x["bytes"] is None and x["path"] is None) else x for x in values]
+        needed = values if self.missing == "error" else processids
+        if None in needed or None in processids:
+            broken = [name for name, x in zip(processids, needed, strict=True) if name is None or x is None]
+            raise ValueError(
+                f"{named(broken)}: the processid or the value of {', '.join(map(repr, self.columns))} is missing. "
+                f"Filter these rows out first."
+            )
+        return processids, values
+
+    def present(self, start: int, size: int) -> tuple[list[str], NDArray[np.bool_]]:
+        """Processids of these rows, and which (n,) have a value. The bytes of photos are not copied."""
+        if not self.photos:
+            processids, values = self.values(start, size)
+            return processids, np.array([value is not None for value in values], np.bool_)
+        table = self.table(start, size)
+        photos = table[self.columns[0]]
+        found = pc.or_(*(pc.is_valid(pc.struct_field(photos, name)) for name in ("bytes", "path")))
+        return table["processid"].to_pylist(), pc.and_(found, pc.is_valid(photos)).to_numpy()
+
+    def photo_batches(self, start: int, size: int, batch_size: int) -> Iterator[tuple[list[str], list[bytes]]]:
+        """Processids and encoded photos of batches of these rows; missing photos are left out."""
+        for first in range(start, start + size, batch_size):
+            processids, values = self.values(first, min(batch_size, start + size - first))
+            there = [i for i, value in enumerate(values) if value is not None]
+            if there:
+                yield [processids[i] for i in there], photo_bytes([values[i] for i in there])[0]
+
+    def first(self, size: int) -> int:
+        """Start of the first window of `size` rows with a value.
+
+        Raises:
+            ValueError: if no row has a value.
+        """
+        for start in range(0, len(self), size):
+            if self.present(start, size)[1].any():
+                return start
+        raise ValueError(f"No row has a value of {', '.join(map(repr, self.columns))}: there is nothing to embed.")
+
+    def digest(self, start: int, size: int) -> str:
+        """sha256 of these rows. Of photos only the lengths count, so that they need not all be read."""
+        table = self.table(start, size)
+        if self.photos:
+            photos = table[self.columns[0]]
+            lengths = pc.binary_length(pc.struct_field(photos, "bytes")).to_pylist()
+            paths = pc.struct_field(photos, "path").to_pylist()
+            parts = [*table["processid"].to_pylist(), *map(str, lengths), *map(str, paths)]
+        else:
+            processids, values = self.values(start, size)
+            parts = [*processids, *("" if value is None else value for value in values)]
+        return text_hash(*parts, *(str(x) for name in self.keep for x in table[name].to_pylist()))
+
+
+def text_hash(*parts: str) -> str:
+    """sha256 of texts; it also depends on where one ends and the next begins."""
+    lengths = ",".join(str(len(part)) for part in parts)
+    return hashlib.sha256("\n".join([lengths, *parts]).encode()).hexdigest()
+
+
+def named(processids: Sequence[str | None]) -> str:
+    """The first five processids, and how many there are besides."""
+    more = f" and {len(processids) - 5} more" if len(processids) > 5 else ""
+    return f"{', '.join(map(str, processids[:5]))}{more}"

@@ -1,0 +1,180 @@
+"""Embeddings of a dataset, in memory or read from a folder that `embed` wrote.
+
+Older folders of the evaluation of CLIBD are read as well: `specimens-*.parquet`, with a column for each modality
+instead of the columns embedding and valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..files import read_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(eq=False)
+class Embeddings:
+    """Embeddings of a dataset, in its order.
+
+    Attributes:
+        processids: n of them.
+        embeddings: (n, D); zeros where `valid` is False.
+        valid: (n,) False where there is nothing to embed, such as a barcode shorter than k.
+        columns: Further columns of the dataset that were kept, such as labels: name -> n values.
+    """
+
+    processids: list[str]
+    embeddings: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    columns: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.embeddings.shape[1]
+
+
+class StoredEmbeddings(Embeddings):
+    """Embeddings in a folder. Each attribute is read when it is first used."""
+
+    def __init__(self, paths: Sequence[Path], column: str):
+        """Takes the shards in order, and their column of embeddings."""
+        self.paths, self._column = list(paths), column
+        self._schema = pq.read_schema(paths[0])
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Each shard, one in memory at a time, with some of its columns or all."""
+        return (pq.read_table(path, columns=columns) for path in self.paths)
+
+    def __len__(self) -> int:
+        return sum(pq.read_metadata(path).num_rows for path in self.paths)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self._schema.field(self._column).type.list_size
+
+    @cached_property
+    def processids(self) -> list[str]:  # type: ignore[override]
+        """n of them."""
+        return self._read("processid")
+
+    @cached_property
+    def valid(self) -> NDArray[np.bool_]:  # type: ignore[override]
+        """Which rows are valid, (n,)."""
+        if "valid" in self._schema.names:
+            return np.array(self._read("valid"), np.bool_)
+        shards = (table[self._column].is_valid().to_numpy() for table in self.tables([self._column]))
+        return np.concatenate(list(shards))
+
+    @cached_property
+    def embeddings(self) -> NDArray[np.float32]:  # type: ignore[override]
+        """The vectors, (n, D)."""
+        vectors = np.zeros((len(self), self.dim), np.float32)
+        start = 0
+        for table in self.tables([self._column]):
+            column = table[self._column].combine_chunks()
+            there = start + np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+            vectors[there] = column.drop_null().flatten().to_numpy().reshape(-1, self.dim)
+            start += len(table)
+        return vectors
+
+    @cached_property
+    def columns(self) -> Mapping[str, list[Any]]:  # type: ignore[override]
+        """Name -> n values."""
+        others = [
+            entry.name
+            for entry in self._schema
+            if entry.name not in ("processid", "valid") and not pa.types.is_fixed_size_list(entry.type)
+        ]
+        return {name: self._read(name) for name in others}
+
+    def _read(self, name: str) -> list[Any]:
+        return [value for table in self.tables([name]) for value in table[name].to_pylist()]
+
+
+def load_embeddings(folder: str | Path, modality: str | None = None) -> StoredEmbeddings:
+    """Embeddings that `embed` wrote to `folder`, in the order of the dataset.
+
+    Args:
+        modality: For a folder with embeddings of several: which one.
+
+    Raises:
+        FileNotFoundError: if there is no manifest.
+        ValueError: if shards are missing (they are named), the folder has several modalities and not this one, or the
+            manifest has no field that is needed, or one of another type.
+    """
+    folder = folder_of(folder, modality)
+    paths, first = _shards(folder)
+    found = [entry.name for entry in first if pa.types.is_fixed_size_list(entry.type)]
+    if "embedding" in found:
+        return StoredEmbeddings(paths, "embedding")
+    if modality not in found:
+        raise ValueError(f"{str(folder)!r} has embeddings of {', '.join(found)}, but not of {modality!r}.")
+    return StoredEmbeddings(paths, modality)
+
+
+def modalities_of(folder: str | Path) -> list[str]:
+    """Modalities of a folder that holds embeddings of several; none for any other folder.
+
+    Raises:
+        ValueError: as `load_embeddings`.
+    """
+    folder = Path(folder)
+    found = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    if found or not (folder / MANIFEST).exists():
+        return found
+    _, first = _shards(folder)
+    names = [entry.name for entry in first if pa.types.is_fixed_size_list(entry.type)]
+    return [name for name in names if name != "embedding"]
+
+
+def folder_of(folder: str | Path, modality: str | None) -> Path:
+    """Folder of the manifest of a modality: `folder`/`modality` if it has one, else `folder`."""
+    folder = Path(folder)
+    return folder / modality if modality and (folder / modality / MANIFEST).exists() else folder
+
+
+def shard_path(folder: Path, shard: int, shards: int, prefix: str = "embeddings") -> Path:
+    """Path of a shard."""
+    return folder / f"{prefix}-{shard:05d}-of-{shards:05d}.parquet"
+
+
+def _shards(folder: Path) -> tuple[list[Path], pa.Schema]:
+    """Paths of the shards that the manifest names, in order, and the schema of the first."""
+    if not (folder / MANIFEST).exists():
+        raise FileNotFoundError(
+            f"{folder} has no {MANIFEST}: it is not a folder that `embed` wrote. Give the folder of one split."
+        )
+    manifest = read_json(folder / MANIFEST, {"rows": int, "shard_size": int})
+    rows, size = manifest["rows"], manifest["shard_size"]
+    if min(rows, size) < 1:
+        raise ValueError(f"'rows' and 'shard_size' in {str(folder / MANIFEST)!r} have to be 1 or more.")
+    shards = -(-rows // size)
+    prefix = "specimens" if next(folder.glob("specimens-*.parquet"), None) else "embeddings"
+    paths = [shard_path(folder, shard, shards, prefix) for shard in range(shards)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(
+            f"{folder} has not all of its {shards} shards; missing: {', '.join(missing[:5])}{more}. "
+            f"Run embed with the same model, data and output again: it computes what is missing."
+        )
+    for shard, path in enumerate(paths):
+        expected, found = min(size, rows - shard * size), pq.read_metadata(path).num_rows
+        if found != expected:
+            raise ValueError(f"{str(path)!r} has {found} instead of {expected} rows. Delete it, and run embed again.")
+    return paths, pq.read_schema(paths[0])
