@@ -1,29 +1,34 @@
-"""Contrastive training: it learns and tells how well, however it is spread over processes, and a killed run goes on.
+"""Contrastive training: it learns, steps do not depend on processes, and a killed run resumes exactly.
 
 The runs are tiny: 104 barcodes of 60 nucleotides and some reads of them, of 8 species in 4 genera.
 """
 
-import csv
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 
-import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
-from torch.testing import assert_close
+from training_runs import (
+    SGD,
+    as_flags,
+    divide,
+    history,
+    kill,
+    launch,
+    losses,
+    results_of,
+    same_steps,
+    same_weights,
+    weights,
+    write_csv,
+)
 from transformers import AutoModel, AutoTokenizer, BertConfig
 
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.schema import COLUMNS
 from bioscan_hf.trainers import contrast_barcodes as program
 
 TRAINING = {
@@ -37,16 +42,6 @@ TRAINING = {
     "positions": 60,
     "embedding_size": 8,
 }
-# SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
-SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "max_steps": 3}
-
-
-def write_csv(path, rows):
-    with open(path, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -95,63 +90,34 @@ def bert(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """The cache of `datasets`, for this process and those that it starts."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        patch.setenv("HF_DATASETS_CACHE", folder)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield
-
-
-def together(source, folder, options):
-    given = TRAINING | {"source": str(source), "output_dir": str(folder)} | options
-    if "model" in given:
-        given = {name: value for name, value in given.items() if name not in ("positions", "embedding_size")}
-    return given
+def given(source, folder, **options):
+    values = TRAINING | {"source": str(source), "output_dir": str(folder)} | options
+    if "model" in values:
+        values = {name: value for name, value in values.items() if name not in ("positions", "embedding_size")}
+    return values
 
 
 def arguments(source, folder, **options):
     """What `program.main` takes. `options` belong to either of its two arguments."""
-    own, given = set(program.ContrastOptions.__dataclass_fields__), together(source, folder, options)
-    return (
-        program.ContrastOptions(**{name: given[name] for name in given if name in own}),
-        program.ContrastArguments(**{name: given[name] for name in given if name not in own}),
-    )
+    return divide((program.ContrastOptions, program.ContrastArguments), given(source, folder, **options))
 
 
 def flags(source, folder, **options):
-    return [
-        part
-        for name, value in together(source, folder, options).items()
-        for part in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
-    ]
+    return as_flags(given(source, folder, **options))
 
 
-def history(folder):
-    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [(entry["loss"], entry["grad_norm"]) for entry in logged if "loss" in entry]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def test_a_run_learns_and_tells_how_well(source, rows, tmp_path):
+def test_a_run_learns_and_reports_its_accuracy(source, rows, tmp_path):
     """The loss falls, and nearest neighbours are right as often as before, or all but one of the 16 queries.
 
-    What the results say of the validation splits is what the saved folder says when it is loaded by name.
+    The accuracies in the results are those of the saved folder, loaded by name.
     """
     folder = tmp_path / "run"
     options = {"learning_rate": 3e-2, "truncation": 0.2, "embedding_size": 16}
     before = program.main(*arguments(source, tmp_path / "before", max_steps=-1, **options))
     after = program.main(*arguments(source, folder, max_steps=90, **options))
     assert before["loss_curve"] == [] and before["metrics"]["train_loss_nats"] is None and before["steps"] == 0
-    losses = [loss for _, loss in after["loss_curve"]]
-    assert after["steps"] == 90 and sum(losses[-9:]) < 0.9 * sum(losses[:9])
+    curve = [loss for _, loss in after["loss_curve"]]
+    assert after["steps"] == 90 and sum(curve[-9:]) < 0.9 * sum(curve[:9])
     questions = ("species of val", "genus of val_unseen")
     for question in questions:
         assert after["metrics"][question] >= before["metrics"][question] - 1 / 16
@@ -182,7 +148,7 @@ def test_a_run_learns_and_tells_how_well(source, rows, tmp_path):
     assert not list(folder.rglob("*.part"))
 
 
-def test_the_card_tells_the_results(source, tmp_path):
+def test_the_card_shows_the_results(source, tmp_path):
     results = program.main(*arguments(source, tmp_path / "run", max_steps=2, ranks=["dna_bin"]))
     card = ModelCard((tmp_path / "run/README.md").read_text())
     accuracy = results["metrics"]["species of val"]
@@ -194,7 +160,7 @@ def test_the_card_tells_the_results(source, tmp_path):
 
 
 def test_without_a_learned_part_nothing_is_trained(source, tmp_path):
-    """However few the barcodes are, and whatever number of steps is asked for."""
+    """Whatever the number of barcodes and of steps."""
     options = {"embedding_size": 0, "per_device_train_batch_size": 1000}
     results = program.main(*arguments(source, tmp_path / "run", **options))
     assert results["steps"] == 0 and results["model"]["output_size"] == 240
@@ -214,14 +180,14 @@ def test_all_options_together(source, tmp_path):
 
 
 def test_a_simulated_release(release, tmp_path):
-    """The default region fits made-up barcodes of 658 nucleotides."""
+    """The default region fits simulated barcodes of 658 nucleotides."""
     options = {"embedding_size": 0, "positions": 658}
     results = program.main(*arguments(release, tmp_path / "run", **options))
     assert results["model"]["output_size"] == 4 * 658 and results["metrics"]["species of val"] > 0.9
 
 
-def test_other_encoders_go_on(source, bert, tmp_path):
-    """A BarcodeBERT learns, and an aligned encoder goes on from where it was: its region is not fitted again."""
+def test_other_encoders_are_fine_tuned(source, bert, tmp_path):
+    """A BarcodeBERT learns, and an aligned encoder continues: its region is not fitted again."""
     results = program.main(*arguments(source, tmp_path / "bert", model=str(bert), max_steps=12, learning_rate=3e-3))
     assert results["model"]["model_type"] == "barcodebert" and results["model"]["output_size"] == 16
     curve = [loss for _, loss in results["loss_curve"]]
@@ -237,50 +203,27 @@ def test_other_encoders_go_on(source, bert, tmp_path):
     assert {name for name in one if not torch.equal(one[name], two[name])} == {"projection.weight"}
 
 
-RUNS = """
-import json, sys
-from bioscan_hf.trainers import contrast_barcodes as program
-
-for flags in json.loads(sys.argv[1]):
-    program.main(*program.parse(flags))
-program.PartialState().destroy_process_group()
-"""
-
-
-def test_one_process_and_two_take_the_same_steps(source, bert, tmp_path):
+@pytest.mark.parametrize("kind", ["aligned", "bert"])
+def test_steps_are_the_same_for_one_process_and_two(source, bert, tmp_path, kind):
     """Losses, gradients and weights, of an aligned encoder and of a BarcodeBERT without dropout.
 
-    Some rows have no species, and of some batches' rows one process has no anchor.
+    Some rows have no species, and for some batches one process has no anchor.
     """
-    model = BarcodeBertModel.from_pretrained(bert)
-    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
-    model.save_pretrained(tmp_path / "still")
-    KmerTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "still")
-    options = SPREAD | {"ranks": ["genus", "species"]}
-    runs = {"aligned": options, "bert": options | {"model": str(tmp_path / "still"), "learning_rate": 0.1}}
-    for name, given in runs.items():
-        program.main(*arguments(source, tmp_path / name, **given))
-    spread = [flags(source, tmp_path / f"{n} 2", **o, per_device_train_batch_size=16) for n, o in runs.items()]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    done = subprocess.run(
-        [*launch, sys.executable, "-c", RUNS, json.dumps(spread, default=str)],
-        env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    for name, given in runs.items():
-        one, two = tmp_path / name, tmp_path / f"{name} 2"
-        results = json.loads((two / "results.json").read_text())
-        assert (results["processes"], results["global_batch_size"]) == (2, 32)
-        assert len(history(one)) == 3
-        for found, expected in zip(history(two), history(one), strict=True):
-            assert found == pytest.approx(expected, rel=1e-4)
-        for key, value in weights(one).items():
-            assert_close(weights(two)[key], value, rtol=0, atol=1e-5)
-        start = program.make_model(*start_of(source, given))[0].state_dict()
-        assert max((start[key] - value).abs().max() for key, value in weights(one).items()) > 1e-3, "nothing moved"
+    options = SGD | {"max_steps": 3, "ranks": ["genus", "species"]}
+    if kind == "bert":
+        model = BarcodeBertModel.from_pretrained(bert)
+        model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+        model.save_pretrained(tmp_path / "still")
+        KmerTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "still")
+        options |= {"model": str(tmp_path / "still"), "learning_rate": 0.1}
+    one, two = tmp_path / "one", tmp_path / "two"
+    program.main(*arguments(source, one, **options))
+    launch("contrast_barcodes", flags(source, two, **options, per_device_train_batch_size=16))
+    assert (results_of(two)["processes"], results_of(two)["global_batch_size"]) == (2, 32)
+    same_steps(one, two, 3, rel=1e-4)
+    same_weights(one, two, atol=1e-5)
+    begin = program.make_model(*start_of(source, options))[0].state_dict()
+    assert max((begin[key] - value).abs().max() for key, value in weights(one).items()) > 1e-3, "nothing moved"
 
 
 def start_of(source, options):
@@ -289,47 +232,29 @@ def start_of(source, options):
     return given, program.load_rows(given, "train", given.ranks)["dna_barcode"][:]
 
 
-KILLED = """
-import os, signal, sys
-from bioscan_hf.trainers import contrast_barcodes as program
-
-class Killer(program.EpochCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-program.EpochCallback = Killer
-program.main(*program.parse(sys.argv[1:]))
-"""
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
+def test_a_killed_run_resumes_exactly(source, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and alterations are on."""
     options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "hidden_size": 8, "learning_rate": 1e-2}
     options |= {"substitution": 0.05, "third_substitution": 0.2, "unread": 0.2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *flags(source, killed, **options)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-5000:]
+    kill("contrast_barcodes", flags(source, killed, **options), step=5)
     assert not (killed / "checkpoint-6").exists() and not (killed / "results.json").exists()
     program.main(*arguments(source, whole, **options))
     program.main(*arguments(source, killed, resume_from_checkpoint="last", **options))
-    assert len(history(whole)) == 8 and len(set(history(whole))) == 8
+    assert len(losses(whole)) == 8 and len(set(losses(whole))) == 8
     assert history(killed) == history(whole)
-    one, two = weights(killed), weights(whole)
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    same_weights(killed, whole)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ranks": ["tribe"]}, ValueError, r"ranks are \['tribe'\]. Choose among phylum, class"),
-        ({"ranks": []}, ValueError, "Choose among"),
+        ({"ranks": ["tribe"]}, ValueError, r"ranks are \['tribe'\]. Choose one or more of phylum, class"),
+        ({"ranks": []}, ValueError, "Choose one or more"),
         ({"ranks": ["genus", "genus"]}, ValueError, "each once"),
         ({"ranks": ["family"]}, ValueError, "No two barcodes of the split 'train' have the same family"),
-        ({"rank_weights": [1.0, 2.0]}, ValueError, "one above 0 for each of species"),
-        ({"rank_weights": [-1.0]}, ValueError, "one above 0"),
+        ({"rank_weights": [1.0, 2.0]}, ValueError, "one number above 0 for each of the 1 values of --ranks"),
+        ({"rank_weights": [-1.0]}, ValueError, "one number above 0"),
         ({"temperature": 0.0}, ValueError, "temperature is 0.0"),
         ({"views": 0}, ValueError, "views is 0"),
         ({"truncation": 2.0}, ValueError, "truncation is 2.0"),
@@ -341,24 +266,23 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
         ({"train_split": "training"}, ValueError, "Unknown split 'training'"),
         ({"train_split": "pretrain"}, ValueError, "No rows of split 'pretrain'"),
         ({"validation_splits": ["test"]}, ValueError, r"validation_splits are \['test'\]. Choose among val, val_un"),
-        ({"per_device_train_batch_size": 105}, ValueError, r"has 104 barcodes, fewer than one batch .*\(105\)"),
+        ({"per_device_train_batch_size": 105}, ValueError, r"has 104 rows, fewer than one batch .*\(105\)"),
         ({"gradient_accumulation_steps": 2}, ValueError, "contrasted within one batch"),
-        ({"similar_lengths": True}, ValueError, "similar_lengths"),
         ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True}, ValueError, "persistent_workers"),
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
-        ({"model": "no/such/folder"}, FileNotFoundError, "no folder 'no/such/folder'"),
+        ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"model": "no/such/folder", "hidden_size": 3}, ValueError, "hidden_size cannot be chosen for the model"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
         ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is_written(source, tmp_path, options, error, message):
+def test_impossible_options_are_refused_before_writing(source, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         program.main(*arguments(**({"source": source, "folder": tmp_path / "run"} | options)))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_source_without_what_is_asked_is_refused(rows, tmp_path):
+def test_a_source_without_barcodes_or_splits_is_refused(rows, tmp_path):
     """Rows without a barcode, and a source that has no validation splits, which may be left out."""
     gap = write_csv(tmp_path / "gap.csv", [row | {"dna_barcode": ""} if i == 3 else row for i, row in enumerate(rows)])
     with pytest.raises(ValueError, match="1 of 104 rows of the split 'train' have no barcode"):
@@ -371,26 +295,26 @@ def test_a_source_without_what_is_asked_is_refused(rows, tmp_path):
     assert set(results["metrics"]) == {"train_loss_nats"}
 
 
-def test_a_folder_that_is_no_encoder_of_ours_is_refused(source, bert, tmp_path):
+def test_a_folder_without_a_barcode_encoder_is_refused(source, bert, tmp_path):
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="model of type 'bert'. Give 'aligned', or a model of a type among alignedb"):
+    with pytest.raises(ValueError, match="model of type 'bert'. Give a model of type alignedbarcode or barcodebert"):
         program.main(*arguments(source, tmp_path / "run", model=str(tmp_path / "bert")))
     BarcodeBertModel.from_pretrained(bert).save_pretrained(tmp_path / "other")
     KmerTokenizer(k=4, max_nucleotides=60).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="has k 4, its config 3"):
+    with pytest.raises(ValueError, match="has k 4, but its config has 3"):
         program.main(*arguments(source, tmp_path / "run", model=str(tmp_path / "other")))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_label_is_not_asked_for(rows, tmp_path):
-    """Without a known genus in val_unseen, the question is not run."""
+def test_a_split_without_labels_is_not_validated(rows, tmp_path):
+    """Without a known genus in val_unseen, its accuracy is None."""
     nameless = [row | {"genus": ""} if row["split"] == "val_unseen" else row for row in rows]
     results = program.main(*arguments(write_csv(tmp_path / "m.csv", nameless), tmp_path / "run", num_train_epochs=0))
     assert results["metrics"]["genus of val_unseen"] is None and results["metrics"]["species of val"] > 0.5
     assert "| genus of val_unseen | not run |" in (tmp_path / "run/README.md").read_text()
 
 
-def test_an_output_folder_in_use_is_left_alone(source, tmp_path):
+def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     folder = tmp_path / "run"
     program.main(*arguments(source, folder, **options))

@@ -1,33 +1,43 @@
-"""Fine-tuning: it learns and tells how well, it does not depend on how a batch is spread, and a killed run goes on.
+"""Fine-tuning: it learns, steps do not depend on processes, and a killed run resumes exactly.
 
 The runs are tiny: 101 barcodes of up to 60 nucleotides, of 8 species in 4 genera, and a model of one layer.
 """
 
 import csv
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from training_runs import (
+    SGD,
+    as_flags,
+    divide,
+    history,
+    kill,
+    launch,
+    losses,
+    results_of,
+    same_steps,
+    same_weights,
+    weights,
+    write_csv,
+)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, set_seed
 
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.schema import COLUMNS
 from bioscan_hf.trainers import finetune_barcodebert as program
 from bioscan_hf.training import finetuning
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
-from bioscan_hf.training.classification import TaxonCollator
+from bioscan_hf.training.finetuning import FinetuningOptions
+from bioscan_hf.training.inputs import load_tokenizer
+from bioscan_hf.training.run import begin_run
+from bioscan_hf.training.taxa import TaxonCollator
 
 SHAPE = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 RANKS = ["order", "family", "genus", "species"]
@@ -41,16 +51,6 @@ TRAINING = {
     "eval_strategy": "no",
     "max_steps": 4,
 }
-# SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
-SPREAD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "ranks": RANKS}
-
-
-def write_csv(path, rows):
-    with open(path, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -102,50 +102,17 @@ def pretrained(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """The cache of `datasets`, for this process and those that it starts."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        patch.setenv("HF_DATASETS_CACHE", folder)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield
+def given(source, model, folder, **options):
+    return TRAINING | {"source": str(source), "model": str(model), "output_dir": str(folder)} | options
 
 
 def arguments(source, model, folder, **options):
     """What `program.main` takes. `options` belong to either of its two arguments."""
-    own = set(finetuning.FinetuningOptions.__dataclass_fields__)
-    given = TRAINING | {"source": str(source), "model": str(model), "output_dir": str(folder)} | options
-    return (
-        finetuning.FinetuningOptions(**{name: given[name] for name in given if name in own}),
-        BarcodeTrainingArguments(**{name: given[name] for name in given if name not in own}),
-    )
+    return divide((FinetuningOptions, BarcodeTrainingArguments), given(source, model, folder, **options))
 
 
 def flags(source, model, folder, **options):
-    given = TRAINING | {"source": source, "model": model, "output_dir": folder} | options
-    return [
-        part
-        for name, value in given.items()
-        for part in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
-    ]
-
-
-def history(folder):
-    """What was logged at each step and evaluation, but for what measures time."""
-    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    clock = ("_runtime", "_per_second")
-    return [
-        {name: value for name, value in entry.items() if not name.endswith(clock)}
-        for entry in logged
-        if "train_loss" not in entry  # a mean over the session
-    ]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
+    return as_flags(given(source, model, folder, **options))
 
 
 def metadata(source, split):
@@ -153,8 +120,8 @@ def metadata(source, split):
         return [row for row in csv.DictReader(file) if row["split"] == split]
 
 
-def test_a_run_learns_and_tells_how_well(source, pretrained, tmp_path):
-    """What the results say is what the predictions file says, and what the saved model says when it is loaded.
+def test_a_run_learns_and_reports_its_accuracy(source, pretrained, tmp_path):
+    """The results agree with the predictions file and with the saved model.
 
     Of the 24 test rows 20 have a species, and of these 16 one of train: the coverage is 0.8.
     """
@@ -201,7 +168,7 @@ def test_a_run_learns_and_tells_how_well(source, pretrained, tmp_path):
 
 
 def test_one_rank_has_the_published_shape(source, pretrained, tmp_path):
-    """`id2label` names the classes, the labels are one column, and there is nothing to be consistent with."""
+    """`id2label` names the classes, the labels are one column, and there are no consistent predictions."""
     results = program.main(*arguments(source, pretrained, tmp_path / "run", test_splits=["test", "val"]))
     assert results["training_rows_without_a_label"] == 5
     assert results["metrics"]["consistent"] == {} and set(results["metrics"]["independent"]) == {"val", "test"}
@@ -212,7 +179,7 @@ def test_one_rank_has_the_published_shape(source, pretrained, tmp_path):
     assert table.num_rows == 24 + 8 and table["name"].to_pylist() == table["consistent_name"].to_pylist()
 
 
-def test_nothing_has_to_be_validated_or_tested(source, pretrained, tmp_path):
+def test_validation_and_test_can_be_left_out(source, pretrained, tmp_path):
     options = {"validation_split": "none", "test_splits": ["none"], "max_steps": 1, "eval_strategy": "epoch"}
     results = program.main(*arguments(source, pretrained, tmp_path / "run", **options))
     assert results["metrics"]["independent"] == {} and results["splits"] == {"train": 69}
@@ -241,9 +208,7 @@ def test_the_published_preset_takes_the_published_steps(shared, tmp_path):
     given = {"source": source, "model": tmp_path / "base", "output_dir": tmp_path / "run", "logging_steps": 1}
     given |= {"preset": "published", "num_train_epochs": 2, "use_cpu": True, "disable_tqdm": True}
     given |= {"save_strategy": "no"}
-    options, training_args = program.parse(
-        [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    )
+    options, training_args = program.parse(as_flags(given))
     results = program.main(options, training_args)
     lines = json.loads((shared / "fixtures/barcodebert/downstream.json").read_text())["finetune_cli"]["train_lines"][
         :8
@@ -259,53 +224,32 @@ def test_the_published_preset_takes_the_published_steps(shared, tmp_path):
     assert training_args.max_grad_norm == 0
 
 
-def test_the_steps_do_not_depend_on_how_a_batch_is_spread(source, pretrained, tmp_path):
-    """One process, two, and one that accumulates two batches: the same losses, gradients, weights and predictions.
+def test_steps_are_the_same_for_one_process_two_and_accumulation(source, pretrained, tmp_path):
+    """The same losses, gradients, weights and predictions.
 
     Rows without a species make the parts of a batch hold different numbers of labels at that rank.
     """
-    options = SPREAD | {"encoder_dropout": False, "max_steps": 4}
+    options = SGD | {"ranks": RANKS, "encoder_dropout": False, "max_steps": 4}
     half = {"per_device_train_batch_size": 8}
-    folders = {name: tmp_path / name for name in ("one", "accumulated", "two")}
-    program.main(*arguments(source, pretrained, folders["one"], **options))
-    program.main(
-        *arguments(source, pretrained, folders["accumulated"], gradient_accumulation_steps=2, **options, **half)
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    launch.append("bioscan_hf.trainers.finetune_barcodebert")
-    done = subprocess.run(
-        [*launch, *flags(source, pretrained, folders["two"], per_device_eval_batch_size=5, **options, **half)],
-        env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    results = {name: json.loads((folder / "results.json").read_text()) for name, folder in folders.items()}
-    assert (results["two"]["processes"], results["two"]["global_batch_size"]) == (2, 16)
-
-    one = [entry for entry in history(folders["one"]) if "loss" in entry]
-    for name in ("accumulated", "two"):
-        other = [entry for entry in history(folders[name]) if "loss" in entry]
-        assert len(one) == len(other) == 4
-        for a, b in zip(one, other, strict=True):
-            assert (b["loss"], b["grad_norm"]) == (
-                pytest.approx(a["loss"], rel=1e-5),
-                pytest.approx(a["grad_norm"], rel=1e-5),
-            )
-        for key, value in weights(folders["one"]).items():
-            torch.testing.assert_close(weights(folders[name])[key], value, rtol=0, atol=2e-6)
-        tables = [pq.read_table(folders[run] / "predictions.parquet") for run in ("one", name)]
+    one, accumulated, two = (tmp_path / name for name in ("one", "accumulated", "two"))
+    program.main(*arguments(source, pretrained, one, **options))
+    program.main(*arguments(source, pretrained, accumulated, gradient_accumulation_steps=2, **options, **half))
+    launch("finetune_barcodebert", flags(source, pretrained, two, per_device_eval_batch_size=5, **options, **half))
+    assert (results_of(two)["processes"], results_of(two)["global_batch_size"]) == (2, 16)
+    for other in (accumulated, two):
+        same_steps(one, other, 4)
+        same_weights(one, other, atol=2e-6)
+        tables = [pq.read_table(folder / "predictions.parquet") for folder in (one, other)]
         for column in ("processid", "rank", "name", "consistent_name"):
             assert tables[0][column].to_pylist() == tables[1][column].to_pylist()
-        assert results[name]["metrics"]["independent"]["test"] == {
+        assert results_of(other)["metrics"]["independent"]["test"] == {
             rank: pytest.approx(values, abs=1e-5)
-            for rank, values in results["one"]["metrics"]["independent"]["test"].items()
+            for rank, values in results_of(one)["metrics"]["independent"]["test"].items()
         }
-    assert weights(folders["one"])["taxon_classifier.bias"].abs().max() > 1e-2, "the weights hardly moved"
+    assert weights(one)["taxon_classifier.bias"].abs().max() > 1e-2, "the weights hardly moved"
 
 
-def test_each_rank_weighs_the_same(source, pretrained, tmp_path):
+def test_ranks_have_equal_weights(source, pretrained, tmp_path):
     """The loss of a step over all 68 rows is the mean of the ranks' mean cross-entropies.
 
     4 rows have no species, so that the mean over all labels would be another. Two accumulated batches change nothing.
@@ -314,7 +258,7 @@ def test_each_rank_weighs_the_same(source, pretrained, tmp_path):
     options |= {"per_device_train_batch_size": 34, "gradient_accumulation_steps": 2}
     given, training_args = arguments(source, pretrained, tmp_path / "run", **options)
     program.main(given, training_args)
-    config, tokenizer = finetuning.load_tokenizer(given.model)
+    config, tokenizer = load_tokenizer(given.model, ["barcodebert"])
     data = finetuning.load_splits(given, RANKS, tokenizer)
     set_seed(training_args.seed)
     model = finetuning.make_model(given, config, data)
@@ -333,49 +277,27 @@ def test_each_rank_weighs_the_same(source, pretrained, tmp_path):
     assert history(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-KILLED = """
-import os, signal, sys
-from bioscan_hf.trainers import finetune_barcodebert as program
-
-class Killer(program.EpochCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-program.EpochCallback = Killer
-program.main(*program.parse(sys.argv[1:]))
-"""
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(source, pretrained, tmp_path):
+def test_a_killed_run_resumes_exactly(source, pretrained, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and random frames are on, and OneCycle cycles."""
     options = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
     options |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2, "schedule": "onecycle"}
     options |= {"ranks": ["genus", "species"]}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *flags(source, pretrained, tmp_path / "killed", **options)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-5000:]
-    assert not (tmp_path / "killed/checkpoint-6").exists()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    kill("finetune_barcodebert", flags(source, pretrained, killed, **options), step=5)
+    assert not (killed / "checkpoint-6").exists()
     program.main(*arguments(source, pretrained, whole, **options))
     program.main(*arguments(source, pretrained, killed, resume_from_checkpoint="last", **options))
-    losses = [entry["loss"] for entry in history(whole) if "loss" in entry]
-    assert len(losses) == 8 and len(set(losses)) == 8
+    assert len(losses(whole)) == 8 and len(set(losses(whole))) == 8
     assert history(killed) == history(whole)
-    one, two = weights(killed), weights(whole)
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    same_weights(killed, whole)
     predictions = [(folder / "predictions.parquet").read_bytes() for folder in (killed, whole)]
     assert predictions[0] == predictions[1]
 
 
-def test_an_adapter_is_saved_apart_and_merged(source, pretrained, tmp_path):
-    """The encoder's own weights stay; what is loaded from either place gives the same logits.
+def test_an_adapter_is_saved_and_merged(source, pretrained, tmp_path):
+    """The encoder's own weights do not change; the merged model and the adapter give the same logits.
 
-    A killed run's adapter is found again, too: "resumed" goes on from the checkpoint of step 4.
+    "resumed" resumes an adapter from the checkpoint of step 4.
     """
     peft = pytest.importorskip("peft")
     options = {"lora_rank": 2, "learning_rate": 1e-2, "max_steps": 6, "save_strategy": "steps", "save_steps": 4}
@@ -404,10 +326,10 @@ def test_an_adapter_is_saved_apart_and_merged(source, pretrained, tmp_path):
 
     shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-4")
     program.main(*arguments(source, pretrained, resumed, resume_from_checkpoint="last", **options))
-    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    same_weights(resumed, whole)
 
 
-def test_a_frozen_encoder_stays_as_it_is(source, pretrained, tmp_path):
+def test_a_frozen_encoder_does_not_change(source, pretrained, tmp_path):
     """Only the head learns. Dropout is off in it: with the reading frame fixed, a learning rate of zero gives the
     whole training split the same loss each time. With it on, as published, the losses differ."""
     options = {"freeze_encoder": True, "per_device_train_batch_size": 64, "ranks": ["species"]}
@@ -420,17 +342,17 @@ def test_a_frozen_encoder_stays_as_it_is(source, pretrained, tmp_path):
     for dropout, distinct in ((None, 1), (True, 4)):
         still = {"learning_rate": 0.0, "random_offset": False, "encoder_dropout": dropout}
         program.main(*arguments(source, pretrained, tmp_path / str(dropout), **still, **options))
-        losses = [entry["loss"] for entry in history(tmp_path / str(dropout)) if "loss" in entry]
-        assert len(losses) == 4 and len({round(loss, 5) for loss in losses}) == distinct
+        found = losses(tmp_path / str(dropout))
+        assert len(found) == 4 and len({round(loss, 5) for loss in found}) == distinct
 
 
-def test_a_classifier_gives_its_encoder_to_another(source, pretrained, tmp_path):
-    """A head of other classes, or of as many, is left out, whatever its shape."""
+def test_fine_tuning_starts_from_the_encoder_of_a_classifier(source, pretrained, tmp_path):
+    """The head of the other classifier is left out, even with the same shape."""
     program.main(*arguments(source, pretrained, tmp_path / "genera", ranks=["genus"], max_steps=1))
     again = program.main(*arguments(source, tmp_path / "genera", tmp_path / "families", ranks=["family"], max_steps=1))
     assert again["model"]["classes"] == {"family": 4}
     options, _ = arguments(source, tmp_path / "genera", tmp_path / "x", ranks=["genus"])
-    config, tokenizer = finetuning.load_tokenizer(options.model)
+    config, tokenizer = load_tokenizer(options.model, ["barcodebert"])
     data = finetuning.load_splits(options, options.ranks, tokenizer)
     model = finetuning.make_model(options, config, data)
     old = weights(tmp_path / "genera")
@@ -454,15 +376,13 @@ def test_a_classifier_gives_its_encoder_to_another(source, pretrained, tmp_path)
         ({"lora_rank": -1}, ValueError, "lora_rank is -1"),
         ({"label_smoothing_factor": 0.1}, ValueError, "label_smoothing_factor"),
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
-        ({"model": "no/such/folder"}, FileNotFoundError, "no folder 'no/such/folder'"),
+        ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
         ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
         ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True}, ValueError, "persistent_workers"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is_written(
-    source, pretrained, tmp_path, options, error, message
-):
+def test_impossible_options_are_refused_before_writing(source, pretrained, tmp_path, options, error, message):
     rows = [row | {"phylum": "Arthropoda"} for split in ("train", "val", "test") for row in metadata(source, split)]
     path = write_csv(tmp_path / "metadata.csv", rows)
     with pytest.raises(error, match=message):
@@ -470,26 +390,26 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_no_barcode_model_is_refused(source, pretrained, tmp_path):
+def test_a_folder_without_a_barcode_model_is_refused(source, pretrained, tmp_path):
     """Another type of model, no tokenizer, the tokenizer of another model, and an encoder without its weights."""
     cases = {}
     for name in ("bert", "bare", "other", "empty"):
         shutil.copytree(pretrained, tmp_path / name)
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path / "bert")
-    cases["bert"] = (ValueError, "of the type 'bert'. Choose one of the type barcodebert")
+    cases["bert"] = (ValueError, "of type 'bert'. Give a model of type barcodebert")
     (tmp_path / "bare/tokenizer.json").unlink()
     cases["bare"] = (FileNotFoundError, "has no tokenizer.json")
     KmerTokenizer(k=4, max_nucleotides=60).save_pretrained(tmp_path / "other")
-    cases["other"] = (ValueError, "has k 4, its config 3")
+    cases["other"] = (ValueError, "has k 4, but its config has 3")
     BarcodeBertConfig(**SHAPE | {"num_hidden_layers": 2}).save_pretrained(tmp_path / "empty")
-    cases["empty"] = (ValueError, "lacks weights of the encoder: encoder.layer.1")
+    cases["empty"] = (ValueError, "has no weights for encoder.layer.1")
     for name, (error, message) in cases.items():
         with pytest.raises(error, match=message):
             program.main(*arguments(source, tmp_path / name, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_output_folder_in_use_is_left_alone(source, pretrained, tmp_path):
+def test_an_output_folder_in_use_is_not_overwritten(source, pretrained, tmp_path):
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     folder = tmp_path / "run"
     program.main(*arguments(source, pretrained, folder, **options))
@@ -530,7 +450,8 @@ def test_options_from_flags_and_from_a_file(tmp_path):
     given = "--source d --model m --ranks genus species --preset published --learning_rate 3e-4 --use_cpu"
     options, training_args = program.parse(given.split())
     assert (options.ranks, options.pooling, training_args.learning_rate) == (["genus", "species"], "mean", 3e-4)
-    overridden = program.describe_options(options, training_args)["preset_overrides"]
-    assert overridden == {"learning_rate": 3e-4}
+    training_args.output_dir = str(tmp_path / "new")
+    run = begin_run("task", program.RUN_FILE, options, training_args, program.PRESETS)
+    assert run.about["preset_overrides"] == {"learning_rate": 3e-4}
     options, training_args = program.parse(["--source", "d", "--model", "m", "--use_cpu"])
     assert (options.ranks, options.pooling, training_args.schedule) == (["species"], "masked_mean", "trainer")

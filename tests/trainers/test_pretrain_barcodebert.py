@@ -217,7 +217,7 @@ def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
 
 
 def test_sparse_logits_give_the_same_steps(source, tmp_path):
-    """The head only at masked positions: the same losses and evaluations, and the saved config does not keep the option."""
+    """The head only at masked positions: the same losses and evaluations; the saved config is as usual."""
     found = []
     for sparse in (True, False):
         folder = tmp_path / str(sparse)

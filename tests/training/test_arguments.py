@@ -1,31 +1,25 @@
-"""What trainers share: the published schedules, the order of rows, checkpoints, options and their presets."""
+"""What trainers share: the published schedules, options, presets, checkpoints and errors."""
 
 import json
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from bioscan_hf.training.arguments import (
-    BarcodeTrainer,
     BarcodeTrainingArguments,
-    EpochCallback,
-    SimilarLengthSampler,
     check_processes,
-    describe_run,
-    find_checkpoint,
     read_options,
-    remove_checkpoints,
     scaled_learning_rate,
-    similar_length_order,
-    steps_per_epoch,
 )
+from bioscan_hf.training.checkpoints import describe_run, find_checkpoint, remove_checkpoints
+from bioscan_hf.training.run import STARTED, run_program
+from bioscan_hf.training.trainer import BarcodeTrainer, steps_per_epoch
 
 
 class Line(torch.nn.Module):
-    """A model of one weight and one layer norm, whose loss is the mean of what it makes of x."""
+    """A model of one weight and one layer norm."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +40,7 @@ def trainer(folder, rows=20, **options):
 
 
 class Recorder(TrainerCallback):
-    """Notes learning rate and beta1 with which each step is taken."""
+    """Records learning rate and beta1 of each step."""
 
     def __init__(self):
         self.learning_rates, self.beta1 = [], []
@@ -56,7 +50,7 @@ class Recorder(TrainerCallback):
         self.beta1.append(optimizer.param_groups[0]["betas"][0])
 
 
-def test_the_published_onecycle(shared, tmp_path):
+def test_onecycle_is_the_published_schedule(shared, tmp_path):
     """35 epochs of 10 steps through the Trainer: learning rate and beta1 of each step equal the published ones."""
     expected = json.loads((shared / "fixtures/barcodebert/onecycle_35x10.json").read_text())
     recorder = Recorder()
@@ -69,7 +63,7 @@ def test_the_published_onecycle(shared, tmp_path):
     assert (max(recorder.beta1), min(recorder.beta1)) == (0.95, pytest.approx(0.85, abs=1e-3))
 
 
-def test_the_warm_up_of_2023(tmp_path):
+def test_epoch_warmup_is_the_schedule_of_2023(tmp_path):
     """LinearLR from 0.1 over 5 epochs, by epochs: 0.1, 0.28, 0.46, 0.64, 0.82, then 1; 10 steps an epoch."""
     recorder = Recorder()
     own = trainer(tmp_path, schedule="epoch-warmup", learning_rate=1.0, num_train_epochs=7)
@@ -88,7 +82,7 @@ def test_the_warm_up_of_2023(tmp_path):
         (21, {"gradient_accumulation_steps": 4}, 3),
     ],
 )
-def test_steps_of_an_epoch_are_the_trainers(tmp_path, rows, options, expected):
+def test_steps_per_epoch_are_those_of_the_trainer(tmp_path, rows, options, expected):
     """21 rows in batches of 2: 11, the last of one row; 11 batches in fours: 3 steps."""
     own = trainer(tmp_path, rows, **options)
     assert steps_per_epoch(rows, own.args) == expected
@@ -101,7 +95,7 @@ def test_weight_decay_of_all_parameters(tmp_path):
     assert set(trainer(tmp_path).get_decay_parameter_names(Line())) == {"line.weight"}
 
 
-def test_the_learning_rate_rule(tmp_path):
+def test_the_learning_rate_is_scaled(tmp_path):
     """1e-4 for 64 rows: a batch of 16 in 2 accumulated steps is half of that."""
     options = {"output_dir": str(tmp_path), "use_cpu": True, "learning_rate": 1e-4, "per_device_train_batch_size": 16}
     options["gradient_accumulation_steps"] = 2
@@ -112,30 +106,6 @@ def test_the_learning_rate_rule(tmp_path):
 def test_an_unknown_schedule_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Unknown schedule 'cosine'. Choose one of onecycle, epoch-warmup, trainer"):
         BarcodeTrainingArguments(output_dir=str(tmp_path), schedule="cosine")
-
-
-@pytest.mark.parametrize("rows", [0, 3, 1000, 1003])
-def test_batches_of_similar_length_lose_and_repeat_no_row(rows):
-    """Lengths from 1 to 100 at random: batches of 8 of a random order spread over about 80 of them."""
-    lengths = np.random.default_rng(0).integers(1, 101, rows)
-    order = similar_length_order(lengths, 8, (0, 0))
-    assert sorted(order.tolist()) == list(range(rows))
-    full = order[: rows // 8 * 8].reshape(-1, 8)
-    spread = np.ptp(lengths[full], axis=1)
-    if rows >= 1000:
-        assert np.median(spread) <= 3 and len({tuple(batch) for batch in full}) == len(full)
-
-
-def test_the_order_follows_from_seed_and_epoch():
-    lengths = np.random.default_rng(0).integers(1, 101, 300)
-    sampler = SimilarLengthSampler(lengths, 8, seed=1)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
-    EpochCallback(sampler).on_epoch_begin(None, type("State", (), {"epoch": 0.0}), None)
-    assert len(sampler) == 300 and list(sampler) == first != second
-    assert list(SimilarLengthSampler(lengths, 8, seed=2)) != first
-    assert lengths[first[:8]].mean() != lengths[np.argsort(lengths)[:8]].mean(), "sorted over the whole epoch"
 
 
 @dataclass
@@ -150,7 +120,7 @@ class Options:
 PRESETS = {"big": {"size": 9, "flag": False}}
 
 
-def test_a_preset_sets_what_is_not_given(tmp_path):
+def test_a_preset_sets_options_that_are_not_given(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text("source: a\npreset: big\nsize: 3\n")
     cases = {
@@ -171,17 +141,50 @@ def test_a_preset_sets_what_is_not_given(tmp_path):
         read_options((str(path),), (Options,), PRESETS)
 
 
-def test_processes_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch):
-    """What a launch on CPU without ACCELERATE_USE_CPU does: each process takes itself for the only one."""
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--source", "a", "--sise", "3"], "Unknown option --sise. Did you mean --size"),
+        (["--source", "a", "--sise=3"], "Unknown option --sise. Did you mean --size"),
+        (["--source", "a", "b"], "'b' belongs to no option"),
+        (["--source", "a", "--size", "many"], "Argument --size: invalid int value: 'many'. --help lists"),
+        (["--size", "3"], "required: --source"),
+    ],
+)
+def test_wrong_options_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        read_options(given, (Options,))
+
+
+def test_an_error_before_training_is_one_line_on_the_main_process(monkeypatch, capsys):
+    """An error after the start of training keeps its traceback in every process."""
+
+    def fails(*notes):
+        error = ValueError("--k is 0.\nGive 1 or more.")
+        for note in notes:
+            error.add_note(note)
+        raise error
+
+    for rank, expected in (("0", "--k is 0. Give 1 or more.\n"), ("1", "")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit) as stopped:
+            run_program(fails)
+        assert stopped.value.code == 1 and capsys.readouterr().err.endswith(expected)
+    with pytest.raises(ValueError, match="--k is 0"):
+        run_program(lambda: fails(STARTED))
+
+
+def test_separate_processes_are_refused(tmp_path, monkeypatch):
+    """A launch on CPU without ACCELERATE_USE_CPU: each process believes to be the only one."""
     args = BarcodeTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    check_processes(args)
+    check_processes(args.world_size)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"2 processes were launched .* sees 1.* ACCELERATE_USE_CPU=yes"):
-        check_processes(args)
+        check_processes(args.world_size)
 
 
-def test_which_checkpoint_a_run_goes_on_from(tmp_path):
-    """The last complete one of the same run; where it comes from, and its preset's name, may differ."""
+def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
+    """It must be of the same run; the source and the preset's name may differ."""
     args = BarcodeTrainingArguments(output_dir=str(tmp_path / "other"), use_cpu=True)
     run = describe_run(Options(source="a"), args)
     assert run == {"size": 1, "flag": True, "seed": 42, "global_batch_size": 64}

@@ -157,8 +157,8 @@ def test_what_is_no_nucleotide_is_not_substituted():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"truncation": 1.1}, "truncation is 1.1, but must lie between 0 and 1"),
-        ({"largest_cut": 0.6}, "largest_cut is 0.6, but must lie between 0 and 0.5"),
+        ({"truncation": 1.1}, "truncation is 1.1. Give a number from 0 to 1"),
+        ({"largest_cut": 0.6}, "largest_cut is 0.6. Give a number from 0 to 0.5"),
         ({"substitution": -0.1}, "substitution is -0.1"),
         ({"third_substitution": 2.0}, "third_substitution is 2.0"),
         ({"unread": float("nan")}, "unread is nan"),

@@ -11,8 +11,8 @@ from datasets import Dataset
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForSequenceClassification, BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.training.classification import (
-    IGNORED,
+from bioscan_hf.training.masking import IGNORED
+from bioscan_hf.training.taxa import (
     UNSEEN,
     TaxonCollator,
     add_labels,

@@ -1,28 +1,30 @@
-"""Two views of each specimen: drawn from the specimen alone, refused where there is nothing, each encoder alone."""
+"""Two views of each specimen, and training of each encoder by itself."""
 
 import json
 
 import pytest
 import torch
-from test_train_clibd import arguments, cache, losses, make_folder, model, weights  # noqa: F401
+from clibd_runs import arguments, make_folder
+from training_runs import losses, weights
 
 from bioscan_hf.losses.rows import supervised_contrastive_loss
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program
-from bioscan_hf.training import clibd_training
-from bioscan_hf.training.clibd_views import VIEWED, TwoViewCollator
+from bioscan_hf.training.clibd import data as clibd_data
+from bioscan_hf.training.clibd.views import VIEWED, TwoViewCollator
+from bioscan_hf.training.run import begin_run
 
 
 @pytest.fixture
-def rows(dataset, model, tmp_path):  # noqa: F811
+def rows(dataset, model, tmp_path):
     options, _ = arguments(dataset, model, tmp_path)
     columns = ["processid", "image", "dna_barcode", "genus"]
-    return [dict(row) for row in clibd_training.load_specimens(options, "train", columns).select(range(4))]
+    return [dict(row) for row in clibd_data.load_specimens(options, "train", columns).select(range(4))]
 
 
 @pytest.fixture
-def processor(model):  # noqa: F811
+def processor(model):
     return ClibdProcessor.from_pretrained(model)
 
 
@@ -46,13 +48,13 @@ def test_two_views_of_photos_and_barcodes(rows, processor):
     assert batch["dna_attention_mask"].sum(1).min() > 10, "hardly anything of a barcode is left"
 
 
-def test_the_default_is_photos_alone(rows, processor):
+def test_the_default_is_photos(rows, processor):
     assert set(TwoViewCollator(processor)(rows)) == {"pixel_values", "labels"}
 
 
-def test_what_is_refused(rows, processor):
+def test_impossible_inputs_are_refused(rows, processor):
     for given, message in (
-        ({"modalities": ["text"]}, "Unknown 'text'. There are views of image and dna"),
+        ({"modalities": ["text"]}, "Unknown 'text'. The modalities are image, dna"),
         ({"modalities": []}, "Unknown"),
         ({"label_columns": ["tribe"]}, "Unknown 'tribe'"),
     ):
@@ -66,12 +68,13 @@ def test_what_is_refused(rows, processor):
         TwoViewCollator(processor, ["dna"])(rows)
 
 
-def test_the_loss_is_the_mean_of_each_modality_alone(dataset, model, rows, tmp_path):  # noqa: F811
+def test_the_loss_is_the_mean_over_modalities(dataset, model, rows, tmp_path):
     """Photos of other specimens leave the gradient of the barcodes' encoder as it is: no pair is compared."""
     chosen = {"objective": "simclr", "simclr_modalities": ["image", "dna"], "label_columns": ["genus"]}
     options, training_args = arguments(dataset, model, tmp_path / "run", **chosen)
-    loaded, processor = clibd_training.make_model(options)
-    trainer = program.make_trainer(options, training_args, loaded, processor, rows, None, ("image", "dna"), {})
+    loaded, processor = clibd_data.make_model(options)
+    run = begin_run("task", program.RUN_FILE, options, training_args)
+    trainer = program.make_trainer(run, loaded, processor, rows, None, ("image", "dna"))
     batch = trainer.data_collator(rows)
     loaded.eval()
 
@@ -94,7 +97,7 @@ def test_the_loss_is_the_mean_of_each_modality_alone(dataset, model, rows, tmp_p
     torch.testing.assert_close(same, gradient, rtol=0, atol=1e-6)
 
 
-def test_encoders_are_trained_each_alone(dataset, model, tmp_path):  # noqa: F811
+def test_encoders_are_trained_separately(dataset, model, tmp_path):
     """The control of an alignment: photos and barcodes learn, texts and the temperature stay; judged within photos."""
     options = {"objective": "simclr", "simclr_modalities": ["dna", "image"], "max_steps": 6, "learning_rate": 3e-3}
     options |= {"key_splits": "train+key_unseen", "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps"}
@@ -113,7 +116,7 @@ def test_encoders_are_trained_each_alone(dataset, model, tmp_path):  # noqa: F81
     assert state["best_metric"] == max(judged)
 
 
-def test_going_on_with_siglip_and_back(dataset, model, tmp_path):  # noqa: F811
+def test_switching_to_siglip_and_back(dataset, model, tmp_path):
     """A model without a bias is given one, which is trained and saved; CLIP's loss then leaves it as it is."""
     program.main(*arguments(dataset, model, tmp_path / "one", loss="siglip", learning_rate=0.01))
     made = ClibdModel.from_pretrained(tmp_path / "one")
@@ -123,19 +126,19 @@ def test_going_on_with_siglip_and_back(dataset, model, tmp_path):  # noqa: F811
     assert len(losses(tmp_path / "one")) == 4
     program.main(*arguments(dataset, tmp_path / "one", tmp_path / "two", max_steps=1))
     assert weights(tmp_path / "two")["logit_bias.bias"] == bias
-    loaded = clibd_training.load_model(str(tmp_path / "one"), "siglip")
+    loaded = clibd_data.load_model(str(tmp_path / "one"), "siglip")
     assert loaded.logit_bias() == bias
 
 
-def test_adapters_train_the_bias(model):  # noqa: F811
+def test_adapters_train_the_bias(model):
     pytest.importorskip("peft")
     from bioscan_hf.models.lora import add_lora
 
-    adapted = add_lora(clibd_training.load_model(str(model), "siglip"), r=2)
+    adapted = add_lora(clibd_data.load_model(str(model), "siglip"), r=2)
     assert any("logit_bias" in name for name, one in adapted.named_parameters() if one.requires_grad)
 
 
-def test_weights_that_do_not_fit_are_all_named(model, tmp_path):  # noqa: F811
+def test_weights_that_do_not_fit_are_all_named(model, tmp_path):
     from safetensors.torch import save_file
 
     make_folder(tmp_path / "broken")
@@ -143,18 +146,20 @@ def test_weights_that_do_not_fit_are_all_named(model, tmp_path):  # noqa: F811
     lost = ["dna_projection.bias", "image_projection.weight"]
     kept = {key: value for key, value in state.items() if key not in lost} | {"audio_model.weight": torch.ones(2)}
     save_file(kept, tmp_path / "broken/model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="lacks dna_projection.bias, image_projection.weight; .* audio_model.weight"):
-        clibd_training.load_model(str(tmp_path / "broken"), "softmax")
+    with pytest.raises(
+        ValueError, match="Missing: dna_projection.bias, image_projection.weight; unexpected: audio_model.weight"
+    ):
+        clibd_data.load_model(str(tmp_path / "broken"), "softmax")
 
 
 def test_a_new_photo_encoder_needs_no_download(tmp_path):
     """Its processor has the size and normalisation that timm describes the architecture by: 160 pixels."""
-    encoder = clibd_training.new_image_encoder("new:test_vit")
+    encoder = clibd_data.new_image_encoder("new:test_vit")
     made = ClibdModel.from_pretrained_towers(image=encoder)
     made.save_pretrained(tmp_path)
     for config in (made.config, ClibdModel.from_pretrained(tmp_path).config):
-        assert clibd_training.make_processor(config).image_size == 160
+        assert clibd_data.make_processor(config).image_size == 160
     assert made.get_image_features(torch.zeros(1, 3, 160, 160)).shape == (1, 768)
-    assert clibd_training.new_image_encoder(None) is None
+    assert clibd_data.new_image_encoder(None) is None
     with pytest.raises(ValueError, match="no architecture 'test_vat'"):
-        clibd_training.new_image_encoder("new:test_vat")
+        clibd_data.new_image_encoder("new:test_vat")
