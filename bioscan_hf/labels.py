@@ -10,12 +10,16 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from .files import write_text
+from .files import read_json, write_text
 from .schema import MISSING
 
 
 def _name(value: Any) -> str | None:
-    """A taxon's name, None for a missing one; anything else is a TypeError."""
+    """A name, None if missing.
+
+    Raises:
+        TypeError: if `value` is neither.
+    """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, float) and isnan(value):
@@ -24,18 +28,17 @@ def _name(value: Any) -> str | None:
 
 
 def _label_id(value: Any) -> int:
-    """An id as int; anything but a whole number is a TypeError."""
     try:
         return index(value)
     except TypeError:
-        what = f"{value!r} is a {type(value).__name__}, not an id (an integer). For names use label2index."
-        raise TypeError(what) from None
+        message = f"{value!r} is a {type(value).__name__}, not an id (an integer). For names use label2index."
+        raise TypeError(message) from None
 
 
 class LabelMaps:
-    """Names of taxa and their ids: 0, 1, 2, ... in lexicographic order over a whole release, -1 for a missing one.
+    """Names of taxa and their ids: 0, 1, 2, ... in lexicographic order over a whole release, -1 if missing.
 
-    The ids do not depend on a split, and are those of the `bioscan-dataset` package.
+    The ids do not depend on the split and are equal to those of the `bioscan-dataset` package.
 
     Example:
         >>> maps = LabelMaps({"order": ["Diptera", "Coleoptera", None, "Diptera"]})
@@ -46,7 +49,7 @@ class LabelMaps:
     """
 
     def __init__(self, columns: Mapping[str, Iterable[str | None]]):
-        self._names = {column: sorted({name for name in names if name}) for column, names in columns.items()}
+        self._names = {column: tuple(sorted({name for name in names if name})) for column, names in columns.items()}
         self._ids = {column: {name: i for i, name in enumerate(names)} for column, names in self._names.items()}
 
     def __eq__(self, other: object) -> bool:
@@ -57,24 +60,29 @@ class LabelMaps:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that have labels here."""
+        """Columns that have labels."""
         return tuple(self._names)
 
-    def names(self, column: str) -> list[str]:
-        """Every name of `column`; a name's place in the list is its id."""
+    def names(self, column: str) -> tuple[str, ...]:
+        """All names of `column`; the position of a name is its id.
+
+        Raises:
+            ValueError: if the column has no labels.
+        """
         if column not in self._names:
             raise ValueError(f"No labels for the column {column!r}. There are labels for {', '.join(self._names)}.")
-        return list(self._names[column])
+        return self._names[column]
 
     def select(self, columns: Iterable[str]) -> LabelMaps:
-        """The maps of some columns alone."""
+        """The maps of some columns."""
         return LabelMaps({column: self.names(column) for column in columns})
 
     def encode(self, column: str, names: Iterable[str | None]) -> list[int]:
-        """Ids of `names`; -1 for None and for "".
+        """Ids of `names`; -1 for None and "".
 
         Raises:
-            KeyError: if a name does not occur in the release.
+            KeyError: if a name is not in the release.
+            ValueError: if the column has no labels.
         """
         self.names(column)
         ids = self._ids[column]
@@ -82,8 +90,8 @@ class LabelMaps:
             return [ids[name] if name else MISSING for name in names]
         except KeyError as error:
             raise KeyError(
-                f"{error.args[0]!r} is no {column} of this release ({len(ids)} names are known). "
-                f"Label ids belong to one release: use the LabelMaps of the data that holds this name."
+                f"{error.args[0]!r} is not a {column} of this release, which has {len(ids)}. "
+                f"Use the LabelMaps of the release that contains this name."
             ) from None
 
     def decode(self, column: str, ids: Iterable[int]) -> list[str | None]:
@@ -91,34 +99,33 @@ class LabelMaps:
 
         Raises:
             IndexError: if an id is neither -1 nor the id of a name.
+            ValueError: if the column has no labels.
         """
         names = self.names(column)
         decoded: list[str | None] = []
         for i in ids:
             if not MISSING <= i < len(names):
-                raise IndexError(f"{i} is no {column} id: they run from 0 to {len(names) - 1}, and -1 is missing.")
+                raise IndexError(f"{i} is not a {column} id: ids are 0 to {len(names) - 1}, or -1 if missing.")
             decoded.append(None if i == MISSING else names[i])
         return decoded
 
     def label2index(self, column: str, names: Any) -> int | list[int]:
-        """The id of one name, or a list of the ids of several (list, array, column); -1 for "", None and NaN.
+        """Id of one name, or list of the ids of several (list, array, column); -1 for "", None and NaN.
 
         Raises:
-            KeyError: if a name does not occur in the release.
-            TypeError: if something is no name, such as an id.
+            KeyError: if a name is not in the release.
+            TypeError: if a value is not a name, such as an id.
         """
-        if names is None or isinstance(names, str | float):
+        if names is None or isinstance(names, str | float) or not isinstance(names, Iterable):
             return self.encode(column, [_name(names)])[0]
-        if not isinstance(names, Iterable):
-            _name(names)  # raises: neither a name nor several
         return self.encode(column, [_name(name) for name in names])
 
     def index2label(self, column: str, ids: Any) -> str | list[str]:
-        """The name of one id, or a list of the names of several (list, array, tensor); "" for -1.
+        """Name of one id, or list of the names of several (list, array, tensor); "" for -1.
 
         Raises:
             IndexError: if an id is neither -1 nor the id of a name.
-            TypeError: if something is no integer, such as a name.
+            TypeError: if a value is not an integer, such as a name.
         """
         if isinstance(ids, Integral | str) or not isinstance(ids, Iterable):
             return self.decode(column, [_label_id(ids)])[0] or ""
@@ -130,5 +137,5 @@ class LabelMaps:
 
     @classmethod
     def load(cls, path: str | Path) -> LabelMaps:
-        """Reads what `save` wrote."""
-        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Reads a file that `save` wrote."""
+        return cls(read_json(path))

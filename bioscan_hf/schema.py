@@ -9,7 +9,7 @@ from hashlib import md5
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 
-#: The ranks and the barcode cluster (BIN): every column that can be a label.
+#: Columns that can be labels: the ranks and the barcode cluster (BIN).
 LABEL_COLUMNS = (*RANKS, "dna_bin")
 
 #: The 23 columns of the published metadata, in their order.
@@ -33,7 +33,7 @@ COLUMNS = (
     "chunk",
 )
 
-#: The columns of the published table of bounding boxes: sizes and corners in pixels of the original photo.
+#: Columns of the published table of bounding boxes; sizes and corners are in pixels of the original photo.
 BOX_TABLE_COLUMNS = (
     "processid",
     "width_original",
@@ -59,27 +59,27 @@ UNASSIGNED = "unassigned"
 
 SPLIT_ALIASES = {"validation": "val"}
 
-#: The splits that share one zip of the published release; pretrain and train have their own.
+#: Splits that share one published zip; pretrain and train have their own.
 EVAL_SPLITS = ("val", "test", "key_unseen", "val_unseen", "test_unseen", "other_heldout")
 
 IMAGE_PACKAGES = ("cropped_256", "original_256", "cropped", "original_full")
 
 CONFIGS = ("dna", *IMAGE_PACKAGES)
 
-#: Nucleotides of a barcode that the published systems read; what follows is primer or noise.
+#: Nucleotides of a barcode that the published systems read; the rest is primer or noise.
 MAX_NUCLEOTIDES = 660
 
-#: Id of a missing label, in arrays. On disk a missing label is null, in a loss it is -100.
+#: Id of a missing label in arrays. On disk a missing label is null, in a loss it is -100.
 MISSING = -1
 
 NOT_CLASSIFIED = "not_classified"
 
 
 def resolve_splits(split: str) -> tuple[str, ...]:
-    """Turns "val", "validation", "seen", "unseen", "all" or "a+b" into names of splits, each once, in the order given.
+    """Names of splits for "val", "validation", "seen", "unseen", "all" or "a+b", without repeats, in the given order.
 
     Raises:
-        ValueError: if a part is no split, naming it and the alternatives.
+        ValueError: if a part is not a split; the message lists the splits.
     """
     names: list[str] = []
     for part in split.split("+"):
@@ -90,7 +90,7 @@ def resolve_splits(split: str) -> tuple[str, ...]:
             if name not in SPLITS:
                 raise ValueError(
                     f"Unknown split {part!r} in {split!r}. BIOSCAN-5M has {', '.join(SPLITS)}; "
-                    f"'seen', 'unseen' and 'all' name several of them, and 'a+b' joins two."
+                    f"'seen', 'unseen' and 'all' stand for several of them, and 'a+b' joins two."
                 )
             if name not in names:
                 names.append(name)
@@ -100,15 +100,13 @@ def resolve_splits(split: str) -> tuple[str, ...]:
 def check_config(config: str) -> None:
     """Raises ValueError unless `config` is one of `CONFIGS`."""
     if config not in CONFIGS:
-        raise ValueError(
-            f"Unknown config {config!r}. BIOSCAN-5M has {', '.join(CONFIGS)} ('dna' is the one without photos)."
-        )
+        raise ValueError(f"Unknown config {config!r}. BIOSCAN-5M has {', '.join(CONFIGS)} ('dna' has no photos).")
 
 
 def chunk(processid: str, split: str) -> str:
-    """Name of the folder, inside a split, in which the release keeps the photo of `processid`; "" where there is none.
+    """Name of the sub-folder of a split that holds the photo of `processid`; "" if the split has none.
 
-    The first hexadecimal digits of the md5 of the id: two in pretrain, one in train and other_heldout.
+    It is the first hexadecimal digits of the md5 of the id: two in pretrain, one in train and other_heldout.
     """
     digits = {"pretrain": 2, "train": 1, "other_heldout": 1}.get(split, 0)
     return md5(processid.encode("ascii"), usedforsecurity=False).hexdigest()[:digits] if digits else ""

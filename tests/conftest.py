@@ -1,4 +1,4 @@
-"""What tests share. Nothing here reaches the network: the Hub's libraries are told so before they are imported."""
+"""Shared fixtures. Offline mode of the Hub libraries is set before they are imported."""
 
 import os
 import tempfile
@@ -9,8 +9,8 @@ import pytest
 _CACHE = tempfile.TemporaryDirectory(prefix="bioscan_hf-tests-")
 os.environ.update(
     HF_HOME=_CACHE.name,
-    OMP_NUM_THREADS="1",  # sums in one order, so that runs that must be equal are; and no fight for cores
-    NUMBA_NUM_THREADS="1",  # UMAP's numba would change the number of threads for torch as well
+    OMP_NUM_THREADS="1",  # one order of sums, so equal runs give equal results; fewer threads per test process
+    NUMBA_NUM_THREADS="1",  # numba (UMAP) would change the number of threads of torch
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of reference numbers and real data, which are not part of the repository."""
+    """Folder with reference numbers and real data, not part of the repository."""
     folder = Path(os.environ.get("BIOSCAN_HF_SHARED", Path(__file__).parents[2] / "shared"))
     if not (folder / "fixtures").is_dir():
         pytest.skip(
@@ -32,7 +32,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory) -> Path:
-    """A made-up release of 400 specimens, photos in zips. Tests that change it work on a copy."""
+    """A simulated release of 400 specimens, photos in zips. Tests that change it use a copy."""
     from bioscan_hf.simulate.release import simulate_release
 
     return simulate_release(tmp_path_factory.mktemp("simulated") / "release", specimens=400, seed=1)
@@ -40,7 +40,7 @@ def release(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(release, tmp_path_factory) -> Path:
-    """The same as Parquet, in several shards a split."""
+    """The same release as Parquet, in several shards per split."""
     from bioscan_hf.dataset.build import build
 
     output = tmp_path_factory.mktemp("built") / "dataset"
@@ -50,7 +50,7 @@ def dataset(release, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """A demo of 300 specimens and 4 steps: where it is, what it returned, and what it said."""
+    """A demo of 300 specimens and 4 steps: its folder, result and messages."""
     from bioscan_hf.cli.demo import run_demo
 
     folder, said = tmp_path_factory.mktemp("demo") / "demo", []
