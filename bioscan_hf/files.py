@@ -1,7 +1,7 @@
 """Writing files atomically, locks, deletions, JSON and hashes.
 
-A file is written under a unique temporary name in its own folder and then renamed, so readers never see half of it and
-two writers never share a temporary file. Everything that this package writes goes through `replacing`.
+A file is written under a unique temporary name in its own folder and then renamed, so readers never see a partial file
+and two writers never share a temporary file. Everything that this package writes goes through `replacing`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def read_json(path: str | Path, fields: Mapping[str, type] | None = None) -> dic
         value = content[name]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ValueError(
-                f"{name!r} in {str(path)!r} is a {type(value).__name__} ({str(value)[:50]}) instead of a "
+                f"{name!r} in {str(path)!r} is {str(value)[:50]!r} ({type(value).__name__}); its type must be "
                 f"{kind.__name__}."
             )
     return content

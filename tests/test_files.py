@@ -210,8 +210,8 @@ def test_json_round_trip(tmp_path):
         ("[" * 100_000, None, "cannot be read as JSON .*recursion"),
         ("[1]", None, "holds a list instead of an object"),
         ("{}", {"n": int}, "has no field 'n'. Was it written by this package"),
-        ('{"n": "1"}', {"n": int}, "'n' in .* is a str .1. instead of a int"),
-        ('{"n": true}', {"n": int}, "'n' in .* is a bool .True. instead of a int"),
+        ('{"n": "1"}', {"n": int}, "'n' in .* is '1' .str.; its type must be int"),
+        ('{"n": true}', {"n": int}, "'n' in .* is 'True' .bool.; its type must be int"),
     ],
 )
 def test_unusable_json_is_named(tmp_path, text, fields, message):

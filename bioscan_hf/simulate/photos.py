@@ -1,10 +1,9 @@
-"""Drawn photos of made-up arthropods, one specimen in a pale well, for a simulated release.
+"""Draws photos of simulated arthropods, one specimen in a pale well.
 
-The order gives the body plan, inherited traits (`simulate_taxa.TRAITS`) change its proportions, colours and pattern,
-and each specimen has its own pose, light and small differences. Nothing here is meant as anatomy; a taxon
-is meant to be learnable from several photos, and not from one pixel.
+The order gives the body plan, inherited traits (`taxa.TRAITS`) change proportions, colours and pattern, and each
+specimen has its own pose, light and small differences. A taxon can be learnt from several photos, not from one pixel.
 
-Coordinates: a body lies along x, head first, in lengths of its own; a photo is 1024 x 768 pixels before it is cut.
+Coordinates: a body lies along x, head first, in body lengths; an original photo has 1024 x 768 pixels.
 """
 
 from __future__ import annotations
@@ -15,32 +14,26 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-from bioscan_hf.simulate.taxa import TRAITS
-
-Floats = NDArray[np.float64]
+from .taxa import TRAITS, Floats
 
 WIDTH, HEIGHT = 1024, 768
 
 _SUPERSAMPLING = 2
 _QUALITY = 88
 _OPAQUE = 0.7
-_PADDING = (204, 218, 243)  # what the published crops show beyond the edge of the original
+_PADDING = (204, 218, 243)  # colour of published crops outside the original
 _STEPS = 18
 
 
 class BodyPlan(NamedTuple):
-    """What an order looks like: sizes in body lengths (length, width), angles in degrees from the front.
+    """Shape of an order: sizes in body lengths (length, width), angles in degrees from the front.
 
     Attributes:
         waist: Gap between thorax and abdomen.
-        wings: Length, width and angle of each pair.
-        opacity: Of the wings, in [0, 1].
-        legs: Angle of each pair.
-        leg: Length of a leg.
-        hind: Hind legs, relative to the others.
+        wings: Length, width and angle of each pair; `opacity` is in [0, 1].
+        legs: Angle of each pair; `leg` is their length, `hind` the relative length of the hind legs.
         span: Typical width of the whole specimen.
     """
 
@@ -97,7 +90,7 @@ PLANS = {
 
 
 class Specimen(NamedTuple):
-    """What a photo shows: the order, (T,) traits, the box (x0, y0, x1, y1) in the original photo, the pose, a seed."""
+    """A specimen to draw: order, (T,) traits, box (x0, y0, x1, y1) in the original photo, angle in radians, seed."""
 
     order: str
     traits: Floats
@@ -107,7 +100,7 @@ class Specimen(NamedTuple):
 
 
 class Stroke(NamedTuple):
-    """A filled polygon, or a line where `width` (in body lengths) is given; points (n, 2)."""
+    """A filled polygon, or a line if `width` (in body lengths) is given; points (n, 2)."""
 
     points: Floats
     colour: tuple[int, ...]
@@ -122,7 +115,7 @@ def _circle() -> Floats:
 
 @lru_cache(1)
 def _blade() -> Floats:
-    """Outline of a wing of length 1 and width 1 along x, broadest beyond its middle."""
+    """Outline of a wing of length 1 and width 1 along x, widest beyond its middle."""
     along = np.sin(np.linspace(0, np.pi / 2, 12))  # closer steps at the rounded tip
     half = 0.5 * np.sin(np.pi * along**1.35) ** 0.6
     return np.concatenate([np.stack([along, 0.8 * half], 1), np.stack([along, -1.2 * half], 1)[-2:0:-1]])
@@ -130,7 +123,7 @@ def _blade() -> Floats:
 
 @lru_cache(1)
 def _grain() -> Image.Image:
-    """Sensor noise and fine texture, larger than any photo that is drawn; mean 8."""
+    """Sensor noise and fine texture, larger than any drawn photo; mean 8."""
     rng = np.random.default_rng(1)
     fine = rng.normal(8, 2.2, (1024, 1400, 1))
     coarse = np.repeat(np.repeat(rng.normal(0, 1.6, (256, 350, 1)), 4, axis=0), 4, axis=1)
@@ -148,7 +141,7 @@ def _ellipse(x: float, y: float, length: float, width: float) -> Floats:
 
 
 def _segment(x: float, length: float, width: float, colour: Floats, light: float) -> list[Stroke]:
-    """A rounded part of the body: dark rim, lit side, gloss."""
+    """An elliptical body part: dark rim, lit side, highlight."""
     return [
         Stroke(_ellipse(x, 0, length, width), _shade(colour, 0.72)),
         Stroke(_ellipse(x, 0.06 * light * width, 0.9 * length, 0.8 * width), _shade(colour, 1.0)),
@@ -158,7 +151,7 @@ def _segment(x: float, length: float, width: float, colour: Floats, light: float
 
 
 def _bands(x: float, length: float, width: float, count: int, colour: tuple[int, ...]) -> list[Stroke]:
-    """Cross-bands on an ellipse."""
+    """Cross bands on an ellipse."""
     strokes = []
     for i in range(count):
         at = (i + 0.5) / count * 1.8 - 0.9
@@ -193,7 +186,7 @@ def _wing(
 def _limbs(
     rng: np.random.Generator, plan: BodyPlan, hip: Floats, length: float, colour: Floats, lateral: bool
 ) -> list[Stroke]:
-    """Legs of one specimen, jointed; in a lateral pose all hang to one side."""
+    """Jointed legs; in a lateral pose all point to one side."""
     strokes = []
     jitter = rng.normal(0, 0.22, (2, len(plan.legs), 3))
     for i, degrees in enumerate(plan.legs):
@@ -227,7 +220,7 @@ def _antennae(rng: np.random.Generator, x: float, length: float, colour: Floats)
 def _wings(
     rng: np.random.Generator, plan: BodyPlan, trait: dict[str, float], colour: Floats, width: float, lateral: bool
 ) -> tuple[list[Stroke], list[Stroke]]:
-    """Wings that lie behind the body, and those over it; `width` is that of the thorax."""
+    """Wings behind the body, and wings above it; `width` is that of the thorax."""
     tint = 1 / (1 + math.exp(-1.2 * trait["wing_tint"]))
     if plan.opacity > _OPAQUE:
         fill = _shade(0.95 * colour, 1.0, plan.opacity)
@@ -256,7 +249,7 @@ def _scaled(value: float, trait: float, strength: float) -> float:
 
 
 def _body(rng: np.random.Generator, specimen: Specimen) -> list[Stroke]:
-    """The specimen in its own coordinates, what lies below first."""
+    """Strokes of the specimen in body coordinates, lowest first."""
     plan = PLANS[specimen.order]
     trait = dict(zip(TRAITS, (specimen.traits + rng.normal(0, 0.22, len(TRAITS))).tolist(), strict=True))
     colour = np.array(plan.colour) * math.exp(0.3 * max(-2.2, min(2.0, trait["lightness"])))
@@ -303,7 +296,7 @@ def _body(rng: np.random.Generator, specimen: Specimen) -> list[Stroke]:
 
 
 def _fit(rng: np.random.Generator, strokes: list[Stroke], specimen: Specimen) -> tuple[list[list[float]], float]:
-    """Points of each stroke as x, y, x, y, ... in the original photo, and the body length there in pixels."""
+    """Points of each stroke in the original photo (x, y, x, y, ...), and the body length in pixels."""
     points = np.concatenate([stroke.points for stroke in strokes])
     points[:, 1] += rng.normal(0, 0.18) * points[:, 0] ** 2  # a bent body
     cos, sin = math.cos(specimen.angle), math.sin(specimen.angle)
@@ -324,7 +317,7 @@ def _fit(rng: np.random.Generator, strokes: list[Stroke], specimen: Specimen) ->
 def _background(
     rng: np.random.Generator, window: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Image.Image:
-    """The well behind the specimen: grey, with soft rings of reflected light around its centre."""
+    """The well: grey, with soft rings of reflected light around its centre."""
     x0, y0, x1, y1 = window
     columns, rows = 20, 15
     x = np.linspace(x0, x1, columns) - rng.uniform(440, 590)
@@ -340,12 +333,12 @@ def _background(
 
 
 def _draw(specimen: Specimen, window: tuple[float, float, float, float], size: tuple[int, int]) -> Image.Image:
-    """The part `window` (x0, y0, x1, y1) of the original photo, at `size`; the same specimen in every window."""
+    """The part `window` (x0, y0, x1, y1) of the original photo, resized to `size`."""
     strokes_rng, background_rng = (np.random.default_rng([*specimen.seed, stream]) for stream in (0, 1))
     strokes = _body(strokes_rng, specimen)
     points, body = _fit(strokes_rng, strokes, specimen)
     canvas = (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING)
-    # Enlarged without interpolation: it is smooth, and reduced by as much in the end.
+    # No interpolation: the background is smooth, and reduced by the same factor at the end.
     photo = _background(background_rng, window, size).resize(canvas, Image.Resampling.NEAREST)
 
     zoom = canvas[0] / (window[2] - window[0])
@@ -374,14 +367,14 @@ def _draw(specimen: Specimen, window: tuple[float, float, float, float], size: t
 
 
 def _crop_window(box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    """The box of a published crop: both sides of the detected one longer by 0.4 of the longest."""
+    """Box of a published crop: each side of the detected box plus 0.4 of the longer side."""
     x0, y0, x1, y1 = box
     margin = 0.2 * max(x1 - x0, y1 - y0)
     return x0 - margin, y0 - margin, x1 + margin, y1 + margin
 
 
 def draw_photo(specimen: Specimen, package: str) -> bytes:
-    """The JPEG of `specimen` in one of the four image packages; the same for the same arguments."""
+    """JPEG of `specimen` in one of the four image packages; deterministic."""
     if package in ("original_full", "original_256"):
         window: tuple[float, float, float, float] = (0, 0, WIDTH, HEIGHT)
         size = (WIDTH, HEIGHT) if package == "original_full" else (341, 256)
