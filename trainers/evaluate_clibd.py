@@ -1,30 +1,29 @@
-"""Measures retrieval by CLIBD: every modality of seen and unseen species against all keys, beside chance.
+"""Measures retrieval by CLIBD: queries of seen and unseen species against all keys, with chance as a baseline.
 
 Protocol: CLIBD (https://arxiv.org/abs/2405.17537), Task III of BIOSCAN-5M. Keys are the specimens of train and
-key_unseen together; queries are those of test (seen species) and of test_unseen. Over a model and a dataset, on 8 GPUs
-or one (the embeddings go to `output_dir/embeddings`; an interrupted run goes on):
+key_unseen together; queries are those of test (seen species) and of test_unseen. For a model and a dataset, on one GPU
+or several (an interrupted run continues from the embeddings in `output_dir/embeddings`):
 
     accelerate launch trainers/evaluate_clibd.py --model out/clibd --source dataset --output_dir out/retrieval \
         --baseline out/unaligned
 
-and again over the embeddings on disk, in seconds:
+Again for the embeddings on disk, in seconds:
 
     python trainers/evaluate_clibd.py --embeddings out/retrieval/embeddings --output_dir out/published --ties parity
 
-`--baseline` is measured in the same way and stands beside the model in each table and in `bars.png`: a model that was
-not aligned (`ClibdModel.from_pretrained_towers`, saved without training), or a folder of its embeddings. Chance, a key
-drawn at random, is in every table.
+`--baseline` is measured in the same way and shown in each table and in `bars.png`: a model that was not aligned
+(`ClibdModel.from_pretrained_towers`, saved without training), or a folder of its embeddings. Every table shows chance:
+a key drawn at random.
 
-In the output folder: `results.json` (every combination), `tables.md` (those that the paper reports), and with --plots
-`gallery.png` (if the photos are at `--source`), `confusion.png`, `keys.png` and `bars.png`.
+The output folder holds `results.json` (every combination), `tables.md` (those that the paper reports), and with
+--plots `confusion.png`, `keys.png`, `bars.png` and, if the source has photos, `gallery.png`.
 """
 
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     rows_of,
 )
 from bioscan_hf.evaluation.specimens import joined, load_specimens
-from bioscan_hf.files import write_text
+from bioscan_hf.files import write_text, writing
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.plots import accuracy_bars, png
@@ -59,11 +58,15 @@ from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.search.retrieve import TIES, retrieve
-from bioscan_hf.training.arguments import read_options
+from bioscan_hf.training.arguments import check_processes, option, read_options, required
 from bioscan_hf.training.clibd.batches import encoded_photo
+from bioscan_hf.training.run import run_program
 
-#: The queries of each evaluation: of seen and of unseen species.
+#: Evaluation -> splits of the queries of seen and of unseen species.
 QUERIES = {"val": ("val", "val_unseen"), "test": ("test", "test_unseen")}
+
+#: Queries of seen and of unseen species.
+PARTS = ("seen", "unseen")
 
 GALLERY_QUERIES = 6
 GALLERY_NEIGHBOURS = 3
@@ -71,78 +74,69 @@ GALLERY_NEIGHBOURS = 3
 
 @dataclass
 class EvaluateOptions:
-    """What is measured, of which model, and how."""
+    """Options of the evaluation: model or embeddings, and protocol."""
 
-    output_dir: str = field(metadata={"help": "Where the results go."})
-    model: str | None = field(default=None, metadata={"help": "Folder or Hub id of a ClibdModel with its processor."})
-    source: str | None = field(
-        default=None, metadata={"help": "Dataset to embed, and to take the photos of the gallery from."}
-    )
-    config: str = field(default="cropped_256", metadata={"help": "Photos of the source."})
-    embeddings: str | None = field(default=None, metadata={"help": "Embeddings on disk, instead of --model."})
-    baseline: str | None = field(
-        default=None, metadata={"help": "Another model, or folder of embeddings, to stand beside it."}
-    )
-    evaluate: str = field(default="test", metadata={"help": "Queries: 'test' or 'val'."})
-    key_splits: str = field(default="train+key_unseen", metadata={"help": "Splits whose specimens are the keys."})
-    combinations: list[str] = field(
-        default_factory=list, metadata={"help": "Such as 'image->dna'. If not given: all that the model allows."}
-    )
-    ranks: list[str] = field(default_factory=lambda: list(REPORTED_RANKS), metadata={"help": "Ranks, or dna_bin."})
-    top_k: list[int] = field(default_factory=lambda: [1, 3, 5], metadata={"help": "Keys, one of which must be right."})
-    ties: str = field(default="vote", metadata={"help": "'vote', or 'parity': the published rule."})
-    index: str = field(default="exact", metadata={"help": "'exact', or approximate: 'hnsw', 'ivfpq'."})
-    prototypes: str | None = field(
-        default=None, metadata={"help": "Compare with one key for each taxon of this rank, such as species."}
-    )
-    batch_size: int = field(default=64, metadata={"help": "Specimens that are embedded at once."})
-    workers: int = field(default=0, metadata={"help": "Threads that decode photos."})
-    dtype: str = field(default="auto", metadata={"help": "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU."})
-    plots: bool = field(default=False, metadata={"help": "Write the pictures."})
-    save_index: str | None = field(
-        default=None, metadata={"help": "Write an index of the keys of this modality to output_dir/index."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace results.json in output_dir."})
+    output_dir: str = required("Folder of the results.")
+    model: str | None = option(None, "Folder or Hub id of a CLIBD model with its processor.")
+    source: str | None = option(None, "Dataset to embed; also the photos of the gallery.")
+    config: str = option("cropped_256", "Image package of the source.")
+    embeddings: str | None = option(None, "Folder of embeddings, instead of --model.")
+    baseline: str | None = option(None, "Another model or folder of embeddings, to compare with.")
+    evaluate: str = option("test", "Splits of the queries: 'test' or 'val'.")
+    key_splits: str = option("train+key_unseen", "Splits of the keys.")
+    combinations: list[str] = option([], "Combinations such as 'image->dna'. Default: all of the model.")
+    ranks: list[str] = option(list(REPORTED_RANKS), "Ranks, or dna_bin.")
+    top_k: list[int] = option([1, 3, 5], "Values of k of the top-k accuracies.")
+    ties: str = option("vote", "Rule of the prediction: 'vote', or 'parity' as published.")
+    index: str = option("exact", "Search: 'exact', or approximate: 'hnsw', 'ivfpq'.")
+    prototypes: str | None = option(None, "Use one key per taxon of this rank, such as species.")
+    batch_size: int = option(64, "Specimens per forward pass.")
+    workers: int = option(0, "Threads that decode photos.")
+    dtype: str = option("auto", "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU.")
+    plots: bool = option(False, "Write the figures.")
+    save_index: str | None = option(None, "Write an index of the keys of this modality to the folder `index`.")
+    overwrite: bool = option(False, "Replace existing results.")
 
 
 def check_options(options: EvaluateOptions) -> None:
-    """Raises ValueError or FileExistsError for what no run can do, before anything is computed."""
+    """Raises ValueError or FileExistsError for options that are unknown or exclude each other."""
     if (options.model is None) == (options.embeddings is None):
         raise ValueError("Give either --model and --source, or --embeddings.")
     if options.model is not None and options.source is None:
         raise ValueError("--model needs --source, the dataset to embed.")
-    if options.evaluate not in QUERIES:
-        raise ValueError(f"evaluate is {options.evaluate!r}. Choose {' or '.join(map(repr, QUERIES))}.")
     resolve_splits(options.key_splits)
     check_top_k(options.top_k)
     check_ranks(options.ranks, dict.fromkeys(LABEL_COLUMNS))
-    choices: dict[str, tuple[str, Sequence[str]]] = {
+    choices: dict[str, tuple[str | None, Sequence[str]]] = {
+        "evaluate": (options.evaluate, tuple(QUERIES)),
         "ties": (options.ties, TIES),
         "index": (options.index, KINDS),
         "dtype": (options.dtype, ("auto", "float32", "bfloat16")),
-        "prototypes": (options.prototypes or "species", LABEL_COLUMNS),
-        "save_index": (options.save_index or "all", KEY_TYPES),
+        "prototypes": (options.prototypes, LABEL_COLUMNS),
+        "save_index": (options.save_index, KEY_TYPES),
     }
     for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}. Choose one of {', '.join(allowed)}.")
+        if value is not None and value not in allowed:
+            raise ValueError(f"--{name} is {value!r}. Choose one of {', '.join(allowed)}.")
     possible = combinations_of(MODALITIES)
     if unknown := [name for name in options.combinations if name not in possible]:
-        raise ValueError(f"Unknown combination {unknown[0]!r}. There are {', '.join(possible)}.")
-    index = Path(options.output_dir) / "index"
-    if options.save_index is not None and (index / "index.json").exists():
-        raise FileExistsError(f"{index} holds an index. Choose another output_dir, or delete it.")
-    if (Path(options.output_dir) / "results.json").exists() and not options.overwrite:
-        raise FileExistsError(f"{options.output_dir} has results. Choose another folder, or give --overwrite True.")
+        raise ValueError(f"Unknown combination {unknown[0]!r}. Choose among {', '.join(possible)}.")
+    output = Path(options.output_dir)
+    if options.save_index is not None and (output / "index/index.json").exists():
+        raise FileExistsError(f"{str(output / 'index')!r} holds an index. Delete it, or choose another --output_dir.")
+    if (output / "results.json").exists() and not options.overwrite:
+        raise FileExistsError(
+            f"{str(output)!r} has results. Choose another --output_dir, or replace them with --overwrite True."
+        )
 
 
 def embed_splits(options: EvaluateOptions, model: str, folder: Path) -> None:
     """Writes the embeddings of each split to `folder`, or continues an interrupted run."""
     kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
     if kind != "clibd":
-        raise ValueError(f"{model!r} is not a ClibdModel: its model_type is {kind!r}.")
+        raise ValueError(f"{model!r} is a model of type {kind!r}. Give a CLIBD model.")
     network, processor = ClibdModel.from_pretrained(model), ClibdProcessor.from_pretrained(model)
-    network.to(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device)
+    network.to(this_process().device)
     config = options.config if "image" in network.config.modalities else "dna"
     how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype}
     for split in splits_of(options):
@@ -150,16 +144,20 @@ def embed_splits(options: EvaluateOptions, model: str, folder: Path) -> None:
         embed_clibd(network, processor, data, folder / split, workers=max(1, options.workers), **how)
 
 
+def this_process() -> PartialState:
+    """Device and rank of this process."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def splits_of(options: EvaluateOptions) -> tuple[str, ...]:
-    """Every split that is needed, each once."""
+    """The splits of keys and queries."""
     return tuple(dict.fromkeys((*resolve_splits(options.key_splits), *QUERIES[options.evaluate])))
 
 
 def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> dict[str, Any]:
-    """The tables of one model, its sizes, and what an approximate index misses."""
+    """Retrieval tables of a model, numbers of absent modalities, and the recall of an approximate index."""
     keys = joined([specimens[split] for split in resolve_splits(options.key_splits)])
-    queries = dict(zip(("seen", "unseen"), (specimens[split] for split in QUERIES[options.evaluate]), strict=True))
-    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    queries = dict(zip(PARTS, (specimens[split] for split in QUERIES[options.evaluate]), strict=True))
     tables = evaluate_retrieval(
         keys,
         queries,
@@ -169,7 +167,7 @@ def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> di
         ties=options.ties,
         kind=options.index,
         prototype_rank=options.prototypes,
-        device=device,
+        device=this_process().device,
     )
     about: dict[str, Any] = {
         "tables": tables,
@@ -192,7 +190,7 @@ def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> di
 
 
 def table_text(models: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k: int) -> str:
-    """Markdown of the reported combinations: accuracy in percent of seen and unseen species, and harmonic mean."""
+    """Markdown tables of the reported combinations: accuracy in percent, and harmonic mean."""
     tables = {name: about["tables"] for name, about in models.items()}
     first = next(iter(tables.values()))
     shown = [name for name in REPORTED if name in first] or list(first)
@@ -206,7 +204,7 @@ def table_text(models: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k:
                     table = of_model[name]
                     parts = [table[part][average][k] for part in ("seen", "unseen", "harmonic_mean")]
                     lines.append(_line(name, model, parts, ranks))
-            chance = [first[name][part]["chance"][average][k] for part in ("seen", "unseen")]
+            chance = [first[name][part]["chance"][average][k] for part in PARTS]
             lines.append(_line(name, "chance", chance, ranks))
         lines.append("")
     sizes = first[shown[0]]
@@ -224,28 +222,26 @@ def _line(name: str, model: str, parts: Sequence[Mapping[str, float | None]], ra
 def write_plots(
     options: EvaluateOptions, specimens: Mapping[str, Specimens], models: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """The pictures, of image->dna if it was measured, else of the first combination."""
+    """Writes the figures, of image->dna if it was measured, otherwise of the first combination."""
     output, k = Path(options.output_dir), min(options.top_k)
     tables = models["model"]["tables"]
     name = "image->dna" if "image->dna" in tables else next(iter(tables))
-    spoken = name.replace("->", " \N{RIGHTWARDS ARROW} ").replace("dna", "DNA")
+    title = name.replace("->", " \N{RIGHTWARDS ARROW} ").replace("dna", "DNA")
     rank = options.ranks[-1]
-    bars: dict[str, dict[str, float | None]] = {}
-    for model, about in models.items():
-        bars[model] = _bars(about["tables"][name], options.ranks, k)
-    bars["chance"] = {
-        f"{part}\n{rank}": tables[name][part]["chance"]["macro"][k][rank]
-        for part in ("seen", "unseen")
-        for rank in options.ranks
+    measured_parts = {model: {part: about["tables"][name][part] for part in PARTS} for model, about in models.items()}
+    measured_parts["chance"] = {part: tables[name][part]["chance"] for part in PARTS}
+    bars = {
+        model: {f"{part}\n{of}": parts[part]["macro"][k][of] for part in PARTS for of in options.ranks}
+        for model, parts in measured_parts.items()
     }
-    _write(output / "bars.png", png(accuracy_bars(bars, f"{spoken}, macro top-{k} accuracy (%)")))
+    _write(output / "bars.png", accuracy_bars(bars, f"{title}, macro top-{k} accuracy (%)"))
     keys = joined([specimens[split] for split in resolve_splits(options.key_splits)])
     rows = rows_of(keys, name.split("->")[1], options.ranks)
     index = build_index(rows.vectors, rows.labels, ids=rows.ids)
     true: list[str | None] = []
     guessed: list[str | None] = []
     by_taxon, sizes = {}, {}
-    for part, split in zip(("seen", "unseen"), QUERIES[options.evaluate], strict=True):
+    for part, split in zip(PARTS, QUERIES[options.evaluate], strict=True):
         asked = rows_of(specimens[split], name.split("->")[0], options.ranks)
         found = retrieve(index, asked.vectors, k=1, ties=options.ties)
         by_taxon[part] = class_accuracies(index, found, rank, asked.labels[rank])
@@ -254,19 +250,15 @@ def write_plots(
         names = np.array([*index.classes[shown], None], object)
         true += asked.labels[shown]
         guessed += names[found.predictions[shown][:, 0]].tolist()
-    _write(output / "confusion.png", png(confusion_matrix(true, guessed, title=f"{spoken}, {shown}")))
+    _write(output / "confusion.png", confusion_matrix(true, guessed, title=f"{title}, {shown}"))
     counts = Counter(taxon for taxon in rows.labels[rank] if taxon is not None)
-    _write(output / "keys.png", png(accuracy_by_keys(by_taxon, counts, sizes)))
+    _write(output / "keys.png", accuracy_by_keys(by_taxon, counts, sizes))
     if options.source is not None and "image" in keys.embeddings:
-        _write(output / "gallery.png", png(_gallery(options, specimens, keys)))
-
-
-def _bars(table: Mapping[str, Any], ranks: Sequence[str], k: int) -> dict[str, float | None]:
-    return {f"{part}\n{rank}": table[part]["macro"][k][rank] for part in ("seen", "unseen") for rank in ranks}
+        _write(output / "gallery.png", _gallery(options, specimens, keys))
 
 
 def _gallery(options: EvaluateOptions, specimens: Mapping[str, Specimens], keys: Specimens) -> Any:
-    """Queries of seen and unseen species, in equal parts, and what they retrieve in three ways."""
+    """A figure of queries of seen and unseen species, and their neighbours in the reported combinations."""
     possible = combinations_of(list(keys.embeddings))
     shown = [name for name in REPORTED if name in possible]
     chosen: list[tuple[str, str]] = []  # split and processid
@@ -304,7 +296,7 @@ def _gallery(options: EvaluateOptions, specimens: Mapping[str, Specimens], keys:
 
 
 def _photos(options: EvaluateOptions, wanted: set[str]) -> dict[str, bytes]:
-    """Processid -> its photo as a file, for those that have one."""
+    """Processid -> its encoded photo, for specimens that have one."""
     found = {}
     for split in splits_of(options):
         data = load_bioscan5m(str(options.source), options.config, split, columns=["processid", "image"])
@@ -316,23 +308,17 @@ def _photos(options: EvaluateOptions, wanted: set[str]) -> dict[str, bytes]:
     return found
 
 
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+def _write(path: Path, figure: Any) -> None:
+    with writing(path, "wb") as file:
+        file.write(png(figure))
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """Runs the evaluation; returns what results.json holds (nothing in processes other than the first)."""
+    """Runs the evaluation, and gives the content of results.json; an empty dict in all processes but the main one."""
     (options,) = read_options(arguments, (EvaluateOptions,))
     check_options(options)
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != state.num_processes:
-        raise ValueError(
-            f"{launched} processes were launched (WORLD_SIZE), but this one sees {state.num_processes}: each would do "
-            f"all the work. On CPU, launch with ACCELERATE_USE_CPU=yes in the environment."
-        )
+    state = this_process()
+    check_processes(state.num_processes)
     start, output = time.time(), Path(options.output_dir)
     specimens: dict[str, dict[str, Specimens]] = {}
     for name, given in (("model", options.model or options.embeddings), ("baseline", options.baseline)):
@@ -370,5 +356,4 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
-    PartialState().destroy_process_group()  # its threads, left running, could abort the exit
+    run_program(lambda: main(sys.argv[1:]))

@@ -153,7 +153,7 @@ def test_the_card_shows_the_results(source, tmp_path):
     card = ModelCard((tmp_path / "run/README.md").read_text())
     accuracy = results["metrics"]["species of val"]
     assert f"| species of val | {accuracy:.4f} |" in card.content and "| ranks | dna_bin |" in card.content
-    assert "60 positions, a learned part of 8 numbers" in card.content and "(1, 8)" in card.content
+    assert "60 positions, 8 learned dimensions" in card.content and "(1, 8)" in card.content
     assert "$" not in card.content.replace("$\\", "")
     found = {(e.metric_name, e.dataset_split): e.metric_value for e in card.data.eval_results}
     assert found[("1-NN species accuracy", "val")] == accuracy and len(found) == 2

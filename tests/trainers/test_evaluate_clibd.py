@@ -1,9 +1,6 @@
 """The evaluation of CLIBD as a program: embeddings on disk, tables, pictures, baseline, index; what is refused."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
+from training_runs import as_flags, launch, results_of
 from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf.dataset.load import load_bioscan5m
@@ -109,7 +107,7 @@ def test_tables_pictures_and_index(run):
     assert len(index.vectors) < len(index)  # specimens share barcodes
 
 
-def test_again_over_embeddings_in_a_moment(run, tmp_path):
+def test_evaluation_of_embeddings_on_disk(run, tmp_path):
     """Another rule, rank and prototypes over the same embeddings, without model and data."""
     arguments = ["--embeddings", run / "embeddings", "--output_dir", tmp_path, "--ties", "parity", "--ranks", "family"]
     arguments += ["--combinations", "image->dna", "dna->dna", "--prototypes", "species", "--top_k", "1", "--plots"]
@@ -184,15 +182,9 @@ def test_rows_without_a_photo_are_absent(model, dataset, tmp_path):
 
 def test_two_processes_write_the_same(model, dataset, run, tmp_path):
     """Launched as two processes on a CPU: each computes its shards, one writes the results."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "bioscan_hf.trainers.evaluate_clibd", "--model", model, "--source", dataset]
-    command += ["--output_dir", tmp_path, "--ranks", "order", "genus", "species", "--batch_size", "32"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "yes", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ours, theirs = (json.loads((folder / "results.json").read_text())["metrics"] for folder in (run, tmp_path))
+    options = {"model": model, "source": dataset, "output_dir": tmp_path, "batch_size": 32}
+    launch("evaluate_clibd", as_flags(options | {"ranks": ["order", "genus", "species"]}))
+    ours, theirs = (results_of(folder)["metrics"] for folder in (run, tmp_path))
     assert theirs["model"]["tables"] == ours["model"]["tables"]
 
 
@@ -215,8 +207,8 @@ def test_barcodes_that_the_command_embedded(dataset, tmp_path):
         barcode_specimens(tmp_path / "e", dataset, "pretrain")
 
 
-def test_refused(model, dataset, tmp_path):
-    """Before anything is computed."""
+def test_impossible_options_are_refused(model, dataset, tmp_path):
+    """Options are checked before anything is computed."""
 
     def attempt(*arguments):
         main(["--output_dir", str(tmp_path), *map(str, arguments)])
@@ -225,7 +217,7 @@ def test_refused(model, dataset, tmp_path):
         attempt("--source", dataset)
     with pytest.raises(ValueError, match="--model needs --source"):
         attempt("--model", model)
-    with pytest.raises(ValueError, match="evaluate is 'train'. Choose 'val' or 'test'"):
+    with pytest.raises(ValueError, match="evaluate is 'train'. Choose one of val, test"):
         attempt("--embeddings", tmp_path, "--evaluate", "train")
     with pytest.raises(ValueError, match="Unknown rank: tribe"):
         attempt("--embeddings", tmp_path, "--ranks", "tribe")
@@ -243,8 +235,8 @@ def test_refused(model, dataset, tmp_path):
     assert not list(tmp_path.iterdir())
     (tmp_path / "index").mkdir()
     (tmp_path / "index/index.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="index holds an index"):
+    with pytest.raises(FileExistsError, match="index' holds an index"):
         attempt("--embeddings", tmp_path, "--save_index", "dna")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="is not a ClibdModel: its model_type is 'bert'"):
+    with pytest.raises(ValueError, match="is a model of type 'bert'. Give a CLIBD model"):
         attempt("--model", tmp_path, "--source", dataset)
