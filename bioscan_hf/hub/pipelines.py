@@ -1,11 +1,11 @@
-"""transformers' `pipeline()` for barcodes and photos: three tasks, known as soon as this package is imported.
+"""Pipelines of transformers for barcodes and photos.
 
 `pipeline("dna-classification", model=folder)` names the taxa of barcodes, `pipeline("dna-feature-extraction", ...)`
 embeds them, and `pipeline("zero-shot-species-retrieval", model=..., index=...)` names photos or barcodes by the
-nearest keys of an index. Lists, columns, generators and `KeyDataset` go in; `batch_size` changes speed, not results.
+nearest keys of an index. Inputs are lists, columns, generators or a `KeyDataset`; `batch_size` changes only the speed.
 
-The tasks need this package and load none of their code from the Hub. Without it, `pipeline("text-classification",
-model=folder, trust_remote_code=True)` does the same for a classifier of one rank.
+`import bioscan_hf.auto` registers the tasks. They need this package and load no code from the Hub. Without it,
+`pipeline("text-classification", model=folder, trust_remote_code=True)` runs a classifier of one rank.
 Shape letters: B = batch, L = tokens, D = embedding size, C = classes, K = neighbours.
 """
 
@@ -25,38 +25,37 @@ from ..models.tokenization_kmer import KmerTokenizer
 if TYPE_CHECKING:
     from ..search.index import RetrievalIndex
 
-#: Its methods are annotated for any arguments, where ours say which they take.
+#: Any: its methods take any arguments, ours take named ones.
 Pipeline: Any = base.Pipeline
 
 CLEANINGS = ("none", "barcode")
 
-#: Letters that a barcode may hold as it is: what is not A, C, G or T is an unknown k-mer to the tokenizers.
+#: Letters of a barcode. K-mers with letters other than A, C, G and T are unknown to the tokenizers.
 LETTERS = frozenset("ACGTN-RYSWKMBDHV")
 
-#: Options by name.
 Options = dict[str, Any]
 
-#: What a query of the retrieval is.
+#: Modalities of the queries of a retrieval.
 QUERIES = ("image", "dna")
 
 
 def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
-    """A barcode without white space, its letters as `clean` says.
+    """The barcode without white space, cleaned as `clean` says.
 
     Args:
-        clean: "none" takes capital letters, IUPAC codes and "-" as they are; "barcode" makes A, C, G, T and N of all,
+        clean: "none" accepts capital letters, IUPAC codes and "-"; "barcode" turns everything into A, C, G, T and N,
             as `read_sequences` does.
-        fewest: Nucleotides that the encoder needs: those of one token.
+        fewest: Nucleotides of one token: the minimum length.
 
     Raises:
-        ValueError: if it is too short or holds anything but nucleotides, or there is no such cleaning.
-        TypeError: if it is no string.
+        ValueError: if it is too short or has other letters, or `clean` is unknown.
+        TypeError: if it is not a string.
     """
     if clean not in CLEANINGS:
-        raise ValueError(f"clean={clean!r} is unknown. There are {', '.join(CLEANINGS)}.")
+        raise ValueError(f"clean={clean!r} is unknown. Allowed are {', '.join(CLEANINGS)}.")
     if not isinstance(barcode, str):
         raise TypeError(
-            f"A barcode is a string, but a {type(barcode).__name__} was given. Pass str, or a list of them."
+            f"A barcode must be a string, but a {type(barcode).__name__} was given. Pass str, or a list of str."
         )
     text = "".join(barcode.split())
     if clean == "barcode":
@@ -66,29 +65,42 @@ def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
     wrong = next((letter for letter in text if letter not in LETTERS), None)
     if wrong is not None:
         raise ValueError(
-            f"The barcode {barcode[:30]!r} holds {wrong!r}. Allowed are A, C, G, T, N, the IUPAC codes and '-', as "
+            f"The barcode {barcode[:30]!r} contains {wrong!r}. Allowed are A, C, G, T, N, the IUPAC codes and '-', as "
             f"capital letters; clean='barcode' also takes lower case and U."
         )
     if len(text) < fewest:
         raise ValueError(
-            f"The barcode {barcode[:30]!r} has {len(text)} nucleotides, but a token takes {fewest}: it has "
-            f"no embedding. Leave it out."
+            f"The barcode {barcode[:30]!r} has {len(text)} nucleotides; a token needs {fewest}. Leave it out."
         )
     return text
 
 
-class BarcodePipeline(Pipeline):
-    """What the pipelines of barcodes share: a model of barcodes in evaluation, and the tokenizer that fits it.
+class _NamedPipeline(Pipeline):
+    """What our pipelines share: they load only what they name, and take any sequence as a list."""
 
-    Raises:
-        ValueError: if the tokenizer is no `KmerTokenizer`, or of other k-mers than the model's.
-    """
-
-    _load_tokenizer = True
+    _load_tokenizer = False
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = False
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Answer for one input, or for each of a list, column, generator or torch `Dataset`."""
+        if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
+            inputs = list(inputs)
+            if not inputs:
+                return []
+        return super().__call__(inputs, **kwargs)
+
+
+class BarcodePipeline(_NamedPipeline):
+    """Base of the barcode pipelines: a model in evaluation mode and its tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer is not a `KmerTokenizer`, or has other k-mers than the model.
+    """
+
+    _load_tokenizer = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -100,14 +112,10 @@ class BarcodePipeline(Pipeline):
         read = (self.model.config.k, self.model.config.vocabulary)
         if (self.tokenizer.k, self.tokenizer.vocabulary) != read:
             raise ValueError(
-                f"The tokenizer makes k-mers of k={self.tokenizer.k}, vocabulary={self.tokenizer.vocabulary!r}, but "
-                f"the model reads k={read[0]}, vocabulary={read[1]!r}. Pass the tokenizer that it was trained with."
+                f"The tokenizer has k={self.tokenizer.k}, vocabulary={self.tokenizer.vocabulary!r}, but the model "
+                f"reads k={read[0]}, vocabulary={read[1]!r}. Pass the tokenizer that it was trained with."
             )
         self.model.eval()
-
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Answers for one barcode, or for each of a list, column, generator or torch `Dataset` of them."""
-        return _call(super().__call__, inputs, kwargs)
 
     def preprocess(self, barcode: Any, clean: str = "none") -> dict[str, torch.Tensor]:
         """Ids and mask (1, L) of a barcode."""
@@ -118,13 +126,13 @@ class BarcodePipeline(Pipeline):
 class DnaClassificationPipeline(BarcodePipeline):
     """Names the taxa of barcodes: `pipeline("dna-classification", model=folder)`.
 
-    An answer is a list of {"label", "score"}, the most probable first; scores are probabilities. A classifier of
-    several ranks lists, rank by rank from the highest, {"rank", "label", "score"}: first the taxon on the most
-    probable path down the tree, so that each first label lies below the one before, then others by their probability.
-    A label of None stands for "none of the classes of this rank".
+    An answer is a list of {"label", "score"}, most probable first; scores are probabilities. A classifier of several
+    ranks lists {"rank", "label", "score"} from the highest rank down. The first label of each rank is on the most
+    probable path of the tree, so it belongs to the first label of the rank above; others follow by probability. The
+    label None means "none of the classes of this rank".
 
     Args:
-        top_k: Taxa of each rank; None is all.
+        top_k: Taxa per rank; None gives all.
         clean: "none" or "barcode", see `check_barcode`.
 
     Example:
@@ -138,7 +146,7 @@ class DnaClassificationPipeline(BarcodePipeline):
         trained = any("SequenceClassification" in name for name in config.architectures or ())
         if not trained and config.taxa is None and set(config.id2label.values()) <= {"LABEL_0", "LABEL_1"}:
             raise ValueError(
-                "The model has no names of taxa: its classifier was never trained. Fine-tune it first, or use "
+                "The model has no names of taxa, so its classifier was never trained. Fine-tune it first, or use "
                 "'dna-feature-extraction'."
             )
 
@@ -172,13 +180,13 @@ class DnaClassificationPipeline(BarcodePipeline):
 
 
 class DnaFeatureExtractionPipeline(BarcodePipeline):
-    """Embeds barcodes: `pipeline("dna-feature-extraction", model=folder)` gives D numbers for each.
+    """Embeds barcodes: `pipeline("dna-feature-extraction", model=folder)` returns D numbers for each.
 
     For many barcodes, `embed` is faster: it computes equal barcodes once and resumes.
 
     Args:
-        tokens: Give the vectors of the barcode's tokens, (L, D) without padding, instead of the pooled embedding.
-        return_tensors: Give torch tensors instead of lists.
+        tokens: Return the token vectors (L, D) without padding instead of the pooled embedding.
+        return_tensors: Return torch tensors instead of lists.
         clean: "none" or "barcode", see `check_barcode`.
     """
 
@@ -191,7 +199,7 @@ class DnaFeatureExtractionPipeline(BarcodePipeline):
             return {"embedding": outputs.pooler_output.float()}
         if "last_hidden_state" not in outputs:
             raise ValueError(
-                f"{type(self.model).__name__} embeds barcodes, but makes no vectors of tokens. Leave tokens out."
+                f"{type(self.model).__name__} embeds barcodes, but has no token vectors. Leave tokens out."
             )
         return {"tokens": outputs.last_hidden_state.float(), "attention_mask": inputs["attention_mask"]}
 
@@ -204,33 +212,29 @@ class DnaFeatureExtractionPipeline(BarcodePipeline):
         return vectors if return_tensors else vectors.tolist()
 
 
-class ZeroShotSpeciesRetrievalPipeline(Pipeline):
-    """Names photos or barcodes by the nearest keys of an index, among them species that no model was trained on.
+class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
+    """Names photos or barcodes by the nearest keys of an index, also for species without training data.
 
-    `pipeline("zero-shot-species-retrieval", model=clibd, index=index)`; both are folders or repositories of the Hub.
-    An answer is a list of {"rank", "label", "score", "keys"}: the distinct names of the nearest keys, the nearest
-    first; the score is the cosine of the name's nearest key, and `keys` how many of the nearest keys have it. A label
-    of None stands for keys whose name at that rank is not known.
+    `pipeline("zero-shot-species-retrieval", model=clibd, index=index)`; both are folders or Hub repositories.
+    An answer is a list of {"rank", "label", "score", "keys"} with the distinct names of the nearest keys, nearest
+    first. The score is the cosine of the nearest key with that name, and `keys` the number of nearest keys that have
+    it. The label None stands for keys without a name at that rank.
 
     Args:
-        index: Folder that `save_index` wrote, dataset repository that `push_index` made, or a `RetrievalIndex`.
+        index: Folder written by `save_index`, dataset repository made by `push_index`, or a `RetrievalIndex`.
         index_revision: Branch, tag or commit of the repository.
-        modality: What the inputs are: "image" (PIL images, paths, bytes or arrays) or "dna" (strings). None is photos
-            where the model has an encoder of them.
-        top_k: Nearest keys that answer.
-        ranks: Ranks that are answered.
-        ties: How equally near keys are ordered, "vote" or "parity", see `retrieval`.
-        clean: Of barcodes, see `check_barcode`.
+        modality: "image" (PIL images, paths, bytes or arrays) or "dna" (strings). None is "image" if the model has an
+            image encoder.
+        top_k: Number of nearest keys.
+        ranks: Ranks of the answer.
+        ties: Order of equally near keys, "vote" or "parity", see `search.retrieve`.
+        clean: For barcodes, see `check_barcode`.
 
     Raises:
-        ValueError: if no index is given, the model is no CLIBD, or the keys are of another space than its embeddings.
+        ValueError: if no index is given, the model is not a CLIBD model, or the index has another dimension.
     """
 
     _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
 
     def __init__(
         self,
@@ -243,22 +247,18 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
         if self.model.config.model_type != "clibd":
             raise ValueError(f"{self.task} takes a CLIBD model, not {type(self.model).__name__}.")
         if index is None:
-            raise ValueError(f"{self.task} needs the keys to compare with: pass index=, a folder or a repository.")
+            raise ValueError(f"{self.task} needs reference keys: pass index=, a folder or a repository.")
         self.index = open_index(index, index_revision)
         width, size = self.index.vectors.shape[1], self.model.config.projection_dim
         if width != size:
             raise ValueError(
-                f"The keys of the index have {width} dimensions, but the model's embeddings {size}: both must come "
-                f"from the same model. Build the index with this one."
+                f"The keys of the index have {width} dimensions, but the model's embeddings {size}. Build the index "
+                f"with this model."
             )
         self.model.eval()
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Answers for one photo or barcode, or for each of a list, column, generator or torch `Dataset` of them."""
-        return _call(super().__call__, inputs, kwargs)
-
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Writes the model and the processor; the index is saved by `save_index`."""
+        """Writes the model and the processor. `save_index` writes the index."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -267,11 +267,11 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
         modality = given.get("modality")
         if modality is not None and (modality not in QUERIES or modality not in self.model.config.modalities):
             possible = " and ".join(name for name in QUERIES if name in self.model.config.modalities)
-            raise ValueError(f"modality={modality!r} is not possible. This model takes {possible}.")
+            raise ValueError(f"modality={modality!r} is not possible. Allowed are {possible}.")
         return options
 
     def preprocess(self, query: Any, modality: str | None = None, clean: str = "none") -> dict[str, torch.Tensor]:
-        """Inputs of the model for one query."""
+        """Model inputs for one query."""
         if (modality or self.model.config.modalities[0]) == "image":
             return dict(self.processor(images=[query], names=["The query"]))
         barcode = check_barcode(query, clean, self.processor.dna_tokenizer.k)
@@ -284,7 +284,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
         ranks: Sequence[str] = ("species",),
         ties: str = "vote",
     ) -> dict[str, torch.Tensor]:
-        """Cosines (B, K) of the nearest keys, and the codes (B, K) of their taxa at each rank."""
+        """Cosines (B, K) of the nearest keys, and label ids (B, K) of each rank."""
         from ..search.retrieve import retrieve
 
         missing = [rank for rank in ranks if rank not in self.index.codes]
@@ -299,7 +299,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
         return {"cosines": torch.from_numpy(found.similarities)} | codes
 
     def postprocess(self, outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-        """The answer for cosines and codes (1, K)."""
+        """The answer for cosines and label ids (1, K)."""
         answers = []
         cosines = outputs["cosines"][0].tolist()
         for rank in (name for name in outputs if name != "cosines"):
@@ -312,7 +312,7 @@ class ZeroShotSpeciesRetrievalPipeline(Pipeline):
 
 
 def open_index(index: str | Path | RetrievalIndex, revision: str | None = None) -> RetrievalIndex:
-    """An index of keys: itself, from the folder of that name, or else from a dataset repository of the Hub."""
+    """An index from a folder or from a dataset repository of the Hub."""
     from ..search.index import RetrievalIndex, load_index
 
     if isinstance(index, RetrievalIndex):
@@ -325,35 +325,26 @@ def open_index(index: str | Path | RetrievalIndex, revision: str | None = None) 
 
 
 def register_pipelines() -> None:
-    """Makes the tasks known to transformers, which then saves none of this code beside a model."""
+    """Registers the tasks with transformers."""
     for task, pipeline, auto, kind in (
         ("dna-classification", DnaClassificationPipeline, AutoModelForSequenceClassification, "text"),
         ("dna-feature-extraction", DnaFeatureExtractionPipeline, AutoModel, "text"),
         ("zero-shot-species-retrieval", ZeroShotSpeciesRetrievalPipeline, AutoModel, "multimodal"),
     ):
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type=kind)
-        # A model that `save_pretrained` of a pipeline wrote with its code would open with trust_remote_code alone.
+        # Otherwise `save_pretrained` saves our code beside the model, which then needs trust_remote_code.
         del pipeline._registered_impl
 
 
 def _sorted_options(
     given: Options, preprocess: Sequence[str], forward: Sequence[str], postprocess: Sequence[str]
 ) -> tuple[Options, Options, Options]:
-    """The options of each step, only those that are given: what is left out keeps the value that the pipeline has."""
+    """The given options of each step. Options that are not given keep the values of the constructor."""
     known = (*preprocess, *forward, *postprocess)
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise TypeError(f"Unknown option {unknown[0]!r} of the pipeline. There are {', '.join(known)}.")
+        raise TypeError(f"Unknown option {unknown[0]!r} of the pipeline. Allowed are {', '.join(known)}.")
     first, second, third = (
         {name: given[name] for name in step if name in given} for step in (preprocess, forward, postprocess)
     )
     return first, second, third
-
-
-def _call(call: Any, inputs: Any, kwargs: dict[str, Any]) -> Any:
-    """Runs a pipeline, with any sequence as a list."""
-    if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
-        inputs = list(inputs)
-        if not inputs:
-            return []
-    return call(inputs, **kwargs)

@@ -1,4 +1,4 @@
-"""The metrics of metrics/ give the numbers of the functions: loaded by path, by class, combined, by several processes."""
+"""The metrics of metrics/ give the numbers of the functions, however they are loaded, combined or distributed."""
 
 import doctest
 import json

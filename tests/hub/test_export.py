@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_bert, tiny_clibd
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.hub.export import export_onnx, export_sentence_transformers
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel

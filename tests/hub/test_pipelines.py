@@ -1,4 +1,4 @@
-"""`pipeline()` of transformers with our tasks: what comes out, in what form, and what is refused."""
+"""The pipelines: answers, inputs of every kind, and refused inputs."""
 
 import json
 import subprocess
@@ -13,6 +13,7 @@ from tiny import TREE, tiny_bert, tiny_clibd
 from transformers import PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
@@ -37,7 +38,7 @@ def draw(count, length, seed=0):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Kind of classifier -> (model, folder with its tokenizer)."""
+    """Kind of model -> (model, folder with its tokenizer)."""
     names = {0: "Diptera", 1: "Araneae", 2: "Coleoptera"}
     one = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
     found = {}
@@ -64,7 +65,7 @@ def logits_of(model, barcodes):
 
 
 def test_one_rank(folders):
-    """The softmax of the logits, the most probable name first."""
+    """The softmax of the logits, most probable name first."""
     model, folder = folders["one"]
     pipe = pipeline("dna-classification", model=folder, device="cpu")
     expected = logits_of(model, BARCODES).softmax(1)
@@ -79,7 +80,7 @@ def test_one_rank(folders):
 
 
 def test_several_ranks_are_consistent(folders):
-    """The first label of a rank lies on the path that the model predicts, and the others follow by probability."""
+    """The first label of a rank is on the predicted path; the others follow by probability."""
     model, folder = folders["several"]
     pipe = pipeline("dna-classification", model=folder, device="cpu")
     barcodes = draw(20, 24)
@@ -120,7 +121,7 @@ def test_none_of_the_classes():
 
 
 def test_probabilities_of_all_classes():
-    """Those of the predicted taxa are what `predict_taxa` says, and classes below a taxon sum to its own."""
+    """Predicted taxa have the probabilities of `predict_taxa`; classes below a taxon sum to its probability."""
     generator = torch.Generator().manual_seed(3)
     logits = [torch.randn(50, len(names), generator=generator) * 2 for names in TREE["taxa"].values()]
     parents = list(TREE["parents"].values())
@@ -132,8 +133,8 @@ def test_probabilities_of_all_classes():
     torch.testing.assert_close(probabilities[1][:, :2].sum(1), probabilities[0][:, 0])  # families 0 and 1 of order 0
 
 
-def test_any_container_and_batch_size_give_the_same(folders):
-    """A list, tuple, column, generator and `KeyDataset`; options of the constructor hold until a call's."""
+def test_every_container_and_batch_size_give_the_same_answers(folders):
+    """A list, tuple, column, generator and `KeyDataset`. Options of a call override those of the constructor."""
     pipe = pipeline("dna-classification", model=folders["several"][1], device="cpu", top_k=2, clean="barcode")
     one_by_one = [pipe(barcode) for barcode in BARCODES]
     assert len(one_by_one[0]) == 6 and len(pipe(BARCODES[0], top_k=1)) == 3
@@ -155,14 +156,14 @@ def flat(answers):
 @pytest.mark.parametrize(
     ("inputs", "options", "error", "message"),
     [
-        ("", {}, ValueError, "has 0 nucleotides, but a token takes 2"),
+        ("", {}, ValueError, "has 0 nucleotides; a token needs 2"),
         (["ACGT", "A"], {}, ValueError, "'A' has 1 nucleotides"),
-        ("ACGTX", {}, ValueError, "holds 'X'"),
+        ("ACGTX", {}, ValueError, "contains 'X'"),
         ("acgt", {}, ValueError, "clean='barcode' also takes lower case"),
-        ("ACGTX", {"clean": "barcode"}, ValueError, "holds 'X'"),
+        ("ACGTX", {"clean": "barcode"}, ValueError, "contains 'X'"),
         ("NNNN", {"clean": "barcode"}, ValueError, "has 0 nucleotides"),
         (["ACGT", None], {}, TypeError, "NoneType was given"),
-        ("ACGT", {"clean": "yes"}, ValueError, "There are none, barcode"),
+        ("ACGT", {"clean": "yes"}, ValueError, "Allowed are none, barcode"),
         ("ACGT", {"top_k": 0}, ValueError, "give 1 or more"),
         ("ACGT", {"topk": 3}, TypeError, "Unknown option 'topk'"),
     ],
@@ -174,7 +175,7 @@ def test_refused_barcodes_and_options(folders, inputs, options, error, message):
 
 
 def test_refused_models_and_tokenizers(folders, tmp_path):
-    """A classifier that no one trained, and k-mers that the model does not read, would answer nonsense."""
+    """An untrained classifier and a tokenizer with other k-mers are refused."""
     with pytest.raises(ValueError, match="its classifier was never trained"):
         pipeline("dna-classification", model=folders["masked lm"][1], device="cpu")
     with pytest.raises(ValueError, match="k=3, vocabulary='barcodebert', but the model reads k=2"):
@@ -203,7 +204,7 @@ print(json.dumps(pipe(json.loads(sys.argv[2]), top_k=3, padding="max_length", tr
 
 
 def test_the_standard_pipeline_without_this_package(folders):
-    """A classifier of one rank answers the same through transformers' own task and the code beside the weights."""
+    """A classifier of one rank gives the same answers with the standard task and the code beside the weights."""
     folder = folders["one"][1]
     done = subprocess.run(
         [sys.executable, "-c", REMOTE, folder, json.dumps(BARCODES)],
@@ -223,7 +224,7 @@ def test_the_standard_pipeline_without_this_package(folders):
 
 @pytest.mark.parametrize("kind", ["mean", "masked lm", "several"])
 def test_embeddings_are_those_of_embed(folders, kind):
-    """From the folder of any head, and pooled over padding where the model was trained so."""
+    """For the folder of every head, and for pooling over padding."""
     folder = folders[kind][1]
     pipe = pipeline("dna-feature-extraction", model=folder, device="cpu")
     table = Dataset.from_dict({"processid": list("abcde"), "dna_barcode": BARCODES})
@@ -234,7 +235,7 @@ def test_embeddings_are_those_of_embed(folders, kind):
     assert isinstance(single, torch.Tensor) and single.shape == (16,)
 
 
-def test_vectors_of_tokens(folders):
+def test_token_vectors(folders):
     """Without padding: a barcode of 8 nucleotides has 4 tokens of 2; their mean is the embedding."""
     pipe = pipeline("dna-feature-extraction", model=folders["several"][1], device="cpu")
     tokens = pipe(BARCODES[:3], tokens=True, return_tensors=True, batch_size=3)
@@ -246,12 +247,12 @@ def test_vectors_of_tokens(folders):
     region.fit_region([tuple(map(torch.from_numpy, tokenizer.encode_column(draw(30, 24))))])
     aligned = pipeline("dna-feature-extraction", model=region, tokenizer=tokenizer, device="cpu")
     assert len(aligned(BARCODES[0])) == 4
-    with pytest.raises(ValueError, match="makes no vectors of tokens"):
+    with pytest.raises(ValueError, match="has no token vectors"):
         aligned(BARCODES[0], tokens=True)
 
 
 def test_half_precision_and_device(folders):
-    """The model goes where it is told; answers are float32 on the CPU whatever it computes in."""
+    """Answers are float32 on the CPU for every dtype and device of the model."""
     pipe = pipeline("dna-feature-extraction", model=folders["several"][1], device="cpu", dtype=torch.bfloat16)
     assert pipe.model.dtype == torch.bfloat16 and pipe.device == torch.device("cpu")
     assert pipe(BARCODES[0], return_tensors=True).dtype == torch.float32
@@ -293,15 +294,15 @@ def retrieval(clibd):
 
 
 def test_a_barcode_finds_itself(clibd, retrieval):
-    """A key's own barcode is nearest to it, with a cosine of 1, at every rank that is asked for."""
+    """The barcode of a key is nearest to it, with a cosine of 1, at every rank."""
     answers = retrieval(draw(6, 40), modality="dna", top_k=1, ranks=["genus", "species"], batch_size=4)
     for answer, genus, species in zip(answers, clibd["labels"]["genus"], clibd["labels"]["species"], strict=True):
         assert [(entry["rank"], entry["label"]) for entry in answer] == [("genus", genus), ("species", species)]
         assert [entry["score"] for entry in answer] == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_photos_by_a_slow_rule(clibd, retrieval):
-    """Of the nearest keys, each name once, with its nearest cosine and the number of its keys; all 6 keys answer."""
+def test_photos_equal_a_slow_reference(clibd, retrieval):
+    """Each name once, with its largest cosine and its number of keys; top_k is all 6 keys."""
     answers = retrieval(clibd["photos"], top_k=6, batch_size=3)
     batch = retrieval.processor(images=clibd["photos"])
     with torch.no_grad():
@@ -316,7 +317,7 @@ def test_photos_by_a_slow_rule(clibd, retrieval):
 
 
 def test_photos_of_any_kind(clibd, retrieval, tmp_path):
-    """PIL, array, path, bytes and what `datasets` gives, one by one and together."""
+    """PIL, array, path, bytes and the dictionaries of `datasets`, one by one and together."""
     photo = clibd["photos"][0]
     photo.save(tmp_path / "a.png")
     encoded = (tmp_path / "a.png").read_bytes()
@@ -361,7 +362,7 @@ def test_refused_retrieval(clibd, retrieval, folders, tmp_path):
         pipeline(task, model=clibd["folder"], index=build_index(np.eye(3), {}), device="cpu")
     with pytest.raises(FileNotFoundError, match="no index.json"):
         pipeline(task, model=clibd["folder"], index=tmp_path, device="cpu")
-    with pytest.raises(ValueError, match="modality='text' is not possible. This model takes image and dna"):
+    with pytest.raises(ValueError, match="modality='text' is not possible. Allowed are image and dna"):
         retrieval("Diptera", modality="text")
     with pytest.raises(ValueError, match="no rank 'family'. It has species, genus"):
         retrieval(clibd["photos"][0], ranks=["family"])
