@@ -1,4 +1,4 @@
-"""Results files and the cards that are rendered from them."""
+"""Results files, and folders stripped from their text."""
 
 import json
 import subprocess
@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from bioscan_hf import provenance as results
-from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.cards import table
+from bioscan_hf.dataset.card import dataset_card
+from bioscan_hf.files import read_json, write_json
 
 
-def test_results_hold_metrics_and_what_made_them(tmp_path):
+def test_results_hold_metrics_and_provenance(tmp_path):
     path = tmp_path / "new" / "results.json"
     written = results.write_results(path, task="t", metrics={"a": 0.5}, seconds=1.5)
     assert json.loads(path.read_text()) == written
@@ -22,7 +23,7 @@ def test_results_hold_metrics_and_what_made_them(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_command_names_the_program_and_no_folder_of_the_machine(tmp_path):
+def test_command_is_recorded_without_folders(tmp_path):
     code = f"from bioscan_hf.provenance import *; write_results({str(tmp_path / 'r.json')!r}, task='t', metrics={{}})"
     program = tmp_path / "some" / "where.py"
     program.parent.mkdir()
@@ -33,8 +34,8 @@ def test_command_names_the_program_and_no_folder_of_the_machine(tmp_path):
     assert command == "where.py --a 'b c' x.csv --work=w here/y --b=1"
 
 
-def test_a_results_file_names_no_folder_of_the_machine(tmp_path):
-    """It is pushed beside a model. A Hub id, a relative path and a text that holds a slash are no folders of it."""
+def test_results_file_has_no_folders(tmp_path):
+    """A Hub id, a relative path and a text with a slash stay."""
     about = {
         "dataset": str(tmp_path / "release"),
         "model": {"path": str(tmp_path / "out"), "parameters": 3},
@@ -47,32 +48,70 @@ def test_a_results_file_names_no_folder_of_the_machine(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ("/home/ann/data", "data"),
+        ("/home/My Data/x y.csv", "x y.csv"),
+        ("/home/Lee, Ann/data", "data"),
+        ("C:\\Users\\Ann Lee\\data", "data"),
+        ("\\\\server\\share\\our data\\x.csv", "x.csv"),
+        ("file:///home/ann/x.csv", "x.csv"),
+        ("~/data/x", "x"),
+        ("no photo a/b/c.jpg in /home/ann/my_release, /mnt/x/B.zip", "no photo a/b/c.jpg in my_release, B.zip"),
+        ("in /data/my stuff/new things/x.csv, row 3", "in x.csv, row 3"),
+        ("read /data/a.zip then images/x.jpg", "read a.zip then images/x.jpg"),
+        ("see \\\\srv\\d$\\x.csv and C:\\Users\\Ann Lee\\y.csv", "see x.csv and y.csv"),
+        ("C:\\data\\m.csv, row 3: 1/2 of 'a/b'", "m.csv, row 3: 1/2 of 'a/b'"),
+        ("'/home/Lee, Ann/y.csv' and \"C:\\\\Users\\\\Ann\\\\z.csv\"", "'y.csv' and \"z.csv\""),
+        ("/data/a and /data/b", "a and b"),
+        ("PATH=/home/a/b:/home/c/d", "PATH=b:d"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("hf://datasets/a/b", "hf://datasets/a/b"),
+        ("org/name", "org/name"),
+        ("2020/01/02", "2020/01/02"),
+        ("1 / 2", "1 / 2"),
+        ("/", "/"),
+    ],
+)
+def test_folders_are_stripped(text, stripped):
+    """POSIX, Windows and UNC paths, also with spaces and inside longer texts."""
+    assert results.without_folders(text) == stripped
+    assert results.without_folders({"a": [text, 1], "b": (text,)}) == {"a": [stripped, 1], "b": [stripped]}
+
+
+def test_stripping_folders_is_fast():
+    """Time is linear in the length of the text."""
+    for text in ("/" + "a b." * 50_000, "/a" * 100_000, "\\" * 100_000, "'" + "/a b" * 50_000):
+        results.without_folders(text)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read as JSON .*Is it whole"),
-        ("[1]", "holds a list, but has to hold an object"),
+        ("{", "cannot be read as JSON .*Is the file complete"),
+        ("[1]", "holds a list instead of an object"),
         ("[" * 200_000, "cannot be read as JSON .*recursion"),
         ('{"rows": 3}', "has no field 'kind'"),
-        ('{"rows": "3", "kind": "x"}', r"'rows' in .*r.json' is a str \(3\), but has to be a int"),
+        ('{"rows": "3", "kind": "x"}', r"'rows' in .*r.json' is a str \(3\) instead of a int"),
         ('{"rows": true, "kind": "x"}', "is a bool"),
         ('{"rows": null, "kind": "x"}', "is a NoneType"),
     ],
     ids=lambda text: text[:20],
 )
-def test_json_that_is_not_as_it_must_be_is_told_by_file_and_field(tmp_path, text, message):
+def test_wrong_json_is_named_by_file_and_field(tmp_path, text, message):
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"r.json.*{message}" if not message.startswith("'") else message):
-        results.read_json(path, {"rows": int, "kind": str})
+        read_json(path, {"rows": int, "kind": str})
     path.write_text('{"rows": 3, "kind": "x", "more": []}')
-    assert results.read_json(path, {"rows": int, "kind": str}) == {"rows": 3, "kind": "x", "more": []}
+    assert read_json(path, {"rows": int, "kind": str}) == {"rows": 3, "kind": "x", "more": []}
 
 
-def test_half_written_file_is_never_visible(tmp_path):
+def test_a_half_written_file_is_never_visible(tmp_path):
     path = tmp_path / "r.json"
-    results.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        results.write_json(path, {"a": object()})
+        write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
 
 
