@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +74,7 @@ def first_of_each_barcode(data: Dataset) -> npt.NDArray[np.int64]:
 
     Trailing N does not count; rows without a barcode are left out.
     """
-    digests = _digests_of(data, None)
+    digests = _digests_of(data, barcode_digests)
     rows = np.flatnonzero(digests != b"")
     return np.sort(rows[np.unique(digests[rows], return_index=True)[1]]).astype(np.int64)
 
@@ -85,13 +86,21 @@ def published_unique_barcodes(
 
     Its rule: shuffle all rows of the metadata with seed 0, keep the first of each barcode (compared after cutting to
     `max_nucleotides` and without trailing N), and restore the order. The draw depends on the position of a row in the
-    whole CSV, so `data` must hold all its rows in its order (see `published_unique_ids`). All rows without a barcode
-    count as one barcode. `first_of_each_barcode` needs only the rows of one split.
+    whole CSV, so `data` must hold all its rows in its order (see `published_unique_ids`). Missing barcodes count as
+    one barcode, and barcodes of N only as another. `first_of_each_barcode` needs only the rows of one split.
 
     Args:
         data: Has the column `dna_barcode`.
     """
-    return kept_by_shuffle(_digests_of(data, max_nucleotides))
+    return kept_by_shuffle(_digests_of(data, partial(published_digests, max_nucleotides=max_nucleotides)))
+
+
+def published_digests(barcodes: pa.ChunkedArray | pa.Array, max_nucleotides: int | None) -> npt.NDArray[np.bytes_]:
+    """Digests (n,) by which `bioscan-dataset` compares barcodes: those of N only differ from missing ones."""
+    digests = barcode_digests(barcodes, max_nucleotides)
+    present = pc.is_valid(barcodes).to_numpy(zero_copy_only=False)
+    digests[present & (digests == b"")] = b"N"
+    return digests
 
 
 def kept_by_shuffle(digests: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
@@ -102,10 +111,12 @@ def kept_by_shuffle(digests: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
     return np.sort(shuffled[first]).astype(np.int64)
 
 
-def _digests_of(data: Dataset | pa.Table, max_nucleotides: int | None) -> npt.NDArray[np.bytes_]:
+def _digests_of(
+    data: Dataset | pa.Table, digests: Callable[[pa.ChunkedArray | pa.Array], npt.NDArray[np.bytes_]]
+) -> npt.NDArray[np.bytes_]:
     if isinstance(data, pa.Table):
         blocks: Iterable[pa.Table | pa.RecordBatch] = data.select(["dna_barcode"]).to_batches(_BLOCK)
     else:
         blocks = data.select_columns("dna_barcode").with_format("arrow").iter(_BLOCK)
-    found = [barcode_digests(block["dna_barcode"], max_nucleotides) for block in blocks]
+    found = [digests(block["dna_barcode"]) for block in blocks]
     return np.concatenate(found) if found else np.empty(0, f"S{DIGEST_BYTES}")

@@ -1,4 +1,4 @@
-"""README.md of a dataset folder, from its build. The template is `dataset_script/dataset_card.md`."""
+"""README.md of a dataset folder. The template is `dataset_script/dataset_card.md`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ def dataset_card(
     fingerprints: Mapping[str, str],
     statistics: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """README.md of a dataset folder: the YAML by which `load_dataset` finds configs and splits, and a description.
+    """README.md of a dataset folder: YAML with configs and splits for `load_dataset`, and a description.
 
     Args:
-        source: Name of the file the dataset was built from.
-        configs: Those that were built.
+        source: Name of the file that the dataset was built from.
+        configs: Configs that were built.
         counts: Split -> rows.
-        fingerprints: Config -> fingerprint of its content. It goes into the YAML because the cache of `load_dataset`
-            knows a local folder by its last name and this YAML alone: without it, another folder "dataset", or a
-            rebuilt one, would load the rows of the first.
-        statistics: For each split, and for the total, its `split`, `samples`, `barcodes` and `species`; without them
-            the table of splits has the rows alone.
+        fingerprints: Config -> fingerprint of its content. The cache of `load_dataset` identifies a local folder by
+            its name and this YAML only; the fingerprint keeps two folders "dataset" apart.
+        statistics: `split`, `samples`, `barcodes` and `species` of each split and of the total; without them the table
+            of splits has only rows.
     """
     default = next((config for config in configs if config != "dna"), "dna")
     header = {

@@ -1,7 +1,7 @@
-"""Rows as a training loop takes them: a map-style torch dataset with the arguments and keys of `bioscan-dataset`.
+"""`to_torch`: a map-style torch dataset with the arguments and keys of the `bioscan-dataset` package.
 
-`to_torch` stands where a loop said BIOSCAN5M(...), over what `load_bioscan5m` returns. Beside it, the rule by which
-that package keeps one specimen of each barcode. Source: its behaviour, 1.3 (https://github.com/bioscan-ml/dataset).
+It replaces BIOSCAN5M(...) of that package. `published_unique_ids` is that package's rule for repeated barcodes.
+Source: version 1.3 of https://github.com/bioscan-ml/dataset.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from torch.utils.data import default_collate
 
-from ..barcodes import barcode_digests, kept_by_shuffle
+from ..barcodes import kept_by_shuffle, published_digests
 from ..labels import LabelMaps
 from ..release.columns import NUMBERS
 from ..release.layout import find_metadata
 from ..release.tables import read_strings
 from ..schema import MAX_NUCLEOTIDES
 
-#: Names under which a modality or target may be asked for, beside the column's own.
+#: Other names of modalities and targets -> columns.
 ALIASES = {"dna": "dna_barcode", "barcode": "dna_barcode", "uri": "dna_bin"}
 
 TARGET_FORMATS = ("index", "text")
@@ -48,13 +48,13 @@ def to_torch(
 ) -> TorchRows:
     """A map-style torch dataset over the rows of `dataset`, as tuples or dicts.
 
-    A tuple holds the modalities, then the target. A dict holds each modality under the name it was asked for by, of
-    each target type the name (`species`) and the id (`species_index`), and the `target`. A missing id is -1, a missing
-    name or text "", a missing number NaN, so that `torch.utils.data.default_collate` takes every row whose photo
-    `transform` turns into a tensor; `collate` takes the others as well.
+    A tuple holds the modalities, then the target. A dict holds each modality under its given name, the name
+    (`species`) and the id (`species_index`) of each target type, and the `target`. A missing id is -1, a missing name
+    or text "", a missing number NaN, so `torch.utils.data.default_collate` accepts every row whose photo `transform`
+    turns into a tensor; `collate` accepts the others as well.
 
     Args:
-        dataset: From `load_bioscan5m` (or another loader of this package); its order is kept.
+        dataset: From `load_bioscan5m` or another loader of this package; its order is kept.
         modality: "image", "dna", or any other column.
         target_type: Ranks or "dna_bin"; () makes the target None.
         target_format: "index" or "text".
@@ -62,11 +62,11 @@ def to_torch(
         transform: Called with the PIL image.
         dna_transform: Called with the barcode.
         target_transform: Called with the target; a tuple if there are several target types.
-        maps: Label ids of the release (`load_label_maps`). Needed where the dataset has no column `<target>_index`,
-            that is, was loaded without `ranks`.
+        maps: Label ids of the release (`load_label_maps`). Needed if the dataset has no column `<target>_index`,
+            because it was loaded without `ranks`.
 
     Raises:
-        ValueError: unknown format or column, or label ids that can be had from neither the dataset nor `maps`.
+        ValueError: for an unknown format or column, or label ids that are neither in the dataset nor in `maps`.
     """
     modalities = [modality] if isinstance(modality, str) else list(modality)
     targets = [ALIASES.get(t, t) for t in ([target_type] if isinstance(target_type, str) else target_type)]
@@ -76,14 +76,14 @@ def to_torch(
     if output_format not in OUTPUT_FORMATS:
         raise ValueError(f"Unknown output_format: {output_format!r}. Choose {' or '.join(OUTPUT_FORMATS)}.")
     if target_transform is not None and not targets:
-        raise ValueError("target_transform is given, but target_type is empty: name a target, or leave it out.")
+        raise ValueError("target_transform is given, but target_type is empty: give a target type, or leave it out.")
     with_ids = target_format == "index" or output_format == "dict"
     stored = [f"{name}_index" for name in targets if with_ids and f"{name}_index" in dataset.column_names]
     needed = [name for name in targets if with_ids and f"{name}_index" not in stored]
     _check_columns(dataset, modalities, targets, needed, maps)
     used = {*(ALIASES.get(name, name) for name in modalities), *targets, *stored}
     return TorchRows(
-        # Columns that no row shows are not read.
+        # Unused columns are not read.
         dataset.with_format(None).select_columns([name for name in dataset.column_names if name in used]),
         modalities,
         targets,
@@ -99,12 +99,12 @@ def to_torch(
 def _check_columns(
     dataset: Dataset, modalities: Sequence[str], targets: Sequence[str], needed: Sequence[str], maps: LabelMaps | None
 ) -> None:
-    """Raises ValueError for a column that is not there, or one of those `needed` in `maps` that is not."""
+    """Raises ValueError for a missing column, or a `needed` column without label ids in `maps`."""
     has = f"This dataset has {', '.join(dataset.column_names)}."
     for name in modalities:
         if ALIASES.get(name, name) not in dataset.column_names:
             advice = " Load a config with photos, such as 'cropped_256'." if name == "image" else ""
-            raise ValueError(f"Unfamiliar modality: {name!r}. {has}{advice}")
+            raise ValueError(f"Unknown modality {name!r}. {has}{advice}")
     for name in targets:
         if name not in dataset.column_names:
             raise ValueError(f"Unknown target_type {name!r}. {has}")
@@ -117,7 +117,7 @@ def _check_columns(
 
 @dataclass(eq=False)
 class TorchRows(torch.utils.data.Dataset[Any]):
-    """What `to_torch` returns; it reads the rows of a batch together."""
+    """Result of `to_torch`; the rows of a batch are read together."""
 
     dataset: Dataset
     modality: list[str]
@@ -136,7 +136,7 @@ class TorchRows(torch.utils.data.Dataset[Any]):
         return self._sample(self.dataset[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """The rows at `indices`; a DataLoader fetches a batch by this."""
+        """The rows at `indices`; a DataLoader calls this for a batch."""
         columns = self.dataset[list(indices)]
         return [self._sample(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
@@ -158,7 +158,7 @@ class TorchRows(torch.utils.data.Dataset[Any]):
     def _input(self, name: str, value: Any) -> Any:
         column = ALIASES.get(name, name)
         if column in NUMBERS:
-            # As float whether whole or not, so that a batch has one type with and without a missing number in it.
+            # Always a float, so that a batch has one type with and without missing numbers.
             return nan if value is None else float(value)
         value = "" if value is None else value
         change = {"image": self.transform, "dna_barcode": self.dna_transform}.get(column)
@@ -173,8 +173,8 @@ class TorchRows(torch.utils.data.Dataset[Any]):
 def collate(rows: Sequence[Any]) -> Any:
     """One batch from rows of `to_torch`, tuples or dicts.
 
-    As `torch.utils.data.default_collate` (numbers and tensors become tensors, texts lists), except that photos which
-    no transform made tensors, and targets that are None, become lists.
+    Like `torch.utils.data.default_collate` (numbers and tensors become tensors, texts lists), except that PIL images
+    and targets that are None become lists.
     """
     first = rows[0]
     if isinstance(first, dict):
@@ -188,11 +188,11 @@ def published_unique_ids(source: str | Path, max_nucleotides: int | None = MAX_N
     """Processids of the rows that `bioscan-dataset` keeps of a release with `reduce_repeated_barcodes=True`.
 
     Args:
-        source: Folder of a release, or its metadata CSV, which is streamed (16 bytes a row are kept of its barcodes).
+        source: Folder of a release, or its metadata CSV, which is streamed (16 bytes are kept per barcode).
     """
     ids: list[pa.Array] = []
     digests: list[npt.NDArray[np.bytes_]] = []
     for _, table in read_strings(find_metadata(source), columns=("processid", "dna_barcode")):
         ids.append(table["processid"].combine_chunks())
-        digests.append(barcode_digests(table["dna_barcode"], max_nucleotides))
+        digests.append(published_digests(table["dna_barcode"], max_nucleotides))
     return pa.chunked_array(ids, pa.string()).take(pa.array(kept_by_shuffle(np.concatenate(digests)))).combine_chunks()

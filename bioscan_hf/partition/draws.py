@@ -1,14 +1,14 @@
-"""Which barcodes of a species go to test and validation: the stratified draws of the BIOSCAN-5M partition.
+"""Draws of barcodes for test and validation, stratified by species.
 
-Barcodes are drawn whole, so the rows of a split only come near to what its rule asks for. Everything here is numpy;
-`bioscan_hf.partition.assign` prepares the numbers from a table.
+Whole barcodes are drawn, so the rows of a split only approximate the target of its rule. `assign` prepares the numbers
+from a table.
 
-Paper: BIOSCAN-5M, https://arxiv.org/abs/2406.12723. The rules, constants and seeds are those of the partition script
-published with it, with one difference: barcodes of a species that have equally many rows come in the order of their
-letters here, there in one that depends on the installed libraries. (The script also shuffles the rows before each
-draw, which changes nothing, as barcodes are sorted afterwards.)
+Source: BIOSCAN-5M, https://arxiv.org/abs/2406.12723. The rules, constants and seeds are those of the published
+partition script, with one difference: barcodes of a species with equally many rows are sorted by their letters here;
+in the script, their order depends on the installed libraries. (The script also shuffles the rows before each draw,
+without effect, because barcodes are sorted afterwards.)
 
-Letters: B = distinct barcodes, S = distinct species, in lexicographic order. A species id of -1 means none.
+Letters: B = distinct barcodes, S = distinct species, in lexicographic order. A species id of -1 means missing.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bioscan_hf.schema import SPLITS
+from ..schema import SPLITS
 
 PRETRAIN, TRAIN, VAL, TEST, KEY_UNSEEN, VAL_UNSEEN, TEST_UNSEEN, OTHER_HELDOUT = range(len(SPLITS))
 
-#: An unseen species needs as many rows as a tested one.
+#: Fewest rows of a species in test or in the unseen splits.
 MIN_ROWS = 8
 
 
 def target_test_rows(n: int) -> int:
-    """How many of a species' `n` rows test should get: none below 8, then 4 and a fourth of the rest, 25 at most."""
+    """Target of a species' `n` rows in test: 0 below 8 rows, else 4 and a quarter of the rest, at most 25."""
     return 0 if n < MIN_ROWS else min(math.floor(4 + (n - MIN_ROWS) / 4), 25)
 
 
 def max_test_rows(n: int) -> int:
-    """The most of a species' `n` rows that test may get."""
+    """Maximum of a species' `n` rows in test."""
     return 0 if n < MIN_ROWS else math.floor(4 + (n - MIN_ROWS) / 3)
 
 
 def max_test_barcodes(n: int) -> int:
-    """The most of a species' `n` barcodes that test may get."""
+    """Maximum of a species' `n` barcodes in test."""
     return 0 if n < 3 else math.floor(1 + (n - 2) / 3)
 
 
 class SizeRule(NamedTuple):
-    """What part of each species a split gets.
+    """Part of each species that a split gets.
 
-    Args:
-        target: Rows of the species -> rows to aim at; nothing is drawn where it is 0.
-        min_rows: A draw of fewer rows is given up.
-        max_rows: Rows of the species -> rows at most.
-        max_barcodes: Barcodes of the species -> barcodes at most; the first one is always allowed.
-        slack: Drawing ends when the smallest barcode left would exceed this multiple of the target.
+    Attributes:
+        target: Rows of the species -> target rows; nothing is drawn for 0.
+        min_rows: A draw of fewer rows is discarded.
+        max_rows: Rows of the species -> maximum rows.
+        max_barcodes: Barcodes of the species -> maximum barcodes; the first one is always allowed.
+        slack: Drawing ends when the smallest remaining barcode would exceed this multiple of the target.
     """
 
     target: Callable[[int], float]
@@ -74,11 +74,11 @@ VAL_UNSEEN_RULE = share_rule(0.20, 0)
 
 
 def _draw_barcodes(sizes: np.ndarray, rule: SizeRule, rng: np.random.Generator) -> list[int]:
-    """Which barcodes of one species to take, given their `sizes` in rows, ascending: places in `sizes`.
+    """Barcodes of one species to take, as indices of their `sizes` in rows, which ascend.
 
-    As long as the target is not reached, a barcode is drawn from the larger half of those that fit into what is
-    missing of it and that, with all smaller ones, would more than fill it. Where there are none, or only one more is
-    allowed, the one that comes nearest is taken. A species always keeps a barcode: a single one is not drawn, and a
+    Until the target is reached: candidates are barcodes no larger than the remaining target whose cumulative size
+    reaches 1.1 x target; one of the larger half is drawn at random. Without candidates, or if only one more barcode is
+    allowed, the one nearest to the target is taken. A species always keeps a barcode: a single one is not drawn, and a
     draw has at most `max_rows`, or less than half of the rows.
     """
     n = int(sizes.sum())
@@ -118,22 +118,22 @@ def _draw_barcodes(sizes: np.ndarray, rule: SizeRule, rng: np.random.Generator) 
 
 
 def _by_species(barcodes: np.ndarray, species: np.ndarray) -> list[np.ndarray]:
-    """Cuts barcodes, sorted by species, into one array per species."""
+    """Barcodes, sorted by species, as one array per species."""
     if len(barcodes) == 0:
         return []
     return np.split(barcodes, np.flatnonzero(np.diff(species[barcodes])) + 1)
 
 
 def _draw(groups: list[np.ndarray], rows: np.ndarray, rule: SizeRule, seed: int) -> np.ndarray:
-    """Barcodes to move, over all species. One generator serves all of them, in lexicographic order, as published."""
+    """Drawn barcodes of all species, from one generator in lexicographic order of species, as published."""
     rng = np.random.default_rng(seed)
     return np.array([i for group in groups for i in group[_draw_barcodes(rows[group], rule, rng)]], dtype=np.int64)
 
 
 def _draw_rare(groups: list[np.ndarray], rows: np.ndarray, tested: np.ndarray, species: np.ndarray) -> np.ndarray:
-    """Barcodes of one row that val gets from species too rare for its rule, until it has its share of their rows.
+    """Barcodes of one row for val, from species too rare for its rule, up to its share of their rows.
 
-    Species come in lexicographic order, so the rare species of val are of the beginning of the alphabet, as published.
+    Species are taken in lexicographic order, so they are from the beginning of the alphabet, as published.
     """
     sizes = [int(rows[group].sum()) for group in groups]
     budget = round(VAL_SHARE * sum(n for n in sizes if n < VAL_SMALLEST))
@@ -152,10 +152,10 @@ def assign_splits(species: np.ndarray, rows: np.ndarray, kind: np.ndarray, order
 
     Args:
         species: Species id of each barcode (B,).
-        rows: Rows of each barcode (B,) that count.
-        kind: TRAIN, KEY_UNSEEN or OTHER_HELDOUT for each species (S,): where its barcodes lie that are not drawn.
+        rows: Rows of each barcode (B,), without copied labels.
+        kind: TRAIN, KEY_UNSEEN or OTHER_HELDOUT for each species (S,): split of the barcodes that are not drawn.
         order: Barcodes that have a species, sorted by species, rows and letters.
-        seed: The four draws use the generators 8 * seed + 1, + 3, + 5 and + 7; the published ones are those of seed 0.
+        seed: The four draws use the seeds 8 * seed + 1, + 3, + 5 and + 7; the published ones are those of 0.
     """
     split = np.full(len(species), PRETRAIN, dtype=np.int64)
     split[order] = kind[species[order]]

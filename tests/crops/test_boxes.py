@@ -11,14 +11,13 @@ from bioscan_hf.crops.boxes import (
     STYLES,
     Style,
     area_fraction,
-    convert_detr,
     crop,
-    detect_boxes,
     expand_box,
     resize_shorter_side,
     scale_factor,
     widen_box,
 )
+from bioscan_hf.crops.detector import convert_detr, detect_boxes
 
 
 @pytest.mark.realdata

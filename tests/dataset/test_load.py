@@ -252,7 +252,7 @@ def test_labels_of_follow_the_ids_asked_for(dataset):
 def test_clean_barcodes():
     """Case, U, IUPAC codes, gaps and white space; trailing N, real or cleaned, is cut off, and inner N stays."""
     assert clean_barcodes(["acgu ACGT\n", "ACRYG-T", "ACGTNNry", ""]) == ["ACGTACGT", "ACNNGNT", "ACGT", ""]
-    with pytest.raises(ValueError, match="Sequence 2 .'ACGE'.* is no DNA: it holds 'E'"):
+    with pytest.raises(ValueError, match="Sequence 2 .'ACGE'.* is not DNA: it contains 'E'"):
         clean_barcodes(["ACGT", "ACGE"])
 
 

@@ -301,7 +301,7 @@ def test_canadian_invertebrates(canadian):
     assert set(data["subfamily"]) == {None} == set(data["coord-lat"]) and set(data["family_index"]) == {-1}
     assert data["species_index"] == [i % 4 for first in (1, 2, 3) for i in range(first, 25, 5)]
     assert max(map(len, data["dna_barcode"])) == 660 and data[0]["sequence_len"] == "644"
-    assert canadian_invertebrates_label_maps(canadian).names("species") == [f"Aus species{i}" for i in range(4)]
+    assert canadian_invertebrates_label_maps(canadian).names("species") == tuple(f"Aus species{i}" for i in range(4))
     assert load_canadian_invertebrates(canadian, split="validation")["split"] == ["val"] * 5
     assert load_canadian_invertebrates(canadian, split="unseen")["split"] == ["test_unseen"] * 5
     assert list(load_canadian_invertebrates(canadian)) == ["pretrain", "train", "val", "test", "test_unseen"]
@@ -360,7 +360,7 @@ def test_clibd_hdf5(hdf5):
     images = data.cast_column("image", Image(decode=False))["image"]
     assert [image["bytes"] for image in images] == [jpeg(i) for i in range(303)]
     assert images[300]["path"] == "P300.jpg"
-    assert clibd_label_maps(hdf5).names("species") == sorted(f"G s{i}" for i in range(303))
+    assert clibd_label_maps(hdf5).names("species") == tuple(sorted(f"G s{i}" for i in range(303)))
     assert list(load_clibd_hdf5(hdf5)) == ["seen_keys", "unseen_keys"]
     bare = load_clibd_hdf5(hdf5, "key_unseen", images=False, streaming=True, ranks=["species"])
     assert "image" not in bare.features and [row["sampleid"] for row in bare] == ["S300", "S301", "S302"]

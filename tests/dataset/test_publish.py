@@ -14,7 +14,7 @@ import yaml
 
 from bioscan_hf.dataset.build import build
 from bioscan_hf.dataset.publish import _add_shard, _check_repository, complete_manifest, split_counts
-from bioscan_hf.partition.assign import split_summary
+from bioscan_hf.partition.check import split_summary
 from bioscan_hf.provenance import without_folders
 from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.release.tables import read_table, write_csv
@@ -181,7 +181,10 @@ def test_a_new_build_on_a_branch_replaces_the_shards_of_the_old(release, tmp_pat
     ("path", "message"),
     [
         ("BIOSCAN-tiny.py", "holds BIOSCAN-tiny.py, which `load_dataset` takes for a loading script"),
-        ("original_256/val-00000-of-00001.parquet", "holds the config 'original_256', which is not in this build .dna."),
+        (
+            "original_256/val-00000-of-00001.parquet",
+            "holds the config 'original_256', which is not in this build",
+        ),
     ],
 )
 def test_a_repository_that_would_not_load_or_lose_a_config(path, message):

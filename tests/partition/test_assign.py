@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bioscan_hf import schema as taxonomy
-from bioscan_hf.partition.assign import check_partition, is_placeholder, make_splits, split_summary
+from bioscan_hf.partition.assign import make_splits
+from bioscan_hf.partition.check import check_partition, split_summary
 from bioscan_hf.partition.draws import (
     TEST_RULE,
     VAL_RULE,
@@ -22,6 +23,7 @@ from bioscan_hf.partition.draws import (
     max_test_rows,
     target_test_rows,
 )
+from bioscan_hf.partition.placeholders import is_placeholder
 
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "partition_published.json"
 
@@ -304,7 +306,7 @@ def test_summary():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("A", "A a", "AC", "train"), ("A", "A a", "NAC", "test")], "barcode lies in several splits.*'AC'"),
+        ([("A", "A a", "AC", "train"), ("A", "A a", "NAC", "test")], "barcode is in several splits.*'AC'"),
         ([("A", "A a", "AC", "pretrain")], "row of pretrain has a species.*'P0'"),
         ([("A", None, "AC", "train")], "row outside pretrain has no species.*'P0'"),
         ([("A", "A a", "AC", "train"), ("A", "A a", "GT", "key_unseen")], "two of seen, unseen.*'A a'"),
@@ -313,7 +315,10 @@ def test_summary():
         ([("A", "A a", "AC", "test")], "species of test is not in train.*'A a'"),
         ([("A", "A a", "AC", "train"), ("A", "A b", "GT", "val_unseen")], "val_unseen is not in key_unseen.*'A b'"),
         ([("A", "A a", "AC", "train"), ("A", "A b", "GT", "test_unseen")], "test_unseen is not in key_unseen.*'A b'"),
-        ([("A", "A a", "AC", "train"), ("B", "B b", "GT", "key_unseen")], "genus is among the unseen.*'B'"),
+        (
+            [("A", "A a", "AC", "train"), ("B", "B b", "GT", "key_unseen")],
+            "genus of unseen species has no seen.*'B'",
+        ),
         ([("A", "A a", "AC", "validation")], "split 'validation'"),
         ([("A", "A a", "AC", None)], "no split"),
     ],
@@ -348,7 +353,7 @@ def test_bad_input():
             make_splits(table, hold_out_species=share)
     with pytest.raises(ValueError, match="seed is -1"):
         make_splits(table, -1)
-    with pytest.raises(ValueError, match="'original_species'.*Start from the table"):
+    with pytest.raises(ValueError, match="'original_species'.*Start from the original table"):
         make_splits(make_splits(table, unlabel=0.5))
 
 

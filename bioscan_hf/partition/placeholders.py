@@ -1,0 +1,48 @@
+"""Placeholder names of species, such as "Megaselia sp. 3BIO"."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from .columns import encode, text
+
+_MALAISE = "[mM]+[aA]+[lLiI]+[aA]+[iIlL]+[sSzZ]+[eE]+"  # the trap's name in any spelling
+_OPEN_NOMENCLATURE = (
+    r"\baff\b",
+    r"\bn[\x08.\s]+sp\b",  # \x08: the published "\b" is inside brackets, where it means backspace
+    r"\bsp[\x08\s]+ex\b",
+    r"\bgen\b",
+    r"\bsp\b\.?[\s\w\d]+",
+    r"affinis\s+[0-9A-Z]+",
+)
+PLACEHOLDER_SPECIES = re.compile("|".join((_MALAISE, "^[a-z]", "[0-9]", "[^$][A-Z]", r"[._?]", *_OPEN_NOMENCLATURE)))
+PLACEHOLDER_GENUS = re.compile("|".join((_MALAISE, "^(?!unclassified|unassigned)[a-z]", *_OPEN_NOMENCLATURE)))
+
+
+def _matches(pattern: re.Pattern[str], names: Any) -> np.ndarray:
+    """Which names match; the last element is False, for the id -1."""
+    return np.array([bool(pattern.search(name)) for name in names.to_pylist()] + [False], dtype=bool)
+
+
+def is_placeholder(species: Any, genus: Any) -> np.ndarray:
+    """Which rows have a placeholder as species or genus.
+
+    A placeholder contains a digit, a dot, a capital letter inside, "sp", "aff", "gen" and the like, or a spelling of
+    "Malaise", or begins with a lower-case letter. This is the published rule with its quirks: "Ethmia Janzeni" is a
+    placeholder because of its capital.
+
+    Args:
+        species: Arrow column (R,). A missing name (null or "") is not a placeholder.
+        genus: Arrow column (R,).
+
+    Returns:
+        Booleans (R,).
+    """
+    species_ids, species_names = encode(text(species))
+    genus_ids, genus_names = encode(text(genus))
+    return (
+        _matches(PLACEHOLDER_SPECIES, species_names)[species_ids] | _matches(PLACEHOLDER_GENUS, genus_names)[genus_ids]
+    )
