@@ -1,4 +1,4 @@
-"""Results files, and folders stripped from their text."""
+"""Results files, folders stripped from text, tables, and the card of a dataset."""
 
 import json
 import subprocess
@@ -7,18 +7,17 @@ import sys
 import pytest
 import yaml
 
-from bioscan_hf import provenance as results
 from bioscan_hf.cards import table
 from bioscan_hf.dataset.card import dataset_card
-from bioscan_hf.files import read_json, write_json
+from bioscan_hf.provenance import PACKAGES, without_folders, write_results
 
 
 def test_results_hold_metrics_and_provenance(tmp_path):
     path = tmp_path / "new" / "results.json"
-    written = results.write_results(path, task="t", metrics={"a": 0.5}, seconds=1.5)
+    written = write_results(path, task="t", metrics={"a": 0.5}, seconds=1.5)
     assert json.loads(path.read_text()) == written
     assert written["task"] == "t" and written["metrics"] == {"a": 0.5} and written["seconds"] == 1.5
-    assert set(written["versions"]) == {"python", *results.PACKAGES}
+    assert set(written["versions"]) == {"python", *PACKAGES}
     assert written["versions"]["bioscan_hf"] == "0.1.0"
     assert not list(tmp_path.rglob("*.part"))
 
@@ -41,7 +40,7 @@ def test_results_file_has_no_folders(tmp_path):
         "model": {"path": str(tmp_path / "out"), "parameters": 3},
         "options": {"source": "org/name", "files": [str(tmp_path / "a.csv"), "out/b"], "say": "1 / 2", "root": "/"},
     }
-    written = results.write_results(tmp_path / "r.json", task="t", metrics={}, **about)
+    written = write_results(tmp_path / "r.json", task="t", metrics={}, **about)
     assert str(tmp_path) not in (tmp_path / "r.json").read_text()
     assert written["dataset"] == "release" and written["model"] == {"path": "out", "parameters": 3}
     assert written["options"] == {"source": "org/name", "files": ["a.csv", "out/b"], "say": "1 / 2", "root": "/"}
@@ -75,48 +74,18 @@ def test_results_file_has_no_folders(tmp_path):
 )
 def test_folders_are_stripped(text, stripped):
     """POSIX, Windows and UNC paths, also with spaces and inside longer texts."""
-    assert results.without_folders(text) == stripped
-    assert results.without_folders({"a": [text, 1], "b": (text,)}) == {"a": [stripped, 1], "b": [stripped]}
+    assert without_folders(text) == stripped
+    assert without_folders({"a": [text, 1], "b": (text,)}) == {"a": [stripped, 1], "b": [stripped]}
 
 
 def test_stripping_folders_is_fast():
     """Time is linear in the length of the text."""
     for text in ("/" + "a b." * 50_000, "/a" * 100_000, "\\" * 100_000, "'" + "/a b" * 50_000):
-        results.without_folders(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "cannot be read as JSON .*Is the file complete"),
-        ("[1]", "holds a list instead of an object"),
-        ("[" * 200_000, "cannot be read as JSON .*recursion"),
-        ('{"rows": 3}', "has no field 'kind'"),
-        ('{"rows": "3", "kind": "x"}', r"'rows' in .*r.json' is a str \(3\) instead of a int"),
-        ('{"rows": true, "kind": "x"}', "is a bool"),
-        ('{"rows": null, "kind": "x"}', "is a NoneType"),
-    ],
-    ids=lambda text: text[:20],
-)
-def test_wrong_json_is_named_by_file_and_field(tmp_path, text, message):
-    path = tmp_path / "r.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"r.json.*{message}" if not message.startswith("'") else message):
-        read_json(path, {"rows": int, "kind": str})
-    path.write_text('{"rows": 3, "kind": "x", "more": []}')
-    assert read_json(path, {"rows": int, "kind": str}) == {"rows": 3, "kind": "x", "more": []}
-
-
-def test_a_half_written_file_is_never_visible(tmp_path):
-    path = tmp_path / "r.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+        without_folders(text)
 
 
 def test_table_cells():
-    """A fraction is a percentage, a whole number has separators, and what was not run says so."""
+    """Fractions are percentages, whole numbers have separators, None is "not run"."""
     assert (
         table(("x", "y"), [("a", 0.12345), (1234, None)])
         == "| x | y |\n| --- | --- |\n| a | 12.3 |\n| 1,234 | not run |"
