@@ -1,84 +1,37 @@
-"""Metrics of taxon identification: numpy in, plain numbers out. No torch, no model, no file.
+"""Metrics of taxon identification: numpy in, plain numbers out. Imports neither torch nor a model.
 
 Protocols: BIOSCAN-5M (https://arxiv.org/abs/2406.12723), BarcodeBERT (https://arxiv.org/abs/2311.02401) and
-CLIBD (https://arxiv.org/abs/2405.17537). Every metric but the mutual information is a fraction in [0, 1].
-A confidence is the probability that an answer claims for itself. Whether it may be believed is told by the calibration
-errors, the Brier score and the risk-coverage curve of all answers. `evaluate_metrics` has some of them as
-`evaluate.Metric`.
-Shape letters: N = specimens, K = ranked guesses of one specimen, T = distinct confidences.
+CLIBD (https://arxiv.org/abs/2405.17537). All metrics except the mutual information are fractions in [0, 1].
+
+Arguments common to the functions: `predictions` and `references` are class ids (N,). Specimens whose reference is
+`ignore` are left out. `probabilities` (N,) are the confidences of the predictions, in [0, 1]. Metrics are None where
+no specimen counts. `hub.evaluate_metrics` offers some of them as `evaluate.Metric`.
+Shape letters: N = specimens, K = ranked predictions of a specimen, T = distinct confidences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: The label of a specimen with no known taxon at this rank.
+#: Label of a specimen without a known taxon at this rank.
 IGNORE = -1
 
-
-class Accuracy(TypedDict):
-    """Micro and macro accuracy in [0, 1], None where no specimen counts; and over how many specimens and classes."""
-
-    micro_accuracy: float | None
-    macro_accuracy: float | None
-    support: int
-    classes: int
+#: Name -> number, None where no specimen counts.
+Scores = dict[str, Any]
 
 
-class SelectiveAccuracy(TypedDict):
-    """How well confidence ranks the answers; None where no specimen counts. `aurc` is better the smaller it is."""
-
-    aurc: float | None
-    accuracy_at_90: float | None
-    accuracy_at_95: float | None
-
-
-class Threshold(TypedDict):
-    """A confidence from which on answers are given, and their accuracy and share; None where there is none."""
-
-    threshold: float | None
-    accuracy: float | None
-    answered: float | None
-
-
-class HierarchicalAccuracy(TypedDict):
-    """Share of the ranks that are right, and share of the specimens by their deepest right rank ("none": no rank)."""
-
-    ranks_right: float | None
-    deepest: dict[str, float]
-    support: int
-
-
-class MutualInformation(TypedDict):
-    """Adjusted mutual information with the unlabelled specimens as one taxon, and without them; the labelled ones."""
-
-    ami: float | None
-    ami_labelled: float | None
-    support: int
-
-
-class F1(TypedDict):
-    """F1 in [0, 1], averaged in three ways; None where no specimen counts."""
-
-    f1_micro: float | None
-    f1_macro: float | None
-    f1_weighted: float | None
-
-
-def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Accuracy:
+def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
     """Micro and macro accuracy of one taxonomic rank.
 
-    Micro counts specimens. Macro is the mean of the accuracies of the classes that occur in `references` (the
-    balanced accuracy), so that a rare species weighs as much as a common one. A specimen whose reference is `ignore`
-    is left out of both; a prediction `ignore` is wrong.
+    Micro is the share of the specimens. Macro is the mean over the classes in `references` (balanced accuracy), so a
+    rare species weighs as much as a common one. A prediction `ignore` is wrong.
 
-    Args:
-        predictions: Class ids (N,).
-        references: Class ids (N,).
+    Returns:
+        micro_accuracy, macro_accuracy; support and classes: numbers of specimens and classes that count.
 
     Example:
         >>> accuracy([0, 0, 2, 5], [0, 0, 1, -1])
@@ -89,27 +42,21 @@ def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
     return _accuracy_of_hits(predicted == true, true, ignore)
 
 
-def top_k_accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Accuracy:
-    """Like `accuracy`, where a specimen is right if any of its K predictions is.
-
-    Args:
-        predictions: Class ids (N, K); their order within a row does not matter.
-        references: Class ids (N,).
-    """
+def top_k_accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
+    """Like `accuracy`, but a specimen is right if any of its K predictions (N, K) is right."""
     predicted, true = _ids("predictions", predictions, 2), _ids("references", references, 1)
     _check_rows(predicted, true)
     return _accuracy_of_hits((predicted == true[:, None]).any(axis=1), true, ignore)
 
 
-def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> F1:
+def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
     """F1 as scikit-learn averages it: micro, macro and weighted by the number of references.
 
-    The classes are those that occur in the references or in the predictions. A specimen whose reference is `ignore` is
-    left out. A prediction `ignore` is wrong, but is no class: it lowers recall alone, and micro F1 stays the accuracy.
+    The classes are those of the references and the predictions. A prediction `ignore` is wrong but is not a class: it
+    lowers recall only, and micro F1 equals the accuracy.
 
-    Args:
-        predictions: Class ids (N,).
-        references: Class ids (N,).
+    Returns:
+        f1_micro, f1_macro, f1_weighted.
     """
     predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
     _check_rows(predicted, true)
@@ -130,7 +77,7 @@ def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> F
 
 
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
-    """Harmonic mean of the accuracy on seen and on unseen species; 0 if either is 0, None if either is None.
+    """Harmonic mean of the accuracies of seen and unseen species; 0 if either is 0, None if either is None.
 
     Raises:
         ValueError: if an accuracy is negative.
@@ -138,17 +85,15 @@ def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
     if seen is None or unseen is None:
         return None
     if seen < 0 or unseen < 0:
-        raise ValueError(f"The harmonic mean is of accuracies, 0 or more; got {seen} and {unseen}.")
+        raise ValueError(f"Accuracies must be 0 or more to have a harmonic mean; got {seen} and {unseen}.")
     return 2 * seen * unseen / (seen + unseen) if seen and unseen else 0.0
 
 
 def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) -> float | None:
-    """Share of the labelled specimens whose taxon is among `classes`, which is the most that a classifier of these can
-    get right; None where no specimen has a label.
+    """Share of the labelled specimens whose taxon is among `classes`: an upper bound of a classifier's accuracy.
 
     Args:
-        references: Class ids (N,).
-        classes: Ids of the classes that a classifier knows, in any order.
+        classes: Ids of the classes that the classifier knows, in any order.
     """
     true, known = _ids("references", references, 1), _ids("classes", classes, 1)
     labelled = true[true != ignore]
@@ -158,19 +103,11 @@ def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) ->
 def expected_calibration_error(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
 ) -> float | None:
-    """Mean gap between confidence and accuracy, over bins of equal width.
+    """Mean gap between confidence and accuracy over bins of equal width: 0 if perfectly calibrated, at most 1.
 
-    Bin b of B holds the confidences in (b / B, (b + 1) / B], the first also 0. Each weighs as many as it holds. A
-    specimen whose reference is `ignore` is left out, and one whose taxon is no class of the model is wrong.
+    Bin b of B holds the confidences in (b / B, (b + 1) / B]; the first bin also holds 0. Bins are weighted by their
+    numbers of specimens. A specimen whose taxon is not a class of the model is wrong.
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599.
-
-    Args:
-        probabilities: Confidence of each prediction (N,), in [0, 1].
-        predictions: Class ids (N,).
-        references: Class ids (N,).
-
-    Returns:
-        0 for confidences that keep their word, 1 at worst; None where no specimen counts.
     """
     confidence, hits = _answers(probabilities, predictions, references, ignore)
     return _calibration_gap(confidence, hits, np.clip(np.ceil(confidence * _bins(bins)), 1, bins).astype(np.int64))
@@ -179,16 +116,11 @@ def expected_calibration_error(
 def adaptive_calibration_error(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
 ) -> float | None:
-    """Mean gap between confidence and accuracy, over bins of (nearly) equally many answers.
+    """Mean gap between confidence and accuracy over bins of (nearly) equal numbers of predictions.
 
-    Unlike bins of equal width, these see differences among confidences that all lie near 1. Answers of one confidence
-    share their hits, so that the order of the rows does not matter where a bin ends among them.
-    Source: Nixon et al. 2019, https://arxiv.org/abs/1904.01685, for the given answer alone.
-
-    Args:
-        probabilities: Confidence of each prediction (N,), in [0, 1].
-        predictions: Class ids (N,).
-        references: Class ids (N,).
+    Unlike bins of equal width, these resolve confidences that are all near 1. Predictions of equal confidence share
+    their hits, so the result does not depend on the order of the rows.
+    Source: Nixon et al. 2019, https://arxiv.org/abs/1904.01685, for the predicted class only.
     """
     confidence, hits = _answers(probabilities, predictions, references, ignore)
     confidence, hits = _most_confident_first(confidence, hits)
@@ -198,15 +130,10 @@ def adaptive_calibration_error(
 def brier_score(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 ) -> float | None:
-    """Mean squared difference between the confidence of an answer and 1 if it is right, 0 if it is wrong.
+    """Mean squared difference between the confidence of a prediction and 1 if it is right, 0 if it is wrong.
 
-    This is Brier's score (1950, Monthly Weather Review 78) of the event "the answer is right", from 0 to 1, and not
-    his sum over all classes, from 0 to 2: it needs no probabilities of the other classes.
-
-    Args:
-        probabilities: Confidence of each prediction (N,), in [0, 1].
-        predictions: Class ids (N,).
-        references: Class ids (N,).
+    This is the score of Brier (1950, Monthly Weather Review 78) for the event "the prediction is right", in [0, 1],
+    and not his sum over all classes, in [0, 2].
     """
     confidence, hits = _answers(probabilities, predictions, references, ignore)
     return float(np.square(confidence - hits).mean()) if len(hits) else None
@@ -215,19 +142,14 @@ def brier_score(
 def risk_coverage_curve(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """What is answered and what is wrong, if only answers of some confidence are given.
+    """Share of specimens answered and share of wrong answers, by the smallest confidence that is accepted.
 
-    Source: El-Yaniv & Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. The coverage here is the share of
-    specimens that get an answer, not the function `coverage`.
-
-    Args:
-        probabilities: Confidence of each prediction (N,), in [0, 1].
-        predictions: Class ids (N,).
-        references: Class ids (N,).
+    Source: El-Yaniv & Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. "Coverage" here is the share of
+    specimens that are answered, not the function `coverage`.
 
     Returns:
-        Distinct confidences (T,), the greatest first; the share of the labelled specimens with at least that
-        confidence (T,), up to 1; and the share of these that are wrong (T,).
+        Distinct confidences (T,), the greatest first; share of the labelled specimens with at least that confidence
+        (T,), up to 1; and the share of these that are wrong (T,).
     """
     confidence, hits = _answers(probabilities, predictions, references, ignore)
     confidence, hits = _most_confident_first(confidence, hits)
@@ -237,17 +159,15 @@ def risk_coverage_curve(
 
 def selective_accuracy(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
-) -> SelectiveAccuracy:
-    """Area under the risk-coverage curve, and the accuracy of the 90 % and 95 % most confident answers.
+) -> Scores:
+    """Area under the risk-coverage curve, and the accuracy of the 90 % and 95 % most confident predictions.
 
-    The area is the mean, over n = 1 to N, of the share of wrong ones among the n most confident answers (Geifman et
-    al. 2019, https://arxiv.org/abs/1805.08206). Numbers of answers are rounded up. Answers of one confidence share
-    their hits, so that the order of the rows does not matter.
+    The area is the mean, over n = 1 to N, of the error of the n most confident predictions (Geifman et al. 2019,
+    https://arxiv.org/abs/1805.08206). Numbers of predictions are rounded up. Predictions of equal confidence share
+    their hits, so the result does not depend on the order of the rows.
 
-    Args:
-        probabilities: Confidence of each prediction (N,), in [0, 1].
-        predictions: Class ids (N,).
-        references: Class ids (N,).
+    Returns:
+        aurc (smaller is better), accuracy_at_90, accuracy_at_95.
     """
     confidence, hits = _answers(probabilities, predictions, references, ignore)
     if not len(hits):
@@ -263,28 +183,25 @@ def confidence_threshold(
     references: ArrayLike,
     target: float = 0.95,
     ignore: int = IGNORE,
-) -> Threshold:
-    """Smallest confidence such that, of the answers with at least this confidence, `target` or more are right.
+) -> Scores:
+    """Smallest confidence at or above which the accuracy is at least `target`.
 
-    It is what was seen on these specimens, no bound: choose it on a calibration set that the model has not seen, of
-    the kind of specimens that it will meet, and large enough for `target` to mean something.
+    The threshold is an observation on these specimens, not a guarantee. Choose it on a calibration set that the model
+    was not trained on and that resembles the specimens to identify.
 
     Args:
-        probabilities: Confidence of each prediction (N,), in [0, 1].
-        predictions: Class ids (N,).
-        references: Class ids (N,).
-        target: Accuracy of the answers that are given, in (0, 1].
+        target: Accuracy of the accepted predictions, in (0, 1].
 
     Returns:
-        The threshold, and the accuracy and the share of the labelled specimens at or above it. All are None where no
-        specimen counts; if the target is never reached, `answered` is 0 and the others are None.
+        threshold; accuracy, and answered: share of the labelled specimens, at or above it. All are None where no
+        specimen counts. If the target is never reached, `answered` is 0 and the others are None.
     """
     if not 0 < target <= 1:
-        raise ValueError(f"target is the accuracy of the answers, above 0 and up to 1; got {target}.")
+        raise ValueError(f"target is an accuracy above 0 and up to 1; got {target}.")
     confidence, answered, risk = risk_coverage_curve(probabilities, predictions, references, ignore)
     if not len(confidence):
         return {"threshold": None, "accuracy": None, "answered": None}
-    enough = np.flatnonzero(1 - risk >= target - 1e-12)  # rounding must not lose a set that is right 19 times of 20
+    enough = np.flatnonzero(1 - risk >= target - 1e-12)  # tolerates rounding, such as of 19 of 20
     if not len(enough):
         return {"threshold": None, "accuracy": None, "answered": 0.0}
     last = enough[-1]
@@ -297,25 +214,25 @@ def confidence_threshold(
 
 def hierarchical_accuracy(
     predictions: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike], ignore: int = IGNORE
-) -> HierarchicalAccuracy:
-    """How far down the tree the answers are right.
+) -> Scores:
+    """Share of the ranks that are right, and the deepest right rank of each specimen.
 
-    Ranks without a label are passed over: they are neither right nor wrong. The deepest right rank of a specimen is
-    the last before its first wrong one, which is the depth of the lowest common ancestor of its true and its predicted
-    taxon (Bertinetto et al. 2020, https://arxiv.org/abs/1912.09393).
+    Ranks without a label count neither as right nor as wrong. The deepest right rank of a specimen is the last before
+    its first wrong one: the depth of the lowest common ancestor of its true and its predicted taxon (Bertinetto et al.
+    2020, https://arxiv.org/abs/1912.09393).
 
     Args:
         predictions: Rank -> class ids (N,).
         references: Rank -> class ids (N,), the highest rank first.
 
     Returns:
-        ranks_right: mean over the specimens of the share of their labelled ranks that are right; None where no
-        specimen has a label. deepest: rank -> share of the specimens, and "none" where even the highest is wrong; the
-        shares sum to 1. support: specimens with a label at any rank.
+        ranks_right: mean over the specimens of the share of their labelled ranks that are right. deepest: rank ->
+        share of the specimens, "none" if the highest rank is wrong; the shares sum to 1. support: specimens with a
+        label at any rank.
     """
     if not references or set(predictions) != set(references):
         raise ValueError(
-            f"predictions and references must have the same ranks, one or more; got {list(predictions)} and "
+            f"predictions and references must have the same ranks, at least one; got {list(predictions)} and "
             f"{list(references)}."
         )
     pairs = [(_ids(rank, predictions[rank], 1), _ids(rank, references[rank], 1)) for rank in references]
@@ -337,22 +254,18 @@ def hierarchical_accuracy(
     }
 
 
-def adjusted_mutual_information(
-    predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
-) -> MutualInformation:
-    """Agreement of clusters with the taxa of one rank: 1 if they are the same sets, about 0 by chance.
+def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
+    """Adjusted mutual information of clusters and the taxa of one rank: 1 if equal, about 0 by chance.
 
-    The published protocol of zero-shot clustering counts the specimens without a label as one more taxon (`ami`). With
-    many of them it asks a clustering to gather what nobody has named; `ami_labelled` leaves them out.
     Source: Vinh et al. 2010, https://jmlr.org/papers/v11/vinh10a.html, as scikit-learn computes it (arithmetic mean of
-    the entropies). It can be a little below 0.
+    the entropies). It can be slightly below 0.
 
     Args:
-        predictions: Ids of clusters (N,); any whole numbers, of which each is a cluster.
-        references: Class ids (N,).
+        predictions: Cluster ids (N,), any whole numbers.
 
     Returns:
-        Both, None where no specimen has a label; and over how many labelled specimens.
+        ami: specimens without a label count as one more taxon, as in the published protocol of zero-shot clustering.
+        ami_labelled: without these specimens. support: labelled specimens.
 
     Example:
         >>> adjusted_mutual_information([0, 0, 1, 1, 1], [5, 5, 7, 7, -1])["ami_labelled"]
@@ -374,14 +287,14 @@ def adjusted_mutual_information(
 
 def _bins(bins: int) -> int:
     if bins < 1:
-        raise ValueError(f"bins is a number of bins, 1 or more; got {bins}.")
+        raise ValueError(f"bins must be 1 or more; got {bins}.")
     return bins
 
 
 def _answers(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Confidence, and 1 for right or 0 for wrong, of the answers that have a reference."""
+    """Confidence, and 1 for right or 0 for wrong, of the predictions that have a reference; float64."""
     predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
     _check_rows(predicted, true)
     confidence = np.asarray(probabilities, dtype=np.float64)
@@ -390,7 +303,7 @@ def _answers(
             f"probabilities has the shape {confidence.shape}, and there are {len(true)} references: each prediction "
             f"needs the probability of the predicted class."
         )
-    # A softmax in float32 may sum to a little over 1; a logit or a percentage is no probability.
+    # A softmax in float32 may be slightly above 1.
     wrong = np.flatnonzero(~((confidence >= 0) & (confidence <= 1 + 1e-5)))
     if len(wrong):
         raise ValueError(
@@ -403,7 +316,7 @@ def _answers(
 def _most_confident_first(
     confidence: NDArray[np.float64], hits: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both in descending order of confidence; equally confident answers get the mean of their hits."""
+    """Both in descending order of confidence; predictions of equal confidence get the mean of their hits."""
     values, codes = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(codes, minlength=len(values))
     shared = np.bincount(codes, weights=hits, minlength=len(values)) / counts
@@ -413,7 +326,7 @@ def _most_confident_first(
 def _calibration_gap(
     confidence: NDArray[np.float64], hits: NDArray[np.float64], bins: NDArray[np.int64]
 ) -> float | None:
-    """Sum over the bins of |sum of hits - sum of confidences|, for each answer."""
+    """Sum over the bins of |sum of hits - sum of confidences|, divided by the number of predictions."""
     return float(np.abs(np.bincount(bins, weights=hits - confidence)).sum() / len(hits)) if len(hits) else None
 
 
@@ -430,12 +343,10 @@ def _ids(name: str, values: ArrayLike, dimensions: int) -> NDArray[np.int64]:
 
 def _check_rows(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> None:
     if len(predicted) != len(true):
-        raise ValueError(
-            f"{len(predicted)} predictions for {len(true)} references: there must be one row for each specimen."
-        )
+        raise ValueError(f"{len(predicted)} predictions for {len(true)} references: each specimen needs one of each.")
 
 
-def _accuracy_of_hits(hits: NDArray[np.bool_], true: NDArray[np.int64], ignore: int) -> Accuracy:
+def _accuracy_of_hits(hits: NDArray[np.bool_], true: NDArray[np.int64], ignore: int) -> Scores:
     known = true != ignore
     if not known.any():
         return {"micro_accuracy": None, "macro_accuracy": None, "support": 0, "classes": 0}

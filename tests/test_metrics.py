@@ -1,5 +1,4 @@
-"""Accuracy, F1 and what tells whether a confidence may be believed, against hand-made numbers and scikit-learn;
-and the rows that must not count."""
+"""Accuracy, F1 and metrics of confidence against numbers by hand and scikit-learn, and rows that do not count."""
 
 import subprocess
 import sys
@@ -38,20 +37,20 @@ def test_hand_made_accuracy():
     assert {type(value) for value in result.values()} == {float, int}, "numpy scalars do not fit in JSON"
 
 
-def test_prediction_of_no_class_is_never_right():
+def test_prediction_of_minus_1_is_never_right():
     """A row without a label, predicted as -1, must not count as a hit."""
     assert accuracy([-1, 1], [-1, 0])["micro_accuracy"] == 0.0
 
 
 def test_nothing_left_is_null():
-    """Neither 0 nor NaN: there is no accuracy of no specimens."""
+    """Without labelled specimens the metrics are None, neither 0 nor NaN."""
     nothing = {"micro_accuracy": None, "macro_accuracy": None, "support": 0, "classes": 0}
     assert accuracy([], []) == accuracy([1, 2], [-1, -1]) == nothing
     assert top_k_accuracy(np.zeros((2, 3), int), [-1, -1]) == nothing
     assert f1([3], [-1]) == {"f1_micro": None, "f1_macro": None, "f1_weighted": None}
 
 
-def test_another_id_can_be_the_missing_one():
+def test_another_id_can_mean_missing():
     assert accuracy([0, 1], [0, -100], ignore=-100)["support"] == 1
 
 
@@ -121,7 +120,7 @@ def test_harmonic_mean():
         (f1, [0], [0, 1], "1 predictions for 2 references"),
     ],
 )
-def test_bad_input_is_refused(function, predictions, references, message):
+def test_bad_input_raises(function, predictions, references, message):
     with pytest.raises(ValueError, match=message):
         function(predictions, references)
 
@@ -138,11 +137,11 @@ def columns(rows):
 
 
 def test_hand_made_calibration_errors():
-    """Five answers in 2 bins of equal width: 0.5 lies in the lower one, (0, 0.5], alone and wrong: gap 0.5. The other
-    four sum to 3.4, and 3 are right: 0.4. Together (0.5 + 0.4) / 5 = 0.18.
-    In 2 bins of equal mass the three most confident are 0.95, 0.95, 0.75, of which the first two share one hit: sum of
-    confidences 2.65, hits 0.5 + 0.5 + 1; then 0.75 and 0.5 with 1 hit: 1.25. (0.65 + 0.25) / 5 = 0.18; with 5 bins,
-    one a row, (0.45 + 0.45 + 0.25 + 0.25 + 0.5) / 5 = 0.38."""
+    """5 answers in 2 bins of equal width: only 0.5, which is wrong, lies in the lower bin (0, 0.5]: gap 0.5. The other
+    four sum to 3.4, and 3 are right: gap 0.4. Together (0.5 + 0.4) / 5 = 0.18.
+    In 2 bins of equal mass, the three most confident are 0.95, 0.95, 0.75, of which the first two share one hit: sum
+    of confidences 2.65, hits 0.5 + 0.5 + 1; then 0.75 and 0.5 with 1 hit: 1.25. (0.65 + 0.25) / 5 = 0.18. With 5 bins
+    of one row each, (0.45 + 0.45 + 0.25 + 0.25 + 0.5) / 5 = 0.38."""
     rows = columns(ANSWERS)
     assert expected_calibration_error(*rows, bins=2) == pytest.approx(0.18)
     assert adaptive_calibration_error(*rows, bins=2) == pytest.approx(0.18)
@@ -206,8 +205,8 @@ def test_confidence_metrics_do_not_depend_on_the_order_nor_on_rows_without_a_lab
 
 
 @given(answers, st.sampled_from([0.3, 0.5, 0.9, 1.0]))
-def test_threshold_keeps_its_word(rows, target):
-    """Of the answers at or above it, the target is right; and any smaller confidence in the set breaks it."""
+def test_threshold_is_the_smallest_that_reaches_the_target(rows, target):
+    """At or above it the accuracy is at least the target; at any smaller confidence of the set it is below."""
     confidences, _, right = (np.array(column) for column in columns(rows))
     found = confidence_threshold(*columns(rows), target=target)
     limit = 2.0 if found["threshold"] is None else found["threshold"]
@@ -247,18 +246,32 @@ def test_hand_made_hierarchical_accuracy():
         (lambda: brier_score([1.2], [0], [0]), r"probabilities must lie in \[0, 1\]; row 0 has 1.2"),
         (lambda: brier_score([0.5, np.nan], [0, 0], [0, 0]), "row 1 has nan"),
         (lambda: brier_score([[0.5]], [0], [0]), r"probabilities has the shape \(1, 1\), and there are 1 references"),
-        (lambda: expected_calibration_error([1], [0], [0], bins=0), "bins is a number of bins, 1 or more; got 0"),
+        (lambda: expected_calibration_error([1], [0], [0], bins=0), "bins must be 1 or more; got 0"),
         (lambda: hierarchical_accuracy({"genus": [0]}, {"family": [0]}), "must have the same ranks"),
         (lambda: hierarchical_accuracy({"g": [0], "s": [0, 1]}, {"g": [0], "s": [0, 1]}), "2 predictions for 1 ref"),
     ],
 )
-def test_bad_confidences_are_refused(call, message):
+def test_bad_confidences_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
+def test_means_over_many_rows_are_summed_in_float64():
+    """300,000 confidences in float32 give the same numbers as in float64; a sum in float32 would not."""
+    generator = np.random.default_rng(0)
+    confidences = generator.uniform(0.9, 1, 300_000).astype(np.float32)
+    predictions, references = np.ones(300_000, int), (generator.uniform(size=300_000) < confidences).astype(int)
+    mean = np.abs(np.add.accumulate(confidences)[-1] / 300_000 - confidences.mean(dtype=np.float64))
+    assert mean > 1e-6, "float32 is precise enough to make this test useless"
+    for metric in CONFIDENCE_METRICS:
+        exact = metric(confidences.astype(np.float64), predictions, references)
+        assert metric(confidences, predictions, references) == exact
+    gap = abs(float((references - confidences.astype(np.float64)).mean()))
+    assert expected_calibration_error(confidences, predictions, references, bins=1) == pytest.approx(gap, abs=1e-12)
+
+
 def test_evaluate_metric(tmp_path):
-    """Whole, row by row and batch by batch it gives what the function gives; a combined metric keeps its name."""
+    """Computed at once, by row and by batch it equals the function; a combined metric keeps its name."""
     import evaluate
 
     predictions, references = [0, 1, 1, 2], [0, 1, 0, -1]
@@ -277,7 +290,7 @@ def test_evaluate_metric(tmp_path):
 
 
 def test_import_is_light():
-    """Whoever wants an accuracy must not wait for torch, datasets or evaluate."""
+    """The metrics import neither torch, datasets, evaluate nor scikit-learn."""
     code = "import sys, bioscan_hf.metrics; print(*{'torch', 'datasets', 'evaluate', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -136,10 +136,10 @@ def first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` greatest of each row and their columns, descending; of equal values the first columns."""
     if k == 1:
         return similarity.max(dim=1, keepdim=True)  # max returns the first maximum, topk any
-    values, columns = similarity.topk(k, dim=1)
-    smallest = values[:, -1:]
-    cut = (similarity == smallest).sum(1) > (values == smallest).sum(1)  # topk chose among equal values
-    if cut.any():
+    values, columns = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    cut = values[:, k - 1] == values[:, -1] if values.shape[1] > k else torch.zeros(len(values), dtype=torch.bool)
+    columns = columns[:, :k]
+    if cut.any():  # topk chose among equal values
         columns[cut] = similarity[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
     columns = columns.sort(dim=1).values
     values, order = similarity.gather(1, columns).sort(dim=1, descending=True, stable=True)
