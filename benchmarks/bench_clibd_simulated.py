@@ -1,16 +1,16 @@
-"""Does CLIBD learn to find the barcode of a photographed species: trained from nothing on a simulated release.
+"""Tests whether CLIBD, trained from scratch on a simulated release, retrieves the barcode of a photographed species.
 
     python benchmarks/bench_clibd_simulated.py out/clibd_simulated
 
-Writes a release with drawn photos, builds it, and makes a small model with random weights. From there `train_clibd.py`
-trains on one CPU process, and again on two with the same global batch, and `evaluate_clibd.py` measures retrieval from
-the test splits. The control "no alignment" is the same model with its encoders of photos and of barcodes trained by
-contrast alone, each without the other (SimCLR; barcodes of a BIN). All see the same specimens. A step that an earlier
-run finished is not done again. `--quick` shows that all of it runs.
+Writes a release with drawn photos, builds it, and makes a small model with random weights. `train_clibd.py` trains it
+on one CPU process, and on two with the same global batch; `evaluate_clibd.py` measures retrieval from the test splits.
+The control "no alignment" is the same model with its photo and barcode encoders trained separately by contrast
+(SimCLR; barcodes of a BIN). All are trained on the same specimens. Steps that an earlier run finished are skipped.
+`--quick` is a smoke test.
 
-Nothing here says how well photos of real specimens do: the photos are drawn, and looks and barcodes evolve down one
-tree. Unseen species have no label and are among the unlabelled pairs of photo and barcode that are trained on, as in
-BIOSCAN-5M.
+The result does not predict accuracy on photos of real specimens: the photos are drawn, and appearance and barcodes
+evolve along one tree. Unseen species have no label and are among the unlabelled training pairs of photo and barcode,
+as in BIOSCAN-5M.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from bioscan_hf.provenance import write_results
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
 
-#: Models that are measured; the second is the baseline of the trained ones.
+#: Measured models; the second is the baseline of the trained ones.
 MODELS = ("random weights", "no alignment", "trained, 1 process", "trained, 2 processes")
 
 RANKS = ("order", "family", "genus", "species")
@@ -54,25 +54,25 @@ PARTS = ("seen", "unseen")
 
 COMBINATIONS = ("image->dna", "dna->dna", "image->image")
 
-#: The photo encoder: any of timm, here one that a CPU trains in minutes. Normalised by group and not by batch, so that
-#: one process and two do the same.
+#: A photo encoder of timm that a CPU trains in minutes. It has group normalisation instead of batch normalisation, so
+#: that one process and two take the same steps.
 ARCHITECTURE = "resnet10t"
 MODEL_ARGS: dict[str, Any] = {"channels": [24, 48, 96, 192], "norm_layer": "groupnorm1"}
 
-#: Steps over which the losses of one process and two are compared: later on, rounding grows.
+#: Steps over which the losses of one process and two are compared; rounding errors grow later.
 COMPARED_STEPS = 10
 
-#: Claimed of the macro top-1 accuracy of species, photo to barcode: times chance, and times no alignment.
+#: Claimed ratios of the macro top-1 accuracy of species, photo to barcode, to chance and to no alignment.
 CLAIMS = {"seen / chance": 10.0, "seen / no alignment": 3.0, "unseen / chance": 10.0, "unseen / no alignment": 3.0}
 
 
 def run(name: str, command: Sequence[object], folder: Path, threads: int = 2) -> float:
-    """Runs a program whose output goes to `folder`/`name`.log, and returns its seconds.
+    """Runs a program with its output in `folder`/`name`.log, and returns its seconds.
 
-    It is not run again if an earlier run finished it, whose seconds are returned.
+    A program that an earlier run finished is skipped.
 
     Raises:
-        RuntimeError: if it fails; the end of its output is in the message.
+        RuntimeError: if it fails; the message has the end of its output.
     """
     done, log = folder / f"{name}.seconds", folder / f"{name}.log"
     if done.exists():
@@ -96,7 +96,7 @@ def run(name: str, command: Sequence[object], folder: Path, threads: int = 2) ->
 
 
 def make_model(dataset: Path, folder: Path, size: int, seed: int) -> None:
-    """Saves a small model with random weights and its processor. No dropout: one process and two draw it otherwise."""
+    """Saves a small model with random weights and its processor; without dropout, which differs between processes."""
     rows = load_bioscan5m(str(dataset), "dna", "pretrain+train", columns=[*RANKS])
     texts = [written for row in rows if (written := clibd_text(dict(row)))]
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -121,7 +121,7 @@ def make_model(dataset: Path, folder: Path, size: int, seed: int) -> None:
 
 
 def train_command(options: argparse.Namespace, processes: int, output: Path) -> list[object]:
-    """How the model is trained on one process or on more, with the same global batch."""
+    """The command that trains the model on one or more processes, with the same global batch."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", processes]
     launch += ["--multi_gpu", "--main_process_port", 0] if processes > 1 else []
     steps = ["--eval_strategy", "steps", "--eval_steps", options.eval_steps, "--logging_steps", 1]
@@ -138,7 +138,7 @@ def train_command(options: argparse.Namespace, processes: int, output: Path) -> 
 
 
 def train_photos(options: argparse.Namespace) -> float:
-    """Trains the encoder of photos by itself, and returns the seconds."""
+    """Trains only the photo encoder, and returns the seconds."""
     output = options.work / "photos_alone"
     command: list[object] = [sys.executable, TRAINERS / "train_clibd.py", "--model", options.work / "untrained"]
     command += ["--objective", "simclr", "--key_splits", "none", "--load_best_model_at_end", False]
@@ -148,7 +148,7 @@ def train_photos(options: argparse.Namespace) -> float:
 
 
 def train_barcodes(options: argparse.Namespace) -> float:
-    """Trains the encoder of barcodes by itself, those of a BIN being alike, and returns the seconds."""
+    """Trains only the barcode encoder, with the barcodes of a BIN as positives, and returns the seconds."""
     work = options.work
     ClibdModel.from_pretrained(work / "untrained").dna_model.save_pretrained(work / "barcodes")
     KmerTokenizer(k=5).save_pretrained(work / "barcodes")
@@ -165,7 +165,7 @@ def _apart(options: argparse.Namespace, epochs: int) -> list[object]:
 
 
 def join(work: Path) -> None:
-    """Saves a model of the two encoders that were trained apart: nothing brings photos and barcodes together yet."""
+    """Saves a model of the two separately trained encoders, which are not aligned."""
     joined = ClibdModel.from_pretrained(work / "photos_alone")
     barcodes = BarcodeBertModel.from_pretrained(work / "barcodes_alone")
     joined.dna_model.load_state_dict(barcodes.state_dict())
@@ -174,7 +174,7 @@ def join(work: Path) -> None:
 
 
 def accuracies(file: Path) -> dict[str, Any]:
-    """Top-1 of the reported combinations in a results file of `evaluate_clibd.py`: of the model and of chance."""
+    """Top-1 accuracies of the model and of chance in a results file of `evaluate_clibd.py`."""
     found: dict[str, Any] = {}
     for name, table in json.loads(file.read_text(encoding="utf-8"))["metrics"]["model"]["tables"].items():
         parts = ("seen", "unseen", "harmonic_mean")
@@ -189,13 +189,13 @@ def accuracies(file: Path) -> dict[str, Any]:
 
 
 def history(folder: Path, key: str) -> list[tuple[int, float]]:
-    """(step, value) of what a training logged."""
+    """(step, value) of a logged metric."""
     log = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     return [(entry["step"], entry[key]) for entry in log if key in entry]
 
 
 def evaluate(options: argparse.Namespace, name: str, model: Path, plots: bool) -> float:
-    """Measures retrieval of a model from the test splits, with pictures and beside the untrained one if `plots`."""
+    """Measures retrieval of a model; with `plots` also writes figures and compares it with the baseline."""
     output = options.work / f"evaluation_{name}"
     command: list[object] = [sys.executable, TRAINERS / "evaluate_clibd.py", "--model", model, "--overwrite", True]
     command += ["--source", options.work / "dataset", "--output_dir", output, "--combinations", *COMBINATIONS]
@@ -205,7 +205,7 @@ def evaluate(options: argparse.Namespace, name: str, model: Path, plots: bool) -
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
-    """Metrics, what is to be told about the trainings, and seconds of each step."""
+    """Metrics, details of the training runs, and seconds of each step."""
     work, seconds = options.work, {}
     program = [sys.executable, "-m", "bioscan_hf.cli.main"]
     simulate = [*program, "simulate", work / "release", "--specimens", options.specimens, "--seed", options.seed]
@@ -243,13 +243,13 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
         },
         "first_loss_nats": losses["trained_2"][0][1],
         "last_losses_nats": {name: sum(loss for _, loss in curve[-10:]) / 10 for name, curve in curves.items()},
-        "validation": {name: points for name, points in validations.items()},
+        "validation": validations,
     }
     return metrics, about, seconds
 
 
 def margins(metrics: dict[str, Any]) -> dict[str, float]:
-    """How many times chance and no alignment the accuracy is (macro top-1 of species, photo to barcode)."""
+    """Ratios of the accuracy to chance and to no alignment (macro top-1 of species, photo to barcode)."""
     found = {}
     for part in PARTS:
         trained, without = (
@@ -257,25 +257,25 @@ def margins(metrics: dict[str, Any]) -> dict[str, float]:
         )
         chance = metrics["no alignment"]["image->dna"]["chance"]["macro"][part]["species"]
         found[f"{part} / chance"] = round(trained / chance, 1)
-        # Where no alignment finds none at all, it counts as chance.
+        # An accuracy of 0 without alignment counts as chance.
         found[f"{part} / no alignment"] = round(trained / max(without, chance), 1)
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains, measures, writes the results file, and returns 1 if a claim is not reached."""
+    """Runs the benchmark, writes the results file, and returns 1 if a claim is not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for the release, the models and the pictures")
     parser.add_argument("--specimens", type=int, default=6000)
-    parser.add_argument("--epochs", type=int, default=8, help="over photos, barcodes and texts together")
-    parser.add_argument("--photo_epochs", type=int, default=2, help="over the photos alone")
-    parser.add_argument("--barcode_epochs", type=int, default=5, help="over the barcodes alone")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of CLIBD training")
+    parser.add_argument("--photo_epochs", type=int, default=2, help="epochs of the photo encoder alone")
+    parser.add_argument("--barcode_epochs", type=int, default=5, help="epochs of the barcode encoder alone")
     parser.add_argument("--batch_size", type=int, default=64, help="over all processes")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--size", type=int, default=64, help="height and width of the photos in pixels")
     parser.add_argument("--eval_steps", type=int, default=150, help="steps from one validation to the next")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="400 specimens and one epoch, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="smoke test with 400 specimens and 1 epoch")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "clibd_simulated.json")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -284,18 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     metrics, about, seconds = measure(options)
     reached = margins(metrics)
-    asked = (
-        "specimens",
-        "epochs",
-        "photo_epochs",
-        "barcode_epochs",
-        "batch_size",
-        "learning_rate",
-        "size",
-        "eval_steps",
-        "seed",
-        "quick",
-    )
+    asked = ["specimens", "epochs", "photo_epochs", "barcode_epochs", "batch_size", "learning_rate", "size"]
+    asked += ["eval_steps", "seed", "quick"]
     write_results(
         options.output,
         task="benchmark/clibd_simulated",

@@ -2,21 +2,19 @@
 
 The published step (CLIBD, https://arxiv.org/abs/2405.17537: single precision, anomaly detection always on, plain
 AdamW, each ordered pair of modalities in both directions against a dense matrix of targets, the loss read twice) is
-stated here once more. It runs beside ours, in turns, in one process, over the same shapes, from the same weights.
-Ours: bfloat16, torch's fused attention, fused AdamW, each pair once, and photos as uint8 that are rotated and
-normalised on the device; in the published step they arrive as floats, ready. `in parts` lets 250 specimens at a time
-through the model and keeps no similarity: any batch in nearly the same memory, for a second forward pass. Between
-them stands what each option brings.
+implemented here again. Both run in turns in one process, with the same shapes and weights. Ours: bfloat16, torch's
+fused attention, fused AdamW, each pair once, and photos as uint8 that are rotated and normalised on the device; in the
+published step they arrive as floats. `in parts` passes 250 specimens at a time through the model and keeps no
+similarities: nearly the same memory for any batch, for a second forward pass. The other ways show single options.
 
     python benchmarks/bench_clibd_step.py --device cuda                       # about 5 minutes on an H200
     python benchmarks/bench_clibd_step.py --small --output trial.json         # seconds on a CPU: no claim
 
-What is counted, as 2 for each multiplication and addition: per token of each encoder, projections and attention
-(4 D^2 + 2 D F weights a layer, 4 L D for scores and values), the projection heads and the patches; three times for
-forward and backward; embeddings, norms, softmax and the loss are not, nor is the second forward pass of `in parts`.
-Utilisation is that arithmetic over 790 TFLOP/s (bf16, measured on a product of matrices of 8192 on an H200; other
-devices: `--peak_tflops`).
-It needs torch, transformers and timm; no data set, index or metric library is imported.
+Floating-point operations are counted as 2 per multiplication and addition: per token of each encoder, projections and
+attention (4 D^2 + 2 D F weights per layer, 4 L D for scores and values), the projection heads and the patches; times
+three for forward and backward. Embeddings, norms, softmax, the loss and the second forward pass of `in parts` are not
+counted. Utilisation is relative to 790 TFLOP/s (bf16, measured on a product of matrices of 8192 on an H200; other
+devices: `--peak_tflops`). It needs torch, transformers and timm; no data set, index or metric library is imported.
 
 Shape letters: B = specimens, L = tokens, D = hidden size, F = intermediate size, E = projection_dim.
 """
@@ -63,7 +61,7 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Way:
-    """How a step is computed: as published, or ours with some of its parts."""
+    """How a step is computed: as published, or ours with some of its options."""
 
     published_loss: bool = False
     anomaly_detection: bool = False
@@ -93,7 +91,7 @@ WAYS = {
 
 
 def published_loss(embeddings: dict[str, Tensor], scale: Tensor) -> Tensor:
-    """Each ordered pair of modalities, normalised anew, and for each both directions; every row its own label."""
+    """The published loss: each ordered pair of modalities in both directions; every row has its own label."""
     labels = torch.arange(len(embeddings["image"]), device=scale.device)
     targets = (labels[:, None] == labels).float()  # (B, B)
     losses = []
@@ -107,7 +105,7 @@ def published_loss(embeddings: dict[str, Tensor], scale: Tensor) -> Tensor:
 
 
 def make_batch(config: ClibdConfig, rows: int, image_size: int) -> dict[str, Tensor]:
-    """A batch as the collator gives it, of random content: uint8 photos, angles, 133 tokens and 20 tokens."""
+    """A batch of the collator with random content: uint8 photos, angles, 133 and 20 tokens."""
     draw = torch.Generator().manual_seed(0)
     dna: Any = config.dna_config
     text: Any = config.text_config
@@ -121,7 +119,7 @@ def make_batch(config: ClibdConfig, rows: int, image_size: int) -> dict[str, Ten
 
 
 def prepare(rows: Any) -> dict[str, Tensor]:
-    """What the model reads: photos normalised and rotated where they are, if they are not yet."""
+    """Inputs of the model, with photos normalised and rotated on their device."""
     pixels = rows["pixel_values"]
     if not pixels.is_floating_point():
         pixels = rotate_by(normalize_on_device(pixels, MEAN, STD), rows["rotation"])
@@ -129,7 +127,7 @@ def prepare(rows: Any) -> dict[str, Tensor]:
 
 
 def train_step(way: Way, model: ClibdModel, optimizer: Any, scheduler: Any, batch: dict[str, Tensor]) -> Tensor:
-    """A step; gives its loss."""
+    """Does a step and gives its loss."""
     device = batch["dna_input_ids"].device
     with torch.autograd.set_detect_anomaly(way.anomaly_detection):
         optimizer.zero_grad(set_to_none=True)
@@ -154,7 +152,7 @@ def train_step(way: Way, model: ClibdModel, optimizer: Any, scheduler: Any, batc
 def make_stepper(
     way: Way, fields: dict[str, Any], rows: int, device: torch.device
 ) -> tuple[Callable[[], Tensor], ClibdModel]:
-    """A function that does a step, from copying its batch to the device on, and the model."""
+    """A function that copies a batch to the device and does a step, and the model."""
     torch.manual_seed(0)
     config = ClibdConfig(**fields, dna_attend_to_padding=True)
     # The photo encoder has torch's fused attention in any case, as it had in the published code: timm's own.
@@ -179,13 +177,13 @@ def make_stepper(
 
 
 def photo_size(config: ClibdConfig) -> int:
-    """Side of the photos in pixels."""
+    """Side length of the photos in pixels."""
     photos: Any = config.image_config
     return (photos.model_args or {}).get("img_size", 224)
 
 
 def gflop_per_sample(model: ClibdModel) -> float:
-    """Arithmetic of a training step for one specimen: forward, and twice that backward."""
+    """Operations (GFLOP) of a training step for one specimen: forward, and twice that backward."""
     config: Any = model.config
     dna, text = config.dna_config, config.text_config
     vit: Any = model.image_model.timm_model
@@ -199,12 +197,12 @@ def gflop_per_sample(model: ClibdModel) -> float:
 
 
 def encoder_flop(tokens: int, layers: int, d: int, f: int) -> float:
-    """Arithmetic of a forward pass through an encoder."""
+    """Operations (FLOP) of a forward pass through an encoder."""
     return layers * (2 * tokens * (4 * d * d + 2 * d * f) + 4 * tokens * tokens * d)
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Waits until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -212,7 +210,7 @@ def wait(device: torch.device) -> None:
 def measure_turns(
     ways: dict[str, Way], fields: dict[str, Any], rows: int, device: torch.device, repeats: int, steps: int
 ) -> dict[str, dict[str, Any]]:
-    """Each way's median rate over turns, its peak of memory on the device, and its ratio to the published way."""
+    """Median rate, peak memory on the device, and speed-up over the published way, of each way."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     about: dict[str, dict[str, Any]] = {name: {"losses": []} for name in ways}
     for turn in range(repeats + 1):
@@ -249,7 +247,7 @@ def measure_turns(
 def one_turn(
     way: Way, fields: dict[str, Any], rows: int, device: torch.device, steps: int, about: dict[str, Any]
 ) -> tuple[float, float]:
-    """Seconds of wall and CPU time of a step: a new model, two steps to warm up, and so many that are timed."""
+    """Wall and CPU seconds per step of a new model, after two steps of warm-up."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -271,9 +269,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Measures, writes the results file, and returns 1 if the goal is not reached on a GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="the real sizes need cuda")
-    parser.add_argument("--small", action="store_true", help="a tiny model, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="smoke test with a tiny model")
     parser.add_argument("--batches", type=int, nargs="+", default=None, help="(default: 500 2000)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of which the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns; the median is reported")
     parser.add_argument("--steps", type=int, default=None, help="steps in a turn (default: 5, with --small 1)")
     parser.add_argument("--peak_tflops", type=float, default=PEAK_TFLOPS, help="of the device, bf16")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "clibd_step.json")

@@ -1,17 +1,16 @@
 """Claim: a pretraining step is at least twice as fast as the published one, and three times with the masked-only loss.
 
 The published step (BarcodeBERT, https://arxiv.org/abs/2311.02401: single precision, plain attention with a mask, masks
-drawn on the device in two draws, the loss of all valid k-mers, plain AdamW, three accuracies a step) is stated here
-once more. It runs beside ours, in turns, in one process, from the same weights and tokens. Ours draws its masks in the
-collator; on a CPU that is part of its time, on a GPU, where workers of the data loader do it, it is reported apart.
+drawn on the device in two draws, the loss of all valid k-mers, plain AdamW, three accuracies per step) is implemented
+here again. Both run in turns in one process, from the same weights and tokens. Ours draws its masks in the collator:
+on a CPU this counts; on a GPU, where workers of the data loader do it, it is reported separately.
 
     python benchmarks/bench_pretrain_step.py                                  # about 5 minutes on 2 CPU cores
     python benchmarks/bench_pretrain_step.py --quick --output trial.json      # seconds, a tiny model: no claim
     python benchmarks/bench_pretrain_step.py --compile                        # also with torch.compile
 
-On a GPU, which it finds by itself, it runs the shapes 4-4-4 and 8-4-4 (k, heads, layers), each way at its best batch
-size, and reports samples/s, the share of 790 TFLOP/s (bf16) that the model's arithmetic makes up, and peak memory.
-It needs torch, transformers and numpy alone.
+On a GPU it runs the shapes 4-4-4 and 8-4-4 (k, heads, layers), each way at its best batch size, and reports samples/s,
+the utilisation of 790 TFLOP/s (bf16), and peak memory. It needs only torch, transformers and numpy.
 
 Shape letters: B = batch, L = tokens.
 """
@@ -43,7 +42,7 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Way:
-    """How a step is computed: the published one, or ours with some of its parts."""
+    """How a step is computed: as published, or ours with some of its options."""
 
     published: bool = False
     loss_on: str = "valid"
@@ -66,7 +65,7 @@ FASTEST_ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
 
 
 def ways_on(device: str, compiled: bool) -> dict[str, Way]:
-    """The ways to compare on a device, from the published one to ours."""
+    """The ways to compare on a device."""
     attention = FASTEST_ATTENTION[device]
     ours = {
         "ours, same objective": Way(attention=attention),
@@ -78,7 +77,7 @@ def ways_on(device: str, compiled: bool) -> dict[str, Way]:
 
 
 class PreparedTokens:
-    """Stands for a tokenizer: barcode "7" has the random tokens of row 7, so that neither way has to tokenize."""
+    """Replaces a tokenizer: barcode "7" has the random tokens of row 7, so that neither way tokenizes."""
 
     vocabulary = "barcodebert"
 
@@ -88,18 +87,18 @@ class PreparedTokens:
         self.ids = np.random.default_rng(seed).integers(2, 4**k + 2, (rows, self.number_of_tokens))
 
     def convert_tokens_to_ids(self, token: str) -> int:
-        """The id of the first k-mer, which is all that is asked for."""
+        """The id of the first k-mer."""
         return 2
 
     def encode_column(self, barcodes: list[str], offset: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and mask (B, L) of barcodes of 658 nucleotides that are read from `offset` on."""
+        """Ids and mask (B, L) of barcodes of 658 nucleotides, without the first `offset` nucleotides."""
         tokens = (NUCLEOTIDES - np.broadcast_to(offset, len(barcodes))) // self.k
         mask = (np.arange(self.number_of_tokens) < tokens[:, None]).astype(np.int64)
         return np.where(mask == 1, self.ids[[int(barcode) for barcode in barcodes]], 1), mask
 
 
 def published_step(model: Any, optimizer: Any, scheduler: Any, ids: torch.Tensor, mask: torch.Tensor) -> None:
-    """Masks the batch on its device, predicts every valid k-mer, and reads off loss and accuracies."""
+    """Masks the batch on its device, predicts every valid k-mer, and computes loss and accuracies."""
     maskable = ids > 1
     torch.rand(ids.shape, device=ids.device)  # drawn and not used
     masked = (torch.rand(ids.shape, device=ids.device) < 0.5) & maskable
@@ -131,7 +130,7 @@ def our_step(model: Any, optimizer: Any, scheduler: Any, batch: dict[str, torch.
 def make_stepper(
     way: Way, config: dict[str, Any], tokens: PreparedTokens, batch_size: int, device: torch.device
 ) -> tuple[Callable[[], None], Callable[[], dict[str, torch.Tensor]]]:
-    """A function that does a step, masks included if on a CPU, and one that only draws a batch."""
+    """A function that does a step (on a CPU with masking), and one that only draws a batch."""
     torch.manual_seed(0)
     model = BarcodeBertForMaskedLM._from_config(
         BarcodeBertConfig(
@@ -173,7 +172,7 @@ def make_stepper(
 
 
 def timed(step: Callable[[], Any], steps: int, device: torch.device) -> tuple[float, float]:
-    """Seconds of wall and CPU time of a step."""
+    """Wall and CPU seconds per step."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -187,7 +186,7 @@ def timed(step: Callable[[], Any], steps: int, device: torch.device) -> tuple[fl
 def compare_on_cpu(
     ways: dict[str, Way], config: dict[str, Any], batch_size: int, repeats: int, steps: int
 ) -> dict[str, dict[str, float]]:
-    """Each way's median seconds of a step, and the median ratio of the published way's to it, turn by turn."""
+    """Median seconds per step of each way, and the median speed-up over the published way."""
     device, tokens = torch.device("cpu"), PreparedTokens(config["k"], 1024, 0)
     steppers = {name: make_stepper(way, config, tokens, batch_size, device) for name, way in ways.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -212,7 +211,7 @@ def compare_on_cpu(
 
 
 def flop_per_sample(config: BarcodeBertConfig, tokens: float, predicted: float) -> float:
-    """Arithmetic of a training step for one barcode: forward, and twice that backward."""
+    """Floating-point operations of a training step for one barcode: forward, and twice that backward."""
     d, f = config.hidden_size, config.intermediate_size
     layer = tokens * 2 * (4 * d * d + 2 * d * f) + 4 * tokens * tokens * d
     return 3 * (config.num_hidden_layers * layer + predicted * 2 * d * config.num_kmers)
@@ -244,7 +243,7 @@ def measure_on_gpu(way: Way, config: dict[str, Any], batch_size: int, repeats: i
 def compare_on_gpu(
     ways: dict[str, Way], config: dict[str, Any], batch_sizes: tuple[int, ...], repeats: int, steps: int
 ) -> dict[str, dict[str, Any]]:
-    """Each way at its best batch size, and the ratio of its samples/s to those of the published one."""
+    """Each way at its best batch size, and its speed-up over the published way."""
     measured: dict[str, dict[str, Any]] = {}
     for name, way in ways.items():
         tried = []
@@ -268,13 +267,13 @@ def shape(k: int, quick: bool) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the cases, writes the results file, and returns 1 if a ratio is below the claim."""
+    """Runs the benchmark, writes the results file, and returns 1 if a speed-up is below the claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=16, help="barcodes on a CPU (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of which the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns; the median is reported")
     parser.add_argument("--steps", type=int, default=None, help="steps in a turn (default: 1 on a CPU, 10 on a GPU)")
     parser.add_argument("--compile", action="store_true", help="also measure ours with torch.compile")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="smoke test with a tiny model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pretrain_step.json")
     options = parser.parse_args(arguments)
