@@ -1,4 +1,4 @@
-"""transformers' Auto* classes know our models once the package is imported, in whatever order that happens."""
+"""`import bioscan_hf.auto`, or the first use of a public name that needs it, registers our models with Auto classes."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_clibd
 from transformers import AutoProcessor, BertTokenizer
 
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
@@ -29,7 +30,7 @@ for folder in sys.argv[1:]:
 """
 
 EXPECTED = [
-    f"bioscan_hf.{name}"
+    f"bioscan_hf.models.{name}"
     for family in ("Bert", "Mamba")
     for name in (
         f"configuration_barcode{family.lower()}.Barcode{family}Config",
@@ -54,33 +55,66 @@ def folders(tmp_path_factory):
     return folders
 
 
+def run(code, *arguments):
+    """What a fresh process prints; its stdin is closed, so a question about remote code would fail."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     "before",
     [
-        "import bioscan_hf",
-        "import transformers, bioscan_hf",
-        "from transformers import AutoModel, AutoTokenizer; import bioscan_hf",
-        "import bioscan_hf; from transformers import BertModel, Trainer",
-        "import bioscan_hf, transformers.modeling_utils",
-        "import bioscan_hf; from transformers import AutoConfig",
+        "import bioscan_hf.auto",
+        "import transformers, datasets, accelerate, bioscan_hf.auto",
+        "from transformers import AutoModel, AutoTokenizer; import bioscan_hf.auto",
+        "import bioscan_hf; from transformers import BertModel, Trainer, AutoConfig; bioscan_hf.KmerTokenizer",
         "from bioscan_hf import BarcodeBertModel",
-        "import bioscan_hf, datasets, accelerate",
+        "from bioscan_hf import embed; import transformers",
     ],
 )
-def test_no_remote_code_and_no_question(folders, before):
-    """transformers' modules import each other in circles, so what is imported first matters; stdin is closed."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{before}\n{LOADS}", *map(str, folders)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.stdout.split() == EXPECTED, done.stderr[-2000:]
+def test_registered_in_any_order_of_imports(folders, before):
+    """transformers' modules import each other in circles, so the order of imports matters."""
+    assert run(f"import sys\n{before}\n{LOADS}", *folders).split() == EXPECTED
+
+
+UNTOUCHED = """
+import importlib.util, sys
+
+class Hook:
+    "Calls a function after a module is imported, as wrapt's post-import hooks do."
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers.modeling_utils":
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda m: (execute(m), print("hook", hasattr(m, "PreTrainedModel")))
+            return spec
+
+sys.meta_path.insert(0, Hook())
+import bioscan_hf
+print("transformers" in sys.modules)
+from bioscan_hf import RANKS, LabelMaps
+sys.modules["peft"] = sys.modules["timm"] = None  # as if they were not installed
+from transformers import AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pipelines import get_supported_tasks
+print("barcodebert" in CONFIG_MAPPING, "dna-classification" in get_supported_tasks())
+import bioscan_hf.auto
+print("barcodebert" in CONFIG_MAPPING, "dna-classification" in get_supported_tasks())
+"""
+
+
+def test_import_registers_nothing_and_leaves_transformers_alone():
+    """A user's own import works where optional packages are absent, and other packages' import hooks still run."""
+    assert run(UNTOUCHED).splitlines() == ["False", "hook True", "False False", "True True"]
 
 
 OTHERS = """
 import sys
-import bioscan_hf
+import bioscan_hf.auto
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 from transformers.pipelines import get_supported_tasks
 aligned, clibd = sys.argv[1:]
@@ -112,15 +146,12 @@ def others(tmp_path_factory):
 
 
 def test_processors_and_tasks(others):
-    """A processor, an image processor and a tokenizer each by its own Auto class; the pipelines' tasks are known."""
-    done = subprocess.run(
-        [sys.executable, "-c", OTHERS, *map(str, others)], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert done.stdout.split() == [
+    """Each processor and tokenizer loads by its Auto class; the tasks of the pipelines are registered."""
+    assert run(OTHERS, *others).split() == [
         *("AlignedBarcodeConfig", "AlignedBarcodeModel", "KmerTokenizer", "KmerTokenizer"),
         *("ClibdConfig", "ClibdModel", "ClibdProcessor", "CLIPImageProcessor", "KmerTokenizer"),
         *("dna-classification", "dna-feature-extraction", "zero-shot-species-retrieval"),
-    ], done.stderr[-2000:]
+    ]
 
 
 REMOTE = """
