@@ -1,36 +1,31 @@
-"""Names for barcodes or photos, each with a confidence: that of the nearest reference, calibrated rank by rank.
+"""Names for barcodes or photos with calibrated confidences: the name of the nearest reference, rank by rank.
 
-The name is that of the nearest key. How often such a name is right is learned from the keys themselves, by asking for
-keys as if they were queries: once among the other keys of their species (the species is in the references), once
-among the keys of other species alone (it is not, as of most species on earth, BIOSCAN-5M's "unseen"). From both, mixed
-by the share of queries whose species is expected to be missing, isotonic regression (Zadrozny & Elkan, 2002,
-https://doi.org/10.1145/775047.775151) makes of a similarity the probability that the name is right, rank by rank.
+How often the name of the nearest key is right is learned from the keys themselves, by searching for sampled keys as if
+they were queries: among the other keys (their species is in the references), and among the keys of other species (it
+is not, as for most species on earth; BIOSCAN-5M calls them "unseen"). From both, mixed by the expected share of
+queries whose species is missing, isotonic regression (Zadrozny & Elkan 2002, https://doi.org/10.1145/775047.775151)
+maps a similarity to the probability that the name is right, at each rank.
 Shape letters: Q = queries, N = keys, S = sampled keys, D = embedding size.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from ..search.index import UNKNOWN, RetrievalIndex, search, unit_vectors
+from ..files import writing
+from ..search.exact import Neighbours, TopK, similarity_blocks
+from ..search.index import UNKNOWN, RetrievalIndex, search
+from ..search.vectors import Ids, unit_vectors
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
-
-#: Similarities that are held at a time, while sampled keys are compared with all keys.
-AT_ONCE = 1 << 26
-
-#: Fewest sampled keys, known at a rank, from which a calibration of that rank is made.
+#: Fewest sampled keys with a name at a rank for a calibration of that rank.
 FEWEST = 20
 
 
@@ -41,8 +36,8 @@ class Calibration:
     Attributes:
         similarities: Rank -> ascending similarities.
         confidences: Rank -> the probability at each of them; linear between them, constant beyond.
-        sampled: Rank -> keys that it was made of: (with their species among the others, without it).
-        novel_share: Share of queries whose species is expected to be missing from the keys.
+        sampled: Rank -> numbers of sampled keys: with their species among the keys, and without it.
+        novel_share: Expected share of queries whose species is missing from the keys.
     """
 
     similarities: dict[str, NDArray[np.float64]]
@@ -51,7 +46,7 @@ class Calibration:
     novel_share: float
 
     def of(self, rank: str, similarities: ArrayLike) -> NDArray[np.float64]:
-        """Confidence (Q,) of names of a rank that come from keys so near (Q,)."""
+        """Confidences (Q,) of names at a rank, from similarities (Q,) to the nearest keys."""
         return np.interp(np.asarray(similarities, np.float64), self.similarities[rank], self.confidences[rank])
 
 
@@ -60,10 +55,10 @@ class Identification:
     """Names of queries.
 
     Attributes:
-        names: Rank -> names (Q,), None where the nearest key has none, or the query no embedding.
+        names: Rank -> names (Q,), None where the nearest key has none or the query has no embedding.
         confidences: Rank -> probability that the name is right (Q,); 0 where there is no name.
         nearest: Row of the nearest key (Q,), -1 for a query without an embedding.
-        similarities: Cosine to it (Q,), NaN likewise.
+        similarities: Cosine to it (Q,), NaN for a query without an embedding.
     """
 
     names: dict[str, list[str | None]]
@@ -72,22 +67,17 @@ class Identification:
     similarities: NDArray[np.float64]
 
     def deepest(self, least: float) -> list[tuple[str, str, float] | None]:
-        """(rank, name, confidence) of the deepest rank whose name is that sure (Q,), None where no rank is.
+        """(rank, name, confidence) of the deepest rank with at least this confidence (Q,), None where there is none.
 
-        Among ranks with a name `confidences` never grows from one to a deeper one, so every name above is as sure.
+        Every name above it is at least as certain: confidences never increase from one rank with a name to a deeper
+        one.
         """
-        ranks = list(self.names)
-        return [
-            next(
-                (
-                    (rank, name, float(self.confidences[rank][row]))
-                    for rank in reversed(ranks)
-                    if (name := self.names[rank][row]) is not None and self.confidences[rank][row] >= least
-                ),
-                None,
-            )
-            for row in range(len(self.nearest))
-        ]
+        answers: list[tuple[str, str, float] | None] = [None] * len(self.nearest)
+        for rank, names in self.names.items():
+            for row, name in enumerate(names):
+                if name is not None and self.confidences[rank][row] >= least:
+                    answers[row] = (rank, name, float(self.confidences[rank][row]))
+        return answers
 
 
 def calibrate(
@@ -98,23 +88,23 @@ def calibrate(
     sample: int = 5000,
     seed: int = 0,
 ) -> Calibration:
-    """How far a name by the nearest key of this index can be trusted, rank by rank.
+    """Learns how reliable the name of the nearest key of an index is, at each rank.
 
     Args:
-        index: Its labels need "species"; keys without a species name are searched, but not asked for.
-        ranks: Highest first; those of the index if not given.
-        novel_share: Share of queries, in [0, 1], whose species is expected to be missing from the keys.
-        sample: Keys that are asked for. Each is compared with every key.
-        seed: Of the sample.
+        index: Its labels must include "species". Keys without a species name are searched but not sampled.
+        ranks: Highest first; those of the index by default.
+        novel_share: Expected share of queries, in [0, 1], whose species is missing from the keys.
+        sample: Number of sampled keys. Each is compared with every key.
+        seed: Seed of the sample.
 
     Raises:
-        ValueError: without labels of species, for a rank that the index lacks, a share outside [0, 1], and if fewer
-            than 20 keys can be asked for.
+        ValueError: without labels of species, for a rank that the index does not have, a share outside [0, 1], and
+            fewer than 20 keys with a species name.
     """
     if "species" not in index.codes:
         raise ValueError(f"The index has labels of {', '.join(index.codes)}, but calibration needs 'species'.")
     if not 0 <= novel_share <= 1:
-        raise ValueError(f"novel_share={novel_share} is no share: give a number from 0 to 1.")
+        raise ValueError(f"novel_share={novel_share} is not a share: give a number from 0 to 1.")
     ranks = list(index.codes) if ranks is None else list(ranks)
     strange = [rank for rank in ranks if rank not in index.codes]
     if strange:
@@ -122,23 +112,23 @@ def calibrate(
     species = index.codes["species"]
     named = np.flatnonzero(species != UNKNOWN)
     if len(named) < FEWEST:
-        raise ValueError(f"Only {len(named)} keys have a species name; a calibration takes {FEWEST} or more.")
-    random = np.random.default_rng(seed)
-    asked = np.sort(random.choice(named, min(sample, len(named)), replace=False))
-    several = np.bincount(species[named])[species[asked]] > 1  # else its species is not among the others
+        raise ValueError(f"Only {len(named)} keys have a species name; a calibration needs at least {FEWEST}.")
+    asked = np.sort(np.random.default_rng(seed).choice(named, min(sample, len(named)), replace=False))
+    several = np.bincount(species[named])[species[asked]] > 1  # otherwise its species is not among the other keys
     inside, outside = _nearest_others(index, asked)
     similarities, confidences, sampled = {}, {}, {}
     for rank in ranks:
         codes, parts = index.codes[rank], []
-        for (nearest, similarity), keep, share in (
+        for found, keep, share in (
             (inside, several, 1 - novel_share),
             (outside, np.ones(len(asked), np.bool_), novel_share),
         ):
-            keep = keep & (codes[asked] != UNKNOWN) & (codes[nearest] != UNKNOWN) & np.isfinite(similarity)
+            nearest, similarity = found.rows[:, 0], found.similarities[:, 0]
+            keep = keep & (codes[asked] != UNKNOWN) & (codes[nearest] != UNKNOWN) & (nearest >= 0)
             right = codes[nearest[keep]] == codes[asked[keep]]
             parts.append((similarity[keep], right, np.full(keep.sum(), share / max(1, keep.sum()))))
         sampled[rank] = (len(parts[0][0]), len(parts[1][0]))
-        parts = [part for part in parts if part[2].any()]  # a share of 0 asks for nothing
+        parts = [part for part in parts if part[2].any()]  # a share of 0 has no weight
         if sum(len(part[0]) for part in parts) >= FEWEST:
             similarities[rank], confidences[rank] = _isotonic(
                 *(np.concatenate(part) for part in zip(*parts, strict=True))
@@ -154,62 +144,60 @@ def identify(
     valid: ArrayLike | None = None,
     ids: Sequence[str] | None = None,
 ) -> Identification:
-    """Names of queries at every rank of the calibration, with confidences.
+    """Names queries at every rank of the calibration, with confidences.
 
     Args:
-        queries: Embeddings (Q, D) by the encoder that made the keys.
+        queries: Embeddings (Q, D) from the encoder of the keys.
         index: The keys.
-        calibration: Of that index; ranks from the highest on.
-        valid: False (Q,) for queries without an embedding, such as a read shorter than a token: they get no name.
+        calibration: Calibration of that index, with the highest rank first.
+        valid: False (Q,) for queries without an embedding, such as sequences shorter than a token: they get no name.
         ids: Names of the queries, for errors.
 
     Raises:
-        ValueError: for NaN or infinite queries (named), or those of another width than the keys.
+        ValueError: for NaN, infinite or zero queries (they are named), and queries of other dimensions than the keys.
     """
     x = np.asarray(queries, np.float32)
-    there = np.ones(len(x), np.bool_) if valid is None else np.asarray(valid, np.bool_)
+    present = np.ones(len(x), np.bool_) if valid is None else np.asarray(valid, np.bool_)
     nearest, similarities = np.full(len(x), -1), np.full(len(x), np.nan)
-    if there.any():
-        names = None if ids is None else [name for name, use in zip(ids, there, strict=True) if use]
-        unit = unit_vectors(x[there], "queries", names)
-        if unit.shape[1] != index.vectors.shape[1]:
+    if present.any():
+        names = None if ids is None else [name for name, use in zip(ids, present, strict=True) if use]
+        unit = unit_vectors(x[present], "queries", names)
+        if unit.shape[1] != index.dim:
             raise ValueError(
-                f"The queries have {unit.shape[1]} numbers each and the keys {index.vectors.shape[1]}: embed both by "
-                f"one model."
+                f"The queries have {unit.shape[1]} dimensions and the keys {index.dim}: embed both with one model."
             )
-        found, rows = search(index, unit, 1)
-        order = np.argsort(index.group, kind="stable")  # the first key of each distinct vector
-        first = order[np.searchsorted(index.group[order], rows[:, 0])]
-        nearest[there], similarities[there] = first, found[:, 0]
+        found = search(index, unit, 1)
+        first = np.unique(index.group, return_index=True)[1]  # the first key of each distinct vector
+        nearest[present], similarities[present] = first[found.rows[:, 0]], found.similarities[:, 0]
     taxa: dict[str, list[str | None]] = {}
-    sure: dict[str, NDArray[np.float64]] = {}
+    certain: dict[str, NDArray[np.float64]] = {}
     above = np.ones(len(x))
     for rank in calibration.similarities:
         codes = np.where(nearest >= 0, index.codes[rank][nearest], UNKNOWN)
         taxa[rank] = [None if code == UNKNOWN else index.classes[rank][code] for code in codes]
         own = np.where(nearest >= 0, calibration.of(rank, np.nan_to_num(similarities)), 0.0)
-        above = np.minimum(above, own)  # a name is not surer than the one above it
-        sure[rank] = np.where(codes == UNKNOWN, 0.0, above)
-    return Identification(taxa, sure, nearest, similarities)
+        above = np.minimum(above, own)  # a name is never more certain than the one above it
+        certain[rank] = np.where(codes == UNKNOWN, 0.0, above)
+    return Identification(taxa, certain, nearest, similarities)
 
 
 def name_rows(
     ids: Sequence[str], found: Identification, key_ids: Sequence[str], least: float
 ) -> list[dict[str, str | float | None]]:
-    """A row for each query: id, its deepest name that is sure enough, then every rank's name and confidence.
+    """One row per query: id, its deepest name with enough confidence, and the name and confidence at every rank.
 
     Args:
-        ids: Of the queries (Q,).
-        key_ids: Of the keys (N,).
-        least: Confidence that the deepest name needs.
+        ids: Names of the queries (Q,).
+        key_ids: Names of the keys (N,).
+        least: Smallest confidence of the deepest name.
     """
     rows = []
     for row, (query, deepest) in enumerate(zip(ids, found.deepest(least), strict=True)):
         rank, name, confidence = deepest or (None, None, None)
-        there = found.nearest[row] >= 0
+        present = found.nearest[row] >= 0
         out: dict[str, str | float | None] = {"id": query, "rank": rank, "name": name, "confidence": confidence}
-        out["nearest"] = key_ids[found.nearest[row]] if there else None
-        out["similarity"] = float(found.similarities[row]) if there else None
+        out["nearest"] = key_ids[found.nearest[row]] if present else None
+        out["similarity"] = float(found.similarities[row]) if present else None
         for level, names in found.names.items():
             out[level] = names[row]
             out[f"{level}_confidence"] = float(found.confidences[level][row]) if names[row] is not None else None
@@ -218,56 +206,42 @@ def name_rows(
 
 
 def write_names(path: Path, rows: Sequence[dict[str, str | float | None]]) -> None:
-    """Writes such rows as CSV, numbers with four decimals; the file appears when it is complete.
+    """Writes the result of `name_rows` as CSV, numbers with four decimals, atomically.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no rows.
     """
     if not rows:
-        raise ValueError("There are no sequences, and so no names to write.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
+        raise ValueError("There are no sequences, so there are no names to write.")
+    with writing(path, newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:
             writer.writerow({key: f"{x:.4f}" if isinstance(x, float) else x for key, x in row.items()})
-    os.replace(part, path)
 
 
-def _nearest_others(index: RetrievalIndex, asked: Ids) -> tuple[tuple[Ids, Floats], tuple[Ids, Floats]]:
-    """Nearest key, and its similarity, of keys S: but for themselves; and of other species (unnamed ones left out)."""
-    vectors, group = index.vectors, torch.from_numpy(index.group)
-    species = torch.from_numpy(index.codes["species"])
-    keys = (
-        vectors if len(vectors) == len(group) and bool((group == torch.arange(len(group))).all()) else vectors[group]
-    )
-    inside, outside = [], []
-    step = max(1, AT_ONCE // len(keys))
-    for start in range(0, len(asked), step):
-        rows = torch.from_numpy(asked[start : start + step])
-        similarity = keys[rows] @ keys.T  # (B, N)
-        similarity[torch.arange(len(rows)), rows] = -torch.inf
-        inside.append(similarity.max(1))
-        other = (species[None] == species[rows, None]) | (species == UNKNOWN)[None]
-        outside.append(similarity.masked_fill_(other, -torch.inf).max(1))
-    return _stacked(inside), _stacked(outside)
-
-
-def _stacked(parts: list[Any]) -> tuple[Ids, Floats]:
-    return (
-        torch.cat([part.indices for part in parts]).numpy(),
-        torch.cat([part.values for part in parts]).numpy(),
-    )
+def _nearest_others(index: RetrievalIndex, asked: Ids) -> tuple[Neighbours, Neighbours]:
+    """Nearest keys (S, 1) of sampled keys S: among all others; and among the keys of other, named species."""
+    vectors, species = index.vectors.numpy(), torch.from_numpy(index.codes["species"])
+    inside, outside = TopK(len(asked), 1, "cpu"), TopK(len(asked), 1, "cpu")
+    keys, own = torch.arange(len(index)), torch.from_numpy(asked)
+    for part, columns, similarity in similarity_blocks(
+        vectors[index.group[asked]], vectors, index.group, metric="dot"
+    ):
+        similarity = similarity.masked_fill(keys[columns] == own[part, None], -torch.inf)
+        inside.add(part, similarity, columns.start)
+        same = (species[columns] == species[own[part], None]) | (species[columns] == UNKNOWN)
+        outside.add(part, similarity.masked_fill_(same, -torch.inf), columns.start)
+    return inside.found(), outside.found()
 
 
 def _isotonic(
     similarity: NDArray[np.float64], right: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The rising step function that is nearest to `right`.
+    """The rising step function nearest to `right`: its similarities and probabilities.
 
-    One wrong answer at the largest similarity and one right one at the smallest are added, each with the mean weight:
-    nothing is ever certain, the less so the fewer answers there are (rule of succession).
+    One wrong answer at the largest similarity and one right answer at the smallest are added, each with the mean
+    weight, so that no name is ever certain, and less so the fewer answers there are (rule of succession).
     """
     one = weight.sum() / np.count_nonzero(weight)
     x = np.concatenate([similarity, [similarity.max(), similarity.min()]]).astype(np.float64)

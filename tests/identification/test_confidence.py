@@ -1,4 +1,4 @@
-"""Names with a confidence: what is predicted, that the confidence keeps its word, and what is refused."""
+"""Names with a confidence: predictions, calibration of the confidence, and errors."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from bioscan_hf.identification.confidence import Calibration, calibrate, identif
 from bioscan_hf.search.index import build_index
 
 
-def made_up(species_of_genus: int, each: int, seed: int, genera: int = 40, spread: float = 0.25):
-    """Unit vectors of genera, their species and specimens: near within a species, less near within a genus."""
+def simulated(species_of_genus: int, each: int, seed: int, genera: int = 40, spread: float = 0.25):
+    """Vectors of specimens: near within a species, less near within a genus."""
     random = np.random.default_rng(seed)
     x, genus, species = [], [], []
     for g in range(genera):
@@ -25,7 +25,7 @@ def made_up(species_of_genus: int, each: int, seed: int, genera: int = 40, sprea
 @pytest.fixture(scope="module")
 def world():
     """Keys of 3 of 5 species in each genus; queries of those species (seen), and of the others (novel)."""
-    x, labels = made_up(5, 8, seed=0)
+    x, labels = simulated(5, 8, seed=0)
     number = np.asarray([int(name[-1]) for name in labels["species"]])
     turn = np.arange(len(x)) % 8
     parts = {"keys": (number < 3) & (turn < 5), "seen": (number < 3) & (turn >= 5), "novel": number >= 3}
@@ -40,10 +40,10 @@ def right(found, labels, rank):
 
 
 @pytest.mark.parametrize("novel_share", [0.0, 0.5, 1.0])
-def test_confidence_keeps_its_word(world, novel_share):
-    """Over queries of which that share is novel, mean confidence and accuracy differ by less than 0.05 at each rank.
+def test_confidence_is_calibrated(world, novel_share):
+    """With that share of novel queries, mean confidence and accuracy differ by less than 0.05 at each rank.
 
-    The novel queries were never seen in the calibration, which only ever asked for keys.
+    The calibration uses the keys only, never the queries.
     """
     index = build_index(*world["keys"])
     calibration = calibrate(index, novel_share=novel_share)
@@ -55,8 +55,8 @@ def test_confidence_keeps_its_word(world, novel_share):
         assert abs(gap) < 0.05, rank
 
 
-def test_novel_species_get_a_genus_and_no_sure_species(world):
-    """What a lab asks: among the species named with 90 %, few are wrong, though half of the queries are novel."""
+def test_novel_species_get_a_genus_and_no_certain_species(world):
+    """Queries of novel species get lower confidences at rank species, and the deepest name respects the limit."""
     index = build_index(*world["keys"])
     calibration = calibrate(index)
     seen = identify(world["seen"][0], index, calibration)
@@ -70,7 +70,7 @@ def test_novel_species_get_a_genus_and_no_sure_species(world):
         assert all(answer is None or answer[2] >= 0.5 for answer in found.deepest(0.5))
 
 
-def test_no_share_of_novel_species_is_surer_than_many(world):
+def test_confidence_falls_with_the_share_of_novel_species(world):
     index = build_index(*world["keys"])
     means = [
         identify(world["seen"][0], index, calibrate(index, novel_share=share)).confidences["species"].mean()
@@ -80,7 +80,7 @@ def test_no_share_of_novel_species_is_surer_than_many(world):
 
 
 def test_names_are_those_of_the_nearest_key_by_hand():
-    """Three keys on the axes. A query near the second takes its names; where that key has none, there is none."""
+    """Three keys on the axes. A query takes the names of its nearest key; where the key has none, it gets none."""
     index = build_index(np.eye(3), {"genus": ["A", "B", "B"], "species": ["A a", None, "B b"]}, ids=["x", "y", "z"])
     line = np.asarray([0.0, 1.0])
     calibration = Calibration({"genus": line, "species": line}, {"genus": line, "species": line}, {}, 0.5)
@@ -94,19 +94,19 @@ def test_names_are_those_of_the_nearest_key_by_hand():
 
 
 def test_equal_keys_answer_as_the_first_of_them():
-    """Barcodes that occur twice are one vector of the index; the key that is told is the first."""
+    """A barcode that occurs twice is one vector of the index; the nearest key is its first row."""
     index = build_index([[1, 0], [0, 1], [0, 1]], {"species": ["a", "b", "c"]})
     line = np.asarray([0.0, 1.0])
     found = identify([[0.0, 2.0]], index, Calibration({"species": line}, {"species": line}, {}, 0))
     assert found.nearest.tolist() == [1] and found.names["species"] == ["b"]
 
 
-def test_a_key_never_answers_for_itself():
-    """30 species of one key each: with themselves among the keys, every name would be right.
+def test_a_key_is_not_its_own_neighbour():
+    """30 species of 1 key each: if keys found themselves, every name would be right.
 
-    No species is among the others, so that nothing but the novel case is learned: wrong at rank species throughout.
+    No species is among the other keys, so only the novel case is learned: always wrong at rank species.
     """
-    x, labels = made_up(1, 1, seed=1, genera=30)
+    x, labels = simulated(1, 1, seed=1, genera=30)
     calibration = calibrate(build_index(x, labels), novel_share=1.0)
     assert calibration.sampled["species"] == (0, 30)
     assert calibration.confidences["species"].max() < 0.5
@@ -118,13 +118,13 @@ def test_bad_input(world):
     calibration = calibrate(index)
     with pytest.raises(ValueError, match="labels of genus, but calibration needs 'species'"):
         calibrate(build_index(keys, {"genus": labels["genus"]}))
-    with pytest.raises(ValueError, match="novel_share=1.5 is no share: give a number from 0 to 1"):
+    with pytest.raises(ValueError, match="novel_share=1.5 is not a share: give a number from 0 to 1"):
         calibrate(index, novel_share=1.5)
     with pytest.raises(ValueError, match="no labels of 'tribe'. It has genus, species"):
         calibrate(index, ["genus", "tribe"])
-    with pytest.raises(ValueError, match="Only 4 keys have a species name; a calibration takes 20 or more"):
+    with pytest.raises(ValueError, match="Only 4 keys have a species name; a calibration needs at least 20"):
         calibrate(build_index(keys[:4], {"species": labels["species"][:4]}))
-    with pytest.raises(ValueError, match="queries have 3 numbers each and the keys 16: embed both by one model"):
+    with pytest.raises(ValueError, match="queries have 3 dimensions and the keys 16: embed both with one model"):
         identify(np.ones((1, 3)), index, calibration)
     with pytest.raises(ValueError, match=r"rows 0 \(q7\)"):
         identify(np.full((1, 16), np.nan), index, calibration, ids=["q7"])
