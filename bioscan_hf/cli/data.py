@@ -88,7 +88,8 @@ def split(
     out: Output,
 ) -> Result:
     """Partition a metadata CSV as in the paper."""
-    from ..partition.assign import make_splits, split_summary
+    from ..partition.assign import make_splits
+    from ..partition.check import split_summary
     from ..provenance import write_results
     from ..release.tables import read_table, write_csv
 

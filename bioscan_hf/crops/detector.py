@@ -35,6 +35,12 @@ class Detector:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; give a positive number.")
 
+    def find(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """x0, y0, x1, y1, width and height of each image: int64 (n, 6)."""
+        sizes = np.array([image.size for image in images]).reshape(-1, 2)
+        boxes = detect_boxes(self.model, self.image_processor, images)
+        return np.concatenate([boxes, sizes], axis=1).astype(np.int64)
+
     def digest(self) -> str:
         """Hash of the weights."""
         digest = hashlib.sha256()
@@ -92,7 +98,7 @@ def convert_detr(checkpoint: str | Path, output: str | Path, config: Any | None 
     if not isinstance(weights, Mapping):
         raise ValueError(f"{str(checkpoint)!r} has no 'state_dict' (it has {', '.join(map(str, content))}).")
     if foreign := [key for key in weights if not key.startswith("model.")]:
-        raise ValueError(f"{str(checkpoint)!r} holds weights of something else, such as {foreign[0]}.")
+        raise ValueError(f"{str(checkpoint)!r} holds weights of another model, such as {foreign[0]}.")
     state = {
         key.removeprefix("model."): tensor
         for key, tensor in weights.items()

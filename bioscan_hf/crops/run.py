@@ -31,8 +31,8 @@ from ..release.photos import Photos
 from ..release.problems import Problem, ReleaseError, stop
 from ..release.tables import read_strings
 from ..schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
-from . import detector
 from .boxes import area_fraction, crop, find_style, resize_shorter_side, scale_factor
+from .detector import Detector
 
 MANIFEST_FILE = "crops.json"
 ORIGINALS = ("original_full", "original_256")
@@ -75,7 +75,7 @@ class Cropped(NamedTuple):
 def crop_folder(
     source: str | Path,
     output: str | Path,
-    boxes: Boxes | detector.Detector,
+    boxes: Boxes | Detector,
     *,
     package: str | None = None,
     split: str = "all",
@@ -111,8 +111,10 @@ def crop_folder(
     """
     source, output = Path(source), Path(output)
     package = _find_package(source, package)
-    table = isinstance(boxes, Boxes)
-    digest = hashlib.sha256(boxes.ids.tobytes() + boxes.values.tobytes()).hexdigest() if table else boxes.digest()
+    if isinstance(boxes, Boxes):
+        digest = hashlib.sha256(boxes.ids.tobytes() + boxes.values.tobytes()).hexdigest()
+    else:
+        digest = boxes.digest()
     about = {"package": package, **vars(options), "boxes": digest}
     opened = None if package is None else Photos(photo_root(source), package)
     if opened is None:
@@ -128,7 +130,7 @@ def crop_folder(
         delete_temporaries(output)
         write_json(output / MANIFEST_FILE, about)
         with _Record(output) as record:
-            tasks = _Tasks(photos, boxes, options, record, problems)
+            tasks = _tasks(photos, boxes, options, record, problems)
             with closing(in_order(cut, tasks, workers, executor)) as results:
                 for task, result in results:
                     if isinstance(result, str):
@@ -137,10 +139,10 @@ def crop_folder(
                         record.add(task)
                         _save(output / task.file, result)
                         written += 1
-                    progress("photos", written + tasks.present + len(problems), None)
+                    progress("photos", written + record.present + len(problems), None)
             problems.write(output)
             record.finish()
-    return Cropped(written, tasks.present, list(problems))
+    return Cropped(written, record.present, list(problems))
 
 
 def _find_package(source: Path, package: str | None) -> str | None:
@@ -227,14 +229,14 @@ class Task(NamedTuple):
         processid: The specimen.
         file: File of the crop, relative to the output.
         jpeg: The photo.
-        box: x0, y0, x1, y1, and width and height of the photo in which the box was found.
+        box: x0, y0, x1, y1, and width and height of the photo in which the box was found; None if it is not known yet.
         options: How the crop is made.
     """
 
     processid: str
     file: str
     jpeg: bytes
-    box: np.ndarray
+    box: np.ndarray | None
     options: CropOptions
 
 
@@ -242,6 +244,7 @@ def cut(task: Task) -> tuple[Task, bytes | str]:
     """The task without its photo, and the JPEG of the crop; a text says why there is no crop."""
     jpeg, box, options = task.jpeg, task.box, task.options
     task = task._replace(jpeg=b"")
+    assert box is not None
     try:
         image = _decode(jpeg)
         picture = crop(image, box[:4] * np.tile(image.size / box[4:], 2), options.style)
@@ -264,74 +267,52 @@ def _save(path: Path, jpeg: bytes) -> None:
         file.write(jpeg)
 
 
-class _Tasks:
-    """The photos whose crop is missing, with their boxes.
+def _tasks(
+    photos: Iterator[Photo],
+    boxes: Boxes | Detector,
+    options: CropOptions,
+    record: _Record,
+    problems: ProblemList,
+) -> Iterator[Task]:
+    """A task for each photo without a crop. Photos that cannot be read or have no box are reported."""
 
-    Attributes:
-        present: Photos so far whose crop is there.
-    """
+    def report(photo: Photo | Task, what: str) -> None:
+        problems.report(Problem(photo.file, None, photo.processid, what, "no crop"))
 
-    def __init__(
-        self,
-        photos: Iterator[Photo],
-        boxes: Boxes | detector.Detector,
-        options: CropOptions,
-        record: _Record,
-        problems: ProblemList,
-    ):
-        self.photos, self.boxes, self.options, self.record, self.problems = photos, boxes, options, record, problems
-        self.present = 0
-
-    def __iter__(self) -> Iterator[Task]:
-        size = self.boxes.batch_size if isinstance(self.boxes, detector.Detector) else 1
-        while batch := list(islice(self.photos, size)):
-            tasks = [task for photo in batch if (task := self._task(photo)) is not None]
-            yield from self._detect(tasks) if isinstance(self.boxes, detector.Detector) else tasks
-
-    def _task(self, photo: Photo) -> Task | None:
-        """The task for a photo, its box empty if it must be detected; None if there is nothing to do."""
-        box = _find(self.record.boxes, photo.processid)
-        if (self.record.output / photo.file).exists():
-            if box is None:
-                raise FileExistsError(
-                    f"{self.record.output / photo.file} exists and is not a crop of this run. Give a new folder."
-                )
-            self.present += 1
-            return None
-        if isinstance(self.boxes, detector.Detector):
-            box = np.empty(0) if box is None else box
-        elif (box := _find(self.boxes, photo.processid) if box is None else box) is None:
-            self._report(photo, "no box in the table")
-            return None
-        try:
-            return Task(photo.processid, photo.file, photo.read(), box, self.options)
-        except (ReleaseError, OSError) as error:
-            self._report(photo, f"cannot be read ({error})")
-            return None
-
-    def _detect(self, tasks: list[Task]) -> Iterator[Task]:
-        """The same tasks with detected boxes where they are empty."""
-        images: dict[str, Image.Image] = {}
-        for task in tasks:
-            if not len(task.box):
+    while batch := list(islice(photos, boxes.batch_size if isinstance(boxes, Detector) else 1)):
+        tasks = []
+        for photo in batch:
+            if not record.has_crop(photo):
                 try:
-                    images[task.processid] = _decode(task.jpeg)
-                except UNREADABLE as error:
-                    self._report(task, f"cannot be read ({error})")
-        found = {}
-        if images:
-            assert isinstance(self.boxes, detector.Detector)
-            corners = detector.detect_boxes(self.boxes.model, self.boxes.image_processor, list(images.values()))
-            found = dict(zip(images, corners, strict=True))
-        for task in tasks:
-            if len(task.box):
-                yield task
-            elif task.processid in found:
-                box = np.concatenate([found[task.processid], images[task.processid].size])
-                yield task._replace(box=box.astype(np.int64))
+                    tasks.append(Task(photo.processid, photo.file, photo.read(), record.find(photo), options))
+                except (ReleaseError, OSError) as error:
+                    report(photo, f"cannot be read ({error})")
+        yield from _with_boxes(tasks, boxes, report)
 
-    def _report(self, photo: Photo | Task, what: str) -> None:
-        self.problems.report(Problem(photo.file, None, photo.processid, what, "no crop"))
+
+def _with_boxes(
+    tasks: list[Task], boxes: Boxes | Detector, report: Callable[[Photo | Task, str], None]
+) -> Iterator[Task]:
+    """The tasks with a box: their own, that of the table, or a detected one."""
+    found: dict[str, np.ndarray] = {}
+    unknown = [task for task in tasks if task.box is None]
+    if isinstance(boxes, Detector):
+        images = {}
+        for task in unknown:
+            try:
+                images[task.processid] = _decode(task.jpeg)
+            except UNREADABLE as error:
+                report(task, f"cannot be read ({error})")
+        found = dict(zip(images, boxes.find(list(images.values())), strict=True))
+    else:
+        for task in unknown:
+            if (box := _find(boxes, task.processid)) is not None:
+                found[task.processid] = box
+            else:
+                report(task, "no box in the table")
+    for task in tasks:
+        if task.box is not None or task.processid in found:
+            yield task if task.box is not None else task._replace(box=found[task.processid])
 
 
 # ---- the table of boxes --------------------------------------------------------------------------------------------
@@ -347,14 +328,15 @@ def _find(boxes: Boxes | None, processid: str) -> np.ndarray | None:
 
 
 class _Record:
-    """The table of boxes of a run, which tells a later run which crops are its own.
+    """The table of boxes of a run. A later run knows its crops by it.
 
     Attributes:
-        boxes: Boxes of the crops of earlier runs.
+        present: Photos so far that had a crop.
     """
 
     def __init__(self, output: Path):
-        self.output, self.boxes = output, None
+        self.output, self.present = output, 0
+        self._earlier: Boxes | None = None
         self._finished, self._path = output / "boxes.tsv", output / "boxes.part.tsv"
         if self._finished.is_file():
             os.replace(self._finished, self._path)
@@ -362,7 +344,7 @@ class _Record:
             content = self._path.read_bytes()
             os.truncate(self._path, content.rfind(b"\n") + 1)  # without an incomplete line
             if content.count(b"\n") > 1:
-                self.boxes = read_boxes(self._path)
+                self._earlier = read_boxes(self._path)
 
     def __enter__(self) -> _Record:
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `__exit__`)
@@ -373,9 +355,23 @@ class _Record:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
+    def find(self, photo: Photo | Task) -> np.ndarray | None:
+        """The box that an earlier run used."""
+        return _find(self._earlier, photo.processid)
+
+    def has_crop(self, photo: Photo) -> bool:
+        """Whether an earlier run has cropped the photo."""
+        exists = (self.output / photo.file).exists()
+        if exists and self.find(photo) is None:
+            raise FileExistsError(
+                f"{self.output / photo.file} exists and is not a crop of this run. Give a new folder."
+            )
+        self.present += exists
+        return exists
+
     def add(self, task: Task) -> None:
         """Adds the box of a crop that is about to be written."""
-        if _find(self.boxes, task.processid) is None:
+        if self.find(task) is None and task.box is not None:
             x0, y0, x1, y1, width, height = map(int, task.box)
             box = (x0, y0, x1, y1)
             values = (width, height, *box, scale_factor(box), area_fraction(box, (width, height)))

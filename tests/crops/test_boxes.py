@@ -211,7 +211,7 @@ def test_published_checkpoint_becomes_a_folder(detector, lightning, tmp_path):
         ({"model.model.query_position_embeddings.weight": None}, "1 missing keys.*query_position_embeddings"),
         ({"model.extra": torch.ones(1)}, "1 unexpected keys.*extra"),
         ({"model.class_labels_classifier.bias": torch.ones(92)}, "1 mismatched keys.*class_labels_classifier.bias"),
-        ({"loss.weight": torch.ones(1)}, "weights of something else, such as loss.weight"),
+        ({"loss.weight": torch.ones(1)}, "weights of another model, such as loss.weight"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(changes, message, detector, lightning, tmp_path):

@@ -103,7 +103,7 @@ def test_a_format_set_before_does_not_matter(pretrain):
     [
         ({"target_format": "name"}, "Unknown target_format: 'name'. Choose index or text"),
         ({"output_format": "list"}, "Unknown output_format: 'list'. Choose tuple or dict"),
-        ({"modality": ("dna", "sound")}, "Unfamiliar modality: 'sound'. This dataset has image, processid"),
+        ({"modality": ("dna", "sound")}, "Unknown modality 'sound'. This dataset has image, processid"),
         ({"target_type": "tribe"}, "Unknown target_type 'tribe'"),
         ({"target_type": (), "target_transform": str}, "target_transform is given, but target_type is empty"),
     ],
@@ -114,7 +114,7 @@ def test_bad_arguments(pretrain, arguments, message):
 
 
 def test_photos_of_a_dataset_without_them(dataset):
-    with pytest.raises(ValueError, match="Unfamiliar modality: 'image'.* Load a config with photos"):
+    with pytest.raises(ValueError, match="Unknown modality 'image'.* Load a config with photos"):
         to_torch(load_bioscan5m(dataset, "dna", "val"))
 
 
