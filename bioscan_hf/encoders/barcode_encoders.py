@@ -22,7 +22,7 @@ OWN_TYPES = ("barcodebert", "barcodemamba", "alignedbarcode")
 
 
 def load_encoder(name: str, *, trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
-    """Model and processor for `embed`, by name; on the GPU of this process if it has one.
+    """Model and processor for `embed`, by name; on the GPU if available.
 
     Args:
         name: "kmer:4", "kmer:4+6", "cnn:FOLDER", "hf:ID", the folder or Hub id of one of our own models, or a key of

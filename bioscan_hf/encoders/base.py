@@ -56,13 +56,18 @@ class Encoder(nn.Module):
 
 
 def split_name(name: str) -> tuple[str | None, str]:
-    """Kind and rest of the name of an encoder: ("kmer", "4") for "kmer:4"; the kind is None for a folder or Hub id."""
+    """Kind and rest of the name of an encoder.
+
+    Example:
+        >>> split_name("kmer:4"), split_name("folder")
+        (('kmer', '4'), (None, 'folder'))
+    """
     kind, colon, rest = name.partition(":")
     return (kind, rest) if colon and kind in KINDS else (None, name)
 
 
 def default_device() -> torch.device:
-    """The GPU of this process if it has one, else the CPU. `ACCELERATE_USE_CPU=yes` chooses the CPU."""
+    """The GPU of this process; the CPU without one or with `ACCELERATE_USE_CPU=yes`."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 

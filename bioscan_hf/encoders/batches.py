@@ -63,9 +63,9 @@ def embed_barcodes(
     known: Known | None = None,
     progress: Progress = silent,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embeddings (n, D) of barcodes or other texts, and which (n,) have a whole token; the others are zeros.
+    """Embeddings (n, D) of barcodes or other texts, and which (n,) are valid.
 
-    Call it within `inference(model)`.
+    A barcode without a whole token is not valid, and its vector is zeros. Call it within `inference(model)`.
 
     Args:
         known: Embeddings of earlier barcodes, which are not computed again. Those of this call are added.
@@ -96,9 +96,9 @@ def embed_photos(
     dtype: torch.dtype = torch.float32,
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """Embeddings (n, D) of photos. A GPU computes one batch while the next is decoded.
+    """Embeddings (n, D) of photos.
 
-    Call it within `inference(model)`.
+    A GPU computes one batch while the next is decoded. Call it within `inference(model)`.
 
     Args:
         processor: `processor(photos, names)` gives the model's inputs.
@@ -138,26 +138,37 @@ def _windows(
     A window is fetched from the device after the next one has been sent, so that tokenizing does not delay it.
     """
     size = batch_size * BATCHES_IN_WINDOW if isinstance(processor, ColumnTokenizer) else batch_size
-    sent: tuple[slice, Tensor, Tensor, Tensor] | None = None
+    waiting = None
     for start in range(0, len(barcodes), size):
         rows = slice(start, min(start + size, len(barcodes)))
         inputs, whole = encode(processor, barcodes[rows])
-        outputs, order = _window(model, processor, inputs, batch_size, dtype)
-        if sent is not None:
-            yield _fetched(*sent)
-        sent = (rows, outputs, order, whole)
-    if sent is not None:
-        yield _fetched(*sent)
+        sent = (rows, *_window(model, processor, inputs, batch_size, dtype), whole)
+        if waiting is not None:
+            yield _fetched(*waiting)
+        waiting = sent
+    if waiting is not None:
+        yield _fetched(*waiting)
+
+
+def _fetched(
+    rows: slice, outputs: Tensor, order: Tensor, whole: Tensor
+) -> tuple[slice, NDArray[np.float32], NDArray[np.bool_]]:
+    vectors = torch.empty(outputs.shape)
+    vectors[order] = outputs.cpu()
+    vectors[~whole] = 0
+    return rows, vectors.numpy(), whole.numpy()
 
 
 def _window(
     model: nn.Module, processor: Callable[..., Any], inputs: dict[str, Tensor], batch_size: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Vectors on the device, and the row of each."""
-    cut = isinstance(processor, ColumnTokenizer) and pools_by_mask(model)
-    n = len(next(iter(inputs.values())))
-    lengths = _attended_length(inputs["attention_mask"]) if cut else None
-    order = torch.arange(n) if lengths is None else lengths.argsort(descending=True, stable=True)
+    n, lengths = len(next(iter(inputs.values()))), None
+    order = torch.arange(n)
+    if isinstance(processor, ColumnTokenizer) and pools_by_mask(model):
+        mask = inputs["attention_mask"]
+        lengths = (mask.ne(0) * torch.arange(1, mask.shape[1] + 1)).amax(1)  # number of the last attended token
+        order = lengths.argsort(descending=True, stable=True)
     outputs = []
     for rows in order.split(batch_size):
         batch = {name: x[rows] for name, x in inputs.items()}
@@ -170,18 +181,8 @@ def _window(
     return torch.cat(outputs), order
 
 
-def _fetched(
-    rows: slice, outputs: Tensor, order: Tensor, whole: Tensor
-) -> tuple[slice, NDArray[np.float32], NDArray[np.bool_]]:
-    computed = outputs.cpu()
-    restored = torch.empty_like(computed)
-    restored[order] = computed
-    restored[~whole] = 0
-    return rows, restored.numpy(), whole.numpy()
-
-
 def encode(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of the model, and which of the barcodes (B,) have a token of their own."""
+    """Inputs of the model, and which barcodes (B,) have a token."""
     added = 0  # tokens that a tokenizer adds to every barcode
     if isinstance(processor, ColumnTokenizer):
         ids, mask = processor.encode_column([*barcodes, ""])
@@ -214,11 +215,6 @@ def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, wha
 def pools_by_mask(model: nn.Module) -> bool:
     """Whether the model averages attended tokens only, so that padding can be cut off."""
     return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
-
-
-def _attended_length(mask: Tensor) -> Tensor:
-    """Number of the last attended token of each row of (B, L), counted from 1; 0 if there is none."""
-    return (mask.ne(0) * torch.arange(1, mask.shape[1] + 1)).amax(1)
 
 
 def device_of(model: nn.Module) -> torch.device:

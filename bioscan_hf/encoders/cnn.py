@@ -113,7 +113,7 @@ class BarcodeCnn(PreTrainedModel):
         return embedding(places, pooled).permute(0, 3, 2, 1)
 
     def _first_table(self, counts: Tensor) -> Tensor:
-        """Output of the first block for each of the 32 patterns of 5 bits, (32, 64)."""
+        """Output of the first block for each pattern of 5 bits (32, 64)."""
         device = counts.device
         bits = torch.arange(32, device=device)[:, None] >> torch.arange(5, device=device) & 1
         windows = bits.unfold(1, 3, 1).to(self.conv1.weight.dtype)  # (32, 3 places, 3 bits)
@@ -124,7 +124,7 @@ class BarcodeCnn(PreTrainedModel):
         return x.unflatten(0, (32, 3)).amax(1)
 
     def _second_table(self, first: Tensor, counts: Tensor) -> Tensor:
-        """Second block before pooling, for each pattern of 11 bits: in the middle, first and last in a barcode."""
+        """Second block before pooling, for each pattern of 11 bits (3 * 2048, 32)."""
         taps = torch.einsum("pc,oct->tpo", first, self.conv2.weight[..., 0])  # (3, 32, 32)
         taps = pad(taps, (0, 0, 0, 1))  # row 32: outside of the barcode
         pattern = torch.arange(2048, device=counts.device)
@@ -136,9 +136,10 @@ class BarcodeCnn(PreTrainedModel):
 
 
 def encode_letters(barcodes: Sequence[str]) -> NDArray[np.uint8]:
-    """Codes (n, 660) of the first 660 letters: A, C, G, T, N are 0 to 4, past the end is 5.
+    """Codes (n, 660) of the first 660 letters of each barcode.
 
-    Every other character (IUPAC codes, gaps, lower case) counts as N. The published code raises an error for them.
+    A, C, G, T and N are 0 to 4, and 5 is past the end. Every other character (IUPAC codes, gaps, lower case) counts
+    as N. The published code raises an error for them.
 
     Raises:
         ValueError: if a barcode is missing (None).
@@ -155,7 +156,7 @@ def encode_letters(barcodes: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def cnn_inputs(barcodes: Sequence[str]) -> dict[str, Tensor]:
-    """Processor of `BarcodeCnn`: letters (B, 660), and a mask (B, 1) that is 0 without any A, C, G or T."""
+    """Letters (B, 660), and a mask (B, 1) of barcodes with a nucleotide."""
     letters = torch.from_numpy(encode_letters(barcodes))
     return {"letters": letters, "attention_mask": (letters < 4).any(1, keepdim=True).long()}
 
@@ -253,7 +254,9 @@ def load_cnn(folder: str | Path) -> tuple[BarcodeCnn, Any]:
 
 
 def convert_cnn(state: Mapping[str, Tensor], names: Sequence[str] | None = None) -> BarcodeCnn:
-    """The network of a published state dict, as `load_checkpoint` reads it. Half-precision weights become float32.
+    """The network of a published state dict, as `load_checkpoint` reads it.
+
+    Half-precision weights become float32.
 
     Args:
         names: Names of the classes, which the file does not contain.
@@ -267,19 +270,15 @@ def convert_cnn(state: Mapping[str, Tensor], names: Sequence[str] | None = None)
             f"These are not weights of the CNN: fc2.weight is not among {', '.join(list(weights)[:5]) or 'nothing'}."
         )
     model = BarcodeCnn(BarcodeCnnConfig(id2label=_id2label(names, len(weights["fc2.weight"]))))
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    if found != expected:
-        wrong = sorted(f"{key} {expected.get(key)}" for key in dict(found.items() ^ expected.items()))
-        raise ValueError(
-            f"These are not weights of the CNN. What differs (with the expected shape): {', '.join(wrong)}."
-        )
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"These are not weights of the CNN. {' '.join(str(error).split())}") from error
     return model.eval()
 
 
 def _bit_patterns(letters: Tensor) -> Tensor:
-    """Bits 3p - 4 to 3p + 6 of each letter's column for place p, the first bit lowest: (B, 5, 220)."""
+    """Bits 3p - 4 to 3p + 6 of each letter for place p (B, 5, 220)."""
     one_hot = letters[:, None, :] == torch.arange(len(LETTERS), device=letters.device)[:, None]
     bits = pad(one_hot.to(torch.int32), (4, 4))  # (B, 5, 668)
     codes = torch.zeros_like(bits[..., :220])
@@ -332,9 +331,9 @@ def _id2label(names: Sequence[str] | None, classes: int) -> dict[int, str]:
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """Parts of `size` rows. A single last row cannot be batch-normalised, so it joins the batch before it."""
+    """Batches of `size` rows."""
     parts = list(order.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
+    if len(parts) > 1 and len(parts[-1]) == 1:  # a single row cannot be batch-normalised
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 

@@ -166,7 +166,7 @@ class _Encoding:
             )
         embeddings, valid = np.zeros((size, vectors.shape[1]), np.float32), np.zeros(size, np.bool_)
         embeddings[there], valid[there] = vectors, whole
-        return Embeddings(processids, embeddings, valid, rows.kept(start, size).to_pydict())
+        return Embeddings(processids, embeddings, valid, rows.kept(start, size))
 
     @cached_property
     def dim(self) -> int:
@@ -184,7 +184,7 @@ class _Encoding:
         return embed_barcodes(self.model, self.processor, texts, progress=progress, **options)
 
     def identity(self) -> tuple[dict[str, Any], list[str]]:
-        """Entries of the manifest that must be the same to resume, and the digest of each shard.
+        """Manifest entries that must be equal to resume, and digests of shards.
 
         A processor is known by its output for the first barcodes or photos.
         """
@@ -214,9 +214,10 @@ class _Encoding:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """sha256 of a model's class and `extra_repr`, its weights, and the entries of its config that change its output.
+    """sha256 of a model's class, `extra_repr`, weights and config.
 
-    It stays the same when the model is saved and loaded, or moved to another device.
+    Entries of the config that do not change the output are left out. The hash stays the same when the model is saved
+    and loaded, or moved to another device.
     """
     digest = hashlib.sha256(f"{type(model).__qualname__}{model.extra_repr()}".encode())
     network = model.network if isinstance(model, Encoder) else model
@@ -264,7 +265,7 @@ def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _write_manifest(folder: Path, content: dict[str, Any], model: nn.Module) -> None:
-    """Writes the manifest. It exists from the start; `dim` is added when every shard is written."""
+    """Writes the manifest: first without `dim`, which is added at the end."""
     about = {
         "encoder": model.description if isinstance(model, Encoder) else type(model).__name__,
         "versions": {name: version(name) for name in ("bioscan_hf", "torch", "transformers", "datasets", "pyarrow")},

@@ -62,7 +62,9 @@ NO_LIMIT = 10**9
 
 
 def mean_of_tokens(network: Any, input_ids: Tensor, attention_mask: Tensor, masked: bool = True) -> Tensor:
-    """Mean of the last hidden states over the attended tokens; zeros where no token is attended.
+    """Mean of the last hidden states over the attended tokens.
+
+    A row without an attended token is zeros.
 
     Args:
         masked: Whether the network also gets the mask.
@@ -100,7 +102,7 @@ class HubTokens:
         self.limit = limit
 
     def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, both (B, L); the mask is all 0 for a barcode without a token of its own."""
+        """Token ids and mask (B, L); the mask of an empty barcode is 0."""
         encoded = self.tokenizer(
             [*barcodes, "", "A"],  # "" shows how many tokens are added to each; "A" has one token at least
             add_special_tokens=self.settings.special_tokens,
@@ -151,7 +153,9 @@ def load_hub_encoder(
 
 
 def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertModel, KmerTokenizer]:
-    """The published BarcodeBERT as our own class, with our tokenizer. None of its code runs.
+    """The published BarcodeBERT as our own class, with our tokenizer.
+
+    None of its code runs.
 
     Raises:
         ValueError: if the model is not a BERT over the k-mers of BarcodeBERT, or weights are missing.
@@ -196,7 +200,7 @@ def _remote_model(name: str, reference: str) -> nn.Module:
 
 
 def _check_complete(name: str, missing: Sequence[str]) -> None:
-    """Raises ValueError if weights are missing, except those of the pooling layer, which is not used."""
+    """Raises ValueError if weights are missing, other than the unused pooling layer."""
     needed = sorted(key for key in missing if not key.startswith("pooler."))
     if needed:
         raise ValueError(f"The weights of {name!r} are incomplete; missing: {', '.join(needed[:5])} ({len(needed)}).")

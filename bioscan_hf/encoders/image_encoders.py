@@ -34,7 +34,6 @@ class Published:
 
     Attributes:
         timm: Its id in timm. Without a tag (".dino") no maintained library has its weights; they are in `file`.
-        upstream: Its name in the published code.
         file: Name of the published file of weights; None where timm has them.
         prefix: Prefix of the encoder's keys in that file; other entries are left out.
         pooling: See `load_image_encoder`.
@@ -43,7 +42,6 @@ class Published:
     """
 
     timm: str
-    upstream: str
     file: str | None = None
     prefix: str = ""
     pooling: str = "model"
@@ -53,20 +51,18 @@ class Published:
 
 #: Short name -> encoder. Those with a `file` need it as `weights`.
 PUBLISHED = {
-    "resnet50": Published("resnet50.tv2_in1k", "resnet50"),
-    "mocov3_resnet50": Published("resnet50", "mocov3_resnet50", "r-50-1000ep.pth.tar", prefix="module.base_encoder."),
-    "dino_resnet50": Published("resnet50", "dino_resnet50", "dino_resnet50_pretrain.pth"),
-    "vicreg_resnet50": Published("resnet50", "vicreg_resnet50", "resnet50.pth (of VICReg)"),
-    "clip_resnet50": Published("resnet50_clip.openai", "clip_RN50", keeps_head=True, clip=True),
-    "vitb16": Published("vit_base_patch16_224", "vitb16", "vit_b_16-c867db91.pth"),
-    "mocov3_vitb16": Published(
-        "vit_base_patch16_224", "mocov3_vit_base", "vit-b-300ep.pth.tar", prefix="module.base_encoder."
-    ),
-    "dino_vitb16": Published("vit_base_patch16_224.dino", "dino_vitb16"),
-    "mae_vitb16_cls": Published("vit_base_patch16_224.mae", "timm_vit_base_patch16_224.mae"),
-    "mae_vitb16_avg": Published("vit_base_patch16_224.mae", "mae_pretrain_vit_base_global", pooling="avg_before_norm"),
+    "resnet50": Published("resnet50.tv2_in1k"),
+    "mocov3_resnet50": Published("resnet50", "r-50-1000ep.pth.tar", prefix="module.base_encoder."),
+    "dino_resnet50": Published("resnet50", "dino_resnet50_pretrain.pth"),
+    "vicreg_resnet50": Published("resnet50", "resnet50.pth (of VICReg)"),
+    "clip_resnet50": Published("resnet50_clip.openai", keeps_head=True, clip=True),
+    "vitb16": Published("vit_base_patch16_224", "vit_b_16-c867db91.pth"),
+    "mocov3_vitb16": Published("vit_base_patch16_224", "vit-b-300ep.pth.tar", prefix="module.base_encoder."),
+    "dino_vitb16": Published("vit_base_patch16_224.dino"),
+    "mae_vitb16_cls": Published("vit_base_patch16_224.mae"),
+    "mae_vitb16_avg": Published("vit_base_patch16_224.mae", pooling="avg_before_norm"),
     # trained with QuickGELU: the id without it computes slightly different vectors
-    "clip_vitb16": Published("vit_base_patch16_clip_quickgelu_224.openai", "clip_vitb16", keeps_head=True, clip=True),
+    "clip_vitb16": Published("vit_base_patch16_clip_quickgelu_224.openai", keeps_head=True, clip=True),
 }
 
 #: Prefixes of the keys of heads in the networks of torchvision, timm and MoCo-v3.
@@ -95,12 +91,12 @@ class ImageEncoder(Encoder):
         std: Sequence[float] = IMAGENET_STD,
         description: str | None = None,
     ):
-        """Takes `pool(network, pixels)`, which gives the embeddings (B, D) of normalised pixels (B, 3, H, W)."""
+        """Takes `pool(network, pixels)`, of normalised pixels (B, 3, H, W)."""
         super().__init__(network, pool, columns=("image",), description=description)
         self.register_buffer("mean", torch.tensor(list(mean)))
         self.register_buffer("std", torch.tensor(list(std)))
 
-    def forward(self, pixel_values: Tensor) -> EncoderOutput:
+    def forward(self, pixel_values: Tensor) -> EncoderOutput:  # type: ignore[override]
         """Embeddings of photos, uint8 (B, 3, H, W)."""
         pixels = normalize_on_device(pixel_values, self.mean.tolist(), self.std.tolist())
         return EncoderOutput(self.pool(self.network, pixels))
@@ -150,7 +146,7 @@ def load_image_encoder(
     zoom: float | None = None,
     workers: int = 1,
 ) -> tuple[ImageEncoder, PhotoProcessor]:
-    """Model and processor for `embed` of photos, by name; on the GPU of this process if it has one.
+    """Model and processor for `embed` of photos, by name; on the GPU if available.
 
     Args:
         name: A key of `PUBLISHED`, "timm:ID" or "hf:ID", each also with a folder instead of the id, or the folder or
@@ -205,7 +201,7 @@ def _timm_encoder(
 ) -> tuple[ImageEncoder, PhotoProcessor]:
     import timm
 
-    chosen = PUBLISHED.get(name) or Published(rest, name)
+    chosen = PUBLISHED.get(name) or Published(rest)
     if chosen.file and weights is None and not random_weights:
         raise ValueError(
             f"No maintained library has the weights of {name!r}: give their published file, {chosen.file}, as weights."
@@ -231,71 +227,21 @@ def _timm_encoder(
     if name not in PUBLISHED:
         mean, std = settings["mean"], settings["std"]
     description = name if name in PUBLISHED else f"timm:{without_folders(rest)}"
-    pool = _timm_pooling(network, pooling or chosen.pooling)
-    size = _timm_size(settings)
+    pool, size = choose_pooling(network, pooling or chosen.pooling), _timm_size(settings)
     return ImageEncoder(network, pool, mean, std, description), PhotoProcessor(size, size)
 
 
 def _timm_size(settings: Mapping[str, Any]) -> int:
-    """Side of the photos of a network. The architecture, not the saved folder, shows whether it is fixed."""
+    """Side of the photos of a network, in pixels."""
     from timm.models import get_pretrained_cfg
 
+    # The architecture, not a saved folder, shows whether the size is fixed.
     usual = get_pretrained_cfg(settings["architecture"])
     fixed = settings["fixed_input_size"] or (usual is not None and usual.fixed_input_size)
     return settings["input_size"][-1] if fixed else SIZE
 
 
-def pool_model(network: Any, pixels: Tensor) -> Tensor:
-    """Output of the network itself."""
-    return network(pixels)
-
-
-def pool_token(network: Any, pixels: Tensor) -> Tensor:
-    """Class token of the last layer, after the network's last LayerNorm."""
-    return network.forward_features(pixels)[:, 0]
-
-
-def pool_avg(network: Any, pixels: Tensor) -> Tensor:
-    """Mean of the patch tokens, after the network's last LayerNorm."""
-    return network.forward_features(pixels)[:, network.num_prefix_tokens :].mean(1)
-
-
-def pool_avg_before_norm(network: Any, pixels: Tensor) -> Tensor:
-    """Mean of the patch tokens before the last LayerNorm, then a LayerNorm without weights."""
-    vectors = pool_avg(network, pixels)  # whose last LayerNorm is an Identity now
-    return nn.functional.layer_norm(vectors, vectors.shape[1:], eps=1e-6)
-
-
-TIMM_POOLINGS = {
-    "model": pool_model,
-    "token": pool_token,
-    "avg": pool_avg,
-    "avg_before_norm": pool_avg_before_norm,
-}
-
-
-def _timm_pooling(network: Any, pooling: str) -> Callable[[Any, Tensor], Tensor]:
-    """Raises ValueError for an unknown pooling, or one that needs tokens if the network has none."""
-    from timm.models.eva import Eva
-    from timm.models.vision_transformer import VisionTransformer
-
-    if pooling not in TIMM_POOLINGS:
-        raise ValueError(f"Unknown pooling {pooling!r}. Choose one of {', '.join(TIMM_POOLINGS)}.")
-    if pooling != "model" and not isinstance(network, (VisionTransformer, Eva)):
-        raise ValueError(
-            f"{type(network).__name__} is not a plain vision transformer: its pooling can only be 'model'."
-        )
-    if pooling == "token" and not network.num_prefix_tokens:
-        raise ValueError(f"{type(network).__name__} has no class token: its pooling can be 'model' or 'avg'.")
-    if pooling == "avg_before_norm":
-        network.norm = nn.Identity()
-    return TIMM_POOLINGS[pooling]
-
-
 # ---- transformers --------------------------------------------------------------------------------------------------
-
-#: Types whose last hidden states are a class token, registers if any, and the patch tokens.
-TOKEN_TYPES = ("beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 
 
 def _transformers_encoder(
@@ -316,19 +262,20 @@ def _transformers_encoder(
             f"{name!r} holds a model of type {model_type!r}, not a CLIBD model. An encoder of photos is "
             f"{'; or '.join(ENCODERS)}."
         )
-    model = AutoModel.from_pretrained(rest)
-    description = f"hf:{without_folders(rest)}"
+    if model_type in OTHER_TYPES:
+        raise ValueError(
+            f"{name!r} of type {model_type!r} does not embed photos alone, or masks parts of them: use timm:ID."
+        )
+    network = AutoModel.from_pretrained(rest)
     if model_type == "timm_wrapper":
-        network = model.timm_model
-        settings = network.pretrained_cfg | (model.config.to_dict().get("pretrained_cfg") or {})
-        pool = _timm_pooling(network, pooling or "model")
-        encoder = ImageEncoder(network, pool, settings["mean"], settings["std"], description)
-        size = _timm_size(settings)
+        wrapped, network, model_type = network.config.to_dict(), network.timm_model, None
+        settings = network.pretrained_cfg | (wrapped.get("pretrained_cfg") or {})
+        mean, std, size = settings["mean"], settings["std"], _timm_size(settings)
     else:
         images = AutoImageProcessor.from_pretrained(rest)
-        pool = _token_pooling(name, model_type, pooling)
-        encoder = ImageEncoder(model, pool, images.image_mean, images.image_std, description)
-        size = _size_of(images)
+        mean, std, size = images.image_mean, images.image_std, _size_of(images)
+    pool = choose_pooling(network, pooling, model_type)
+    encoder = ImageEncoder(network, pool, mean, std, f"hf:{without_folders(rest)}")
     return encoder, PhotoProcessor(size, size)
 
 
@@ -345,38 +292,42 @@ def _size_of(images: Any) -> int:
     return int(found)
 
 
-def first_token(network: Any, pixels: Tensor) -> Tensor:
-    """Class token."""
-    return network(pixel_values=pixels).last_hidden_state[:, 0]
+def clibd_image_encoder(model: Any, images: Any, workers: int = 1) -> tuple[ImageEncoder, PhotoProcessor]:
+    """Image tower of a CLIBD model, with its image processor `images`, for `embed`."""
+    encoder = ImageEncoder(model, clibd_image, images.image_mean, images.image_std, "clibd image")
+    return encoder, PhotoProcessor(images.crop_size["height"], images.size["shortest_edge"], workers)
 
 
-def mean_of_patches(network: Any, pixels: Tensor) -> Tensor:
-    """Mean of the patch tokens, without registers and the class token."""
-    before = 1 + network.config.to_dict().get("num_register_tokens", 0)
-    return network(pixel_values=pixels).last_hidden_state[:, before:].mean(1)
+# ---- pooling -------------------------------------------------------------------------------------------------------
+
+#: Types of transformers whose last hidden states are a class token, registers if any, and the patch tokens.
+TOKEN_TYPES = ("beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
+
+#: Types of transformers that do not embed photos alone, or mask parts of them.
+OTHER_TYPES = ("clip", "siglip", "siglip2", "vit_mae")
 
 
-def own_pooling(network: Any, pixels: Tensor) -> Tensor:
-    """Pooled output of the network, as a vector."""
-    return network(pixel_values=pixels).pooler_output.flatten(1)
+def pool_model(network: Any, pixels: Tensor) -> Tensor:
+    """Output of the network itself, or its pooled output as a vector."""
+    output = network(pixels)
+    return output if isinstance(output, Tensor) else output.pooler_output.flatten(1)
 
 
-def _token_pooling(name: str, kind: str | None, pooling: str | None) -> Callable[[Any, Tensor], Tensor]:
-    """The class token is the default, because poolers of such models are often not trained."""
-    if kind in ("clip", "siglip", "siglip2", "vit_mae"):
-        raise ValueError(
-            f"{name!r} of type {kind!r} does not embed photos alone, or masks parts of them: use timm:ID."
-        )
-    if kind in TOKEN_TYPES:
-        known = {"model": own_pooling, "token": first_token, "avg": mean_of_patches, None: first_token}
-    else:
-        known = {"model": own_pooling, None: own_pooling}
-    if pooling not in known:
-        raise ValueError(
-            f"Unknown pooling {pooling!r} for a model of type {kind!r}. Choose one of "
-            f"{', '.join(filter(None, known))}."
-        )
-    return known[pooling]
+def pool_token(network: Any, pixels: Tensor) -> Tensor:
+    """Class token of the last layer, after the network's last LayerNorm."""
+    return _tokens(network, pixels)[0][:, 0]
+
+
+def pool_avg(network: Any, pixels: Tensor) -> Tensor:
+    """Mean of the patch tokens, after the network's last LayerNorm."""
+    tokens, others = _tokens(network, pixels)
+    return tokens[:, others:].mean(1)
+
+
+def pool_avg_before_norm(network: Any, pixels: Tensor) -> Tensor:
+    """Mean of the patch tokens before the last LayerNorm, then a LayerNorm without weights."""
+    vectors = pool_avg(network, pixels)  # whose last LayerNorm is an Identity now
+    return nn.functional.layer_norm(vectors, vectors.shape[1:], eps=1e-6)
 
 
 def clibd_image(network: Any, pixels: Tensor) -> Tensor:
@@ -384,7 +335,41 @@ def clibd_image(network: Any, pixels: Tensor) -> Tensor:
     return network.get_image_features(pixels)
 
 
-def clibd_image_encoder(model: Any, images: Any, workers: int = 1) -> tuple[ImageEncoder, PhotoProcessor]:
-    """Model and processor for `embed`: the image tower of a CLIBD model, with the image processor `images`."""
-    encoder = ImageEncoder(model, clibd_image, images.image_mean, images.image_std, "clibd image")
-    return encoder, PhotoProcessor(images.crop_size["height"], images.size["shortest_edge"], workers)
+def _tokens(network: Any, pixels: Tensor) -> tuple[Tensor, int]:
+    """Tokens of the last layer (B, T, D), and the number before the patches."""
+    if hasattr(network, "forward_features"):  # timm
+        return network.forward_features(pixels), network.num_prefix_tokens
+    return network(pixels).last_hidden_state, 1 + network.config.to_dict().get("num_register_tokens", 0)
+
+
+POOLINGS = {"model": pool_model, "token": pool_token, "avg": pool_avg, "avg_before_norm": pool_avg_before_norm}
+
+
+def choose_pooling(network: Any, pooling: str | None, model_type: str | None = None) -> Callable[..., Tensor]:
+    """The function of a pooling.
+
+    The default is "model", and "token" for vision transformers of transformers, whose poolers are often random.
+
+    Args:
+        model_type: For a network of transformers.
+
+    Raises:
+        ValueError: for a pooling that is unknown, or needs tokens that the network does not have.
+    """
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    possible = ["model"]
+    if model_type in TOKEN_TYPES:
+        possible = ["token", "model", "avg"]
+    elif isinstance(network, (VisionTransformer, Eva)):
+        possible = ["model", *(["token"] if network.num_prefix_tokens else []), "avg", "avg_before_norm"]
+    pooling = pooling or possible[0]
+    if pooling not in possible:
+        raise ValueError(
+            f"The pooling {pooling!r} is not possible with {type(network).__name__}. Choose one of "
+            f"{', '.join(possible)}."
+        )
+    if pooling == "avg_before_norm":
+        network.norm = nn.Identity()
+    return POOLINGS[pooling]

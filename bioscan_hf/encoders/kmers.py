@@ -67,7 +67,9 @@ def kmer_counts(
 
 
 def kmer_encoder(k: int = 4, *more: int) -> tuple[Encoder, Callable[[Sequence[str]], dict[str, Tensor]]]:
-    """Model and processor for `embed`: rows of k-mer counts, scaled to length 1, are the embeddings.
+    """Model and processor for `embed` with k-mer counts as embeddings.
+
+    Each row of counts is scaled to length 1.
 
     Args:
         more: Further k. Their rows of length 1 follow the first, so each k has the same weight in a cosine.
@@ -80,7 +82,7 @@ def kmer_encoder(k: int = 4, *more: int) -> tuple[Encoder, Callable[[Sequence[st
 
 
 def kmer_inputs(barcodes: Sequence[str], ks: Sequence[int]) -> dict[str, Tensor]:
-    """Counts (n, D) scaled to length 1 for each k, and a mask (n, 1) that is 0 where there is no k-mer."""
+    """Counts (n, D), of length 1 for each k, and a mask (n, 1) of rows with a k-mer."""
     counts = np.concatenate([kmer_counts(barcodes, k, normalize=True) for k in ks], axis=1)
     return {
         "counts": torch.from_numpy(counts),
@@ -127,7 +129,7 @@ def _chunks_of_strings(column: Sequence[str] | pa.Array | pa.ChunkedArray) -> li
 
 
 def _count_block(text: NDArray[np.uint8], ends: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Counts (rows, V) of the rows of `text`; row i is text[ends[i] : ends[i + 1]]."""
+    """Counts (rows, V); row i is text[ends[i] : ends[i + 1]]."""
     rows, lengths = len(ends) - 1, np.diff(ends)
     windows = len(text) - k + 1
     if windows < 1:

@@ -47,15 +47,14 @@ class Rows:
         else:
             name = column or "dna_barcode"
             self.columns, self._values = (name,), lambda table: table[name].to_pylist()
-        names = list(dict.fromkeys(["processid", *self.columns, *keep]))
-        for name in names:
+        for name in ("processid", *self.columns, *keep):
             if name not in dataset.column_names:
                 raise ValueError(f"The dataset has no column {name!r}; it has {', '.join(dataset.column_names)}.")
         if len(dataset) == 0:
             raise ValueError("The dataset is empty: there is nothing to embed.")
-        is_table = isinstance(dataset, pa.Table)
-        self._data = dataset.select(names) if is_table else dataset.select_columns(names).with_format("arrow")
         self.keep, self.missing = list(keep), missing
+        self._data = _arrow(dataset, ["processid", *self.columns])
+        self._kept = _arrow(dataset, self.keep) if keep else None
         kind = self.table(0, 1)[self.columns[0]].type
         self.photos = pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
 
@@ -64,14 +63,14 @@ class Rows:
 
     def table(self, start: int, size: int) -> pa.Table:
         """Rows from `start` on, at most `size` of them."""
-        return self._data.slice(start, size) if isinstance(self._data, pa.Table) else self._data[start : start + size]
+        return _slice(self._data, start, size)
 
-    def kept(self, start: int, size: int) -> pa.Table:
-        """Columns of these rows that are written beside the embeddings."""
-        return self.table(start, size).select(self.keep)
+    def kept(self, start: int, size: int) -> dict[str, list[Any]]:
+        """Columns of these rows that are written beside the embeddings: name -> values."""
+        return _slice(self._kept, start, size).to_pydict() if self.keep else {}
 
     def values(self, start: int, size: int) -> tuple[list[str], list[Any]]:
-        """Processids and values of these rows; photos as they are stored. A missing value is None.
+        """Processids and values of these rows; None where a value is missing.
 
         Raises:
             ValueError: if a processid is missing, or a value and that is not allowed; the processids are named.
@@ -90,7 +89,7 @@ class Rows:
         return processids, values
 
     def present(self, start: int, size: int) -> tuple[list[str], NDArray[np.bool_]]:
-        """Processids of these rows, and which (n,) have a value. The bytes of photos are not copied."""
+        """Processids of these rows, and which (n,) have a value."""
         if not self.photos:
             processids, values = self.values(start, size)
             return processids, np.array([value is not None for value in values], np.bool_)
@@ -119,9 +118,9 @@ class Rows:
         raise ValueError(f"No row has a value of {', '.join(map(repr, self.columns))}: there is nothing to embed.")
 
     def digest(self, start: int, size: int) -> str:
-        """sha256 of these rows. Of photos only the lengths count, so that they need not all be read."""
-        table = self.table(start, size)
+        """sha256 of these rows; of photos, only of their lengths and paths."""
         if self.photos:
+            table = self.table(start, size)
             photos = table[self.columns[0]]
             lengths = pc.binary_length(pc.struct_field(photos, "bytes")).to_pylist()
             paths = pc.struct_field(photos, "path").to_pylist()
@@ -129,7 +128,17 @@ class Rows:
         else:
             processids, values = self.values(start, size)
             parts = [*processids, *("" if value is None else value for value in values)]
-        return text_hash(*parts, *(str(x) for name in self.keep for x in table[name].to_pylist()))
+        return text_hash(*parts, *(str(x) for values in self.kept(start, size).values() for x in values))
+
+
+def _arrow(dataset: Any, names: list[str]) -> Any:
+    """Columns of a table or Dataset, whose slices are Arrow tables."""
+    table = isinstance(dataset, pa.Table)
+    return dataset.select(names) if table else dataset.select_columns(names).with_format("arrow")
+
+
+def _slice(data: Any, start: int, size: int) -> pa.Table:
+    return data.slice(start, size) if isinstance(data, pa.Table) else data[start : start + size]
 
 
 def text_hash(*parts: str) -> str:

@@ -56,7 +56,7 @@ class StoredEmbeddings(Embeddings):
         self._schema = pq.read_schema(paths[0])
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Each shard, one in memory at a time, with some of its columns or all."""
+        """Each shard in turn, with some of its columns or all."""
         return (pq.read_table(path, columns=columns) for path in self.paths)
 
     def __len__(self) -> int:
@@ -77,8 +77,7 @@ class StoredEmbeddings(Embeddings):
         """Which rows are valid, (n,)."""
         if "valid" in self._schema.names:
             return np.array(self._read("valid"), np.bool_)
-        shards = (table[self._column].is_valid().to_numpy() for table in self.tables([self._column]))
-        return np.concatenate(list(shards))
+        return np.concatenate([table[self._column].is_valid().to_numpy() for table in self.tables([self._column])])
 
     @cached_property
     def embeddings(self) -> NDArray[np.float32]:  # type: ignore[override]
@@ -95,12 +94,8 @@ class StoredEmbeddings(Embeddings):
     @cached_property
     def columns(self) -> Mapping[str, list[Any]]:  # type: ignore[override]
         """Name -> n values."""
-        others = [
-            entry.name
-            for entry in self._schema
-            if entry.name not in ("processid", "valid") and not pa.types.is_fixed_size_list(entry.type)
-        ]
-        return {name: self._read(name) for name in others}
+        own = {"processid", "valid", *_vector_columns(self._schema)}
+        return {name: self._read(name) for name in self._schema.names if name not in own}
 
     def _read(self, name: str) -> list[Any]:
         return [value for table in self.tables([name]) for value in table[name].to_pylist()]
@@ -119,10 +114,10 @@ def load_embeddings(folder: str | Path, modality: str | None = None) -> StoredEm
     """
     folder = folder_of(folder, modality)
     paths, first = _shards(folder)
-    found = [entry.name for entry in first if pa.types.is_fixed_size_list(entry.type)]
+    found = _vector_columns(first)
     if "embedding" in found:
         return StoredEmbeddings(paths, "embedding")
-    if modality not in found:
+    if modality is None or modality not in found:
         raise ValueError(f"{str(folder)!r} has embeddings of {', '.join(found)}, but not of {modality!r}.")
     return StoredEmbeddings(paths, modality)
 
@@ -137,9 +132,7 @@ def modalities_of(folder: str | Path) -> list[str]:
     found = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if found or not (folder / MANIFEST).exists():
         return found
-    _, first = _shards(folder)
-    names = [entry.name for entry in first if pa.types.is_fixed_size_list(entry.type)]
-    return [name for name in names if name != "embedding"]
+    return [name for name in _vector_columns(_shards(folder)[1]) if name != "embedding"]
 
 
 def folder_of(folder: str | Path, modality: str | None) -> Path:
@@ -153,8 +146,12 @@ def shard_path(folder: Path, shard: int, shards: int, prefix: str = "embeddings"
     return folder / f"{prefix}-{shard:05d}-of-{shards:05d}.parquet"
 
 
+def _vector_columns(schema: pa.Schema) -> list[str]:
+    return [entry.name for entry in schema if pa.types.is_fixed_size_list(entry.type)]
+
+
 def _shards(folder: Path) -> tuple[list[Path], pa.Schema]:
-    """Paths of the shards that the manifest names, in order, and the schema of the first."""
+    """Paths of the shards in order, and the schema of the first."""
     if not (folder / MANIFEST).exists():
         raise FileNotFoundError(
             f"{folder} has no {MANIFEST}: it is not a folder that `embed` wrote. Give the folder of one split."

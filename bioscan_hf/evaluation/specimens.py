@@ -14,7 +14,7 @@ from .retrieval_protocol import MODALITIES, Specimens
 
 
 def load_specimens(folder: str | Path) -> Specimens:
-    """Embeddings of all modalities of a split, as `embed_clibd` wrote them, in the order of the dataset.
+    """Embeddings of all modalities of a split, as `embed_clibd` wrote them.
 
     Raises:
         FileNotFoundError: if the folder has no such embeddings.
@@ -62,7 +62,7 @@ def barcode_specimens(folder: str | Path, source: str | Path, split: str) -> Spe
 
 
 def joined(parts: Sequence[Specimens]) -> Specimens:
-    """Specimens of several splits together, with the modalities and ranks that all of them have."""
+    """Specimens of several splits, with the modalities and ranks they share."""
     shared = [name for name in parts[0].embeddings if all(name in part.embeddings for part in parts)]
     ranks = [rank for rank in parts[0].labels if all(rank in part.labels for part in parts)]
     sizes = [len(part.ids) for part in parts]
