@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .exact import DTYPES, Neighbours, first_top_k, with_column
-from .vectors import unit_vectors
+from .vectors import slices, unit_vectors
 
 ITERATIONS = 10
 
@@ -59,8 +59,8 @@ def make_cells(keys: ArrayLike, cells: int = 64, *, dtype: str = "float32", seed
     for _ in range(ITERATIONS):
         cell = (unit @ centres.T).argmax(1)
         sums = torch.zeros(centres.shape, dtype=torch.float64)
-        for part in range(0, len(unit), 65_536):
-            sums.index_add_(0, cell[part : part + 65_536], unit[part : part + 65_536].double())
+        for part in slices(len(unit), 4096):  # sums of many float32 numbers lose digits
+            sums += torch.zeros_like(centres).index_add_(0, cell[part], unit[part])
         length = sums.norm(dim=1, keepdim=True)
         centres = torch.where(length > 0, sums / length.clamp(min=1e-12), centres).float()  # empty cells stay
     cell = (unit @ centres.T).argmax(1)

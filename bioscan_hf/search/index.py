@@ -135,7 +135,7 @@ def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, 
             )
     maps = LabelMaps(labels)
     codes = {rank: np.array(maps.encode(rank, names), np.int64) for rank, names in labels.items()}
-    return codes, {rank: maps.names(rank) for rank in labels}
+    return codes, {rank: list(maps.names(rank)) for rank in labels}
 
 
 def search(index: RetrievalIndex, queries: Floats, width: int, device: str | torch.device = "cpu") -> Neighbours:
