@@ -18,6 +18,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from ..files import delete_inside, read_json, replacing, write_json, write_text, writing
@@ -89,6 +90,16 @@ def _box_table(block: Block) -> pa.Table:
     return pa.table(dict(zip(BOX_TABLE_COLUMNS, columns, strict=True)))
 
 
+def _with_decimals(table: pa.Table) -> pa.Table:
+    """Turns float columns into strings such as "1.0", which pyarrow writes as "1"."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            text = pc.cast(table[field.name], pa.string())
+            with_point = pc.binary_join_element_wise(text, "0", ".")
+            table = table.set_column(i, field.name, pc.if_else(pc.match_substring(text, "."), text, with_point))
+    return table
+
+
 def _write_tables(output: Path, blocks: Iterable[Block], rows: int, progress: Progress) -> None:
     """Writes the CSV and the table of boxes, block by block."""
     with ExitStack() as stack:
@@ -96,7 +107,7 @@ def _write_tables(output: Path, blocks: Iterable[Block], rows: int, progress: Pr
         writers: list[Any] = []
         done = 0
         for block in blocks:
-            tables = (block.table, _box_table(block))
+            tables = [_with_decimals(table) for table in (block.table, _box_table(block))]
             for sink, table, delimiter in zip(sinks, tables, ",\t", strict=True) if not writers else ():
                 sink.write(delimiter.join(table.column_names).encode() + b"\n")  # pyarrow would quote the names
                 options = pacsv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style="none")
