@@ -1,13 +1,13 @@
-"""Every picture: a function takes numbers or photos and returns a matplotlib Figure; nothing is shown or written here.
+"""Figures and their common style. A function takes numbers or photos and returns a matplotlib Figure.
 
-Imports nothing of ours. Figures are made without pyplot, so no display and no global state is needed.
+Nothing is shown or written here. Figures are made without pyplot, so they need no display and no global state.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,8 +15,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+#: Colours that colour-blind readers can tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -26,72 +30,83 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
+def colour(i: int) -> str:
+    """The i-th colour; they repeat after eight."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the i-th line: those of the first 24 differ in colour or dashes."""
+    dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
+    return {"color": colour(i), "linestyle": dashes, "marker": MARKERS[i % len(MARKERS)], "linewidth": 1.5}
+
+
+def plain(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """The style of all axes: a grey grid behind the data, and no frame at the top and right."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
 def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: float | None = None) -> Figure:
     """Loss (nats) by step, one line per curve.
 
     Args:
         curves: Name -> (step, loss) points.
-        chance: Loss of a model that knows nothing, drawn as a dashed line.
+        chance: Loss of random guesses, drawn as a dashed line.
     """
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
+    figure, axes = _figure(6.4, 3.6)
+    for i, (name, points) in enumerate(curves.items()):
         steps, losses = zip(*points, strict=True)
-        axes.plot(steps, losses, color=colour, label=name, marker="o" if len(steps) < 15 else None, markersize=3)
+        style = line_style(i) | ({"markersize": 3} if len(steps) < 15 else {"marker": None})
+        axes.plot(steps, losses, label=name, **style)
     if chance is not None:
-        axes.axhline(chance, color="#666666", linestyle="--", linewidth=1, label=f"guessing ({chance:.2f})")
+        axes.axhline(chance, color="#666666", linestyle="-.", linewidth=1, label=f"guessing ({chance:.2f})")
     axes.set(xlabel="step", ylabel="loss (nats per masked k-mer)")
     axes.legend(frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
 def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: str = "1-NN accuracy (%)") -> Figure:
-    """Bars of accuracies, grouped by what was asked; a colour per model, grey for "chance"; None is marked "no data".
+    """Bars of accuracies, grouped by question: a colour per model, grey for "chance", and "no data" for None.
 
     Args:
         accuracies: Model -> question (such as "genus of\\nunseen species") -> fraction in [0, 1].
     """
     questions = list(dict.fromkeys(question for values in accuracies.values() for question in values))
-    figure = Figure(figsize=(max(6.4, 1.3 * len(questions)), 3.8), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _figure(max(6.4, 1.3 * len(questions)), 3.8)
     width = 0.8 / len(accuracies)
-    for i, ((model, values), colour) in enumerate(zip(accuracies.items(), COLOURS, strict=False)):
-        colour = "#bbbbbb" if model == "chance" else colour
+    for i, (model, values) in enumerate(accuracies.items()):
+        shade = "#bbbbbb" if model == "chance" else colour(i)
         for j, question in enumerate(questions):
             value = values.get(question)
             place = j + (i - (len(accuracies) - 1) / 2) * width
-            axes.bar(place, 100 * (value or 0), width * 0.92, color=colour, label=model if j == 0 else None)
+            axes.bar(place, 100 * (value or 0), width * 0.92, color=shade, label=model if j == 0 else None)
             text = "no data" if value is None else f"{100 * value:.1f}"
             axes.text(place, 100 * (value or 0) + 1, text, ha="center", va="bottom", fontsize=7.5)
     axes.set(ylabel=ylabel, ylim=(0, 112))
     axes.set_yticks(range(0, 101, 20))
     axes.set_xticks(range(len(questions)), questions, fontsize=9)
     axes.legend(frameon=False, ncols=len(accuracies), loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    _plain(axes)
+    plain(axes)
     return figure
 
 
 def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") -> Figure:
-    """Specimens as areas: a coloured block for each order, in it a box for each family.
+    """Specimens as areas: a coloured box for each order, and in it a box for each family.
 
     Args:
-        counts: (order, family) -> specimens; "" stands for an unknown name.
+        counts: (order, family) -> specimens; "" is an unknown name.
     """
     orders: dict[str, dict[str, int]] = {}
     for (order, family), count in counts.items():
         orders.setdefault(order or "order unknown", {})[family or "family unknown"] = count
     totals = {order: sum(families.values()) for order, families in orders.items()}
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
-    axes = figure.add_subplot()
-    ranked = sorted(totals, key=lambda order: (-totals[order], order))
-    for i, (order, box) in enumerate(
-        zip(ranked, squarify([totals[o] for o in ranked], (0, 0, 160, 100)), strict=True)
-    ):
-        families = sorted(orders[order], key=lambda family: (-orders[order][family], family))
-        sizes = [orders[order][family] for family in families]
-        for family, inner in zip(families, squarify(sizes, box), strict=True):
-            axes.add_patch(Rectangle(*_corner(inner), facecolor=COLOURS[i % 8], alpha=0.5, edgecolor="white", lw=0.6))
+    figure, axes = _figure(9, 5.4)
+    for i, (order, box) in enumerate(_boxes(totals, (0, 0, 160, 100))):
+        for family, inner in _boxes(orders[order], box):
+            axes.add_patch(Rectangle(*_corner(inner), facecolor=colour(i), alpha=0.5, edgecolor="white", lw=0.6))
             _label(axes, family, inner, fontsize=7, at_top=False)
         axes.add_patch(Rectangle(*_corner(box), fill=False, edgecolor="white", lw=2.5))
         _label(axes, f"{order} {totals[order]:,}", box, fontsize=9, at_top=True)
@@ -119,23 +134,20 @@ def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
 
 
 def order_bars(counts: Mapping[str, int]) -> Figure:
-    """Specimens of each order, the largest at the top, on a logarithmic axis.
+    """Specimens of each order on a logarithmic axis, the largest at the top.
 
     Args:
-        counts: Order -> specimens, at least one; any name can stand for the unknown.
+        counts: Order -> specimens, at least one; one name can stand for the unknown.
     """
     names = sorted(counts, key=lambda name: (-counts[name], name))
-    figure = Figure(figsize=(7, 1.1 + 0.2 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(range(len(names)), [counts[name] for name in names], color=COLOURS[0], height=0.75)
-    for place, name in enumerate(names):
-        axes.text(counts[name] * 1.08, place, f"{counts[name]:,}", va="center", fontsize=7)
+    figure, axes = _figure(7, 1.1 + 0.2 * len(names))
+    bars = axes.barh(range(len(names)), [counts[name] for name in names], color=colour(0), height=0.75)
+    axes.bar_label(bars, [f"{counts[name]:,}" for name in names], padding=3, fontsize=7)
     axes.set_xscale("log")
-    axes.set(xlabel="specimens (logarithmic)", ylim=(len(names) - 0.4, -0.6))
-    axes.set_xlim(0.7, max(counts.values()) * 6)
+    axes.set(xlabel="specimens (logarithmic)", ylim=(len(names) - 0.4, -0.6), xlim=(0.7, max(counts.values()) * 6))
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.tick_params(axis="y", length=0)
-    _plain(axes, grid="x")
+    plain(axes, grid="x")
     return figure
 
 
@@ -145,34 +157,29 @@ def site_map(
     samples: Sequence[int],
     names: Sequence[tuple[str, float, float]] = (),
 ) -> Figure:
-    """Where specimens were collected: dots by place, with areas in proportion to the root of the samples.
-
-    There is no coastline, since none comes with the package: a grid of 30 degrees and names of places take its place.
+    """Collection sites as dots on a grid of 30 degrees. Areas are proportional to the square root of the samples.
 
     Args:
         latitudes: Degrees north.
         longitudes: Degrees east.
-        names: (name, latitude, longitude), the most important first; those that would cover another are left out.
+        names: (name, latitude, longitude), the most important first; a name that would cover another is left out.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _figure(9, 5)
     largest = max(samples)
     order = sorted(range(len(samples)), key=lambda i: -samples[i])  # small dots above large ones
-    areas = [4 + 320 * (samples[i] / largest) ** 0.5 for i in order]
     axes.scatter(
         [longitudes[i] for i in order],
         [latitudes[i] for i in order],
-        s=areas,
-        color=COLOURS[0],
+        s=[4 + 320 * (samples[i] / largest) ** 0.5 for i in order],
+        color=colour(0),
         alpha=0.45,
         linewidths=0,
     )
     axes.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
     axes.set_xticks(range(-180, 181, 30), [_degrees(x, "W", "E") for x in range(-180, 181, 30)], fontsize=8)
     axes.set_yticks(range(-90, 91, 30), [_degrees(y, "S", "N") for y in range(-90, 91, 30)], fontsize=8)
-    axes.grid(color="#cccccc", linewidth=0.6)
+    plain(axes, grid="both")
     axes.axhline(0, color="#999999", linewidth=0.9)
-    axes.set_axisbelow(True)
     taken: list[tuple[float, float, float, float]] = []  # west, south, east, north of a name
     for name, latitude, longitude in names:
         width = 2.4 * len(name)  # degrees, at 7 points and 9 inches
@@ -186,12 +193,8 @@ def site_map(
     return figure
 
 
-def _degrees(value: int, below: str, above: str) -> str:
-    return f"{abs(value)}°{below if value < 0 else above if value > 0 else ''}"
-
-
 def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> Figure:
-    """Barcodes by length, on a logarithmic axis, with a line at the length to which models cut them.
+    """Barcodes by length on a logarithmic axis, with a line at the length to which models cut them.
 
     Args:
         counts: (length, barcodes).
@@ -199,31 +202,28 @@ def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> F
     lengths, barcodes = zip(*counts, strict=True)
     first, last = min(lengths), max(lengths)
     step = max(1, -(-(last - first + 1) // 120))
-    edges = range(first, last + step + 1, step)
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.hist(lengths, bins=list(edges), weights=barcodes, color=COLOURS[0])
-    axes.axvline(max_nucleotides, color=COLOURS[5], linestyle="--", linewidth=1.2, label=f"{max_nucleotides} nt")
+    figure, axes = _figure(7, 3.6)
+    axes.hist(lengths, bins=list(range(first, last + step + 1, step)), weights=barcodes, color=colour(0))
+    axes.axvline(max_nucleotides, color=colour(5), linestyle="--", linewidth=1.2, label=f"{max_nucleotides} nt")
     axes.set_yscale("log")
     axes.set(xlabel=f"length of the barcode (nt, {step} per bar)", ylabel="barcodes (logarithmic)")
     axes.legend(frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
 def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
-    """How far apart the barcodes of a group are, a violin for each rank, with its mean and middle half.
+    """Distances between the barcodes of a group: a violin for each rank, with its mean and middle half.
 
     Args:
         distributions: Rank -> share of pairs at the distance 0, 1, 2, ...
     """
-    figure = Figure(figsize=(max(4, 1.15 * len(distributions)), 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _figure(max(4, 1.15 * len(distributions)), 4)
     for place, shares in enumerate(distributions.values()):
         smooth = [sum(shares[max(0, i - 3) : i + 4]) / len(shares[max(0, i - 3) : i + 4]) for i in range(len(shares))]
         scale = 0.42 / max(smooth)
         left, right = [place - scale * x for x in smooth], [place + scale * x for x in smooth]
-        axes.fill_betweenx(range(len(shares)), left, right, color=COLOURS[place % 8], alpha=0.6, linewidth=0)
+        axes.fill_betweenx(range(len(shares)), left, right, color=colour(place), alpha=0.6, linewidth=0)
         cumulative = [sum(shares[: i + 1]) for i in range(len(shares))]
         quartiles = [next(i for i, x in enumerate(cumulative) if x >= share - 1e-9) for share in (0.25, 0.75)]
         axes.vlines(place, quartiles[0], quartiles[1], color="black", linewidth=2)
@@ -232,16 +232,13 @@ def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
         axes.text(place + 0.08, mean, f"{mean:.0f}", fontsize=8, va="bottom")
     axes.set_xticks(range(len(distributions)), list(distributions))
     axes.set(ylabel="distance of two barcodes (edits)", ylim=(0, None), xlim=(-0.6, len(distributions) - 0.4))
-    axes.set_title("dot: mean; bar: middle half of the pairs; each group weighs the same", fontsize=8)
-    _plain(axes)
+    axes.set_title("dot: mean; bar: middle half of the pairs; all groups have the same weight", fontsize=8)
+    plain(axes)
     return figure
 
 
-Box = tuple[float, float, float, float]  # left, top, width, height
-
-
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Divides a box into boxes with areas in proportion to `sizes` (descending), nearly as square as can be.
+    """Divides a box into nearly square boxes with areas in proportion to `sizes` (descending).
 
     Method: Bruls, Huizing and van Wijk, Squarified Treemaps, 2000.
     """
@@ -257,10 +254,8 @@ def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
         offset = 0.0
         for area in areas[:taken]:
             length = area / strip
-            if width >= height:
-                boxes.append((left, top + offset, strip, length))
-            else:
-                boxes.append((left + offset, top, length, strip))
+            across = width >= height
+            boxes.append((left, top + offset, strip, length) if across else (left + offset, top, length, strip))
             offset += length
         if width >= height:
             left, width = left + strip, max(width - strip, 1e-9)
@@ -268,6 +263,22 @@ def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
             top, height = top + strip, max(height - strip, 1e-9)
         areas = areas[taken:]
     return boxes
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, with axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _degrees(value: int, below: str, above: str) -> str:
+    return f"{abs(value)}°{below if value < 0 else above if value > 0 else ''}"
+
+
+def _boxes(counts: Mapping[str, int], box: Box) -> list[tuple[str, Box]]:
+    """Names and their parts of a box, the largest first."""
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    return list(zip(names, squarify([counts[name] for name in names], box), strict=True))
 
 
 def _worst(areas: Sequence[float], side: float) -> float:
@@ -282,7 +293,7 @@ def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
 
 
 def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> None:
-    """Writes a text into a box if it fits: per point of size, a letter is some 0.16 units wide and a line 0.3 high."""
+    """Writes a text into a box if it fits: per point, a letter is about 0.16 units wide and a line 0.3 high."""
     left, top, width, height = box
     line = 0.32 * fontsize
     if len(text) * (0.17 if at_top else 0.15) * fontsize > width or height < (line if at_top else 2.6 * line):
@@ -291,9 +302,3 @@ def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> No
         axes.text(left + 0.8, top + 0.8, text, fontsize=fontsize, weight="bold", va="top", ha="left")
     else:
         axes.text(left + width / 2, top + height / 2 + line / 2, text, fontsize=fontsize, va="center", ha="center")
-
-
-def _plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)

@@ -16,7 +16,10 @@ from typing import Any
 from .files import write_json
 
 #: Packages whose versions are recorded.
-PACKAGES = ("bioscan_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "scikit-learn", "numpy")
+PACKAGES = (
+    *("bioscan_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "scikit-learn", "numpy", "scipy"),
+    *("faiss-cpu", "igraph", "umap-learn"),
+)
 
 #: Start of an absolute path: "/", "C:\\", "\\\\server", "~/" or "file://".
 _ROOT = r"(?:file://+|[A-Za-z]:[/\\]+|\\\\+|/|~[/\\])"

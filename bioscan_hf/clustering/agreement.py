@@ -1,7 +1,7 @@
-"""How well clusters agree with names, and how well they are set apart without any.
+"""Scores of clusters: agreement with names, and separation without them.
 
 Source: Task II of BIOSCAN-5M (https://arxiv.org/abs/2406.12723), which reports the adjusted mutual information of one
-clustering with the names of every rank. The formulas are scikit-learn's.
+clustering with the names of each rank. The formulas are scikit-learn's.
 Shape letters: N = specimens, R = reduced size.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import (
-    adjusted_mutual_info_score,
     adjusted_rand_score,
     calinski_harabasz_score,
     davies_bouldin_score,
@@ -21,6 +20,7 @@ from sklearn.metrics import (
     silhouette_score,
 )
 
+from ..metrics import adjusted_mutual_information
 from ..schema import LABEL_COLUMNS
 
 #: Specimens above which the silhouette is that of a random sample of this size: it compares all pairs.
@@ -29,24 +29,29 @@ SILHOUETTE_SAMPLE = 20_000
 #: Scores of clusters against names.
 AGREEMENT = ("ami", "ari", "fowlkes_mallows", "homogeneity", "completeness", "v_measure")
 
+#: Name of a score -> its value, None where it is undefined.
+Scores = dict[str, float | int | None]
 
-def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, NDArray[np.int64]]:
-    """Rank -> ids of the names (N,), in the order of the names; -1 for None.
+Ids = NDArray[np.int64]
+
+
+def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, Ids]:
+    """Rank -> ids of the names (N,), in alphabetical order; -1 for None.
 
     Raises:
-        ValueError: for an unknown rank, labels of another length, and what is neither a name nor None.
+        ValueError: for an unknown rank, labels of another length, and a label that is neither a name nor None.
     """
     encoded = {}
     for rank, names in labels.items():
         if rank not in LABEL_COLUMNS:
-            raise ValueError(f"Unknown rank {rank!r} among the labels. There are {', '.join(LABEL_COLUMNS)}.")
+            raise ValueError(f"Unknown rank {rank!r} in the labels. Use {', '.join(LABEL_COLUMNS)}.")
         if len(names) != rows:
-            raise ValueError(f"There are {len(names)} labels of {rank!r} for {rows} specimens: each needs one.")
+            raise ValueError(f"There are {len(names)} labels of {rank!r} for {rows} specimens: give one for each.")
         wrong = [name for name in names if name is not None and not (isinstance(name, str) and name)]
         if wrong:
             raise ValueError(
-                f"A label of {rank!r} is {wrong[0]!r} ({type(wrong[0]).__name__}): labels are names, None where "
-                f"unknown. Turn ids into names with LabelMaps.decode."
+                f"A label of {rank!r} is {wrong[0]!r} ({type(wrong[0]).__name__}): labels are names, or None where "
+                f"unknown. LabelMaps.decode turns ids into names."
             )
         place: dict[str | None, int] = {name: i for i, name in enumerate(sorted({n for n in names if n is not None}))}
         place[None] = -1
@@ -54,52 +59,50 @@ def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dic
     return encoded
 
 
-def agreement(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float | int | None]:
-    """Agreement of clusters with the names of one rank, in two ways.
+def agreement(clusters: Ids, labels: Ids) -> Scores:
+    """Agreement of clusters with the names of one rank.
 
-    The plain scores count the specimens without a name as one more class, as the published numbers do. Those that end
-    in "_labelled" leave them out. A cluster of noise, -1, is a cluster like any other.
+    The plain scores count the specimens without a name as one more class, as the published numbers do. Scores that end
+    in "_labelled" leave them out. The noise, -1, is a cluster like any other.
 
     Args:
         clusters: Cluster of each specimen (N,).
         labels: Class ids (N,), -1 for no name.
 
     Returns:
-        ami (adjusted mutual information, arithmetic mean; 0 is chance and 1 is equal), ari (adjusted Rand index),
-        fowlkes_mallows, homogeneity (1: every cluster has one name), completeness (1: every name is in one cluster)
-        and v_measure (their harmonic mean); each also with "_labelled"; labelled and missing: numbers of specimens;
-        classes: number of names. Scores are None where no specimen has a name.
+        ami (adjusted mutual information; 0 is chance, 1 is equal), ari (adjusted Rand index), fowlkes_mallows,
+        homogeneity (1: each cluster has one name), completeness (1: each name is in one cluster), v_measure (their
+        harmonic mean); each also with "_labelled"; labelled and missing: numbers of specimens; classes: number of
+        names. Scores are None where no specimen has a name.
     """
     named = labels >= 0
-    found: dict[str, float | int | None] = {
+    found: Scores = {
         "labelled": int(named.sum()),
         "missing": int((~named).sum()),
         "classes": len(np.unique(labels[named])),
     }
     if not named.any():
         return found | {name + end: None for end in ("", "_labelled") for name in AGREEMENT}
-    published = _scores(labels, clusters)
-    ignoring = published if named.all() else _scores(labels[named], clusters[named])
-    return found | published | {f"{name}_labelled": value for name, value in ignoring.items()}
+    mutual = adjusted_mutual_information(clusters, labels)
+    found |= _scores(labels, clusters, mutual["ami"])
+    labelled = _scores(labels[named], clusters[named], mutual["ami_labelled"])
+    return found | {f"{name}_labelled": value for name, value in labelled.items()}
 
 
 def separation(
-    points: NDArray[np.float32], clusters: NDArray[np.int64], *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
-) -> dict[str, float | int | None]:
-    """How far apart the clusters lie among the points (N, R) that were clustered; no name is used, and no noise, -1.
+    points: NDArray[np.float32], clusters: Ids, *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
+) -> Scores:
+    """How far apart the clusters are among the points (N, R), without names and without noise, -1.
 
     Returns:
-        silhouette in [-1, 1] (above `sample` specimens, of a random sample of that many: `silhouette_specimens` says
-        how many); calinski_harabasz (the greater the better) and davies_bouldin (the smaller the better), of all. None
-        where there is one cluster only, or one for each specimen.
+        silhouette in [-1, 1], and the number of specimens it is computed from (silhouette_specimens);
+        calinski_harabasz (greater is better) and davies_bouldin (smaller is better). None where there is only one
+        cluster, or one for each specimen.
     """
     kept = np.flatnonzero(clusters >= 0)
-    chosen = kept
-    if len(kept) > sample:
-        chosen = np.sort(np.random.default_rng(seed).choice(kept, sample, replace=False))
-    found: dict[str, float | int | None] = {
-        "silhouette": silhouette(points[chosen], clusters[chosen]),
-        "silhouette_specimens": len(chosen),
+    found: Scores = {
+        "silhouette": silhouette(points, clusters, seed=seed, sample=sample),
+        "silhouette_specimens": min(len(kept), sample),
         "calinski_harabasz": None,
         "davies_bouldin": None,
     }
@@ -109,20 +112,24 @@ def separation(
     return found
 
 
-def silhouette(points: NDArray[np.float32], clusters: NDArray[np.int64]) -> float | None:
-    """Mean silhouette by Euclidean distance; None for one cluster only, or one for each point."""
-    if not 2 <= len(np.unique(clusters)) < len(clusters):
+def silhouette(
+    points: NDArray[np.float32], clusters: Ids, *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
+) -> float | None:
+    """Mean silhouette by Euclidean distance, without noise, -1; None for one cluster only, or one for each point.
+
+    Args:
+        sample: Above so many points, that of a random sample of this size.
+    """
+    chosen = np.flatnonzero(clusters >= 0)
+    if len(chosen) > sample:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, sample, replace=False))
+    if not 2 <= len(np.unique(clusters[chosen])) < len(chosen):
         return None
-    return float(silhouette_score(points, clusters))
+    return float(silhouette_score(points[chosen], clusters[chosen]))
 
 
-def _scores(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> dict[str, float | int | None]:
+def _scores(labels: Ids, clusters: Ids, mutual_information: float | None) -> Scores:
     homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(labels, clusters)
-    return {
-        "ami": float(adjusted_mutual_info_score(labels, clusters)),
-        "ari": float(adjusted_rand_score(labels, clusters)),
-        "fowlkes_mallows": float(fowlkes_mallows_score(labels, clusters)),
-        "homogeneity": float(homogeneity),
-        "completeness": float(completeness),
-        "v_measure": float(v_measure),
-    }
+    values = (adjusted_rand_score(labels, clusters), fowlkes_mallows_score(labels, clusters))
+    numbers = map(float, (*values, homogeneity, completeness, v_measure))
+    return dict(zip(AGREEMENT, (mutual_information, *numbers), strict=True))

@@ -1,13 +1,12 @@
-"""Pictures of zero-shot clustering: agreement with each rank for several encoders, and the embeddings as a plane map.
+"""Figures of a clustering: agreement with each rank for several encoders, and maps of the embeddings in a plane.
 
 The first is the figure of BIOSCAN-5M's Task II (https://arxiv.org/abs/2406.12723). A function takes numbers and
-returns a matplotlib Figure; nothing is shown or written here.
+returns a matplotlib Figure. Nothing is shown or written here.
 Shape letters: N = specimens, D = embedding size.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,26 +16,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from ..plots import COLOURS
+from ..plots import COLOURS, line_style, plain
+from .methods import import_library
 
-#: Columns of labels -> how they are called below the axis, in the order of the paper. All insects are of one phylum.
+#: Rank -> its name in the figure, in the order of the paper. All insects have the same phylum.
 FIGURE_RANKS = {
-    "class": "class",
-    "order": "order",
-    "family": "family",
-    "subfamily": "subfamily",
-    "genus": "genus",
-    "species": "species",
+    **{rank: rank for rank in ("class", "order", "family", "subfamily", "genus", "species")},
     "dna_bin": "BIN",
 }
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-#: Colours of the largest groups of a map: Okabe and Ito's without the grey, then of Tol's bright and muted ones.
+#: Colours of the largest groups of a map: those of all figures without the grey, then of Tol's bright and muted ones.
 GROUP_COLOURS = (*COLOURS[:7], "#332288", "#88CCEE", "#882255", "#117733")
 OTHER_COLOUR, UNKNOWN_COLOUR = "#777777", "#D8D8D8"
 
 REDUCERS = ("umap", "pca")
+
+#: Longest name in a legend, in letters.
+_LONGEST_NAME = 34
 
 
 class Groups(NamedTuple):
@@ -44,8 +40,8 @@ class Groups(NamedTuple):
 
     Attributes:
         of: Group of each specimen (N,).
-        names: Name of each group; the last ones are "other (so many names)" and "unknown", where there are any.
-        colours: Of each group, as "#RRGGBB".
+        names: Name of each group. The last ones can be "other (so many names)" and "unknown".
+        colours: Colour of each group, as "#RRGGBB".
         counts: Specimens of each group.
     """
 
@@ -56,19 +52,19 @@ class Groups(NamedTuple):
 
 
 def ami_by_rank(results: Mapping[str, Mapping[str, Any]], score: str = "ami") -> Figure:
-    """Agreement of clusters with the names of each rank, a line for each encoder, the best at the species first.
+    """Agreement of clusters with the names of each rank: a line for each encoder, the best at species first.
 
     Args:
-        results: Name of an encoder -> what `cluster_embeddings` wrote to its results.json: `metrics`, rank -> score
-            in [-1, 1] or None, and `spread`, the standard deviations over seeds, which are drawn as bars.
-        score: Which score; with "_labelled" at its end, specimens without a name are left out.
+        results: Name of an encoder -> its results.json of `cluster_embeddings`: `metrics`, rank -> score in [-1, 1] or
+            None, and `spread`, the standard deviations over seeds, which are drawn as error bars.
+        score: Name of the score; one that ends in "_labelled" leaves specimens without a name out.
 
     Raises:
-        ValueError: if there is nothing to draw: no encoder, or none that has the score at any rank.
+        ValueError: if no result has the score at any rank.
     """
     ranks = [rank for rank in FIGURE_RANKS if any(_score(one, rank, score) is not None for one in results.values())]
     if not ranks:
-        raise ValueError(f"None of the {len(results)} results has the score {score!r} at a rank: there is no figure.")
+        raise ValueError(f"None of the {len(results)} results has the score {score!r} at any rank: nothing to draw.")
 
     def order(name: str) -> tuple[float, str]:
         values = (_score(results[name], rank, score) for rank in ("species", *reversed(ranks)))
@@ -77,30 +73,25 @@ def ami_by_rank(results: Mapping[str, Mapping[str, Any]], score: str = "ami") ->
     figure = Figure(figsize=(8.2, max(4.2, 0.24 * len(results))), layout="constrained")
     axes = figure.add_subplot()
     for place, name in enumerate(sorted(results, key=order)):
-        points = [
-            (x, value) for x, rank in enumerate(ranks) if (value := _score(results[name], rank, score)) is not None
-        ]
-        bars = [_spread(results[name], ranks[x], score) for x, _ in points]
+        found = [(x, _score(results[name], rank, score), rank) for x, rank in enumerate(ranks)]
+        drawn = [(x, 100 * value, rank) for x, value, rank in found if value is not None]
+        spread = results[name].get("spread", {})
+        bars = [100 * (spread.get(rank, {}).get(score) or 0.0) for _, _, rank in drawn]
         axes.errorbar(
-            [x for x, _ in points],
-            [100 * value for _, value in points],
-            yerr=[100 * bar for bar in bars] if any(bars) else None,
-            color=COLOURS[place % len(COLOURS)],
-            marker=MARKERS[place % len(MARKERS)],
-            linestyle=("-", "--", ":")[place // len(COLOURS) % 3],
+            [x for x, _, _ in drawn],
+            [value for _, value, _ in drawn],
+            yerr=bars if any(bars) else None,
             markersize=5,
-            linewidth=1.5,
             capsize=3,
             label=name,
+            **line_style(place),
         )
     axes.set_xticks(range(len(ranks)), [FIGURE_RANKS[rank] for rank in ranks])
     named = "adjusted mutual information" if score.startswith("ami") else score.replace("_", " ")
     axes.set(xlabel="rank", ylabel=f"{named} (%)")
     low, high = axes.get_ylim()
     axes.set_ylim(min(0, low), max(high, 1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    plain(axes, grid="both")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 
@@ -109,48 +100,40 @@ def _score(results: Mapping[str, Any], rank: str, score: str) -> float | None:
     return results["metrics"].get(rank, {}).get(score)
 
 
-def _spread(results: Mapping[str, Any], rank: str, score: str) -> float:
-    return results.get("spread", {}).get(rank, {}).get(score) or 0.0
-
-
 def plane(embeddings: ArrayLike, reducer: str = "umap", *, seed: int = 0) -> NDArray[np.float32]:
-    """Places of specimens in a plane (N, 2), for a map; never for measuring.
+    """Places of specimens in a plane (N, 2), for a map; not for measurements.
 
     Args:
         embeddings: (N, D), finite.
         reducer: "umap" (15 neighbours, euclidean), which keeps neighbours together, or "pca", which keeps directions.
 
     Raises:
-        ValueError: for an unknown reducer, fewer than three specimens, and embeddings that are NaN or infinite.
+        ValueError: for an unknown reducer, fewer than 3 specimens, and embeddings that are NaN or infinite.
         ModuleNotFoundError: if umap-learn is not installed.
     """
     points = np.asarray(embeddings, np.float32)
     if reducer not in REDUCERS:
-        raise ValueError(f"Unknown reducer {reducer!r} of a map: there is {' and '.join(REDUCERS)}.")
+        raise ValueError(f"Unknown reducer {reducer!r} for a map. Choose {' or '.join(REDUCERS)}.")
     if points.ndim != 2 or len(points) < 3 or not np.isfinite(points).all():
         raise ValueError(
-            f"A map needs three specimens or more, and finite embeddings (N, D); got {points.shape}, "
-            f"{int((~np.isfinite(points)).sum())} of the numbers not finite."
+            f"A map needs 3 specimens or more, and finite embeddings (N, D); got {points.shape}, with "
+            f"{int((~np.isfinite(points)).sum())} numbers that are not finite."
         )
-    if reducer == "pca" or len(points) < 5:  # too few for the spectral beginning of UMAP
+    if reducer == "pca" or len(points) < 5:  # UMAP cannot start with so few
         from sklearn.decomposition import PCA
 
         flat = points if points.shape[1] > 1 else np.concatenate([points, np.zeros_like(points)], axis=1)
         return PCA(2, random_state=seed).fit_transform(flat).astype(np.float32)
-    try:
-        umap = importlib.import_module("umap")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'A map by UMAP needs umap-learn: pip install "bioscan_hf[cluster]", or ask for the reducer "pca".'
-        ) from error
-    made = umap.UMAP(n_neighbors=min(15, len(points) - 1), n_components=2, random_state=seed, n_jobs=1)
-    return np.asarray(made.fit_transform(points), np.float32)
+    umap = import_library("umap").UMAP(
+        n_neighbors=min(15, len(points) - 1), n_components=2, random_state=seed, n_jobs=1
+    )
+    return np.asarray(umap.fit_transform(points), np.float32)
 
 
 def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -> Groups:
-    """The `most` most frequent names with a colour each, all others as one group, and those without a name.
+    """A colour for each of the `most` most frequent names, one for all others, and one for missing names.
 
-    Equally frequent names stand in alphabetical order.
+    Equally frequent names are in alphabetical order.
 
     Raises:
         ValueError: if `most` is not 1 to 11, the number of colours that can be told apart.
@@ -159,9 +142,8 @@ def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -
         raise ValueError(f"most is {most}; a map has 1 to {len(GROUP_COLOURS)} colours.")
     counts = Counter(name for name in names if name is not None)
     ranked = sorted(counts, key=lambda name: (-counts[name], name))
-    shown = ranked[:most]
-    titles, colours = list(shown), list(GROUP_COLOURS[: len(shown)])
-    place: dict[str | None, int] = {name: i for i, name in enumerate(shown)}
+    titles, colours = ranked[:most], list(GROUP_COLOURS[: len(ranked[:most])])
+    place: dict[str | None, int] = {name: i for i, name in enumerate(titles)}
     if len(ranked) > most:
         place |= dict.fromkeys(ranked[most:], len(titles))
         titles.append(f"other ({len(ranked) - most:,} names)")
@@ -174,13 +156,13 @@ def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -
     return Groups(of, titles, colours, np.bincount(of, minlength=len(titles)).tolist())
 
 
-def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str, title: str = "") -> Figure:
+def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Figure:
     """A map of specimens, coloured by the most frequent names of a rank.
 
     Args:
-        points: (N, 2), such as `plane` gives them.
-        names: Of each specimen; None where unknown.
-        rank: What the names are of, for the legend.
+        points: (N, 2), such as `plane` returns them.
+        names: Name of each; None where unknown.
+        rank: Title of the legend.
 
     Raises:
         ValueError: if there are not as many names as points, or none.
@@ -192,10 +174,10 @@ def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str, title
     figure = Figure(figsize=(8.6, 6), layout="constrained")
     axes = figure.add_subplot()
     size = float(np.clip(12_000 / len(places), 1.5, 28))
-    # Large groups would cover small ones if they came last: points come in a mixed order, those without a name first.
+    # Points are drawn in a random order, so that large groups do not cover small ones; unnamed ones are drawn first.
     order = np.random.default_rng(0).permutation(len(places))
-    plain = np.array([colour in (OTHER_COLOUR, UNKNOWN_COLOUR) for colour in groups.colours])
-    order = order[np.argsort(~plain[groups.of[order]], kind="stable")]
+    unnamed = np.array([colour in (OTHER_COLOUR, UNKNOWN_COLOUR) for colour in groups.colours])
+    order = order[np.argsort(~unnamed[groups.of[order]], kind="stable")]
     colours = np.array(groups.colours)[groups.of[order]]
     axes.scatter(places[order, 0], places[order, 1], s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
     handles = [
@@ -206,10 +188,10 @@ def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str, title
         handles=handles, title=rank, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0)
     )
     legend.set_alignment("left")
-    axes.set(xticks=[], yticks=[], title=title)
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#bbbbbb")
     return figure
 
 
-def _short(name: str, most: int = 34) -> str:
-    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"

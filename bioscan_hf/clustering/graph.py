@@ -1,6 +1,6 @@
-"""Nearest neighbours of many points, exact or not, and what clusters along them.
+"""Nearest neighbours of many points, and Ward's tree along them, for up to a million points.
 
-Shape letters: N = points, D = embedding size, K = neighbours.
+Shape letters: N = points, D = embedding size, K = neighbours, M = clusters that are left, E = edges.
 """
 
 from __future__ import annotations
@@ -9,108 +9,96 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_matrix
 
-#: Up to so many points, `knn_graph` is exact unless it is told otherwise.
+from ..search.exact import nearest
+from .ward import DISTANCES_AT_ONCE, EXACT_UP_TO, Forest, checked_points, distinct_points, merge, merge_all, tree_of
+
+#: Points up to which neighbours are exact.
 EXACT_NEIGHBORS_UP_TO = 50_000
 
-#: An inverted file visits the nearest so many of its lists, of which there are about 2 sqrt(N).
+#: Lists of the inverted file that are searched, of about 2 sqrt(N).
 LISTS_VISITED = 16
 
-#: Points per list from which an inverted file learns its centres, as faiss recommends at least.
+#: Points per list that train the inverted file: the fewest that faiss recommends.
 TRAINING_PER_LIST = 39
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
-def checked_points(points: ArrayLike) -> Floats:
-    """Points (N, D) in float64.
+def graph_tree(
+    points: ArrayLike, *, n_neighbors: int = 15, exact_up_to: int = EXACT_UP_TO, approximate: bool | None = None
+) -> Floats:
+    """Ward's tree in which only neighbours merge first, for more points than can all be compared.
+
+    Pairs of clusters that are each other's nearest along the edges of a graph of K neighbours merge; a cluster
+    inherits the edges of its members. When half of the clusters are left, the graph is computed again from their
+    centroids. When `exact_up_to` are left, all pairs are compared, as in `ward_tree`. With fewer distinct points, it
+    is `ward_tree`.
+
+    Args:
+        points: (N, D), finite, at least one.
+        n_neighbors: K.
+        exact_up_to: Clusters from which on all pairs are compared: quadratic in time, linear in memory.
+        approximate: As in `neighbours`.
+
+    Returns:
+        (N - 1, 4), as `ward_tree`. A merge that the graph delayed has at least the height of the merges below it.
 
     Raises:
-        ValueError: for what is no matrix of finite numbers with at least one row.
+        ValueError: if the points are not a matrix of finite numbers, or not 1 <= n_neighbors < exact_up_to.
+        ModuleNotFoundError: if approximate neighbours are needed and faiss is not installed.
     """
-    matrix = np.ascontiguousarray(points, dtype=np.float64)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"Points are a matrix (N, D) with at least one row; got the shape {matrix.shape}.")
-    finite = np.isfinite(matrix).all(axis=1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise ValueError(f"{len(bad)} of {len(matrix)} points hold NaN or infinity; the first is row {bad[0]}.")
-    return matrix
+    if n_neighbors < 1 or exact_up_to <= n_neighbors:
+        raise ValueError(
+            f"n_neighbors={n_neighbors}, exact_up_to={exact_up_to}: choose 1 <= n_neighbors < exact_up_to."
+        )
+    forest = distinct_points(points)
+    while len(forest) > exact_up_to:
+        near = neighbours(forest.centers, n_neighbors, approximate=approximate)
+        forest = _merge_neighbours(forest, near, max(exact_up_to, len(forest) // 2))
+    return tree_of(merge_all(forest))
 
 
-def knn_graph(points: ArrayLike, n_neighbors: int, *, approximate: bool | None = None) -> csr_matrix:
-    """Euclidean distances (N, N) to each point's K nearest others, K stored a row, nearest first.
+def neighbours(points: ArrayLike, n_neighbors: int, *, approximate: bool | None = None) -> Ids:
+    """Rows (N, K) of the K nearest other points of each point by Euclidean distance, nearest first.
 
-    The distance 0 of equal points is stored like any other. Exact neighbours are scikit-learn's. Approximate ones are
-    found by faiss in an inverted file of about 2 sqrt(N) lists, of which 16 are visited. At 47,260 simulated
-    embeddings (benchmarks/bench_clustering.py) that finds all exact ones in 1.3 s of CPU; HNSW (16 links, effort 64)
-    98.7 % in 3.2 s.
+    Approximate neighbours are found by faiss in an inverted file of about 2 sqrt(N) lists, of which 16 are searched.
+    For 47,260 simulated embeddings (benchmarks/bench_clustering.py) this finds all exact ones in 1.3 s of CPU time;
+    HNSW (16 links, effort 64) finds 98.7 % in 3.2 s.
 
     Args:
         points: (N, D), finite, more than K.
         n_neighbors: K.
-        approximate: None: above 50,000 points.
+        approximate: None is approximate above 50,000 points.
 
     Raises:
-        ValueError: Points that are not a matrix of finite numbers, or too few for K.
-        ModuleNotFoundError: Approximate neighbours without faiss.
+        ValueError: if the points are not a matrix of finite numbers, or there are not more than K.
+        ModuleNotFoundError: if approximate neighbours are needed and faiss is not installed.
     """
     matrix = checked_points(points)
     rows = len(matrix)
     if not 1 <= n_neighbors < rows:
-        raise ValueError(f"n_neighbors={n_neighbors}: {rows} points have 1 to {rows - 1} neighbours.")
+        raise ValueError(f"n_neighbors={n_neighbors}, but {rows} points have 1 to {rows - 1} neighbours.")
     if approximate is None:
         approximate = rows > EXACT_NEIGHBORS_UP_TO
-    distances, found = (_approximate_neighbors if approximate else _exact_neighbors)(matrix, n_neighbors + 1)
-    # A point is usually its own nearest; among many equal ones it may not even be found, and the last is left out.
+    if approximate:
+        found = _approximate(matrix, n_neighbors + 1)
+    else:
+        centred = matrix - matrix.mean(axis=0)  # distances come from products, which lose the digits all points share
+        found = nearest(centred, centred, n_neighbors + 1, metric="euclidean", keys_at_once=16_384).rows
+    # Usually a point is its own nearest. Among many equal points it may not be found; then the last is left out.
     itself = found == np.arange(rows)[:, None]
     itself[~itself.any(axis=1), -1] = True
-    distances, found = (part[~itself].reshape(rows, n_neighbors) for part in (distances, found))
-    starts = np.arange(0, rows * n_neighbors + 1, n_neighbors)
-    return csr_matrix((distances.ravel(), found.ravel(), starts), shape=(rows, rows))
+    return found[~itself].reshape(rows, n_neighbors).astype(np.int64)
 
 
-def genie_clusters(points: ArrayLike, n_clusters: int, *, gini_threshold: float = 0.3) -> Ids:
-    """Cluster (N,) of each point by Genie (Gagolewski et al. 2016, https://doi.org/10.1016/j.ins.2016.05.003).
-
-    Single linkage over the exact minimum spanning tree that merges the smallest cluster whenever the Gini index of
-    the sizes exceeds the threshold. Memory linear, time quadratic in N.
-
-    Args:
-        points: (N, D), finite.
-        n_clusters: 1 to N.
-        gini_threshold: In (0, 1]; at 1 it is single linkage. Low values force clusters of equal size.
-
-    Raises:
-        ValueError: Points that are not a matrix of finite numbers; too many clusters; a threshold out of range.
-        ModuleNotFoundError: genieclust is not installed.
-    """
-    matrix = checked_points(points)
-    if not 1 <= n_clusters <= len(matrix):
-        raise ValueError(f"n_clusters={n_clusters}: {len(matrix)} points make 1 to {len(matrix)} clusters.")
-    if not 0 < gini_threshold <= 1:
-        raise ValueError(f"gini_threshold={gini_threshold}: it lies in (0, 1].")
-    try:
-        from genieclust import Genie
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Genie needs genieclust: pip install 'bioscan_hf[cluster]'.") from error
-    return Genie(n_clusters, gini_threshold=gini_threshold).fit_predict(matrix).astype(np.int64)
-
-
-def _exact_neighbors(matrix: Floats, wanted: int) -> tuple[Any, Any]:
-    from sklearn.neighbors import NearestNeighbors
-
-    return NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(matrix).kneighbors(matrix)
-
-
-def _approximate_neighbors(matrix: Floats, wanted: int) -> tuple[Any, Any]:
+def _approximate(matrix: Floats, wanted: int) -> NDArray[Any]:
     try:
         import faiss
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Approximate neighbours need faiss: pip install 'bioscan_hf[index]'. approximate=False does not."
+            "Approximate neighbours need faiss: pip install 'bioscan_hf[cluster]'. approximate=False does not."
         ) from error
     rows = (matrix - matrix.mean(axis=0)).astype(np.float32)
     lists = max(1, min(int(2 * len(rows) ** 0.5), len(rows) // TRAINING_PER_LIST))
@@ -119,9 +107,51 @@ def _approximate_neighbors(matrix: Floats, wanted: int) -> tuple[Any, Any]:
     index.train(rows)
     index.add(rows)
     index.nprobe = LISTS_VISITED
-    squares, found = index.search(rows, wanted)
-    if (found < 0).any():  # fewer points in the visited lists than wanted
+    found = index.search(rows, wanted)[1]
+    short = (found < 0).any(axis=1)  # fewer points in the searched lists than wanted
+    if short.any():
         index.nprobe = lists
-        short = (found < 0).any(axis=1)
-        squares[short], found[short] = index.search(rows[short], wanted)
-    return np.sqrt(squares), found
+        found[short] = index.search(rows[short], wanted)[1]
+    return found
+
+
+def _merge_neighbours(forest: Forest, near: Ids, down_to: int) -> Forest:
+    """Merges pairs that are each other's nearest along edges, until `down_to` clusters or no edges are left."""
+    one, other = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
+    while len(forest) > down_to:
+        one, other = _distinct_edges(one, other, len(forest))
+        if not len(one):
+            break
+        left, right = _mutual(forest, one, other)
+        left, right = left[: len(forest) - down_to], right[: len(forest) - down_to]
+        forest, place = merge(forest, left, right)
+        one, other = place[one], place[other]
+    return forest
+
+
+def _distinct_edges(one: Ids, other: Ids, clusters: int) -> tuple[Ids, Ids]:
+    """Each edge once, the lower end first, without those from a cluster to itself."""
+    keys = np.minimum(one, other).astype(np.int64) * clusters + np.maximum(one, other)
+    keys = np.sort(keys[one != other])
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # np.unique is slower for millions of keys
+    return keys // clusters, keys % clusters
+
+
+def _mutual(forest: Forest, one: Ids, other: Ids) -> tuple[Ids, Ids]:
+    """Pairs of clusters that are each other's nearest along the edges, cheapest first."""
+    costs = np.empty(len(one))
+    at_once = max(1, DISTANCES_AT_ONCE // forest.centers.shape[1])
+    for start in range(0, len(one), at_once):
+        a, b = one[start : start + at_once], other[start : start + at_once]
+        step = forest.centers[a] - forest.centers[b]
+        scale = 1 / (1 / forest.weights[a] + 1 / forest.weights[b])
+        costs[start : start + at_once] = scale * np.einsum("ed,ed->e", step, step)
+    # A strict order, ties by position, so that the first of all edges is always mutual.
+    order = np.argsort(costs, kind="stable")
+    rank = np.empty(len(one), dtype=np.int64)
+    rank[order] = np.arange(len(one))
+    best = np.full(len(forest), len(one))
+    np.minimum.at(best, one, rank)
+    np.minimum.at(best, other, rank)
+    mutual = order[np.sort(np.flatnonzero((best[one[order]] == rank[order]) & (best[other[order]] == rank[order])))]
+    return one[mutual], other[mutual]

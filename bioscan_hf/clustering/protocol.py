@@ -1,4 +1,4 @@
-"""Task II from embeddings on disk: specimens of several splits and modalities are joined, clustered and written.
+"""Task II from embeddings on disk: specimens are joined, clustered and written.
 
 Protocol: BIOSCAN-5M (https://arxiv.org/abs/2406.12723): test and test_unseen together, in the order of the processids.
 Shape letters: N = specimens, D = embedding size of a modality.
@@ -6,9 +6,8 @@ Shape letters: N = specimens, D = embedding size of a modality.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,32 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from ..dataset.load import load_bioscan5m
-from ..encoders.embed import load_embeddings
-from ..evaluation.retrieval_embeddings import load_specimens
-from ..files import read_json
+from ..encoders.stored import MANIFEST, folder_of, load_embeddings
+from ..files import delete_inside, read_json, replacing
+from ..progress import Progress, silent
 from ..provenance import write_results
 from ..schema import LABEL_COLUMNS
-from .cluster import PRESETS, Clustering, cluster_runs, side_by_side, summary
-from .methods import FREE, Floats, named_rows
+from ..search.vectors import named_rows
+from .cluster import PRESETS, Clustering, cluster_runs, summary
+from .embeddings import Floats, checked_embeddings, side_by_side
+from .methods import FREE
 
 SPLITS = ("test", "test_unseen")
+
+RESULTS_FILE, CLUSTERS_FILE = "results.json", "clusters.parquet"
 
 
 @dataclass(frozen=True)
 class JoinedSpecimens:
-    """Specimens that every modality has, in ascending order of their processids.
+    """Specimens with all modalities, sorted by processid.
 
     Attributes:
         processids: (N,).
         embeddings: Modality -> (N, D).
         labels: Rank or "dna_bin" -> names (N,), None where missing.
         splits: Split of each (N,).
-        dropped: Modality -> processids that the others have and it lacks; they are left out.
+        dropped: Modality -> processids that other modalities have and this one does not; they are left out.
+        about: For results.json: dataset, embeddings (modality -> folder) and encoders (modality -> description).
     """
 
     processids: list[str]
@@ -47,23 +51,24 @@ class JoinedSpecimens:
     labels: dict[str, list[str | None]]
     splits: list[str]
     dropped: dict[str, list[str]]
+    about: dict[str, Any]
 
 
 def join_by_processid(
     modalities: Mapping[str, tuple[Sequence[str], ArrayLike]], *, missing: str = "error"
 ) -> tuple[list[str], dict[str, Floats], dict[str, list[str]]]:
-    """Modalities brought in line: row i is the same specimen in each.
+    """Aligns modalities: row i is the same specimen in each.
 
     Args:
         modalities: Name -> processids (n,) and embeddings (n, D).
-        missing: What becomes of a specimen that a modality lacks: "error", or "drop" it from all.
+        missing: For a specimen that a modality does not have: "error", or "drop" it from all.
 
     Returns:
-        Processids in ascending order (N,), name -> embeddings (N, D), and name -> processids that it lacks.
+        Processids in ascending order (N,), name -> embeddings (N, D), and name -> processids that it does not have.
 
     Raises:
-        ValueError: for no modality, a processid given twice, embeddings of another length, no specimen in common, and
-            missing ones (named) unless they are dropped.
+        ValueError: if there is no modality, a processid is repeated, embeddings have another length, no specimen is in
+            all modalities, or a specimen is missing in one (it is named) and not dropped.
     """
     if missing not in ("error", "drop") or not modalities:
         raise ValueError(f"Join one modality or more, with missing='error' or 'drop'; got {missing!r}.")
@@ -72,160 +77,151 @@ def join_by_processid(
         places[name] = {processid: row for row, processid in enumerate(processids)}
         if len(places[name]) < len(processids):
             twice = [processid for processid, times in Counter(processids).items() if times > 1]
-            raise ValueError(f"The modality {name!r} holds {_some(twice)} more than once.")
+            raise ValueError(f"The modality {name!r} has {_some(twice)} more than once.")
         if len(np.asarray(vectors)) != len(processids):
             raise ValueError(f"{name!r} has {len(np.asarray(vectors))} embeddings for {len(processids)} processids.")
     everyone = sorted(set().union(*places.values()))
-    lacking = {name: [one for one in everyone if one not in of_name] for name, of_name in places.items()}
-    lacking = {name: those for name, those in lacking.items() if those}
-    if lacking and missing == "error":
+    absent = {name: [one for one in everyone if one not in of_name] for name, of_name in places.items()}
+    absent = {name: those for name, those in absent.items() if those}
+    if absent and missing == "error":
         raise ValueError(
-            f"The modalities hold different specimens. "
-            f"{'; '.join(f'{name!r} lacks {len(those)}: {_some(those)}' for name, those in lacking.items())}. Embed "
-            f"them as well, or pass missing='drop' to leave them out."
+            f"The modalities have different specimens: "
+            f"{'; '.join(f'{name!r} does not have {len(those)}: {_some(those)}' for name, those in absent.items())}. "
+            f"Embed them as well, or leave them out with missing='drop' (--missing drop)."
         )
-    gone = {one for those in lacking.values() for one in those}
-    processids = [one for one in everyone if one not in gone]
+    left_out = {one for those in absent.values() for one in those}
+    processids = [one for one in everyone if one not in left_out]
     if not processids:
         raise ValueError(f"No specimen is in all of the modalities {', '.join(modalities)}.")
     taken = {
         name: np.asarray(vectors, np.float32)[[places[name][one] for one in processids]]
         for name, (_, vectors) in modalities.items()
     }
-    return processids, taken, lacking
+    return processids, taken, absent
 
 
 def read_specimens(
-    source: str | Path,
-    folders: Mapping[str, str | Path],
-    *,
-    splits: Sequence[str] = SPLITS,
-    missing: str = "error",
+    source: str | Path, folders: Mapping[str, str | Path], *, splits: Sequence[str] = SPLITS, missing: str = "error"
 ) -> JoinedSpecimens:
-    """Embeddings on disk, joined, with the labels of the dataset they were made of.
+    """Embeddings on disk, joined, with the labels of their dataset.
 
-    A specimen whose embedding is not valid (a barcode without a whole token, a photo that is not there) is missing.
-    Specimens that are embedded for no modality, such as those that `--unique-barcodes` passes over, are not.
+    A specimen is missing in a modality if its embedding is not valid (a barcode shorter than k, no photo). A specimen
+    that no modality has, such as one left out by `--unique-barcodes`, is not missing.
 
     Args:
         source: As `load_bioscan5m` takes it.
-        folders: Modality -> folder with a subfolder for each split, as `bioscan-hf embed` writes it, or the evaluation
-            of CLIBD; of the latter the modality ("image", "dna" or "text") that it is named.
-        splits: Those that are clustered together.
+        folders: Modality -> folder with a subfolder for each split, as `bioscan-hf embed` or the evaluation of CLIBD
+            writes it; of the latter, the modality of that name ("image", "dna" or "text").
+        splits: Splits that are clustered together.
         missing: "error" or "drop", as in `join_by_processid`.
 
     Raises:
-        FileNotFoundError: for a split that is not embedded.
-        ValueError: as `join_by_processid`; for splits that different models have embedded, and specimens that are not
-            in the splits of the source.
+        FileNotFoundError: if a split is not embedded.
+        ValueError: as `join_by_processid`; and if different models embedded the splits, embeddings are NaN or
+            infinite, or specimens are not in the splits of the source.
     """
-    parts: dict[str, tuple[list[str], list[Floats]]] = {name: ([], []) for name in folders}
-    absent: dict[str, list[str]] = {name: [] for name in folders}
+    parts: dict[str, tuple[list[str], Floats]] = {}
+    absent: dict[str, list[str]] = {}
+    encoders = {}
     for name, folder in folders.items():
-        _check_one_model(Path(folder), splits)
-        for split in splits:
-            processids, vectors, valid = _read_split(Path(folder) / split, name)
-            parts[name][0].extend(one for one, there in zip(processids, valid, strict=True) if there)
-            parts[name][1].append(vectors[valid])
-            absent[name] += [one for one, there in zip(processids, valid, strict=True) if not there]
+        of_splits = [Path(folder) / split for split in splits]
+        encoders[name] = _one_encoder([folder_of(path, name) for path in of_splits])
+        found = [load_embeddings(path, name) for path in of_splits]
+        valid = np.concatenate([part.valid for part in found])
+        everyone = [processid for part in found for processid in part.processids]
+        vectors = np.concatenate([part.embeddings for part in found])[valid]
+        parts[name] = ([one for one, there in zip(everyone, valid, strict=True) if there], vectors)
+        absent[name] = [one for one, there in zip(everyone, valid, strict=True) if not there]
     invalid = "; ".join(f"{len(those)} of {name!r}: {_some(those)}" for name, those in absent.items() if those)
     if invalid and missing == "error":
-        raise ValueError(f"Some embeddings are not valid ({invalid}). Pass missing='drop' to leave them out.")
-    joined = {name: (ids, np.concatenate(vectors)) for name, (ids, vectors) in parts.items()}
-    processids, embeddings, dropped = join_by_processid(joined, missing=missing)
+        raise ValueError(
+            f"Some embeddings are not valid ({invalid}). Leave them out with missing='drop' (--missing drop)."
+        )
+    processids, embeddings, dropped = join_by_processid(parts, missing=missing)
     for name, those in absent.items():
         dropped[name] = sorted({*dropped.get(name, []), *those})
     labels, split_of = _labels(source, splits, processids)
-    return JoinedSpecimens(processids, embeddings, labels, split_of, {k: v for k, v in dropped.items() if v})
+    about = {"dataset": str(source), "embeddings": {name: str(folder) for name, folder in folders.items()}}
+    return JoinedSpecimens(
+        processids,
+        checked_embeddings(embeddings, processids),
+        labels,
+        split_of,
+        {name: those for name, those in dropped.items() if those},
+        {**about, "encoders": encoders},
+    )
 
 
 def cluster_embeddings(
-    source: str | Path,
-    folders: Mapping[str, str | Path],
+    specimens: JoinedSpecimens,
     output: str | Path,
     *,
     preset: str = "bioscan5m",
-    splits: Sequence[str] = SPLITS,
     seeds: Sequence[int] | None = None,
-    missing: str = "error",
     force: bool = False,
-    progress: Callable[[int], object] = lambda seed: None,
+    progress: Progress = silent,
     **options: Any,
 ) -> dict[str, Any]:
-    """Clusters embeddings on disk; writes `results.json` and `clusters.parquet`, and returns the former.
+    """Clusters specimens, writes results.json and clusters.parquet, and returns the results.
 
-    `clusters.parquet` has the columns processid, split, cluster (of the first seed), cluster_seed_S of further seeds,
-    and the ranks and the BIN. In `results.json`, `metrics` holds rank -> score, the mean over the seeds, and `spread`
-    the standard deviations, null for one seed. A rank without any name has null scores.
+    clusters.parquet has the columns processid, split, cluster (of the first seed), cluster_seed_S of further seeds,
+    the ranks and the BIN. In the results, `metrics` is rank -> score, the mean over the seeds, and `spread` the
+    standard deviations, None for one seed. A rank without any name has scores of None.
 
     Args:
-        source: As `load_bioscan5m` takes it.
-        folders: As in `read_specimens`.
+        specimens: As `read_specimens` returns them.
         output: Folder.
-        preset: One of `clustering.PRESETS`, whose options stand for those that are not given.
-        seeds: One run each; that of the preset if not given.
-        missing: As in `join_by_processid`.
-        force: Replace results that the folder holds.
-        progress: Called with each seed when its run is done.
+        preset: One of `PRESETS`; its options apply where none are given.
+        seeds: One run each; None is the seed of the preset.
+        force: Replaces results in the folder.
+        progress: As in `cluster_runs`.
         options: Those of `zero_shot_cluster`, see `preset_options`.
 
     Raises:
-        FileExistsError: if the folder holds results, unless `force`.
-        ValueError: as `read_specimens` and `zero_shot_cluster`, and for an unknown preset.
+        FileExistsError: if the folder has results, unless `force`.
+        ValueError: as `zero_shot_cluster`, and for an unknown preset.
     """
     output = Path(output)
-    files = [output / "results.json", output / "clusters.parquet"]
-    there = [str(file) for file in files if file.exists()]
+    there = [str(output / name) for name in (RESULTS_FILE, CLUSTERS_FILE) if (output / name).exists()]
     if there and not force:
         raise FileExistsError(f"{there[0]!r} exists. Choose another folder, or replace it with force=True (--force).")
     how = preset_options(preset, **options)
     seed = how.pop("seed")
-    specimens = read_specimens(source, folders, splits=splits, missing=missing)
-    runs = cluster_runs(
-        specimens.embeddings,
-        specimens.labels,
-        seeds=(seed,) if seeds is None else tuple(seeds),
-        ids=specimens.processids,
-        progress=progress,
-        **how,
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    files[0].unlink(missing_ok=True)  # results never stand beside the clusters of another run
-    _write_clusters(files[1], specimens, runs)
-    means, spread = summary(runs)["mean"], summary(runs)["std"]
-    changed = {key: value for key, value in how.items() if value != PRESETS[preset].get(key)}
+    seeds = (seed,) if seeds is None else tuple(seeds)
+    runs = cluster_runs(specimens.embeddings, specimens.labels, seeds=seeds, progress=progress, **how)
+    delete_inside(output, RESULTS_FILE)  # results never stand beside the clusters of another run
+    _write_clusters(output / CLUSTERS_FILE, specimens, runs)
+    means = summary(runs)
+    changed = sorted(key for key, value in how.items() if value != PRESETS[preset].get(key))
     return write_results(
-        files[0],
+        output / RESULTS_FILE,
         task="bioscan5m/clustering",
-        protocol=preset + ("" if not changed else f", with other {', '.join(sorted(changed))}"),
+        protocol=preset + (f", with other {', '.join(changed)}" if changed else ""),
         options={key: value for key, value in runs[0].options.items() if key != "seed"},
-        seeds=[run.options["seed"] for run in runs],
+        seeds=list(seeds),
         chosen=[run.chosen for run in runs],
-        dataset=str(source),
         splits=dict(sorted(Counter(specimens.splits).items())),
         specimens=len(specimens.processids),
         dropped=specimens.dropped,
         modalities={name: x.shape[1] for name, x in specimens.embeddings.items()},
-        embeddings={name: str(folder) for name, folder in folders.items()},
-        encoders={name: _encoder(Path(folder) / splits[0]) for name, folder in folders.items()},
+        **specimens.about,
         seconds=[run.seconds for run in runs],
-        libraries=runs[0].versions,
-        metrics=means,
-        spread=spread,
+        metrics=means["mean"],
+        spread=means["std"],
         runs=[{"metrics": run.metrics, "separation": run.separation} for run in runs],
     )
 
 
 def clustered_vectors(specimens: JoinedSpecimens, results: Mapping[str, Any]) -> Floats:
-    """What the clustering of `results` began from (N, D): the modalities side by side, normalised as it did."""
+    """Input of the reduction of `results` (N, D): the modalities side by side, normalized as in its options."""
     return side_by_side(specimens.embeddings, results["options"]["normalization"])
 
 
 def preset_options(preset: str, **options: Any) -> dict[str, Any]:
     """Arguments of `zero_shot_cluster`: those of a preset, except where others are given.
 
-    Another reducer than the preset's begins from its own defaults. A clusterer that finds the number of clusters
-    itself, and a distance threshold, take the place of the preset's number.
+    With another reducer than the preset's, its own defaults apply. With a distance threshold, or a clusterer that
+    finds the number of clusters, the number of the preset does not apply.
 
     Raises:
         ValueError: for an unknown preset.
@@ -235,9 +231,9 @@ def preset_options(preset: str, **options: Any) -> dict[str, Any]:
         {}
     """
     if preset not in PRESETS:
-        raise ValueError(f"Unknown preset {preset!r}. There are {', '.join(PRESETS)}.")
+        raise ValueError(f"Unknown preset {preset!r}. Choose one of {', '.join(PRESETS)}.")
     how = {**PRESETS[preset], **options}
-    if how["reducer"] != PRESETS[preset]["reducer"]:  # the preset's options are those of its own reducer
+    if how["reducer"] != PRESETS[preset]["reducer"]:
         how["reducer_options"] = options.get("reducer_options", {})
     elif "reducer_options" in options:
         how["reducer_options"] = {**PRESETS[preset]["reducer_options"], **(options["reducer_options"] or {})}
@@ -246,35 +242,29 @@ def preset_options(preset: str, **options: Any) -> dict[str, Any]:
     return how
 
 
-def _check_one_model(folder: Path, splits: Sequence[str]) -> None:
-    """Raises ValueError if the splits were embedded by different models: their vectors are of different spaces."""
-    there = [split for split in splits if (folder / split / "manifest.json").is_file()]
-    found = [_encoder(folder / split) for split in there]
-    # Counts of other k-mers differ in `dim` alone; it is there when all of a split is.
+def _one_encoder(folders: Sequence[Path]) -> dict[str, Any]:
+    """Encoder of a modality's splits, as the manifest describes it.
+
+    Raises:
+        FileNotFoundError: if a split is not embedded.
+        ValueError: if the splits have different encoders: their vectors cannot be compared.
+    """
+    found = []
+    for folder in folders:
+        if not (folder / MANIFEST).is_file():
+            raise FileNotFoundError(
+                f"No embeddings of {folder.name!r} in {str(folder.parent)!r}: run `bioscan-hf embed` for it first, or "
+                f"choose the embedded splits (--split)."
+            )
+        manifest = read_json(folder / MANIFEST)
+        found.append({key: manifest[key] for key in ("model", "processor", "precision", "dim") if key in manifest})
+    # Counts of different k-mers differ only in `dim`, which is there when the whole split is embedded.
     if any(len({about[key] for about in found if key in about}) > 1 for key in ("model", "dim")):
         raise ValueError(
-            f"Different models have embedded {' and '.join(there)} in {str(folder)!r}: their vectors cannot be "
-            f"compared. Embed all splits by one model."
+            f"Different models embedded {' and '.join(folder.name for folder in folders)} in "
+            f"{str(folders[0].parent)!r}, so their vectors cannot be compared. Embed all splits with one model."
         )
-
-
-def _read_split(folder: Path, modality: str) -> tuple[list[str], Floats, np.ndarray]:
-    """Processids, embeddings, and which of them are valid."""
-    if not (folder / "manifest.json").is_file():
-        raise FileNotFoundError(
-            f"No embeddings of {folder.name!r} in {str(folder.parent)!r}: run `bioscan-hf embed` for it first, or "
-            f"name the splits that are there (--split)."
-        )
-    if not list(folder.glob("specimens-*.parquet")):
-        found = load_embeddings(folder)
-        return found.processids, found.embeddings, found.valid
-    specimens = load_specimens(folder)
-    if modality not in specimens.embeddings:
-        raise ValueError(
-            f"{str(folder)!r} holds embeddings of {', '.join(specimens.embeddings)}, and {modality!r} is asked for."
-        )
-    vectors = np.asarray(specimens.embeddings[modality], np.float32)
-    return list(specimens.ids), vectors, np.asarray(specimens.present[modality])
+    return found[0]
 
 
 def _labels(
@@ -300,16 +290,9 @@ def _write_clusters(path: Path, specimens: JoinedSpecimens, runs: Sequence[Clust
     further = {f"cluster_seed_{run.options['seed']}": run.clusters for run in runs[1:]}
     names = {rank: pa.array(column, pa.string()) for rank, column in specimens.labels.items()}
     columns = {"processid": specimens.processids, "split": specimens.splits, "cluster": runs[0].clusters}
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.table({**columns, **further, **names}), part)
-    os.replace(part, path)
-
-
-def _encoder(folder: Path) -> dict[str, Any]:
-    """What the manifest says about the encoder."""
-    manifest = read_json(folder / "manifest.json")
-    return {key: manifest[key] for key in ("model", "processor", "precision", "dim") if key in manifest}
+    with replacing(path) as part:
+        pq.write_table(pa.table({**columns, **further, **names}), part)
 
 
 def _some(names: Sequence[str]) -> str:
-    return named_rows(list(names), None)
+    return named_rows(names)  # type: ignore[arg-type]

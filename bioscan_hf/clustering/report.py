@@ -1,61 +1,48 @@
-"""What clusters hold, as two tables: one row a cluster, and one row a specimen that is likely to be mislabelled.
+"""Tables of the clusters and of the specimens that are likely mislabelled.
 
-The rules are plain and deterministic; they are written beside the tables, because a list of suspects without its rule
-is of no use. They suggest what to look at: a cluster is no species, and a suspect is no error.
+The rules are simple and deterministic, and are written beside the tables. They suggest what to check: a cluster is not
+a species, and a suspect is not necessarily an error.
 Shape letters: N = specimens, C = clusters, D = embedding size.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..files import write_text
+from ..files import write_json, writing
 from ..schema import LABEL_COLUMNS
 
-#: The cluster of specimens that belong to none (HDBSCAN's noise).
+#: Cluster of the specimens that belong to none: the noise of HDBSCAN.
 NOISE = -1
 
-CLUSTERS_FILE, SUSPECTS_FILE, RULES_FILE = "cluster_report.csv", "likely_mislabelled.csv", "cluster_report_rules.json"
+#: Files of the two tables and of the rules.
+REPORT_FILES = ("cluster_report.csv", "likely_mislabelled.csv", "cluster_report_rules.json")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Numbers in the rules.
+#: Specimens that a likely new species needs; the share of them with a known BIN (or genus); and the share of those
+#: with the same one.
+NEW_SIZE, NEW_KNOWN, NEW_SHARE = 3, 0.5, 0.9
 
-    Attributes:
-        new_size: Specimens that a cluster needs to be a likely new species.
-        new_known: Share of them whose BIN (or genus) has to be known.
-        new_share: Share of those that have to be of one BIN (or genus).
-        pure_count: Specimens of the cluster's species that speak against another name in it.
-        pure_share: Their share of the cluster's specimens with a species name.
-    """
-
-    new_size: int = 3
-    new_known: float = 0.5
-    new_share: float = 0.9
-    pure_count: int = 4
-    pure_share: float = 0.8
+#: Specimens of the cluster's species that make another name in it a suspect; and their share of the named specimens.
+PURE_COUNT, PURE_SHARE = 4, 0.8
 
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of both tables, and the rules in words and numbers."""
+    """Rows of both tables, and the rules."""
 
     clusters: list[dict[str, Any]]
     suspects: list[dict[str, Any]]
     rules: dict[str, str]
-    limits: Limits
 
 
 def cluster_report(
@@ -63,37 +50,33 @@ def cluster_report(
     labels: Mapping[str, Sequence[str | None]],
     processids: Sequence[str],
     embeddings: ArrayLike | None = None,
-    *,
-    limits: Limits | None = None,
 ) -> Report:
-    """What each cluster holds, and which specimens are likely mislabelled; see `rules_of` for the rules.
+    """Contents of each cluster, and specimens that are likely mislabelled. `rules_of` states the rules.
 
     Args:
-        clusters: Cluster of each specimen (N,); -1 is noise, which has a row and is never judged.
-        labels: Rank, or "dna_bin", -> names (N,), None where unknown. "species" has to be there.
-        embeddings: (N, D), of which distances are told; without them no cluster is called a likely new species.
-        limits: None is `Limits()`.
+        clusters: Cluster of each specimen (N,). The noise, -1, has a row and no judgement.
+        labels: Rank, or "dna_bin", -> names (N,), None where unknown. "species" is required.
+        embeddings: (N, D), for distances. Without them, no cluster is called a likely new species.
 
     Returns:
-        `clusters`, the largest first: cluster, size; for each rank its most frequent name (the first in the alphabet
-        of equally frequent ones), the share of that among the specimens with a name, and their number; purity (that
-        share of species; None without a species name), species, bins (numbers of names), effective_species (2 to the
-        entropy: 1 if pure, k for k equally frequent species), purest_place and mixed_place (1 is the purest and the
-        most mixed; clusters with two named specimens or more are placed), nearest_named (distance from its centre to
-        that of the nearest other cluster with species names), likely_new_species and note (which condition it fails,
-        of clusters without a species name).
-        `suspects`: processid, cluster, its species, that of the cluster, and how often either is there.
+        `clusters`, the largest first: cluster and size; for each rank its most frequent name (of equally frequent
+        ones, the first in alphabetical order), its share of the specimens with a name, and their number; purity (that
+        share for species), species_names and bins (numbers of names), effective_species (2 to the entropy: k for k
+        equally frequent species), purest_place and mixed_place (1 is the purest and the most mixed; clusters with at
+        least 2 named specimens have places), nearest_named (distance of its centre from the nearest centre of another
+        cluster with species names), likely_new_species, and note (the rule that a cluster without a species name
+        fails).
+        `suspects`: processid, cluster, its species, the cluster's species, and how many specimens have each.
 
     Raises:
-        ValueError: for no specimen, inputs of different lengths, a processid that stands twice, no species among the
-            labels, or embeddings that are not finite.
+        ValueError: if there are no specimens, the inputs have different lengths, a processid is repeated, the labels
+            have no species, or embeddings are not finite.
     """
     ids = np.asarray(clusters)
     _check(ids, labels, processids)
     vectors = None if embeddings is None else np.asarray(embeddings, np.float64)
     if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(ids) or not np.isfinite(vectors).all()):
         raise ValueError(f"embeddings must be finite, and (N, D) of {len(ids)} specimens; got {vectors.shape}.")
-    limits = limits or Limits()
     members = _members(ids)
     counts = {
         cluster: {rank: Counter(n for row in rows if (n := labels[rank][row]) is not None) for rank in labels}
@@ -110,67 +93,62 @@ def cluster_report(
         row |= {"purity": _top(named)[1], "species_names": len(named), "bins": len(counts[cluster].get("dna_bin", ()))}
         row["effective_species"] = _effective(named)
         row |= {"purest_place": None, "mixed_place": None, "nearest_named": nearest.get(cluster)}
-        row["likely_new_species"], row["note"] = _judged(cluster, row, counts[cluster], far, limits)
+        row["likely_new_species"], row["note"] = _judged(cluster, row, counts[cluster], far)
         rows.append(row)
     _place(rows)
-    return Report(rows, _suspects(members, counts, labels, processids, limits), rules_of(limits, far), limits)
+    return Report(rows, _suspects(members, counts, labels, processids), rules_of(far))
 
 
 def write_report(folder: str | Path, report: Report) -> list[Path]:
-    """Writes both tables as CSV and the rules beside them, each whole or not at all; returns the three paths."""
-    folder = Path(folder)
-    empty = ["processid", "cluster", "species", "cluster_species"]
-    contents = {
-        CLUSTERS_FILE: _csv(report.clusters[0], report.clusters),
-        SUSPECTS_FILE: _csv(report.suspects[0] if report.suspects else empty, report.suspects),
-        RULES_FILE: json.dumps({"rules": report.rules, "limits": asdict(report.limits)}, indent=2) + "\n",
-    }
-    for name, text in contents.items():
-        write_text(folder / name, text)
-    return [folder / name for name in contents]
+    """Writes both tables as CSV and the rules as JSON, and returns the three paths."""
+    clusters, suspects, rules = paths = [Path(folder) / name for name in REPORT_FILES]
+    _write_csv(clusters, report.clusters, report.clusters[0])
+    _write_csv(suspects, report.suspects, ("processid", "cluster", "species", "cluster_species"))
+    write_json(rules, {"rules": report.rules})
+    return paths
 
 
-def rules_of(limits: Limits, far: float | None = None) -> dict[str, str]:
-    """The rules in words, by what they decide.
+def rules_of(far: float | None = None) -> dict[str, str]:
+    """Name of a column or table -> its rule.
 
     Args:
-        far: The distance from which on a cluster is far from named ones.
+        far: Distance from which on a cluster is far from named ones.
     """
-    distance = "not known, so no cluster qualifies" if far is None else f"{far:.6g}"
+    distance = "unknown, so no cluster qualifies" if far is None else f"{far:.6g}"
     return {
         "purity": "share of the most frequent species among the cluster's specimens with a species name",
         "effective_species": "2 to the entropy (in bits) of the cluster's species names",
-        "purest_place": "by purity, then by the number of named specimens; clusters with two of them or more",
+        "purest_place": "by purity, then by the number of named specimens; only clusters with 2 of them or more",
         "mixed_place": "by effective_species, then by the number of named specimens; the same clusters",
         "likely_new_species": (
-            f"a cluster of {limits.new_size} specimens or more; none has a species name; the BIN (where it is known "
-            f"of fewer than {limits.new_known:.0%} of them, the genus) is known of {limits.new_known:.0%} or more and "
-            f"the same for {limits.new_share:.0%} of those; its centre is at least as far from the nearest centre of "
-            f"a cluster with species names as clusters with species names are from each other (median of their "
-            f"distances to the nearest other one, here {distance})"
+            f"a cluster of {NEW_SIZE} specimens or more; none has a species name; the BIN (or the genus, if "
+            f"fewer than {NEW_KNOWN:.0%} have a BIN) is known for {NEW_KNOWN:.0%} or more, and the same "
+            f"for {NEW_SHARE:.0%} of those; the distance of its centre from the nearest centre of a cluster "
+            f"with species names is at least the median distance of such clusters from the nearest other one (here "
+            f"{distance})"
         ),
         "likely_mislabelled": (
-            f"a specimen whose species is not the cluster's, where {limits.pure_count} specimens or more, and "
-            f"{limits.pure_share:.0%} or more of those with a species name, are of one species"
+            f"a specimen whose species differs from the cluster's, if {PURE_COUNT} specimens or more, and "
+            f"{PURE_SHARE:.0%} or more of those with a species name, have one species"
         ),
     }
 
 
 def _check(ids: NDArray[Any], labels: Mapping[str, Sequence[str | None]], processids: Sequence[str]) -> None:
     if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"clusters must be integers (N,), one specimen or more; got {ids.dtype} {ids.shape}.")
+        raise ValueError(f"clusters must be integers (N,), of 1 specimen or more; got {ids.dtype} {ids.shape}.")
     if "species" not in labels:
-        raise ValueError(f"labels must hold 'species'; got {', '.join(labels) or 'none'}.")
+        raise ValueError(f"labels must have 'species'; got {', '.join(labels) or 'none'}.")
     strange = [rank for rank in labels if rank not in LABEL_COLUMNS]
     if strange:
-        raise ValueError(f"Unknown rank {strange[0]!r} among the labels: there is {', '.join(LABEL_COLUMNS)}.")
+        raise ValueError(f"Unknown rank {strange[0]!r} in the labels. Use {', '.join(LABEL_COLUMNS)}.")
     sizes = {"processids": len(processids)} | {rank: len(names) for rank, names in labels.items()}
     wrong = {name: size for name, size in sizes.items() if size != len(ids)}
     if wrong:
-        raise ValueError(f"There are {len(ids)} clusters of specimens, but {wrong}. Give one of each for a specimen.")
+        raise ValueError(f"There are clusters of {len(ids)} specimens, but {wrong}. Give one of each per specimen.")
     repeated = [name for name, count in Counter(processids).items() if count > 1]
     if repeated:
-        raise ValueError(f"The processid {repeated[0]!r} and {len(repeated) - 1} more stand twice. Give each once.")
+        raise ValueError(f"The processid {repeated[0]!r} and {len(repeated) - 1} more are repeated. Give each once.")
 
 
 def _members(ids: NDArray[Any]) -> dict[int, NDArray[np.int64]]:
@@ -199,7 +177,7 @@ def _distances(
     counts: Mapping[int, Mapping[str, Counter[str]]],
     vectors: NDArray[np.float64] | None,
 ) -> tuple[float | None, dict[int, float]]:
-    """The distance that counts as far, and cluster -> distance to the nearest other cluster with species names."""
+    """The distance from which on a cluster is far, and cluster -> distance to the nearest other named cluster."""
     found = [cluster for cluster in members if cluster != NOISE]
     named = [cluster for cluster in found if counts[cluster]["species"]]
     if vectors is None or not named:
@@ -219,21 +197,21 @@ def _distances(
 
 
 def _judged(
-    cluster: int, row: Mapping[str, Any], counts: Mapping[str, Counter[str]], far: float | None, limits: Limits
+    cluster: int, row: Mapping[str, Any], counts: Mapping[str, Counter[str]], far: float | None
 ) -> tuple[bool, str]:
-    """Whether it is a likely new species, and of a cluster without a species name why not."""
+    """Whether a cluster is a likely new species, and the rule that decides."""
     if cluster == NOISE:
         return False, "noise"
     if counts["species"]:
         return False, ""
-    if row["size"] < limits.new_size:
-        return False, f"fewer than {limits.new_size} specimens"
-    known = limits.new_known * row["size"]
+    if row["size"] < NEW_SIZE:
+        return False, f"fewer than {NEW_SIZE} specimens"
+    known = NEW_KNOWN * row["size"]
     rank = next((rank for rank in ("dna_bin", "genus") if rank in counts and counts[rank].total() >= known), None)
     if rank is None:
         return False, "BIN and genus mostly unknown"
     share = _top(counts[rank])[1]
-    if share is None or share < limits.new_share:
+    if share is None or share < NEW_SHARE:
         return False, f"several {'BINs' if rank == 'dna_bin' else 'genera'}"
     if far is None:
         return False, "no distance to compare with"
@@ -243,7 +221,7 @@ def _judged(
 
 
 def _place(rows: Iterable[dict[str, Any]]) -> None:
-    """Fills in the places of the clusters that have two named specimens or more."""
+    """Sets the places of the clusters with 2 named specimens or more."""
     placed = [row for row in rows if row["species_named"] >= 2 and row["cluster"] != NOISE]
     for place, row in enumerate(sorted(placed, key=lambda r: (-r["purity"], -r["species_named"], r["cluster"])), 1):
         row["purest_place"] = place
@@ -257,9 +235,8 @@ def _suspects(
     counts: Mapping[int, Mapping[str, Counter[str]]],
     labels: Mapping[str, Sequence[str | None]],
     processids: Sequence[str],
-    limits: Limits,
 ) -> list[dict[str, Any]]:
-    """Specimens with another species than their cluster's, those against the most specimens first."""
+    """Specimens with another species than their cluster; those with the most specimens of the other species first."""
     everywhere = Counter(name for name in labels["species"] if name is not None)
     found = []
     for cluster, rows in members.items():
@@ -267,7 +244,7 @@ def _suspects(
         species, share = _top(named)
         if cluster == NOISE or species is None or share is None:
             continue
-        if named[species] < limits.pure_count or share < limits.pure_share:
+        if named[species] < PURE_COUNT or share < PURE_SHARE:
             continue
         bins = counts[cluster].get("dna_bin", Counter())
         for row in rows:
@@ -283,14 +260,12 @@ def _suspects(
     return sorted(found, key=lambda s: (-s["of_cluster_species"], s["of_its_species"], s["cluster"], s["processid"]))
 
 
-def _csv(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Numbers of four decimals at most; empty where there is none; yes and no in words."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    return buffer.getvalue()
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Writes rows with at most four decimals, yes or no, and empty cells for None; `columns` are those of no rows."""
+    with writing(path) as file:
+        writer = csv.DictWriter(file, list(rows[0] if rows else columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
 def _cell(value: Any) -> Any:

@@ -111,11 +111,11 @@ def test_plane(monkeypatch):
     gap = np.linalg.norm(made[:25].mean(0) - made[25:].mean(0))
     assert made.shape == (50, 2) and gap > 2 * made[:25].std() and gap > 2 * made[25:].std()
     np.testing.assert_array_equal(made, plane(blobs, seed=3))
-    with pytest.raises(ValueError, match="Unknown reducer 'tsne' of a map: there is umap and pca"):
+    with pytest.raises(ValueError, match="Unknown reducer 'tsne' for a map. Choose umap or pca"):
         plane(blobs, "tsne")
     for bad in (blobs[:2], np.full((4, 2), np.nan)):
-        with pytest.raises(ValueError, match="A map needs three specimens or more, and finite"):
+        with pytest.raises(ValueError, match="A map needs 3 specimens or more, and finite"):
             plane(bad)
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ModuleNotFoundError, match='pip install "bioscan_hf\\[cluster\\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'bioscan_hf\[cluster\]'"):
         plane(blobs)

@@ -166,7 +166,7 @@ def test_too_many_photos_are_left_out_and_said_to_be(tmp_path, monkeypatch):
             raise AssertionError("a photo is read for nothing")
 
     note = write_map(tmp_path / "m.html", POINTS, PROCESSIDS, LABELS, photos=Unread())
-    assert note == "Photos are left out: of 4 specimens the page would be too large (3)."
+    assert note == "Photos are left out: a page has photos of at most 3 specimens."
     assert note in (tmp_path / "m.html").read_text() and data_of(tmp_path / "m.html")["photos"] is None
     assert write_map(tmp_path / "m.html", POINTS, PROCESSIDS, LABELS) == "Photos are not included."
     assert "cluster" not in [column["title"] for column in data_of(tmp_path / "m.html")["columns"]]

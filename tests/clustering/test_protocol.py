@@ -12,7 +12,10 @@ from bioscan_hf.clustering.protocol import cluster_embeddings, join_by_processid
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.schema import LABEL_COLUMNS
 
-PLAIN = {"reducer": "none", "silhouette_sample": 50}
+PLAIN = {"reducer": "none"}
+
+#: Leiden depends on its seed.
+SEEDED = {**PLAIN, "clusterer": "leiden", "n_clusters": None}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_modalities_are_joined_by_processid():
 
 def test_missing_specimens_are_listed_or_dropped():
     parts = {"dna": (["A", "B", "C"], np.eye(3)), "image": (["D", "B"], np.eye(2))}
-    with pytest.raises(ValueError, match="'dna' lacks 1: D; 'image' lacks 2: A, C"):
+    with pytest.raises(ValueError, match="'dna' does not have 1: D; 'image' does not have 2: A, C"):
         join_by_processid(parts)
     processids, found, dropped = join_by_processid(parts, missing="drop")
     assert processids == ["B"]
@@ -72,7 +75,7 @@ def test_missing_specimens_are_listed_or_dropped():
 @pytest.mark.parametrize(
     ("parts", "options", "message"),
     [
-        ({"dna": (["A", "B", "A"], np.eye(3))}, {}, "'dna' holds A more than once"),
+        ({"dna": (["A", "B", "A"], np.eye(3))}, {}, "'dna' has A more than once"),
         ({"dna": (["A", "B"], np.eye(3))}, {}, "3 embeddings for 2 processids"),
         ({"dna": (["A"], np.eye(1)), "image": (["B"], np.eye(1))}, {"missing": "drop"}, "No specimen is in all"),
         ({"dna": (["A"], np.eye(1))}, {"missing": "ignore"}, "got 'ignore'"),
@@ -111,16 +114,14 @@ def test_a_photo_that_is_not_there_is_an_error_or_dropped(dataset, barcodes, pho
 
 def test_what_is_written(dataset, barcodes, tmp_path):
     """The result equals that of the arrays, and the table holds each specimen's clusters and names."""
-    seeds = []
+    pytest.importorskip("igraph")
+    steps = []
+    specimens = read_specimens(dataset, {"dna": barcodes})
     results = cluster_embeddings(
-        dataset, {"dna": barcodes}, tmp_path / "out", seeds=(0, 7), clusterer="kmeans", progress=seeds.append, **PLAIN
+        specimens, tmp_path / "out", seeds=(0, 7), progress=lambda *step: steps.append(step), **SEEDED
     )
     assert json.loads((tmp_path / "out/results.json").read_text()) == json.loads(json.dumps(results))
-    specimens = read_specimens(dataset, {"dna": barcodes})
-    runs = [
-        zero_shot_cluster(specimens.embeddings, specimens.labels, clusterer="kmeans", seed=seed, **PLAIN)
-        for seed in (0, 7)
-    ]
+    runs = [zero_shot_cluster(specimens.embeddings, specimens.labels, seed=seed, **SEEDED) for seed in (0, 7)]
     table = pq.read_table(tmp_path / "out/clusters.parquet")
     assert table.column_names == ["processid", "split", "cluster", "cluster_seed_7", *LABEL_COLUMNS]
     assert table["processid"].to_pylist() == specimens.processids
@@ -132,11 +133,12 @@ def test_what_is_written(dataset, barcodes, tmp_path):
     assert results["spread"]["species"]["ami"] == pytest.approx(np.std(amis, ddof=1))
     assert results["metrics"]["species"]["ami"] > 0.5  # 4-mer counts of simulated barcodes tell species apart
     assert set(results["metrics"]) == {*LABEL_COLUMNS, "separation"}
-    assert results["chosen"][0]["oracle"] is True
-    assert results["protocol"] == "bioscan5m, with other clusterer, reducer, reducer_options, silhouette_sample"
+    assert results["chosen"][0] == {"by": "leiden", "oracle": False}
+    assert results["protocol"] == "bioscan5m, with other clusterer, n_clusters, reducer, reducer_options"
     assert results["splits"]["test"] + results["splits"]["test_unseen"] == results["specimens"] == len(table)
     assert len(results["encoders"]["dna"]["model"]) == 64
-    assert seeds == results["seeds"] == [0, 7]
+    assert results["seeds"] == [0, 7] and steps == [("clustering", 1, 2), ("clustering", 2, 2)]
+    assert results["dataset"] == dataset.name and results["embeddings"] == {"dna": "dna"}
     assert not list((tmp_path / "out").glob("*.part"))
 
 
@@ -147,34 +149,50 @@ def test_splits_that_were_embedded_together_are_counted_apart(dataset, barcodes,
 
     model, processor = load_encoder("kmer:4")
     embed(model, processor, load_bioscan5m(dataset, "dna", "test+test_unseen"), output=tmp_path / "e/test+test_unseen")
-    together = {"splits": ("test+test_unseen",), "reducer": "none"}
-    found = cluster_embeddings(dataset, {"dna": tmp_path / "e"}, tmp_path / "a", **together)
-    apart = cluster_embeddings(dataset, {"dna": barcodes}, tmp_path / "b", reducer="none")
+    together = read_specimens(dataset, {"dna": tmp_path / "e"}, splits=("test+test_unseen",))
+    found = cluster_embeddings(together, tmp_path / "a", **PLAIN)
+    apart = cluster_embeddings(read_specimens(dataset, {"dna": barcodes}), tmp_path / "b", **PLAIN)
+    assert found["chosen"][0]["oracle"] is True
     assert found["splits"] == apart["splits"] and found["metrics"] == apart["metrics"]
     assert sum(found["splits"].values()) == found["specimens"]
 
 
 def test_results_are_not_replaced(dataset, barcodes, tmp_path):
-    cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, **PLAIN)
+    specimens = read_specimens(dataset, {"dna": barcodes})
+    cluster_embeddings(specimens, tmp_path, **PLAIN)
     before = (tmp_path / "clusters.parquet").read_bytes()
     with pytest.raises(FileExistsError, match="results.json"):
-        cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, **PLAIN)
+        cluster_embeddings(specimens, tmp_path, **PLAIN)
     assert (tmp_path / "clusters.parquet").read_bytes() == before
-    results = cluster_embeddings(dataset, {"dna": barcodes}, tmp_path, n_clusters=3, force=True, **PLAIN)
+    results = cluster_embeddings(specimens, tmp_path, n_clusters=3, force=True, **PLAIN)
     assert results["chosen"] == [{"by": "given", "asked": 3, "oracle": False}]
     assert set(pq.read_table(tmp_path / "clusters.parquet")["cluster"].to_pylist()) == {0, 1, 2}
 
 
 def test_a_failed_run_writes_nothing(dataset, barcodes, tmp_path):
     with pytest.raises(ValueError, match="specimens make 1 to"):
-        cluster_embeddings(dataset, {"dna": barcodes}, tmp_path / "out", n_clusters=100_000, **PLAIN)
+        cluster_embeddings(read_specimens(dataset, {"dna": barcodes}), tmp_path / "out", n_clusters=100_000, **PLAIN)
     assert not (tmp_path / "out").exists()
+
+
+def test_embeddings_that_are_not_finite_are_named(dataset, tmp_path):
+    """By processid, in a folder whose second specimen has NaN."""
+    table = rows_of(dataset, "test").select(["processid"])
+    vectors = np.random.default_rng(0).normal(size=(table.num_rows, 3)).tolist()
+    vectors[1][0] = float("nan")
+    table = table.append_column("image", pa.array(vectors, pa.list_(pa.float32(), 3)))
+    (tmp_path / "test").mkdir()
+    pq.write_table(table, tmp_path / "test" / "specimens-00000-of-00001.parquet")
+    (tmp_path / "test" / "manifest.json").write_text(json.dumps({"rows": table.num_rows, "shard_size": 8192}))
+    processid = table["processid"][1].as_py()
+    with pytest.raises(ValueError, match=rf"NaN or infinite in the rows \d+ \({processid}\)"):
+        read_specimens(dataset, {"image": tmp_path}, splits=("test",))
 
 
 def test_what_cannot_be_read_is_told(dataset, barcodes, photos, tmp_path):
     with pytest.raises(FileNotFoundError, match="No embeddings of 'val'"):
         read_specimens(dataset, {"dna": barcodes}, splits=("test", "val"))
-    with pytest.raises(ValueError, match="holds embeddings of image, and 'dna' is asked for"):
+    with pytest.raises(ValueError, match="has embeddings of image, but not of 'dna'"):
         read_specimens(dataset, {"dna": photos})
     (tmp_path / "val").symlink_to(barcodes / "test")  # embeddings under the name of another split
     with pytest.raises(ValueError, match="specimens with embeddings are not in val of"):

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 from bioscan_hf.clustering.report import (
-    CLUSTERS_FILE,
-    RULES_FILE,
-    SUSPECTS_FILE,
-    Limits,
+    REPORT_FILES,
     cluster_report,
     write_report,
 )
@@ -93,7 +90,7 @@ def test_without_distances_nothing_is_new():
     report = cluster_report(CLUSTERS, LABELS, PROCESSIDS)
     assert not any(row["likely_new_species"] for row in report.clusters)
     assert row_of(report, 2)["note"] == "no distance to compare with" and row_of(report, 2)["nearest_named"] is None
-    assert "not known, so no cluster qualifies" in report.rules["likely_new_species"]
+    assert "unknown, so no cluster qualifies" in report.rules["likely_new_species"]
     unnamed = {**LABELS, "species": [None] * len(ROWS)}
     report = cluster_report(CLUSTERS, unnamed, PROCESSIDS, EMBEDDINGS)
     assert not any(row["likely_new_species"] for row in report.clusters) and not report.suspects
@@ -114,15 +111,15 @@ def test_likely_mislabelled(report):
             "cluster_bin": "BOLD:1",
         }
     ]
-    for names, limits, suspects in (
-        (["x"] * 4 + ["y"], Limits(), 1),  # 4 and 80 %
-        (["x"] * 3 + ["y"], Limits(), 0),  # only 3
-        (["x"] * 7 + ["y", "z"], Limits(), 0),  # 78 %
-        (["x"] * 7 + ["y", "z"], Limits(pure_share=0.7), 2),
-        (["x"] * 4 + [None] * 9 + ["y"], Limits(), 1),  # those without a name say nothing
+    for names, suspects in (
+        (["x"] * 4 + ["y"], 1),  # 4 and 80 %
+        (["x"] * 3 + ["y"], 0),  # only 3
+        (["x"] * 7 + ["y", "z"], 0),  # 78 %
+        (["x"] * 8 + ["y", "z"], 2),  # 80 %, two suspects
+        (["x"] * 4 + [None] * 9 + ["y"], 1),  # specimens without a name do not count
     ):
         ids = [f"Q{i}" for i in range(len(names))]
-        found = cluster_report(np.zeros(len(names), int), {"species": names}, ids, limits=limits)
+        found = cluster_report(np.zeros(len(names), int), {"species": names}, ids)
         assert len(found.suspects) == suspects, names
 
 
@@ -142,7 +139,7 @@ def test_files(report, tmp_path):
     """CSV that reads back with every row, names with commas and quotes whole; rules and limits beside them."""
     odd = {"species": ['x, "y"\n'] * 4 + ["z"], "dna_bin": [None] * 5}
     paths = write_report(tmp_path, cluster_report(np.zeros(5, int), odd, list("abcde")))
-    assert [path.name for path in paths] == [CLUSTERS_FILE, SUSPECTS_FILE, RULES_FILE]
+    assert [path.name for path in paths] == list(REPORT_FILES)
     with open(paths[1], newline="", encoding="utf-8") as file:
         suspects = list(csv.DictReader(file))
     assert [(s["processid"], s["species"], s["cluster_species"]) for s in suspects] == [("e", "z", 'x, "y"\n')]
@@ -152,10 +149,9 @@ def test_files(report, tmp_path):
     assert len(rows) == 10 and rows[0]["purity"] == "0.8889" and rows[0]["likely_new_species"] == "no"
     assert next(r for r in rows if r["cluster"] == "2")["purity"] == ""
     rules = json.loads(paths[2].read_text())
-    assert set(rules["rules"]) >= {"likely_new_species", "likely_mislabelled"} and rules["limits"]["new_size"] == 3
+    assert set(rules["rules"]) >= {"likely_new_species", "likely_mislabelled"}
+    assert "3 specimens or more" in rules["rules"]["likely_new_species"]
     assert not list(tmp_path.glob("*.part"))
-    write_report(tmp_path, cluster_report([0], {"species": ["x"]}, ["a"], limits=Limits(new_size=7)))
-    assert json.loads(paths[2].read_text())["limits"]["new_size"] == 7, "those that the report was made by"
     write_report(tmp_path, cluster_report([0], {"species": ["x"]}, ["a"]))
     assert paths[1].read_text() == "processid,cluster,species,cluster_species\n"
 
@@ -163,12 +159,12 @@ def test_files(report, tmp_path):
 def test_bad_input():
     ids = ["a", "b"]
     for arguments, message in (
-        (([], {"species": []}, []), r"one specimen or more; got"),
+        (([], {"species": []}, []), r"1 specimen or more; got"),
         (([0.5, 1], {"species": ids}, ids), "clusters must be integers"),
-        (([0, 1], {"genus": ids}, ids), "labels must hold 'species'; got genus"),
+        (([0, 1], {"genus": ids}, ids), "labels must have 'species'; got genus"),
         (([0, 1], {"species": ids, "colour": ids}, ids), "Unknown rank 'colour'"),
-        (([0, 1], {"species": ["a"]}, ids), r"2 clusters of specimens, but {'species': 1}"),
-        (([0, 1], {"species": ids}, ["a", "a"]), "'a' and 0 more stand twice"),
+        (([0, 1], {"species": ["a"]}, ids), r"clusters of 2 specimens, but {'species': 1}"),
+        (([0, 1], {"species": ids}, ["a", "a"]), "'a' and 0 more are repeated"),
         (([0, 1], {"species": ids}, ids, [[0.0], [np.nan]]), "embeddings must be finite"),
     ):
         with pytest.raises(ValueError, match=message):

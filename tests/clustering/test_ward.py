@@ -1,4 +1,4 @@
-"""Ward's tree against scipy's and scikit-learn's, with weights, ties, duplicates; neighbours; the way to a million."""
+"""Ward's tree against scipy's and scikit-learn's, with ties and duplicates; neighbours; Ward's tree along a graph."""
 
 import sys
 import tracemalloc
@@ -12,9 +12,9 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from bioscan_hf.clustering import ward as clustering_linkage
-from bioscan_hf.clustering.graph import genie_clusters, knn_graph
-from bioscan_hf.clustering.ward import aggregate, cut_tree, graph_clusters, graph_tree, ward_tree
+from bioscan_hf.clustering import graph, ward
+from bioscan_hf.clustering.graph import graph_tree, neighbours
+from bioscan_hf.clustering.ward import cut_tree, ward_tree
 
 
 def blobs(points: int, classes: int, size: int = 10, spread: float = 0.5, seed: int = 0) -> tuple:
@@ -31,23 +31,24 @@ def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
 def counted_rounds(monkeypatch) -> list[int]:
     """Sizes of the forest at each round of merges to come."""
     sizes = []
-    merge = clustering_linkage._merge
+    merge = ward.merge
 
     def spy(forest, left, right):
         sizes.append(len(forest))
         return merge(forest, left, right)
 
-    monkeypatch.setattr(clustering_linkage, "_merge", spy)
+    monkeypatch.setattr(ward, "merge", spy)
+    monkeypatch.setattr(graph, "merge", spy)
     return sizes
 
 
 def test_heights_by_hand():
     """Points 0, 1, 5 on a line. 0 and 1 meet at sqrt(2 * 1 * 1 / 2) * 1 = 1; their centroid 0.5 of weight 2 meets 5
-    at sqrt(2 * 2 * 1 / 3) * 4.5 = 5.196. If 0 stands for 3 points: sqrt(2 * 3 / 4) = 1.225, then from the centroid
-    0.25 of weight 4 sqrt(2 * 4 / 5) * 4.75 = 6.008."""
+    at sqrt(2 * 2 * 1 / 3) * 4.5 = 5.196. If 0 is there 3 times: sqrt(2 * 3 / 4) = 1.225, then from the centroid 0.25
+    of weight 4 sqrt(2 * 4 / 5) * 4.75 = 6.008."""
     points = [[0.0], [1.0], [5.0]]
     assert ward_tree(points) == pytest.approx(np.array([[0, 1, 1, 2], [2, 3, 5.196152, 3]]))
-    assert ward_tree(points, [3, 1, 1]) == pytest.approx(np.array([[0, 1, 1.224745, 2], [2, 3, 6.008328, 3]]))
+    assert ward_tree([[0.0], [0.0], *points])[:, 2] == pytest.approx([0, 0, 1.224745, 6.008328])
 
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
@@ -88,34 +89,6 @@ def test_partition_equals_that_of_scikit_learn(distinct):
     fitted = AgglomerativeClustering(n_clusters=None, distance_threshold=5.0, linkage="ward").fit(points)
     assert 2 < fitted.n_clusters_ < 600
     assert same_partition(cut_tree(tree, distance_threshold=5.0), fitted.labels_)
-
-
-def test_weights_equal_repeated_points():
-    """A barcode that 5 specimens share, once with weight 5 or 5 times: the same partition, the same heights."""
-    points, _ = blobs(300, 40)
-    counts = np.random.default_rng(2).integers(1, 9, size=300)
-    rows = np.random.default_rng(3).permutation(np.repeat(np.arange(300), counts))
-    repeated, once = ward_tree(points[rows]), ward_tree(points, counts)
-    assert (repeated[: len(rows) - 300, 2] == 0).all()
-    assert repeated[len(rows) - 300 :, 2] == pytest.approx(once[:, 2])
-    assert not same_partition(cut_tree(ward_tree(points), 40), cut_tree(once, 40)), "the weights made no difference"
-    for clusters in (2, 40, 299):
-        assert same_partition(cut_tree(repeated, clusters), cut_tree(once, clusters)[rows])
-
-
-def test_aggregate():
-    """Means by hand: b holds (0, 2) and (2, 2), so (1, 2); a holds (9, 9) alone."""
-    centroids, counts, inverse = aggregate([[0, 2], [9, 9], [2, 2]], ["b", "a", "b"])
-    assert (centroids.tolist(), counts.tolist(), inverse.tolist()) == ([[9, 9], [1, 2]], [1, 2], [1, 0, 1])
-    points = np.random.default_rng(0).normal(size=(50, 7))[np.arange(500) % 50]
-    centroids, counts, inverse = aggregate(points, np.array([f"ACGT{i % 50}" for i in range(500)], dtype=object))
-    assert (centroids[inverse] == points).all() and (counts == 10).all()
-    assert same_partition(cut_tree(ward_tree(centroids, counts), 9)[inverse], cut_tree(ward_tree(points), 9))
-    for missing in (["a", None], [1.0, np.nan], np.array(["a", np.nan], dtype=object)):
-        with pytest.raises(ValueError, match="without a group"):
-            aggregate([[0.0], [1.0]], missing)
-    with pytest.raises(ValueError, match="Each of the 2 points has one group"):
-        aggregate([[0.0], [1.0]], ["a"])
 
 
 @pytest.mark.parametrize(
@@ -192,8 +165,6 @@ def test_graph_clusters_are_nearly_those_of_ward(monkeypatch, approximate):
     assert {1500, 750, 375, 300} <= set(sizes), "the graph was not made anew at each half"
     assert is_valid_linkage(tree) and (np.diff(tree[:, 2]) >= 0).all()
     clusters = cut_tree(tree, 150)
-    monkeypatch.undo()
-    assert (clusters == graph_clusters(points, 150, n_neighbors=10, exact_up_to=300, approximate=approximate)).all()
     assert 0.5 < expected < 0.98
     assert adjusted_mutual_info_score(label, clusters) == pytest.approx(expected, abs=0.02)
 
@@ -203,85 +174,57 @@ def test_graph_tree_joins_what_the_graph_does_not():
     draw = np.random.default_rng(0)
     group = np.repeat(np.arange(20), 12)
     points = 100.0 * draw.normal(size=(20, 5))[group] + draw.normal(size=(240, 5))
-    assert same_partition(graph_clusters(points, 20, n_neighbors=3, exact_up_to=10), group)
+    assert same_partition(cut_tree(graph_tree(points, n_neighbors=3, exact_up_to=10), 20), group)
 
 
-def test_graph_tree_takes_weights():
-    points, _ = blobs(300, 40)
-    counts = np.random.default_rng(2).integers(1, 9, size=300)
-    whole = graph_tree(np.repeat(points, counts, axis=0), n_neighbors=5, exact_up_to=100)
-    weighted = graph_tree(points, counts, n_neighbors=5, exact_up_to=100)
-    assert whole[-299:, 2] == pytest.approx(weighted[:, 2])
-
-
-def test_neighbors_are_exact():
-    """Against all distances; the file of a row is in ascending distance, and no point is its own neighbour."""
+def test_neighbours_are_exact():
+    """Against all distances: in ascending distance, and no point is its own neighbour; far from the origin, too."""
     points, _ = blobs(300, 10)
-    graph = knn_graph(points, 7)
     distances = cdist(points, points)
     np.fill_diagonal(distances, np.inf)
-    assert graph.shape == (300, 300) and (np.diff(graph.indptr) == 7).all()
-    assert (graph.indices.reshape(300, 7) == distances.argsort(axis=1)[:, :7]).all()
-    assert graph.data.reshape(300, 7) == pytest.approx(np.sort(distances, axis=1)[:, :7])
+    for shift in (0.0, 1000.0):
+        assert (neighbours(points + shift, 7) == distances.argsort(axis=1)[:, :7]).all()
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-def test_neighbors_of_equal_points(approximate):
-    """12 equal points and 30 others: no point is its own neighbour even if the 6 found do not hold it."""
+def test_neighbours_of_equal_points(approximate):
+    """12 equal points and 30 others: no point is its own neighbour even if the 6 found do not include it."""
     if approximate:
         pytest.importorskip("faiss")
     points = np.vstack([np.ones((12, 4)), np.random.default_rng(0).normal(size=(30, 4))])
-    graph = knn_graph(points, 5, approximate=approximate)
-    neighbors = graph.indices.reshape(42, 5)
-    assert (neighbors != np.arange(42)[:, None]).all()
-    assert (np.sort(neighbors, axis=1)[:, 1:] != np.sort(neighbors, axis=1)[:, :-1]).all()
-    assert (graph.data.reshape(42, 5)[:12] == 0).all() and (neighbors[:12] < 12).all()
+    found = neighbours(points, 5, approximate=approximate)
+    assert found.shape == (42, 5) and (found != np.arange(42)[:, None]).all()
+    assert (np.sort(found, axis=1)[:, 1:] != np.sort(found, axis=1)[:, :-1]).all()
+    assert (found[:12] < 12).all()
 
 
-def test_approximate_neighbors():
-    """Nearly all exact ones, at their exact distance, though only 16 of 102 lists are visited; and repeatable."""
+def test_approximate_neighbours():
+    """Nearly all exact ones, though only 16 of 102 lists are searched; and repeatable."""
     pytest.importorskip("faiss")
     points, _ = blobs(4000, 300, size=20)
-    exact, graph = knn_graph(points, 10), knn_graph(points, 10, approximate=True)
-    pairs = zip(exact.indices.reshape(-1, 10), graph.indices.reshape(-1, 10), strict=True)
+    found = neighbours(points, 10, approximate=True)
+    pairs = zip(neighbours(points, 10), found, strict=True)
     assert np.mean([len(np.intersect1d(*pair)) / 10 for pair in pairs]) > 0.95
-    row, column = graph.nonzero()
-    assert graph.data == pytest.approx(np.linalg.norm(points[row] - points[column], axis=1), rel=1e-5)
-    assert (knn_graph(points, 10, approximate=True) != graph).nnz == 0
+    assert (neighbours(points, 10, approximate=True) == found).all()
 
 
 def test_missing_libraries_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setitem(sys.modules, "genieclust", None)
     points, _ = blobs(60, 3)
-    with pytest.raises(ModuleNotFoundError, match=r"bioscan_hf\[index\]"):
-        knn_graph(points, 3, approximate=True)
     with pytest.raises(ModuleNotFoundError, match=r"bioscan_hf\[cluster\]"):
-        genie_clusters(points, 3)
-
-
-def test_genie():
-    pytest.importorskip("genieclust")
-    draw = np.random.default_rng(0)
-    group = np.repeat(np.arange(8), 30)
-    clusters = genie_clusters(100.0 * draw.normal(size=(8, 5))[group] + draw.normal(size=(240, 5)), 8)
-    assert clusters.dtype == np.int64 and same_partition(clusters, group)
+        neighbours(points, 3, approximate=True)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ward_tree([[1.0], [np.nan], [np.inf]]), "2 of 3 points hold NaN or infinity; the first is row 1"),
+        (lambda: ward_tree([[1.0], [np.nan], [np.inf]]), "2 of 3 points are NaN or infinite; the first is row 1"),
         (lambda: ward_tree([1.0, 2.0]), r"matrix \(N, D\) with at least one row"),
         (lambda: ward_tree(np.empty((0, 3))), r"matrix \(N, D\) with at least one row"),
-        (lambda: ward_tree([[1.0], [2.0]], [1.0]), "one positive weight"),
-        (lambda: ward_tree([[1.0], [2.0]], [1.0, 0.0]), "one positive weight"),
-        (lambda: knn_graph([[1.0], [2.0]], 2), "2 points have 1 to 1 neighbours"),
+        (lambda: neighbours([[1.0], [2.0]], 2), "2 points have 1 to 1 neighbours"),
         (lambda: graph_tree([[1.0], [2.0]], n_neighbors=0), "1 <= n_neighbors < exact_up_to"),
         (lambda: graph_tree([[1.0], [2.0]], n_neighbors=9, exact_up_to=9), "1 <= n_neighbors < exact_up_to"),
-        (lambda: graph_clusters([[1.0], [2.0]], 3), "2 points make 1 to 2 clusters"),
-        (lambda: genie_clusters([[1.0], [2.0]], 3), "2 points make 1 to 2 clusters"),
-        (lambda: genie_clusters([[1.0], [2.0]], 1, gini_threshold=0), r"lies in \(0, 1\]"),
+        (lambda: cut_tree(graph_tree([[1.0], [2.0]], n_neighbors=1), 3), "2 points make 1 to 2 clusters"),
     ],
 )
 def test_bad_input(call, message):

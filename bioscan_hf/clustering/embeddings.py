@@ -1,0 +1,144 @@
+"""Embeddings of one or several modalities: checks, normalization and dimension reduction.
+
+Source: Task II of BIOSCAN-5M (https://arxiv.org/abs/2406.12723).
+Shape letters: N = specimens, D = embedding size, R = reduced size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..search.vectors import named_rows
+from .methods import import_library
+
+Floats = NDArray[np.float32]
+
+NORMALIZATIONS = ("none", "l2", "l2_corrected", "elementwise_zscore", "average_zscore")
+
+
+def checked_embeddings(
+    embeddings: ArrayLike | Mapping[str, ArrayLike], ids: Sequence[str] | None = None
+) -> dict[str, Floats]:
+    """Modality -> embeddings (N, D); a plain array is the modality "embedding".
+
+    Args:
+        ids: Names of the specimens (N,), for errors; otherwise rows are numbered.
+
+    Raises:
+        ValueError: if there is no modality, an array is not a matrix, modalities have different numbers of rows,
+            numbers are NaN or infinite (the rows are named), or all embeddings are equal.
+    """
+    given = dict(embeddings) if isinstance(embeddings, Mapping) else {"embedding": embeddings}
+    if not given:
+        raise ValueError("No embeddings are given. Give one modality or more.")
+    parts = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in given.items()}
+    for name, x in parts.items():
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"The embeddings {name!r} must be a matrix (N, D), not empty; got the shape {x.shape}.")
+        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(rows):
+            raise ValueError(
+                f"The embeddings {name!r} are NaN or infinite in the rows {named_rows(rows, ids)}: leave these "
+                f"specimens out, or check the encoder."
+            )
+        if (x == x[0]).all():
+            raise ValueError(
+                f"The embeddings {name!r} of all {len(x)} specimens are equal, so they cannot be clustered. Check the "
+                f"encoder and its input."
+            )
+    lengths = {name: len(x) for name, x in parts.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"The modalities have different numbers of rows: {lengths}. Row i must be the same specimen in each; "
+            f"`join_by_processid` aligns them."
+        )
+    return parts
+
+
+def normalized(x: Floats, normalization: str = "none", name: str = "embedding") -> Floats:
+    """Embeddings (N, D) after one of `NORMALIZATIONS`.
+
+    - "l2": unit vectors.
+    - "l2_corrected": vectors of length sqrt(D), so that a modality's weight is its number of dimensions.
+    - "elementwise_zscore": mean 0 and deviation 1 in each dimension; 0 in a constant one.
+    - "average_zscore": mean 0, and all dimensions divided by their mean deviation, which keeps ratios of distances.
+
+    Args:
+        name: Modality, for errors.
+
+    Raises:
+        ValueError: for an unknown normalization, and for a zero vector, which has no direction (rows are named).
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"Unknown normalization {normalization!r}. Choose one of {', '.join(NORMALIZATIONS)}.")
+    if normalization == "none":
+        return x
+    if normalization.startswith("l2"):
+        length = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+        zero = np.flatnonzero(length == 0)
+        if len(zero):
+            raise ValueError(
+                f"The embeddings {name!r} are zero in the rows {named_rows(zero)}, which {normalization!r} cannot "
+                f"normalize: leave these specimens out."
+            )
+        scale = np.sqrt(x.shape[1]) if normalization == "l2_corrected" else 1.0
+        return (x * (scale / length)).astype(np.float32)
+    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    deviation = centred.std(axis=0)
+    if normalization == "average_zscore":
+        return (centred / deviation.mean()).astype(np.float32)
+    constant = np.ptp(x, axis=0) == 0
+    return np.where(constant, 0, centred / np.where(constant, 1, deviation)).astype(np.float32)
+
+
+def side_by_side(parts: Mapping[str, Floats], normalization: str | Mapping[str, str] = "none") -> Floats:
+    """All modalities in one matrix (N, D), each normalized on its own.
+
+    Raises:
+        ValueError: if normalizations are given for other modalities, and as `normalized`.
+    """
+    if isinstance(normalization, str):
+        normalization = dict.fromkeys(parts, normalization)
+    if set(normalization) != set(parts):
+        raise ValueError(
+            f"The normalization is given for {', '.join(normalization)}, but the modalities are {', '.join(parts)}. "
+            f"Give one for each ('none' changes nothing)."
+        )
+    return np.concatenate([normalized(x, normalization[name], name) for name, x in parts.items()], axis=1)
+
+
+def reduced(x: Floats, reducer: str, options: Mapping[str, Any], seed: int) -> Floats:
+    """Embeddings of fewer dimensions (N, R).
+
+    Args:
+        options: All options of `sklearn.decomposition.PCA` or `umap.UMAP`, as `methods.resolved` returns them.
+
+    Raises:
+        ValueError: if there are too few points for the reducer.
+        ModuleNotFoundError: if umap-learn is not installed.
+    """
+    if reducer == "none":
+        return x
+    if reducer == "pca":
+        from sklearn.decomposition import PCA
+
+        most = min(x.shape)
+        if options["n_components"] > most:
+            raise ValueError(
+                f"PCA of {x.shape[0]} points of {x.shape[1]} dimensions has {most} components at most, but "
+                f"n_components is {options['n_components']}: pass reducer_options={{'n_components': {most}}} or fewer."
+            )
+        return np.asarray(PCA(**options, random_state=seed).fit_transform(x), np.float32)
+    # UMAP alone would silently use fewer neighbours.
+    fewest = max(options["n_neighbors"], options["n_components"] + 1) + 1
+    if len(x) < fewest:
+        raise ValueError(
+            f"UMAP with {options['n_neighbors']} neighbours and {options['n_components']} dimensions needs {fewest} "
+            f"points or more, but there are {len(x)}: pass smaller reducer_options, or reducer='none'."
+        )
+    made = import_library("umap").UMAP(**options, random_state=seed, n_jobs=1)  # with a seed, UMAP has one thread
+    return np.asarray(made.fit_transform(x), np.float32)
