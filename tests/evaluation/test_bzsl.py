@@ -1,5 +1,4 @@
-"""Bayesian zero-shot learning against the published programs' numbers, against a dense re-statement of the formulas,
-and what it must refuse."""
+"""Bayesian zero-shot learning against the published numbers and the formulas with dense matrices, and errors."""
 
 import json
 
@@ -9,18 +8,22 @@ from scipy.stats import multivariate_t
 from sklearn.linear_model import Ridge
 
 from bioscan_hf.evaluation.bzsl import (
-    GENUS_GRID,
     GENUS_SETTINGS,
-    SURROGATE_GRID,
-    Setting,
     bayesian_zero_shot,
     genus_species_zero_shot,
     late_fusion,
+    nearest_seen,
+    surrogates,
+)
+from bioscan_hf.evaluation.bzsl_features import map_images, principal_axes, ridge_map
+from bioscan_hf.evaluation.bzsl_likelihood import Setting, class_statistics
+from bioscan_hf.evaluation.bzsl_tuning import (
+    GENUS_GRID,
+    SURROGATE_GRID,
+    hold_out_species,
     tune_bayesian_zero_shot,
     tune_genus_species,
 )
-from bioscan_hf.evaluation.bzsl_features import hold_out_species, map_images, principal_axes, ridge_map
-from bioscan_hf.evaluation.bzsl_likelihood import class_statistics
 
 SURROGATE = Setting(k0=0.1, k1=10, m=5, s=1, neighbours=2)
 GENUS = Setting(k0=0.1, k1=10, m=25, s=0.5)
@@ -178,15 +181,13 @@ def test_unseen_specimens_of_unknown_genus_and_labels_beyond_the_classes():
     assert result.unseen_per_class[8] == result.unseen_per_class[9] == 0
 
 
-def test_two_unseen_species_never_borrow_from_the_same():
+def test_two_unseen_species_never_use_the_same_seen_species():
     """Attributes on a line: seen 0, 1, 2, 3 at 0, 1, 2, 4, unseen 4 and 5 both at 0.4, 6 at 0.3. With 2 neighbours all
     want {0, 1}; the second takes {0, 2}, the third {0, 3}. With 4 neighbours of 4 there is no other set."""
-    from bioscan_hf.evaluation.bzsl import _nearest_seen, _surrogates
-
-    nearest = _nearest_seen([[0.0], [1], [2], [4], [0.4], [0.4], [0.3]], np.arange(4), np.array([4, 5, 6]))
-    assert [member.rows.tolist() for member in _surrogates(nearest, 2)] == [[0, 1], [0, 2], [0, 3]]
+    nearest = nearest_seen([[0.0], [1], [2], [4], [0.4], [0.4], [0.3]], np.arange(4), np.array([4, 5, 6]))
+    assert [member.rows.tolist() for member in surrogates(nearest, 2)] == [[0, 1], [0, 2], [0, 3]]
     with pytest.raises(ValueError, match="3 unseen species are too many for 4 seen ones with neighbours=4"):
-        _surrogates(nearest, 4)
+        surrogates(nearest, 4)
 
 
 def test_tuning_is_every_setting_scored_alone():
@@ -279,17 +280,17 @@ def test_ridge_map_and_mapped_images():
     np.testing.assert_allclose(train[:30], scale(dna[:30]))
     np.testing.assert_allclose(test, scale(dna[30:]))
     np.testing.assert_allclose(train[30:], scale(images[:30]) @ ridge_map(scale(images), scale(dna)))
-    with pytest.raises(ValueError, match="train_dna: row 2 is one constant"):
+    with pytest.raises(ValueError, match="train_dna: row 2 is constant"):
         map_images(np.where(np.arange(30)[:, None] == 2, 1.0, dna[:30]), images[:30], dna[30:], images[30:])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({0: np.full((4, 2), np.nan)}, "train_features has NaN or infinite values in 4 rows, the first 0"),
+        ({0: np.full((4, 2), np.nan)}, "train_features has NaN or infinite values in the rows 0, 1, 2, 3: "),
         ({2: np.ones(3)}, r"test_features must be a matrix .* got \(3,\)"),
         ({2: np.ones((1, 3)), 3: [0]}, "train_features have 2 dimensions and test_features 3"),
-        ({1: [0, 1]}, "train_features has 4 rows and train_labels 2"),
+        ({1: [0, 1]}, r"train_labels has the shape \(2,\), but train_features has 4 rows"),
         ({1: ["a", "a", "b", "b"]}, "train_labels must be class ids .* LabelMaps.encode"),
         ({1: [-1] * 4}, "No train row has a label"),
         ({1: [0, 1, 2, 3]}, "4 specimens of 4 species are too few for 2 features.*Keep at most 0 components"),
@@ -302,7 +303,7 @@ def test_ridge_map_and_mapped_images():
         ({5: [1]}, "unseen must be distinct species that are not in train"),
     ],
 )
-def test_bad_input_is_refused(changes, message):
+def test_bad_input_raises(changes, message):
     x = np.array([[0.0, 0], [1, 2], [5, 5], [6, 4]])
     arguments = [x, [0, 0, 1, 1], x[:2], [0, 2], [[0.0], [1.0], [2.0]], [2]]
     options = {"setting": Setting(neighbours=1), "components": None}
@@ -322,19 +323,19 @@ def test_bad_input_is_refused(changes, message):
         (Setting(neighbours=3), "neighbours must lie between 1 and the 2 seen species, got 3"),
     ],
 )
-def test_bad_settings_are_refused(setting, message):
+def test_bad_settings_raise(setting, message):
     x = np.array([[0.0, 0], [1, 2], [5, 5], [6, 4]])
     with pytest.raises(ValueError, match=message):
         bayesian_zero_shot(x, [0, 0, 1, 1], x, [0, 0, 1, 1], [[0.0], [1.0], [2.0]], [2], setting=setting)
 
 
-def test_refusals_of_the_other_doors():
+def test_errors_of_the_other_functions():
     x, labels, attributes, genera = groups()
     with pytest.raises(ValueError, match="genera has 3 species and the labels go up to 11"):
         genus_species_zero_shot(x, labels, x, labels, genera[:3])
     with pytest.raises(ValueError, match="The validation set needs seen and unseen species; of its 12, 0 are not in"):
         tune_genus_species(x, labels, x, labels, genera)
-    with pytest.raises(ValueError, match="share that is held out, between 0 and 1; got 1"):
+    with pytest.raises(ValueError, match="share to hold out, between 0 and 1; got 1"):
         hold_out_species(labels, species=1)
     with pytest.raises(ValueError, match="components is the number"):
         principal_axes(x, x, 0, centred=True)
