@@ -9,7 +9,7 @@ import argparse
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -101,7 +101,7 @@ def read_options(
     Raises:
         ValueError: for an unknown option, value or preset, or a missing option.
     """
-    parser = HfArgumentParser(list(kinds), allow_abbrev=False)  # type: ignore[arg-type]
+    parser = HfArgumentParser(list(kinds))  # type: ignore[arg-type]
     parser.error = _fail  # type: ignore[method-assign]
     if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
         given = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def _fail(message: str) -> NoReturn:
 
 def _check_names(given: Sequence[str] | Mapping[str, Any], kinds: Sequence[type], mark: str) -> None:
     """Raises ValueError for an unknown option, and names a similar one."""
-    known = [name for kind in kinds for name in kind.__dataclass_fields__]  # type: ignore[attr-defined]
+    known = [known.name for kind in kinds for known in fields(kind)]
     for name in given:
         if name not in known:
             similar = difflib.get_close_matches(str(name), known, 1)

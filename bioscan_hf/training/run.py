@@ -136,8 +136,10 @@ def run_training(
     try:
         if train:
             trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        metrics = evaluate()
-        _save(trainer, processor)
+        try:
+            metrics = evaluate()
+        finally:
+            _save(trainer, processor)  # also if the evaluation fails
         results: dict[str, Any] = {}
         if trainer.is_world_process_zero():
             model, curve = cast(Any, trainer.model), loss_curve(trainer)

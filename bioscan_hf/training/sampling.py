@@ -71,7 +71,7 @@ def similar_length_order(lengths: NDArray[np.int64], batch_size: int, seed: Sequ
 def distinct_order(groups: NDArray[np.int64], batch_size: int, seed: Sequence[int]) -> NDArray[np.int64]:
     """A permutation (n,) of the rows in which no batch holds a group twice, where possible.
 
-    Equal barcodes or texts in a batch would be negatives of each other although nothing tells them apart. The rows are
+    Equal barcodes or texts in a batch would be negatives of each other although they are the same input. The rows are
     shuffled; a row whose group is already in the batch waits for the next batch without that group. Rows of groups
     that are too large for this come last.
 

@@ -50,7 +50,7 @@ def training_classes(data: Dataset, ranks: Sequence[str]) -> dict[str, list[str]
     """
     table = data.select_columns(list(ranks)).with_format("arrow")[:]
     maps = LabelMaps({rank: table[rank].unique().to_pylist() for rank in ranks})
-    classes = {rank: maps.names(rank) for rank in ranks}
+    classes = {rank: list(maps.names(rank)) for rank in ranks}
     for rank, names in classes.items():
         if len(names) < 2:
             found = f"the one class {names[0]!r}" if names else "no label"

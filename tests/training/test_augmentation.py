@@ -1,4 +1,4 @@
-"""Altered reads: what is drawn depends on seed, epoch, view and barcode alone, at the rates that were asked for."""
+"""Altered reads: the rates of the alterations, and reproducible draws."""
 
 import pickle
 
@@ -13,7 +13,7 @@ from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator, a
 
 STRONG = Augmentation(truncation=0.7, substitution=0.1, third_substitution=0.4, unread=0.5)
 
-#: Codons that are no stop in the mitochondrial code of invertebrates.
+#: Codons other than stops in the mitochondrial code of invertebrates.
 SENSE = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG")]
 
 
@@ -52,9 +52,9 @@ def test_the_default_alters_nothing():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("ACGTNRY-acé☃", max_size=40), min_size=1, max_size=6), st.integers(0, 2**32))
 def test_reads_are_parts_of_their_barcodes(given, seed):
-    """No read is longer than its barcode, none is empty that was not, and each is the same alone.
+    """No read is longer than its barcode, a non-empty barcode never becomes empty, and each read is the same alone.
 
-    With no substitution and no N it is a part of the barcode, whatever is written there within latin-1.
+    Without substitutions and N, a read is a part of its barcode, for any latin-1 characters.
     """
     own = keys(len(given), seed)
     reads = augment(given, own, STRONG)
@@ -66,7 +66,7 @@ def test_reads_are_parts_of_their_barcodes(given, seed):
         assert read in barcode.replace("☃", "?") and bool(read) == bool(barcode)
 
 
-def test_a_read_does_not_depend_on_longer_ones_beside_it():
+def test_a_read_does_not_depend_on_longer_barcodes_of_the_batch():
     given = [row[:length] for row, length in zip(barcodes(4), (658, 300, 20, 1), strict=True)]
     reads = augment(given, keys(4), STRONG)
     for i in range(4):
@@ -95,10 +95,10 @@ def test_the_same_rate_everywhere():
     assert all(change[:, place::3].mean() == pytest.approx(0.1, abs=0.006) for place in range(3))
 
 
-def test_the_frame_of_a_gene_is_found():
-    """Random sense codons have stops in both other frames, about 7 among 219: none of 1,000 is taken for another.
+def test_reading_frames_of_genes():
+    """Random sense codons have about 7 stops among 219 in both other frames: all of 1,000 frames are found.
 
-    Of 50 codons 1.5 are, so that each other frame has none in 0.2 of the reads; it is taken if it comes first.
+    Among 50 codons there are 1.5 stops, so each other frame has none in 0.2 of the reads; it wins if it comes first.
     """
     given, first = genes(1000)
     assert np.array_equal(reading_frame(letters(given)), first)
@@ -106,11 +106,11 @@ def test_the_frame_of_a_gene_is_found():
     assert (reading_frame(letters(short)) == first).mean() > 0.75
 
 
-def test_a_frame_by_hand():
-    """TAATAGC has TAA at 0 and TAG at 3, both in frame 0; frames 1 and 2 have none: the first of these is taken.
+def test_reading_frames_by_hand():
+    """TAATAGC has the stops TAA at 0 and TAG at 3, both in frame 0, so frame 1 is the first without a stop.
 
-    In CTAACCC the stop TAA begins at 1: frame 0 is the first without one. TGA codes for tryptophan. N makes no stop,
-    and two nucleotides no codon.
+    CTAACCC has the stop TAA at 1, so frame 0 is the first without a stop. TGA codes for tryptophan. A codon with N is
+    not a stop, and two nucleotides are not a codon.
     """
     cases = {"TAATAGC": 1, "CTAACCC": 0, "TGATGAC": 0, "TANTAAC": 1, "NTAATAA": 0}
     assert {text: int(reading_frame(letters([text]))[0]) for text in cases} == cases
@@ -118,11 +118,11 @@ def test_a_frame_by_hand():
 
 
 def test_cuts():
-    """Half of 4,000 reads are cut in front and half behind, independently; of a uniform u, 0.4 u**3 is cut off.
+    """Half of 4,000 reads are cut at the start and half at the end, independently, by 0.4 u**3 for a uniform u.
 
-    A cut of less than one nucleotide is none: u**3 < 1 / (0.4 * 658), so u < 0.156, a share of 0.5 * 0.844 = 0.422
-    is seen; standard deviation 0.0078. The mean cut is 0.5 * 0.4 / 4 = 0.05 of 658 less half a nucleotide or so each
-    time; the largest is below 0.4.
+    A cut below 1 nucleotide has no effect: u**3 < 1 / (0.4 * 658), so u < 0.156, and a share of 0.5 * 0.844 = 0.422
+    is cut; standard deviation 0.0078. The mean cut is 0.5 * 0.4 / 4 = 0.05 of 658, minus rounding; the largest is
+    below 0.4.
     """
     given = barcodes(4000)
     reads = augment(given, keys(4000), Augmentation(truncation=0.5, largest_cut=0.4))
@@ -147,7 +147,7 @@ def test_unread_stretches():
     assert all(a == b or b == "N" for x, y in zip(given, reads, strict=True) for a, b in zip(x, y, strict=True))
 
 
-def test_what_is_no_nucleotide_is_not_substituted():
+def test_only_nucleotides_are_substituted():
     given = ["NNRY-acgt" * 50]
     assert augment(given, keys(1), Augmentation(substitution=1.0, third_substitution=1.0)) == given
     (read,) = augment(["ACGT" * 50], keys(1), Augmentation(substitution=1.0, third_substitution=1.0))
@@ -190,7 +190,7 @@ def rows_of(batch):
 
 
 def test_a_batch():
-    """Two views of three rows: the labels in the order of the ranks, repeated; the width that of the longest read."""
+    """Two views of three rows: labels in the order of the ranks, repeated; the width is that of the longest read."""
     batch = collator(views=2)(features(3))
     assert {name: value.dtype for name, value in batch.items()} == dict.fromkeys(batch, torch.int64)
     assert batch["labels"].tolist() == [[0, 0], [1, 0], [2, 1]] * 2
@@ -201,8 +201,8 @@ def test_a_batch():
     assert whole["input_ids"].shape == (6, 60) and rows_of(whole) == rows
 
 
-def test_draws_belong_to_the_barcode():
-    """The same in another batch, order, worker and view number, and whatever torch and numpy have drawn."""
+def test_draws_depend_only_on_seed_epoch_view_and_barcode():
+    """They are the same in another batch, order and pickled copy, and after other draws of torch and numpy."""
     make, given = collator(views=2), features()
     rows = rows_of(make(given))
     np.random.rand()
@@ -229,7 +229,7 @@ def test_kmers_too():
     assert batch["input_ids"].shape[0] == 6 and batch["input_ids"].shape[1] <= 15
 
 
-def test_batches_that_cannot_be_made_are_refused():
+def test_impossible_batches_are_refused():
     with pytest.raises(ValueError, match="views is 0"):
         collator(views=0)
     with pytest.raises(ValueError, match="1 of 2 rows have no barcode"):

@@ -1,4 +1,4 @@
-"""Masking: what is masked and labelled, how often, and that a seed makes it reproducible wherever a barcode falls."""
+"""Masking: which k-mers are masked and labelled, how often, and reproducible draws."""
 
 import json
 import pickle
@@ -57,7 +57,7 @@ def test_the_published_objective_labels_visible_kmers_too():
 
 @pytest.mark.parametrize("vocabulary", ["barcodebert", "barcodebert-n", "barcodebert-2023", "clibd"])
 def test_only_kmers_of_the_barcode_are_maskable(vocabulary):
-    """With k = 3: ACG and TTT are; GNT, lower case, the last piece and the padding are not, nor is a leading token."""
+    """With k = 3: ACG and TTT are; GNT, lower case, an incomplete k-mer, padding and special tokens are not."""
     own = tokenizer(vocabulary=vocabulary)
     collator = make(own, mask_ratio=1.0, random_offset=False, seed=0)
     batch = collator([{"dna_barcode": "ACGGNTaaaTTTAC"}, {"dna_barcode": "AC"}])
@@ -76,7 +76,7 @@ def test_the_mask_id_is_an_option():
     assert (batch["input_ids"][batch["labels"] != -100] == 7).all()
 
 
-def test_shares_of_what_stands_for_a_masked_kmer():
+def test_shares_of_replacements():
     """0.8 the mask, 0.1 another k-mer, 0.1 unchanged, of 24,000 masked: standard deviation 0.0026 and 0.0019."""
     features = rows(1200)
     collator = make(mask_ratio=1.0, random_offset=False, mask_token_share=0.8, random_token_share=0.1, seed=0)
@@ -106,8 +106,8 @@ def test_mask_ratio_is_a_probability():
     assert (batch["labels"] != -100).float().mean().item() == pytest.approx(0.15, abs=0.012)
 
 
-def test_a_seed_makes_the_draws_of_a_barcode_its_own():
-    """The same alone, in another batch, in another order, in a copy sent to a worker, and whatever torch has drawn."""
+def test_draws_depend_only_on_seed_epoch_and_barcode():
+    """They are the same alone, in another order, in a pickled copy, and after other draws of torch."""
     features = rows()
     collator = make(seed=3, mask_token_share=0.5, random_token_share=0.3)
     batch = collator(features)
@@ -133,7 +133,7 @@ def test_seeds_epochs_and_barcodes_differ():
 
 
 def test_random_numbers_are_splitmix64():
-    """The first outputs of the generator with state 0, as its authors' C code prints them, over 2**64."""
+    """The first outputs of the authors' C code with state 0, divided by 2**64."""
     outputs = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     expected = [(output >> 11) / 2**53 for output in outputs]
     keys = np.array([5, 0], np.uint64)
@@ -142,7 +142,7 @@ def test_random_numbers_are_splitmix64():
 
 
 def test_cut_padding_changes_no_mask():
-    """20 tokens at most: rows of 60, 31 and 14 nucleotides have 20, 10 and 4; without an empty place, no mask."""
+    """Rows of 60, 31 and 14 nucleotides have 20, 10 and 4 tokens; without padding there is no attention mask."""
     features = [
         {"dna_barcode": row["dna_barcode"][:length]} for row, length in zip(rows(3), (60, 31, 14), strict=True)
     ]
@@ -160,7 +160,7 @@ def test_cut_padding_changes_no_mask():
 
 
 def test_weighted_and_next_labels():
-    """Weighted labels are those of "valid" beside the masks; next masks nothing and leaves out the first k-mer."""
+    """Labels of "weighted" are those of "valid"; "next" masks nothing and leaves out the first k-mer."""
     features, ids = rows(), plain(rows())
     weighted, nothing = (
         make(random_offset=False, loss_on=loss_on, seed=0)(features) for loss_on in ("weighted", "next")
@@ -171,7 +171,7 @@ def test_weighted_and_next_labels():
 
 
 def letters_of(ids, own):
-    """Barcodes of token ids (B, L), N for what is unknown."""
+    """Barcodes of token ids (B, L), with N for unknown tokens."""
     table = own.convert_ids_to_tokens(list(range(len(own))))
     return [
         "".join(table[i] if len(table[i]) == own.k and "[" not in table[i] else "N" * own.k for i in row)
@@ -180,7 +180,7 @@ def letters_of(ids, own):
 
 
 def test_the_published_masks(shared, monkeypatch):
-    """With the published random numbers, the published input and targets, which count from the first k-mer."""
+    """With the published random numbers, the published input and targets, whose classes start at the first k-mer."""
     folder = shared / "fixtures/barcodebert"
     data = np.load(folder / "mlm.npz")
     monkeypatch.setattr("bioscan_hf.training.masking.uniform", lambda keys, first, count: data["eval_rand"])
@@ -194,7 +194,7 @@ def test_the_published_masks(shared, monkeypatch):
 
 
 def test_the_masks_of_2023(shared, monkeypatch):
-    """Id 1 in place of half of what is not unknown, every position a label, no attention mask."""
+    """Id 1 replaces half of the known k-mers, every position is a label, and there is no attention mask."""
     data = np.load(shared / "fixtures/barcodebert/mlm_workshop2023.npz")
     monkeypatch.setattr("bioscan_hf.training.masking.uniform", lambda keys, first, count: data["rand"])
     own = KmerTokenizer(k=3, vocabulary="barcodebert-2023")

@@ -1,4 +1,4 @@
-"""Names to labels, barcodes to batches, logits to answers, answers to metrics: small cases with known results."""
+"""Labels, batches, predictions and metrics of taxa: small cases with known results."""
 
 import math
 
@@ -51,8 +51,8 @@ def test_a_parent_is_that_of_most_rows():
     assert class_parents(data, {"genus": classes["genus"]}) == ({}, 0)
 
 
-def test_labels_tell_missing_names_from_taxa_that_are_no_class():
-    """The names that are no class are numbered in lexicographic order: "new" before "old"."""
+def test_labels_of_missing_names_and_of_taxa_without_a_class():
+    """Names without a class are numbered in lexicographic order: "new" before "old"."""
     data = Dataset.from_dict({"species": ["b", None, "old", "a", "", "new", "old"]})
     labelled = add_labels(data, {"species": ["a", "b"]})
     assert labelled["species_label"][:] == [1, IGNORED, UNSEEN - 1, 0, IGNORED, UNSEEN, UNSEEN - 1]
@@ -145,8 +145,8 @@ def test_the_published_cross_entropy(shared):
     assert scores[:, 0, 0].tolist() == data["logits"].argmax(1).tolist()
 
 
-def test_metrics_of_known_answers():
-    """5 specimens, classes 0 and 1: right, wrong, right; one without a label; one of a taxon that is no class.
+def test_metrics_of_known_predictions():
+    """5 specimens, classes 0 and 1: right, wrong, right; one without a label; one whose taxon is not a class.
 
     Of 4 labelled ones 2 are right, and 3 have a class. Accuracies of the classes: 0 -> 1/2, 1 -> 1, the other -> 0.
     F1 of 0: 2 / (2 + 1); of 1: 2 / (1 + 3); of the other 0. Over the 3 with a class the nats are 1, 3 and 2.
@@ -175,7 +175,7 @@ def test_metrics_of_known_answers():
     }
 
 
-def test_metrics_of_several_ranks_use_each_rank_s_answers():
+def test_metrics_of_several_ranks():
     scores = np.zeros((2, 2, 5), np.float32)
     scores[:, 0, 3], scores[:, 1, 0] = 1, 1  # the consistent answers of the first rank, the independent of the second
     classes = {"genus": ["A", "B"], "species": ["s", "t"]}

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ...barcodes import barcode_digest
-from ...models.processing_clibd import MODALITIES, ROTATION, ClibdProcessor, clibd_text, photo_pixels
+from ...models.pixels import photo_pixels
+from ...models.processing_clibd import MODALITIES, ROTATION, ClibdProcessor
 from ...models.random_crops import photos_to_crop
+from ...models.taxonomy_text import clibd_text
 from ...schema import LABEL_COLUMNS, RANKS
 from ..collators import SeededCollator
 from ..draws import digest_id, row_generator, text_id

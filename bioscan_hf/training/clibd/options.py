@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-from ...models.processing_clibd import MODALITIES, TEXT_TEMPLATES
+from ...models.processing_clibd import MODALITIES
+from ...models.taxonomy_text import TEXT_TEMPLATES
 from ...schema import LABEL_COLUMNS
 from ..arguments import (
     OVERWRITE_HELP,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ...models.pixels import random_box
-from ...models.processing_clibd import ClibdProcessor, photo_pixels
+from ...models.pixels import photo_pixels, random_box
+from ...models.processing_clibd import ClibdProcessor
 from ..augmentation import Augmentation, augment
 from ..collators import SeededCollator
 from ..draws import row_generator, text_id
