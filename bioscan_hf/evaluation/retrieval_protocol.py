@@ -1,14 +1,14 @@
-"""The whole protocol of retrieval: every modality of the queries against every modality of the keys, in one table.
+"""Retrieval protocol of CLIBD: every modality of the queries against every modality of the keys.
 
-Protocol: CLIBD (https://arxiv.org/abs/2405.17537). Beside image, DNA and text there are "averaged" (mean of the unit
-vectors of image and DNA), "concatenated" (the two side by side) and, as keys alone, "all" (a key for each modality of
-a specimen). Queries and keys of one width make a combination: 21 of them with three modalities.
+Protocol: https://arxiv.org/abs/2405.17537. Besides image, DNA and text there are "averaged" (mean of the unit vectors
+of image and DNA), "concatenated" (both side by side) and, for keys only, "all" (one key per modality of a specimen).
+Queries and keys of equal dimensions form a combination: 21 combinations for three modalities.
 Shape letters: N = specimens, D = embedding size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,16 +18,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ..metrics import harmonic_mean
-from ..search.index import Floats, RetrievalIndex, build_index, unit_vectors
-from .retrieval import (
-    Accuracies,
-    accuracies,
-    chance_accuracies,
-    check_ranks,
-    check_top_k,
-    prototypes,
-    retrieve,
-)
+from ..search.index import RetrievalIndex, build_index
+from ..search.retrieve import retrieve
+from ..search.vectors import Floats, unit_vectors
+from .retrieval import Accuracies, accuracies, chance_accuracies, check_ranks, check_top_k, prototypes
 
 MODALITIES = ("image", "dna", "text")
 QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")
@@ -36,7 +30,7 @@ KEY_TYPES = (*QUERY_TYPES, "all")
 #: Ranks that CLIBD reports.
 REPORTED_RANKS = ("order", "family", "genus", "species")
 
-#: Queries and keys that the paper's tables compare; the others are measured as well.
+#: Combinations in the tables of the paper.
 REPORTED = ("dna->dna", "image->image", "image->dna")
 
 
@@ -47,8 +41,8 @@ class Specimens:
     Attributes:
         embeddings: "image", "dna" or "text" -> (N, D).
         labels: Rank -> names (N,), None where unknown.
-        present: Modality -> which specimens have it (N,); one that is not named is there for all. The embedding of an
-            absent one may be anything.
+        present: Modality -> which specimens have it (N,); all if the modality is not named. Embeddings of absent
+            specimens are ignored.
         ids: Names of the specimens (N,), such as processids; their row numbers if empty.
     """
 
@@ -60,7 +54,7 @@ class Specimens:
 
 @dataclass(frozen=True)
 class Rows:
-    """One kind of vectors of specimens, of those that have it: the vectors (n, D), labels (n,) and names (n,)."""
+    """Vectors (n, D) of the specimens that have one modality, with their labels (n,) and names (n,)."""
 
     vectors: Floats
     labels: dict[str, list[str | None]]
@@ -68,10 +62,10 @@ class Rows:
 
 
 def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
-    """Vectors of one of `KEY_TYPES`, of the specimens that have the modalities it takes.
+    """Vectors of one of `KEY_TYPES`, for the specimens that have its modalities.
 
     Raises:
-        ValueError: for an unknown kind or rank, and if no specimen has what it takes.
+        ValueError: for an unknown kind or rank, and if no specimen has these modalities.
     """
     check_ranks(ranks, specimens.labels)
     if kind == "all":
@@ -79,12 +73,12 @@ def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
         labels = {rank: [name for part in parts for name in part.labels[rank]] for rank in ranks}
         return Rows(np.concatenate([part.vectors for part in parts]), labels, [i for part in parts for i in part.ids])
     needed = ("image", "dna") if kind in ("averaged", "concatenated") else (kind,)
-    lacking = [name for name in needed if name not in specimens.embeddings]
-    if kind not in KEY_TYPES or lacking:
-        raise ValueError(f"No embeddings to make {kind!r} of; there are {', '.join(specimens.embeddings)}.")
+    missing = [name for name in needed if name not in specimens.embeddings]
+    if kind not in KEY_TYPES or missing:
+        raise ValueError(f"{kind!r} needs other embeddings than those given: {', '.join(specimens.embeddings)}.")
     rows: list[int] = np.flatnonzero(np.logical_and.reduce([_present(specimens, name) for name in needed])).tolist()
     if not rows:
-        raise ValueError(f"No specimen has what {kind!r} takes: {' and '.join(needed)}.")
+        raise ValueError(f"No specimen has {' and '.join(needed)}, which {kind!r} needs.")
     names = list(specimens.ids) or [str(row) for row in range(len(_present(specimens, needed[0])))]
     ids = [names[row] for row in rows]
     units = [unit_vectors(np.asarray(specimens.embeddings[name])[rows], f"modality {name!r}", ids) for name in needed]
@@ -98,7 +92,7 @@ def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
 
 
 def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
-    """ "query->key" for every pair that can be compared: 21 for three modalities.
+    """Every "query->key" that can be compared: 21 for three modalities.
 
     Example:
         >>> combinations_of(["image", "dna"])[:3]
@@ -108,7 +102,7 @@ def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
     both = [name for name in ("averaged", "concatenated") if {"image", "dna"} <= set(singles)]
     keys = [*singles, *both, *(["all"] if len(singles) == 3 else [])]
     pairs = product([*singles, *both], keys)
-    # A concatenation is twice as wide as the others: it meets its like alone.
+    # A concatenation has twice the dimensions of the others, so it is compared only with concatenations.
     return tuple(f"{query}->{key}" for query, key in pairs if (query == "concatenated") == (key == "concatenated"))
 
 
@@ -123,21 +117,19 @@ def evaluate_retrieval(
     kind: str = "exact",
     prototype_rank: str | None = None,
     device: str | torch.device = "cpu",
-    progress: Callable[[str], object] = lambda combination: None,
 ) -> dict[str, dict[str, Any]]:
-    """Accuracies of every combination of modalities, beside those of chance.
+    """Accuracies of every combination of modalities, and the accuracies of chance.
 
     Args:
-        keys: The specimens that are known, of seen and unseen species together.
-        queries: "seen" and "unseen" -> specimens; other names may be given as well.
-        combinations: Such as "image->dna". None: all that the modalities allow.
-        ranks: Those of `keys.labels` that are measured.
-        top_k: Numbers of keys among which one must be right.
-        ties: "vote" or "parity", see `retrieval`.
-        kind: Of the index: "exact", "hnsw" or "ivfpq".
-        prototype_rank: Compare with one key for each taxon of this rank instead of with every specimen.
-        device: Where the products of an exact index are taken.
-        progress: Called with each combination before it is measured.
+        keys: Reference specimens, of seen and unseen species together.
+        queries: "seen" and "unseen" -> specimens; other names are allowed too.
+        combinations: Such as "image->dna". None: all that are possible.
+        ranks: Ranks of `keys.labels` to measure.
+        top_k: Numbers of nearest keys among which one must be right.
+        ties: "vote" or "parity", see `search.retrieve`.
+        kind: Kind of index: "exact", "hnsw" or "ivfpq".
+        prototype_rank: Uses one key per taxon of this rank instead of one per specimen.
+        device: Where the products of an exact index are computed.
 
     Returns:
         Combination -> {"keys": n, name of the queries -> {"queries": n, "labelled": {rank: n}, "micro" and "macro":
@@ -151,7 +143,7 @@ def evaluate_retrieval(
     wanted = possible if combinations is None else tuple(combinations)
     unknown = [name for name in wanted if name not in possible]
     if unknown or not wanted:
-        raise ValueError(f"Unknown combination {', '.join(unknown) or '(none)'}. There are {', '.join(possible)}.")
+        raise ValueError(f"Unknown combination {', '.join(unknown) or '(none)'}. Choose from {', '.join(possible)}.")
     found: dict[str, dict[str, Any]] = {}
     for key_kind in dict.fromkeys(name.split("->")[1] for name in wanted):
         extra = [] if prototype_rank is None else [prototype_rank]
@@ -162,7 +154,6 @@ def evaluate_retrieval(
             ids = [str(name) for name in labels[prototype_rank]]
         index = build_index(vectors, labels, ids=ids, kind=kind)
         for name in (name for name in wanted if name.split("->")[1] == key_kind):
-            progress(name)
             table: dict[str, Any] = {"keys": len(index)}
             for split, specimens in queries.items():
                 asked = rows_of(specimens, name.split("->")[0], ranks)
@@ -174,7 +165,7 @@ def evaluate_retrieval(
 
 
 def harmonic_means(seen: Accuracies, unseen: Accuracies) -> Accuracies:
-    """Harmonic mean of the accuracies of seen and unseen species, for each average, k and rank."""
+    """Harmonic means of the accuracies of seen and unseen species, for each average, k and rank."""
     return {
         average: {
             k: {rank: harmonic_mean(x, unseen[average][k][rank]) for rank, x in of_rank.items()}
@@ -185,9 +176,9 @@ def harmonic_means(seen: Accuracies, unseen: Accuracies) -> Accuracies:
 
 
 def published_selection_score(tables: Mapping[str, Mapping[str, Any]]) -> float:
-    """The number by which CLIBD chooses a checkpoint: the mean of all top-1 accuracies, of every combination.
+    """Score by which CLIBD selects a checkpoint: the mean of all top-1 accuracies of all combinations.
 
-    It counts text->text as much as image->DNA. The harmonic mean of a combination says more.
+    text->text weighs as much as image->DNA. The harmonic mean of one combination is more informative.
     """
     return float(
         np.mean(
@@ -212,52 +203,26 @@ def two_stage_names(
     k: int = 1,
     ties: str = "parity",
 ) -> dict[str, list[list[str | None]]]:
-    """Names of the first `k` keys (Q, k) at each rank, from images of seen species or else barcodes of unseen ones.
+    """Names of the first `k` keys (Q, k) at each rank, from images of seen species or barcodes of unseen ones.
 
-    CLIBD's method for photos when barcodes of further species are at hand: the i-th answer is the i-th nearest image
-    key if its cosine is above `threshold`, and the i-th nearest DNA key otherwise.
+    This is CLIBD's method for photos when barcodes of further species are available: answer i is the i-th nearest
+    image key if its cosine is above `threshold`, and the i-th nearest DNA key otherwise.
 
     Args:
         image_keys: Photos of specimens of seen species.
         dna_keys: Barcodes of specimens of unseen species.
         queries: Embeddings of photos (Q, D).
-        threshold: Cosine, chosen on validation queries with `choose_threshold`.
+        threshold: Cosine, chosen on validation queries.
     """
-    return _two_stages(image_keys, dna_keys, queries, ranks, k, ties)(threshold)
-
-
-def choose_threshold(
-    image_keys: RetrievalIndex,
-    dna_keys: RetrievalIndex,
-    seen: ArrayLike,
-    unseen: ArrayLike,
-    seen_names: Sequence[str | None],
-    unseen_names: Sequence[str | None],
-    *,
-    rank: str = "species",
-    steps: int = 1000,
-    ties: str = "parity",
-) -> float:
-    """The first threshold in [0, 1] of `two_stage_names` with the best harmonic mean of the micro accuracies.
-
-    Args:
-        seen: Photos of seen species (Q, D), of a validation split.
-        unseen: Photos of unseen species.
-        seen_names: Their names at `rank` (Q,).
-        unseen_names: Likewise.
-        steps: Thresholds that are tried, evenly spaced from 0 to 1.
-    """
-    answers = [_two_stages(image_keys, dna_keys, queries, [rank], 1, ties) for queries in (seen, unseen)]
-    best, score = 0.0, -1.0
-    for threshold in np.linspace(0, 1, steps):
-        right = [
-            _share_right(answer(threshold)[rank], names)
-            for answer, names in zip(answers, (seen_names, unseen_names), strict=True)
+    near, far = (retrieve(index, queries, k=k, ties=ties) for index in (image_keys, dna_keys))
+    names = {}
+    for rank in ranks:
+        parts = [
+            np.array([*index.classes[rank], None], object)[found.predictions[rank]]
+            for index, found in ((image_keys, near), (dna_keys, far))
         ]
-        found = harmonic_mean(right[0], right[1])
-        if found is not None and found > score:
-            best, score = float(threshold), found
-    return best
+        names[rank] = np.where(near.similarities > threshold, *parts).tolist()
+    return names
 
 
 def _table(
@@ -277,37 +242,7 @@ def _present(specimens: Specimens, modality: str) -> NDArray[np.bool_]:
     mask = np.asarray(specimens.present.get(modality, np.ones(rows, np.bool_)), np.bool_)
     if len(mask) != rows or any(len(names) != rows for names in specimens.labels.values()):
         raise ValueError(
-            f"There are {rows} embeddings of {modality!r}, {len(mask)} marks of presence, and labels of "
-            f"{', '.join(f'{rank} {len(names)}' for rank, names in specimens.labels.items())}: one each is needed."
+            f"There are {rows} embeddings of {modality!r}, {len(mask)} entries in `present`, and labels: "
+            f"{', '.join(f'{rank} {len(names)}' for rank, names in specimens.labels.items())}. All must be equal."
         )
     return mask
-
-
-def _two_stages(
-    image_keys: RetrievalIndex,
-    dna_keys: RetrievalIndex,
-    queries: ArrayLike,
-    ranks: Sequence[str],
-    k: int,
-    ties: str,
-) -> Callable[[float], dict[str, list[list[str | None]]]]:
-    """The answers as a function of the threshold, with both searches done once."""
-    near, far = (retrieve(index, queries, k=k, ties=ties) for index in (image_keys, dna_keys))
-    names = {
-        rank: tuple(
-            np.array([*index.classes[rank], None], object)[found.predictions[rank]]
-            for index, found in ((image_keys, near), (dna_keys, far))
-        )
-        for rank in ranks
-    }
-
-    def answer(threshold: float) -> dict[str, list[list[str | None]]]:
-        close = near.similarities > threshold
-        return {rank: np.where(close, *of_rank).tolist() for rank, of_rank in names.items()}
-
-    return answer
-
-
-def _share_right(answers: Sequence[Sequence[str | None]], names: Sequence[str | None]) -> float | None:
-    known = [(given, name) for given, name in zip(answers, names, strict=True) if name is not None]
-    return sum(name in given for given, name in known) / len(known) if known else None
