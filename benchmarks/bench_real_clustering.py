@@ -1,13 +1,13 @@
-"""How well real barcodes cluster: 4-mer counts, aligned barcodes and BarcodeBERT, with UMAP and without.
+"""Clusters of real barcodes: 4-mer counts, aligned barcodes and BarcodeBERT, with and without UMAP.
 
     python benchmarks/bench_real_clustering.py bold_coi5p.csv.gz --work out/real_clustering
 
 split -> build -> embed test and test_unseen -> Task II of BIOSCAN-5M (UMAP to 50 dimensions, Ward, as many clusters as
-species), the same without UMAP, and without UMAP and without the number of species (chosen by the silhouette). The
-partition is that of `bench_real_coi.py`, whose folder may be given as --work: its models are then used. Otherwise a
-BarcodeBERT is trained for 500 steps, which is a quarter of what it is there. Each case runs in a process of its own,
-one after another, for the time and the peak of the memory; with --work, what is done is not done again. The first UMAP
-of a process compiles for some 15 seconds. About 20 minutes on 2 cores, of which UMAP takes most.
+species); the same without UMAP; and without UMAP and without the number of species (chosen by the silhouette). The
+partition is that of `bench_real_coi.py`; with its folder as --work, its models are used. Otherwise a BarcodeBERT is
+trained for 500 steps, a quarter of the steps there. Each case runs in its own process, one after another, for time and
+peak memory; with --work, finished cases are not repeated. The first UMAP of a process compiles for about 15 seconds.
+About 20 minutes on 2 cores, most of it for UMAP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 from bench_real_coi import MODELS
 
-from bioscan_hf.clustering.protocol import cluster_embeddings
+from bioscan_hf.clustering.protocol import cluster_embeddings, read_specimens
 from bioscan_hf.files import write_json
 from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS
@@ -59,7 +59,7 @@ def bioscan_hf(*arguments: str, cwd: Path) -> None:
 
 
 def model_folder(work: Path, name: str, steps: int, threads: int) -> Path:
-    """Folder of a trained model: that of `bench_real_coi.py`, or one that is trained here, under another name."""
+    """Folder of a trained model: that of `bench_real_coi.py`, or one trained here, under another name."""
     if (work / name / "results.json").is_file():
         return work / name
     folder = work / f"{name}_for_clustering"
@@ -85,7 +85,7 @@ def model_folder(work: Path, name: str, steps: int, threads: int) -> Path:
 
 
 def embedded(work: Path, encoder: str, options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Folder of the embeddings of an encoder, and what its results file says about its training."""
+    """Folder of the embeddings of an encoder, and the training as its results file describes it."""
     trained: dict[str, Any] = {}
     model = encoder
     if encoder in MODELS:
@@ -102,19 +102,20 @@ def embedded(work: Path, encoder: str, options: argparse.Namespace) -> tuple[Pat
 
 
 def case(dataset: Path, embeddings: Path, output: Path, way: str, seeds: list[int]) -> None:
-    """Clusters in this process, and writes the results with the peak of its memory beside the clusters."""
+    """Clusters in this process, and writes the results with its peak memory beside the clusters."""
 
     def peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     start, before = time.perf_counter(), peak()
-    results = cluster_embeddings(dataset, {"dna": embeddings}, output, seeds=seeds, **WAYS[way])
+    specimens = read_specimens(dataset, {"dna": embeddings})
+    results = cluster_embeddings(specimens, output, seeds=seeds, **WAYS[way])
     costs = {"wall_s": time.perf_counter() - start, "peak_rss_bytes": peak(), "peak_rss_before_bytes": before}
     write_json(output / "case.json", {**results, **costs})
 
 
 def measured(results: dict[str, Any]) -> dict[str, Any]:
-    """What the table shows of a case: means over the seeds, and the deviations of the AMI."""
+    """Numbers of a case in the table: means over the seeds, and the deviations of the AMI."""
     stages = results["seconds"][0]
     return {
         "ami": {rank: results["metrics"][rank]["ami"] for rank in LABEL_COLUMNS},
@@ -132,7 +133,7 @@ def measured(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepared(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """The partition's results file; splits and builds if that is not done."""
+    """Results file of the partition. Splits and builds if that is not done yet."""
     about = work / "split.csv.results.json"
     if not about.is_file() or not (work / "dataset").is_dir():
         simulation = ["--hold-out-species", args.hold_out_species, "--unlabel", args.unlabel, "--seed", "0"]
@@ -166,7 +167,7 @@ def main() -> None:
         folder, trainings[encoder] = embedded(work, ENCODERS[encoder], args)
         metrics[encoder] = {}
         for way in args.ways:
-            # The last way is the slowest, and without UMAP no score of so few specimens depends on the seed.
+            # The last case is the slowest, and without UMAP no score of so few specimens depends on the seed.
             seeds = args.seeds[:1] if "n_clusters" in WAYS[way] else args.seeds
             name = f"{folder.name}, {way}, seeds {' '.join(map(str, seeds))}".replace(" ", "_").replace(",", "")
             done = work / "clusters" / name / "case.json"
@@ -187,7 +188,6 @@ def main() -> None:
         specimens=results["splits"],
         seeds=args.seeds,
         threads=args.threads,
-        libraries=results["libraries"],
         trainings=trainings,
         seconds=round(time.perf_counter() - start, 1),
         metrics=metrics,

@@ -1,11 +1,11 @@
-"""Claim: all statistics of a release of 5.15 million specimens but the distances, in under 60 s and 2 GB, on 2 cores.
+"""Claim: all statistics of 5.15 million specimens except distances in under 60 s and 2 GB, on 2 cores.
 
-The claim is checked on CPU time, of all threads together, which other work on the machine does not lengthen; wall time
-is reported beside it, with the load of the machine before.
+The claim is checked on the CPU time of all threads, which other work on the machine does not lengthen. Wall time is
+reported beside it, with the load of the machine before.
 
-Without a source, a table of the published size is made first: made-up taxa and BINs whose sizes fall off as the real
-ones do, and barcodes of 658 nucleotides, about half of them distinct, in the Parquet of a build. It is deleted after.
-Distances are sampled, and timed on their own with a smaller sample.
+Without a source, a table of the published size is simulated: taxa and BINs with sizes that decrease as the real ones
+do, and barcodes of 658 nucleotides, about half of them distinct, in the Parquet of a build. It is deleted afterwards.
+Distances are timed separately, with a small sample.
 
     python benchmarks/bench_statistics.py                                  # about 3 minutes, 1 GB of disk
     python benchmarks/bench_statistics.py --rows 20000 --output trial.json # half a minute
@@ -43,11 +43,12 @@ LABELLED = dict(zip(LABEL_COLUMNS, (1.0, 0.999, 0.997, 0.958, 0.286, 0.238, 0.09
 SHARES = dict(zip(SPLITS, (0.9083, 0.0561, 0.0029, 0.0076, 0.0071, 0.0017, 0.0015, 0.0148), strict=True))
 ANCESTORS = 2000
 
-#: Runs in a process of its own, so that its peak of memory is that of the statistics alone.
+#: Runs in its own process, so that its peak memory is that of the statistics alone.
 MEASURED = """
 import json, resource, sys, time
 start = time.perf_counter()
-from bioscan_hf.statistics.measures import barcode_distances, describe
+from bioscan_hf.statistics.distances import barcode_distances
+from bioscan_hf.statistics.measures import describe
 imported = time.perf_counter() - start
 source, rank, limit = sys.argv[1:4]
 start, cpu = time.perf_counter(), time.process_time()
@@ -65,11 +66,11 @@ print(json.dumps(measured | found))
 
 
 def _rows(count: int, start: int, split: str, ancestors: np.ndarray, random: np.random.Generator) -> pa.Table:
-    """`count` made-up rows of the 23 columns, of which the first is number `start`."""
+    """`count` simulated rows of the 23 columns; the first is number `start`."""
     bins = np.minimum(random.pareto(0.35, count), CATEGORIES["dna_bin"] - 1).astype(int)  # few large, many small
     letters = ancestors[bins % ANCESTORS].copy()
-    variant = random.integers(0, 1 + 40 * (bins % 7), count)  # barcodes of a BIN that occur again,
-    fresh = random.random(count) < 0.42  # and others that do not
+    variant = random.integers(0, 1 + 40 * (bins % 7), count)  # barcodes of a BIN that are repeated,
+    fresh = random.random(count) < 0.42  # and others that are not
     changing = np.random.default_rng(0).integers(0, letters.shape[1], 4096)
     for step in range(6):
         place = changing[(bins * 7 + variant * (step + 1)) % 4096]
@@ -101,7 +102,7 @@ def _rows(count: int, start: int, split: str, ancestors: np.ndarray, random: np.
 
 
 def make_dataset(folder: Path, rows: int, seed: int) -> None:
-    """Writes the config `dna` of a made-up dataset of about `rows` rows."""
+    """Writes the config `dna` of a simulated dataset of about `rows` rows."""
     random = np.random.default_rng(seed)
     ancestors = np.frombuffer(b"ACGT", np.uint8)[random.integers(0, 4, (ANCESTORS, 658))]
     counts = {split: max(1, round(rows * share)) for split, share in SHARES.items()}
@@ -132,8 +133,8 @@ def measure(source: str, rank: str = "", max_per_group: int = 0) -> dict[str, An
 def main(arguments: list[str] | None = None) -> int:
     """Measures, writes the results file, and returns 1 if the claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", help="dataset or release to read (default: one that is made up)")
-    parser.add_argument("--rows", type=int, default=PUBLISHED_ROWS, help="of the made-up one (default: %(default)s)")
+    parser.add_argument("--source", help="dataset or release to read (default: a simulated one)")
+    parser.add_argument("--rows", type=int, default=PUBLISHED_ROWS, help="of the simulated one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-per-group", type=int, default=50, help="barcodes compared (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "statistics.json")
@@ -152,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
         task="benchmark/statistics",
         metrics=metrics,
         options={"seed": options.seed, "max_per_group": options.max_per_group, "cpus": os.cpu_count()},
-        dataset="made up" if options.source is None else Path(options.source).name,
+        dataset="simulated" if options.source is None else Path(options.source).name,
         required={"cpu_seconds": REQUIRED_SECONDS, "peak_megabytes": REQUIRED_MEGABYTES},
     )
     return int(slow > REQUIRED_SECONDS or large > REQUIRED_MEGABYTES)

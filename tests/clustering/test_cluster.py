@@ -238,7 +238,7 @@ def test_weights_of_shared_neighbours_by_hand():
 @installed("igraph")
 def test_runs_and_their_summary():
     """Mean and sample deviation of the AMIs of three seeds of Leiden, which depends on its seed here."""
-    x, names = blobs(200, 15, dim=3, spread=1.5)
+    x, names = blobs(200, 15, dim=3, spread=5.0)
     labels, steps = {"genus": [None] * 200, "species": names}, []
     free = {"reducer": "none", "clusterer": "leiden", "n_clusters": None}
     runs = cluster_runs(x, labels, seeds=(0, 1, 2), progress=lambda *step: steps.append(step), **free)
