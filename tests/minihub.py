@@ -1,10 +1,10 @@
-"""A Hub on loopback for tests: repositories in memory behind the HTTP interface that `huggingface_hub` speaks.
+"""A Hub on loopback for tests: repositories in memory behind the HTTP interface of `huggingface_hub`.
 
-Covers what publishing and reading models, datasets and Spaces need: creating repositories and branches, LFS uploads
-checked by sha256, commits, cards checked in some points that the Hub checks, listings, and downloads with byte ranges.
-Ids are unique over the three kinds, and a repository is found by the addresses of its kind alone. It keeps a log of
-requests and counts the bytes it serves; a limit on uploads makes it hang, as a network does when a client is to be
-killed half-way. It knows nothing of Xet, access rights or rate limits.
+It supports publishing and reading models, datasets and Spaces: creating repositories and branches, LFS uploads checked
+by sha256, commits, some of the checks of cards, listings, and downloads with byte ranges. Ids are unique over
+the three kinds, and a repository is found only at addresses of its kind. It logs requests and counts the bytes served;
+`uploads_before_hanging` makes it hang, so that a test can kill a client. Xet, access rights and rate limits are not
+supported.
 The interface: https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs.
 """
 
@@ -38,18 +38,18 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-#: Kind of repository -> what its addresses begin with.
+#: Kind of repository -> prefix of its addresses.
 PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
 
 def card_errors(kind: str, card: str) -> list[str]:
-    """What the Hub would refuse in the YAML of a card; a few of its rules."""
+    """Errors that the Hub would report for the YAML of a card; a few of its rules."""
     found = re.match(r"\s*---[\r\n]+([\S\s]*?)[\r\n]+---([\r\n]|$)", card)
     if found is None:
         return ["the card has no YAML"]
     data = yaml.safe_load(found[1])
     if not isinstance(data, dict):
-        return ["the YAML is no mapping"]
+        return ["the YAML is not a mapping"]
     errors = []
     if "license" in data and not re.fullmatch(r"[a-z0-9.-]+", str(data["license"])):
         errors.append('"license" is unknown')
@@ -91,7 +91,7 @@ class Repo:
 
 @dataclass
 class Hub:
-    """The state of the server. `log` holds (method, path); `served` the bytes sent of each repo/path."""
+    """State of the server. `log` holds (method, path); `served` maps repo/path to the bytes sent."""
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Hub:
 
 
 def environment(hub: Hub, home: Path) -> dict[str, str]:
-    """Environment of a process whose Hub this is, and whose cache is `home`."""
+    """Environment of a process that uses this Hub, with the cache `home`."""
     return {
         **os.environ,
         "HF_ENDPOINT": hub.url,
@@ -137,13 +137,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # which killed clients cause
+        if not isinstance(sys.exception(), ConnectionError):  # caused by killed clients
             super().handle_error(request, client_address)
 
 
 @contextmanager
 def serve() -> Iterator[Hub]:
-    """A Hub that runs in threads of this process."""
+    """Runs a Hub in threads of this process."""
     hub = Hub()
     server = Server(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"error": message}, code, X_Error_Code=kind, X_Error_Message=message)
 
     def found(self, repo: str, revision: str) -> tuple[str, Tree] | None:
-        """Commit and tree of a revision; where it does not exist, the refusal is sent."""
+        """Commit and tree of a revision; if it does not exist, sends the refusal and returns None."""
         if repo not in self.hub.repos or self.hub.repos[repo].kind != self.kind():
             self.refuse(404, "RepoNotFound", f"Repository {repo} not found")
             return None

@@ -153,33 +153,24 @@ def _segment(x: float, length: float, width: float, colour: Floats, light: float
 def _bands(x: float, length: float, width: float, count: int, colour: tuple[int, ...]) -> list[Stroke]:
     """Cross bands on an ellipse."""
     strokes = []
-    for i in range(count):
-        at = (i + 0.5) / count * 1.8 - 0.9
-        thick = 0.55 / count
-        ends = np.clip([at - thick / 2, at + thick / 2], -0.98, 0.98)
-        half = np.sqrt(1 - ends**2) * width / 2
-        ends = ends * length / 2 + x
-        corners = [(ends[0], half[0]), (ends[1], half[1]), (ends[1], -half[1]), (ends[0], -half[0])]
-        strokes.append(Stroke(np.array(corners), colour))
+    for at in (np.arange(count) + 0.5) / count * 1.8 - 0.9:
+        ends = np.clip([at - 0.275 / count, at + 0.275 / count], -0.98, 0.98)
+        (a, b), (c, d) = ends * length / 2 + x, np.sqrt(1 - ends**2) * width / 2
+        strokes.append(Stroke(np.array([(a, c), (b, d), (b, -d), (a, -c)]), colour))
     return strokes
 
 
-def _wing(
-    root: tuple[float, float], length: float, width: float, angle: float, fill: tuple[int, ...], spot: float
-) -> list[Stroke]:
-    """A wing with veins, and a dark spot if `spot` > 0; `angle` in radians."""
+def _wing(root: tuple[float, float], size: Floats, angle: float, fill: tuple[int, ...], spot: float) -> list[Stroke]:
+    """A wing of `size` (length, width) with veins, and a dark spot if `spot` > 0; `angle` in radians."""
     cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[cos, sin], [-sin, cos]]) * np.array([[length], [width]])
+    turn = np.array([[cos, sin], [-sin, cos]]) * size[:, None]
     vein = (*(int(0.55 * value) for value in fill[:3]), min(255, fill[3] + 50))
-    strokes = [Stroke(_blade() @ turn + root, fill)]
-    strokes += [
-        Stroke(np.array([(0.0, 0.0), (0.55, 0.6 * y), (0.93, y)]) @ turn + root, vein, 0.006)
-        for y in (-0.3, 0.02, 0.24)
-    ]
-    strokes.append(Stroke(np.concatenate([_blade(), _blade()[:1]]) @ turn + root, vein, 0.005))
+    lines = [np.array([(0.0, 0.0), (0.55, 0.6 * y), (0.93, y)]) for y in (-0.3, 0.02, 0.24)]
+    lines.append(np.concatenate([_blade(), _blade()[:1]]))
+    strokes = [Stroke(_blade() @ turn + root, fill), *(Stroke(line @ turn + root, vein, 0.006) for line in lines)]
     if spot > 0:
-        centre = np.array([0.68, -0.1])
-        strokes.append(Stroke((_circle() * (0.1 + 0.04 * spot, 0.2) + centre) @ turn + root, (*vein[:3], 190)))
+        oval = _circle() * (0.1 + 0.04 * spot, 0.2) + (0.68, -0.1)
+        strokes.append(Stroke(oval @ turn + root, (*vein[:3], 190)))
     return strokes
 
 
@@ -226,22 +217,16 @@ def _wings(
         fill = _shade(0.95 * colour, 1.0, plan.opacity)
     else:
         fill = _shade(205 - tint * (205 - 0.8 * colour), 1.0, plan.opacity * (0.6 + 0.9 * tint))
-    behind: list[Stroke] = []
-    above: list[Stroke] = []
+    layers: tuple[list[Stroke], list[Stroke]] = ([], [])
     for length, breadth, degrees in reversed(plan.wings):
         folded = degrees > 160
-        for sign in (-1, 1):
+        size = np.array([_scaled(length, trait["wing_length"], 0.12), _scaled(breadth, trait["wing_width"], 0.18)])
+        for side in (-1, 1):
+            sign = 1 if lateral and not folded else side  # from the side, both wings point up
             angle = math.radians(degrees) + rng.normal(0, 0.04 if folded else 0.16)
-            if lateral and not folded:  # both up, seen from the side
-                sign = 1
-            root = (
-                (-0.3 if folded else 0.1) * plan.thorax[0],
-                sign * (0.28 if degrees < 175 else 0.2) * width,
-            )
-            size = (_scaled(length, trait["wing_length"], 0.12), _scaled(breadth, trait["wing_width"], 0.18))
-            wing = _wing(root, *size, sign * angle, fill, trait["wing_spot"] - 0.5)
-            (above if folded or lateral else behind).extend(wing)
-    return behind, above
+            root = ((-0.3 if folded else 0.1) * plan.thorax[0], sign * (0.28 if degrees < 175 else 0.2) * width)
+            layers[folded or lateral].extend(_wing(root, size, sign * angle, fill, trait["wing_spot"] - 0.5))
+    return layers
 
 
 def _scaled(value: float, trait: float, strength: float) -> float:

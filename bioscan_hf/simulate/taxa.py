@@ -141,13 +141,10 @@ def _ancestor(rng: np.random.Generator) -> tuple[Bases, Floats]:
     """Barcode and flank of the common ancestor, and the rate of each barcode site."""
     length = BARCODE_LENGTH + FLANK_LENGTH
     position = codon_position(length)
-    draw = rng.random((64, length))
-    sequence = np.minimum((draw[..., None] > _COMPOSITION.cumsum(axis=1)[position]).sum(axis=2), 3).astype(np.uint8)
+    draw = rng.random(length)
+    chosen = np.minimum((draw[:, None] > _COMPOSITION.cumsum(axis=1)[position]).sum(axis=1), 3).astype(np.uint8)
     first = np.flatnonzero(position[: length - 2] == 0)
-    open_codons = ~_stops(sequence[:, first], sequence[:, first + 1], sequence[:, first + 2])
-    chosen = sequence[0].copy()
-    for offset in range(3):  # the first of 64 draws of each codon that is not a stop
-        chosen[first + offset] = sequence[open_codons.argmax(axis=0), first + offset]
+    chosen[first[_stops(chosen[first], chosen[first + 1], chosen[first + 2])] + 2] = _T  # TAT is not a stop
     chosen[: len(_COI_START)] = ["ACGT".index(base) for base in _COI_START]
 
     position = position[:BARCODE_LENGTH]

@@ -244,7 +244,7 @@ def test_the_checks_of_the_test_hub_can_fail():
         ),
         ("space", "title: x", "sdk"),
         ("dataset", "configs: [{data_files: x}]", "names"),
-        ("dataset", "- a list", "no mapping"),
+        ("dataset", "- a list", "not a mapping"),
     ):
         (error,) = minihub.card_errors(kind, f"---\n{header}\n---\n# x\n")
         assert message in error

@@ -92,7 +92,7 @@ def test_every_photo_lies_in_its_zip_under_the_published_path(release):
 
 
 def test_boxes_give_the_published_sizes(release):
-    """area_fraction and scale_factor follow from the box in a photo of 1024 x 768, rounded to 4 decimals."""
+    """area_fraction and scale_factor are computed from the box in a photo of 1024 x 768, to 4 decimals."""
     rows = {row["processid"]: row for row in read_rows(release)}
     with open(release / BOXES_PATH, newline="") as file:
         boxes = list(csv.DictReader(file, delimiter="\t"))
@@ -116,7 +116,7 @@ def test_jsonld_holds_the_rows_of_the_csv(release):
 
 
 def test_other_packages_and_folders(tmp_path):
-    """Zips of the packages without splits are numbered, as published; `folders` is what unpacking them gives."""
+    """Zips of the packages without splits are numbered; `folders` gives the same files unpacked."""
     packages = ("original_256", "cropped", "original_full")
     zipped = simulate_release(tmp_path / "zips", 50, packages=packages)
     loose = simulate_release(tmp_path / "folders", 50, packages=packages, folders=True)
@@ -137,8 +137,8 @@ def test_other_packages_and_folders(tmp_path):
     }
 
 
-def test_bioscan_dataset_reads_it_and_gives_the_same_ids(release):
-    """The published reader finds every row, path and label id; ids of LabelMaps are its ids."""
+def test_bioscan_dataset_gives_the_same_rows_and_ids(release):
+    """The published reader finds every row and path; its label ids are those of LabelMaps."""
     reader = pytest.importorskip("bioscan_dataset")
     table = reader.load_bioscan5m_metadata(str(release / CSV_PATH))
     rows = read_rows(release)
@@ -156,7 +156,7 @@ def test_bioscan_dataset_reads_it_and_gives_the_same_ids(release):
 
 @pytest.mark.parametrize(("count", "seed"), [(50, 0), (50, 1), (97, 2), (400, 3), (3000, 4), (20000, 5)])
 def test_splits_keep_the_rules_of_the_release(count, seed):
-    """The published partition: disjoint barcodes and species sets, and which split may hold what."""
+    """Disjoint barcodes and species, and the species that each split may contain."""
     _, rows = draw(count, seed)
     species, genera, barcodes = (defaultdict(set) for _ in range(3))
     for row in rows:
@@ -181,7 +181,7 @@ def test_splits_keep_the_rules_of_the_release(count, seed):
 
 
 def test_shares_of_the_splits(rows):
-    """60 % pretrain in a small release, 75 % in a large one; of the rest each split has enough to measure with."""
+    """60 % pretrain in a small release, 75 % in a large one; no split is too small."""
     share = {split: n / len(rows) for split, n in Counter(row["split"] for row in rows).items()}
     assert share["pretrain"] == pytest.approx(0.6, abs=0.01)
     assert share["train"] > 0.15 and min(share.values()) > 0.008
@@ -217,7 +217,7 @@ def test_species_with_enough_rows_are_divided(published):
 
 
 def test_labels_are_missing_as_published(rows):
-    """Published, all of pretrain: family 95 % known, subfamily about 20 %, genus about 15 %; finest ranks go first."""
+    """As published for pretrain: family 95 % known, subfamily about 20 %, genus about 15 %."""
     pretrain = [row for row in rows if row["split"] == "pretrain"]
     known = {rank: np.mean([row[rank] != "" for row in pretrain]) for rank in RANKS}
     assert known["phylum"] == 1 and known["class"] > 0.99 and known["species"] == 0
@@ -272,7 +272,7 @@ def test_other_columns(rows):
 
 
 def test_bins_are_species_with_exceptions(rows):
-    """Most species have one BIN of their own; a few have two, a few pairs share one."""
+    """Most species have their own BIN; a few have two, and a few pairs share one."""
     bins, species = defaultdict(set), defaultdict(set)
     for row in rows:
         if row["species"] and row["dna_bin"]:
@@ -287,8 +287,8 @@ def test_bins_are_species_with_exceptions(rows):
 # Barcodes
 
 
-def test_reads_have_the_faults_of_real_ones(rows):
-    """Real records: 8 % with N, 0.5 % with another IUPAC letter, 8 % short, 1 % beyond 660; 2.07 rows a barcode."""
+def test_reads_have_realistic_errors(rows):
+    """Real records: 8 % with N, 0.5 % with other IUPAC letters, 8 % short, 1 % over 660; 2.07 rows per barcode."""
     reads = [row["dna_barcode"] for row in rows]
     length = np.array([len(read) for read in reads])
     assert set("".join(reads)) <= set("ACGTNRYSWKM") and min(length) >= 387 and 660 < max(length) <= 720
@@ -335,8 +335,8 @@ def test_distances_grow_with_rank(taxa):
     assert means == sorted(means) and 0.05 < means[0] < 0.12 and 0.14 < means[2] < 0.24
 
 
-def test_transitions_prevail():
-    """From A, with equal chances otherwise, G (transition) must beat C and be beaten by nothing of its frequency."""
+def test_transitions_are_more_frequent():
+    """From A, G (a transition) is more than 3 times as frequent as C; their equilibria are 0.25 and 0.16."""
     ancestor = np.full((200, 600), 0, np.uint8)
     child = evolve(np.random.default_rng(0), ancestor, np.full(200, 0.05), np.ones(600))
     first = child[:, codon_position(600) == 0]  # equilibrium there: C 0.16, G 0.25
@@ -345,7 +345,7 @@ def test_transitions_prevail():
 
 
 def count_kmers(read):
-    """4-mer counts of length 1; a 4-mer with a letter other than ACGT does not count."""
+    """Normalised 4-mer counts; a 4-mer with a letter other than ACGT is ignored."""
     base = np.array(["ACGT".find(letter) for letter in read[:660]])
     windows = np.lib.stride_tricks.sliding_window_view(base, 4)
     codes = (windows * (64, 16, 4, 1)).sum(axis=1)[(windows >= 0).all(axis=1)]
@@ -354,7 +354,7 @@ def count_kmers(read):
 
 
 def test_barcodes_tell_species_but_not_all_genera(rows):
-    """Nearest neighbours by 4-mers: species of test well, not the genus of every unseen species."""
+    """Nearest neighbours by 4-mers find most species of test, but not the genus of every unseen species."""
 
     def accuracy(split, rank):
         keys, queries = ([row for row in rows if row["split"] == name] for name in ("train", split))
@@ -370,7 +370,7 @@ def test_barcodes_tell_species_but_not_all_genera(rows):
 
 @pytest.mark.parametrize("package", ["cropped_256", "original_256", "cropped", "original_full"])
 def test_sizes_of_photos(specimens, package):
-    """A crop is the box with both sides longer by 0.4 of the longest: 200 x 150 gives 280 x 230, at 256: 312 x 256."""
+    """Each side of a crop is that of the box plus 0.4 of the longer: 200 x 150 gives 280 x 230, at 256: 312 x 256."""
     specimen = Specimen("Diptera", specimens[0].traits, (300, 300, 500, 450), 1.0, (0, 0))
     photo = Image.open(BytesIO(draw_photo(specimen, package)))
     expected = {"cropped_256": (312, 256), "original_256": (341, 256), "cropped": (280, 230)}
@@ -391,7 +391,7 @@ def test_crops_of_a_release(release):
 
 
 def test_specimen_lies_in_its_box(specimens):
-    """What is darker than the well in an original photo lies where the box is."""
+    """The dark pixels of an original photo are inside the box."""
     for i in range(20):
         box = specimens[i].box
         grey = np.asarray(Image.open(BytesIO(draw_photo(specimens[i], "original_full"))).convert("L"))
@@ -402,7 +402,7 @@ def test_specimen_lies_in_its_box(specimens):
 
 
 def test_photos_show_inherited_traits_with_variation(specimens, rows):
-    """The same traits drawn twice differ; still, colours alone tell species far better than chance, and not fully."""
+    """Two photos with the same traits differ; colours identify species better than chance, but not always."""
     species = [row["species"] for row in rows]
     often = [name for name, _ in Counter(filter(None, species)).most_common(20)]
     chosen = [i for name in often for i in [j for j, other in enumerate(species) if other == name][:8]]
@@ -423,7 +423,7 @@ def test_photos_show_inherited_traits_with_variation(specimens, rows):
 # Writing
 
 
-def test_same_bytes_whatever_the_workers(tmp_path):
+def test_same_bytes_with_any_number_of_workers(tmp_path):
     alone = simulate_release(tmp_path / "alone", 120, seed=3, workers=1)
     shared_out = simulate_release(tmp_path / "shared_out", 120, seed=3, workers=2)
     other = simulate_release(tmp_path / "other", 120, seed=4, workers=1)
@@ -431,14 +431,14 @@ def test_same_bytes_whatever_the_workers(tmp_path):
     assert digests(alone)["BIOSCAN_5M_cropped_256_eval.zip"] != digests(other)["BIOSCAN_5M_cropped_256_eval.zip"]
 
 
-def test_repeats_itself_and_mends_what_is_lost(tmp_path):
+def test_a_second_run_restores_missing_files(tmp_path):
     root = simulate_release(tmp_path / "release", 50, packages=())
     before = digests(root)
     (root / CSV_PATH).unlink()
     assert simulate_release(root, 50, packages=()) == root and digests(root) == before
 
 
-def test_refuses_what_it_does_not_own(tmp_path):
+def test_a_foreign_folder_is_refused(tmp_path):
     folder = tmp_path / "precious"
     folder.mkdir()
     (folder / "thesis.txt").write_text("x")
@@ -500,7 +500,7 @@ def large(tmp_path_factory):
 
 
 def test_large_metadata_keep_the_rules_of_the_splits(large):
-    """Exactly, over all blocks: those that `test_*` above demand of a small release with photos."""
+    """The rules hold over all blocks, as in a small release."""
     barcodes, species, genera = defaultdict(set), defaultdict(set), defaultdict(set)
     ids, lengths = [], []
     for row in read_rows(large):
@@ -511,7 +511,7 @@ def test_large_metadata_keep_the_rules_of_the_splits(large):
         lengths.append(sum(map(len, row.values())) + len(COLUMNS))
     assert len(ids) == 110_000 and ids == sorted(set(ids)) and set(species) == set(SPLITS)
     assert {len(splits) for splits in barcodes.values()} == {1}
-    assert len(barcodes) < 0.95 * len(ids), "hardly a barcode occurs twice, so that this proves little"
+    assert len(barcodes) < 0.95 * len(ids), "too few repeated barcodes for this test"
     assert species["pretrain"] == {""} and all("" not in species[split] for split in SPLITS if split != "pretrain")
     assert species["val"] | species["test"] <= species["train"]
     assert species["val_unseen"] | species["test_unseen"] <= species["key_unseen"]
@@ -522,8 +522,8 @@ def test_large_metadata_keep_the_rules_of_the_splits(large):
     assert 700 < sum(lengths) / len(lengths) < 900
 
 
-def test_large_metadata_read_and_agree(large):
-    """Names of one barcode agree, boxes give the sizes, chunks are those of the ids, and nothing is left out."""
+def test_large_metadata_are_consistent(large):
+    """Equal barcodes have equal names; sizes are those of the boxes, chunks those of the ids; no row is left out."""
     checked = reader.scan(find_metadata(large))
     assert sum(checked.counts.values()) == 110_000 and not checked.left_out and checked.strays is None
     assert 0.88 < checked.counts["pretrain"] / 110_000 < 0.93
@@ -543,7 +543,7 @@ def test_large_metadata_read_and_agree(large):
 
 
 def test_full_blocks_do_not_depend_on_what_follows(large, tmp_path):
-    """The first 50,000 rows of a smaller simulation are the same bytes; another seed gives others."""
+    """The first 50,000 rows of a smaller simulation have the same bytes; another seed gives others."""
     smaller = simulate_release(tmp_path / "smaller", 50_000, seed=3, metadata_only=True)
     for name in (CSV_PATH, BOXES_PATH):
         text = (smaller / name).read_bytes()
