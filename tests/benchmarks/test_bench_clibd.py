@@ -1,4 +1,4 @@
-"""The benchmarks of CLIBD: that they run, import no more than they say, and count as they say."""
+"""The benchmarks of CLIBD: smoke tests, imports, counts and intervals."""
 
 import importlib.util
 import json
@@ -45,8 +45,8 @@ print(code, [name for name in ("datasets", "evaluate", "faiss", "umap") if name 
 """
 
 
-def test_steps_run_without_data_sets_and_indexes(tmp_path):
-    """The losses of all ways begin alike: they compute one thing, in single or half precision."""
+def test_the_step_benchmark_imports_no_data_set_or_index(tmp_path):
+    """The first losses of all ways are equal: they compute the same loss, in single or half precision."""
     command = [sys.executable, "-c", RUN, str(BENCHMARKS), str(tmp_path / "step.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -59,8 +59,8 @@ def test_steps_run_without_data_sets_and_indexes(tmp_path):
     assert all(values["ratio_wall"] > 0 for values in measured.values())
 
 
-def test_a_published_step_is_ours_without_dropout(steps):
-    """Two steps in single precision, and the same with the published loss or the options of memory: equal losses."""
+def test_published_and_our_steps_are_equal_without_dropout(steps):
+    """Two steps in single precision, with the published loss or with the memory options: equal losses."""
     found = []
     for way in (
         steps.Way(bf16=False, attention="eager"),
@@ -76,7 +76,7 @@ def test_a_published_step_is_ours_without_dropout(steps):
     assert found[0][0] != found[0][1]
 
 
-def test_arithmetic_of_the_published_sizes(steps):
+def test_operations_of_the_published_sizes(steps):
     """35.1 + 23.4 + 0.5 GFLOP forward for ViT-B/16, 133 tokens of DNA and 20 of text: 59.0, and 177 to train."""
     with torch.device("meta"):
         model = ClibdModel(ClibdConfig(**steps.FULL))
@@ -127,7 +127,7 @@ def test_photos_of_one_specimen(photos, tmp_path):
     assert photos.specimens_of(rows).tolist() == [0, 0, 2, 2, 4]
 
 
-def test_photos_that_are_refused_are_told(photos, tmp_path):
+def test_refused_photos_are_reported(photos, tmp_path):
     (tmp_path / "images/figure").mkdir(parents=True)
     Image.new("L", (20, 30)).save(tmp_path / "images/figure/mask.png")
     (tmp_path / "images/figure/broken.jpg").write_bytes(b"none")
