@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from typer import Option
+from typer.models import OptionInfo
 
 from .. import __version__
 from ..progress import Progress, silent
@@ -125,6 +127,33 @@ _COMMON = {
 }
 
 
+#: Python arguments in error messages of the library -> option of a command, where the names differ.
+OPTIONS_OF_ARGUMENTS = {"num_attention_heads": "--heads", "max_per_group": "--max-barcodes"}
+
+
+def _options(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
+    """Python argument -> option of a command, such as n_clusters -> --n-clusters."""
+    found = dict(OPTIONS_OF_ARGUMENTS)
+    for parameter in parameters:
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(info, OptionInfo):
+                found[parameter.name] = (info.param_decls or [f"--{parameter.name.replace('_', '-')}"])[0]
+    return found
+
+
+def _with_options(message: str, options: Mapping[str, str]) -> str:
+    """The message with options of the command in place of Python arguments.
+
+    Example:
+        >>> _with_options("n_clusters is 5000; give at most 27.", {"n_clusters": "--n-clusters"})
+        '--n-clusters is 5000; give at most 27.'
+    """
+    for name, option in options.items():
+        after = r"(=True)?(?![\w'\"(=]|\.\w)" if "_" in name else r"(?= is [\d'\"-])"
+        message = re.sub(rf"(?<![\w'\"./-]){name}{after}", option, message)
+    return message
+
+
 def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Registers a function as a command of `bioscan-hf`.
 
@@ -144,13 +173,14 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
             )
             for name, (option, default) in _COMMON.items()
         ]
+        options = _options(own)
         parameters = [*(parameter for parameter in own if parameter.name != "out"), *common]
 
         def run(**given: Any) -> None:
             out = Output(**{name: given.pop(name) for name in _COMMON})
             if out.json and out.quiet:
                 raise typer.BadParameter("--json prints the result and --quiet prints nothing: give one of them.")
-            _run(function, out, given)
+            _run(function, out, given, options)
 
         run.__dict__["__signature__"] = inspect.Signature(parameters)  # typer reads it
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -167,7 +197,7 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
     return register
 
 
-def _run(function: Callable[..., Result], out: Output, given: dict[str, Any]) -> None:
+def _run(function: Callable[..., Result], out: Output, given: dict[str, Any], options: Mapping[str, str]) -> None:
     """Runs a command; turns exceptions into one line on standard error and an exit status."""
     name = f"bioscan-hf {function.__name__}"
 
@@ -186,7 +216,8 @@ def _run(function: Callable[..., Result], out: Output, given: dict[str, Any]) ->
     except EXPECTED as error:
         if out.debug:
             raise
-        raise stop(1, str(error.args[0] if isinstance(error, KeyError) else error)) from None
+        message = str(error.args[0] if isinstance(error, KeyError) else error)
+        raise stop(1, _with_options(message, options)) from None
     except Exception as error:
         if out.debug:
             raise

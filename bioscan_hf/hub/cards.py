@@ -1,4 +1,4 @@
-"""Cards of models, rendered from results files. The templates are model_cards/*.md."""
+"""Cards of models, rendered from results files. The templates are in `model_cards/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards of clusterings and retrieval indexes, which are dataset repositories. Templates: model_cards/*.md."""
+"""Cards of clusterings and retrieval indexes, which are dataset repositories. Templates: `model_cards/`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY, base
 
-from ..models.modeling_barcodebert import taxa_probabilities
+from ..models.taxon_classifier import taxa_probabilities
 from ..models.tokenization_kmer import KmerTokenizer
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from typer.main import get_command
 
-from bioscan_hf.cli.command import Output, app
+from bioscan_hf.cli.command import Output, _with_options, app
 from bioscan_hf.cli.main import main
 from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.release.layout import find_metadata
@@ -66,14 +66,14 @@ def test_choices_are_those_of_the_library():
     from typing import get_args
 
     from bioscan_hf.cli import cluster, options
-    from bioscan_hf.clustering import methods
+    from bioscan_hf.clustering import embeddings, methods
     from bioscan_hf.schema import CONFIGS
 
     assert get_args(options.Config) == CONFIGS
     assert get_args(options.PhotoConfig) == tuple(name for name in CONFIGS if name != "dna")
     assert set(get_args(cluster.Reducer)) == set(methods.REDUCERS)
     assert set(get_args(cluster.Clusterer)) == set(methods.CLUSTERERS)
-    assert get_args(cluster.Normalization) == methods.NORMALIZATIONS
+    assert get_args(cluster.Normalization) == embeddings.NORMALIZATIONS
 
 
 def test_from_a_csv_without_partition_to_numbers(release, tmp_path, capsys, monkeypatch):
@@ -159,11 +159,11 @@ def test_errors_are_one_line_and_tell_what_to_do(release, dataset, tmp_path, cap
     assert "run `bioscan-hf embed` for it first" in fails(capsys, "probe", dataset, tmp_path / "e")
     (tmp_path / "thesis.txt").write_text("")
     assert "holds something else" in fails(capsys, "demo", "--output", tmp_path)
-    assert "at least 50" in fails(capsys, "simulate", tmp_path / "s", "--specimens", 3)
+    assert "--specimens is 3; it must be from 50" in fails(capsys, "simulate", tmp_path / "s", "--specimens", 3)
 
 
-def test_files_of_others_are_not_replaced(release, dataset, tmp_path, capsys, monkeypatch):
-    """Results, pictures and what stands beside an output stay as they are, unless --force."""
+def test_existing_files_are_not_replaced(release, dataset, tmp_path, capsys, monkeypatch):
+    """Results, figures and the results file of a split stay as they are without --force."""
     monkeypatch.chdir(tmp_path)
     run(capsys, "embed", dataset, "e", "--model", "kmer:2")
     (tmp_path / "plots").mkdir()
@@ -242,7 +242,7 @@ def test_convert(tmp_path, capsys):
 
     config = BarcodeBertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, k=2)
     torch.save(BarcodeBertForMaskedLM(config).state_dict(), tmp_path / "bare.pth")
-    assert "Give num_attention_heads" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
+    assert "Give --heads" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
     run(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out", "--heads", 2)
     assert BarcodeBertModel.from_pretrained(tmp_path / "out").config.k == 2
     torch.save({"state_dict": {"model.model.backbone": torch.zeros(1)}}, tmp_path / "crop.ckpt")
@@ -258,8 +258,8 @@ def test_embed_one_taxon(dataset, tmp_path, capsys):
     assert "Similar names: Diptera" in fails(capsys, *arguments, "--taxon", "order=Dipter")
 
 
-def test_embed_sequences_of_ones_own(tmp_path, capsys):
-    """FASTA and CSV alike; the lower-case u of one record is cleaned, and refused where cleaning is switched off."""
+def test_embed_own_sequences(tmp_path, capsys):
+    """FASTA and CSV give the same. Lower-case u is cleaned, and refused with --clean none."""
     (tmp_path / "reads.fasta").write_text(">a first\nACGTACGTAA\nCC\n>b\nacguacgt\n")
     (tmp_path / "reads.csv").write_text("id,sequence\na,ACGTACGTAACC\nb,acguacgt\n")
     for name in ("reads.fasta", "reads.csv"):
@@ -277,7 +277,7 @@ def test_embed_sequences_of_ones_own(tmp_path, capsys):
 
 
 def test_probe_linear(dataset, tmp_path, capsys):
-    """A linear probe of 4-mer counts names species of test far better than chance."""
+    """A linear probe of 4-mer counts is far better than chance."""
     run(capsys, "embed", dataset, tmp_path / "e", "--model", "kmer:4", "--unique-barcodes")
     results = run(capsys, "probe", dataset, tmp_path / "e", "--probe", "linear", "--protocol", "upstream")
     assert results["task"] == "barcodebert/linear" and results["options"] == {"protocol": "upstream"}
@@ -286,7 +286,7 @@ def test_probe_linear(dataset, tmp_path, capsys):
 
 
 def test_card_of_results_of_another_task(tmp_path, capsys):
-    """A card is rendered of a trainer's results alone, and never over a file that is there."""
+    """A card needs the results of a known task, and never replaces a file without --force."""
     (tmp_path / "results.json").write_text('{"task": "partition"}')
     assert "no card for the task 'partition'" in fails(capsys, "card", tmp_path / "results.json")
     (tmp_path / "reads.fasta").write_text(">a\nACGT\n")
@@ -297,7 +297,7 @@ def test_card_of_results_of_another_task(tmp_path, capsys):
 
 
 def test_retrieve(dataset, tmp_path, capsys):
-    """Barcodes of unseen species find their species among the keys of unseen species, which are keys here."""
+    """Barcodes of unseen species find their species among the keys of key_unseen."""
     splits = [part for name in ("train", "key_unseen", "test", "test_unseen") for part in ("--split", name)]
     assert "run `bioscan-hf embed` for it first" in fails(capsys, "retrieve", dataset, tmp_path)
     run(capsys, "embed", dataset, tmp_path / "e", "--model", "kmer:4", *splits)
@@ -373,6 +373,17 @@ def test_usage_errors_load_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "2 []\n"
 
 
+def test_errors_name_options_instead_of_python_arguments():
+    options = {"n_clusters": "--n-clusters", "k": "--k", "trust_remote_code": "--trust-remote-code", "size": "--size"}
+    for message, shown in (
+        ("n_clusters is 5; k is 3.", "--n-clusters is 5; --k is 3."),
+        ("Give n_clusters.", "Give --n-clusters."),
+        ("Pass trust_remote_code=True, or", "Pass --trust-remote-code, or"),
+        ("the size is large; 'n_clusters' in a/n_clusters.csv", "the size is large; 'n_clusters' in a/n_clusters.csv"),
+    ):
+        assert _with_options(message, options) == shown
+
+
 def test_a_closed_pipe_is_not_an_error():
     """`bioscan-hf completion zsh | head -c 1`."""
     line = f"{sys.executable} -c 'from bioscan_hf.cli.main import main; main()' completion zsh | head -c 1"
@@ -401,7 +412,7 @@ def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
 
 
 def test_identify_names_reads_of_a_release(release, dataset, tmp_path, capsys):
-    """Barcodes of species that the references have, and one too short: names at the deepest rank that is sure."""
+    """Barcodes of known species, and one that is too short: names at the deepest confident rank."""
     from bioscan_hf import load_bioscan5m
 
     test = load_bioscan5m(dataset, "dna", "test", unique_barcodes=True)
@@ -443,7 +454,7 @@ BOTH = ("--split", "test", "--split", "test_unseen")
 
 @pytest.fixture(scope="module")
 def both_modalities(dataset, tmp_path_factory):
-    """Folder with the 4-mer counts of test and test_unseen (dna), and what an untrained network makes of their photos,
+    """Folder with 4-mer counts of test and test_unseen (dna), and embeddings of their photos by an untrained network
     (image)."""
     folder = tmp_path_factory.mktemp("embedded")
     main(["embed", str(dataset), str(folder / "dna"), "--model", "kmer:4", *BOTH, "--quiet"])
@@ -453,7 +464,7 @@ def both_modalities(dataset, tmp_path_factory):
 
 
 def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
-    """A vector of each specimen's photo, in the order of the barcodes'; what is of photos alone, or never, is told."""
+    """One vector per photo, in the order of the barcodes. Options that do not fit are errors."""
     dna, image = (load_embeddings(both_modalities / name / "test") for name in ("dna", "image"))
     assert image.processids == dna.processids and image.valid.all()
     assert image.embeddings.shape == (len(dna), 96) and image.embeddings.std(axis=0).max() > 0
@@ -475,13 +486,13 @@ def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
 
 
 def test_cluster_writes_results_tables_and_pages(dataset, both_modalities, tmp_path, capsys):
-    """Barcodes and photos side by side, each z-scored: results, clusters, pictures, tables; replaced only by --force,
-    and then without what was there of the earlier clustering."""
+    """Barcodes and photos, each z-scored: results, clusters, figures, tables. --force replaces them and deletes what
+    the earlier clustering left."""
     import pyarrow.parquet as pq
 
     out = tmp_path / "out"
     command = ("cluster", dataset, both_modalities / "dna", "--with", f"photo={both_modalities / 'image'}")
-    command += ("--output", out, "--reducer", "none", "--normalization", "average_zscore", "--clusterer", "average")
+    command += ("--output", out, "--reducer", "none", "--normalization", "average_zscore", "--clusterer", "ward")
     results = run(capsys, *command, "--map", "pca", "--photos", "cropped_256")
     assert results == json.loads((out / "results.json").read_text())
     assert results["modalities"] == {"dna": 256, "photo": 96} and results["metrics"]["species"]["ami"] > 0.5
@@ -512,7 +523,7 @@ def test_cluster_writes_results_tables_and_pages(dataset, both_modalities, tmp_p
 
 
 def test_cluster_refuses_what_it_cannot_use(dataset, both_modalities, tmp_path, capsys):
-    """Each is told in a line, and nothing is written."""
+    """Each error is one line, and nothing is written."""
     small, dna = tmp_path / "small", both_modalities / "dna"
     embed = ("embed", str(dataset), str(small), "--model", "kmer:2")
     main([*embed, *BOTH, "--unique-barcodes", "--quiet"])
@@ -525,8 +536,8 @@ def test_cluster_refuses_what_it_cannot_use(dataset, both_modalities, tmp_path, 
     out = tmp_path / "out"
     how = ("--output", out, "--reducer", "none", "--map", "none")
     for arguments, told in (
-        ((dna, "--with", small), "The modalities hold different specimens. 'small' lacks"),
-        ((dna, "--n-clusters", 5000), "and 5000 are asked for"),
+        ((dna, "--with", small), "The modalities have different specimens: 'small' does not have"),
+        ((dna, "--n-clusters", 5000), "clusters, but --n-clusters is 5000"),
         ((dna, "--n-clusters", "kingdom"), "'kingdom' is neither 'silhouette' nor a rank of the labels: phylum"),
         ((dna, "--clusterer", "leiden", "--n-clusters", 3), "'leiden' finds the number of clusters itself"),
         ((dna, "--with", dna), "Two folders are named 'dna'"),
