@@ -196,11 +196,9 @@ def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -
     config, collators = make_config(options), make_collators(options, training_args.seed)
     run = begin_run("barcodebert/pretrain", RUN_FILE, options, training_args, PRESETS)
     with training_args.main_process_first(desc="loading the barcodes"):
-        loaded = {
-            split: load_barcodes(options.source, split, options.deduplicate, options.max_nucleotides)
-            for split in (options.train_split, options.validation_split)
-            if split != "none"
-        }
+        splits = [options.train_split, *({options.validation_split} - {"none"})]
+        how = options.deduplicate, options.max_nucleotides
+        loaded = {split: load_barcodes(options.source, split, *how) for split in splits}
     data, validation = loaded[options.train_split], loaded.get(options.validation_split)
     run.about["splits"] = {split: len(rows) for split, rows in loaded.items()}
     logger.info("barcodes of each split: %s", run.about["splits"])
