@@ -1,10 +1,9 @@
-"""Student-t classes of Bayesian zero-shot learning: their statistics, and the log-likelihood of specimens under them.
+"""Student-t classes of Bayesian zero-shot learning: their statistics and the log-likelihoods of specimens.
 
-The model is described in bzsl.py; here are its numbers. The formulas are those of the posterior predictive
-distribution in the supplement of Badirli et al. 2021 (https://arxiv.org/abs/2109.14133).
-Imports nothing of ours.
-Shape letters: N = train specimens, M = test specimens, D = features, S = seen species, J = species that a class is
-made of, R = rank of its scatter, G = settings.
+bzsl.py describes the model. The formulas are those of the posterior predictive distribution in the supplement of
+Badirli et al. 2021 (https://arxiv.org/abs/2109.14133).
+Shape letters: N = train specimens, M = test specimens, D = features, S = seen species, J = species that a class
+is made of, R = rank of its scatter, G = settings.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ class Setting:
     """Hyperparameters.
 
     Attributes:
-        k0: Precision of the means of the groups around the common mean; the smaller, the farther they may lie.
-        k1: Precision of the means of the species around that of their group.
-        m: Degrees of freedom of the prior of the covariances, in multiples of the number of features D, of which it
-            must be more than 1 + 1 / D. The published programs state the product.
+        k0: Precision of the group means around the common mean; smaller allows larger distances.
+        k1: Precision of the species means around their group mean.
+        m: Degrees of freedom of the prior of the covariances, in multiples of the number of features D; more
+            than 1 + 1 / D. The published programs give the product.
         s: The prior covariance is the mean covariance of the seen species, divided by `s`.
-        neighbours: Seen species that an unseen one borrows from; not used with genera.
+        neighbours: Seen species that represent an unseen one; not used with genera.
     """
 
     k0: float = 0.1
@@ -42,7 +41,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Member:
-    """What a class is made of: rows of `Statistics`. A seen species is made of itself alone, a surrogate of others."""
+    """Rows of `Statistics` that a class is made of: one for a seen species, several for a surrogate or a genus."""
 
     rows: Ids
     seen: bool
@@ -50,17 +49,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Seen species, in coordinates where their mean of means is 0 and their mean covariance is the identity.
+    """Statistics of the seen species, in coordinates where their mean is 0 and their mean covariance the identity.
 
     Attributes:
         species: Ids (S,), ascending.
         counts: Specimens (S,).
         means: (S, D).
-        distances: Squared distance of the means from the mean of means (S,), in the features as given.
+        distances: Squared distances of the means from `mean` (S,), in the given features.
         deviations: Rows of each species around its mean, one array (count, D) each.
-        mean: Mean of means (D,), as given.
-        whitening: (D, D): features as given, less `mean`, times this.
-        log_determinant: Of the mean covariance.
+        mean: Mean of the species means (D,), in the given features.
+        whitening: (D, D): (features - mean) times this gives the coordinates.
+        log_determinant: Log-determinant of the mean covariance.
     """
 
     species: Ids
@@ -74,7 +73,7 @@ class Statistics:
 
 
 def class_statistics(features: Floats, labels: Ids) -> Statistics:
-    """Statistics of the seen species. The mean covariance is over those with two specimens or more.
+    """Statistics of the seen species. The mean covariance is over species with at least 2 specimens.
 
     Args:
         features: (N, D).
@@ -95,18 +94,18 @@ def class_statistics(features: Floats, labels: Ids) -> Statistics:
     if freedom < dimensions:
         raise ValueError(
             f"{len(features)} specimens of {len(species)} species are too few for {dimensions} features: the "
-            f"covariance within species needs at least {dimensions} specimens more than species. Keep at most "
+            f"covariance within species needs {dimensions} more specimens than species. Keep at most "
             f"{freedom} components, or add specimens."
         )
     scatter = sum((deviations[i].T @ deviations[i] / (counts[i] - 1) for i in several), np.zeros((dimensions,) * 2))
-    scale = np.sqrt(np.diag(scatter) / len(several))  # taken off first, so that features of any unit can be inverted
+    scale = np.sqrt(np.diag(scatter) / len(several))  # removed first, so that features of any unit can be inverted
     unit = np.where(scale > 0, scale, 1)
     values, vectors = np.linalg.eigh(scatter / len(several) / np.outer(unit, unit))
     rank = int((values > values[-1] * dimensions * np.finfo(np.float64).eps).sum())
     if rank < dimensions:
         raise ValueError(
             f"The covariance within species is singular: of {dimensions} features, {dimensions - rank} do not vary "
-            f"or follow from the others. Keep at most {rank} components."
+            f"or depend on the others. Keep at most {rank} components."
         )
     whitening = vectors / np.sqrt(values) / unit[:, None]
     mean = means.mean(axis=0)
@@ -125,16 +124,16 @@ def class_statistics(features: Floats, labels: Ids) -> Statistics:
 def log_likelihoods(
     statistics: Statistics, features: Floats, members: Sequence[Member], settings: Sequence[Setting]
 ) -> Iterator[Floats]:
-    """Log-likelihood (G, M) of each specimen under each setting, class by class.
+    """Log-likelihoods (G, M) of all specimens under all settings, class by class.
 
     With the scatter's eigenvectors E and eigenvalues l, (p I + E l E')^-1 = (I - E l/(p + l) E') / p: a class costs
-    one product with E for all settings, and nothing of the size (D, D).
+    one product with E for all settings, and no matrix of the size (D, D).
 
     Args:
-        statistics: Of the seen species.
-        features: (M, D), as given to `class_statistics`.
-        members: What each class is made of.
-        settings: Their `neighbours` are not used.
+        statistics: Statistics of the seen species.
+        features: (M, D), in the coordinates of the features given to `class_statistics`.
+        members: The classes.
+        settings: Their `neighbours` are not used here.
 
     Raises:
         ValueError: for hyperparameters out of range.

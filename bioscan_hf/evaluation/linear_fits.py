@@ -1,6 +1,6 @@
-"""Linear classifiers of embeddings: the two fits behind `probing.linear_probe`. Arrays in, probabilities out.
+"""Linear classifiers of embeddings: the two fits of `probing.linear_probe`. Arrays in, probabilities out.
 
-Imports nothing of ours. Shape letters: N = train rows, M = test rows, D = embedding size, C = classes.
+Shape letters: N = train rows, M = test rows, D = embedding size, C = classes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch.nn.functional import cross_entropy
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-#: Test rows that are classified at once.
+#: Test rows classified at once.
 ROWS_AT_ONCE = 8192
 
+#: The fit stops where no element of the gradient exceeds this, a tenth of scikit-learn's tolerance.
+TOLERANCE = 1e-5
 
-def fit_logistic(
-    x: Floats, y: Ids, test: Floats, device: torch.device, *, max_iterations: int = 1000, tolerance: float = 1e-5
-) -> Floats:
-    """Probabilities (M, C) of a logistic regression on features that are standardised one by one.
 
-    The objective is scikit-learn's with C = 1: the mean cross-entropy plus |weights|^2 / (2 N), the intercept free.
-    L-BFGS minimises it in float32, in fewer seconds than scikit-learn, which turns the features into float64 at every
-    step. It stops where no element of the gradient exceeds `tolerance`, a tenth of scikit-learn's, and warns if one
-    exceeds scikit-learn's.
+def fit_logistic(x: Floats, y: Ids, test: Floats, device: torch.device, *, max_iterations: int = 1000) -> Floats:
+    """Probabilities (M, C) of a logistic regression on features standardised one by one.
+
+    The objective is that of scikit-learn with C = 1: the mean cross-entropy plus |weights|^2 / (2 N), intercept not
+    penalised. L-BFGS in float32 is faster than scikit-learn, which converts the features to float64 at every step. A
+    warning tells if the gradient exceeds the tolerance of scikit-learn at the end.
 
     Args:
         x: (N, D).
-        y: Codes of the classes (N,), 0 to C - 1, all of them.
+        y: Class codes (N,), 0 to C - 1; every class occurs.
         test: (M, D).
-        device: Where it is fitted.
+        device: Where the fit runs.
     """
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     deviation[deviation <= np.abs(mean) * np.finfo(np.float32).eps] = 1  # constant, up to the rounding of its mean
@@ -46,7 +46,7 @@ def fit_logistic(
         [weights, bias],
         max_iter=max_iterations,
         max_eval=2 * max_iterations,
-        tolerance_grad=tolerance,
+        tolerance_grad=TOLERANCE,
         tolerance_change=0,
         history_size=10,
         line_search_fn="strong_wolfe",
@@ -62,11 +62,11 @@ def fit_logistic(
     optimizer.step(objective)
     objective()
     steepest = max(float(part.grad.abs().max()) for part in (weights, bias) if part.grad is not None)
-    if not steepest <= 10 * tolerance:  # in float32 the loss may tell no more differences before it gets there
+    if not steepest <= 10 * TOLERANCE:  # in float32 the loss may stop changing earlier
         steps = optimizer.state[weights]["n_iter"]
         warnings.warn(
             f"The logistic regression has not converged: after {steps} iterations an element of the gradient is "
-            f"{steepest:.1e}, above {10 * tolerance:.0e}. Its answers are those of an unfinished fit.",
+            f"{steepest:.1e}, above {10 * TOLERANCE:.0e}. The predictions are those of an unfinished fit.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -78,11 +78,11 @@ def fit_sgd(x: Floats, y: Ids, test: Floats, epochs: int, seed: int, device: tor
     """Probabilities (M, C) of the published linear probe of BarcodeBERT's baselines.
 
     Raises:
-        ValueError: if all embeddings are one constant.
+        ValueError: if all embeddings are constant.
     """
     mean, deviation = x.mean(dtype=np.float64), x.std(dtype=np.float64)
     if deviation == 0:
-        raise ValueError("All train embeddings are one constant: nothing can be learned from them.")
+        raise ValueError("All train embeddings are constant, so nothing can be learned from them.")
     scaled, scaled_test = (torch.from_numpy(((a - mean) / deviation).astype(np.float32)).to(device) for a in (x, test))
     targets = torch.from_numpy(y).to(device)
     with torch.random.fork_rng(devices=[]):

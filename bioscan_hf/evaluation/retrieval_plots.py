@@ -1,6 +1,6 @@
-"""Pictures of retrieval: how it was learned, what was found, which taxa are confused, accuracy by number of keys.
+"""Figures of retrieval: gallery, confusion matrix, accuracy by number of keys, training curve.
 
-A function takes numbers or photos and returns a matplotlib Figure; nothing is shown or written here.
+Each function takes numbers or photos and returns a matplotlib Figure, without showing or writing it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from ..plots import COLOURS
+from ..plots import COLOURS, plain
 
-#: Lowest rank at which a neighbour has the query's taxon -> colour of its frame, from blue to red; "none": at none.
-#: The five can be told apart by colour-blind readers, and the caption below a photo says the same in words.
+#: Lowest rank at which a neighbour has the query's taxon ("none": no rank) -> colour of its frame, from blue to red.
+#: The colours are safe for colour-blind readers, and the captions name the rank too.
 FRAMES = {"species": "#0072B2", "genus": "#56B4E9", "family": "#F0E442", "order": "#E69F00", "none": "#D55E00"}
 
-#: Taxa of which a mean is drawn.
+#: Fewest taxa for which a mean is drawn.
 FEWEST_TAXA = 3
 
 
 @dataclass(frozen=True)
 class Found:
-    """A neighbour in a gallery: its photo (bytes of an image file, None if it has none), taxa by rank, similarity."""
+    """A neighbour in a gallery: photo (bytes of an image file, None if absent), rank -> name, and similarity."""
 
     photo: bytes | None
     taxa: Mapping[str, str | None]
@@ -39,19 +39,19 @@ class Found:
 def gallery(
     queries: Sequence[tuple[bytes | None, Mapping[str, str | None]]], found: Mapping[str, Sequence[Sequence[Found]]]
 ) -> Figure:
-    """Queries, one a row, and beside each what it retrieves; frames tell down to which rank the taxon is right.
+    """One row per query with its neighbours; frame colours show the deepest rank at which they agree.
 
     Args:
         queries: (photo, rank -> name).
-        found: Combination, such as "image->dna", -> for each query its neighbours, nearest first.
+        found: Combination, such as "image->dna" -> neighbours of each query, nearest first.
     """
     if not queries or not found or any(len(of_query) != len(queries) for of_query in found.values()):
         raise ValueError(
-            f"A gallery needs a query and neighbours of each query; got {len(queries)} queries and neighbours of "
+            f"A gallery needs neighbours of each query; got {len(queries)} queries and neighbours of "
             f"{ {name: len(of_query) for name, of_query in found.items()} }."
         )
     widths = [max(len(neighbours) for neighbours in of_query) for of_query in found.values()]
-    # Empty narrow columns set the combinations apart.
+    # Empty narrow columns separate the combinations.
     ratios = [1.0] + [part for width in widths for part in (0.12, *[1.0] * width)]
     figure = Figure(figsize=(1.3 * sum(ratios) + 0.2, 1.66 * len(queries) + 1.0))
     top, bottom = 1 - 0.62 / figure.get_size_inches()[1], 0.36 / figure.get_size_inches()[1]
@@ -91,17 +91,17 @@ def gallery(
 def confusion_matrix(
     true: Sequence[str | None], predicted: Sequence[str | None], most: int = 20, title: str = ""
 ) -> Figure:
-    """Share of the queries of each taxon that were given each taxon; rows sum to 100 %.
+    """Percent of the queries of each taxon (row) that retrieved each taxon (column); rows sum to 100 %.
 
-    Shown are the `most` taxa with the most queries; what was predicted besides them is in the last column.
+    Shows the `most` taxa with the most queries; other predictions are in the last column.
 
     Args:
-        true: Names of the queries; those without a name are left out.
-        predicted: What was retrieved first; None counts among "other".
+        true: Names of the queries; queries without a name are left out.
+        predicted: Names of the nearest keys; None counts as "other".
     """
     pairs = [(name, guess) for name, guess in zip(true, predicted, strict=True) if name is not None]
     if not pairs:
-        raise ValueError("No query has a name: there is nothing to compare.")
+        raise ValueError("No query has a name, so there is nothing to compare.")
     counts = Counter(name for name, _ in pairs)
     names = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:most])
     place = {name: i for i, name in enumerate(names)}
@@ -129,14 +129,14 @@ def confusion_matrix(
 def accuracy_by_keys(
     accuracies: Mapping[str, Mapping[str, float]], keys: Mapping[str, int], queries: Mapping[str, Mapping[str, int]]
 ) -> Figure:
-    """Accuracy of each taxon by the number of its keys: a dot a taxon, and the mean of taxa in classes of size.
+    """Accuracy of each taxon by its number of keys: one dot per taxon, and means over ranges of the number of keys.
 
-    A class of fewer than three taxa has no mean.
+    A range with fewer than 3 taxa has no mean.
 
     Args:
         accuracies: Name of the queries, such as "seen", -> taxon -> accuracy in [0, 1].
-        keys: Taxon -> its keys; a taxon that is not named has none.
-        queries: Name of the queries -> taxon -> its queries, which sets the area of its dot.
+        keys: Taxon -> number of its keys, 0 if not named.
+        queries: Name of the queries -> taxon -> number of its queries, which sets the size of its dot.
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -154,21 +154,17 @@ def accuracy_by_keys(
             for low, high in zip(edges, edges[1:], strict=False)
             if (inside := (counts >= low) & (counts < high)).sum() >= FEWEST_TAXA
         ]
-        if means:
-            axes.plot(*zip(*means, strict=True), color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
-        else:
-            axes.plot([], [], color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
+        x, y = zip(*means, strict=True) if means else ((), ())
+        axes.plot(x, y, color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
     axes.set_xscale("log")
-    lacking = any(keys.get(taxon, 0) == 0 for of_taxon in accuracies.values() for taxon in of_taxon)
+    some_without = any(keys.get(taxon, 0) == 0 for of_taxon in accuracies.values() for taxon in of_taxon)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= max(2, 1.5 * largest)]
     names = [f"{tick:,}" for tick in ticks]
-    axes.set_xticks([0.5, *ticks] if lacking else ticks, ["none", *names] if lacking else names)
+    axes.set_xticks([0.5, *ticks] if some_without else ticks, ["none", *names] if some_without else names)
     axes.minorticks_off()
     axes.set(xlabel="keys of the taxon (logarithmic)", ylabel="top-1 accuracy of the taxon (%)", ylim=(-4, 104))
-    axes.set_xlim(0.4 if lacking else 0.8, max(2.5, 1.6 * largest))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    axes.set_xlim(0.4 if some_without else 0.8, max(2.5, 1.6 * largest))
+    plain(axes, grid="both")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(accuracies))
     return figure
 
@@ -179,11 +175,11 @@ def training_curve(
     chance: Mapping[str, float] | None = None,
     ylabel: str = "image \N{RIGHTWARDS ARROW} DNA, top-1 of species (%)",
 ) -> Figure:
-    """Loss by step on the left, accuracy of the validations by step on the right.
+    """Loss by step on the left, validation accuracy by step on the right.
 
     Args:
-        losses: Training -> (step, loss in nats) points; where there are over 200, the running mean of 10 is drawn.
-        accuracies: Line -> (step, fraction) points.
+        losses: Name of the training -> (step, loss in nats); above 200 points, the running mean of 10 is drawn.
+        accuracies: Name of the line -> (step, fraction).
         chance: Name -> fraction, drawn as dashed lines.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -201,9 +197,7 @@ def training_curve(
     left.set(xlabel="step", ylabel="loss (nats)")
     right.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
+        plain(axes)
         axes.legend(frameon=False, fontsize=8)
     return figure
 

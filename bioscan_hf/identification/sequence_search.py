@@ -1,8 +1,8 @@
-"""Sequence search as biologists do it: vsearch (global alignment and SINTAX) and BLAST+, from arrays to arrays.
+"""Sequence search with vsearch (global alignment and SINTAX) and BLAST+: arrays in, arrays out.
 
-The programs come from the system's packages and run in a temporary folder. BLAST is a baseline of BarcodeBERT
-(https://arxiv.org/abs/2311.02401) and of BIOSCAN-5M: the best hit of a query gives it its taxon. From a result,
-`neighbour_labels` and `metrics.accuracy` make the same numbers as a kNN probe of embeddings.
+The programs must be installed; they run in a temporary folder. BLAST is a baseline of BarcodeBERT
+(https://arxiv.org/abs/2311.02401) and of BIOSCAN-5M: a query gets the taxon of its best hit. `neighbour_labels` and
+`metrics.accuracy` turn a result into the same metrics as those of a kNN probe of embeddings.
 Shape letters: N = references, M = queries, k = neighbours.
 """
 
@@ -23,8 +23,9 @@ import pyarrow.csv as pc
 from numpy.typing import ArrayLike, NDArray
 
 from ..metrics import IGNORE
+from ..search.vectors import Ids
 
-#: Program -> what to install.
+#: Program -> package to install.
 PACKAGES = {
     "vsearch": "vsearch (apt install vsearch, or conda install -c bioconda vsearch)",
     "blastn": "BLAST+ (apt install ncbi-blast+, or conda install -c bioconda blast)",
@@ -34,15 +35,13 @@ PACKAGES = {
 TOOLS = ("vsearch", "blast")
 BLAST_TASKS = ("megablast", "blastn", "dc-megablast")
 
-#: Letters of ranks in the headers that SINTAX reads, highest first. Only their order matters here.
+#: Letters of the ranks in SINTAX headers, highest first. Only their order matters here.
 SINTAX_LETTERS = "dkpcofgst"
 
-#: BLAST keeps the best so many references of a query. With few, equal ones would be chosen before their order counts.
+#: References that BLAST keeps for a query. With fewer, it would choose among equal ones itself.
 BLAST_TARGETS = 100
 
-Ids = NDArray[np.int64]
-
-#: vsearch compares words of so many nucleotides. A barcode without one would match any other with identity 1.
+#: vsearch compares words of 8 nucleotides. A barcode without one would match any other with identity 1.
 WORD = re.compile("[ACGT]{8}")
 
 _UNIFORM = str.maketrans("U", "T", "-")
@@ -51,16 +50,16 @@ _ALLOWED = frozenset("ACGTNRYSWKMBDHV")
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Nearest references of each query, nearest first.
+    """Nearest references of each query by alignment.
 
     Attributes:
-        neighbours: Rows of the references (M, k); -1 where there is no further hit.
-        identities: Share of identical columns of the alignment (M, k), in [0, 1]; NaN where there is no hit. vsearch's
-            alignment is global (gaps at the ends do not count), BLAST's is local.
+        neighbours: Rows of the references (M, k), nearest first; -1 where there are no more hits.
+        identities: Share of identical columns of the alignment (M, k), in [0, 1]; NaN where there is no hit. The
+            alignment is global in vsearch (end gaps do not count), and local in BLAST.
         tool: "vsearch" or "blast".
-        version: Of the program, such as "2.22.1".
-        command: The search, as it ran.
-        seconds: Wall time, of the files and the index too.
+        version: Version of the program, such as "2.22.1".
+        command: Command line of the search.
+        seconds: Wall time, including files and index.
     """
 
     neighbours: Ids
@@ -73,14 +72,14 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class SintaxResult:
-    """Taxa by SINTAX.
+    """Taxa of each query by SINTAX.
 
     Attributes:
         taxa: Rank -> class ids (M,); -1 where there is none.
         confidences: Rank -> share of the bootstrap samples (M,), in [0, 1]; 0 where there is no taxon.
-        version: Of vsearch.
-        command: As it ran.
-        seconds: Wall time, of the files and the index too.
+        version: Version of vsearch.
+        command: Command line.
+        seconds: Wall time, including files and index.
     """
 
     taxa: dict[str, Ids]
@@ -102,30 +101,28 @@ def search_nearest(
     both_strands: bool = False,
     task: str = "megablast",
 ) -> SearchResult:
-    """The nearest references of each query, by alignment.
+    """Finds the nearest references of each query by alignment.
 
     vsearch ranks by identity among the `candidates` references that share the most words of 8 nucleotides with the
-    query; BLAST ranks by score. Equally good references are taken in their order. The result does not depend on
-    `threads`. A query without a hit has -1.
+    query; BLAST ranks by score. Equally good references are in row order. The result does not depend on `threads`.
 
-    Barcodes are turned to capital letters, gaps ("-") are taken out, and U is read as T; N and IUPAC codes are the
-    programs' business (for vsearch, N is identical to anything). A barcode without 8 nucleotides in a row, such as an
-    empty one, finds nothing and is not found.
+    Barcodes are converted to upper case without gaps ("-"), U as T. N and IUPAC codes are passed on (in vsearch, N
+    equals any letter). A barcode without 8 nucleotides in a row, such as an empty one, has no hits and is not found.
 
     Args:
         references: N barcodes.
         queries: M barcodes.
         tool: "vsearch" or "blast".
-        candidates: Of vsearch: references aligned with each query. More are slower, and slightly more accurate.
-        min_identity: Hits below it do not count, in [0, 1].
-        both_strands: Whether the reverse complement of a query is searched too. The strand of barcodes is known.
-        task: Of BLAST: "megablast" (published), "dc-megablast" or "blastn", ever more sensitive and slower.
+        candidates: vsearch: references aligned with each query. More are slower and slightly more accurate.
+        min_identity: Smallest identity of a hit, in [0, 1].
+        both_strands: Also searches the reverse complement of a query. Barcodes normally have a known strand.
+        task: BLAST: "megablast" (published), "dc-megablast" or "blastn", increasingly sensitive and slow.
 
     Raises:
-        ValueError: for an option out of range, no reference of 8 nucleotides, or a barcode that is missing or
-            holds other characters (the rows are named).
-        FileNotFoundError: if the program is not installed; the package is named.
-        RuntimeError: if the program fails, with what it says.
+        ValueError: for an option out of range, no reference of 8 nucleotides, and a barcode that is missing or has
+            other characters (the rows are named).
+        FileNotFoundError: if the program is not installed; the error names the package.
+        RuntimeError: if the program fails, with its message.
     """
     _check_choice("tool", tool, TOOLS)
     _check_choice("task", task, BLAST_TASKS)
@@ -150,7 +147,7 @@ def search_nearest(
         if any(map(WORD.search, wanted)):
             _run(command, folder)
         else:
-            (folder / "hits.tsv").touch()  # the programs refuse an empty file of queries
+            (folder / "hits.tsv").touch()  # the programs reject an empty file of queries
         hits = _read_hits(folder / "hits.tsv", by_score=tool == "blast", min_identity=min_identity)
     neighbours, identities = _best(*hits, len(wanted), k)
     version = _version(["vsearch", "--version"] if tool == "vsearch" else ["blastn", "-version"])
@@ -158,7 +155,7 @@ def search_nearest(
 
 
 def neighbour_labels(neighbours: ArrayLike, reference_labels: ArrayLike) -> Ids:
-    """Label of each query's nearest neighbour that has one, (M,); -1, which every metric counts as wrong, for none.
+    """Label of the nearest labelled neighbour of each query (M,); -1, which metrics count as wrong, if there is none.
 
     Args:
         neighbours: Rows of the references (M, k), nearest first, -1 for none.
@@ -188,22 +185,22 @@ def sintax(
     both_strands: bool = False,
     seed: int = 1,
 ) -> SintaxResult:
-    """Taxa of the queries with their bootstrap confidence, by vsearch's SINTAX.
+    """Assigns taxa with bootstrap confidences to queries, with SINTAX of vsearch.
 
-    For each of 100 random samples of the query's words the reference that shares the most of them votes
+    For each of 100 random samples of the words of a query, the reference that shares most of them votes
     (https://doi.org/10.1101/074161). Barcodes are treated as in `search_nearest`.
 
     Args:
         references: N barcodes.
         taxa: Rank -> class ids (N,), the highest rank first, -1 where unknown; 9 ranks at most.
         queries: M barcodes.
-        threads: With more than one the result is no longer the same each time.
-        seed: Of the samples, 1 or more.
+        threads: With more than 1 the result is not reproducible.
+        seed: Seed of the samples, 1 or more.
 
     Raises:
         ValueError: for ranks that do not fit the references, options out of range, barcodes as in `search_nearest`.
         FileNotFoundError: if vsearch is not installed.
-        RuntimeError: if vsearch fails, with what it says.
+        RuntimeError: if vsearch fails, with its message.
     """
     start = time.perf_counter()
     if threads < 1 or seed < 1:
@@ -244,13 +241,13 @@ def sintax(
 
 
 def uniform_barcodes(barcodes: Sequence[str], what: str) -> list[str]:
-    """Barcodes in capital letters, without gaps, U read as T.
+    """Barcodes in upper case, without gaps, with U as T. IUPAC codes are kept, unlike in `clean_barcodes`.
 
     Args:
         what: What an error calls them.
 
     Raises:
-        ValueError: if a barcode is missing (None) or holds anything but nucleotides, IUPAC codes and gaps.
+        ValueError: if a barcode is missing (None) or has characters other than nucleotides, IUPAC codes and gaps.
     """
     missing = [row for row, barcode in enumerate(barcodes) if barcode is None]
     if missing:
@@ -262,19 +259,19 @@ def uniform_barcodes(barcodes: Sequence[str], what: str) -> list[str]:
     if wrong:
         others = "".join(sorted(set(uniform[wrong[0]]) - _ALLOWED))
         raise ValueError(
-            f"{what} barcodes hold characters that are no nucleotides: {len(wrong)} do, the first is row {wrong[0]} "
-            f"with {others!r}. Allowed are ACGTU, N, the IUPAC codes and '-'."
+            f"{what} barcodes have characters that are not nucleotides: {len(wrong)} rows, the first is row {wrong[0]}"
+            f" with {others!r}. Allowed are ACGTU, N, the IUPAC codes and '-'."
         )
     if what == "reference" and not any(map(WORD.search, uniform)):
         raise ValueError(
-            f"None of the {len(uniform)} references holds 8 nucleotides in a row: there is nothing to search in."
+            f"None of the {len(uniform)} references has 8 nucleotides in a row, so there is nothing to search."
         )
     return uniform
 
 
 def _vsearch_command(candidates: int, threads: int, min_identity: float, both_strands: bool) -> list[str]:
-    # With the threshold 0 every candidate is accepted, so `maxaccepts` is how many are aligned. Nothing is masked:
-    # runs of A and T are as much of a barcode as the rest.
+    # With the threshold 0 every candidate is accepted, so `maxaccepts` is the number aligned. Nothing is masked: runs
+    # of A and T are part of a barcode.
     return [
         *("vsearch", "--usearch_global", "queries.fasta", "--db", "references.fasta"),
         *("--id", str(min_identity), "--strand", "both" if both_strands else "plus"),
@@ -295,14 +292,14 @@ def _blast_command(task: str, targets: int, threads: int, both_strands: bool) ->
 def _read_hits(
     path: Path, by_score: bool, min_identity: float
 ) -> tuple[Ids, Ids, NDArray[np.float64], NDArray[np.float64]]:
-    """Queries, references, identities and what they are ranked by, of all hits."""
+    """Queries, references, identities and ranking values of all hits."""
     if path.stat().st_size == 0:
         nothing = np.empty(0, np.int64)
         return nothing, nothing, np.empty(0), np.empty(0)
     options = pc.ReadOptions(column_names=["query", "reference", "identical", "columns", "last"])
     table = pc.read_csv(path, read_options=options, parse_options=pc.ParseOptions(delimiter="\t"))
     queries, references, identical, columns, last = (column.to_numpy() for column in table.columns)
-    identity = identical / (columns if by_score else np.maximum(columns + last, 1))  # vsearch counts gaps apart
+    identity = identical / (columns if by_score else np.maximum(columns + last, 1))  # vsearch counts gaps separately
     keep = identity >= min_identity
     rank = last.astype(np.float64) if by_score else identity
     return queries[keep], references[keep], identity[keep], rank[keep]
@@ -311,7 +308,7 @@ def _read_hits(
 def _best(
     queries: Ids, references: Ids, identities: NDArray[np.float64], rank: NDArray[np.float64], rows: int, k: int
 ) -> tuple[Ids, NDArray[np.float32]]:
-    """The first `k` hits of each query, (rows, k): by rank, and of equal ones by the row of the reference."""
+    """The first `k` hits of each query (rows, k), by rank and then by the row of the reference."""
     order = np.lexsort((references, -rank, queries))
     queries, references, identities = queries[order], references[order], identities[order]
     place = np.arange(len(queries)) - np.searchsorted(queries, queries)
@@ -323,7 +320,7 @@ def _best(
 
 
 def _write_fasta(path: Path, barcodes: Sequence[str], taxa: Mapping[str, NDArray[np.int64]]) -> None:
-    """Writes all that hold a word, each named by its row, with the taxa as SINTAX reads them."""
+    """Writes the barcodes that have a word, named by their rows, with taxa in the form of SINTAX."""
     with path.open("w", encoding="ascii") as file:
         for row, barcode in enumerate(barcodes):
             if WORD.search(barcode):
@@ -348,9 +345,9 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 
 def _version(command: Sequence[str]) -> str:
-    """Version in what a program says, such as "2.22.1" or "2.12.0+"."""
+    """Version in the output of a command, such as "2.22.1" or "2.12.0+"."""
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"\d+\.\d+[.\d]*\+?", done.stderr + done.stdout)
     if found is None:
-        raise RuntimeError(f"{shlex.join(command)} tells no version: {done.stderr + done.stdout}")
+        raise RuntimeError(f"{shlex.join(command)} prints no version: {done.stderr + done.stdout}")
     return found[0]

@@ -1,5 +1,4 @@
-"""The kNN probe against scikit-learn and the published protocol's numbers, its ties, its chunks, and the rows that
-must not count; the linear probe against scikit-learn and on data whose answer is known; confidences, several ranks."""
+"""kNN and linear probe against scikit-learn and the published numbers; ties, chunks, unlabelled rows, errors."""
 
 import csv
 import json
@@ -21,7 +20,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "knn_probe.npz"
 
 
 def blobs(n_train=200, n_test=90, dim=16, classes=7, noise=1.0, seed=0):
-    """Rows around a centre per class. The ids are neither contiguous nor in order of occurrence."""
+    """Rows around one centre per class. The ids are neither contiguous nor sorted."""
     rng = np.random.default_rng(seed)
     centres, names = rng.normal(size=(classes, dim)), rng.permutation(100)[:classes]
     parts = []
@@ -34,7 +33,7 @@ def blobs(n_train=200, n_test=90, dim=16, classes=7, noise=1.0, seed=0):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 10])
 def test_equals_scikit_learn(metric, k):
-    """Same neighbours and same vote; k=2 is decided by ties alone."""
+    """Same neighbours and same vote; k=2 is decided by ties only."""
     train, train_ids, test, test_ids = blobs(noise=2.0)
     peer = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(train, train_ids)
     result = knn_probe(train, train_ids, test, test_ids, k=k, metric=metric)
@@ -48,7 +47,7 @@ def test_equals_scikit_learn(metric, k):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("k", [1, 4])
 def test_chunks_do_not_change_the_result(metric, k):
-    """Chunks of 1 to 150 keys, the last of them never full, against all keys at once."""
+    """Chunks of 1 to 150 keys, the last one incomplete, against all keys at once."""
     data = blobs(n_test=30)
     whole = knn_probe(*data, k=k, metric=metric)
     for size in (1, 7, 64, 150):
@@ -76,7 +75,7 @@ def test_of_equally_near_rows_the_first_ones_are_taken(k, chunk_size, metric, se
 
 @pytest.fixture(scope="module")
 def published():
-    """Embeddings and taxa of a toy set: 70 train rows and 60 rows of other species of the same 5 genera."""
+    """Embeddings and taxa of a small set: 70 train rows and 60 rows of other species of the same 5 genera."""
     with np.load(FIXTURE) as arrays:
         return dict(arrays)
 
@@ -113,9 +112,9 @@ def test_published_protocol_on_the_train_set_itself(published, k, accuracy):
 
 
 @pytest.mark.parametrize("absent", ["Genus0", "Genus4"])
-def test_test_set_that_lacks_a_genus(published, absent):
-    """The published program numbers the taxa of each file anew, and prints 0.0 % without Genus0 and 31.67 % for BINs
-    of which none occurs in train. With ids that mean the same in both files it is 52.08 %, and 0."""
+def test_test_set_without_a_genus(published, absent):
+    """The published program numbers the taxa of each file separately, and prints 0.0 % without Genus0 and 31.67 % for
+    BINs that do not occur in train. With ids that mean the same in both files it is 52.08 %, and 0."""
     rows = published["unseen_genus"] != absent
     train_ids, ids = label_ids(published, "genus", rows)
     result = knn_probe(published["train"], train_ids, published["unseen"][rows], ids)
@@ -133,7 +132,7 @@ def test_rows_without_a_label():
     keys = np.array([[1, 0], [0.9, 0.1], [0, 1]], dtype=np.float32)
     result = knn_probe(keys, [-1, 4, 2], np.eye(2), [4, -1])
     assert result.predictions.tolist() == [4, 2]
-    assert result.neighbours.tolist() == [[1], [2]], "neighbours are rows of what was given, not of what was kept"
+    assert result.neighbours.tolist() == [[1], [2]], "neighbours are rows of the given set, not of the labelled rows"
     assert (result.n_train, result.n_test, result.micro_accuracy) == (2, 1, 1.0)
     assert knn_probe(keys, [-1, 4, 2], np.eye(2), [-1, -1]).micro_accuracy is None
 
@@ -152,8 +151,8 @@ def test_majority_beats_the_nearest_and_ties_go_to_the_smallest_id():
 
 
 def test_cosine_with_zeros_is_zero():
-    """A flagged barcode is a row of zeros. As a key it is nearer than a key that points away, and as a query it is
-    equally near to all: the first key."""
+    """An invalid barcode is a row of zeros. As a key it is nearer than an opposite key; as a query it is equally near
+    to all keys, so the first one wins."""
     keys = np.array([[-1, 0], [0, 0], [-1, -1]], dtype=np.float32)
     result = knn_probe(keys, [0, 1, 2], np.array([[1, 0], [0, 0]], dtype=np.float32), [1, 0])
     assert result.predictions.tolist() == [1, 0]
@@ -180,7 +179,7 @@ def test_euclidean_distance_far_from_the_origin():
         ({2: np.full((9, 3), np.inf), 3: [0] * 9}, "test_embeddings has NaN .* rows 0, 1, 2, 3, 4 and 4 more"),
     ],
 )
-def test_bad_input_is_refused(probe, changes, message):
+def test_bad_input_raises(probe, changes, message):
     arguments = [np.eye(4, 3), [0, 1, 2, 3], np.eye(2, 3), [0, 1]]
     for place, value in changes.items():
         arguments[place] = value
@@ -197,14 +196,14 @@ def test_bad_input_is_refused(probe, changes, message):
         ({"chunk_size": 0}, "chunk_size .* got 0"),
     ],
 )
-def test_bad_options_are_refused(options, message):
+def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         knn_probe(np.eye(3), [0, 1, -1], np.eye(3), [0, 1, 2], **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"protocol": "upstream", "epochs": 60}])
-def test_linear_probe_separates_what_is_separable(options):
-    """Far-apart classes: all right. The features differ in scale by 10,000, and ids are not contiguous."""
+def test_linear_probe_on_separable_classes(options):
+    """Separate classes: all right. The features differ in scale by 10,000, and ids are not contiguous."""
     train, train_ids, test, test_ids = blobs(noise=0.1)
     scale = np.where(np.arange(train.shape[1]) % 2, 1e-2, 1e2) if not options else 50.0
     train_ids = np.where(np.arange(len(train)) % 9, train_ids, -1)
@@ -227,12 +226,12 @@ def test_linear_probe_is_repeatable_and_leaves_the_random_state_alone():
     assert (one.predictions != other.predictions).any(), "the seed does nothing"
 
 
-def test_linear_probe_refuses_what_it_cannot_learn():
+def test_linear_probe_errors():
     with pytest.raises(ValueError, match="2 or more classes, and the 2 labelled train rows have 1"):
         linear_probe(np.eye(3), [5, 5, -1], np.eye(3), [5, 5, 5])
     with pytest.raises(ValueError, match="Unknown protocol 'sgd'. The linear probe has 'default' and 'upstream'"):
         linear_probe(np.eye(3), [0, 1, 2], np.eye(3), [0, 1, 2], protocol="sgd")
-    with pytest.raises(ValueError, match="one constant"):
+    with pytest.raises(ValueError, match="All train embeddings are constant"):
         linear_probe(np.ones((2, 3)), [0, 1], np.eye(3), [0, 1, 0], protocol="upstream")
 
 
@@ -281,7 +280,7 @@ def test_every_printed_number_of_the_published_probe(toy, entry, rank, options):
 
 @pytest.mark.parametrize("absent", ["None", "Genus0", "Genus4"])
 def test_right_value_where_a_genus_is_absent(toy, absent):
-    """The published program numbers the genera of each file anew, and is wrong without Genus0."""
+    """The published program numbers the genera of each file separately, and is wrong without Genus0."""
     rows = toy["unseen_genus"] != absent
     train_ids, ids = label_ids(toy, "genus", rows)
     result = knn_probe(toy["train"], train_ids, toy["unseen"][rows], ids)
@@ -308,7 +307,7 @@ def test_euclidean_similarity():
     assert result.predictions == 1 and result.confidences == pytest.approx(1 / 3)
 
 
-def test_temperature_lets_near_neighbours_outvote_many():
+def test_temperature_weighs_near_neighbours_more():
     """The labels 4, 7, 7 at cosines 0.96, 0.8 and 0.6. At temperature 0.1 the votes weigh 1, e^-1.6 and e^-3.6, so
     that 4 wins with 1 / (1 + 0.2019 + 0.0273); at temperature 100 all weigh the same and 7 wins."""
     keys = np.array([[0.96, 0.28], [0.8, 0.6], [0.6, 0.8]])
@@ -343,8 +342,8 @@ def test_vote_equals_scikit_learns_weighted_vote(metric, temperature):
 
 
 def test_logistic_regression_is_scikit_learns():
-    """Probabilities of overlapping classes, where the fit is no matter of course; scikit-learn with a tolerance far
-    below its default, in float64. A constant feature is in both."""
+    """Probabilities of overlapping classes against scikit-learn in float64 with a very small tolerance. One feature is
+    constant."""
     train, train_ids, test, test_ids = blobs(noise=2.0)
     train[:, 3] = test[:, 3] = 7.3
     scaler = StandardScaler().fit(train.astype(np.float64))
@@ -359,7 +358,7 @@ def test_logistic_regression_is_scikit_learns():
     assert linear_probe(train, train_ids, test, test_ids).probabilities is None
 
 
-def test_unfinished_fit_is_told():
+def test_unfinished_fit_warns():
     import torch
 
     train, train_ids, test, _ = blobs(noise=2.0)
@@ -370,7 +369,7 @@ def test_unfinished_fit_is_told():
 
 @pytest.mark.parametrize("probe", [knn_probe, linear_probe])
 def test_several_ranks(probe):
-    """Each rank as if it were alone, with its own missing labels; one of them cannot be learned."""
+    """Each rank equals the probe of that rank alone, with its own missing labels; an error names the rank."""
     train, train_ids, test, test_ids = blobs()
     labels = {"genus": np.where(np.arange(len(train)) % 5, train_ids // 10, -1), "species": train_ids}
     wanted = {"genus": test_ids // 10, "species": np.full(len(test), 999)}
@@ -388,8 +387,8 @@ def test_several_ranks(probe):
 
 @pytest.mark.parametrize("options", [{}, {"k": 3, "metric": "euclidean"}, {"probe": linear_probe}])
 def test_probe_barcodes(options):
-    """Every question has every metric, a question without labels only None, and a taxon that train lacks lowers the
-    coverage. Micro accuracy never exceeds coverage."""
+    """Every question has every metric, None without labels. A taxon that is not in train lowers the coverage, which
+    bounds the micro accuracy."""
     train, train_ids, test, test_ids = blobs()
     odd = np.where(np.arange(len(test)) % 3, test_ids, 500)
     labels = {
@@ -421,7 +420,7 @@ def test_probe_barcodes(options):
     assert one == {"genus of dev": genus}
 
 
-def test_a_misspelt_option_is_refused():
+def test_misspelt_option():
     with pytest.raises(TypeError, match="metrik"):
         probe_barcodes(
             {"train": np.eye(2), "test": np.eye(2)},
@@ -432,7 +431,7 @@ def test_a_misspelt_option_is_refused():
 
 
 def test_bfloat16_finds_the_nearest_among_very_similar_keys():
-    """Keys 0.002 of a cosine apart, half of what bfloat16 tells apart near 1, are still told apart.
+    """Keys whose cosines differ by 0.002, half of the step of bfloat16 near 1, are ordered correctly.
 
     Key j is at the angle j * 0.063 of the query, whose cosine is about 1 - (j * 0.063)**2 / 2: 1, 0.998, 0.992, ...
     """
@@ -450,6 +449,6 @@ def test_bfloat16_finds_the_nearest_among_very_similar_keys():
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16", "metric": "euclidean"}])
-def test_precisions_that_there_are_not(options):
+def test_unknown_precision(options):
     with pytest.raises(ValueError, match="choose 'float32', or with 'cosine' 'bfloat16'"):
         knn_probe(np.eye(2), [0, 1], np.eye(2), [0, 1], **options)

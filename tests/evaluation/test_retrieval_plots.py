@@ -1,4 +1,4 @@
-"""Pictures of retrieval show the numbers, names and frames that they are given."""
+"""Figures of retrieval show the given numbers, names and frames."""
 
 import io
 
@@ -35,7 +35,7 @@ def test_deepest_shared_rank():
 
 
 def test_gallery_frames_and_captions():
-    """Five neighbours, one for each frame colour; an absent photo is said to be absent."""
+    """Five neighbours, one per frame colour; an absent photo is labelled."""
     others = [QUERY, {**QUERY, "species": "Bradysia sp."}, {**QUERY, "genus": "X", "species": "X y"}]
     others += [{"order": "Diptera", "family": "Y"}, {"order": "Lepidoptera"}]
     neighbours = [Found(photo("red") if i else None, taxa, 0.9 - i / 10) for i, taxa in enumerate(others)]
@@ -52,7 +52,7 @@ def test_gallery_frames_and_captions():
 
 
 def test_gallery_photos_keep_their_proportions():
-    """A wide photo is cut to a square around its middle, not squeezed: what is shown is the green middle."""
+    """A wide photo is cropped to a central square, not squeezed: only the green middle is shown."""
     wide = Image.new("RGB", (90, 30), "red")
     wide.paste("green", (30, 0, 60, 30))
     buffer = io.BytesIO()
@@ -63,7 +63,7 @@ def test_gallery_photos_keep_their_proportions():
 
 
 def test_confusion_matrix_rows_sum_to_100():
-    """A is asked three times: A, A, B; B once: an unseen taxon; C is the rarest and not shown. One has no name."""
+    """A has 3 queries, predicted A, A, B; B has 2, predicted other taxa; C is the rarest and not shown."""
     figure = confusion_matrix(
         ["A", "A", "A", "B", "B", "C", None], ["A", "A", "B", "D", None, "C", "A"], most=2, title="x"
     )
@@ -78,9 +78,9 @@ def test_confusion_matrix_rows_sum_to_100():
 
 
 def test_accuracy_by_keys_draws_every_taxon_once():
-    """Taxa with 1, 12 (three of them) and no keys; the last stands at "none".
+    """Taxa with 1, 12 (three of them) and no keys; the last is drawn at "none".
 
-    Three taxa make a class, whose mean is (50 + 100 + 0) / 3 = 50; one taxon does not.
+    Three taxa have a mean, (50 + 100 + 0) / 3 = 50; one taxon has none.
     """
     accuracies = {"seen": {"a": 1.0, "b": 0.5, "d": 1.0, "e": 0.0}, "unseen": {"c": 0.25}}
     keys = {"a": 1, "b": 12, "d": 12, "e": 12}
@@ -103,7 +103,7 @@ def test_accuracy_by_keys_draws_every_taxon_once():
 
 
 def test_training_curve_shows_losses_accuracies_and_chance():
-    """A short loss is drawn as it is; of 300 steps with the loss of the step, the mean of steps 1 to 10 is 5.5."""
+    """A short loss is drawn as it is; for 300 steps with loss = step, the first running mean is 5.5."""
     figure = training_curve(
         {"short": [(1, 4.0), (2, 3.0)], "long": [(step, float(step)) for step in range(1, 301)]},
         {"seen": [(150, 0.1), (300, 0.25)]},

@@ -1,12 +1,17 @@
-"""Search by vsearch and BLAST+: made-up barcodes whose nearest neighbours are known."""
+"""Search with vsearch and BLAST+: simulated barcodes whose nearest neighbours are known."""
 
 import shutil
 
 import numpy as np
 import pytest
 
-from bioscan_hf.identification import sequence_search as baselines_search
-from bioscan_hf.identification.sequence_search import neighbour_labels, search_nearest, sintax, uniform_barcodes
+from bioscan_hf.identification.sequence_search import (
+    PACKAGES,
+    neighbour_labels,
+    search_nearest,
+    sintax,
+    uniform_barcodes,
+)
 from bioscan_hf.metrics import accuracy
 
 PROGRAMS = {"vsearch": ("vsearch",), "blast": ("blastn", "makeblastdb")}
@@ -15,7 +20,7 @@ PROGRAMS = {"vsearch": ("vsearch",), "blast": ("blastn", "makeblastdb")}
 def need(*programs):
     absent = [program for program in programs if shutil.which(program) is None]
     if absent:
-        pytest.skip(f"not on the PATH: {', '.join(absent)}; install {baselines_search.PACKAGES[absent[0]]}")
+        pytest.skip(f"not on the PATH: {', '.join(absent)}; install {PACKAGES[absent[0]]}")
 
 
 @pytest.fixture(params=list(PROGRAMS))
@@ -34,14 +39,14 @@ def changed(barcode, places):
 
 @pytest.fixture(scope="module")
 def library():
-    """Four barcodes of 658 nucleotides that have nothing in common, a copy of the third, and three of nothing."""
+    """Four unrelated barcodes of 658 nucleotides, a copy of the third, and three without 8 nucleotides in a row."""
     rng = np.random.default_rng(0)
     barcodes = ["".join(rng.choice(list("ACGT"), 658)) for _ in range(4)]
     return [*barcodes, barcodes[2], "", "N" * 300, "ACG"]
 
 
 def test_neighbours_and_identities(tool, library):
-    """10 of 658 letters changed, not near the ends: identity 648/658, and the two equal references in their order."""
+    """10 of 658 letters changed, not near the ends: identity 648/658, and two equal references in row order."""
     queries = [changed(library[2], range(50, 600, 55)), library[3], changed(library[0], [300])]
     result = search_nearest(library, queries, tool=tool, k=2)
     assert result.neighbours.tolist() == [[2, 4], [3, -1], [0, -1]]
@@ -51,9 +56,9 @@ def test_neighbours_and_identities(tool, library):
     assert result.command.startswith("vsearch --usearch_global" if tool == "vsearch" else "blastn -task megablast")
 
 
-def test_what_barcodes_may_hold(tool, library):
-    """Lower case, gaps and U are nothing but spelling. What has no 8 nucleotides in a row is neither found nor finds:
-    for vsearch, N is identical to anything. A query without a hit keeps its row."""
+def test_spelling_of_barcodes(tool, library):
+    """Lower case, gaps and U do not matter. Barcodes without 8 nucleotides in a row are not found and have no hits, as
+    N equals any letter in vsearch. A query without a hit keeps its row."""
     spelled = [library[1].lower(), library[0][:99] + "---" + library[0][99:], library[3].replace("T", "u")]
     nothing = ["", "-", "N" * 300, "ACG", "ACGTACGNACGTACG"]
     result = search_nearest(library, [*nothing, *spelled], tool=tool)
@@ -61,8 +66,8 @@ def test_what_barcodes_may_hold(tool, library):
     np.testing.assert_array_equal(result.identities[:, 0], [np.nan] * 5 + [1] * 3)
 
 
-def test_a_strange_query_has_no_hit_and_counts_as_wrong(tool, library):
-    """Two of four queries with a label are right; the strange one and the one of another class are not."""
+def test_a_random_query_has_no_hit_and_counts_as_wrong(tool, library):
+    """Two of four labelled queries are right; the random one and the one of another class are not."""
     rng = np.random.default_rng(9)
     strange = "".join(rng.choice(list("ACGT"), 658))
     result = search_nearest(library[:4], [strange, *library[:4]], tool=tool, min_identity=0.9)
@@ -72,14 +77,14 @@ def test_a_strange_query_has_no_hit_and_counts_as_wrong(tool, library):
 
 
 @pytest.mark.parametrize("queries", [[], ["", "NNNN"]])
-def test_no_query_holds_anything(tool, library, queries):
+def test_no_query_has_a_word(tool, library, queries):
     result = search_nearest(library, queries, tool=tool, k=3)
     assert result.neighbours.shape == result.identities.shape == (len(queries), 3)
     assert (result.neighbours == -1).all() and np.isnan(result.identities).all()
 
 
 def test_threads_change_nothing(tool):
-    """Many equally near references, in a library in which each barcode stands four times."""
+    """Many equally near references: each barcode occurs four times."""
     rng = np.random.default_rng(1)
     barcodes = ["".join(rng.choice(list("ACGT"), 200)) for _ in range(30)] * 4
     queries = [changed(barcode, [60, 120]) for barcode in barcodes[:30]]
@@ -103,7 +108,7 @@ def test_strands(tool, library):
 
 
 def test_candidates_of_vsearch(library):
-    """The reference with the most words in common comes first, but is not the most similar: it takes 2 candidates.
+    """The reference with the most common words comes first but is not the most similar: 2 candidates are needed.
 
     Of the query, the first has 40 letters changed side by side, which spoils 47 words of 8 (a little more than 618 of
     658 are equal, with gaps), and the second 24 letters 25 apart, which spoils 192 words (634 are equal)."""
@@ -140,8 +145,8 @@ def test_sintax(library):
     assert empty.taxa["genus"].tolist() == [-1, -1] and empty.confidences["genus"].tolist() == [0, 0]
 
 
-def test_sintax_is_unsure_between_two(library):
-    """Half of the query is from each of two species of one genus: the genus is sure, the species is not."""
+def test_sintax_between_two_species(library):
+    """Half of the query is from each of two species of one genus: the genus is certain, the species is not."""
     need("vsearch")
     other = library[0][:329] + library[1][329:]
     result = sintax([library[0], library[1]], {"genus": [4, 4], "species": [0, 1]}, [other])
@@ -149,7 +154,7 @@ def test_sintax_is_unsure_between_two(library):
 
 
 def test_neighbour_labels():
-    """The nearest that has a label: reference 1 has none, so the second neighbour counts."""
+    """The nearest labelled neighbour: reference 1 has no label, so the second neighbour counts."""
     assert neighbour_labels([[0, 1], [1, 2], [1, -1], [-1, -1]], [7, -1, 9]).tolist() == [7, 9, -1, -1]
     with pytest.raises(ValueError, match="the highest row is 3"):
         neighbour_labels([[3]], [1, 2, 3])
@@ -164,22 +169,22 @@ def test_neighbour_labels():
         ({"min_identity": 97}, "min_identity=97"),
     ],
 )
-def test_bad_options_are_refused(options, message):
+def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         search_nearest(["ACGTACGTA"], ["ACGTACGTA"], **options)
 
 
-def test_bad_barcodes_are_refused(tool):
-    with pytest.raises(ValueError, match="query barcodes hold characters .* the first is row 1 with 'EL'"):
+def test_bad_barcodes_raise(tool):
+    with pytest.raises(ValueError, match="query barcodes have characters .* the first is row 1 with 'EL'"):
         search_nearest(["ACGTACGTA"], ["ACGTN", "ELEC"], tool=tool)
     with pytest.raises(ValueError, match="reference barcodes are missing: 1, the first in row 0"):
         search_nearest([None], ["ACGT"], tool=tool)
-    with pytest.raises(ValueError, match="None of the 2 references holds 8 nucleotides in a row"):
+    with pytest.raises(ValueError, match="None of the 2 references has 8 nucleotides in a row"):
         search_nearest(["ACG", ""], ["ACGT"], tool=tool)
     assert uniform_barcodes(["ac-gu", ""], "query") == ["ACGT", ""]
 
 
-def test_bad_taxa_are_refused():
+def test_bad_taxa_raise():
     for taxa in ({}, {"genus": [1, 2]}, {str(i): [1] for i in range(10)}):
         with pytest.raises(ValueError, match="taxa must have 1 to 9 ranks, each with an id for each of the 1"):
             sintax(["ACGTACGTA"], taxa, ["ACGT"])
@@ -198,7 +203,7 @@ def test_absent_program_is_named_with_its_package(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("program", ["vsearch", "blastn"])
 def test_a_program_that_fails_is_quoted(monkeypatch, tmp_path, program):
-    """A stand-in that fails the way a full disk would."""
+    """A placeholder program that fails as on a full disk."""
     for name in ("vsearch", "makeblastdb", "blastn"):
         path = tmp_path / name
         path.write_text("#!/bin/sh\n" + ("echo 'disk is full' >&2; exit 3\n" if name == program else "exit 0\n"))
