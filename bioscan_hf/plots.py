@@ -1,6 +1,7 @@
-"""Figures and their common style. A function takes numbers or photos and returns a matplotlib Figure.
+"""Figures and their common style.
 
-Nothing is shown or written here. Figures are made without pyplot, so they need no display and no global state.
+A function takes numbers or photos and returns a matplotlib Figure. Nothing is shown or written here. Figures are made
+without pyplot, so they need no display and no global state.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ def colour(i: int) -> str:
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the i-th line: those of the first 24 differ in colour or dashes."""
+    """Colour, dashes and marker of the i-th line; 24 lines differ."""
     dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
     return {"color": colour(i), "linestyle": dashes, "marker": MARKERS[i % len(MARKERS)], "linewidth": 1.5}
 
 
 def plain(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
-    """The style of all axes: a grey grid behind the data, and no frame at the top and right."""
+    """Gives axes the common style: a grey grid, half a frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -69,7 +70,9 @@ def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: flo
 
 
 def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: str = "1-NN accuracy (%)") -> Figure:
-    """Bars of accuracies, grouped by question: a colour per model, grey for "chance", and "no data" for None.
+    """Bars of accuracies, grouped by question, with a colour per model.
+
+    "chance" is grey; None is marked "no data".
 
     Args:
         accuracies: Model -> question (such as "genus of\\nunseen species") -> fraction in [0, 1].
@@ -94,7 +97,7 @@ def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: 
 
 
 def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") -> Figure:
-    """Specimens as areas: a coloured box for each order, and in it a box for each family.
+    """Specimens as areas: a box per order, with a box per family inside.
 
     Args:
         counts: (order, family) -> specimens; "" is an unknown name.
@@ -134,7 +137,7 @@ def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
 
 
 def order_bars(counts: Mapping[str, int]) -> Figure:
-    """Specimens of each order on a logarithmic axis, the largest at the top.
+    """Specimens of each order, logarithmic, the largest at the top.
 
     Args:
         counts: Order -> specimens, at least one; one name can stand for the unknown.
@@ -157,7 +160,9 @@ def site_map(
     samples: Sequence[int],
     names: Sequence[tuple[str, float, float]] = (),
 ) -> Figure:
-    """Collection sites as dots on a grid of 30 degrees. Areas are proportional to the square root of the samples.
+    """Collection sites on a grid of 30 degrees.
+
+    The area of a dot grows with the square root of its samples.
 
     Args:
         latitudes: Degrees north.
@@ -194,7 +199,7 @@ def site_map(
 
 
 def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> Figure:
-    """Barcodes by length on a logarithmic axis, with a line at the length to which models cut them.
+    """Barcodes by length, with a line where models cut them.
 
     Args:
         counts: (length, barcodes).
@@ -213,7 +218,7 @@ def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> F
 
 
 def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
-    """Distances between the barcodes of a group: a violin for each rank, with its mean and middle half.
+    """Distances of barcodes: a violin per rank, with mean and middle half.
 
     Args:
         distributions: Rank -> share of pairs at the distance 0, 1, 2, ...
@@ -238,7 +243,9 @@ def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Divides a box into nearly square boxes with areas in proportion to `sizes` (descending).
+    """Divides a box into nearly square boxes with areas proportional to `sizes`.
+
+    `sizes` are in descending order.
 
     Method: Bruls, Huizing and van Wijk, Squarified Treemaps, 2000.
     """
@@ -293,7 +300,9 @@ def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
 
 
 def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> None:
-    """Writes a text into a box if it fits: per point, a letter is about 0.16 units wide and a line 0.3 high."""
+    """Writes a text into a box if it fits.
+
+    Per point of font size, a letter is about 0.16 units wide and a line 0.3 high."""
     left, top, width, height = box
     line = 0.32 * fontsize
     if len(text) * (0.17 if at_top else 0.15) * fontsize > width or height < (line if at_top else 2.6 * line):

@@ -36,7 +36,7 @@ Ids = NDArray[np.int64]
 
 
 def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, Ids]:
-    """Rank -> ids of the names (N,), in alphabetical order; -1 for None.
+    """Rank -> ids of the names in alphabetical order (N,), -1 for None.
 
     Raises:
         ValueError: for an unknown rank, labels of another length, and a label that is neither a name nor None.
@@ -92,7 +92,9 @@ def agreement(clusters: Ids, labels: Ids) -> Scores:
 def separation(
     points: NDArray[np.float32], clusters: Ids, *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
 ) -> Scores:
-    """How far apart the clusters are among the points (N, R), without names and without noise, -1.
+    """Separation of the clusters of points (N, R), without names.
+
+    The noise, -1, is left out.
 
     Returns:
         silhouette in [-1, 1], and the number of specimens it is computed from (silhouette_specimens);
@@ -115,7 +117,9 @@ def separation(
 def silhouette(
     points: NDArray[np.float32], clusters: Ids, *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
 ) -> float | None:
-    """Mean silhouette by Euclidean distance, without noise, -1; None for one cluster only, or one for each point.
+    """Mean silhouette by Euclidean distance, without the noise, -1.
+
+    None for one cluster only, or one for each point.
 
     Args:
         sample: Above so many points, that of a random sample of this size.

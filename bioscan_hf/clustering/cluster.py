@@ -1,4 +1,4 @@
-"""Zero-shot clustering: embeddings of a frozen encoder are clustered, and the clusters compared with the taxonomy.
+"""Zero-shot clustering of embeddings, scored against the taxonomy.
 
 Protocol: Task II of BIOSCAN-5M (https://arxiv.org/abs/2406.12723). One clustering, with as many clusters as there are
 species, is scored against the names of each rank. That number is an oracle: it is known only in a benchmark.
@@ -95,7 +95,7 @@ def zero_shot_cluster(
     reducer_options: Mapping[str, Any] | None = None,
     clusterer_options: Mapping[str, Any] | None = None,
 ) -> Clustering:
-    """Clusters specimens by their embeddings and scores the clusters against the names of each rank.
+    """Clusters embeddings and scores the clusters against each rank.
 
     The defaults are the published protocol, except for the order of rows, on which a seeded UMAP depends: the protocol
     sorts by processid, as `join_by_processid` does.
@@ -181,7 +181,7 @@ def cluster_runs(
 
 
 def summary(runs: Sequence[Clustering]) -> dict[str, dict[str, Scores]]:
-    """Mean and spread of the scores of several runs over the same specimens.
+    """Mean and spread of the scores of several runs.
 
     Returns:
         "mean" and "std" -> rank or "separation" -> score. "std" is the standard deviation of a sample (n - 1), None
@@ -207,7 +207,7 @@ def _candidates(
     labels: Mapping[str, NDArray[np.int64]],
     rows: int,
 ) -> tuple[list[int], dict[str, Any]]:
-    """Numbers of clusters to try (0 where none is needed), and how the number is chosen."""
+    """Numbers of clusters to try, and how one is chosen; 0 for none."""
     if clusterer in FREE:
         if n_clusters is not None or distance_threshold is not None:
             raise ValueError(
@@ -252,7 +252,7 @@ def _possible(number: int, rows: int) -> int:
 def _best(
     x: Floats, cut: Callable[[int], Ids], candidates: Sequence[int], seed: int
 ) -> tuple[int, dict[int, float | None]]:
-    """The lowest number with about the best silhouette, and the silhouettes of all candidates."""
+    """The lowest number with about the best silhouette, and all silhouettes."""
     scores = {k: silhouette(x, cut(k), seed=seed) for k in candidates}  # the seed gives all the same sample
     known = {k: score for k, score in scores.items() if score is not None}
     if not known:

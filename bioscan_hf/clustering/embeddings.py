@@ -42,8 +42,8 @@ def checked_embeddings(
         rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
         if len(rows):
             raise ValueError(
-                f"The embeddings {name!r} are NaN or infinite in the rows {named_rows(rows, ids)}: leave these "
-                f"specimens out, or check the encoder."
+                f"The embeddings {name!r} are NaN or infinite in the rows {named_rows(rows.tolist(), ids)}: leave "
+                f"these specimens out, or check the encoder."
             )
         if (x == x[0]).all():
             raise ValueError(
@@ -82,8 +82,8 @@ def normalized(x: Floats, normalization: str = "none", name: str = "embedding") 
         zero = np.flatnonzero(length == 0)
         if len(zero):
             raise ValueError(
-                f"The embeddings {name!r} are zero in the rows {named_rows(zero)}, which {normalization!r} cannot "
-                f"normalize: leave these specimens out."
+                f"The embeddings {name!r} are zero in the rows {named_rows(zero.tolist())}, which {normalization!r} "
+                f"cannot normalize: leave these specimens out."
             )
         scale = np.sqrt(x.shape[1]) if normalization == "l2_corrected" else 1.0
         return (x * (scale / length)).astype(np.float32)

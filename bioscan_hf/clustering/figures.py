@@ -1,4 +1,4 @@
-"""Figures of a clustering: agreement with each rank for several encoders, and maps of the embeddings in a plane.
+"""Figures of a clustering: agreement with each rank, and maps.
 
 The first is the figure of BIOSCAN-5M's Task II (https://arxiv.org/abs/2406.12723). A function takes numbers and
 returns a matplotlib Figure. Nothing is shown or written here.
@@ -52,7 +52,7 @@ class Groups(NamedTuple):
 
 
 def ami_by_rank(results: Mapping[str, Mapping[str, Any]], score: str = "ami") -> Figure:
-    """Agreement of clusters with the names of each rank: a line for each encoder, the best at species first.
+    """Agreement with each rank: a line per encoder, the best at species first.
 
     Args:
         results: Name of an encoder -> its results.json of `cluster_embeddings`: `metrics`, rank -> score in [-1, 1] or
@@ -101,7 +101,7 @@ def _score(results: Mapping[str, Any], rank: str, score: str) -> float | None:
 
 
 def plane(embeddings: ArrayLike, reducer: str = "umap", *, seed: int = 0) -> NDArray[np.float32]:
-    """Places of specimens in a plane (N, 2), for a map; not for measurements.
+    """Places of specimens in a plane (N, 2), for a map only.
 
     Args:
         embeddings: (N, D), finite.
@@ -131,7 +131,7 @@ def plane(embeddings: ArrayLike, reducer: str = "umap", *, seed: int = 0) -> NDA
 
 
 def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -> Groups:
-    """A colour for each of the `most` most frequent names, one for all others, and one for missing names.
+    """Colours for the `most` most frequent names, other names and missing names.
 
     Equally frequent names are in alphabetical order.
 
@@ -157,7 +157,7 @@ def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -
 
 
 def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Figure:
-    """A map of specimens, coloured by the most frequent names of a rank.
+    """Map of specimens, coloured by the most frequent names of a rank.
 
     Args:
         points: (N, 2), such as `plane` returns them.

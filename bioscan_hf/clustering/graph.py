@@ -1,4 +1,4 @@
-"""Nearest neighbours of many points, and Ward's tree along them, for up to a million points.
+"""Nearest neighbours, and Ward's tree along them, of a million points.
 
 Shape letters: N = points, D = embedding size, K = neighbours, M = clusters that are left, E = edges.
 """
@@ -29,7 +29,7 @@ Ids = NDArray[np.int64]
 def graph_tree(
     points: ArrayLike, *, n_neighbors: int = 15, exact_up_to: int = EXACT_UP_TO, approximate: bool | None = None
 ) -> Floats:
-    """Ward's tree in which only neighbours merge first, for more points than can all be compared.
+    """Ward's tree in which neighbours merge first, for many points.
 
     Pairs of clusters that are each other's nearest along the edges of a graph of K neighbours merge; a cluster
     inherits the edges of its members. When half of the clusters are left, the graph is computed again from their
@@ -61,7 +61,9 @@ def graph_tree(
 
 
 def neighbours(points: ArrayLike, n_neighbors: int, *, approximate: bool | None = None) -> Ids:
-    """Rows (N, K) of the K nearest other points of each point by Euclidean distance, nearest first.
+    """Rows of the K nearest other points of each point (N, K).
+
+    The distance is Euclidean; the nearest is first.
 
     Approximate neighbours are found by faiss in an inverted file of about 2 sqrt(N) lists, of which 16 are searched.
     For 47,260 simulated embeddings (benchmarks/bench_clustering.py) this finds all exact ones in 1.3 s of CPU time;
@@ -116,7 +118,7 @@ def _approximate(matrix: Floats, wanted: int) -> NDArray[Any]:
 
 
 def _merge_neighbours(forest: Forest, near: Ids, down_to: int) -> Forest:
-    """Merges pairs that are each other's nearest along edges, until `down_to` clusters or no edges are left."""
+    """Merges mutually nearest pairs until `down_to` clusters or no edges are left."""
     one, other = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
     while len(forest) > down_to:
         one, other = _distinct_edges(one, other, len(forest))
@@ -130,7 +132,7 @@ def _merge_neighbours(forest: Forest, near: Ids, down_to: int) -> Forest:
 
 
 def _distinct_edges(one: Ids, other: Ids, clusters: int) -> tuple[Ids, Ids]:
-    """Each edge once, the lower end first, without those from a cluster to itself."""
+    """Each edge between two clusters once, the lower end first."""
     keys = np.minimum(one, other).astype(np.int64) * clusters + np.maximum(one, other)
     keys = np.sort(keys[one != other])
     keys = keys[np.diff(keys, prepend=-1) > 0]  # np.unique is slower for millions of keys
@@ -138,7 +140,7 @@ def _distinct_edges(one: Ids, other: Ids, clusters: int) -> tuple[Ids, Ids]:
 
 
 def _mutual(forest: Forest, one: Ids, other: Ids) -> tuple[Ids, Ids]:
-    """Pairs of clusters that are each other's nearest along the edges, cheapest first."""
+    """Pairs of mutually nearest clusters along the edges, cheapest first."""
     costs = np.empty(len(one))
     at_once = max(1, DISTANCES_AT_ONCE // forest.centers.shape[1])
     for start in range(0, len(one), at_once):

@@ -1,4 +1,4 @@
-"""An interactive map of specimens as one HTML page: hovering shows taxonomy, cluster and photo.
+"""An interactive map of specimens, with taxonomy and photos, as an HTML page.
 
 The page (map.html) is a canvas and JavaScript; it loads nothing and opens from disk. Names reach it as JSON and are
 shown as text, so that no name can become part of the page.
@@ -44,7 +44,7 @@ def write_map(
     photos: Sequence[bytes | None] | None = None,
     title: str = "Map of specimens",
 ) -> str:
-    """Writes the page atomically and returns its remark about photos, "" if all are shown.
+    """Writes the page, and returns its remark about photos, if any.
 
     Args:
         points: (N, 2), such as `figures.plane` returns them.
@@ -82,7 +82,7 @@ def write_map(
 def _thumbnails(
     photos: Sequence[bytes | None] | None, processids: Sequence[str]
 ) -> tuple[list[str | None] | None, str]:
-    """Small photos in base64, None if they are left out, and a remark."""
+    """Small photos in base64 (None if left out), and a remark."""
     if photos is None:
         return None, "Photos are not included."
     if len(processids) > MOST_PHOTOS:
@@ -142,7 +142,7 @@ def _check(
 
 
 def _column(name: str, values: Sequence[str | None]) -> dict[str, Any]:
-    """A choice of colours: its distinct names, the name of each specimen as a number (-1: none), and the legend."""
+    """A choice of colours: names, name of each specimen (-1: none), and legend."""
     names = sorted({value for value in values if value is not None})
     place: dict[str | None, int] = {value: i for i, value in enumerate(names)}
     place[None] = -1

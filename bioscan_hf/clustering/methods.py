@@ -42,7 +42,7 @@ _ROWS_AT_ONCE = 50_000
 
 
 def resolved(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a reducer or clusterer: the given ones, and the default of every other.
+    """All options of a reducer or clusterer: given ones and defaults.
 
     Args:
         kind: "reducer" or "clusterer".
@@ -65,9 +65,9 @@ def resolved(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]
 def clusterer_of(
     x: Floats, clusterer: str, options: Mapping[str, Any], distance_threshold: float | None, seed: int
 ) -> Callable[[int], Ids]:
-    """Function that returns the clusters (N,) for a number of them. A tree is built once.
+    """Function from a number of clusters to the clusters (N,).
 
-    One of `FREE` and a tree with a threshold ignore the number. The noise of "hdbscan" is -1.
+    A tree is built once. `FREE` methods and a threshold ignore the number. The noise of "hdbscan" is -1.
     """
     if clusterer == "hdbscan":
         from sklearn.cluster import HDBSCAN
@@ -82,7 +82,7 @@ def clusterer_of(
 
 
 def leiden(x: Floats, *, n_neighbors: int, resolution: float, seed: int = 0) -> Ids:
-    """Leiden community (N,) of each point in the graph of shared nearest neighbours.
+    """Leiden community of each point in the graph of shared neighbours (N,).
 
     An edge connects two points if one is among the `n_neighbors` nearest of the other; its weight is the share of
     their neighbours that they have in common (Levine et al. 2015, https://doi.org/10.1016/j.cell.2015.05.047). Leiden
@@ -107,9 +107,9 @@ def leiden(x: Floats, *, n_neighbors: int, resolution: float, seed: int = 0) -> 
 
 
 def shared_neighbours(x: Floats, n_neighbors: int) -> tuple[Ids, Ids, NDArray[np.float64]]:
-    """Edges of the graph of nearest neighbours: both points (E,), (E,), and the weight in (0, 1] (E,).
+    """Edges between nearest neighbours: two points and a weight, each (E,).
 
-    The weight is |A and B| / |A or B|, where A and B are the nearest neighbours of the two points and the points
+    The weight, in (0, 1], is |A and B| / |A or B|, where A and B are the nearest neighbours of the two points and the points
     themselves.
     """
     from scipy.sparse import csr_matrix

@@ -32,10 +32,12 @@ FILES = (FIGURE_FILE, *(f"map_{rank}.png" for rank in MAP_RANKS), PAGE_FILE, *RE
 
 
 class SpecimenPhotos(Sequence[bytes | None]):
-    """Encoded photos of specimens, in their order, None where there is none. Each is read when it is used."""
+    """Encoded photos of specimens in their order, read when used.
+
+    None where there is no photo."""
 
     def __init__(self, source: str | Path, config: str, split: str, processids: Sequence[str]):
-        """Opens the photos of a split, or of several joined by "+", as `load_bioscan5m` takes them."""
+        """Opens the photos of a split, or of several joined by "+"."""
         data = load_bioscan5m(source, config, split, columns=["processid", "image"])
         self.data = data.cast_column("image", Image(decode=False)).with_format("arrow")
         names = self.data.select_columns(["processid"])[:]["processid"].to_pylist()

@@ -23,7 +23,6 @@ from ..files import delete_inside, read_json, replacing
 from ..progress import Progress, silent
 from ..provenance import write_results
 from ..schema import LABEL_COLUMNS
-from ..search.vectors import named_rows
 from .cluster import PRESETS, Clustering, cluster_runs, summary
 from .embeddings import Floats, checked_embeddings, side_by_side
 from .methods import FREE
@@ -213,7 +212,7 @@ def cluster_embeddings(
 
 
 def clustered_vectors(specimens: JoinedSpecimens, results: Mapping[str, Any]) -> Floats:
-    """Input of the reduction of `results` (N, D): the modalities side by side, normalized as in its options."""
+    """Modalities side by side, normalized as in `results` (N, D)."""
     return side_by_side(specimens.embeddings, results["options"]["normalization"])
 
 
@@ -249,7 +248,7 @@ def _one_encoder(folders: Sequence[Path]) -> dict[str, Any]:
         FileNotFoundError: if a split is not embedded.
         ValueError: if the splits have different encoders: their vectors cannot be compared.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for folder in folders:
         if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(
@@ -295,4 +294,5 @@ def _write_clusters(path: Path, specimens: JoinedSpecimens, runs: Sequence[Clust
 
 
 def _some(names: Sequence[str]) -> str:
-    return named_rows(names)  # type: ignore[arg-type]
+    """The first 5 names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

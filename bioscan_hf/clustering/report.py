@@ -51,7 +51,7 @@ def cluster_report(
     processids: Sequence[str],
     embeddings: ArrayLike | None = None,
 ) -> Report:
-    """Contents of each cluster, and specimens that are likely mislabelled. `rules_of` states the rules.
+    """Contents of each cluster, and likely mislabelled specimens, by `rules_of`.
 
     Args:
         clusters: Cluster of each specimen (N,). The noise, -1, has a row and no judgement.
@@ -100,7 +100,7 @@ def cluster_report(
 
 
 def write_report(folder: str | Path, report: Report) -> list[Path]:
-    """Writes both tables as CSV and the rules as JSON, and returns the three paths."""
+    """Writes tables (CSV) and rules (JSON), and returns the paths."""
     clusters, suspects, rules = paths = [Path(folder) / name for name in REPORT_FILES]
     _write_csv(clusters, report.clusters, report.clusters[0])
     _write_csv(suspects, report.suspects, ("processid", "cluster", "species", "cluster_species"))
@@ -177,7 +177,7 @@ def _distances(
     counts: Mapping[int, Mapping[str, Counter[str]]],
     vectors: NDArray[np.float64] | None,
 ) -> tuple[float | None, dict[int, float]]:
-    """The distance from which on a cluster is far, and cluster -> distance to the nearest other named cluster."""
+    """Distance that counts as far, and cluster -> distance to nearest named cluster."""
     found = [cluster for cluster in members if cluster != NOISE]
     named = [cluster for cluster in found if counts[cluster]["species"]]
     if vectors is None or not named:
@@ -199,7 +199,7 @@ def _distances(
 def _judged(
     cluster: int, row: Mapping[str, Any], counts: Mapping[str, Counter[str]], far: float | None
 ) -> tuple[bool, str]:
-    """Whether a cluster is a likely new species, and the rule that decides."""
+    """Whether a cluster is a likely new species, and why."""
     if cluster == NOISE:
         return False, "noise"
     if counts["species"]:
@@ -236,7 +236,7 @@ def _suspects(
     labels: Mapping[str, Sequence[str | None]],
     processids: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Specimens with another species than their cluster; those with the most specimens of the other species first."""
+    """Specimens with another species than their cluster, the clearest first."""
     everywhere = Counter(name for name in labels["species"] if name is not None)
     found = []
     for cluster, rows in members.items():
@@ -261,7 +261,7 @@ def _suspects(
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
-    """Writes rows with at most four decimals, yes or no, and empty cells for None; `columns` are those of no rows."""
+    """Writes rows as CSV; without rows, only `columns`."""
     with writing(path) as file:
         writer = csv.DictWriter(file, list(rows[0] if rows else columns), lineterminator="\n")
         writer.writeheader()

@@ -60,7 +60,7 @@ class Forest:
 
 
 def ward_tree(points: ArrayLike) -> Floats:
-    """Ward's tree, exact; linear in memory, quadratic in time in the number of distinct points.
+    """Exact Ward's tree, in linear memory and quadratic time.
 
     Equal points merge first, at height 0. Without ties of distances, the tree is that of scipy and scikit-learn; with
     ties, the order of the tied merges is undefined here as there.
@@ -78,7 +78,7 @@ def ward_tree(points: ArrayLike) -> Floats:
 
 
 def cut_tree(tree: ArrayLike, n_clusters: int | None = None, distance_threshold: float | None = None) -> Ids:
-    """Cluster (N,) of each point, numbered from 0 in the order of their first points.
+    """Cluster of each point (N,), numbered in order of first points.
 
     Args:
         tree: (N - 1, 4), in ascending height.
@@ -108,7 +108,7 @@ def cut_tree(tree: ArrayLike, n_clusters: int | None = None, distance_threshold:
 
 
 def in_order_of_first(ids: Ids) -> Ids:
-    """The same clusters, numbered from 0 in the order of their first points; -1 stays.
+    """Clusters renumbered in the order of their first points; -1 stays.
 
     Example:
         >>> in_order_of_first(np.array([7, 2, -1, 7])).tolist()
@@ -137,7 +137,7 @@ def checked_points(points: ArrayLike) -> Floats:
 
 
 def distinct_points(points: ArrayLike) -> Forest:
-    """Forest whose clusters are the distinct points: equal ones are merged at height 0.
+    """Forest of the distinct points: equal ones are merged at height 0.
 
     Raises:
         ValueError: if the points are not a matrix of finite numbers.
@@ -161,13 +161,22 @@ def distinct_points(points: ArrayLike) -> Forest:
         weights=count.astype(np.float64),
         node=node,
         height=np.zeros(len(first)),
-        merges=[(left, right, np.zeros(len(right)), place[repeated] + 1.0)],
+        merges=[
+            (
+                left.astype(np.int64),
+                right.astype(np.int64),
+                np.zeros(len(right)),
+                (place[repeated] + 1).astype(np.float64),
+            )
+        ],
         next_node=rows + len(right),
     )
 
 
 def merge(forest: Forest, left: Ids, right: Ids) -> tuple[Forest, Ids]:
-    """Merges cluster `right[i]` into `left[i]`. Returns the forest, and each old cluster's place in it (M,)."""
+    """Merges cluster `right[i]` into `left[i]`.
+
+    Returns the new forest, and the place of each old cluster in it (M,)."""
     a, b = forest.weights[left], forest.weights[right]
     step = forest.centers[right] - forest.centers[left]
     height = np.sqrt(2 * a * b / (a + b) * np.einsum("md,md->m", step, step))
@@ -178,7 +187,8 @@ def merge(forest: Forest, left: Ids, right: Ids) -> tuple[Forest, Ids]:
     place = np.cumsum(kept) - 1
     place[right] = place[left]
     merged = place[left]
-    centers, weights, heights, node = (x[kept] for x in (forest.centers, forest.weights, forest.height, forest.node))
+    centers, weights = forest.centers[kept], forest.weights[kept]
+    node, heights = forest.node[kept], forest.height[kept]
     centers[merged] += step * (b / (a + b))[:, None]
     weights[merged] = a + b
     heights[merged] = height
@@ -229,7 +239,7 @@ def _closest(forest: Forest, nearest: Ids) -> Ids:
 
 
 def _nearest(forest: Forest, rows: Ids) -> Ids:
-    """The other cluster with the lowest cost of merging, for each of `rows`."""
+    """The cheapest other cluster to merge with, for each of `rows`."""
     squares = np.einsum("md,md->m", forest.centers, forest.centers)
     ones = np.ones(len(forest))
     # One product gives |x|^2 - 2 x y + |y|^2.

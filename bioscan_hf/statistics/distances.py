@@ -50,9 +50,9 @@ def barcode_distances(
     workers: int = -1,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Distances in edits between the distinct barcodes of each group of a rank, averaged over the groups.
+    """Distances between the distinct barcodes of groups, averaged over groups.
 
-    Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups' population deviations;
+    Distances are in edits. Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups' population deviations;
     `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the same weight. Needs the
     extra `stats` (rapidfuzz).
 
@@ -94,7 +94,7 @@ def barcode_distances(
 
 
 def _choose(specimens: Specimens, rank: str, seed: int, limit: int | None) -> None:
-    """Makes the table `chosen` (name, barcode, place): the barcodes that are compared in each group.
+    """Makes the table `chosen` (name, barcode, place) of compared barcodes.
 
     The order within a group depends on the barcodes and the seed only, so that it is the same for any order of rows.
     """
@@ -109,7 +109,7 @@ def _choose(specimens: Specimens, rank: str, seed: int, limit: int | None) -> No
 
 
 def _read_sequences(specimens: Specimens) -> None:
-    """Makes the table `sequences` (barcode, sequence) of the chosen barcodes, by a second pass over the release."""
+    """Makes the table `sequences` (barcode, sequence) by a second pass."""
     database = specimens.database
     database.execute("CREATE OR REPLACE TEMP TABLE sequences (barcode UBIGINT PRIMARY KEY, sequence VARCHAR)")
     for part, _ in parts_of(specimens.source, (BARCODE,)):
@@ -122,7 +122,7 @@ def _read_sequences(specimens: Specimens) -> None:
 
 
 def _distance_histogram(sequences: list[str], workers: int) -> np.ndarray:
-    """How many of the pairs of sequences have the distance 0, 1, ..., 625."""
+    """Number of pairs of sequences at the distances 0, 1, ..., 625."""
     from rapidfuzz.distance import OSA
     from rapidfuzz.process import cdist
 
@@ -138,7 +138,7 @@ def _distance_histogram(sequences: list[str], workers: int) -> np.ndarray:
 
 
 def _average(histograms: np.ndarray) -> dict[str, Any]:
-    """Mean, variance, deviation, minimum and maximum of each group (G, 626), averaged over the groups."""
+    """Statistics of each histogram (G, 626), averaged over the groups."""
     names = ("mean", "variance", "std", "minimum", "maximum")
     if not len(histograms):
         return {"pairs": 0, **dict.fromkeys(names), "distribution": []}

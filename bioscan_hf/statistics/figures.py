@@ -14,7 +14,9 @@ from ..schema import MAX_NUCLEOTIDES
 
 
 def figures(summary: dict[str, Any]) -> dict[str, Figure]:
-    """Figures by name: `orders`, `taxonomy`, `sites`, `lengths` and `distances`, where there is something to draw."""
+    """Figures by name: `orders`, `taxonomy`, `sites`, `lengths`, `distances`.
+
+    Those without anything to draw are left out."""
     orders: Counter[str] = Counter()
     for row in summary["taxonomy"]:
         orders[row["order"] or "order unknown"] += row["samples"]
@@ -30,7 +32,8 @@ def figures(summary: dict[str, Any]) -> dict[str, Figure]:
             for row in places["countries"]
             if row["latitude"] is not None
         ]
-        made["sites"] = plots.site_map(*places["cells"].values(), countries)
+        cells = places["cells"]
+        made["sites"] = plots.site_map(cells["latitude"], cells["longitude"], cells["samples"], countries)
     if summary["lengths"]["histogram"]:
         made["lengths"] = plots.length_histogram(summary["lengths"]["histogram"], MAX_NUCLEOTIDES)
     if compared := {row["rank"]: row["distribution"] for row in summary["distances"] if row["distribution"]}:

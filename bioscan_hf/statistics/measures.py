@@ -92,7 +92,7 @@ def describe(
 
 
 def rank_statistics(source: Source) -> list[Row]:
-    """Categories, labelled samples and imbalance of each rank, of the BIN and of the barcode.
+    """Categories and imbalance of each rank, BIN and barcode.
 
     `most_populated` and `least_populated` are names: of equally large categories, the first in alphabetical order;
     None for barcodes.
@@ -132,7 +132,7 @@ def split_statistics(source: Source) -> list[Row]:
 
 
 def diversity(source: Source, rank: str) -> Row:
-    """Number of distinct barcodes of the groups of a rank, and their mean Shannon diversity in bits.
+    """Distinct barcodes and Shannon diversity (bits) of the groups of a rank.
 
     `mean`, `median` and `std` are over the groups, of their numbers of distinct barcodes.
     """
@@ -144,9 +144,9 @@ def diversity(source: Source, rank: str) -> Row:
         f"FROM (SELECT {quoted(rank)} AS name, barcode, count(*) AS samples FROM specimens GROUP BY ALL) "
         f"WHERE name IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
     )
-    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]])) if len(names) else []
+    starts = np.flatnonzero([i == 0 or name != names[i - 1] for i, name in enumerate(names)])
     distinct, total, weighted = (
-        np.add.reduceat(x, starts) if len(names) else np.zeros(0)
+        np.add.reduceat(x, starts) if len(starts) else np.zeros(0)
         for x in (barcodes, barcodes * samples, barcodes * samples * np.log2(np.maximum(samples, 1)))
     )
     present = total > 0
@@ -164,7 +164,7 @@ def diversity(source: Source, rank: str) -> Row:
 
 
 def lengths(source: Source) -> Row:
-    """Lengths of the barcodes in nucleotides, and how many contain letters other than A, C, G and T.
+    """Lengths of barcodes (nt), and numbers of barcodes with unusual letters.
 
     N at the ends counts as length. `histogram` lists [length, samples].
     """
@@ -188,7 +188,7 @@ def lengths(source: Source) -> Row:
 
 
 def sizes(source: Source) -> list[Row]:
-    """Categories of each size column, as for ranks, and in `values` the mean, deviation and quantiles."""
+    """Categories of each size column, and in `values` its distribution."""
     specimens = specimens_of(source, SIZES)
     rows = []
     for name in SIZES:
@@ -238,7 +238,9 @@ def geography(source: Source) -> dict[str, Any]:
 
 
 def _category_sizes(specimens: Specimens, column: str) -> Row:
-    """How the rows are distributed over the categories of a column, given in SQL; None where there is no category."""
+    """Sizes of the categories of a column, which is given in SQL.
+
+    None where there is no category."""
     found = specimens.query(
         f"SELECT size, count(*), min(name) FROM "
         f"(SELECT {column} AS name, count(*) AS size FROM specimens WHERE {column} IS NOT NULL GROUP BY 1) "
@@ -271,7 +273,7 @@ def _category_sizes(specimens: Specimens, column: str) -> Row:
 
 
 def _describe_values(values: np.ndarray, counts: np.ndarray) -> Row:
-    """Mean, population deviation and quantiles of ascending `values`, each `counts` times. A quantile is a value."""
+    """Mean, deviation and quantiles of ascending `values`, each `counts` times."""
     names = {"minimum": 0.0, "p1": 0.01, "p25": 0.25, "median": 0.5, "p75": 0.75, "p99": 0.99, "maximum": 1.0}
     total = int(counts.sum())
     if not total:
@@ -286,5 +288,5 @@ def _describe_values(values: np.ndarray, counts: np.ndarray) -> Row:
 
 
 def _deviation(values: np.ndarray, counts: np.ndarray, mean: float) -> float:
-    """Standard deviation of a population in which each of `values` occurs `counts` times."""
+    """Population deviation of `values`, each `counts` times."""
     return float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))

@@ -1,4 +1,4 @@
-"""A DuckDB table of the columns of a release, read once; larger than memory if need be.
+"""A DuckDB table of a release, which can be larger than memory.
 
 A barcode is kept as an id, without its text: 64 bits of the md5 of the sequence without the N at its two ends.
 Among 2.5 million distinct barcodes, two have the same id with a probability of 2e-7.
@@ -76,7 +76,9 @@ def quoted(name: str) -> str:
 
 
 def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str | pa.Table, int | None]]:
-    """A release part by part: a Parquet file's path or a table with these columns; and the rows of all parts.
+    """Parts of a release, and the number of all rows if known.
+
+    A part is the path of a Parquet file, or a table with these columns.
 
     Raises:
         ReleaseError: if a column is missing, a file cannot be read, or a cell is not a number.
@@ -165,7 +167,7 @@ def read_specimens(
 
 
 def _selected(name: str) -> list[str]:
-    """SQL that selects a column of a release, with nulls for missing values."""
+    """SQL that selects a column, with null for missing values."""
     if name == BARCODE:
         return [
             f"{BARCODE_ID} AS barcode",
@@ -182,7 +184,7 @@ def _selected(name: str) -> list[str]:
 
 
 def specimens_of(source: Source, columns: Sequence[str]) -> Specimens:
-    """`source` itself if it was read with these columns; otherwise, what `read_specimens` returns for it.
+    """`source` with these columns: as it is, or read now.
 
     Raises:
         ValueError: if `source` was read without one of the columns.

@@ -112,7 +112,7 @@ def _distances(summary: dict[str, Any]) -> Table:
 
 
 def _sizes(summary: dict[str, Any]) -> Table:
-    """A column of the table for each column of the release: three columns of numbers fit, ten do not."""
+    """Statistics as rows: three columns of numbers fit, ten do not."""
     statistics = ("minimum", "p25", "median", "p75", "maximum", "mean", "std")
     rows = [["labelled", *(_number(row["labelled"]) for row in summary["sizes"])]]
     rows.append(["%", *(_percent(row["labelled_share"]) for row in summary["sizes"])])
@@ -152,7 +152,10 @@ def _table(
     caption: str | None = None,
     names_in: Sequence[int] = (),
 ) -> Table:
-    """A table whose numbers are never broken. Names, in the first column and those of `names_in`, can be cut."""
+    """A table that breaks no number and cuts only long names.
+
+    Args:
+        names_in: Columns of names besides the first."""
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     table.padding, table.show_edge, table.pad_edge = (0, 1, 0, 0), False, False
     for i, name in enumerate(columns):
