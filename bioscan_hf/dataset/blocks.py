@@ -31,7 +31,7 @@ from .request import (
     check_row_options,
     combine,
     cut_barcodes,
-    encode_labels,
+    prepare,
     prepare_table,
     present_splits,
     with_index_columns,
@@ -139,8 +139,7 @@ def load(
         parts = {name: _stream(source, name, maps, max_nucleotides) for name in present}
     else:
         parts = _memory_map(source, names, max_nucleotides)
-        for rank in maps.columns:
-            parts = {name: encode_labels(data, rank, maps) for name, data in parts.items()}
+        parts = {name: prepare(data, maps, None) for name, data in parts.items()}
         if source.order is not None and whole is None:
             parts = {name: _in_order(data, source.order, name) for name, data in parts.items()}
     if names is not None and split is not None:

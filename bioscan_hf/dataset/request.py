@@ -155,44 +155,40 @@ def label_ids(names: pa.ChunkedArray, rank: str, maps: LabelMaps) -> pa.ChunkedA
     return pc.cast(pc.fill_null(ids, -1), pa.int64())
 
 
-def encode_labels(data: Dataset, rank: str, maps: LabelMaps) -> Dataset:
-    """Adds the column `<rank>_index`: int64 label ids, -1 where the label is missing."""
-    features = datasets.Features({f"{rank}_index": datasets.Value("int64")})
+def prepare(data: Dataset, maps: LabelMaps, length: int | None) -> Dataset:
+    """The dataset with cut barcodes and the columns of label ids. Other columns are not copied."""
+    names = data.column_names
+    # The lengths are the differences of the column's offsets, so this does not read the barcodes.
+    too_long = (
+        length is not None
+        and "dna_barcode" in names
+        and (pc.max(pc.binary_length(data.data.column("dna_barcode"))).as_py() or 0) > length
+    )
+    changed = [*(["dna_barcode"] if too_long else []), *index_columns(maps)]
+    if not changed:
+        return data
+    features = with_index_columns(data.features, maps)
     if not len(data):  # `map` and `concatenate_datasets` return such a dataset unchanged
-        everything = datasets.Features({**data.features, **features})
-        return Dataset.from_dict({name: [] for name in everything}, features=everything)
-    names = data.select_columns(rank).with_format("arrow")
-    ids = names.map(
-        lambda table: pa.table({f"{rank}_index": label_ids(table[rank], rank, maps)}),
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    new = data.select_columns(["dna_barcode"] * too_long + list(maps.columns)).with_format("arrow")
+    new = new.map(
+        lambda table: prepare_table(table, maps, length).select(changed),
         batched=True,
         batch_size=TEXT_ROWS,
         writer_batch_size=TEXT_ROWS,
-        remove_columns=rank,
-        features=features,
-        desc=f"ids of {rank}",
+        remove_columns=list(maps.columns),
+        features=datasets.Features({name: features[name] for name in changed}),
+        desc="barcodes and label ids",
     )
-    return concatenate_datasets([data, ids.with_format(None)], axis=1)
-
-
-def prepare(data: Dataset, maps: LabelMaps, length: int | None) -> Dataset:
-    """The dataset with cut barcodes and the columns of label ids. Other columns are not copied."""
-    # The lengths are the differences of the column's offsets, so this does not read the barcodes.
-    if (
-        length is not None
-        and "dna_barcode" in data.features
-        and (pc.max(pc.binary_length(data.data.column("dna_barcode"))).as_py() or 0) > length
-    ):
-        names = data.column_names
-        place = names.index("dna_barcode")
-        cut = data.select_columns("dna_barcode").with_format("arrow")
-        rows = {"batch_size": TEXT_ROWS, "writer_batch_size": TEXT_ROWS}
-        cut = cut.map(cut_barcodes, batched=True, fn_kwargs={"length": length}, desc="cutting barcodes", **rows)
-        # Joined side by side in the order of the columns.
-        pieces = [data.select_columns(names[:place]), cut.with_format(None), data.select_columns(names[place + 1 :])]
-        data = concatenate_datasets([piece for piece in pieces if piece.column_names], axis=1)
-    for rank in maps.columns:
-        data = encode_labels(data, rank, maps)
-    return data
+    new = new.with_format(None)
+    place = names.index("dna_barcode") if too_long else len(names)
+    pieces = [  # in the order of the columns
+        data.select_columns(names[:place]),
+        new.select_columns(["dna_barcode"] * too_long),
+        data.select_columns(names[place + 1 :]),
+        new.select_columns(index_columns(maps)),
+    ]
+    return concatenate_datasets([piece for piece in pieces if piece.column_names], axis=1)
 
 
 def prepare_stream(data: IterableDataset, maps: LabelMaps, length: int | None) -> IterableDataset:
