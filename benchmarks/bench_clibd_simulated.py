@@ -38,7 +38,8 @@ from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.pixels import BIOSCAN5M_MEAN, BIOSCAN5M_STD
-from bioscan_hf.models.processing_clibd import ClibdProcessor, clibd_text, make_image_processor
+from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.taxonomy_text import clibd_text
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.plots import png
 from bioscan_hf.provenance import write_results

@@ -33,7 +33,7 @@ from torchvision.transforms import v2
 from bioscan_hf.dataset.build import build
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.models import pixels as photos
-from bioscan_hf.models.pixels import decode_batch, normalize_on_device, photo_bytes, rotate_on_device, with_pixels
+from bioscan_hf.models.pixels import decode_batch, normalize_on_device, photo_bytes, rotate_by, with_pixels
 from bioscan_hf.provenance import write_results
 from bioscan_hf.simulate.release import simulate_release
 
@@ -105,7 +105,9 @@ def ways_of(mode: Any, release: Path, rows: Any, encoded: list[bytes], group: An
         "decode_batch, simplejpeg": lambda: decode(encoded, mode, "simplejpeg"),
         "decode_batch, pillow": lambda: decode(encoded, mode, "pillow"),
         "normalize_on_device, on this CPU": lambda: [normalize_on_device(decoded) for _ in batches],
-        "rotate_on_device, on this CPU": lambda: [rotate_on_device(normalize_on_device(decoded)) for _ in batches],
+        "rotate_by, on this CPU": lambda: [
+            rotate_by(normalize_on_device(decoded), torch.rand(len(decoded)) * 90 - 45) for _ in batches
+        ],
     }
 
 

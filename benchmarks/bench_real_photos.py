@@ -37,7 +37,8 @@ from PIL import Image
 from bioscan_hf.files import file_hash
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
-from bioscan_hf.models.processing_clibd import ClibdProcessor, photo_pixels
+from bioscan_hf.models.pixels import photo_pixels
+from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.provenance import write_results
 
 TOP_K = (1, 5)

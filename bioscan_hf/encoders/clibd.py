@@ -14,7 +14,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from ..models.modeling_clibd import ClibdModel
-from ..models.processing_clibd import clibd_text
+from ..models.taxonomy_text import clibd_text
 from ..schema import LABEL_COLUMNS, RANKS
 from .base import Encoder
 from .embed import embed

@@ -10,8 +10,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, PreTrainedConfig
 
-#: Vocabulary -> (letters of its k-mers, special tokens before them, special tokens in front of every barcode).
-#: They are the vocabularies of `KmerTokenizer`.
+#: Vocabulary of `KmerTokenizer` -> (letters of the k-mers, special tokens, special tokens before each barcode).
 VOCABULARIES = {
     "barcodebert": ("ACGT", 2, 0),
     "barcodebert-n": ("ACGTN", 2, 0),
@@ -23,7 +22,7 @@ POOLINGS = ("masked_mean", "mean")
 
 MLM_HEADS = ("kmers", "tied")
 
-#: Every head, whichever of them a folder holds: `AutoModel` has to open a masked-LM checkpoint too.
+#: All heads, because `AutoModel` also loads the encoder of a masked-LM checkpoint.
 AUTO_MAP = {
     "AutoConfig": "configuration_barcodebert.BarcodeBertConfig",
     "AutoModel": "modeling_barcodebert.BarcodeBertModel",
@@ -33,25 +32,12 @@ AUTO_MAP = {
 
 
 def vocabulary_size(k: int, vocabulary: str) -> int:
-    """Tokens of a vocabulary: its k-mers and its special tokens."""
+    """Number of k-mers and special tokens of a vocabulary."""
     check_choice("vocabulary", vocabulary, tuple(VOCABULARIES))
     if k < 1:
-        raise ValueError(f"k is {k}, but a token holds at least 1 nucleotide.")
+        raise ValueError(f"k is {k}; give 1 nucleotide or more.")
     letters, special_tokens, _ = VOCABULARIES[vocabulary]
     return len(letters) ** k + special_tokens
-
-
-def order_taxa(taxa: dict[str, list[str]] | None, ranks: Sequence[str] | None) -> dict[str, list[str]] | None:
-    """`taxa` with its ranks in the order of `ranks`; None leaves them as they are.
-
-    Raises:
-        ValueError: if `ranks` are not those of `taxa`.
-    """
-    if ranks is None:
-        return taxa
-    if sorted(ranks) != sorted(taxa or ()):
-        raise ValueError(f"ranks are {list(ranks)}, but those of taxa are {list(taxa or ())}. Leave ranks out.")
-    return {rank: taxa[rank] for rank in ranks} if taxa is not None else None
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -61,13 +47,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_barcodes(k: int, vocabulary: str, max_nucleotides: int, vocab_size: int | None, pooling: str) -> None:
-    """Raises ValueError if what a config says of barcodes and their tokens contradicts itself."""
+    """Raises ValueError if the fields of a config about barcodes and tokens contradict each other."""
     check_choice("pooling", pooling, POOLINGS)
     expected = vocabulary_size(k, vocabulary)
     letters, special_tokens, _ = VOCABULARIES[vocabulary]
     if vocab_size != expected:
         raise ValueError(
-            f"vocab_size is {vocab_size}, but k={k} and vocabulary={vocabulary!r} make {expected} "
+            f"vocab_size is {vocab_size}, but k={k} and vocabulary={vocabulary!r} give {expected} "
             f"({len(letters)}**{k} k-mers and {special_tokens} special tokens). Leave vocab_size out, or "
             f"correct k or vocabulary."
         )
@@ -87,23 +73,23 @@ def check_taxa(
         return
     ranks = list(taxa)
     if len(ranks) < 2:
-        raise ValueError(f"taxa has the ranks {ranks}, but is for two ranks or more. For one rank, pass id2label.")
+        raise ValueError(f"taxa has the ranks {ranks}; give two ranks or more, or id2label for one rank.")
     if id2label is not None and set(id2label.values()) != {"LABEL_0", "LABEL_1"}:
         raise ValueError(
-            f"id2label names {len(id2label)} classes, and taxa names them too. Pass id2label=None, label2id=None "
-            f"with taxa."
+            f"id2label and taxa both name classes ({len(id2label)} in id2label). With taxa, pass id2label=None and "
+            f"label2id=None."
         )
     if parents is None or sorted(parents) != sorted(ranks[1:]):
         raise ValueError(
-            f"parents are given for {sorted(parents or ())}, but have to be for {ranks[1:]}: each rank of taxa but "
-            f"the highest. Where a parent is not known, write -1."
+            f"parents are given for {sorted(parents or ())}; give them for {ranks[1:]}, each rank of taxa but the "
+            f"highest, with -1 for an unknown parent."
         )
     for above, rank in zip([None, *ranks], ranks, strict=False):
         names = taxa[rank]
         if not names or len(set(names)) < len(names):
             raise ValueError(
-                f"taxa[{rank!r}] has {len(names)} names, {len(set(names))} of them distinct. Each class "
-                f"takes a name of its own, and a rank one class at least."
+                f"taxa[{rank!r}] has {len(names)} names, {len(set(names))} of them distinct. Give one or more "
+                f"distinct names."
             )
         if above is None:
             continue
@@ -115,37 +101,60 @@ def check_taxa(
         wrong = [parent for parent in parents[rank] if not -1 <= parent < len(taxa[above])]
         if wrong:
             raise ValueError(
-                f"parents[{rank!r}] holds {wrong[0]}, but the ids of {above!r} are 0 to "
-                f"{len(taxa[above]) - 1}, and -1 is an unknown one."
+                f"parents[{rank!r}] holds {wrong[0]}; ids of {above!r} are 0 to {len(taxa[above]) - 1}, and -1 "
+                f"is an unknown parent."
             )
 
 
 class BarcodeConfigMixin:
-    """What the config of every barcode encoder derives from `k`, `vocabulary`, `max_nucleotides` and `taxa`."""
+    """Properties and checks that the configs of barcode encoders share."""
 
     k: int
     vocabulary: str
     max_nucleotides: int
+    pooling: str
+    vocab_size: int | None
     taxa: dict[str, list[str]] | None
+    parents: dict[str, list[int]] | None
+    id2label: dict[Any, str] | None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.vocab_size is None:
+            self.vocab_size = vocabulary_size(self.k, self.vocabulary)
+        ranks = kwargs.pop("ranks", None)
+        if ranks is not None:
+            if sorted(ranks) != sorted(self.taxa or ()):
+                raise ValueError(f"ranks are {ranks}, but those of taxa are {list(self.taxa or ())}. Leave ranks out.")
+            self.taxa = {rank: (self.taxa or {})[rank] for rank in ranks}
+        if self.taxa is not None and self.id2label is None:
+            kwargs.setdefault("num_labels", self.num_labels)  # or transformers 5.6 would set it to 2
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        self.auto_map = dict(self._auto_map)  # type: ignore[attr-defined]
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
+        check_barcodes(self.k, self.vocabulary, self.max_nucleotides, self.vocab_size, self.pooling)
+        check_taxa(self.taxa, self.parents, self.id2label)
 
     @property
     def num_special_tokens(self) -> int:
-        """Special tokens of the vocabulary; the id of a k-mer of ACGT is its number plus this."""
+        """Number of special tokens, which is the id of the first k-mer."""
         return VOCABULARIES[self.vocabulary][1]
 
     @property
     def num_kmers(self) -> int:
-        """K-mers of ACGT, which are what the masked-LM head tells apart."""
+        """Number of k-mers of ACGT, the classes of the masked-LM head."""
         return 4**self.k
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a full-length barcode."""
+        """Number of tokens of a full-length barcode."""
         return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary][2]
 
     @property
     def num_labels(self) -> int | None:
-        """Classes of the taxon classifier: those of all ranks of `taxa` together, or the names of `id2label`."""
+        """Number of classes: of all ranks of `taxa` together, or of `id2label`."""
         if self.taxa is None:
             return PreTrainedConfig.num_labels.fget(self)  # type: ignore[attr-defined]
         return sum(len(names) for names in self.taxa.values())
@@ -156,12 +165,12 @@ class BarcodeConfigMixin:
             PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
         elif num_labels != self.num_labels:
             raise ValueError(
-                f"num_labels is {num_labels}, but the ranks of taxa have {self.num_labels} classes together. "
+                f"num_labels is {num_labels}, but taxa has {self.num_labels} classes at all ranks together. "
                 f"Leave num_labels out."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, and `ranks`: the order of `taxa`, which JSON files lose because their keys are sorted."""
+        """The fields, and `ranks`, the order of `taxa`: JSON files have sorted keys."""
         fields = super().to_dict()  # type: ignore[misc]
         if self.taxa is not None:
             fields["ranks"] = list(self.taxa)
@@ -170,29 +179,28 @@ class BarcodeConfigMixin:
 
 @strict
 class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
-    """Shape of a BarcodeBERT; by default the published one with k = 4, 4 layers and 4 heads.
+    """Configuration of BarcodeBERT; the defaults are the published k = 4, 4 layers and 4 heads.
 
     Args:
         k: Nucleotides in one token; tokens do not overlap.
-        vocabulary: "barcodebert" ([MASK], [UNK], k-mers of ACGT), "barcodebert-n" (also the k-mers that hold an N),
-            "barcodebert-2023" (three special tokens) or "clibd" (the same, and one of them leads every barcode).
-        max_nucleotides: Nucleotides of a barcode that are read.
-        pooling: How a barcode's embedding is made of its tokens'. "masked_mean" is the mean over the attended
-            tokens, as in the published probes; "mean" is the mean over all positions, padding included, as in the
-            published fine-tuning.
+        vocabulary: "barcodebert" ([MASK], [UNK], k-mers of ACGT), "barcodebert-n" (also k-mers with N),
+            "barcodebert-2023" (three special tokens) or "clibd" (three special tokens, one before each barcode).
+        max_nucleotides: Maximum length of a barcode; the rest is cut off.
+        pooling: How tokens are pooled to an embedding. "masked_mean" is the mean over the attended tokens, as in the
+            published probes; "mean" is the mean over all positions, padding included, as in the published fine-tuning.
         mlm_head: "kmers" is a linear layer to the `4**k` k-mers of ACGT; "tied" is BERT's own head over the whole
             vocabulary, tied to the embeddings, as in the checkpoints of 2023.
-        sparse_prediction: With labels, apply the masked-LM head to the labelled positions alone: `logits` is then
-            (labelled positions, classes), and the loss the same for less work.
+        sparse_prediction: With labels, apply the masked-LM head only to the labelled positions. `logits` is then
+            (labelled positions, classes) and the loss is unchanged.
         taxa: For a classifier of several ranks: rank -> names of its classes, the highest rank first. None is a
             classifier of one rank, whose names are in `id2label`.
-        parents: Each rank of `taxa` but the first -> for each of its classes, the id of the class that it belongs to
-            at the rank before; -1 where that is not known.
-        vocab_size: Follows from `k` and `vocabulary`; None fills it in.
-        pad_token_id: 0, and nothing else. It is the id of [MASK], whose embedding is thereby zero and never trained,
-            as in every published checkpoint.
-        training_data: Name of the dataset that the weights were trained on, where it is known.
-        classifier_dropout: Dropout before the taxon classifier; None is none, as published.
+        parents: Each rank of `taxa` but the first -> for each class, the id of its parent at the rank above; -1 where
+            unknown.
+        vocab_size: None computes it from `k` and `vocabulary`.
+        pad_token_id: Must be 0, the id of [MASK], whose embedding is zero and not trained, as in every published
+            checkpoint.
+        training_data: Name of the training dataset, if known.
+        classifier_dropout: Dropout before the taxon classifier; None is 0, as published.
 
     Raises:
         ValueError: if values contradict each other.
@@ -212,23 +220,14 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     training_data: str | None = None
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
-    use_cache: bool = False  # there is nothing to cache in an encoder, but gradient checkpointing would remark on it
+    use_cache: bool = False  # an encoder has no cache, and True makes gradient checkpointing warn
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        expected = vocabulary_size(self.k, self.vocabulary)
-        self.vocab_size = expected if self.vocab_size is None else self.vocab_size
-        self.taxa = order_taxa(self.taxa, kwargs.pop("ranks", None))
-        if self.taxa is not None and self.id2label is None:
-            kwargs.setdefault("num_labels", self.num_labels)  # or transformers 5.6 would set it to 2
-        super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
-        self.validate_architecture()
+    _auto_map = AUTO_MAP
 
     def validate_architecture(self) -> None:
-        """Raises ValueError if values contradict each other. Saving calls it, too."""
+        """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
+        super().validate_architecture()
         check_choice("mlm_head", self.mlm_head, MLM_HEADS)
-        check_barcodes(self.k, self.vocabulary, self.max_nucleotides, self.vocab_size, self.pooling)
-        check_taxa(self.taxa, self.parents, self.id2label)
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -241,7 +240,7 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
             )
         if self.pad_token_id != 0:
             raise ValueError(
-                f"pad_token_id is {self.pad_token_id}, but BarcodeBERT needs 0, the id whose embedding stays zero. "
+                f"pad_token_id is {self.pad_token_id}, but BarcodeBERT needs 0, the id with the zero embedding. "
                 f"`Trainer(processing_class=tokenizer)` overwrites it: save the tokenizer yourself instead."
             )
         if self.is_decoder:

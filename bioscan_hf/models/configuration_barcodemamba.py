@@ -1,4 +1,4 @@
-"""Configuration of BarcodeMamba, a state-space model of DNA barcodes read from the first nucleotide to the last.
+"""Configuration of BarcodeMamba, a causal state-space model of DNA barcodes.
 
 Uploaded to the Hub beside the weights, with the configuration of BarcodeBERT: needs transformers alone.
 Paper: BarcodeMamba, https://arxiv.org/abs/2412.11084
@@ -9,14 +9,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import Mamba2Config
 
-from .configuration_barcodebert import (
-    BarcodeConfigMixin,
-    check_barcodes,
-    check_choice,
-    check_taxa,
-    order_taxa,
-    vocabulary_size,
-)
+from .configuration_barcodebert import BarcodeConfigMixin, check_choice
 
 OBJECTIVES = ("masked", "next")
 
@@ -26,7 +19,7 @@ SIZES = {
     "large": {"hidden_size": 768, "num_hidden_layers": 6, "head_dim": 64, "state_size": 64},
 }
 
-#: Every head, whichever of them a folder holds.
+#: All heads, because `AutoModel` also loads the encoder of a masked-LM checkpoint.
 AUTO_MAP = {
     "AutoConfig": "configuration_barcodemamba.BarcodeMambaConfig",
     "AutoModel": "modeling_barcodemamba.BarcodeMambaModel",
@@ -37,24 +30,18 @@ AUTO_MAP = {
 
 @strict
 class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
-    """Shape of a BarcodeMamba; by default the small published one, over k-mers of 4 nucleotides.
+    """Configuration of BarcodeMamba; the defaults are the small published size with k-mers of 4 nucleotides.
 
     Args:
-        k: Nucleotides in one token; tokens do not overlap. 1 reads single nucleotides.
-        vocabulary: As in `BarcodeBertConfig`.
-        max_nucleotides: Nucleotides of a barcode that are read.
+        k, vocabulary, max_nucleotides, sparse_prediction, taxa, parents, vocab_size, training_data: As in
+            `BarcodeBertConfig`.
         pooling: As in `BarcodeBertConfig`; "mean" is the published one.
-        objective: What `BarcodeMambaForMaskedLM` learns to predict: "masked" is the labelled k-mer itself, "next" the
-            one after each position, as in the published pretraining.
-        sparse_prediction: As in `BarcodeBertConfig`.
-        taxa: As in `BarcodeBertConfig`.
-        parents: As in `BarcodeBertConfig`.
-        vocab_size: Follows from `k` and `vocabulary`; None fills it in.
-        num_heads: Follows from `hidden_size`, `expand` and `head_dim`; None fills it in.
-        chunk_size: Tokens that are computed as one block. It changes speed and memory, not the result.
-        pad_token_id: None; padding is told by the attention mask, and nothing is generated.
-        training_data: Name of the dataset that the weights were trained on, where it is known.
-        classifier_dropout: Dropout before the taxon classifier; None is none.
+        objective: Prediction target of `BarcodeMambaForMaskedLM`: "masked" is the labelled k-mer itself, "next" the
+            k-mer after each position, as in the published pretraining.
+        num_heads: None computes it from `hidden_size`, `expand` and `head_dim`.
+        chunk_size: Tokens per block of the scan. It changes speed and memory, not the result.
+        pad_token_id: None, because the attention mask marks padding.
+        classifier_dropout: Dropout before the taxon classifier; None is 0.
 
     Raises:
         ValueError: if values contradict each other.
@@ -84,25 +71,19 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    use_cache: bool = False  # a barcode is read once
+    use_cache: bool = False
+
+    _auto_map = AUTO_MAP
 
     def __post_init__(self, **kwargs: Any) -> None:
-        expected = vocabulary_size(self.k, self.vocabulary)
-        self.vocab_size = expected if self.vocab_size is None else self.vocab_size
         if self.num_heads is None and self.head_dim > 0:
             self.num_heads = self.hidden_size * self.expand // self.head_dim
-        self.taxa = order_taxa(self.taxa, kwargs.pop("ranks", None))
-        if self.taxa is not None and self.id2label is None:
-            kwargs.setdefault("num_labels", self.num_labels)  # or transformers 5.6 would set it to 2
         super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
-        self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Raises ValueError if values contradict each other. Saving calls it, too."""
+        """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
+        super().validate_architecture()
         check_choice("objective", self.objective, OBJECTIVES)
-        check_barcodes(self.k, self.vocabulary, self.max_nucleotides, self.vocab_size, self.pooling)
-        check_taxa(self.taxa, self.parents, self.id2label)
         width = self.hidden_size * self.expand
         if self.num_heads is None or self.num_heads < 1 or self.num_heads * self.head_dim != width:
             raise ValueError(
@@ -115,7 +96,7 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
                 f"n_groups is {self.n_groups}, but must divide the {self.num_heads} heads and the width {width}."
             )
         if self.chunk_size < 1:
-            raise ValueError(f"chunk_size is {self.chunk_size}, but a block holds at least 1 token.")
+            raise ValueError(f"chunk_size is {self.chunk_size}; give 1 token or more.")
 
 
 BarcodeMambaConfig.register_for_auto_class()

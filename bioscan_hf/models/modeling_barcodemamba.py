@@ -12,19 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Model, Mamba2PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
+from .barcode_heads import IGNORED, MaskedLMMixin, pool
 from .configuration_barcodemamba import BarcodeMambaConfig
-from .modeling_barcodebert import (
-    IGNORED,
-    TaxonClassifierMixin,
-    apply_masked_lm_head,
-    count_labels,
-    kmer_numbers,
-    pool,
-)
+from .taxon_classifier import TaxonClassifierMixin
 
 
 def advice_is_useful(record: logging.LogRecord) -> bool:
@@ -67,7 +61,7 @@ class BarcodeMambaModel(Mamba2Model):
         )
 
 
-class BarcodeMambaForMaskedLM(Mamba2PreTrainedModel):
+class BarcodeMambaForMaskedLM(MaskedLMMixin, Mamba2PreTrainedModel):
     """Predicts k-mers, masked ones or the next one, as `config.objective` says.
 
     Logit j is the k-mer number j of ACGT, whose token id is j + `config.num_special_tokens`.
@@ -82,39 +76,16 @@ class BarcodeMambaForMaskedLM(Mamba2PreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_kmers)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> MaskedLMOutput:
-        """Logits (B, L, 4**k), and the loss in nats if there are labels.
+    def _predict(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (..., C) from hidden states (..., D)."""
+        return self.classifier(hidden)
 
-        With labels and `config.sparse_prediction`, logits are those of the predicting positions alone, (N, 4**k).
-
-        Args:
-            labels: Token ids (B, L), -100 where there is nothing to predict; ids that are no k-mer of ACGT are passed
-                over. With the objective "next" they are in place, too: the label of a position is predicted from the
-                one before, so that the first of a barcode is passed over. Write -100 there, where a Trainer counts
-                labels.
-        """
-        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
-        outputs = self.backbone(input_ids, attention_mask, return_dict=True, **kwargs)
-        targets = None
-        if labels is not None:
-            targets = kmer_numbers(labels, self.config.num_special_tokens, self.config.num_kmers)
-            if self.config.objective == "next":
-                targets = nn.functional.pad(targets[:, 1:], (0, 1), value=IGNORED)
-        logits, targets = apply_masked_lm_head(
-            self.classifier, outputs.last_hidden_state, targets, self.config.sparse_prediction
-        )
-        loss = None
-        if targets is not None:
-            count = count_labels(targets, num_items_in_batch)
-            loss = self.loss_function(logits, targets, vocab_size=logits.shape[-1], num_items_in_batch=count)
-        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+    def _targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """Numbers of k-mers; with the objective "next", those of the following position."""
+        numbers = super()._targets(labels)
+        if self.config.objective == "next":
+            return nn.functional.pad(numbers[:, 1:], (0, 1), value=IGNORED)
+        return numbers
 
 
 class BarcodeMambaForSequenceClassification(TaxonClassifierMixin, Mamba2PreTrainedModel):

@@ -21,8 +21,9 @@ from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .barcode_heads import pool
 from .configuration_clibd import ClibdConfig
-from .modeling_barcodebert import BarcodeBertModel, pool
+from .modeling_barcodebert import BarcodeBertModel
 
 
 @dataclass

@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,11 @@ BIOSCAN1M_MEAN, BIOSCAN1M_STD = (0.72510918, 0.72891550, 0.72956181), (0.1265437
 RESIZED = 256  # shorter side, in pixels, before the centre crop
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the photo, width over height
 ATTEMPTS = 10
+
+#: A photo with a shorter side of fewer pixels shows nothing; it is a broken file or a wrong one.
+SMALLEST_SIDE = 8
+
+Photo = Any  # PIL image, uint8 array or tensor, encoded bytes, path, or what datasets.Image(decode=False) gives
 
 Decoder = Literal["simplejpeg", "pillow"]
 
@@ -69,6 +74,67 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be decoded ({error}; {len(data)} bytes).") from error
+
+
+def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
+    """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours.
+
+    Args:
+        photo: A PIL image; an array uint8 (H, W, 3) or (H, W), or a tensor uint8 (3, H, W); encoded bytes; a path; or
+            {"bytes": ..., "path": ...}.
+        name: What to call it in an error.
+
+    Raises:
+        ValueError: for a photo that is damaged, no picture, smaller than 8 pixels, or not of 8 bits a colour.
+        FileNotFoundError: if there is no file at the path.
+        TypeError: for anything else.
+    """
+    if isinstance(photo, Mapping) and {"bytes", "path"} <= set(photo):
+        photo = photo["path"] if photo["bytes"] is None else photo["bytes"]
+    if isinstance(photo, str | Path):
+        name, photo = f"{name} ({photo})", Path(photo).read_bytes()
+    if isinstance(photo, bytes | bytearray | memoryview):
+        pixels = decode_photo(bytes(photo), name)
+    elif isinstance(photo, PILImage.Image):
+        if photo.mode == "F" or photo.mode.startswith("I"):
+            raise ValueError(
+                f"{name} has the mode {photo.mode!r}, more than 8 bits a pixel. Scale it to 0..255 and convert it to "
+                f"'L' or 'RGB' first."
+            )
+        try:
+            pixels = np.array(photo.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # a lazily read file that is cut off
+            raise ValueError(f"{name} cannot be decoded ({error}).") from error
+    elif isinstance(photo, np.ndarray | torch.Tensor):
+        pixels = _array_pixels(photo, name)
+    else:
+        raise TypeError(
+            f"{name} is a {type(photo).__name__}. Give a PIL image, an array or tensor of uint8, the bytes of a file, "
+            f"or its path."
+        )
+    if min(pixels.shape[:2]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but either side needs {SMALLEST_SIDE} or more. "
+            f"Is it whole?"
+        )
+    return pixels
+
+
+def _array_pixels(photo: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
+    shape, dtype = tuple(photo.shape), str(photo.dtype).removeprefix("torch.")
+    if dtype != "uint8":
+        raise ValueError(f"{name} is an array of {dtype}. Give uint8, in 0..255.")
+    if isinstance(photo, torch.Tensor):
+        if len(shape) != 3 or shape[0] != 3:
+            raise ValueError(f"{name} is a tensor of the shape {shape}. Give (3, H, W), RGB.")
+        return np.ascontiguousarray(photo.permute(1, 2, 0).cpu().numpy())
+    if len(shape) == 2:
+        return np.repeat(photo[:, :, None], 3, axis=2)
+    if len(shape) != 3 or shape[2] != 3:
+        raise ValueError(f"{name} is an array of the shape {shape}. Give (H, W, 3), RGB, or (H, W), grey.")
+    return np.require(
+        photo, requirements=["C", "W"]
+    )  # torch warns of what may not be written to, as of np.asarray(PIL)
 
 
 def decode_batch(
@@ -223,18 +289,6 @@ def normalize_on_device(
         shape
     )
     return pixels.to(dtype) * scale - shift
-
-
-def rotate_on_device(pixels: Tensor, degrees: float = 45.0, *, generator: torch.Generator | None = None) -> Tensor:
-    """Each picture of (B, 3, H, W) floats turned about its centre by a random angle in [-degrees, degrees].
-
-    The nearest pixel counts, and corners become 0, as in the training of CLIBD. Runs on the device of the pixels.
-
-    Args:
-        generator: On the CPU, from which the angles are drawn; None is torch's global one.
-    """
-    angles = torch.rand(len(pixels), generator=generator) * 2 * degrees - degrees
-    return rotate_by(pixels, angles)
 
 
 def rotate_by(pixels: Tensor, angles: Tensor) -> Tensor:

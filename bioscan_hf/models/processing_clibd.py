@@ -17,9 +17,9 @@ from PIL import Image as PILImage
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 
-from .pixels import decode_batch, decode_photo, normalize_on_device, rotate_by
+from .pixels import Photo, decode_batch, normalize_on_device, photo_pixels, rotate_by
 from .random_crops import crops_on_device
-from .taxonomy_text import NOT_CLASSIFIED, RANKS, taxonomy_text
+from .taxonomy_text import TEXT_TEMPLATES, clibd_text
 from .tokenization_kmer import KmerTokenizer
 
 MODALITIES = ("image", "dna", "text")
@@ -27,155 +27,14 @@ MODALITIES = ("image", "dna", "text")
 #: `AutoProcessor` finds this file beside the weights by it.
 AUTO_MAP = {"AutoProcessor": "processing_clibd.ClibdProcessor"}
 
-#: The five forms of text that BioCLIP was trained on.
-BIOCLIP_TEMPLATES = ("scientific", "common", "taxonomic", "scientific_common", "taxonomic_common")
-
-#: "known" names what is known from order to species; "published" is CLIBD's text.
-TEXT_TEMPLATES = ("known", "published", *BIOCLIP_TEMPLATES)
-
-#: Every specimen of the data is an animal, which its columns do not say and BioCLIP's texts begin with.
-KINGDOM = "Animalia"
-
-#: What a specimen's taxonomy may hold besides ranks.
-COMMON_NAME = "common_name"
-
 #: Range of angles of the published augmentation, in degrees to either side.
 ROTATION = 45.0
-
-#: A photo with a shorter side of fewer pixels shows nothing; it is a broken file or a wrong one.
-SMALLEST_SIDE = 8
 
 #: The shorter side is resized to this many times the side of the square that is then cut out.
 RESIZE_RATIO = 256 / 224
 
 #: What the published checkpoints were trained and evaluated with; the other values are this package's own.
 PUBLISHED: dict[str, Any] = {"text_template": "published", "text_max_length": 20, "text_padding": "max_length"}
-
-Photo = Any  # PIL image, uint8 array or tensor, encoded bytes, path, or what datasets.Image(decode=False) gives
-
-
-# ---- texts ----------------------------------------------------------------------------------------------------------
-
-
-def clibd_text(taxonomy: Mapping[str, str | None], template: str = "known") -> str | None:
-    """The taxonomy of a specimen as a text; None if nothing that the template names is known.
-
-    - "known": "Diptera Sciaridae Claustropyga acanthostyla". Order, family, genus, species; the genus once.
-    - "published": "Diptera Sciaridae Claustropyga Claustropyga acanthostyla". Unknown ranks are "not_classified".
-    - "scientific": "Claustropyga acanthostyla", or the lowest name that is known.
-    - "taxonomic": "Animalia Arthropoda Insecta Diptera Sciaridae Claustropyga acanthostyla", unknown ranks left out.
-    - "common": the common name, or the scientific one.
-    - "scientific_common", "taxonomic_common": "... with common name dark-winged fungus gnat", where there is one.
-
-    Args:
-        taxonomy: Rank -> name, None or "" where unknown; besides, perhaps, "common_name" -> name.
-        template: A name in `TEXT_TEMPLATES`.
-
-    Raises:
-        ValueError: for an unknown template, or a key that is neither a rank nor "common_name".
-    """
-    if template not in TEXT_TEMPLATES:
-        raise ValueError(f"Unknown text template {template!r}. Choose one of {', '.join(TEXT_TEMPLATES)}.")
-    unknown = [key for key in taxonomy if key not in RANKS and key != COMMON_NAME]
-    if unknown:
-        raise ValueError(f"Unknown rank {unknown[0]!r}. A taxonomy has {', '.join(RANKS)} and {COMMON_NAME}.")
-    ranks = {rank: taxonomy.get(rank) for rank in RANKS}
-    if template == "published":
-        return taxonomy_text(ranks)
-    known = {rank: name for rank, name in ranks.items() if name and name != NOT_CLASSIFIED}
-    common = taxonomy.get(COMMON_NAME)
-    if template == "common":
-        return common or _lowest(known)
-    if template.startswith("scientific"):
-        text = _lowest(known)
-    else:
-        text = _lineage(known, template)
-    return f"{text} with common name {common}" if text and common and template.endswith("_common") else text
-
-
-def _lowest(known: Mapping[str, str]) -> str | None:
-    return next((known[rank] for rank in reversed(RANKS) if rank in known), None)
-
-
-def _lineage(known: Mapping[str, str], template: str) -> str | None:
-    """The known names from the highest rank on, without the genus that a species begins with."""
-    ranks = ["order", "family", "genus", "species"]
-    if template != "known":
-        ranks = ["phylum", "class", *ranks]
-    species = known.get("species", "")
-    names = [known[rank] for rank in ranks if rank in known]
-    if "genus" in known and species.startswith(known["genus"] + " "):
-        names.remove(known["genus"])
-    if not names:
-        return None
-    return " ".join(names if template == "known" else [KINGDOM, *names])
-
-
-# ---- photos ---------------------------------------------------------------------------------------------------------
-
-
-def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
-    """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours.
-
-    Args:
-        photo: A PIL image; an array uint8 (H, W, 3) or (H, W), or a tensor uint8 (3, H, W); encoded bytes; a path; or
-            {"bytes": ..., "path": ...}.
-        name: What to call it in an error.
-
-    Raises:
-        ValueError: for a photo that is damaged, no picture, smaller than 8 pixels, or not of 8 bits a colour.
-        FileNotFoundError: if there is no file at the path.
-        TypeError: for anything else.
-    """
-    if isinstance(photo, Mapping) and {"bytes", "path"} <= set(photo):
-        photo = photo["path"] if photo["bytes"] is None else photo["bytes"]
-    if isinstance(photo, str | Path):
-        name, photo = f"{name} ({photo})", Path(photo).read_bytes()
-    if isinstance(photo, bytes | bytearray | memoryview):
-        pixels = decode_photo(bytes(photo), name)
-    elif isinstance(photo, PILImage.Image):
-        if photo.mode == "F" or photo.mode.startswith("I"):
-            raise ValueError(
-                f"{name} has the mode {photo.mode!r}, more than 8 bits a pixel. Scale it to 0..255 and convert it to "
-                f"'L' or 'RGB' first."
-            )
-        try:
-            pixels = np.array(photo.convert("RGB"))
-        except (OSError, SyntaxError) as error:  # a lazily read file that is cut off
-            raise ValueError(f"{name} cannot be decoded ({error}).") from error
-    elif isinstance(photo, np.ndarray | torch.Tensor):
-        pixels = _array_pixels(photo, name)
-    else:
-        raise TypeError(
-            f"{name} is a {type(photo).__name__}. Give a PIL image, an array or tensor of uint8, the bytes of a file, "
-            f"or its path."
-        )
-    if min(pixels.shape[:2]) < SMALLEST_SIDE:
-        raise ValueError(
-            f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but either side needs {SMALLEST_SIDE} or more. "
-            f"Is it whole?"
-        )
-    return pixels
-
-
-def _array_pixels(photo: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
-    shape, dtype = tuple(photo.shape), str(photo.dtype).removeprefix("torch.")
-    if dtype != "uint8":
-        raise ValueError(f"{name} is an array of {dtype}. Give uint8, in 0..255.")
-    if isinstance(photo, torch.Tensor):
-        if len(shape) != 3 or shape[0] != 3:
-            raise ValueError(f"{name} is a tensor of the shape {shape}. Give (3, H, W), RGB.")
-        return np.ascontiguousarray(photo.permute(1, 2, 0).cpu().numpy())
-    if len(shape) == 2:
-        return np.repeat(photo[:, :, None], 3, axis=2)
-    if len(shape) != 3 or shape[2] != 3:
-        raise ValueError(f"{name} is an array of the shape {shape}. Give (H, W, 3), RGB, or (H, W), grey.")
-    return np.require(
-        photo, requirements=["C", "W"]
-    )  # torch warns of what may not be written to, as of np.asarray(PIL)
-
-
-# ---- the processor --------------------------------------------------------------------------------------------------
 
 
 def make_image_processor(

@@ -11,6 +11,18 @@ RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 
 NOT_CLASSIFIED = "not_classified"
 
+#: The five forms of text that BioCLIP was trained on.
+BIOCLIP_TEMPLATES = ("scientific", "common", "taxonomic", "scientific_common", "taxonomic_common")
+
+#: "known" names what is known from order to species; "published" is CLIBD's text.
+TEXT_TEMPLATES = ("known", "published", *BIOCLIP_TEMPLATES)
+
+#: Every specimen of the data is an animal, which its columns do not say and BioCLIP's texts begin with.
+KINGDOM = "Animalia"
+
+#: What a specimen's taxonomy may hold besides ranks.
+COMMON_NAME = "common_name"
+
 
 def taxonomy_text(
     taxonomy: Mapping[str, str | None],
@@ -31,3 +43,57 @@ def taxonomy_text(
             raise ValueError(f"Unknown rank {rank!r}. The ranks are {', '.join(RANKS)}.")
     names = (taxonomy.get(rank) or missing for rank in ranks)
     return " ".join(name for name in names if name)
+
+
+def clibd_text(taxonomy: Mapping[str, str | None], template: str = "known") -> str | None:
+    """The taxonomy of a specimen as a text; None if nothing that the template names is known.
+
+    - "known": "Diptera Sciaridae Claustropyga acanthostyla". Order, family, genus, species; the genus once.
+    - "published": "Diptera Sciaridae Claustropyga Claustropyga acanthostyla". Unknown ranks are "not_classified".
+    - "scientific": "Claustropyga acanthostyla", or the lowest name that is known.
+    - "taxonomic": "Animalia Arthropoda Insecta Diptera Sciaridae Claustropyga acanthostyla", unknown ranks left out.
+    - "common": the common name, or the scientific one.
+    - "scientific_common", "taxonomic_common": "... with common name dark-winged fungus gnat", where there is one.
+
+    Args:
+        taxonomy: Rank -> name, None or "" where unknown; besides, perhaps, "common_name" -> name.
+        template: A name in `TEXT_TEMPLATES`.
+
+    Raises:
+        ValueError: for an unknown template, or a key that is neither a rank nor "common_name".
+    """
+    if template not in TEXT_TEMPLATES:
+        raise ValueError(f"Unknown text template {template!r}. Choose one of {', '.join(TEXT_TEMPLATES)}.")
+    unknown = [key for key in taxonomy if key not in RANKS and key != COMMON_NAME]
+    if unknown:
+        raise ValueError(f"Unknown rank {unknown[0]!r}. A taxonomy has {', '.join(RANKS)} and {COMMON_NAME}.")
+    ranks = {rank: taxonomy.get(rank) for rank in RANKS}
+    if template == "published":
+        return taxonomy_text(ranks)
+    known = {rank: name for rank, name in ranks.items() if name and name != NOT_CLASSIFIED}
+    common = taxonomy.get(COMMON_NAME)
+    if template == "common":
+        return common or _lowest(known)
+    if template.startswith("scientific"):
+        text = _lowest(known)
+    else:
+        text = _lineage(known, template)
+    return f"{text} with common name {common}" if text and common and template.endswith("_common") else text
+
+
+def _lowest(known: Mapping[str, str]) -> str | None:
+    return next((known[rank] for rank in reversed(RANKS) if rank in known), None)
+
+
+def _lineage(known: Mapping[str, str], template: str) -> str | None:
+    """The known names from the highest rank on, without the genus that a species begins with."""
+    ranks = ["order", "family", "genus", "species"]
+    if template != "known":
+        ranks = ["phylum", "class", *ranks]
+    species = known.get("species", "")
+    names = [known[rank] for rank in ranks if rank in known]
+    if "genus" in known and species.startswith(known["genus"] + " "):
+        names.remove(known["genus"])
+    if not names:
+        return None
+    return " ".join(names if template == "known" else [KINGDOM, *names])

@@ -21,10 +21,9 @@ from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
-    predict_taxa,
-    taxa_probabilities,
 )
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
+from bioscan_hf.models.taxon_classifier import predict_taxa, taxa_probabilities
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.search.index import build_index, save_index
 

@@ -1,4 +1,4 @@
-"""`import bioscan_hf.auto`, or the first use of a public name that needs it, registers our models with Auto classes."""
+"""`import bioscan_hf.auto`, or the first public name that needs it, registers our models with the Auto classes."""
 
 import json
 import os

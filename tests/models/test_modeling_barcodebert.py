@@ -221,7 +221,7 @@ def test_vocabularies(vocabulary, k, size, special, tokens):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab_size": 259}, r"vocab_size is 259, but k=4 and vocabulary='barcodebert' make 258"),
+        ({"vocab_size": 259}, r"vocab_size is 259, but k=4 and vocabulary='barcodebert' give 258"),
         ({"vocabulary": "bpe"}, r"Unknown vocabulary 'bpe'. Choose one of barcodebert, barcodebert-n"),
         ({"pooling": "cls"}, r"Unknown pooling 'cls'. Choose one of masked_mean, mean"),
         ({"mlm_head": "mlp"}, r"Unknown mlm_head 'mlp'. Choose one of kmers, tied"),
@@ -441,8 +441,7 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert config["auto_map"] == AUTO_MAP
         assert {path.name for path in (tmp_path / name).glob("*.py")} == {
-            "configuration_barcodebert.py",
-            "modeling_barcodebert.py",
+            *("configuration_barcodebert.py", "modeling_barcodebert.py", "barcode_heads.py", "taxon_classifier.py"),
         }
     done = subprocess.run(
         [sys.executable, "-c", REMOTE, str(tmp_path)],

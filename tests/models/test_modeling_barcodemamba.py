@@ -246,7 +246,8 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
         assert json.loads((tmp_path / name / "config.json").read_text())["auto_map"] == AUTO_MAP
         files = {path.name for path in (tmp_path / name).glob("*.py")}
         assert files == {
-            f"{kind}_{of}.py" for kind in ("configuration", "modeling") for of in ("barcodebert", "barcodemamba")
+            *("configuration_barcodebert.py", "configuration_barcodemamba.py", "modeling_barcodemamba.py"),
+            *("barcode_heads.py", "taxon_classifier.py"),
         }
     done = subprocess.run(
         [sys.executable, "-c", REMOTE, str(tmp_path)],

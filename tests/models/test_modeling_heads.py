@@ -12,9 +12,8 @@ from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
-    predict_taxa,
-    taxa_loss,
 )
+from bioscan_hf.models.taxon_classifier import predict_taxa, taxa_loss
 
 SEVERAL_RANKS = [*BERT_HEADS, (BarcodeBertForSequenceClassification, TREE)]
 
@@ -214,20 +213,20 @@ def test_a_model_predicts_by_its_own_tree():
     ("change", "message"),
     [
         ({"taxa": None}, "parents are given without taxa"),
-        ({"parents": None}, r"parents are given for \[\], but have to be for \['family', 'genus'\]"),
+        ({"parents": None}, r"parents are given for \[\]; give them for \['family', 'genus'\]"),
         ({"parents": {"genus": [0, 1, -1, 0]}}, r"parents are given for \['genus'\]"),
         ({"parents": TREE["parents"] | {"order": [-1, -1]}}, r"parents are given for \['family', 'genus', 'order'\]"),
         ({"parents": TREE["parents"] | {"family": [0, 0]}}, r"parents\['family'\] has 2 entries.*has 3 classes"),
         ({"parents": TREE["parents"] | {"family": [0, 0, 2]}}, r"parents\['family'\] holds 2.*'order' are 0 to 1"),
         ({"parents": TREE["parents"] | {"family": [0, 0, -2]}}, r"parents\['family'\] holds -2"),
-        ({"taxa": {"order": ["Diptera"]}, "parents": {}}, r"taxa has the ranks \['order'\], but is for two"),
+        ({"taxa": {"order": ["Diptera"]}, "parents": {}}, r"taxa has the ranks \['order'\], give two"),
         (
             {"taxa": TREE["taxa"] | {"order": ["Diptera", "Diptera"]}},
             r"taxa\['order'\] has 2 names, 1 of them distinct",
         ),
         ({"taxa": TREE["taxa"] | {"order": []}}, r"taxa\['order'\] has 0 names"),
-        ({"num_labels": 5}, "num_labels is 5, but the ranks of taxa have 9 classes together"),
-        ({"id2label": {0: "a", 1: "b", 2: "c"}}, "id2label names 3 classes, and taxa names them too"),
+        ({"num_labels": 5}, "num_labels is 5, but taxa has 9 classes at all ranks together"),
+        ({"id2label": {0: "a", 1: "b", 2: "c"}}, "id2label and taxa both name classes .3 in id2label"),
         ({"ranks": ["order", "family"]}, r"ranks are \['order', 'family'\], but those of taxa are"),
     ],
 )

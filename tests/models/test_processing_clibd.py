@@ -13,17 +13,9 @@ from PIL import Image
 from tiny import BARCODE, GNAT, clibd_rows, encoded, picture, text_tokenizer
 from transformers import BertTokenizer
 
-from bioscan_hf.models.pixels import rotate_by
-from bioscan_hf.models.processing_clibd import (
-    BIOCLIP_TEMPLATES,
-    PUBLISHED,
-    TEXT_TEMPLATES,
-    ClibdProcessor,
-    clibd_text,
-    make_image_processor,
-    photo_pixels,
-    photos_on_device,
-)
+from bioscan_hf.models.pixels import photo_pixels, rotate_by
+from bioscan_hf.models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor, photos_on_device
+from bioscan_hf.models.taxonomy_text import BIOCLIP_TEMPLATES, TEXT_TEMPLATES, clibd_text
 from bioscan_hf.schema import RANKS
 from bioscan_hf.training.clibd.batches import ClibdCollator
 from bioscan_hf.training.draws import text_id

@@ -1,0 +1,218 @@
+"""Classifier of taxonomic ranks: its loss, its predictions down the taxonomy, and the head that models share.
+
+Uploaded to the Hub beside the weights: needs torch, transformers and `barcode_heads.py` beside it.
+Shape letters: B = batch, L = tokens, C = classes, R = ranks.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
+
+from .barcode_heads import IGNORED, count_labels
+
+
+def taxa_loss(
+    logits: torch.Tensor, labels: torch.Tensor, sizes: Sequence[int], num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Mean of the cross-entropies of the ranks that have a label, in nats; 0 without labels.
+
+    Args:
+        logits: (B, C), concatenated over ranks.
+        labels: Ids (B, R); negative ones are ignored.
+        sizes: Number of classes of each rank.
+        num_items_in_batch: Number of labels of each rank (R,) over all processes and accumulated batches of a step;
+            None counts `labels`. With a single number, as the Trainer counts, each label has the same weight instead
+            of each rank. Both are equal where every barcode has a label at every rank.
+
+    Raises:
+        ValueError: if the shape of `labels` or of `num_items_in_batch` does not fit the ranks.
+    """
+    if labels.ndim != 2 or labels.shape[1] != len(sizes):
+        raise ValueError(
+            f"labels have the shape {tuple(labels.shape)}, but taxa has {len(sizes)} ranks. Pass one id for each, "
+            f"(B, {len(sizes)}), and -100 for a missing label."
+        )
+    targets = labels.masked_fill(labels < 0, IGNORED)
+    counts = (targets != IGNORED).sum(0)  # (R,)
+    if num_items_in_batch is not None:
+        counts = torch.as_tensor(num_items_in_batch, device=logits.device)
+        if counts.numel() not in (1, len(sizes)):
+            raise ValueError(
+                f"num_items_in_batch has {counts.numel()} numbers, but there are {len(sizes)} ranks. Pass the number "
+                f"of labels of each rank, or of all together."
+            )
+    sums = torch.stack(
+        [
+            nn.functional.cross_entropy(part.float(), target, ignore_index=IGNORED, reduction="sum")
+            for part, target in zip(logits.split(list(sizes), 1), targets.unbind(1), strict=True)
+        ]
+    )  # (R,)
+    if counts.numel() == 1:
+        return sums.sum() / counts.reshape(()).clamp(min=1)
+    return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+
+
+class TaxonPrediction(NamedTuple):
+    """Prediction at one rank: class ids (B,), -1 for none of the classes, and their probabilities (B,)."""
+
+    ids: torch.Tensor
+    probabilities: torch.Tensor
+
+
+def predict_taxa(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]) -> list[TaxonPrediction]:
+    """The most probable path down the taxonomy: each predicted taxon is a child of the one above it.
+
+    The score of a path is the product of the probabilities of its taxa, each from the softmax of its rank. A rank that
+    a path does not reach counts with the rank's highest probability, so that it favours no path:
+
+    - A class with an unknown parent is placed below the best path of the rank above.
+    - A path may end at a class without children. The ranks below it are then -1, "none of the classes". Among equal
+      scores, the longest path wins.
+
+    The probability of a taxon is the sum of the scores of the paths through it, divided by the sum over all paths. The
+    probabilities of a taxon's children sum to its own; those of a rank's classes and of -1 sum to 1.
+
+    Args:
+        logits: (B, C) of each rank, the highest rank first.
+        parents: For each rank but the first, the id of each class's parent at the rank above; -1 if unknown.
+    """
+    ends, above, links = _score_ends(logits, parents)
+    masses = _sum_up(ends, above, links)
+    lowest = len(ends) - 1
+    best = ends[lowest].amax(1)
+    end_rank = torch.full_like(best, lowest, dtype=torch.long)  # (B,) rank at which the best path ends
+    for rank in reversed(range(lowest)):
+        score = ends[rank].amax(1)
+        end_rank = torch.where(score > best, rank, end_rank)
+        best = torch.maximum(score, best)
+
+    predictions = []
+    ids = torch.full_like(end_rank, -1)  # (B,) followed from the end of the path upwards
+    for rank in reversed(range(len(ends))):
+        if rank < lowest:
+            parent = links[rank][ids.clamp(min=0)]
+            ids = torch.where(ids < 0, ids, torch.where(parent < 0, above[rank].squeeze(1), parent))
+        ids = torch.where(end_rank == rank, ends[rank].argmax(1), ids)
+        of_class = masses[rank].gather(1, ids.clamp(min=0).unsqueeze(1)).squeeze(1)
+        of_none = (1 - masses[rank].sum(1)).clamp(min=0)
+        predictions.append(TaxonPrediction(ids, torch.where(ids < 0, of_none, of_class)))
+    return predictions[::-1]
+
+
+def taxa_probabilities(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Probabilities (B, C) of the classes of each rank, with the paths and arguments of `predict_taxa`.
+
+    The rest to 1 at a rank is the probability of none of its classes.
+    """
+    return _sum_up(*_score_ends(logits, parents))
+
+
+def _score_ends(
+    logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    """Log scores (B, C) of the paths that end at each class of each rank, -inf where no path may end.
+
+    Also, for each rank but the lowest, the class (B, 1) that stands in for an unknown parent, and the parents.
+    """
+    log_probabilities = [part.float().log_softmax(1) for part in logits]
+    links = [torch.tensor(ids, device=logits[0].device) for ids in parents]
+    paths, above = [log_probabilities[0]], []
+    for scores, link in zip(log_probabilities[1:], links, strict=True):
+        best, best_id = paths[-1].max(1, keepdim=True)
+        paths.append(torch.where(link < 0, best, paths[-1][:, link.clamp(min=0)]) + scores)
+        above.append(best_id)
+    ends = []
+    for rank, (path, link) in enumerate(zip(paths, links, strict=False)):
+        childless = torch.ones(path.shape[1], dtype=torch.bool, device=path.device)
+        childless[link[link >= 0]] = False
+        end = path.masked_fill(~childless, -torch.inf)
+        for scores in log_probabilities[rank + 1 :]:  # added in the order of longer paths, so that ties are exact
+            end = end + scores.amax(1, keepdim=True)
+        ends.append(end)
+    return [*ends, paths[-1]], above, links
+
+
+def _sum_up(
+    ends: Sequence[torch.Tensor], above: Sequence[torch.Tensor], links: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Probabilities (B, C) of the classes of each rank: the share of the paths that end at or below them."""
+    total = torch.cat(list(ends), 1).logsumexp(1, keepdim=True)
+    masses = [(end - total).exp() for end in ends]
+    for rank in reversed(range(len(links))):
+        known = links[rank] >= 0
+        below = masses[rank + 1]
+        masses[rank] = masses[rank].index_add(1, links[rank][known], below[:, known])
+        masses[rank] = masses[rank].scatter_add(1, above[rank], below[:, ~known].sum(1, keepdim=True))
+    return masses
+
+
+class TaxonClassifierMixin:
+    """Classification head over the `pooler_output` of the encoder `base_model`.
+
+    For one rank, `config.id2label` has the names of the taxa. For several ranks, `config.taxa` has the names and
+    `config.parents` the tree.
+    """
+
+    config: Any
+    base_model: Any
+    loss_function: Any
+
+    def _add_taxon_classifier(self, dropout: float) -> None:
+        num_labels = self.config.num_labels or 0
+        if num_labels < 2:
+            raise ValueError(f"num_labels is {num_labels}, but a classifier needs 2 taxa or more.")
+        self.config.validate_architecture()  # `from_pretrained(folder, taxa=...)` sets fields without checks
+        self.dropout = nn.Dropout(dropout)
+        # Not `classifier`, which is the masked-LM head of published weights.
+        self.taxon_classifier = nn.Linear(self.config.hidden_size, num_labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (B, C), concatenated over ranks, and with labels the loss in nats.
+
+        Args:
+            labels: Ids of taxa, (B,) for one rank or (B, R) for several in the order of `config.taxa`. Negative ids
+                are ignored; use -100, which the Trainer does not count as a label.
+            kwargs: Arguments of the encoder, and `num_items_in_batch`, see `count_labels` and `taxa_loss`.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.base_model(input_ids, attention_mask, return_dict=True, **kwargs)
+        logits = self.taxon_classifier(self.dropout(outputs.pooler_output))
+
+        loss = None
+        if labels is not None and self.config.taxa is not None:
+            loss = taxa_loss(logits, labels, [len(names) for names in self.config.taxa.values()], num_items_in_batch)
+        elif labels is not None:
+            targets = labels.masked_fill(labels < 0, IGNORED)
+            count = count_labels(targets, num_items_in_batch)
+            loss = self.loss_function(targets, logits.float(), self.config, num_items_in_batch=count)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def rank_logits(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The logits (B, C of the rank) of each rank, split from those of all ranks.
+
+        Raises:
+            ValueError: if this is a classifier of one rank.
+        """
+        if self.config.taxa is None:
+            raise ValueError("This classifier has one rank (no taxa), so its logits are those of the rank.")
+        sizes = [len(names) for names in self.config.taxa.values()]
+        return dict(zip(self.config.taxa, logits.split(sizes, 1), strict=True))
+
+    def predict_taxa(self, logits: torch.Tensor) -> dict[str, TaxonPrediction]:
+        """Rank -> prediction, consistent with the tree of `config.parents`, see the function `predict_taxa`."""
+        parts, parents = self.rank_logits(logits), self.config.parents or {}
+        predictions = predict_taxa(list(parts.values()), [parents[rank] for rank in list(parts)[1:]])
+        return dict(zip(parts, predictions, strict=True))
