@@ -1,4 +1,4 @@
-"""The guides of docs/: their Python and shell blocks run, in order; commands that are only shown are understood."""
+"""The guides of docs/: Python and shell blocks run in order; commands that are only shown are parsed."""
 
 import os
 import re
@@ -28,7 +28,7 @@ GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.S | re.M)
 
-#: What reads the options of each program.
+#: Program -> function that parses its options.
 PROGRAMS = {
     "contrast_barcodes.py": contrast_barcodes.parse,
     "evaluate_clibd.py": lambda words: read_options(words, (evaluate_clibd.EvaluateOptions,)),
@@ -44,7 +44,7 @@ def blocks(guide: Path) -> list[tuple[str, str]]:
 
 
 def check_command(words: list[str]) -> None:
-    """A command line that is not run: its options exist, and so do the files of the checkout that it names."""
+    """Raises unless the options of a command line and the files that it names exist."""
     if words[0] == "bioscan-hf":
         command = get_command(app).commands[words[1]]
         command.make_context(words[1], words[2:]).close()
@@ -72,8 +72,8 @@ def test_guide_runs(guide, demo, tmp_path, monkeypatch):
             assert done.returncode == 0, f"{text}\n{done.stderr[-2000:]}"
 
 
-def test_commands_that_are_shown_are_understood(tmp_path, monkeypatch):
-    """Those of `console` blocks need the real release or GPUs; a flag that was renamed would go unseen there."""
+def test_shown_commands_can_be_parsed(tmp_path, monkeypatch):
+    """`console` blocks need the real release or GPUs, so they are parsed and not run."""
     monkeypatch.chdir(tmp_path)
     shown = [
         line.removeprefix("$ ")
@@ -92,7 +92,7 @@ def test_commands_that_are_shown_are_understood(tmp_path, monkeypatch):
 
 
 def test_slurm_script_is_a_script():
-    """bash parses the block, and the configuration that it names is there."""
+    """bash parses the block, and the configuration that it names exists."""
     (text,) = [text for language, text in blocks(ROOT / "docs/guides/train_clibd.md") if language == "sh"]
     assert subprocess.run(["bash", "-n", "-c", text]).returncode == 0
     assert (ROOT / re.search(r"trainers/launch/\w+\.yaml", text).group()).is_file()

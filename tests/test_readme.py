@@ -1,4 +1,4 @@
-"""README's tables are rendered from the files that runs have written, and its commands are those that exist."""
+"""README: its tables come from results files, and its commands exist."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def results(name):
 
 
 def real_coi():
-    """A row per way; columns are the questions. What was not asked of a way, as it has nothing to choose, is "-"."""
+    """One row per method, one column per question; "-" if a method has no such number."""
     metrics = results("real_coi")["metrics"]
     questions = [key for key in metrics["4-mer counts"] if " of " in key]
     rows = [
@@ -30,7 +30,7 @@ def real_coi():
 
 
 def identify():
-    """A row per way: accuracy in percent, queries a second, and how many times those of vsearch in two settings."""
+    """One row per method: accuracy in percent, queries per second, and their ratio to vsearch in two settings."""
     metrics = results("identify")["metrics"]
     peers = ("vsearch, 8 candidates", "vsearch, 32 candidates")
     rows = [
@@ -48,7 +48,7 @@ def identify():
 
 
 def pretrain_step():
-    """A row per way and size; ratios of rates."""
+    """One row per method and size: ratios of rates."""
     rows = [
         (f"{way}, {size}", f"{values['ratio_wall']:.1f}", f"{values['ratio_cpu']:.1f}")
         for size, ways in results("pretrain_step")["metrics"].items()
@@ -58,7 +58,7 @@ def pretrain_step():
 
 
 def embed():
-    """A row per way; ratios of rates, and the largest difference from the published vectors."""
+    """One row per method: ratio of rates, and the largest difference from the published vectors."""
     metrics = results("embed")["metrics"]
     ways = {
         "float32, each barcode once": "float32_distinct",
@@ -84,7 +84,7 @@ def tokenizer():
 
 
 def dataset_scale():
-    """A row per step; seconds, and memory in MB: the process's own, and its peak with the file pages it has mapped."""
+    """One row per step: seconds, own memory, and peak memory with mapped file pages, in MB."""
     steps = {
         "bioscan-hf build, CSV to Parquet": "build",
         "load_bioscan5m, first time": "first_open",
@@ -101,7 +101,7 @@ def dataset_scale():
 
 
 def images():
-    """A row per way, photos per second of CPU."""
+    """One row per method: photos per second of CPU time."""
     metrics = results("images")["metrics"]
     ways = {
         "photos.with_pixels, simplejpeg": "with_pixels",
@@ -116,7 +116,7 @@ def images():
 
 
 def confidence():
-    """A row per share of novel species and rank; shares in percent."""
+    """One row per share of novel species and rank, in percent."""
     names = ("accuracy", "mean_confidence", "named", "right_of_named")
     rows = [
         (case, *(percent(values[name]) for name in names)) for case, values in results("confidence")["metrics"].items()
@@ -126,7 +126,7 @@ def confidence():
 
 
 def clibd_simulated():
-    """A row per model: species and genus, photo to barcode, macro top-1 of seen, unseen and their harmonic mean."""
+    """One row per model: photo to barcode, macro top-1 of species and genus, seen, unseen and harmonic mean."""
     metrics = results("clibd_simulated")["metrics"]
     parts = ("seen", "unseen", "harmonic_mean")
     columns = [(rank, part) for rank in ("species", "genus") for part in parts]
@@ -143,7 +143,7 @@ def clibd_simulated():
 
 
 def contrastive():
-    """A row per way: ratios to the published loss in the same run; megabytes of the process beyond what goes in."""
+    """One row per method: ratios to the published loss in the same run; memory beyond the inputs, in MB."""
     metrics = results("contrastive")["metrics"]
     times, memory = metrics["times"], metrics["memory"]
     published = memory["published"]["above_inputs_mb"]
@@ -162,7 +162,7 @@ def contrastive():
 
 
 def real_clustering():
-    """A row per encoder and way: AMI at every rank in percent, with the deviation of species over the seeds."""
+    """One row per encoder and method: AMI at every rank in percent, with the deviation of species over seeds."""
     ranks = ("order", "family", "subfamily", "genus", "species", "dna_bin")  # all are insects
     rows = [
         (
@@ -192,7 +192,7 @@ WARDS = {
 
 
 def clustering():
-    """A row per case: CPU seconds, peak memory, and AMI of species in percent; exponents of the peers."""
+    """One row per case: CPU seconds, peak memory, AMI of species in percent, and exponents of the peers."""
     metrics = results("clustering")["metrics"]
     peers = metrics["peers"]
     cases = [
@@ -226,7 +226,7 @@ def clustering():
 
 
 def real_photos():
-    """A row per encoder: share right in percent with its interval, and how many photos were asked."""
+    """One row per encoder: accuracy in percent with its interval, and the number of photos."""
     rows = []
     for name, found in results("real_photos")["metrics"].items():
         values = found["keys_of_other_figures"]
@@ -238,7 +238,7 @@ def real_photos():
 
 
 def retrieval():
-    """A row per kind of index: what it finds of the nearest, and how much faster it is."""
+    """One row per kind of index: recall of the nearest keys, and speed."""
     found = results("retrieval")
     rows = [
         (
@@ -269,7 +269,7 @@ def test_tables_come_from_results_files():
         assert f"<!-- {name} -->\n\n{render()}\n" in README, f"the table {name} should read\n\n{render()}"
 
 
-def test_results_files_tell_their_command_and_commit():
+def test_results_files_have_command_and_commit():
     files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     assert files
     for file in files:

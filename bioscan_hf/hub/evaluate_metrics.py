@@ -181,8 +181,8 @@ class HierarchicalAccuracy(_Metric):
                 f"id for each rank, (N, R)."
             )
         names = _rank_names(ranks, true.shape[1])
-        columns = [dict(zip(names, ids.T, strict=True)) for ids in (predicted, true)]
-        found = hierarchical_accuracy(*columns, ignore)
+        guesses, labels = (dict(zip(names, ids.T, strict=True)) for ids in (predicted, true))
+        found = hierarchical_accuracy(guesses, labels, ignore)
         deepest = {f"deepest_{name}": share for name, share in found["deepest"].items()}
         return {"ranks_right": found["ranks_right"], **deepest, "support": found["support"]}
 

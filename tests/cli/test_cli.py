@@ -544,7 +544,7 @@ def test_cluster_refuses_what_it_cannot_use(dataset, both_modalities, tmp_path, 
         ((dna, "--photos", "cropped_256"), "leave one of them out"),
         ((dna, "--photos", "original_256", "--map", "pca"), "original_256"),
         ((tmp_path / "half",), "No embeddings of 'test_unseen' in"),
-        ((tmp_path / "other",), "Different models have embedded test and test_unseen in"),
+        ((tmp_path / "other",), "Different models embedded test and test_unseen in"),
         ((f"a=b={dna}",), "No embeddings of 'test' in 'b="),
     ):
         assert told in fails(capsys, "cluster", dataset, *arguments[:1], *how, *arguments[1:]), arguments
