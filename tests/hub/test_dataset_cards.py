@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
 
-from bioscan_hf.dataset.publish import push_metric
 from bioscan_hf.hub.dataset_cards import clustering_card, index_card
 from bioscan_hf.search.index import build_index, save_index
 
@@ -84,8 +83,3 @@ def test_the_example_of_an_index_runs(tmp_path, monkeypatch):
     made = {}
     exec(code, made)
     assert len(made["names"]["species"]) == 2 and set(made["names"]["species"]) <= {"A", "B", None}
-
-
-def test_a_folder_without_a_metric_is_not_pushed(tmp_path):
-    with pytest.raises(FileNotFoundError, match="metric"):
-        push_metric(tmp_path, "tester/x")
