@@ -1,7 +1,7 @@
-"""Files that someone has made to do harm: each is refused with an error, or read without harm, in bounded memory.
+"""Malicious files are refused with an error, or read without harm, in bounded memory.
 
-Elsewhere: checkpoints with code or absurd sizes in test_safe_load; photos that unpack to more pixels than memory
-holds in test_build; metadata and zips that are damaged in test_release.
+Elsewhere: checkpoints with code or absurd sizes in test_safe_load; decompression bombs of photos in test_build;
+damaged metadata and zips in test_check.
 """
 
 import html.parser
@@ -51,7 +51,7 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> [a](javascript:ale
 
 
 class Code:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -62,7 +62,7 @@ class Code:
 
 @pytest.fixture
 def bounded():
-    """Fails if the test took more than 1 GB at its height."""
+    """Fails if the test used more than 1 GB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "kB of this process at its largest"
@@ -75,7 +75,7 @@ def nested(path, begin=""):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "training_args.bin"])
 def test_a_pickle_in_a_model_folder_is_not_run(name, tmp_path):
-    """Neither in place of the weights nor beside them."""
+    """Neither instead of the weights nor beside them."""
     marker = tmp_path / "executed"
     with open(tmp_path / "check.pkl", "wb") as file:
         pickle.dump(Code(marker), file)
@@ -108,7 +108,7 @@ def test_a_deeply_nested_config_is_refused(bounded, tmp_path):
 @pytest.mark.parametrize("config", [BarcodeBertConfig, BarcodeMambaConfig, AlignedBarcodeConfig, ClibdConfig])
 @pytest.mark.parametrize("value", ["four", [4], {"a": 4}, None, 4.5])
 def test_a_config_with_wrong_types_is_refused(config, value, tmp_path):
-    """The field is named. Its own value passes, so that it is the type that is refused."""
+    """The error names the field. The right value passes, so the type is what is refused."""
     field = "projection_dim" if config is ClibdConfig else "hidden_size"
     right = config().to_dict()
     (tmp_path / "config.json").write_text(json.dumps(right))
@@ -138,7 +138,7 @@ def test_fields_of_our_own_are_checked_too(config, field, value, tmp_path):
 
 
 class Tags(html.parser.HTMLParser):
-    """Tags and links of a text, as a browser would find them."""
+    """HTML tags of a text."""
 
     def __init__(self):
         super().__init__()
@@ -149,7 +149,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def hostile_cards(folder):
-    """A card of every kind, with what could do harm wherever a value goes."""
+    """A card of every kind with malicious text in every value."""
     about = {"dataset": EVIL, "splits": {EVIL: 1}, "options": {"note": EVIL, EVIL: [EVIL, {"a": EVIL}], "model": EVIL}}
     model = {"k": EVIL, "parameters": EVIL, "hidden_size": EVIL, "num_hidden_layers": EVIL, "classes": {EVIL: EVIL}}
     scores = {EVIL: {EVIL: {"support": EVIL, "micro_accuracy": 0.5, "macro_accuracy": 0.5, "f1_macro": 0.5}}}
@@ -171,7 +171,7 @@ def hostile_cards(folder):
 
 
 def test_html_in_a_card_is_text(tmp_path):
-    """Outside code, no value opens a tag, a link or a column, and the YAML ends where it should."""
+    """Outside code, no value opens a tag, a link or a table column, or ends the YAML."""
     cards = list(hostile_cards(tmp_path))
     assert len(cards) == 6
     for card in cards:
@@ -190,14 +190,14 @@ def test_html_in_a_card_is_text(tmp_path):
 
 
 def test_a_source_with_backticks_stays_code():
-    """The name of a built release stands as code, where HTML is text and only a backtick could end it."""
+    """The name of a built release is code, which only a backtick could end."""
     card = dataset_card(EVIL, ["dna"], {"train": 1}, {"dna": "0"})
     line = next(line for line in card.splitlines() if line.startswith("Built by"))
     assert line.count("`") == 2 and line.endswith("`.")
 
 
-def test_a_results_file_that_is_none_is_refused(bounded, tmp_path):
-    """Too deep, too large, or no object."""
+def test_an_invalid_results_file_is_refused(bounded, tmp_path):
+    """Nested too deeply, too large, or not an object."""
     path = tmp_path / "results.json"
     with pytest.raises(ValueError, match="Not a results file: .* at most 64 MiB"):
         read_results(nested(path))
@@ -248,7 +248,7 @@ def test_a_safetensors_file_with_a_lying_header_is_refused(content, bounded, tmp
 
 @pytest.mark.parametrize("name", ["vectors.safetensors", "labels.parquet", "index.faiss"])
 def test_a_pickle_in_an_index_is_not_run(name, tmp_path):
-    """Nor an npz of objects, which numpy would unpickle if it were asked to."""
+    """Nor an npz of objects, which numpy could unpickle."""
     marker = tmp_path / "executed"
     for content in (pickle.dumps(Code(marker)), npz(Code(marker))):
         folder = tmp_path / f"index-{len(content)}"
@@ -270,8 +270,7 @@ def npz(thing):
 
 
 def test_an_embeddings_folder_with_objects_is_refused(tmp_path):
-    """Shards are Parquet and nothing else is read: an npy or pickle in their place is refused, and one beside them is
-    left alone."""
+    """Only Parquet is read: an npy or pickle instead of a shard is refused, and one beside the shards is ignored."""
     marker = tmp_path / "executed"
     manifest = {"rows": 2, "shard_size": 2, "format": 1}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -290,7 +289,7 @@ def test_an_embeddings_folder_with_objects_is_refused(tmp_path):
 
 
 def photo_zip(root, name, data, **sizes):
-    """A release with one zip of photos, one member in it."""
+    """A release with one zip of photos that has one member."""
     root.mkdir(parents=True, exist_ok=True)
     with ZipFile(root / "BIOSCAN_5M_cropped_256.zip", "w", ZIP_DEFLATED) as file:
         file.writestr(name, data)
@@ -298,7 +297,7 @@ def photo_zip(root, name, data, **sizes):
 
 
 def test_a_member_of_a_zip_that_unpacks_to_more_than_a_photo_is_refused(monkeypatch, tmp_path):
-    """A bomb of 64 MB in 64 kB, where a photo has 1 MB at most: it is unpacked no further than that."""
+    """With a limit of 1 MB, a member of 64 MB compressed to 64 kB is not unpacked much further."""
     assert LARGEST_PHOTO < 2**30
     monkeypatch.setattr(zips, "LARGEST_PHOTO", 2**20)
     root = photo_zip(tmp_path / "release", image_path("P0", "train", "cropped_256"), bytes(2**26))
@@ -313,8 +312,8 @@ def test_a_member_of_a_zip_that_unpacks_to_more_than_a_photo_is_refused(monkeypa
         photos.close()
 
 
-def test_members_of_a_zip_with_paths_that_lead_outside_write_nothing(tmp_path):
-    """No member is unpacked under its own name, so ../ in one leads nowhere."""
+def test_zip_members_with_outside_paths_write_nothing(tmp_path):
+    """No member is unpacked under its own name, so ../ has no effect."""
     names = ["../../evil.jpg", "/tmp/evil-bioscan.jpg", "bioscan5m/images/cropped_256/train/00/../../../../../P0.jpg"]
     for number, name in enumerate(names):
         root = photo_zip(tmp_path / f"{number}/release", name, b"evil")
@@ -329,7 +328,7 @@ def test_members_of_a_zip_with_paths_that_lead_outside_write_nothing(tmp_path):
 
 
 def test_an_index_of_zips_with_objects_is_refused(tmp_path):
-    """The arrays of a kept index are read without unpickling."""
+    """The arrays of an index are read without unpickling."""
     marker = tmp_path / "executed"
     stem = tmp_path / "0000"
     for kind in ("names", "entries"):
