@@ -259,8 +259,8 @@ def uniform_barcodes(barcodes: Sequence[str], what: str) -> list[str]:
     if wrong:
         others = "".join(sorted(set(uniform[wrong[0]]) - _ALLOWED))
         raise ValueError(
-            f"{what} barcodes have characters that are not nucleotides: {len(wrong)} rows, the first is row {wrong[0]}"
-            f" with {others!r}. Allowed are ACGTU, N, the IUPAC codes and '-'."
+            f"{what} barcodes have characters that are not nucleotides; the first is row {wrong[0]} with {others!r} "
+            f"({len(wrong)} in total). Allowed are ACGTU, N, the IUPAC codes and '-'."
         )
     if what == "reference" and not any(map(WORD.search, uniform)):
         raise ValueError(

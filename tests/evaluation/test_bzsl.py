@@ -110,8 +110,8 @@ def groups(n_species=12, n_genera=4, dimensions=5, seed=0):
 
 
 def dense_log_likelihoods(x, labels, test, surrogates, setting):
-    """The formulas as they stand in the paper, with whole matrices and scipy's Student t. A species of one specimen
-    has no covariance: a scatter of zeros, and no part in the mean covariance."""
+    """The formulas of the paper with whole matrices and scipy's Student t. A species of one specimen has a scatter of
+    zero and does not contribute to the mean covariance."""
     species, d, k0, k1 = np.unique(labels), x.shape[1], setting.k0, setting.k1
     m = setting.m * d
     n = {c: (labels == c).sum() for c in species}
@@ -138,13 +138,13 @@ def dense_log_likelihoods(x, labels, test, surrogates, setting):
 
 @pytest.mark.parametrize("setting", [Setting(), Setting(0.7, 25, 1.5, 0.5, 2), Setting(1, 10, 500, 5, 1)])
 def test_equals_the_formulas(setting):
-    """Both variants, with species of one specimen, against dense matrices."""
+    """Both variants, with species of one specimen, equal the formulas with dense matrices."""
     x, labels, attributes, genera = groups()
     train = ~np.isin(labels, [3, 10])
     seen = np.unique(labels[train])
     distances = np.linalg.norm(attributes[seen] - attributes[[3, 10], None], axis=2)
     nearest = seen[np.argsort(distances, axis=1)[:, : setting.neighbours]]
-    assert set(nearest[0]) != set(nearest[1]), "the rule for ties is another test's"
+    assert set(nearest[0]) != set(nearest[1]), "another test covers the rule for ties"
     data = x[train], labels[train], x, labels
     ours = bayesian_zero_shot(*data, attributes, [3, 10], setting=setting, components=None)
     expected = dense_log_likelihoods(*data[:3], nearest, setting)
@@ -157,7 +157,7 @@ def test_equals_the_formulas(setting):
 
 def test_accuracies_are_means_over_classes():
     """Seen species 0 (3 of 4 right by construction of the labels below) and 1 (1 of 1); unseen species 2 is answered
-    with 1 or 2. The mean over specimens would be another."""
+    with 1 or 2. The mean over specimens would differ."""
     x = np.array([[0.0], [0.1], [0.2], [10.0], [10.1], [10.2]])
     test = np.array([[0.1], [0.0], [0.2], [10.1], [10.1]])
     arguments = (x, [0, 0, 0, 1, 1, 1], test, [0, 0, 0, 0, 1], [[0.0], [1.0], [0.9]], [2])
@@ -183,7 +183,7 @@ def test_unseen_specimens_of_unknown_genus_and_labels_beyond_the_classes():
 
 def test_two_unseen_species_never_use_the_same_seen_species():
     """Attributes on a line: seen 0, 1, 2, 3 at 0, 1, 2, 4, unseen 4 and 5 both at 0.4, 6 at 0.3. With 2 neighbours all
-    want {0, 1}; the second takes {0, 2}, the third {0, 3}. With 4 neighbours of 4 there is no other set."""
+    would use {0, 1}; the second uses {0, 2}, the third {0, 3}. With 4 neighbours of 4 there is only one set."""
     nearest = nearest_seen([[0.0], [1], [2], [4], [0.4], [0.4], [0.3]], np.arange(4), np.array([4, 5, 6]))
     assert [member.rows.tolist() for member in surrogates(nearest, 2)] == [[0, 1], [0, 2], [0, 3]]
     with pytest.raises(ValueError, match="3 unseen species are too many for 4 seen ones with neighbours=4"):
@@ -254,8 +254,8 @@ def test_centring_changes_no_answer():
 
 
 def test_late_fusion():
-    """Two classifiers of the same rows. By range: (0, 0.5, 1) + (1, 0.75, 0) = (1, 1.25, 1): the middle class, that
-    neither prefers. With the maximum as the lower bound, as in the published program, it is another."""
+    """Two classifiers of the same rows. By range: (0, 0.5, 1) + (1, 0.75, 0) = (1, 1.25, 1): the middle class, which
+    neither prefers. With the maximum as the lower bound, as in the published program, it would be another."""
     x, labels, attributes, _ = groups(4, 2, 3)
     base = bayesian_zero_shot(x, labels, x[:1], labels[:1], attributes, [], components=None)
     from dataclasses import replace
@@ -344,8 +344,8 @@ def test_errors_of_the_other_functions():
 
 
 def test_features_on_very_different_scales():
-    """Within-species variances from 1e-12 to 1e12 and far means: the answers stay those of the unscaled features, for
-    a surrogate has no part that depends on the axes."""
+    """Within-species variances from 1e-12 to 1e12 and far means: the results equal those of the unscaled features, as
+    a surrogate does not depend on the axes."""
     x, labels, _, genera = groups(seed=1)
     scale = np.logspace(-6, 6, 5)
     one, two = (class_statistics(a, labels) for a in (x, (x + 50) * scale))

@@ -38,14 +38,14 @@ def test_accuracy_by_hand():
 
 
 def test_unknown_names_count_nowhere():
-    """A query without a name is left out; a key without one is never right, and a rank without queries is None."""
+    """A query without a name does not count, a key without one is never right, a rank without queries is None."""
     found = retrieval_accuracy(np.eye(2), {"r": ["A", None], "s": ["x", "y"]}, np.eye(2), {"r": ["A", "A"]}, top_k=[1])
     assert found == {"micro": {1: {"r": 0.5}}, "macro": {1: {"r": 0.5}}}
     found = retrieval_accuracy(np.eye(2), {"r": ["A", None]}, np.eye(2), {"r": [None, None]}, top_k=[1])
     assert found["micro"][1]["r"] is None and found["macro"][1]["r"] is None
 
 
-def test_chance_is_what_random_neighbours_come_to():
+def test_chance_equals_random_neighbours():
     """4 of 10 keys are of A, one of B; draws of 2 hit A with 1 - 6/10 * 5/9 = 2/3, B with 2/10; C never."""
     index = build_index(np.eye(10), {"r": ["A"] * 4 + ["B"] + [None] * 5})
     found = chance_accuracies(index, {"r": ["A", "A", "B", "C", None]}, [1, 2])
@@ -60,7 +60,7 @@ def test_chance_is_what_random_neighbours_come_to():
 
 
 def test_prototypes_are_directions_of_means():
-    """A has keys along x and (longer) along y: its prototype lies between. Its family is what most of its keys say."""
+    """A has keys along x and (longer) along y: its prototype is between them, with the family of most of its keys."""
     keys = [[1, 0, 0], [0, 5, 0], [0, 0, 2], [9, 9, 9], [1, 0, 0]]
     labels = {"species": ["A", "A", "B", None, "A"], "family": ["F", "G", None, "F", "G"]}
     vectors, names = prototypes(keys, labels)
@@ -84,7 +84,7 @@ def test_class_accuracies():
 
 
 def test_published_class_accuracies_and_predictions(shared):
-    """Photo against DNA of the published run: each taxon's accuracy, and the five names of each query in order."""
+    """Photo against DNA of the published run: the accuracy of each taxon, and the 5 names of each query in order."""
     folder = shared / "fixtures/clibd"
     vectors = np.load(folder / "eval_embeddings.npz")
     labels, classes, predictions = (
@@ -108,8 +108,8 @@ def test_published_class_accuracies_and_predictions(shared):
 
 
 @pytest.mark.parametrize("ties", TIES)
-def test_refused(ties):
-    """Every message names what was given and what is allowed."""
+def test_errors(ties):
+    """Every error says what was given and what is allowed."""
     labels = {"r": ["A", "B"]}
 
     def run(keys=((1, 0), (0, 1)), names=labels, queries=((1, 0), (0, 1)), asked=labels, **options):

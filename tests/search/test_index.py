@@ -1,4 +1,4 @@
-"""Indexes: exact search in chunks, approximate search and its recall, and indexes on disk and on the Hub."""
+"""Indexes: exact search in blocks, approximate search and its recall, indexes on disk and on the Hub."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def clustered(rows, dim=16, seed=0):
 
 
 def test_equal_keys_are_kept_once():
-    """Rows 0, 2 and 3 are one vector (of other lengths, and -0 for 0): two vectors, in order of first occurrence."""
+    """Rows 0, 2 and 3 are one vector (of other lengths, and -0 for 0): 2 vectors, in order of first occurrence."""
     index = build_index([[2.0, 0.0], [0, 1], [1, -0.0], [3, 0]], LABELS, ids=["a", "b", "c", "d"])
     assert len(index) == 4 and index.vectors.tolist() == [[1, 0], [0, 1]] and index.group.tolist() == [0, 1, 0, 0]
     assert index.classes == {"species": ["A", "B"], "genus": ["G"]}
@@ -47,7 +47,7 @@ def test_exact_search_in_chunks_is_that_of_one_product(monkeypatch):
 
 
 def test_exact_search_never_holds_all_similarities():
-    """40,000 keys and 4,096 queries would be 655 MB of similarities at once; the peak stays far below."""
+    """40,000 keys and 4,096 queries have 655 MB of similarities; the peak stays far below."""
     code = """
 import resource, numpy as np
 from bioscan_hf.search.index import build_index, search
@@ -65,7 +65,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
 def test_approximate_indexes_find_nearly_all(kind, tmp_path):
-    """Of the five nearest of 12,000 keys 90 % or more are found, with exact similarities; saved, the same."""
+    """At least 90 % of the 5 nearest of 12,000 keys are found, with exact similarities, also after saving."""
     pytest.importorskip("faiss")
     keys, queries = clustered(12_000, 32), clustered(200, 32, seed=2)
     index = build_index(keys, {"r": [str(i % 7) for i in range(12_000)]}, kind=kind)
@@ -83,8 +83,8 @@ def test_approximate_indexes_find_nearly_all(kind, tmp_path):
     assert np.array_equal(again.predictions["r"], approximate.predictions["r"])
 
 
-def test_little_effort_finds_less():
-    """Guards the recall above against measuring nothing: one cell of an IVF-PQ misses neighbours, and it is told."""
+def test_recall_grows_with_effort():
+    """One cell of an IVF-PQ index misses neighbours, and the measured recall shows it."""
     pytest.importorskip("faiss")
     keys = np.random.default_rng(0).normal(size=(10_000, 16))
     low = measure_recall(build_index(keys, {}, kind="ivfpq", effort=1), keys[:200] + 0.5)
@@ -93,8 +93,8 @@ def test_little_effort_finds_less():
     assert measure_recall(build_index(keys, {}), keys[:50])["recall"] == 1
 
 
-def test_an_index_that_finds_fewer_than_k_says_so():
-    """A graph that is searched in vain gives -1, which is no key's name and has no similarity."""
+def test_an_index_that_finds_fewer_than_k():
+    """Missing neighbours are -1, with the similarity -inf and no name."""
     pytest.importorskip("faiss")
     index = build_index(clustered(50), {"r": ["A"] * 50}, kind="hnsw")
 
@@ -122,7 +122,7 @@ def test_saved_index_is_the_same(tmp_path):
         save_index(index, folder)
 
 
-def test_broken_folders_are_refused(tmp_path):
+def test_broken_folders_raise(tmp_path):
     """No index.json, another format, labels of other keys."""
     index = build_index(np.eye(4), LABELS)
     with pytest.raises(FileNotFoundError, match="no index.json"):
@@ -148,8 +148,8 @@ def test_broken_folders_are_refused(tmp_path):
         ),
     ],
 )
-def test_an_index_whose_description_is_wrong_is_refused(tmp_path, change, message):
-    """The file and the field are named; without the check these were a KeyError, or another library's words."""
+def test_wrong_fields_of_index_json_raise(tmp_path, change, message):
+    """The error names the file and the field."""
     folder = save_index(build_index(np.eye(4), LABELS), tmp_path)
     about = json.loads((folder / "index.json").read_text())
     change(about)
@@ -158,8 +158,8 @@ def test_an_index_whose_description_is_wrong_is_refused(tmp_path, change, messag
         load_index(folder)
 
 
-def test_an_index_whose_files_hold_something_else_is_refused(tmp_path):
-    """Vectors that are absent, groups beyond them, labels without names of the keys."""
+def test_wrong_files_of_an_index_raise(tmp_path):
+    """Absent vectors, groups beyond them, labels without the ids of the keys."""
     folder = save_index(build_index(np.eye(4), LABELS), tmp_path)
     file, group, vectors = folder / "vectors.safetensors", torch.arange(4), torch.eye(4)
     for tensors, message in (
@@ -185,7 +185,7 @@ def test_recall_of_more_than_there_is():
         measure_recall(index, np.eye(3), k=4)
 
 
-def test_refused():
+def test_bad_input_raises():
     with pytest.raises(ValueError, match="Unknown kind of index 'tree'. Choose one of exact, hnsw, ivfpq"):
         build_index(np.eye(2), {}, kind="tree")
     with pytest.raises(ValueError, match="'ids' has 1 entries for 2 keys"):
@@ -204,7 +204,7 @@ def test_few_keys_for_ivfpq():
         build_index(clustered(100), {}, kind="ivfpq")
 
 
-def test_without_faiss_the_message_tells_what_to_install(monkeypatch):
+def test_without_faiss_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'bioscan_hf\[index\]'"):
         build_index(np.eye(2), {}, kind="hnsw")
@@ -222,7 +222,7 @@ print(loaded.ids, loaded.classes["species"], loaded.vectors.tolist())
 
 
 def test_pushed_index_comes_back(tmp_path):
-    """An index goes up to a hub on this machine and is loaded from there; files beside it stay here."""
+    """An index is uploaded to a local hub and loaded from there; other files of the folder are not uploaded."""
     folder = save_index(build_index(np.eye(4), LABELS, ids=list("abcd")), tmp_path / "index")
     (folder / "private.txt").write_text("not part of it")
     with minihub.serve() as hub:

@@ -20,7 +20,7 @@ def names_of(index, found, rank="r"):
 
 
 def test_published_ties(shared):
-    """Five of seven keys are one vector: the published search gives the last of those it kept first, by k."""
+    """Five of seven keys are equal: the published search returns the last kept one first, depending on k."""
     ties = np.load(shared / "fixtures/clibd/eval_ties.npz")
     expected = json.loads((shared / "fixtures/clibd/eval_meta.json").read_text())["duplicate_keys"]
     names = [f"sp{i}" for i in range(7)]
@@ -35,7 +35,7 @@ def test_published_ties(shared):
 
 
 def heap(scores, k):
-    """The published search as a loop over the keys: the rows it gives."""
+    """Rows found by the published search, written as a loop over the keys."""
     kept = []
     for row, score in enumerate(scores):
         if len(kept) == k:
@@ -47,7 +47,7 @@ def heap(scores, k):
 
 
 def votes(scores, labels, k):
-    """The default rule as a loop over groups of equally near keys: the names of the first k."""
+    """Names of the first k under "vote", written as a loop over groups of equally near keys."""
     order, found = np.argsort(-scores, kind="stable"), []
     while len(found) < k:
         tied = [row for row in order if scores[row] >= scores[order[0]] - 1e-6]
@@ -63,7 +63,7 @@ def votes(scores, labels, k):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_tie_rules_are_those_of_the_plain_loops(data):
-    """Whatever keys are equal or equally near, and whatever their names, both rules give what a loop gives."""
+    """Both rules equal the plain loops for any equal or equally near keys and any names."""
     rows = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=40))
     labels = data.draw(st.lists(st.sampled_from(["A", "B", "C", None]), min_size=len(rows), max_size=len(rows)))
     asked = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
@@ -81,7 +81,7 @@ def test_tie_rules_are_those_of_the_plain_loops(data):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_vote_does_not_depend_on_the_order_of_the_keys(seed):
-    """Shuffled keys give the same names; under the published rule they often do not."""
+    """Shuffled keys give the same names."""
     generator = np.random.default_rng(seed)
     keys, labels = AXES[generator.integers(0, 6, 60)], generator.choice(["A", "B", "C", "D"], 60)
     shuffled = generator.permutation(60)
@@ -89,8 +89,8 @@ def test_vote_does_not_depend_on_the_order_of_the_keys(seed):
     assert names_of(one, retrieve(one, AXES)) == names_of(two, retrieve(two, AXES))
 
 
-def test_vote_asks_all_equal_keys_though_most_have_the_last_rows():
-    """One barcode, 3 keys of A and then 1,500 of B: at k=1 the answer is B, which no 5 kept keys would show."""
+def test_vote_counts_all_equal_keys():
+    """One barcode with 3 keys of A and then 1,500 of B: "vote" predicts B, "parity" A."""
     keys = np.repeat(np.array([[1.0, 1.0]]), 1503, axis=0)
     index = build_index(keys, {"r": ["A"] * 3 + ["B"] * 1500})
     assert len(index.vectors) == 1
@@ -98,10 +98,10 @@ def test_vote_asks_all_equal_keys_though_most_have_the_last_rows():
     assert names_of(index, retrieve(index, [[1, 0]], k=1, ties="parity")) == [["A"]]
 
 
-def test_many_different_keys_at_one_distance_are_all_asked():
-    """2,000 keys on a circle around the query: the search widens until it has seen every one of them.
+def test_vote_counts_all_keys_at_one_distance():
+    """2,000 different keys on a circle around the query: the search widens until it includes all of them.
 
-    Among them 1,001 are of Z, which stand last: only who counts all of them answers Z.
+    The last 1,001 are of Z, so the vote is Z only if all keys are counted.
     """
     angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
     keys = np.stack([np.cos(angles), np.sin(angles), np.ones(2000)], axis=1)
@@ -110,8 +110,8 @@ def test_many_different_keys_at_one_distance_are_all_asked():
     assert names_of(index, retrieve(index, [[0, 0, 1]], k=1)) == [["Z"]]
 
 
-def test_the_least_digit_does_not_decide():
-    """Three embeddings of one barcode that differ by rounding vote together against a nearer stranger."""
+def test_rounding_does_not_decide():
+    """Three embeddings that differ by rounding vote together; the nearest one alone does not decide."""
     keys = np.array([[1, 1e-4], [1, 1.001e-4], [1, 1.002e-4]])
     index = build_index(keys, {"r": ["B", "A", "A"]})
     assert names_of(index, retrieve(index, [[1, 0]], k=1)) == [["A"]]
