@@ -11,6 +11,8 @@ from transformers import BertConfig
 
 from bioscan_hf.encoders import kmers
 from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.base import split_name
+from bioscan_hf.encoders.image_encoders import load_image_encoder
 from bioscan_hf.encoders.kmers import kmer_counts, kmer_encoder
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
@@ -144,6 +146,27 @@ def test_bad_names_of_kmer_encoders_are_refused(name, message):
 def test_absent_model_is_refused_with_what_there_is(name):
     with pytest.raises(OSError, match=f"No model at '{name}'. An encoder is .*kmer:K.*cnn:FOLDER.*hf:ID"):
         load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("kmer:4+6", ("kmer", "4+6")),
+        ("hf:zhihan1996/DNABERT-S", ("hf", "zhihan1996/DNABERT-S")),
+        ("bioscan-ml/BarcodeBERT", (None, "bioscan-ml/BarcodeBERT")),
+        ("C:/models/cnn", (None, "C:/models/cnn")),
+        ("timm", (None, "timm")),
+    ],
+)
+def test_names_are_split_at_a_known_kind(name, parts):
+    assert split_name(name) == parts
+
+
+def test_encoders_of_photos_and_barcodes_are_not_confused():
+    with pytest.raises(ValueError, match="'timm:resnet50' is an encoder of photos, not of barcodes. An encoder is"):
+        load_encoder("timm:resnet50")
+    with pytest.raises(ValueError, match="'kmer:4' is an encoder of barcodes. An encoder of photos is"):
+        load_image_encoder("kmer:4")
 
 
 def test_model_of_another_type_is_refused_with_the_way_to_load_it(tmp_path):

@@ -351,7 +351,7 @@ def test_folder_of_something_else_is_refused(dataset, tmp_path, change):
     ("content", "message"),
     [
         ("{}", "manifest.json' has no field 'rows'"),
-        ('{"rows": "9", "shard_size": 4}', "'rows' in .*manifest.json' is a str"),
+        ('{"rows": "9", "shard_size": 4}', r"'rows' in .*manifest.json' is '9' \(str\)"),
         ('{"rows": 9, "shard_size": 0}', "'rows' and 'shard_size' in .* have to be 1 or more"),
         ("nothing", "manifest.json' cannot be read as JSON"),
     ],
