@@ -43,14 +43,19 @@ def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 
 
 def top_k_accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
-    """Like `accuracy`, but a specimen is right if any of its K predictions (N, K) is right."""
+    """Like `accuracy`, for K predictions (N, K) of each specimen.
+
+    A specimen is right if any of its predictions is right.
+    """
     predicted, true = _ids("predictions", predictions, 2), _ids("references", references, 1)
     _check_rows(predicted, true)
     return _accuracy_of_hits((predicted == true[:, None]).any(axis=1), true, ignore)
 
 
 def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
-    """F1 as scikit-learn averages it: micro, macro and weighted by the number of references.
+    """F1 as in scikit-learn: micro, macro and weighted.
+
+    "Weighted" weighs the classes by their numbers of references.
 
     The classes are those of the references and the predictions. A prediction `ignore` is wrong but is not a class: it
     lowers recall only, and micro F1 equals the accuracy.
@@ -77,7 +82,9 @@ def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> S
 
 
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
-    """Harmonic mean of the accuracies of seen and unseen species; 0 if either is 0, None if either is None.
+    """Harmonic mean of the accuracies of seen and unseen species.
+
+    It is 0 if either is 0, and None if either is None.
 
     Raises:
         ValueError: if an accuracy is negative.
@@ -90,7 +97,9 @@ def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
 
 
 def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) -> float | None:
-    """Share of the labelled specimens whose taxon is among `classes`: an upper bound of a classifier's accuracy.
+    """Share of the labelled specimens whose taxon is among `classes`.
+
+    This is an upper bound of the accuracy of a classifier.
 
     Args:
         classes: Ids of the classes that the classifier knows, in any order.
@@ -103,7 +112,9 @@ def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) ->
 def expected_calibration_error(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
 ) -> float | None:
-    """Mean gap between confidence and accuracy over bins of equal width: 0 if perfectly calibrated, at most 1.
+    """Mean gap between confidence and accuracy, over equally wide bins.
+
+    It is 0 if perfectly calibrated, and at most 1.
 
     Bin b of B holds the confidences in (b / B, (b + 1) / B]; the first bin also holds 0. Bins are weighted by their
     numbers of specimens. A specimen whose taxon is not a class of the model is wrong.
@@ -116,7 +127,7 @@ def expected_calibration_error(
 def adaptive_calibration_error(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
 ) -> float | None:
-    """Mean gap between confidence and accuracy over bins of (nearly) equal numbers of predictions.
+    """Mean gap between confidence and accuracy, over equally filled bins.
 
     Unlike bins of equal width, these resolve confidences that are all near 1. Predictions of equal confidence share
     their hits, so the result does not depend on the order of the rows.
@@ -130,7 +141,7 @@ def adaptive_calibration_error(
 def brier_score(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 ) -> float | None:
-    """Mean squared difference between the confidence of a prediction and 1 if it is right, 0 if it is wrong.
+    """Mean squared difference between confidence and correctness (1 or 0).
 
     This is the score of Brier (1950, Monthly Weather Review 78) for the event "the prediction is right", in [0, 1],
     and not his sum over all classes, in [0, 2].
@@ -142,7 +153,7 @@ def brier_score(
 def risk_coverage_curve(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Share of specimens answered and share of wrong answers, by the smallest confidence that is accepted.
+    """Share of specimens answered and share of wrong answers, by confidence.
 
     Source: El-Yaniv & Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. "Coverage" here is the share of
     specimens that are answered, not the function `coverage`.
@@ -160,7 +171,9 @@ def risk_coverage_curve(
 def selective_accuracy(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 ) -> Scores:
-    """Area under the risk-coverage curve, and the accuracy of the 90 % and 95 % most confident predictions.
+    """Area under the risk-coverage curve, and accuracies at 90 and 95 %.
+
+    These are the accuracies of the 90 % and 95 % most confident predictions.
 
     The area is the mean, over n = 1 to N, of the error of the n most confident predictions (Geifman et al. 2019,
     https://arxiv.org/abs/1805.08206). Numbers of predictions are rounded up. Predictions of equal confidence share
@@ -215,7 +228,7 @@ def confidence_threshold(
 def hierarchical_accuracy(
     predictions: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike], ignore: int = IGNORE
 ) -> Scores:
-    """Share of the ranks that are right, and the deepest right rank of each specimen.
+    """Share of right ranks, and deepest right rank of each specimen.
 
     Ranks without a label count neither as right nor as wrong. The deepest right rank of a specimen is the last before
     its first wrong one: the depth of the lowest common ancestor of its true and its predicted taxon (Bertinetto et al.
@@ -255,7 +268,9 @@ def hierarchical_accuracy(
 
 
 def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
-    """Adjusted mutual information of clusters and the taxa of one rank: 1 if equal, about 0 by chance.
+    """Adjusted mutual information of clusters and the taxa of a rank.
+
+    It is 1 if they are equal, and about 0 by chance.
 
     Source: Vinh et al. 2010, https://jmlr.org/papers/v11/vinh10a.html, as scikit-learn computes it (arithmetic mean of
     the entropies). It can be slightly below 0.
@@ -294,7 +309,7 @@ def _bins(bins: int) -> int:
 def _answers(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Confidence, and 1 for right or 0 for wrong, of the predictions that have a reference; float64."""
+    """Confidence and correctness (1 or 0) of the labelled predictions, float64."""
     predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
     _check_rows(predicted, true)
     confidence = np.asarray(probabilities, dtype=np.float64)
@@ -316,7 +331,10 @@ def _answers(
 def _most_confident_first(
     confidence: NDArray[np.float64], hits: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both in descending order of confidence; predictions of equal confidence get the mean of their hits."""
+    """Both in descending order of confidence.
+
+    Predictions of equal confidence get the mean of their hits.
+    """
     values, codes = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(codes, minlength=len(values))
     shared = np.bincount(codes, weights=hits, minlength=len(values)) / counts
@@ -326,7 +344,7 @@ def _most_confident_first(
 def _calibration_gap(
     confidence: NDArray[np.float64], hits: NDArray[np.float64], bins: NDArray[np.int64]
 ) -> float | None:
-    """Sum over the bins of |sum of hits - sum of confidences|, divided by the number of predictions."""
+    """Mean gap per prediction: |hits - confidences| summed within bins."""
     return float(np.abs(np.bincount(bins, weights=hits - confidence)).sum() / len(hits)) if len(hits) else None
 
 

@@ -91,7 +91,9 @@ def bayesian_zero_shot(
     components: int | None = COMPONENTS,
     centred: bool = False,
 ) -> ZeroShotResult:
-    """Assigns specimens to species of the train set or to `unseen` ones, which use their nearest seen species.
+    """Assigns specimens to species of the train set or `unseen` ones.
+
+    An unseen species is represented by its nearest seen species.
 
     If two unseen species would use the same seen species, the later one replaces its last by the next nearest. Train
     rows of label -1 are ignored. Test rows of label -1 get a prediction and do not count. A species that is neither in
@@ -131,7 +133,7 @@ def genus_species_zero_shot(
     components: int | None = COMPONENTS,
     centred: bool = True,
 ) -> ZeroShotResult:
-    """Assigns specimens to species of the train set, or to a genus of them if no species fits.
+    """Assigns specimens to species of the train set or their genera.
 
     Args:
         train_features: (N, D).
@@ -157,7 +159,9 @@ def genus_species_zero_shot(
 def late_fusion(
     results: Sequence[ZeroShotResult], train_labels: ArrayLike, test_labels: ArrayLike, genera: ArrayLike | None = None
 ) -> ZeroShotResult:
-    """Combines classifiers of the same specimens and classes, such as one of DNA and one of images (DIL).
+    """Combines classifiers of the same specimens and classes (DIL).
+
+    For example, one classifier of DNA and one of images.
 
     The log-likelihoods of each classifier are scaled to [0, 1] for each specimen, as published, and summed. The result
     has the sums in `log_likelihoods`: their order is meaningful, the confidences are not.
@@ -191,7 +195,7 @@ def fitted(
     components: int | None,
     centred: bool,
 ) -> tuple[Statistics, Floats, Ids]:
-    """Statistics of the labelled train rows, and the test rows on the same axes with their labels.
+    """Statistics of the labelled train rows, projected test rows, test labels.
 
     Raises:
         ValueError: for inputs that do not match, and without a labelled train row.
@@ -212,7 +216,7 @@ def seen_members(statistics: Statistics) -> list[Member]:
 
 
 def nearest_seen(attributes: ArrayLike, seen: Ids, unseen: Ids) -> Ids:
-    """Rows of `seen`, from the nearest to the farthest attribute, for each unseen species."""
+    """Rows of `seen` by attribute distance for each unseen species."""
     both = np.intersect1d(seen, unseen)
     if unseen.ndim != 1 or len(np.unique(unseen)) != len(unseen) or len(both):
         raise ValueError(
@@ -232,7 +236,10 @@ def nearest_seen(attributes: ArrayLike, seen: Ids, unseen: Ids) -> Ids:
 
 
 def surrogates(nearest: Ids, neighbours: int) -> list[Member]:
-    """One class per unseen species, made of its nearest seen species; no two classes have the same ones."""
+    """One class per unseen species, made of its nearest seen species.
+
+    No two classes are made of the same species.
+    """
     if not 1 <= neighbours <= max(nearest.shape[1], 1):
         raise ValueError(f"neighbours must lie between 1 and the {nearest.shape[1]} seen species, got {neighbours}.")
     taken: set[frozenset[int]] = set()
@@ -261,7 +268,10 @@ def genera_of(genera: ArrayLike, labels: Ids) -> Ids:
 
 
 def genus_classes(statistics: Statistics, genus_of: Ids) -> tuple[list[Member], Ids]:
-    """Seen species, then their genera, and the code of each class. A genus g has the code S + g."""
+    """Seen species and their genera as classes, with their codes.
+
+    A genus g has the code S + g.
+    """
     own = genus_of[statistics.species]
     genera = np.unique(own[own != IGNORE])
     members = seen_members(statistics) + [Member(np.flatnonzero(own == genus), seen=False) for genus in genera]
@@ -271,7 +281,7 @@ def genus_classes(statistics: Statistics, genus_of: Ids) -> tuple[list[Member], 
 def class_accuracies(
     codes: Ids, seen: Ids, test_ids: Ids, genus_of: Ids | None
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Accuracy of each seen species, and of each unseen species or genus, from predicted codes (M,)."""
+    """Accuracies of seen species, and of unseen species or genera."""
     is_seen = np.isin(test_ids, seen)
     shares: list[dict[int, float]] = []
     for rows in (is_seen, ~is_seen & (test_ids != IGNORE)):

@@ -20,7 +20,9 @@ Floats = NDArray[np.float64]
 def principal_axes(
     train: ArrayLike, test: ArrayLike, components: int | None = COMPONENTS, *, centred: bool
 ) -> tuple[Floats, Floats]:
-    """Projects both sets on the principal axes of the train set, the greatest variance first.
+    """Projects both sets on the principal axes of the train set.
+
+    The axis of the greatest variance comes first.
 
     The sign of an axis is arbitrary: its element of the greatest magnitude is made positive.
 
@@ -43,7 +45,7 @@ def principal_axes(
 
 
 def ridge_map(source: ArrayLike, target: ArrayLike, rho: float = 1.0) -> Floats:
-    """Linear map (A, D) from the source (N, A) to the target (N, D), by ridge regression with the penalty `rho`.
+    """Linear map (A, D) from a source to a target, by ridge regression.
 
     Source: the transductive map of OSBC (DIT) from image to DNA embeddings, with rho = 1.
     """
@@ -58,7 +60,9 @@ def ridge_map(source: ArrayLike, target: ArrayLike, rho: float = 1.0) -> Floats:
 def map_images(
     train_dna: ArrayLike, train_images: ArrayLike, test_dna: ArrayLike, test_images: ArrayLike, *, rho: float = 1.0
 ) -> tuple[Floats, Floats]:
-    """Features of DIT: train DNA followed by train images mapped to DNA (2 N, D), and test DNA (M, D).
+    """Features of DIT: train DNA, mapped train images, and test DNA.
+
+    Returns train DNA followed by train images mapped to DNA (2 N, D), and test DNA (M, D).
 
     Every row is standardised first (mean 0, sample standard deviation 1). The map is learned from the pairs of both
     sets, without labels. Repeat the train labels: `np.tile(train_labels, 2)`.

@@ -73,7 +73,9 @@ class Statistics:
 
 
 def class_statistics(features: Floats, labels: Ids) -> Statistics:
-    """Statistics of the seen species. The mean covariance is over species with at least 2 specimens.
+    """Statistics of the seen species.
+
+    The mean covariance is over species with at least 2 specimens.
 
     Args:
         features: (N, D).
@@ -172,8 +174,11 @@ def log_likelihoods(
 def _posterior(
     statistics: Statistics, member: Member, settings: Sequence[Setting], dimensions: int
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Weights of the members' means (G, J), degrees of freedom (G,), what the scatter is divided by (G,), and the
-    scalar of a seen class (G,)."""
+    """Parameters of the posterior of a class under each setting.
+
+    Weights of the members' means (G, J), degrees of freedom (G,), divisor of the scatter (G,), and the scalar of a
+    seen class (G,).
+    """
     n = statistics.counts[member.rows].astype(np.float64)  # (J,)
     k0, k1, m = (np.array([getattr(setting, name) for setting in settings]) for name in ("k0", "k1", "m"))
     if member.seen:
@@ -189,7 +194,10 @@ def _posterior(
 
 
 def _scatter(statistics: Statistics, member: Member) -> tuple[Floats, Floats]:
-    """Eigenvectors (D, R) and eigenvalues (R,) of the sum of the members' scatter matrices, without the zeros."""
+    """Eigenvectors (D, R) and non-zero eigenvalues (R,) of a class scatter.
+
+    The scatter is the sum of the members' scatter matrices.
+    """
     rows = np.concatenate([statistics.deviations[i] for i in member.rows])
     if len(rows) > rows.shape[1]:
         values, vectors = np.linalg.eigh(rows.T @ rows)
@@ -201,8 +209,11 @@ def _scatter(statistics: Statistics, member: Member) -> tuple[Floats, Floats]:
 
 
 def _student(distance: Floats, determinant: Floats, freedom: Floats, dimensions: int) -> Floats:
-    """Log-density of the multivariate Student t: from the squared distance (G, M), and per setting the log-determinant
-    of the scale matrix and the degrees of freedom (G,)."""
+    """Log-density (G, M) of the multivariate Student t.
+
+    Computed from the squared distances (G, M), and per setting the log-determinant of the scale matrix and the degrees
+    of freedom (G,).
+    """
     constant = [lgamma((v + dimensions) / 2) - lgamma(v / 2) - dimensions / 2 * log(v * pi) for v in freedom.tolist()]
     power = (freedom + dimensions)[:, None] / 2
     return (np.array(constant) - determinant / 2)[:, None] - power * np.log1p(distance / freedom[:, None])

@@ -54,7 +54,9 @@ class Trial:
 def hold_out_species(
     labels: ArrayLike, *, species: float = 0.2, specimens: float = 0.2, seed: int = 0
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Splits labelled rows into rows to fit and rows to validate on: whole species, and some specimens of the others.
+    """Splits labelled rows into rows to fit and rows to validate.
+
+    Some species are held out completely, and some specimens of each other species.
 
     A species whose specimens are in both parts keeps at least one to fit.
 
@@ -91,7 +93,9 @@ def tune_bayesian_zero_shot(
     components: int | None = COMPONENTS,
     centred: bool = False,
 ) -> list[Trial]:
-    """Evaluates every setting of a grid on a validation set; best harmonic mean first, ties in grid order.
+    """Evaluates every setting of a grid on a validation set.
+
+    The best harmonic mean comes first; equal ones are in grid order.
 
     The unseen species are those of the validation set that are not in train: `hold_out_species` makes such sets. The
     arguments are those of `bayesian_zero_shot`; none of them is changed.
@@ -147,7 +151,7 @@ def _held_out(ids: Ids, seen: Ids) -> Ids:
 
 
 def _likeliest(scores: Iterable[Floats]) -> Ids:
-    """Place (G, M) of the class of the greatest log-likelihood, holding one class at a time."""
+    """Place (G, M) of the likeliest class, holding one class at a time."""
     best, places = np.zeros((0, 0)), np.zeros((0, 0), np.int64)
     for place, score in enumerate(scores):
         if not place:

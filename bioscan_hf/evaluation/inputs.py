@@ -58,7 +58,7 @@ def train_and_test(
     test: ArrayLike,
     test_labels: ArrayLike,
 ) -> tuple[NDArray[Any], Ids, NDArray[Any], Ids]:
-    """Checked train rows (N, D), their labels (N,), test rows (M, D) and their labels (M,).
+    """Checked train rows and labels, and test rows and labels.
 
     Args:
         what: What an error calls the rows: "embeddings" or "features".

@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def fit_logistic(x: Floats, y: Ids, test: Floats, device: torch.device, *, max_iterations: int = 1000) -> Floats:
-    """Probabilities (M, C) of a logistic regression on features standardised one by one.
+    """Probabilities (M, C) of logistic regression on standardised features.
 
     The objective is that of scikit-learn with C = 1: the mean cross-entropy plus |weights|^2 / (2 N), intercept not
     penalised. L-BFGS in float32 is faster than scikit-learn, which converts the features to float64 at every step. A

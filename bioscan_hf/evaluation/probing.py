@@ -69,7 +69,9 @@ def knn_probe(
     chunk_size: int = 16_384,
     device: str | torch.device = "cpu",
 ) -> ProbeResult:
-    """Predicts the majority label of the `k` nearest train rows, by exact search.
+    """Predicts the majority label of the `k` nearest train rows.
+
+    The search is exact.
 
     Train rows without a label (-1) are ignored; test rows without one get a prediction and do not count. A test label
     that no train row has counts as wrong. As in scikit-learn, equally near rows are taken in row order, and of equally
@@ -177,7 +179,9 @@ def probe_ranks(
     probe: Callable[..., ProbeResult] = linear_probe,
     **options: Any,
 ) -> dict[str, ProbeResult]:
-    """Runs a probe at several ranks, each with the rows that are labelled there.
+    """Runs a probe at several ranks.
+
+    Each rank uses the rows that are labelled there.
 
     Args:
         train_embeddings: (N, D).
@@ -219,7 +223,9 @@ def probe_barcodes(
     questions: Sequence[tuple[str, str]] = BARCODE_QUESTIONS,
     **options: Any,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Task I of BIOSCAN-5M on frozen embeddings: species of test; genus, family and order of test_unseen, from train.
+    """Task I of BIOSCAN-5M on frozen embeddings.
+
+    Species of test; genus, family and order of test_unseen, all from train.
 
     Args:
         embeddings: Split (train and those of the questions) -> (n, D).
@@ -244,7 +250,9 @@ def probe_barcodes(
 def probe_metrics(
     result: ProbeResult, train_labels: ArrayLike, test_labels: ArrayLike
 ) -> dict[str, float | int | None]:
-    """Metrics of a probe over the labelled test rows; None where there are none.
+    """Metrics of a probe over the labelled test rows.
+
+    They are None where no test row is labelled.
 
     Returns:
         micro_accuracy, macro_accuracy, f1_micro, f1_macro, f1_weighted; coverage: share of the test rows whose taxon
@@ -272,7 +280,10 @@ def probe_metrics(
 def _vote(
     labels: Ids, similarities: NDArray[np.float64], temperature: float | None
 ) -> tuple[Ids, NDArray[np.float64]]:
-    """Label with the most votes in each row of (M, K) -> (M,), the smallest of equals; and its confidence (M,)."""
+    """Label with the most votes (M,), and its confidence (M,).
+
+    The votes are rows of (M, K); of equally frequent labels the smallest wins.
+    """
     predictions, confidences = np.empty(len(labels), np.int64), np.empty(len(labels))
     for part in slices(len(labels), 1024):
         rows, near = labels[part], similarities[part]

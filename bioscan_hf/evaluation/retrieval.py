@@ -36,7 +36,9 @@ def retrieval_accuracy(
     ties: str = "vote",
     device: str | torch.device = "cpu",
 ) -> Accuracies:
-    """Micro and macro accuracy of the nearest keys, by exact search of the cosine.
+    """Micro and macro accuracy of the nearest keys by cosine.
+
+    The search is exact.
 
     Micro is the share of the queries, macro the mean over the taxa of the queries. A query without a name at a rank
     does not count there; a query whose taxon no key has is wrong.
@@ -70,7 +72,7 @@ def retrieval_accuracy(
 
 
 def accuracies(index: RetrievalIndex, found: Retrieval, query_labels: Labels, top_k: Sequence[int]) -> Accuracies:
-    """Micro and macro accuracy of the result of `retrieve`, in the form of `retrieval_accuracy`."""
+    """Micro and macro accuracy of the result of `retrieve`."""
     result: Accuracies = {"micro": {k: {} for k in top_k}, "macro": {k: {} for k in top_k}}
     for rank, names in query_labels.items():
         true = query_codes(index, rank, names, len(found.neighbours))
@@ -105,7 +107,10 @@ def chance_accuracies(index: RetrievalIndex, query_labels: Labels, top_k: Sequen
 def class_accuracies(
     index: RetrievalIndex, found: Retrieval, rank: str, names: Sequence[str | None], k: int = 1
 ) -> dict[str, float]:
-    """Taxon -> share of its queries that are right at `k`, for the taxa of the queries, in alphabetical order."""
+    """Taxon -> share of its queries that are right at `k`.
+
+    The taxa are those of the queries, in alphabetical order.
+    """
     true = query_codes(index, rank, names, len(found.neighbours))
     hits = (found.predictions[rank][:, :k] == true[:, None]).any(axis=1)
     totals: dict[str, list[bool]] = {}
@@ -118,7 +123,7 @@ def class_accuracies(
 def prototypes(
     embeddings: ArrayLike, labels: Labels, rank: str = "species"
 ) -> tuple[Floats, dict[str, list[str | None]]]:
-    """One key per taxon: the direction of the mean of its unit vectors, and its labels.
+    """One key per taxon, the mean direction, and its labels.
 
     Specimens without a name at `rank` are left out. At the other ranks a prototype has the most frequent name of its
     specimens, if any; of equally frequent names, the first in the alphabet.
@@ -155,7 +160,10 @@ def prototypes(
 
 
 def query_codes(index: RetrievalIndex, rank: str, names: Sequence[str | None], queries: int) -> Ids:
-    """Codes of the names of queries (Q,): those of the keys, -1 where unknown, new ones for names that no key has."""
+    """Codes (Q,) of the names of queries.
+
+    Those of the keys, -1 where unknown, and new codes for names that no key has.
+    """
     if len(names) != queries:
         raise ValueError(f"The queries have {len(names)} labels at the rank {rank!r}, and there are {queries}.")
     if rank not in index.codes:
@@ -177,7 +185,7 @@ def check_top_k(top_k: Sequence[int]) -> list[int]:
 
 
 def check_ranks(wanted: Mapping[str, Any] | Sequence[str], labels: Mapping[str, Any]) -> None:
-    """Raises ValueError for no rank, and for ranks that `labels` does not have."""
+    """Raises ValueError for no rank, and for unknown ranks."""
     missing = [rank for rank in wanted if rank not in labels]
     if missing or not wanted:
         raise ValueError(f"Unknown rank: {', '.join(missing) or 'none given'}. The keys have {', '.join(labels)}.")

@@ -39,7 +39,9 @@ class Found:
 def gallery(
     queries: Sequence[tuple[bytes | None, Mapping[str, str | None]]], found: Mapping[str, Sequence[Sequence[Found]]]
 ) -> Figure:
-    """One row per query with its neighbours; frame colours show the deepest rank at which they agree.
+    """One row of photos per query: the query and its neighbours.
+
+    Frame colours show the deepest rank at which they agree.
 
     Args:
         queries: (photo, rank -> name).
@@ -91,7 +93,9 @@ def gallery(
 def confusion_matrix(
     true: Sequence[str | None], predicted: Sequence[str | None], most: int = 20, title: str = ""
 ) -> Figure:
-    """Percent of the queries of each taxon (row) that retrieved each taxon (column); rows sum to 100 %.
+    """Percent of the queries of each taxon that retrieved each taxon.
+
+    Rows are true taxa and sum to 100 %; columns are retrieved taxa.
 
     Shows the `most` taxa with the most queries; other predictions are in the last column.
 
@@ -129,7 +133,9 @@ def confusion_matrix(
 def accuracy_by_keys(
     accuracies: Mapping[str, Mapping[str, float]], keys: Mapping[str, int], queries: Mapping[str, Mapping[str, int]]
 ) -> Figure:
-    """Accuracy of each taxon by its number of keys: one dot per taxon, and means over ranges of the number of keys.
+    """Accuracy of each taxon by its number of keys.
+
+    One dot per taxon, and means over ranges of the number of keys.
 
     A range with fewer than 3 taxa has no mean.
 
@@ -175,7 +181,7 @@ def training_curve(
     chance: Mapping[str, float] | None = None,
     ylabel: str = "image \N{RIGHTWARDS ARROW} DNA, top-1 of species (%)",
 ) -> Figure:
-    """Loss by step on the left, validation accuracy by step on the right.
+    """Loss by step, and validation accuracy by step.
 
     Args:
         losses: Name of the training -> (step, loss in nats); above 200 points, the running mean of 10 is drawn.
@@ -203,7 +209,7 @@ def training_curve(
 
 
 def deepest_shared_rank(a: Mapping[str, str | None], b: Mapping[str, str | None]) -> str:
-    """Lowest rank of `FRAMES` at which both have the same name, or "none"."""
+    """Lowest rank of `FRAMES` with equal names, or "none"."""
     ranks = (rank for rank in FRAMES if rank != "none")
     return next((rank for rank in ranks if a.get(rank) is not None and a.get(rank) == b.get(rank)), "none")
 

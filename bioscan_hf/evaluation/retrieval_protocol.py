@@ -165,7 +165,7 @@ def evaluate_retrieval(
 
 
 def harmonic_means(seen: Accuracies, unseen: Accuracies) -> Accuracies:
-    """Harmonic means of the accuracies of seen and unseen species, for each average, k and rank."""
+    """Harmonic means of the accuracies of seen and unseen species."""
     return {
         average: {
             k: {rank: harmonic_mean(x, unseen[average][k][rank]) for rank, x in of_rank.items()}
@@ -176,7 +176,9 @@ def harmonic_means(seen: Accuracies, unseen: Accuracies) -> Accuracies:
 
 
 def published_selection_score(tables: Mapping[str, Mapping[str, Any]]) -> float:
-    """Score by which CLIBD selects a checkpoint: the mean of all top-1 accuracies of all combinations.
+    """Score by which CLIBD selects a checkpoint.
+
+    It is the mean of all top-1 accuracies of all combinations.
 
     text->text weighs as much as image->DNA. The harmonic mean of one combination is more informative.
     """
@@ -203,7 +205,9 @@ def two_stage_names(
     k: int = 1,
     ties: str = "parity",
 ) -> dict[str, list[list[str | None]]]:
-    """Names of the first `k` keys (Q, k) at each rank, from images of seen species or barcodes of unseen ones.
+    """Names from images of seen species or barcodes of unseen ones.
+
+    Returns rank -> names of the first `k` keys (Q, k).
 
     This is CLIBD's method for photos when barcodes of further species are available: answer i is the i-th nearest
     image key if its cosine is above `threshold`, and the i-th nearest DNA key otherwise.

@@ -46,7 +46,7 @@ class Calibration:
     novel_share: float
 
     def of(self, rank: str, similarities: ArrayLike) -> NDArray[np.float64]:
-        """Confidences (Q,) of names at a rank, from similarities (Q,) to the nearest keys."""
+        """Confidences (Q,) of names at a rank, from similarities (Q,)."""
         return np.interp(np.asarray(similarities, np.float64), self.similarities[rank], self.confidences[rank])
 
 
@@ -67,7 +67,9 @@ class Identification:
     similarities: NDArray[np.float64]
 
     def deepest(self, least: float) -> list[tuple[str, str, float] | None]:
-        """(rank, name, confidence) of the deepest rank with at least this confidence (Q,), None where there is none.
+        """Deepest rank with at least this confidence, for each query.
+
+        (rank, name, confidence), or None where there is none.
 
         Every name above it is at least as certain: confidences never increase from one rank with a name to a deeper
         one.
@@ -88,7 +90,9 @@ def calibrate(
     sample: int = 5000,
     seed: int = 0,
 ) -> Calibration:
-    """Learns how reliable the name of the nearest key of an index is, at each rank.
+    """Learns how reliable the name of the nearest key is.
+
+    Each rank is calibrated separately.
 
     Args:
         index: Its labels must include "species". Keys without a species name are searched but not sampled.
@@ -184,7 +188,9 @@ def identify(
 def name_rows(
     ids: Sequence[str], found: Identification, key_ids: Sequence[str], least: float
 ) -> list[dict[str, str | float | None]]:
-    """One row per query: id, its deepest name with enough confidence, and the name and confidence at every rank.
+    """One row per query, with names and confidences.
+
+    A row has the id, the deepest name with enough confidence, and the name and confidence at every rank.
 
     Args:
         ids: Names of the queries (Q,).
@@ -221,7 +227,10 @@ def write_names(path: Path, rows: Sequence[dict[str, str | float | None]]) -> No
 
 
 def _nearest_others(index: RetrievalIndex, asked: Ids) -> tuple[Neighbours, Neighbours]:
-    """Nearest keys (S, 1) of sampled keys S: among all others; and among the keys of other, named species."""
+    """Nearest keys (S, 1) of sampled keys, in two searches.
+
+    Among all other keys; and among the keys of other, named species.
+    """
     vectors, species = index.vectors.numpy(), torch.from_numpy(index.codes["species"])
     inside, outside = TopK(len(asked), 1, "cpu"), TopK(len(asked), 1, "cpu")
     keys, own = torch.arange(len(index)), torch.from_numpy(asked)

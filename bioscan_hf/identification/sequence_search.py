@@ -155,7 +155,9 @@ def search_nearest(
 
 
 def neighbour_labels(neighbours: ArrayLike, reference_labels: ArrayLike) -> Ids:
-    """Label of the nearest labelled neighbour of each query (M,); -1, which metrics count as wrong, if there is none.
+    """Label of the nearest labelled neighbour of each query (M,).
+
+    It is -1, which metrics count as wrong, if there is none.
 
     Args:
         neighbours: Rows of the references (M, k), nearest first, -1 for none.
@@ -241,7 +243,9 @@ def sintax(
 
 
 def uniform_barcodes(barcodes: Sequence[str], what: str) -> list[str]:
-    """Barcodes in upper case, without gaps, with U as T. IUPAC codes are kept, unlike in `clean_barcodes`.
+    """Barcodes in upper case, without gaps, with U as T.
+
+    IUPAC codes are kept, unlike in `clean_barcodes`.
 
     Args:
         what: What an error calls them.
@@ -308,7 +312,10 @@ def _read_hits(
 def _best(
     queries: Ids, references: Ids, identities: NDArray[np.float64], rank: NDArray[np.float64], rows: int, k: int
 ) -> tuple[Ids, NDArray[np.float32]]:
-    """The first `k` hits of each query (rows, k), by rank and then by the row of the reference."""
+    """The first `k` hits of each query (rows, k).
+
+    Hits are sorted by rank, then by the row of the reference.
+    """
     order = np.lexsort((references, -rank, queries))
     queries, references, identities = queries[order], references[order], identities[order]
     place = np.arange(len(queries)) - np.searchsorted(queries, queries)
@@ -320,7 +327,10 @@ def _best(
 
 
 def _write_fasta(path: Path, barcodes: Sequence[str], taxa: Mapping[str, NDArray[np.int64]]) -> None:
-    """Writes the barcodes that have a word, named by their rows, with taxa in the form of SINTAX."""
+    """Writes barcodes that have a word, named by their rows.
+
+    Taxa are written in the form of SINTAX.
+    """
     with path.open("w", encoding="ascii") as file:
         for row, barcode in enumerate(barcodes):
             if WORD.search(barcode):

@@ -70,7 +70,9 @@ def make_cells(keys: ArrayLike, cells: int = 64, *, dtype: str = "float32", seed
 
 
 def nearest_in_cells(cells: Cells, queries: ArrayLike, *, k: int = 1, searched: int = 4) -> Neighbours:
-    """The nearest keys in the nearest cells; of equally near keys, the first row comes first.
+    """Finds the nearest keys in the nearest cells of each query.
+
+    Of equally near keys, the first row comes first.
 
     Args:
         queries: (Q, D), finite.

@@ -50,7 +50,10 @@ class TopK:
         self.rows = torch.full((queries, k), -1, device=device)
 
     def add(self, queries: slice, similarity: Tensor, first_row: int) -> None:
-        """Takes the similarities (q, n) of some queries to the keys from `first_row` on. Keys of -inf are left out."""
+        """Adds the similarities (q, n) of some queries to a block of keys.
+
+        The block begins at the key `first_row`. Keys of similarity -inf are left out.
+        """
         k = self.values.shape[1]
         values, rows = first_top_k(similarity, min(k, similarity.shape[1]))
         rows = (rows + first_row).masked_fill(values == -torch.inf, -1)
@@ -74,7 +77,9 @@ def nearest(
     keys_at_once: int = KEYS_AT_ONCE,
     device: str | torch.device = "cpu",
 ) -> Neighbours:
-    """The `k` nearest keys of each query; of equally near keys, the first row comes first.
+    """Finds the `k` nearest keys of each query.
+
+    Of equally near keys, the first row comes first.
 
     Args:
         queries: (Q, D), finite.
@@ -110,7 +115,9 @@ def similarity_blocks(
     keys_at_once: int = KEYS_AT_ONCE,
     device: str | torch.device = "cpu",
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Similarities of all queries to all keys in blocks: slice of queries, slice of keys, similarities (q, n).
+    """Similarities of all queries to all keys, in blocks.
+
+    A block is a slice of queries, a slice of keys, and their similarities (q, n).
 
     "euclidean" gives 2 q k - k^2, which orders the keys of a query by distance; "bfloat16" gives cosines minus 1.
 
@@ -133,7 +140,10 @@ def similarity_blocks(
 
 
 def first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` greatest of each row and their columns, descending; of equal values the first columns."""
+    """The `k` greatest of each row and their columns, descending.
+
+    Of equal values, the first columns are taken.
+    """
     if k == 1:
         return similarity.max(dim=1, keepdim=True)  # max returns the first maximum, topk any
     values, columns = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
@@ -147,7 +157,9 @@ def first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def with_column(unit: Tensor, value: float) -> Tensor:
-    """Unit vectors in bfloat16 with one more column: 1 for queries and -1 for keys, so products are cosines minus 1.
+    """Unit vectors in bfloat16 with one more column.
+
+    It is 1 for queries and -1 for keys, so products are cosines minus 1.
 
     The largest ones are near 0, where bfloat16 is finer than near 1, where its step is 0.004.
     """

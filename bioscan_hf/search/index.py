@@ -121,7 +121,9 @@ def build_index(
 
 
 def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, Ids], dict[str, list[str]]]:
-    """Rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list.
+    """Codes of names and names of codes, for each rank.
+
+    Returns rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list.
 
     Raises:
         ValueError: for a label that is neither a name nor None.
@@ -139,7 +141,7 @@ def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, 
 
 
 def search(index: RetrievalIndex, queries: Floats, width: int, device: str | torch.device = "cpu") -> Neighbours:
-    """Nearest distinct vectors of an index: their rows in `index.vectors` and cosines, (Q, W).
+    """Nearest distinct vectors of an index: rows in `index.vectors`, and cosines.
 
     Of equally near vectors the first row comes first. An approximate index that finds fewer than W fills up with the
     row -1 and the similarity -inf.
@@ -155,7 +157,7 @@ def search(index: RetrievalIndex, queries: Floats, width: int, device: str | tor
 
 
 def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dict[str, float | int]:
-    """Recall and time of an approximate search, compared with the exact search of the same keys.
+    """Recall and time of an approximate search against exact search.
 
     Returns:
         recall: share of the `k` nearest distinct vectors that are found, up to 1e-6 of similarity, in [0, 1]; nearest:
@@ -188,7 +190,9 @@ def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dic
 
 
 def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
-    """Writes an index with its labels. `index.json` is written last: a folder without it is not an index.
+    """Writes an index with its labels.
+
+    `index.json` is written last: a folder without it is not an index.
 
     Raises:
         FileExistsError: if the folder holds an index.
@@ -211,7 +215,9 @@ def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
 
 
 def load_index(folder: str | Path) -> RetrievalIndex:
-    """Loads an index that `save_index` wrote. Its vectors stay on disk until they are read.
+    """Loads an index that `save_index` wrote.
+
+    Its vectors stay on disk until they are read.
 
     Raises:
         FileNotFoundError: if the folder holds no index.
@@ -248,7 +254,9 @@ def load_index(folder: str | Path) -> RetrievalIndex:
 
 
 def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
-    """Uploads a saved index to a dataset repository of the Hub, created if absent; returns the commit hash.
+    """Uploads a saved index to a dataset repository; returns the commit hash.
+
+    The repository is created if it does not exist.
 
     A README.md in the folder is uploaded as its card; other files are not uploaded.
     """
@@ -263,7 +271,7 @@ def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> st
 
 
 def _check_tables(folder: Path, tensors: Mapping[str, Tensor], table: pa.Table) -> None:
-    """Raises ValueError unless the files of an index have the tensors and columns that `save_index` writes."""
+    """Raises ValueError unless the files have the expected tensors and columns."""
     for name, dimensions, dtype in (("vectors", 2, torch.float32), ("group", 1, torch.int64)):
         found = tensors.get(name)
         if found is None or found.ndim != dimensions or found.dtype != dtype:

@@ -114,7 +114,9 @@ def retrieve(
 def _candidates(
     index: RetrievalIndex, x: Floats, k: int, tolerance: float, device: str | torch.device
 ) -> Iterator[tuple[Ids, Floats, Ids]]:
-    """Rows of queries (b,), and similarities and groups (b, W) with all groups that tie with the k-th nearest.
+    """Rows of queries (b,), similarities and groups (b, W) of their candidates.
+
+    The candidates of a query include all groups that tie with its k-th nearest.
 
     The search is repeated with a larger W for queries whose last candidate still ties. An approximate index is
     searched once.
@@ -148,7 +150,7 @@ def _by_vote(sims: Floats, groups: Ids, table: NDArray[np.int32], codes: Ids, me
 
 
 def _vote_of_row(sims: Floats, groups: Ids, codes: Ids, members: _Members, k: int) -> Ids:
-    """Codes of the first `k` keys (k,) of one query for which different vectors tie."""
+    """Codes of the first `k` keys (k,) of one query with ties."""
     order, starts = members.order, members.starts
     found, start = np.empty(0, np.int64), 0
     known = int((groups >= 0).sum())
@@ -163,7 +165,7 @@ def _vote_of_row(sims: Floats, groups: Ids, codes: Ids, members: _Members, k: in
 
 
 def _apply_parity(found: Ids, sims: Floats, groups: Ids, first_rows: Ids) -> None:
-    """Puts the rows of the keys (b, k) in the order of the published search, in place."""
+    """Sorts the rows of the keys (b, k) as published, in place."""
     k = found.shape[1]
     near = min(k, sims.shape[1] - 1)
     tied = ((sims[:, 1 : near + 1] == sims[:, :near]) & (groups[:, 1 : near + 1] >= 0)).any(axis=1)
@@ -189,7 +191,10 @@ def _apply_parity(found: Ids, sims: Floats, groups: Ids, first_rows: Ids) -> Non
 
 
 def _first_entries(table: NDArray[Any], groups: Ids, k: int) -> tuple[Ids, Ids]:
-    """First `k` entries (b, k) of the groups in `table` (U, k), and the column of each one's group; -1 at the end."""
+    """First `k` entries (b, k) of the groups in `table` (U, k).
+
+    Also returns the column of the group of each entry. Both are -1 at the end.
+    """
     near = groups[:, :k]
     entries = np.where((near >= 0)[:, :, None], table[near.clip(0)], PAD).reshape(len(near), -1)
     order = np.argsort(entries == PAD, axis=1, kind="stable")[:, :k]
@@ -212,7 +217,10 @@ def _first_rows(index: RetrievalIndex, members: _Members, k: int) -> Ids:
 
 
 def _labels_of_groups(index: RetrievalIndex, rank: str, k: int) -> NDArray[np.int32]:
-    """Labels of the first `k` keys of each group under "vote" (U, k), -1 for keys without a name, then PAD."""
+    """Labels of the first `k` keys of each group under "vote" (U, k).
+
+    They are -1 for keys without a name, and PAD after the last key.
+    """
     codes, last = index.codes[rank], len(index.classes[rank])  # `last` stands for unknown here
     pairs, counts = np.unique(index.group * (last + 1) + np.where(codes == UNKNOWN, last, codes), return_counts=True)
     groups, labels = pairs // (last + 1), pairs % (last + 1)

@@ -21,7 +21,7 @@ def slices(rows: int, size: int) -> Iterator[slice]:
 
 
 def named_rows(rows: Sequence[int], ids: Sequence[str] | None = None) -> str:
-    """The first 5 rows as text, such as "1 (q2), 3 (q4) and 2 more"."""
+    """The first 5 rows as text: "1 (q2), 3 (q4) and 2 more"."""
     named = ", ".join(str(row) if ids is None else f"{row} ({ids[row]})" for row in rows[:5])
     return f"{named} and {len(rows) - 5} more" if len(rows) > 5 else named
 
@@ -29,7 +29,9 @@ def named_rows(rows: Sequence[int], ids: Sequence[str] | None = None) -> str:
 def unit_vectors(
     embeddings: ArrayLike, name: str = "rows", ids: Sequence[str] | None = None, *, zeros: bool = False
 ) -> Floats:
-    """Rows (n, D) divided by their length, which is computed in float64. Equal rows give equal bytes.
+    """Rows (n, D) divided by their length.
+
+    The length is computed in float64. Equal rows give equal bytes.
 
     Args:
         embeddings: (n, D).
@@ -63,7 +65,9 @@ def unit_vectors(
 
 
 def distinct_rows(x: Floats) -> tuple[Ids, Ids]:
-    """Group of equal rows of each row (n,), and the first row of each group in ascending order.
+    """Group of each row (n,), and the first row of each group.
+
+    Equal rows form a group; groups are in order of their first row.
 
     Rows are compared by 128-bit digests of their bytes: faster than numpy's `unique(axis=0)`, and less memory.
     """

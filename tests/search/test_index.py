@@ -141,7 +141,7 @@ def test_broken_folders_raise(tmp_path):
     ("change", "message"),
     [
         (lambda about: about.pop("dim"), "index.json' has no field 'dim'"),
-        (lambda about: about.update(keys="4"), "'keys' in .*index.json' is a str"),
+        (lambda about: about.update(keys="4"), "'keys' in .*index.json' is '4' .str.; its type must be int"),
         (
             lambda about: about.update(kind="tree"),
             "'kind' in .*index.json is 'tree', but must be one of exact, hnsw, ivfpq",
