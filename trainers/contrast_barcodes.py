@@ -26,6 +26,7 @@ accuracy of the validation splits against the split `train`), the model card, an
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.evaluation.probing import knn_probe
 from bioscan_hf.hub.cards import barcodebert_card
-from bioscan_hf.losses.rows import supervised_contrastive_loss
+from bioscan_hf.losses.supervised import supervised_contrastive_loss
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
@@ -309,11 +310,8 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     )
 
 
-def parse(arguments: Sequence[str]) -> tuple[ContrastOptions, ContrastArguments]:
-    """Options from flags, or from one YAML file."""
-    options, training_args = read_options(arguments, (ContrastOptions, ContrastArguments))
-    return options, training_args
-
+#: Options from flags, or from one YAML file.
+parse = partial(read_options, kinds=(ContrastOptions, ContrastArguments))
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

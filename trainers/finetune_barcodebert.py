@@ -164,11 +164,8 @@ def main(options: FinetuningOptions, training_args: BarcodeTrainingArguments) ->
     )
 
 
-def parse(arguments: Sequence[str]) -> tuple[FinetuningOptions, BarcodeTrainingArguments]:
-    """Options from flags, or from one YAML file; options that are given override the preset."""
-    options, training_args = read_options(arguments, (FinetuningOptions, BarcodeTrainingArguments), PRESETS)
-    return options, training_args
-
+#: Options from flags, or from one YAML file; options that are given override the preset.
+parse = partial(read_options, kinds=(FinetuningOptions, BarcodeTrainingArguments), presets=PRESETS)
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

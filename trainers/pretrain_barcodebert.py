@@ -28,7 +28,6 @@ card, and `trainer_state.json` (everything logged).
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, cast
@@ -223,11 +222,8 @@ def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -
     )
 
 
-def parse(arguments: Sequence[str]) -> tuple[PretrainingOptions, BarcodeTrainingArguments]:
-    """Options from flags, or from one YAML file."""
-    options, training_args = read_options(arguments, (PretrainingOptions, BarcodeTrainingArguments), PRESETS)
-    return options, training_args
-
+#: Options from flags, or from one YAML file; options that are given override the preset.
+parse = partial(read_options, kinds=(PretrainingOptions, BarcodeTrainingArguments), presets=PRESETS)
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

@@ -41,6 +41,7 @@ The output folder holds the model (with adapters: merged, and the adapters in `a
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from transformers import EvalPrediction, set_seed
@@ -189,11 +190,8 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
     )
 
 
-def parse(arguments: Sequence[str]) -> tuple[ClibdOptions, ClibdArguments]:
-    """Options from flags, or from one YAML file; options that are given override the preset."""
-    options, training_args = read_options(arguments, (ClibdOptions, ClibdArguments), PRESETS)
-    return options, training_args
-
+#: Options from flags, or from one YAML file; options that are given override the preset.
+parse = partial(read_options, kinds=(ClibdOptions, ClibdArguments), presets=PRESETS)
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

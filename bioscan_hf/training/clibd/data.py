@@ -18,7 +18,7 @@ from datasets import Image as ImageFeature
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperConfig
 
 from ...dataset.load import load_bioscan5m
-from ...losses.contrastive import choose_pairs
+from ...losses.pairs import choose_pairs
 from ...models import register  # noqa: F401  (our classes for AutoModel)
 from ...models.configuration_clibd import ClibdConfig
 from ...models.modeling_clibd import ClibdModel, draw_as_timm

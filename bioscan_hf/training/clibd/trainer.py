@@ -17,7 +17,7 @@ from transformers import EvalPrediction
 from ...evaluation.retrieval_protocol import REPORTED_RANKS, Specimens, combinations_of, evaluate_retrieval
 from ...losses.cached import cached_embeddings
 from ...losses.contrastive import contrastive_loss, siglip_loss
-from ...losses.rows import supervised_contrastive_loss
+from ...losses.supervised import supervised_contrastive_loss
 from ...models.processing_clibd import MODALITIES, photos_on_device
 from ...models.random_crops import ALTERATIONS
 from ..trainer import BarcodeTrainer

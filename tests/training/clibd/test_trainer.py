@@ -9,7 +9,7 @@ from clibd_runs import TRAINING, arguments
 from torch.utils.data import SequentialSampler
 
 from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
-from bioscan_hf.losses.rows import supervised_contrastive_loss
+from bioscan_hf.losses.supervised import supervised_contrastive_loss
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.schema import RANKS
 from bioscan_hf.trainers import train_clibd as program

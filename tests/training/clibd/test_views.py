@@ -7,7 +7,7 @@ import torch
 from clibd_runs import arguments, make_folder
 from training_runs import losses, weights
 
-from bioscan_hf.losses.rows import supervised_contrastive_loss
+from bioscan_hf.losses.supervised import supervised_contrastive_loss
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program
