@@ -1,1 +1,1 @@
-"""Losses: gathered rows, contrastive, gradient caching."""
+"""Contrastive losses, gathering of rows over processes, and gradient caching."""

@@ -1,9 +1,8 @@
-"""Embeddings of a large batch in the memory of a small one: activations are computed again for the gradient.
+"""Gradient caching: embeddings of a large batch with the activations of a small one in memory.
 
-A contrastive loss needs the embeddings of all rows at once, but their activations only row by row: they are dropped
-and computed again, chunk by chunk, when the gradient of the embeddings is known. This is what GradCache does
-(https://arxiv.org/abs/2101.06983), here by checkpoints: the loss stays an ordinary one, whose `backward` belongs to
-whoever calls it, such as the Trainer, with its autocast, loss scaling, accumulation and averaging over processes.
+A contrastive loss needs the embeddings of all rows at once, but the activations of a few rows at a time: they are
+recomputed, chunk by chunk, in the backward pass, as in GradCache (https://arxiv.org/abs/2101.06983). It is implemented
+with torch's checkpoints, so the Trainer's autocast, loss scaling, accumulation and averaging over processes work.
 
 Shape letters: B = rows, E = embedding size.
 """
@@ -26,11 +25,10 @@ def cached_embeddings(
     *,
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
-    """What `model(**inputs)` returns, each tensor by name, with the activations of a few rows at a time in memory.
+    """Outputs of `model(**inputs)` by name, with the activations of a few rows at a time in memory.
 
-    The gradient takes a second forward pass, with the same random numbers (dropout). Embeddings, inputs and parameters
-    stay in memory. `model` may be wrapped in DistributedDataParallel; gradients are averaged once, at the end of
-    `backward`. For example::
+    The gradient takes a second forward pass with the same random numbers (dropout). `model` may be wrapped in
+    DistributedDataParallel; gradients are averaged once, at the end of `backward`. For example::
 
         outputs = cached_embeddings(model, batch, rows_at_a_time=64)
         loss = contrastive_loss(
@@ -39,25 +37,24 @@ def cached_embeddings(
         loss.backward()
 
     Args:
-        model: Treats each row by itself (no batch normalisation in training), and returns a mapping.
+        model: Returns a mapping and treats rows independently (no batch normalization in training).
         inputs: Name -> (B, ...).
-        rows_at_a_time: Rows that go through the model together.
-        prepare: What the model reads, made of a part of the inputs, such as normalised photos of uint8 ones; it is
-            called for these rows alone, and once again for the gradient, so that what it makes is not kept either.
+        rows_at_a_time: Rows per forward pass.
+        prepare: Makes the model's inputs from a chunk of `inputs`, such as normalized photos from uint8. It is called
+            again for the gradient, so its result is not kept in memory.
 
     Returns:
-        Name -> (B, ...), without what is None; a number that is not one for each row, as the logit_scale, is that of
-        the last rows.
+        Name -> (B, ...), without None values. Scalars, such as logit_scale, are those of the last chunk.
 
     Raises:
-        ValueError: for inputs of unequal length or none, and for less than one row at a time.
+        ValueError: for inputs of unequal length or no inputs, and for less than one row at a time.
     """
     lengths = {name: len(values) for name, values in inputs.items()}
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"The inputs have the lengths {lengths}, but need the same number of rows.")
+        raise ValueError(f"The inputs have the lengths {lengths}; give the same number of rows.")
     if rows_at_a_time < 1:
-        raise ValueError(f"rows_at_a_time is {rows_at_a_time}: give a number of rows from 1 on.")
-    # The second pass lies within `backward`, where the wrapper's forward would begin its averaging anew.
+        raise ValueError(f"rows_at_a_time is {rows_at_a_time}; give 1 row or more.")
+    # The second pass runs within `backward`, where the forward of the wrapper would restart its averaging.
     running = [model]
 
     @contextmanager

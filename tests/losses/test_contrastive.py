@@ -15,8 +15,9 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from bioscan_hf.losses.cached import cached_embeddings
-from bioscan_hf.losses.contrastive import choose_pairs, contrastive_loss, siglip_loss
-from bioscan_hf.losses.rows import supervised_contrastive_loss
+from bioscan_hf.losses.contrastive import contrastive_loss, siglip_loss
+from bioscan_hf.losses.pairs import choose_pairs
+from bioscan_hf.losses.supervised import supervised_contrastive_loss
 
 NAMES = ("image", "dna", "text")
 CASES = [f"I+D+T_{name}" for name in ("unique", "dup", "dup_bind_image", "dup_bind_dna", "dup_bind_text")] + [
@@ -346,12 +347,12 @@ def test_pairs_by_name():
     ("options", "match"),
     [
         ({"bind_to": "audio"}, r"modalities are image, dna, text: bind_to \(audio\)"),
-        ({"pairs": [("image", "audio")]}, "no pair of two"),
-        ({"pairs": [("image", "image")]}, "no pair of two"),
+        ({"pairs": [("image", "audio")]}, "not a pair of two"),
+        ({"pairs": [("image", "image")]}, "not a pair of two"),
         ({"pairs": [("image", "dna"), ("dna", "image")]}, "each once"),
         ({"pairs": []}, "one pair or more"),
-        ({"pairs": [("image", "dna")], "bind_to": "dna"}, "give one"),
-        ({"target_normalization": "sum"}, "none .as published. or mean"),
+        ({"pairs": [("image", "dna")], "bind_to": "dna"}, "Give one"),
+        ({"target_normalization": "sum"}, "'none' .as published. or 'mean'"),
         ({"chunk_size": 0}, "chunk_size is 0"),
         ({"labels": torch.zeros(3)}, r"labels of labels has the shape \(3,\); there are 9 rows"),
         ({"labels": {"genus": LABELS}}, "need target_normalization='mean'"),
@@ -394,7 +395,7 @@ def test_training_the_temperature_alone_is_refused():
     """The published code trains nothing else where embeddings were gathered without gradient, and says nothing."""
     embeddings = {name: rows.detach() for name, rows in random_batch().items()}
     scale = torch.tensor(5.0, requires_grad=True)
-    with pytest.raises(ValueError, match="nothing but the temperature"):
+    with pytest.raises(ValueError, match="only the temperature would be trained"):
         contrastive_loss(embeddings, scale)
     with torch.no_grad():
         assert contrastive_loss(embeddings, scale).item() > 0

@@ -219,7 +219,7 @@ def test_a_model_predicts_by_its_own_tree():
         ({"parents": TREE["parents"] | {"family": [0, 0]}}, r"parents\['family'\] has 2 entries.*has 3 classes"),
         ({"parents": TREE["parents"] | {"family": [0, 0, 2]}}, r"parents\['family'\] holds 2.*'order' are 0 to 1"),
         ({"parents": TREE["parents"] | {"family": [0, 0, -2]}}, r"parents\['family'\] holds -2"),
-        ({"taxa": {"order": ["Diptera"]}, "parents": {}}, r"taxa has the ranks \['order'\], give two"),
+        ({"taxa": {"order": ["Diptera"]}, "parents": {}}, r"taxa has the ranks \['order'\]; give two"),
         (
             {"taxa": TREE["taxa"] | {"order": ["Diptera", "Diptera"]}},
             r"taxa\['order'\] has 2 names, 1 of them distinct",
@@ -266,7 +266,7 @@ def test_a_pretrained_encoder_gets_several_ranks(tmp_path):
         wrong = TREE | {"parents": TREE["parents"] | {"genus": [0]}}
         BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "mlm", **wrong)
     tiny_bert(BarcodeBertForSequenceClassification, num_labels=3).save_pretrained(tmp_path / "one")
-    with pytest.raises(ValueError, match="id2label names 3 classes"):
+    with pytest.raises(ValueError, match="id2label and taxa both name classes"):
         BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "one", **TREE)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from bioscan_hf.losses.rows import supervised_contrastive_loss
+from bioscan_hf.losses.supervised import supervised_contrastive_loss
 
 LABELS = {"genus": [0, 0, 1, 1, -1, 0, 2, 0], "species": [3, 3, 4, 5, -1, 6, -1, 3]}
 
@@ -110,7 +110,7 @@ SPREAD = """
 import sys
 import torch
 import torch.distributed as dist
-from bioscan_hf.losses.rows import supervised_contrastive_loss
+from bioscan_hf.losses.supervised import supervised_contrastive_loss
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
 rows, labels, weights = torch.load(sys.argv[1])
@@ -166,10 +166,10 @@ def test_two_processes_are_one(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0, but divides cosines"),
+        ({"temperature": 0.0}, "temperature is 0.0; give a positive"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"labels": {}}, "There are no labels"),
-        ({"labels": {"genus": [0] * 7}}, r"labels of genus have the shape \(7,\), but there are 8 embeddings"),
+        ({"labels": {"genus": [0] * 7}}, r"labels of genus have the shape \(7,\); give one id for each of the 8"),
         ({"weights": {"genus": 1.0}}, r"must name each rank of the labels \(genus, species\)"),
         ({"weights": {"genus": 1.0, "species": 0.0}}, "above 0"),
         ({"weights": {"genus": 1.0, "species": float("nan")}}, "above 0"),
