@@ -1,4 +1,4 @@
-"""Pictures: they show the numbers they are given, and lay out boxes rightly."""
+"""Figures show the numbers they are given, in one style."""
 
 import io
 
@@ -58,6 +58,15 @@ def test_loss_curves_draw_every_point():
         "validation",
         "guessing (5.55)",
     ]
+
+
+def test_more_lines_and_bars_than_colours():
+    """Every curve and model is drawn, also after the eighth, and lines can be told apart."""
+    axes = plots.loss_curves({f"curve {i}": [(1, i), (2, i + 1)] for i in range(20)}).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[i, i + 1] for i in range(20)]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 20
+    axes = plots.accuracy_bars({f"model {i}": {"species": i / 20} for i in range(10)}).axes[0]
+    assert [round(patch.get_height()) for patch in axes.patches] == [5 * i for i in range(10)]
 
 
 def test_photo_grid_and_png():

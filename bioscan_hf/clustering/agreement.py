@@ -36,7 +36,7 @@ Ids = NDArray[np.int64]
 
 
 def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, Ids]:
-    """Rank -> ids of the names in alphabetical order (N,), -1 for None.
+    """Rank -> ids of names in alphabetical order (N,), -1 for None.
 
     Raises:
         ValueError: for an unknown rank, labels of another length, and a label that is neither a name nor None.

@@ -207,7 +207,7 @@ def _candidates(
     labels: Mapping[str, NDArray[np.int64]],
     rows: int,
 ) -> tuple[list[int], dict[str, Any]]:
-    """Numbers of clusters to try, and how one is chosen; 0 for none."""
+    """Numbers of clusters to try (0: none), and how one is chosen."""
     if clusterer in FREE:
         if n_clusters is not None or distance_threshold is not None:
             raise ValueError(

@@ -52,7 +52,7 @@ class Groups(NamedTuple):
 
 
 def ami_by_rank(results: Mapping[str, Mapping[str, Any]], score: str = "ami") -> Figure:
-    """Agreement with each rank: a line per encoder, the best at species first.
+    """Agreement with each rank, a line per encoder, best first.
 
     Args:
         results: Name of an encoder -> its results.json of `cluster_embeddings`: `metrics`, rank -> score in [-1, 1] or

@@ -142,7 +142,7 @@ def _check(
 
 
 def _column(name: str, values: Sequence[str | None]) -> dict[str, Any]:
-    """A choice of colours: names, name of each specimen (-1: none), and legend."""
+    """A choice of colours: names, name of each specimen, and legend."""
     names = sorted({value for value in values if value is not None})
     place: dict[str | None, int] = {value: i for i, value in enumerate(names)}
     place[None] = -1

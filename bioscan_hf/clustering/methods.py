@@ -109,8 +109,8 @@ def leiden(x: Floats, *, n_neighbors: int, resolution: float, seed: int = 0) -> 
 def shared_neighbours(x: Floats, n_neighbors: int) -> tuple[Ids, Ids, NDArray[np.float64]]:
     """Edges between nearest neighbours: two points and a weight, each (E,).
 
-    The weight, in (0, 1], is |A and B| / |A or B|, where A and B are the nearest neighbours of the two points and the points
-    themselves.
+    The weight, in (0, 1], is |A and B| / |A or B|, where A and B are the nearest neighbours of the two points and the
+    points themselves.
     """
     from scipy.sparse import csr_matrix
 

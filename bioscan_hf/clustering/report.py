@@ -177,7 +177,7 @@ def _distances(
     counts: Mapping[int, Mapping[str, Counter[str]]],
     vectors: NDArray[np.float64] | None,
 ) -> tuple[float | None, dict[int, float]]:
-    """Distance that counts as far, and cluster -> distance to nearest named cluster."""
+    """Distance that counts as far, and each distance to a named cluster."""
     found = [cluster for cluster in members if cluster != NOISE]
     named = [cluster for cluster in found if counts[cluster]["species"]]
     if vectors is None or not named:

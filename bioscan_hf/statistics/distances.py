@@ -52,9 +52,9 @@ def barcode_distances(
 ) -> dict[str, Any]:
     """Distances between the distinct barcodes of groups, averaged over groups.
 
-    Distances are in edits. Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups' population deviations;
-    `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the same weight. Needs the
-    extra `stats` (rapidfuzz).
+    Distances are in edits. Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups'
+    population deviations; `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the
+    same weight. Needs the extra `stats` (rapidfuzz).
 
     Args:
         max_per_group: Barcodes of a group that are compared, each with each; a larger group is sampled by `seed`. None

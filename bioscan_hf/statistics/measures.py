@@ -28,17 +28,6 @@ from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
 from .distances import barcode_distances, check_rank, require_rapidfuzz
 from .table import BARCODE, PLACES, SIZES, Source, Specimens, quoted, read_specimens, specimens_of
 
-__all__ = [
-    "barcode_distances",
-    "describe",
-    "diversity",
-    "geography",
-    "lengths",
-    "rank_statistics",
-    "sizes",
-    "split_statistics",
-]
-
 #: Width of the cells of a map, in degrees.
 DEGREES_PER_CELL = 0.1
 

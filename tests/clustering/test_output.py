@@ -91,4 +91,4 @@ def test_a_specimen_without_a_photo_has_none(monkeypatch):
     rows = {"processid": ["a", "b"], "image": [{"bytes": b"x", "path": None}, None]}
     data = Dataset.from_dict(rows, Features({"processid": Value("string"), "image": Image()}))
     monkeypatch.setattr(clustering_output, "load_bioscan5m", lambda *_, **__: data)
-    assert list(SpecimenPhotos("made up", "cropped_256", "test", ["b", "a", "c"])) == [None, b"x", None]
+    assert list(SpecimenPhotos("simulated", "cropped_256", "test", ["b", "a", "c"])) == [None, b"x", None]

@@ -38,7 +38,7 @@ def rows_of(dataset, split):
 
 @pytest.fixture(scope="module")
 def photos(dataset, tmp_path_factory):
-    """Made-up embeddings of photos in the layout of CLIBD's evaluation; the first specimen of test has no photo."""
+    """Simulated embeddings of photos as CLIBD's evaluation wrote them; the first specimen of test has no photo."""
     folder = tmp_path_factory.mktemp("embedded") / "clibd"
     for split in ("test", "test_unseen"):
         table = rows_of(dataset, split).drop_columns(["split"])
@@ -133,7 +133,8 @@ def test_what_is_written(dataset, barcodes, tmp_path):
     assert results["spread"]["species"]["ami"] == pytest.approx(np.std(amis, ddof=1))
     assert set(results["metrics"]) == {*LABEL_COLUMNS, "separation"}
     assert results["chosen"][0] == {"by": "leiden", "oracle": False}
-    assert results["protocol"] == "bioscan5m, with other clusterer, clusterer_options, n_clusters, reducer, reducer_options"
+    assert results["seeds"] == [0, 7]
+    assert steps == [("clustering", 1, 2), ("clustering", 2, 2)]
     assert results["splits"]["test"] + results["splits"]["test_unseen"] == results["specimens"] == len(table)
     assert len(results["encoders"]["dna"]["model"]) == 64
     assert results["seeds"] == [0, 7] and steps == [("clustering", 1, 2), ("clustering", 2, 2)]

@@ -1,4 +1,4 @@
-"""Statistics of a release: the formulas on hand-made tables and against pandas, from every kind of source."""
+"""Statistics of a release: formulas on small tables and against pandas, from every kind of source."""
 
 from itertools import combinations
 from math import log2
@@ -128,7 +128,7 @@ def test_splits_count_samples_barcodes_and_species(tmp_path):
 
 
 def test_published_counts_agree_with_one_another(dataset):
-    """On a made-up release: samples and barcodes of the splits sum to the total, as barcodes lie in one split each."""
+    """On a simulated release, samples and barcodes of the splits sum to the total: a barcode is in one split only."""
     *splits, total = statistics.split_statistics(dataset)
     assert total["samples"] == sum(row["samples"] for row in splits) == 400
     assert total["barcodes"] == sum(row["barcodes"] for row in splits) > 50
@@ -181,7 +181,7 @@ def test_distances_are_averaged_over_the_groups(tmp_path):
         "c": ["G", "GG", "GGG", "GGGG"],
     }
     rows = [{"genus": genus, "dna_barcode": f"{b}N"} for genus, barcodes in of.items() for b in barcodes for _ in "12"]
-    found = statistics.barcode_distances(folder_of(tmp_path, rows), "genus", workers=1)
+    found = distances.barcode_distances(folder_of(tmp_path, rows), "genus", workers=1)
     by_hand = [np.array([osa(x, y) for x, y in combinations(of[genus], 2)]) for genus in "ab"]
     assert (found["groups"], found["groups_left_out"], found["barcodes"], found["pairs"]) == (2, 1, 10, 20)
     assert found["mean"] == pytest.approx(np.mean([x.mean() for x in by_hand]))
@@ -195,7 +195,7 @@ def test_distances_are_averaged_over_the_groups(tmp_path):
 def test_only_the_first_625_nucleotides_are_compared(tmp_path):
     barcodes = ["A" * 624 + letter + "G" * i for i, letter in enumerate("ACGTR")]
     rows = [{"genus": "a", "dna_barcode": barcode} for barcode in barcodes]
-    found = statistics.barcode_distances(folder_of(tmp_path, rows), "genus", workers=1)
+    found = distances.barcode_distances(folder_of(tmp_path, rows), "genus", workers=1)
     assert (found["mean"], found["maximum"]) == (1.0, 1.0)
 
 
@@ -203,12 +203,12 @@ def test_distances_of_large_groups_are_sampled_by_the_seed(tmp_path):
     """50 barcodes A, AA, ...: all 1,225 pairs at species, 10 of a sample of 5, the same whatever the order of rows."""
     rows = [{"species": "s", "genus": "g", "dna_barcode": "A" * (i + 1)} for i in range(50)]
     source, turned = folder_of(tmp_path / "a", rows), folder_of(tmp_path / "b", rows[::-1], per_file=7)
-    everything = statistics.barcode_distances(source, "species", workers=1)
+    everything = distances.barcode_distances(source, "species", workers=1)
     assert everything["pairs"] == 1225 and everything["mean"] == pytest.approx(51 / 3)  # (n + 1) / 3
-    sample = statistics.barcode_distances(source, "genus", max_per_group=5, workers=1)
+    sample = distances.barcode_distances(source, "genus", max_per_group=5, workers=1)
     assert (sample["barcodes"], sample["pairs"]) == (5, 10)
-    assert sample == statistics.barcode_distances(turned, "genus", max_per_group=5, workers=1)
-    others = [statistics.barcode_distances(source, "genus", seed, 5, workers=1)["mean"] for seed in range(1, 6)]
+    assert sample == distances.barcode_distances(turned, "genus", max_per_group=5, workers=1)
+    others = [distances.barcode_distances(source, "genus", seed, 5, workers=1)["mean"] for seed in range(1, 6)]
     assert set(others) != {sample["mean"]}
 
 
@@ -222,11 +222,11 @@ def test_large_groups_are_compared_in_blocks():
 
 
 def test_bad_arguments(dataset):
-    for function in (statistics.diversity, statistics.barcode_distances):
+    for function in (statistics.diversity, distances.barcode_distances):
         with pytest.raises(ValueError, match="Unknown rank 'tribe'. Barcodes are grouped by phylum"):
             function(dataset, "tribe")
     with pytest.raises(ValueError, match="max_per_group is 4; give 5 or more"):
-        statistics.barcode_distances(dataset, "genus", max_per_group=4)
+        distances.barcode_distances(dataset, "genus", max_per_group=4)
     with pytest.raises(ValueError, match="read without 'dna_barcode'"):
         statistics.diversity(read_specimens(dataset, ("genus",)), "genus")
 
@@ -383,7 +383,7 @@ def test_distances_of_real_barcodes(shared):
     are others, of 235 species, so only the scale can be compared: a phylum lies between 140 and 175.
     """
     specimens = read_specimens(shared / "data" / "bold_coi5p_sample.csv.gz")
-    means = [statistics.barcode_distances(specimens, rank, max_per_group=10)["mean"] for rank in RANKS[1:]]
+    means = [distances.barcode_distances(specimens, rank, max_per_group=10)["mean"] for rank in RANKS[1:]]
     assert means == sorted(means, reverse=True)
     assert 140 < means[0] < 175
     frame = pd.read_csv(shared / "data" / "bold_coi5p_sample.csv.gz", dtype=str)
