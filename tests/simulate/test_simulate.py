@@ -300,6 +300,12 @@ def test_reads_have_realistic_errors(rows):
     assert 1.6 < len(rows) / len(set(reads)) < 2.4
 
 
+def test_whole_reads_are_open_reading_frames(rows):
+    whole = [row["dna_barcode"] for row in rows if re.fullmatch("[ACGT]{658}", row["dna_barcode"])]
+    assert len(whole) > 2000
+    assert not any(read[i : i + 3] in ("TAA", "TAG") for read in whole for i in range(1, 656, 3))
+
+
 @pytest.fixture(scope="module")
 def taxa():
     return grow_taxa(np.random.default_rng(0), 400)
