@@ -22,6 +22,7 @@ myst_heading_anchors = 3
 exclude_patterns: list[str] = []
 
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_numpy_docstring = False

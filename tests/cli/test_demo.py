@@ -1,4 +1,4 @@
-"""The demo from end to end, small: real files, a real pretraining program, numbers and pictures."""
+"""A small demo from end to end: real files, a real pretraining program, numbers and figures."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def test_results_are_complete(demo):
     assert len(results["pretraining"]["loss_curve"]) == 4
 
 
-def test_report_shows_the_numbers_and_the_pictures(demo):
+def test_report_shows_the_numbers_and_the_figures(demo):
     folder, results, said = demo
     page = (folder / "report.html").read_text()
     for metrics in results["metrics"].values():
@@ -63,7 +63,7 @@ def test_only_an_earlier_demo_is_replaced(demo, tmp_path):
 
 
 def test_force_removes_what_a_demo_writes_and_nothing_else(demo, tmp_path):
-    """Every entry of a real demo is known as its own; somebody's notes between them stay."""
+    """The constants name every entry of a demo; other files in the folder stay."""
     from bioscan_hf.cli.demo import FILES, FOLDERS, _claim
 
     folder, _, _ = demo
@@ -83,8 +83,8 @@ def test_failed_pretraining_says_why(demo, tmp_path):
         pretrain(tmp_path / "nowhere", tmp_path / "model", steps=1, seed=0)
 
 
-def test_python_of_the_readme_runs_on_what_the_demo_leaves(demo, monkeypatch, capsys):
-    """Every block, one after the other, where the folder `demo` is."""
+def test_python_of_the_readme_runs_on_the_output_of_the_demo(demo, monkeypatch, capsys):
+    """Every block, in order, in the folder that holds `demo`."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
     assert len(blocks) >= 5
