@@ -133,8 +133,8 @@ def test_what_is_written(dataset, barcodes, tmp_path):
     assert results["spread"]["species"]["ami"] == pytest.approx(np.std(amis, ddof=1))
     assert set(results["metrics"]) == {*LABEL_COLUMNS, "separation"}
     assert results["chosen"][0] == {"by": "leiden", "oracle": False}
-    assert results["seeds"] == [0, 7]
-    assert steps == [("clustering", 1, 2), ("clustering", 2, 2)]
+    others = "clusterer, clusterer_options, n_clusters, reducer, reducer_options"
+    assert results["protocol"] == f"bioscan5m, with other {others}"
     assert results["splits"]["test"] + results["splits"]["test_unseen"] == results["specimens"] == len(table)
     assert len(results["encoders"]["dna"]["model"]) == 64
     assert results["seeds"] == [0, 7] and steps == [("clustering", 1, 2), ("clustering", 2, 2)]
