@@ -31,9 +31,10 @@ _BLOCK = 10_000  # rows that are hashed at a time
 
 
 def clean_barcodes(barcodes: Iterable[str]) -> list[str]:
-    """Barcodes in the letters A, C, G, T and N: upper case, U as T, IUPAC codes and gaps as N, no white space.
+    """Barcodes in the letters A, C, G, T and N.
 
-    Trailing N is removed. The published systems read barcodes as they are; use this for sequences from elsewhere.
+    Letters become upper case, U becomes T, IUPAC codes and gaps become N; white space and trailing N are removed. The
+    published systems read barcodes as they are; use this for sequences from elsewhere.
 
     Raises:
         ValueError: if a sequence holds any other character; the message names the first one.

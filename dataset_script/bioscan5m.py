@@ -5,7 +5,8 @@
 
 With `datasets` < 4 this file also loads as a script: `load_dataset(".../bioscan5m.py", "dna", data_dir="RELEASE",
 trust_remote_code=True)`. `datasets` >= 4 does not run scripts; use `bioscan-hf build RELEASE OUT`, whose Parquet
-`load_dataset("OUT", "dna")` reads without code. A build also resumes after an interruption; a builder's cache does not.
+`load_dataset("OUT", "dna")` reads without code. A build also resumes after an interruption; a builder's cache does
+not.
 """
 
 from __future__ import annotations

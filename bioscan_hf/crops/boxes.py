@@ -70,7 +70,7 @@ def check_box(box: Corners) -> Box:
 
 
 def area_fraction(box: Corners, size: tuple[int, int]) -> float:
-    """Area of the box divided by that of the photo, to 4 decimals: the published column of that name.
+    """Area of the box divided by that of the photo, to 4 decimals, as published.
 
     Args:
         size: Width and height of the photo.
@@ -80,7 +80,7 @@ def area_fraction(box: Corners, size: tuple[int, int]) -> float:
 
 
 def scale_factor(box: Corners) -> float:
-    """Shorter side of the box divided by 256, to 4 decimals: the published column of that name.
+    """Shorter side of the box divided by 256, to 4 decimals, as published.
 
     It describes the box itself; cropped_256 shows a region 1.4 times as large.
     """
@@ -100,7 +100,7 @@ def _grow(box: Corners, width: float, height: float) -> tuple[float, float, floa
 def expand_box(
     box: Corners, ratio: float = 1.4, *, equal_extend: bool = True, fix_ratio: bool = False
 ) -> tuple[int, int, int, int]:
-    """The box, grown about its centre, in whole pixels (truncated towards zero, as published). See `Style`."""
+    """The box, grown about its centre, in whole pixels, truncated towards zero. See `Style`."""
     x0, y0, x1, y1 = box = check_box(box)
     width, height = x1 - x0, y1 - y0
     if equal_extend:
@@ -149,7 +149,7 @@ def crop(image: Image.Image, box: Corners, style: str | Style = "bioscan5m") -> 
 
 
 def resize_shorter_side(image: Image.Image, size: int = 256) -> Image.Image:
-    """The image with a shorter side of `size` pixels. The longer side is truncated to a whole number, as published."""
+    """The image with a shorter side of `size` pixels; the longer side is truncated."""
     shorter = min(image.size)
     if shorter == size:
         return image

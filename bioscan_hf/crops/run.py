@@ -85,12 +85,12 @@ def crop_folder(
     keep_going: bool = False,
     progress: Progress = silent,
 ) -> Cropped:
-    """Crops every photo of a folder or release. Run again, it continues where it stopped and replaces nothing.
+    """Crops every photo of a folder or release.
 
-    Beside the crops, `output` gets the table of boxes (boxes.tsv, once the run is complete) and, if some photos could
-    not be cropped, problems.csv. A box from a table is in pixels of the photo in which it was found, and is scaled to
-    a smaller photo (original_256). This process reads the photos, runs the detector and writes the files; workers
-    decode, crop and encode.
+    Run again, it continues where it stopped and replaces nothing. Beside the crops, `output` gets the table of boxes
+    (boxes.tsv, once the run is complete) and, if some photos could not be cropped, problems.csv. A box from a table is
+    in pixels of the photo in which it was found, and is scaled to a smaller photo (original_256). This process reads
+    the photos, runs the detector and writes the files; workers decode, crop and encode.
 
     Args:
         source: Folder of JPEGs, or a release with original photos.

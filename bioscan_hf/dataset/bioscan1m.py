@@ -86,11 +86,11 @@ def load_bioscan1m(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset`, or an `IterableDataset` if streamed, of BIOSCAN-1M; without `split`, a dict of them.
+    """A `Dataset`, or an `IterableDataset` if streamed, of BIOSCAN-1M.
 
-    Labels are cleaned as `bioscan-dataset` does: "not_classified" is null, three tribes are completed, a missing genus
-    is the first word of the species, and a missing tribe or subfamily above a known genus becomes "unassigned" and the
-    name of the next known rank.
+    Without `split`, the result is a dict of datasets. Labels are cleaned as `bioscan-dataset` does: "not_classified"
+    is null, three tribes are completed, a missing genus is the first word of the species, and a missing tribe or
+    subfamily above a known genus becomes "unassigned" and the name of the next known rank.
 
     Args:
         source: The published TSV, or the folder that holds it, images/ and their zips (or bioscan1m/ with them).
@@ -120,7 +120,7 @@ def load_bioscan1m(
 
 
 def bioscan1m_label_maps(source: str | Path) -> LabelMaps:
-    """The label ids of BIOSCAN-1M, of the cleaned labels of all rows: the ranks, "tribe" and "dna_bin"."""
+    """The label ids of BIOSCAN-1M: cleaned ranks, "tribe" and "dna_bin" of all rows."""
     return _source(source, "dna", PARTITIONS[0], None).scan()[0]
 
 

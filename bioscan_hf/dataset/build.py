@@ -155,7 +155,7 @@ def _clean(output: Path, replaced: Iterable[str]) -> None:
 def _write_metadata(
     metadata: Path, checked: Scan, manifest: Manifest, problems: ProblemList, progress: Progress
 ) -> None:
-    """Writes the shards of the config `dna` that are missing, in one pass over the metadata, and the label ids."""
+    """Writes the missing shards of the config `dna`, in one pass, and the label ids."""
     manifest.counts = checked.counts
     manifest.save()
     schema = features("dna", checked.extra_columns).arrow_schema
@@ -175,7 +175,7 @@ def _write_metadata(
 def _write_photos(
     root: Path, config: str, manifest: Manifest, problems: ProblemList, progress: Progress, **how: Any
 ) -> None:
-    """Writes the shards of an image package that are missing. Their rows come from the shards of `dna`."""
+    """Writes the missing shards of an image package, with rows from those of `dna`."""
     output, size = manifest.path.parent, manifest.about["rows_per_shard"][config]
     metadata = manifest.names("dna")
     # Inside `output`, so that other machines see it too.

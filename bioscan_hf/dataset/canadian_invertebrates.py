@@ -34,7 +34,9 @@ def load_canadian_invertebrates(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset`, or an `IterableDataset` if streamed, of Canadian Invertebrates; without `split`, a dict of them.
+    """A `Dataset`, or an `IterableDataset` if streamed, of Canadian Invertebrates.
+
+    Without `split`, the result is a dict of datasets.
 
     Args:
         source: CanInv_metadata.csv, or the folder that holds it (or CanadianInvertebrates/ with it).

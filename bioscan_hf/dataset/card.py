@@ -21,7 +21,7 @@ def dataset_card(
     fingerprints: Mapping[str, str],
     statistics: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """README.md of a dataset folder: YAML with configs and splits for `load_dataset`, and a description.
+    """README.md of a dataset folder: YAML for `load_dataset` and a description.
 
     Args:
         source: Name of the file that the dataset was built from.

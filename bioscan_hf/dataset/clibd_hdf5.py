@@ -38,10 +38,11 @@ def load_clibd_hdf5(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset`, or an `IterableDataset` if streamed, of a CLIBD split file; without `split`, a dict of its groups.
+    """A `Dataset`, or an `IterableDataset` if streamed, of a CLIBD split file.
 
-    JPEG bytes are cut to the length in the file and otherwise untouched; "not_classified" is null. Token ids and
-    features in a file are not read. Needs h5py: `pip install bioscan_hf[hdf5]`.
+    Without `split`, the result is a dict of its groups. JPEG bytes are cut to the length in the file and otherwise
+    untouched; "not_classified" is null. Token ids and features in a file are not read. Needs h5py: `pip install
+    bioscan_hf[hdf5]`.
 
     Args:
         split: A group of the file, such as "no_split_and_seen_train" or "all_keys", its BIOSCAN-5M name (train, val,
@@ -63,7 +64,7 @@ def load_clibd_hdf5(
 
 
 def clibd_label_maps(path: str | Path, bins: str | Path | None = None) -> LabelMaps:
-    """The label ids of a split file of CLIBD, over all its groups; `bins` as in `load_clibd_hdf5`."""
+    """The label ids of all groups of a split file of CLIBD. `bins` as in `load_clibd_hdf5`."""
     return _source(path, False, bins).scan()[0]
 
 

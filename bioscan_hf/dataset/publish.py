@@ -53,7 +53,7 @@ def publish(
     token: str | None = None,
     progress: Progress = silent,
 ) -> str:
-    """Uploads a build to the Hub and returns the URL of the commit that completed it.
+    """Uploads a build to the Hub; returns the URL of the last commit.
 
     Only files of the build are uploaded: shards, label names, manifest, list of problems, and the card with the counts
     of each split. Folders of this machine are cut from the manifest and the list. Shards of an earlier build are
@@ -130,7 +130,7 @@ def complete_manifest(folder: Path) -> dict[str, Any]:
 
 
 def split_counts(folder: str | Path) -> list[dict[str, Any]]:
-    """Samples, distinct barcodes and distinct species of each split of a build, and of the "total"."""
+    """Samples, distinct barcodes and distinct species per split of a build, and in total."""
 
     def blocks() -> Iterator[pa.RecordBatch]:
         for path in sorted(Path(folder).glob("dna/*.parquet")):
@@ -141,7 +141,7 @@ def split_counts(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _texts(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> content of the files that are published beside the shards; the card is the last."""
+    """Name -> content of the text files to publish; the card is the last."""
     counts = split_counts(folder)
     texts = {
         LABELS_FILE: (folder / LABELS_FILE).read_text(encoding="utf-8"),

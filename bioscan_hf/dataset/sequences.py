@@ -71,7 +71,9 @@ def read_sequences(
     arrow_file: str | Path | None = None,
     progress: Progress = silent,
 ) -> pa.Table:
-    """Strings `processid` and `dna_barcode` of every record, in order; of a table, also its ranks and `dna_bin`.
+    """Table of the columns `processid` and `dna_barcode`, one row per record.
+
+    A table of labels also keeps its ranks and `dna_bin`.
 
     The processid is the first word of a FASTA or FASTQ header, or the cell of the id column. White space in a sequence
     is removed. `embed` takes the result.

@@ -57,7 +57,7 @@ def resolve(source: str | Path) -> HubDataset | ParquetFolder | Release:
 
 
 def source_kind(source: str | Path) -> str:
-    """What `source` is: "parquet" (a folder), "release" (a folder, or a metadata file), or "hub".
+    """Kind of a source: "parquet" (a folder), "release" (folder or metadata), or "hub".
 
     Raises:
         FileNotFoundError, ValueError: as `resolve`.
@@ -197,7 +197,7 @@ class HubDataset:
         return LabelMaps.load(self._file(LABELS_FILE))
 
     def open(self, request: Request) -> dict[str, Dataset]:
-        """The chosen splits. If photos are not among the columns, only the other columns are downloaded."""
+        """The chosen splits. Photos are downloaded only if they are among the columns."""
         from huggingface_hub import snapshot_download
 
         card = self._file("README.md").read_text(encoding="utf-8")
@@ -268,11 +268,11 @@ class Release:
         return scan(self.metadata, unassigned=True)
 
     def label_maps(self, config: str, streaming: bool = False) -> LabelMaps:
-        """The label ids of all rows; from the build of `config` unless the release is streamed."""
+        """The label ids of all rows, from the build of `config` unless streamed."""
         return self.scanned.labels if streaming else self.built(config).label_maps(config)
 
     def built(self, config: str) -> ParquetFolder:
-        """The build of a config of the release as it is now. If several processes ask at once, one builds it."""
+        """The cached build of a config. If several processes ask at once, one builds it."""
         metadata = self.metadata.resolve()
         read = [metadata, *filter(None, [find_boxes(metadata)])]
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in read]
@@ -304,7 +304,7 @@ class Release:
         return features(config, extra_columns(self.metadata))
 
     def rows(self, config: str, split: str) -> Iterator[dict[str, Any]]:
-        """Rows of one split, in the order of the metadata. A photo is `{"bytes": ..., "path": "PROCESSID.jpg"}`."""
+        """Rows of one split as dicts; a photo is `{"bytes": ..., "path": ...}`."""
         return _rows(self, tuple(self.features(config)), Request(config), split)
 
 

@@ -46,7 +46,7 @@ def split_summary(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def check_partition(table: pa.Table) -> None:
-    """Raises ValueError, with an example, unless `split` is a partition by the rules of BIOSCAN-5M.
+    """Raises ValueError unless `split` is a partition by the rules of BIOSCAN-5M.
 
     Every row has a split; a barcode is in one split; rows of pretrain have no species and all others have one; seen,
     unseen and held-out species are disjoint; species of val and test occur in train, those of val_unseen and

@@ -18,10 +18,10 @@ _UNASSIGNED = "unassigned"
 
 
 def count_splits(blocks: Iterable[pa.Table | pa.RecordBatch]) -> list[dict[str, Any]]:
-    """Samples, distinct barcodes and distinct species of each split that has rows, and of the "total".
+    """Samples, distinct barcodes and distinct species per split, and in total.
 
-    N at both ends of a barcode does not count, and neither does a missing barcode. Memory: 16 bytes per distinct
-    barcode of a block.
+    Splits without rows are omitted; the last row is "total". N at both ends of a barcode does not count, and neither
+    does a missing barcode. Memory: 16 bytes per distinct barcode of a block.
 
     Args:
         blocks: Tables with the columns split, dna_barcode and species.

@@ -28,7 +28,10 @@ MIN_ROWS = 8
 
 
 def target_test_rows(n: int) -> int:
-    """Target of a species' `n` rows in test: 0 below 8 rows, else 4 and a quarter of the rest, at most 25."""
+    """Target of a species' `n` rows in test.
+
+    0 below 8 rows, else 4 and a quarter of the rest, at most 25.
+    """
     return 0 if n < MIN_ROWS else min(math.floor(4 + (n - MIN_ROWS) / 4), 25)
 
 
@@ -125,7 +128,7 @@ def _by_species(barcodes: np.ndarray, species: np.ndarray) -> list[np.ndarray]:
 
 
 def _draw(groups: list[np.ndarray], rows: np.ndarray, rule: SizeRule, seed: int) -> np.ndarray:
-    """Drawn barcodes of all species, from one generator in lexicographic order of species, as published."""
+    """Drawn barcodes of all species, from one generator, as published."""
     rng = np.random.default_rng(seed)
     return np.array([i for group in groups for i in group[_draw_barcodes(rows[group], rule, rng)]], dtype=np.int64)
 
