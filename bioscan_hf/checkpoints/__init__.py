@@ -1,1 +1,1 @@
-"""Conversion of published checkpoints."""
+"""Reading and conversion of published checkpoints."""

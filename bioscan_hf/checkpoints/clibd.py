@@ -1,10 +1,8 @@
-"""Published CLIBD checkpoints (`best.pth`) -> folders that `ClibdModel.from_pretrained` opens, with their processor.
+"""Converts published CLIBD checkpoints (`best.pth`) to folders with a model and its processor.
 
-Known are all that the code of CLIBD has written since 2024: encoders under the names of before and after April 2025;
-any of the three modalities; adapters of low rank in the encoders that have them, which the keys tell and not the
-training options (a full fine-tuning kept those of the photo encoder); with and without the temperature, and the
-buffers of old versions of transformers. What made the published embeddings and is not how one would do it today is
-written into the config and the processor.
+All checkpoints that the code of CLIBD has written since 2024 are supported: encoder names of before and after April
+2025, any of the three modalities, low-rank adapters in any encoder (found by their keys), with or without the
+temperature and the buffers of old versions of transformers. Published quirks are kept as config options.
 
 Source: CLIBD, https://arxiv.org/abs/2405.17537
 Shape letters: D = width of an encoder, r = rank of an adapter.
@@ -13,7 +11,8 @@ Shape letters: D = width of an encoder, r = rank of an adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,23 +20,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..models.configuration_barcodebert import VOCABULARIES
 from ..models.configuration_clibd import MODALITIES, ClibdConfig
 from ..models.lora import add_lora, fused_layers
 from ..models.modeling_clibd import ClibdModel
 from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
 from ..models.tokenization_kmer import KmerTokenizer
+from .shapes import count_layers, find_vocabulary
 
 State = dict[str, Tensor]
 
-#: Modality -> beginning of the keys of its encoder; the name of before April 2025 comes second.
+#: Modality -> key prefixes of its encoder, of after and before April 2025.
 ENCODERS = {
     "image": ("image_encoder.base_image_encoder.", "image_encoder.lora_vit."),
     "dna": ("dna_encoder.base_dna_encoder.", "dna_encoder.lora_barcode_bert."),
     "text": ("language_encoder.base_language_encoder.", "language_encoder.lora_bert."),
 }
 
-#: Beginning of a key -> of ours, by modality; the first that fits counts.
+#: Modality -> key prefix -> our prefix; the first that matches is used.
 OURS = {
     "image": {"head.": "image_projection.", "": "image_model.timm_model."},
     "dna": {
@@ -48,14 +47,14 @@ OURS = {
     "text": {"proj.": "text_projection.", "": "text_model."},
 }
 
-#: Weights that no embedding depends on.
+#: Weights that do not affect embeddings.
 UNUSED = {
     "image": (),
     "dna": ("bert.embeddings.position_ids", "cls.predictions.bias"),
     "text": ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
 }
 
-#: Ends of the keys of an adapter -> the end of the weight that it belongs to, and which part of the adapter it is.
+#: Key suffix of an adapter -> suffix of the adapted weight, and part of the adapter.
 ADAPTERS = {
     "qkv.linear_a_q.weight": ("qkv", "query_a"),
     "qkv.linear_b_q.weight": ("qkv", "query_b"),
@@ -67,23 +66,23 @@ ADAPTERS = {
     "value.w_b.weight": ("value", "b"),
 }
 
-#: Ends of the keys of an adapted layer's own weights -> of the same without an adapter.
+#: Key part of an adapted layer's own weights -> the same without an adapter.
 ADAPTED = {"attn.qkv.qkv.": "attn.qkv.", "self.query.w.": "self.query.", "self.value.w.": "self.value."}
 
-#: Widths of the encoders that were published; their heads are 64 wide.
+#: Widths of the published encoders, whose heads are 64 wide.
 PUBLISHED_WIDTHS = (512, 768, 1024)
 
-#: The inverse temperature that the first version was trained with and did not save.
+#: Log of the inverse temperature of the first version, which did not save it.
 FIXED_LOG_SCALE = math.log(1 / 0.07)
 
 
 class Parts(NamedTuple):
-    """A checkpoint under our names.
+    """A checkpoint under our keys.
 
     Attributes:
-        state: Weights, those of adapters left out.
+        state: Weights without adapters.
         adapters: Our name of an adapted layer -> part of the adapter -> weight.
-        unknown: Keys that no CLIBD checkpoint has.
+        unknown: Keys that CLIBD checkpoints do not have.
     """
 
     state: State
@@ -100,23 +99,17 @@ def convert_clibd(
     adapters: str = "merge",
     text_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
-    """Writes the weights as a folder, see `convert_checkpoint`.
+    """Writes the weights as a folder; arguments are those of `convert_checkpoint`.
 
     Args:
-        name: What to call the checkpoint in an error.
-        num_attention_heads: Heads of each encoder (image, dna, text), or of all. Needed where the widths are no
-            published ones.
-        adapters: "merge" adds them to the weights; "keep" writes the weights as they were before and the adapters into
-            the folder "adapter", for `load_lora`.
-        text_tokenizer: That of the text encoder, which the checkpoint does not hold. Without it the processor has
-            no text.
+        name: Name of the checkpoint in errors.
     """
     if adapters not in ("merge", "keep"):
         raise ValueError(f"Unknown adapters {adapters!r}. Choose 'merge' or 'keep'.")
     if any(key.removeprefix("module.").startswith("open_clip_model.") for key in weights):
         raise ValueError(
-            f"{name} holds encoders of open_clip (keys open_clip_model....), which are not converted; CLIBD was not "
-            f"published with them. Known are encoders of photos by timm, of barcodes and of text by BERT."
+            f"{name} has encoders of open_clip (keys open_clip_model....), which are not supported. Give a checkpoint "
+            f"with photo encoders of timm and BERT encoders of barcodes and text."
         )
     parts = _parts(weights, name)
     if adapters == "keep" and not parts.adapters:
@@ -146,14 +139,14 @@ def _parts(weights: Mapping[str, Tensor], name: str) -> Parts:
             continue
         place, ours = (parts.adapters.setdefault(ours, {}), part) if end is not None else (parts.state, ours)
         if ours in place:
-            raise ValueError(f"{name} holds the weight {original} twice, by two names.")
+            raise ValueError(f"{name} has the weight {original} twice, under two keys.")
         place[ours] = value
     parts.state.setdefault("logit_scale.log_scale", torch.tensor(FIXED_LOG_SCALE))
     return parts
 
 
 def _modality(key: str) -> tuple[str, str]:
-    """The encoder that a key belongs to, and the key within; "" if to none."""
+    """The modality of a key, "" for none, and the key within its encoder."""
     for modality, begins in ENCODERS.items():
         for begin in begins:
             if key.startswith(begin):
@@ -164,7 +157,7 @@ def _modality(key: str) -> tuple[str, str]:
 
 
 def _ours(modality: str, key: str) -> str | None:
-    """Our key; None for one that no CLIBD checkpoint has."""
+    """Our key; None for a key that CLIBD checkpoints do not have."""
     if not modality:
         return "logit_scale.log_scale" if key == "logit_scale" else None
     for adapted, plain in ADAPTED.items():
@@ -179,7 +172,11 @@ def _ours(modality: str, key: str) -> str | None:
 def _config(parts: Parts, heads: int | Mapping[str, int] | None, name: str) -> ClibdConfig:
     state = parts.state
     present = [modality for modality in MODALITIES if any(key.startswith(f"{modality}_model.") for key in state)]
-    describe = {"image": _image_config, "dna": _dna_config, "text": _text_config}
+    describe: dict[str, Callable[..., dict[str, Any]]] = {
+        "image": _image_config,
+        "dna": _dna_config,
+        "text": partial(_bert_sizes, modality="text"),
+    }
     projections = {
         "image": "image_projection.weight",
         "dna": "dna_projection.decoder.weight",
@@ -191,11 +188,14 @@ def _config(parts: Parts, heads: int | Mapping[str, int] | None, name: str) -> C
     absent = [key for key, dimensions in needed.items() if key not in state or state[key].ndim != dimensions]
     if absent or not present:
         raise ValueError(
-            f"{name} tells no shape of a CLIBD model: missing (or of other dimensions) are "
+            f"{name} is not a CLIBD model: missing (or of other dimensions) are "
             f"{', '.join(absent) or 'all encoders'}; unexpected are {', '.join(parts.unknown) or 'none'}."
         )
     configs: dict[str, Any] = {
-        f"{modality}_config": describe[modality](state, _heads(heads, modality), name) for modality in present
+        f"{modality}_config": describe[modality](
+            state, heads=heads.get(modality) if isinstance(heads, Mapping) else heads, name=name
+        )
+        for modality in present
     }
     return ClibdConfig(
         **configs,
@@ -207,7 +207,7 @@ def _config(parts: Parts, heads: int | Mapping[str, int] | None, name: str) -> C
     )
 
 
-#: Weights that tell the shape of an encoder -> how many dimensions they have.
+#: Modality -> weights that give the shape of its encoder -> their number of dimensions.
 SIZED = {
     "image": {
         "image_model.timm_model.pos_embed": 3,
@@ -226,29 +226,19 @@ SIZED = {
 }
 
 
-def _heads(given: int | Mapping[str, int] | None, modality: str) -> int | None:
-    return given.get(modality) if isinstance(given, Mapping) else given
-
-
 def _attention_heads(given: int | None, modality: str, width: int, name: str) -> int:
     if given is not None:
         if given < 1 or width % given:
-            raise ValueError(f"num_attention_heads is {given} for {modality}, but must divide its width, {width}.")
+            raise ValueError(
+                f"{given} attention heads were given for {modality}; give a divisor of its width, {width}."
+            )
         return given
     if width not in PUBLISHED_WIDTHS:
         raise ValueError(
-            f"{name} does not tell the number of attention heads, and its encoder of {modality} is {width} wide, "
-            f"which is no published size. Give num_attention_heads."
+            f"{name} has no number of attention heads, and the width of its {modality} encoder, {width}, is not a "
+            f"published size. Give num_attention_heads."
         )
     return width // 64
-
-
-def _layers(state: State, begin: str, name: str) -> int:
-    """Layers of an encoder, which must be numbered from 0 on without a gap."""
-    numbers = {key.removeprefix(begin).partition(".")[0] for key in state if key.startswith(begin)}
-    if numbers != {str(number) for number in range(len(numbers))}:
-        raise ValueError(f"{name} has the layers {begin}{{{', '.join(sorted(numbers))}}}; they must count from 0 on.")
-    return len(numbers)
 
 
 def _image_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
@@ -257,12 +247,12 @@ def _image_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
     patch = state[f"{prefix}patch_embed.proj.weight"].shape[-1]
     side = math.isqrt(positions - 1)
     if side * side != positions - 1:
-        raise ValueError(f"{name} has {positions} positions of photos, which is no square and the class token.")
+        raise ValueError(f"{name} has {positions} positions of photos, which are not a square and the class token.")
     found: dict[str, Any] = {
         "img_size": side * patch,
         "patch_size": patch,
         "embed_dim": width,
-        "depth": _layers(state, f"{prefix}blocks.", name),
+        "depth": count_layers(state, f"{prefix}blocks.", name),
         "num_heads": _attention_heads(heads, "image", width, name),
         "mlp_ratio": len(state[f"{prefix}blocks.0.mlp.fc1.weight"]) / width,
     }
@@ -277,7 +267,7 @@ def _bert_sizes(state: State, modality: str, heads: int | None, name: str) -> di
     return {
         "vocab_size": words.shape[0],
         "hidden_size": words.shape[1],
-        "num_hidden_layers": _layers(state, f"{prefix}encoder.layer.", name),
+        "num_hidden_layers": count_layers(state, f"{prefix}encoder.layer.", name),
         "num_attention_heads": _attention_heads(heads, modality, words.shape[1], name),
         "intermediate_size": len(state[f"{prefix}encoder.layer.0.intermediate.dense.weight"]),
         "max_position_embeddings": len(state[f"{prefix}embeddings.position_embeddings.weight"]),
@@ -285,24 +275,18 @@ def _bert_sizes(state: State, modality: str, heads: int | None, name: str) -> di
     }
 
 
-def _text_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
-    return _bert_sizes(state, "text", heads, name)
-
-
 def _dna_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
     sizes = _bert_sizes(state, "dna", heads, name)
-    for vocabulary in ("clibd", "barcodebert"):  # the second: encoders of the later BarcodeBERT
-        for k in range(1, 9):
-            if sizes["vocab_size"] == 4**k + VOCABULARIES[vocabulary][1]:
-                return sizes | {"k": k, "vocabulary": vocabulary}
-    raise ValueError(f"{name} has {sizes['vocab_size']} tokens of barcodes, which fits no k from 1 to 8.")
+    # "barcodebert": encoders of later versions of BarcodeBERT.
+    k, vocabulary = find_vocabulary(sizes["vocab_size"], ("clibd", "barcodebert"), name)
+    return sizes | {"k": k, "vocabulary": vocabulary}
 
 
 # ---- checking, merging, writing -------------------------------------------------------------------------------------
 
 
 def _check(parts: Parts, expected: State, name: str) -> None:
-    """Raises ValueError, with all keys that are wrong, unless the weights are exactly those of the model."""
+    """Raises ValueError, which names all wrong keys, unless the weights are exactly those of the model."""
     missing = [key for key in expected if key not in parts.state]
     unexpected = [*parts.unknown, *(key for key in parts.state if key not in expected)]
     shapes = [
@@ -328,13 +312,13 @@ def _check(parts: Parts, expected: State, name: str) -> None:
 
 
 def _rank(adapters: Mapping[str, State]) -> int:
-    """Rank of the adapters, which all share it: that of the first."""
+    """Rank of the adapters: that of the first, since all have the same."""
     first = next(iter(adapters.values()))
     return min(next(iter(first.values())).shape, default=0)
 
 
 def _merged(parts: Parts) -> State:
-    """The weights of the layers that have an adapter, with it added."""
+    """Weights of adapted layers, with the adapters added."""
     merged = {}
     for layer, adapter in parts.adapters.items():
         weight = parts.state[f"{layer}.weight"].float().clone()
@@ -369,7 +353,7 @@ def _save_adapters(model: ClibdModel, adapters: Mapping[str, State], folder: Pat
 
 
 def _processor(config: ClibdConfig, text_tokenizer: PreTrainedTokenizerBase | None) -> ClibdProcessor:
-    """What made the inputs of the published models: photos in [0, 1], not normalised."""
+    """Processor of the published models: photos in [0, 1], not normalized."""
     photos: Any = config.image_config
     dna: Any = config.dna_config
     size = 224 if photos is None else (photos.model_args or {}).get("img_size", 224)

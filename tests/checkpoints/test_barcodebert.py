@@ -84,7 +84,7 @@ def test_labels_name_the_classes_of_a_classifier(shared, tmp_path):
         convert_checkpoint(path, tmp_path / "out", labels=species)
     )
     assert model.config.id2label == dict(enumerate(species))
-    with pytest.raises(ValueError, match="tells 7 classes apart, but 2 labels were given"):
+    with pytest.raises(ValueError, match="has 7 classes, but 2 labels were given"):
         convert_checkpoint(path, tmp_path / "out2", labels=species[:2])
 
 
@@ -117,7 +117,7 @@ def test_contradictions_and_unknown_layouts(weights, tmp_path):
         convert_checkpoint({"lora_vit.x": torch.zeros(1)}, tmp_path / "out")
     with pytest.raises(ValueError, match="holds no weights"):
         convert_checkpoint({"epoch": 3}, tmp_path / "out")
-    with pytest.raises(ValueError, match="does not tell its number of attention heads.*16 columns and 1 layers"):
+    with pytest.raises(ValueError, match="has no number of attention heads.*16 columns and 1 layers"):
         convert_checkpoint(weights["model"], tmp_path / "out")
     words = {"bert.embeddings.word_embeddings.weight": torch.zeros(100, 16)}
     with pytest.raises(ValueError, match="has 100 tokens, which fits no k from 1 to 8"):
@@ -189,13 +189,13 @@ def test_wrong_k_prefix_and_layers_are_refused(weights, tmp_path):
     refused(weights | {"config": {"k_mer": 5, "stride": 5}}, "contradict its config: k is 2, the config says 5")
     other = weights["bert_config"] | {"vocab_size": 258}
     refused(weights | {"bert_config": other}, "vocab_size is 18, the config says 258")
-    refused(weights | {"config": {"k_mer": 2, "stride": 1}}, "reads k-mers that overlap .stride 1.")
-    refused(weights | {"config": [2]}, "holds 'config' of the type list")
+    refused(weights | {"config": {"k_mer": 2, "stride": 1}}, "uses overlapping k-mers .stride 1.")
+    refused(weights | {"config": [2]}, "'config' in .* is a list")
     refused(weights | {"bert_config": other | {"hidden_act": [["gelu"]]}}, "hidden_act must be numbers or names")
     prefixed = {f"encoder.{key}": value for key, value in model.items()}
     refused(weights | {"model": prefixed}, "is of an unknown layout: it has no bert.embeddings.word_embeddings.weight")
     twice = model | {"module.classifier.bias": torch.zeros(16)}
-    refused(weights | {"model": twice}, "holds the weight classifier.bias twice, with and without a prefix")
+    refused(weights | {"model": twice}, "has the weight classifier.bias twice, with and without a prefix")
     layers = model | {"bert.encoder.layer.999999999999.x": torch.zeros(1)}
     refused(weights | {"model": layers}, "has the encoder layers 0, 999999999999; they must be numbered from 0 on")
     position = "bert.embeddings.position_embeddings.weight"

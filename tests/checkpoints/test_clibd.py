@@ -210,27 +210,27 @@ def test_weights_of_other_shapes_are_all_named(weights, tmp_path):
 
 def test_what_tells_the_shape_must_be_there(weights, tmp_path):
     absent = {key: value for key, value in weights.items() if "pos_embed" not in key and key != "dna_encoder.x"}
-    refused(absent, tmp_path, "tells no shape of a CLIBD model: missing .* are image_model.timm_model.pos_embed")
+    refused(absent, tmp_path, "is not a CLIBD model: missing .* are image_model.timm_model.pos_embed")
     refused({"image_encoder.vit.x": torch.ones(1)}, tmp_path, "all encoders; unexpected are image_encoder.vit.x")
-    refused(weights, tmp_path, "does not tell the number of attention heads.* image is 32", num_attention_heads=None)
-    refused(weights, tmp_path, "num_attention_heads is 5 for dna", num_attention_heads={"image": 4, "dna": 5})
+    refused(weights, tmp_path, "has no number of attention heads.* image encoder, 32", num_attention_heads=None)
+    refused(weights, tmp_path, "5 attention heads were given for dna", num_attention_heads={"image": 4, "dna": 5})
     gap = {key.replace("blocks.1.", "blocks.7."): value for key, value in weights.items()}
-    refused(gap, tmp_path, r"has the layers image_model.timm_model.blocks.\{0, 7\}; they must count from 0 on")
+    refused(gap, tmp_path, r"has the encoder layers image_model.timm_model.blocks.\{0, 7\}; they must be numbered")
     tokens = weights | {f"{DNA}bert.embeddings.word_embeddings.weight": torch.zeros(1000, 32)}
-    refused(tokens, tmp_path, "has 1000 tokens of barcodes, which fits no k from 1 to 8")
+    refused(tokens, tmp_path, "has 1000 tokens, which fits no k from 1 to 8")
     positions = weights | {f"{IMAGE}pos_embed": torch.zeros(1, 16, 32)}
     refused(positions, tmp_path, "has 16 positions of photos")
 
 
 def test_other_refusals(weights, clibd, tmp_path):
     twice = weights | {"image_encoder.lora_vit.norm.bias": weights[f"{IMAGE}norm.bias"]}
-    refused(twice, tmp_path, "holds the weight image_encoder.lora_vit.norm.bias twice")
-    refused(weights | {"open_clip_model.x": torch.ones(1)}, tmp_path, "holds encoders of open_clip")
+    refused(twice, tmp_path, "has the weight image_encoder.lora_vit.norm.bias twice")
+    refused(weights | {"open_clip_model.x": torch.ones(1)}, tmp_path, "has encoders of open_clip")
     refused(weights, tmp_path, "is a CLIBD model: it has no classes", labels=["a"])
     refused(weights, tmp_path, "Unknown adapters 'both'", adapters="both")
     refused(without_adapters(weights), tmp_path, "has no adapters to keep", adapters="keep")
     bert = {"bert.embeddings.word_embeddings.weight": torch.zeros(18, 32)}
-    refused(bert, tmp_path, "is a BarcodeBERT: heads by modality", adapters="keep")
+    refused(bert, tmp_path, "is a BarcodeBERT model: heads by modality", adapters="keep")
 
 
 def test_published_sizes_tell_their_heads(clibd, tmp_path):
