@@ -125,7 +125,7 @@ def _placeholders(pickled: bytes, path: Path) -> list[Any]:
         ValueError: for names that published files do not hold (all are named).
     """
     try:
-        names = {arg for operation, arg, _ in pickletools.genops(pickled) if operation.name == "GLOBAL"}
+        names = {str(arg) for operation, arg, _ in pickletools.genops(pickled) if operation.name == "GLOBAL"}
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"{str(path)!r} cannot be read: it is damaged or was altered. {_EXPECTED}") from error
     # Protocol 2, which torch.save writes, has Python 2's name of the builtins.
@@ -174,7 +174,7 @@ def _check_sizes(tensors: Iterable[Tensor], stored: int, path: Path) -> None:
     Args:
         stored: Bytes of all storages in the file.
     """
-    storages = {}
+    storages: dict[int, int] = {}
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
             raise ValueError(f"{str(path)!r} holds a tensor of an unknown kind. {_EXPECTED}")

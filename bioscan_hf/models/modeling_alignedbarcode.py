@@ -1,4 +1,4 @@
-"""The aligned-barcode encoder: puts a barcode in its place in the barcode region and compares it there.
+"""Aligned-barcode encoder: aligns barcodes to the barcode region and compares them position by position.
 
 Barcodes of one marker are nearly free of insertions and deletions, so homologous nucleotides can be found without
 aligning pairs: k-mers that occur at one position of the region (anchors) vote for where a read begins. Its profile
@@ -42,7 +42,7 @@ FITTED_ROWS = 4096
 
 @dataclass
 class AlignedBarcodeOutput(ModelOutput):
-    """What `AlignedBarcodeModel` gives.
+    """Output of `AlignedBarcodeModel`.
 
     Attributes:
         pooler_output: Embeddings of length 1, (B, D); zeros for a barcode without a nucleotide in the region.
@@ -59,11 +59,10 @@ class AlignedBarcodeOutput(ModelOutput):
 
 
 class AlignedBarcodeModel(PreTrainedModel):
-    """Encodes barcodes by what they have at each position of the barcode region.
+    """Encodes barcodes by their nucleotide at each position of the barcode region.
 
-    Where the anchors are and how frequent each nucleotide is at each position are fitted to barcodes without labels
-    (`fit_region`); they are saved with the weights. Insertions and deletions are not followed: behind one, a read
-    compares like a stranger (in about 1 % of insects).
+    Anchors and nucleotide frequencies are fitted to barcodes without labels (`fit_region`) and saved with the weights.
+    Insertions and deletions are not modelled: after an indel (about 1 % of insects), positions no longer match.
     """
 
     config_class = AlignedBarcodeConfig
@@ -92,7 +91,7 @@ class AlignedBarcodeModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As any model's, but that the nucleotide frequencies are not made trainable, as loading makes parameters."""
+        """Loads a model; the nucleotide frequencies stay frozen."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
         model.nucleotide_frequency.requires_grad_(False)
@@ -174,7 +173,7 @@ class AlignedBarcodeModel(PreTrainedModel):
 
     @torch.no_grad()
     def fit_region(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], *, rounds: int = 2) -> int:
-        """Finds anchors and nucleotide frequencies in barcodes, without labels, and gives how many were whole ones.
+        """Fits anchors and nucleotide frequencies to barcodes, and returns the number of full-length ones.
 
         The barcodes that are exactly as long as the region define it. Those of them that turn out to be shifted are
         left out in further rounds. All barcodes count for the frequencies. The projection begins as the principal

@@ -1,7 +1,7 @@
 """BarcodeBERT: the encoder of DNA barcodes, its masked-language-model head, and a classifier of taxonomic ranks.
 
-The encoder is BERT's own. What is added: how a barcode is pooled, and heads under the names of the published weights.
-Uploaded to the Hub beside the weights: needs torch, transformers and the configuration file beside it.
+The encoder is transformers' BERT, with pooling and heads under the names of the published weights.
+Uploaded to the Hub beside the weights: needs torch, transformers and the files that it imports beside it.
 
 Paper: BarcodeBERT, https://arxiv.org/abs/2311.02401
 Shape letters: B = batch, L = tokens, D = hidden_size, V = vocab_size, C = classes, R = ranks.

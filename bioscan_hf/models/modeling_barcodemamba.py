@@ -92,7 +92,7 @@ class BarcodeMambaForSequenceClassification(TaxonClassifierMixin, Mamba2PreTrain
     """Classifies barcodes by one taxonomic rank (`config.id2label`), or by several at once (`config.taxa`)."""
 
     config_class = BarcodeMambaConfig
-    config: BarcodeMambaConfig  # type: ignore[assignment]
+    config: BarcodeMambaConfig
 
     def __init__(self, config: BarcodeMambaConfig):
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""CLIBD: photos, DNA barcodes and taxonomy text as unit vectors of one space, trained by contrast.
+"""CLIBD: embeds photos, DNA barcodes and taxonomy text in one space, trained by contrastive learning.
 
 One encoder and one projection for each modality; any of the three may be absent. No loss: that takes the embeddings.
 Uploaded to the Hub beside the weights: needs torch, transformers and the files of BarcodeBERT beside it; timm too,
@@ -28,7 +28,7 @@ from .modeling_barcodebert import BarcodeBertModel
 
 @dataclass
 class ClibdOutput(ModelOutput):
-    """What `ClibdModel` gives. Embeddings are unit vectors (B, E), None for a modality that was not given.
+    """Output of `ClibdModel`. Embeddings are unit vectors (B, E), None for a modality that was not given.
 
     Attributes:
         logit_scale: Inverse temperature, a scalar.

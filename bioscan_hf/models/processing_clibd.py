@@ -1,4 +1,4 @@
-"""Photo, barcode and taxonomy of specimens as one batch of tensors for CLIBD, and texts made of a taxonomy.
+"""Processor of CLIBD: photos, barcodes and taxonomies of specimens as one batch of tensors.
 
 It is saved and loaded as any processor: `save_pretrained`, `AutoProcessor.from_pretrained`.
 Sources: CLIBD, https://arxiv.org/abs/2405.17537; the forms of text of BioCLIP, https://arxiv.org/abs/2311.18803
@@ -54,7 +54,7 @@ def make_image_processor(
 
 
 class ClibdProcessor(ProcessorMixin):
-    """Makes what `ClibdModel` reads of photos, barcodes and taxonomies.
+    """Converts photos, barcodes and taxonomies to the inputs of `ClibdModel`.
 
     Args:
         image_processor: None is `make_image_processor()`.
@@ -290,7 +290,7 @@ def photos_on_device(
 
     Args:
         batch: `pixel_values` uint8; `crop` and `flip` where photos are still to be cropped, see
-            `clibd_crops.photos_to_crop`; `rotation` (B,), in degrees, where they are to be rotated.
+            `random_crops.photos_to_crop`; `rotation` (B,), in degrees, where they are to be rotated.
     """
     pixels = batch["pixel_values"]
     if "crop" in batch:

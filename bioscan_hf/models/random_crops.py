@@ -1,7 +1,7 @@
 """Random crops, flips and rotations of photos where the batch is, such as on a GPU.
 
 The processes that read the data only decode: a batch of photos of any shapes leaves them as one uint8 tensor, each in
-the upper left corner, with the numbers that were drawn for it. What is drawn is the same as for `photos.decode_batch`,
+the upper left corner, with the numbers that were drawn for it. What is drawn is the same as for `pixels.decode_batch`,
 and so is the augmentation, but for the interpolation: bilinear from the photo at hand, which is never more than a
 little larger than the crop, without antialiasing.
 Source: the augmentation of CLIBD, https://arxiv.org/abs/2405.17537
