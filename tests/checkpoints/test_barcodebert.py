@@ -197,7 +197,10 @@ def test_wrong_k_prefix_and_layers_are_refused(weights, tmp_path):
     twice = model | {"module.classifier.bias": torch.zeros(16)}
     refused(weights | {"model": twice}, "has the weight classifier.bias twice, with and without a prefix")
     layers = model | {"bert.encoder.layer.999999999999.x": torch.zeros(1)}
-    refused(weights | {"model": layers}, r"has the encoder layers bert.encoder.layer.\{0, 999999999999\}; they must be numbered from 0 on")
+    refused(
+        weights | {"model": layers},
+        r"has the encoder layers bert.encoder.layer.\{0, 999999999999\}; they must be numbered from 0 on",
+    )
     position = "bert.embeddings.position_embeddings.weight"
     absent = {key: value for key, value in model.items() if key != position}
     refused(weights | {"model": absent}, f"has no {position}, so its shape is unknown")
