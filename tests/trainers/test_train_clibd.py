@@ -203,7 +203,7 @@ def test_a_new_model_from_encoders(dataset, model, tmp_path):
         ({"lora_rank": -1}, "lora_rank is -1"),
         ({"per_device_train_batch_size": 1}, "batch of 1 row"),
         ({"pairs": ["image"]}, "image-dna"),
-        ({"pairs": ["image-smell"]}, "is no pair"),
+        ({"pairs": ["image-smell"]}, "is not a pair"),
         ({"bind_to": "smell"}, "bind_to"),
         ({"image_encoder": "x/y"}, "Give either --model"),
         ({"train_split": "test_unseen", "per_device_train_batch_size": 500}, "fewer than one batch"),
