@@ -20,7 +20,7 @@ from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, check_config, resolve_split
 from .request import Request, Taxon, check_row_options, combine, index_columns, prepare
 from .sources import load_label_maps, resolve, source_kind
 
-__all__ = ["labels_of", "load_bioscan5m", "load_label_maps", "parse_taxon", "source_kind"]
+__all__ = ["labels_of", "load_bioscan5m", "load_label_maps", "parse_taxon", "rows_of", "source_kind"]
 
 
 def load_bioscan5m(
@@ -105,21 +105,30 @@ def parse_taxon(texts: Iterable[str]) -> dict[str, list[str]]:
     return taxon
 
 
-def labels_of(source: str | Path, split: str, processids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rank (and "dna_bin") -> label ids (n,) of specimens, in the order of `processids`.
+def rows_of(
+    source: str | Path, split: str, processids: Sequence[str], columns: Sequence[str], ranks: Sequence[str] = ()
+) -> pa.Table:
+    """Columns of specimens, and the label ids of `ranks`, in the order of `processids`.
 
     Raises:
         ValueError: if a specimen is not in that split of the source.
     """
-    data = load_bioscan5m(source, "dna", split, ranks=LABEL_COLUMNS, max_nucleotides=None)
+    columns = ["processid", *columns]
+    data = load_bioscan5m(source, "dna", split, columns=columns, ranks=ranks, max_nucleotides=None)
     table = data.with_format("arrow")[:]
     places = pc.index_in(pa.array(processids, pa.string()), value_set=table["processid"].combine_chunks())
     if places.null_count:
-        first = list(processids)[int(np.flatnonzero(np.isnan(places.to_numpy(zero_copy_only=False)))[0])]
+        first = list(processids)[pc.index(pc.is_null(places), True).as_py()]
         raise ValueError(
             f"{first!r} and {places.null_count - 1} more are not in the split {split!r} of {str(source)!r}."
         )
-    return {rank: table[f"{rank}_index"].take(places).to_numpy() for rank in LABEL_COLUMNS}
+    return table.take(places)
+
+
+def labels_of(source: str | Path, split: str, processids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rank (and "dna_bin") -> label ids (n,) of specimens; arguments and errors of `rows_of`."""
+    table = rows_of(source, split, processids, (), LABEL_COLUMNS)
+    return {rank: table[f"{rank}_index"].to_numpy() for rank in LABEL_COLUMNS}
 
 
 def _check_arguments(

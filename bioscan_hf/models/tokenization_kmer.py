@@ -104,7 +104,7 @@ def _backend(k: int, vocabulary: str) -> Tokenizer:
     return tokenizer
 
 
-def _string_chunks(column: Any) -> list[pa.Array]:
+def string_chunks(column: Any) -> list[pa.Array]:
     """The column as Arrow string arrays, without a copy where it is one already."""
     if isinstance(column, str):
         raise TypeError("A column is a list of barcodes, but one string was given. Wrap it: [barcode].")
@@ -146,23 +146,23 @@ def _row_offsets(offset: int | ArrayLike, n: int) -> NDArray[np.int64]:
     return np.broadcast_to(offsets.astype(np.int64), (n,))
 
 
-def _rows_of_bytes(
+def rows_of_bytes(
     strings: pa.Array, offsets: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The first `width` bytes of each string after its offset (n, width), and how many it has there (n,).
 
     Where a string ends, the bytes of the next one follow. Each byte is a character: "?" stands for any beyond ASCII.
     """
-    data, ends = _arrow_text(strings)
+    data, ends = arrow_text(strings)
     if data.max(initial=0) > 127:
-        data, ends = _arrow_text(pc.replace_substring_regex(strings, pattern=r"[^\x00-\x7F]", replacement="?"))
+        data, ends = arrow_text(pc.replace_substring_regex(strings, pattern=r"[^\x00-\x7F]", replacement="?"))
     text = np.full(len(data) + width, ord("N"), np.uint8)  # so that a window at the very end still fits
     text[: len(data)] = data
     starts = np.minimum(ends[:-1] + offsets, ends[1:])
     return np.lib.stride_tricks.sliding_window_view(text, width)[starts], ends[1:] - starts
 
 
-def _arrow_text(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def arrow_text(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Bytes of all strings, and where each begins and ends in them (n + 1,)."""
     _, bounds, data = strings.buffers()
     dtype = np.dtype(np.int64 if pa.types.is_large_string(strings.type) else np.int32)
@@ -338,7 +338,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
             ValueError: if a row is missing, or `offset` is negative, not whole, or has not one number for each row.
             TypeError: if the column holds anything but strings.
         """
-        chunks = _string_chunks(column)
+        chunks = string_chunks(column)
         n = sum(map(len, chunks))
         offsets = _row_offsets(offset, n)
         leading = int(VOCABULARIES[self.vocabulary].leading)
@@ -351,7 +351,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
             for first in range(0, len(chunk), _BLOCK_ROWS):
                 block = chunk.slice(first, _BLOCK_ROWS)
                 rows = slice(start, start + len(block))
-                nucleotides, lengths = _rows_of_bytes(block, offsets[rows], self.max_nucleotides // self.k * self.k)
+                nucleotides, lengths = rows_of_bytes(block, offsets[rows], self.max_nucleotides // self.k * self.k)
                 _encode_block(nucleotides, lengths, self.k, self.vocabulary, ids[rows, leading:], mask[rows, leading:])
                 start = rows.stop
         return ids, mask
