@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -21,8 +21,8 @@ PACKAGES = (
     *("faiss-cpu", "igraph", "umap-learn"),
 )
 
-#: Start of an absolute path: "/", "C:\\", "\\\\server", "~/" or "file://".
-_ROOT = r"(?:file://+|[A-Za-z]:[/\\]+|\\\\+|/|~[/\\])"
+#: Start of an absolute path: "/", "C:\\", "\\\\server", "//server", "\\\\?\\C:\\", "~/" or "file://".
+_ROOT = r"(?:file://+|\\\\\?\\(?:UNC\\|[A-Za-z]:\\)|[A-Za-z]:[/\\]+|\\\\+|(?<!:)//|/|~[/\\])"
 
 #: A folder with the slash after it. Single spaces inside are allowed, except after a file's extension.
 _FOLDER = r"(?:(?![^/\\\n]*\.\w+ )[^/\\\s'\",;:<>|]+(?: [^/\\\s'\",;:<>|]+)*[/\\]+)"
@@ -34,6 +34,26 @@ _INSIDE = re.compile(rf"(?<![\w.)/\\]){_ROOT}{_FOLDER}+")
 #: A text that is one absolute path and nothing else: without quotes, ": ", line ends or a second path.
 _WHOLE = re.compile(rf"{_ROOT}(?!\s)(?:(?!['\"\n]|: |\s{_ROOT}).)+")
 
+#: End of the name of an option, field or environment variable that holds a secret.
+_NAME = r"(?:token|key|passw(?:or)?d|pwd|passphrase|secret|credentials?|signature)"
+
+#: Names that hold a secret; the names of a tokenizer's special tokens do not.
+_SECRET = re.compile(
+    rf"(?!.*\b(?:mask|pad|unk|cls|sep|bos|eos)_token$)"
+    rf".*(?:{_NAME}|(?:passw(?:or)?d|secret|(?:api|access|private)[_-]?key)\S*)",
+    re.IGNORECASE,
+)
+
+#: A secret inside a text: NAME=VALUE, --NAME VALUE, and what stands in front of "@" in a URL.
+_ASSIGNED = re.compile(rf"(?i)(?<![\w.-])((?:-{{0,2}}[\w.-]*{_NAME}=|--[\w-]*{_NAME}\s+(?!-)))([^\s&;,'\"]+)")
+_IN_URL = re.compile(r"(://)[^/\s@'\"]+@")
+
+#: Replaces a secret.
+HIDDEN = "***"
+
+#: Shortest value of a secret environment variable that is searched for in texts.
+_SHORTEST_SECRET = 8
+
 
 def provenance() -> dict[str, Any]:
     """Command, commit (None outside a checkout), versions and machine of this run."""
@@ -44,33 +64,87 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "absent"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *map(_argument, sys.argv[1:])]),
+        "command": shlex.join([Path(sys.argv[0]).name, *_arguments(sys.argv[1:])]),
         "commit": _commit(),
         "versions": versions,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
     }
 
 
-def _argument(argument: str) -> str:
-    """A command-line argument without folders, also in the value after "="."""
-    option, equals, value = argument.rpartition("=")
-    return option + equals + without_folders(value)
+def _arguments(arguments: Sequence[str]) -> Iterator[str]:
+    """Command-line arguments without secrets and folders, also in the value after "="."""
+    hidden = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if hidden and not argument.startswith("--"):
+            yield HIDDEN
+        elif equals and _is_secret(name):
+            yield f"{name}={HIDDEN}"
+        else:
+            option, equals, value = without_secrets(argument).rpartition("=")
+            yield option + equals + without_folders(value)
+        hidden = argument.startswith("-") and not equals and _is_secret(argument)
+
+
+def _is_secret(name: str) -> bool:
+    """Whether an option, field or environment variable of that name holds a secret."""
+    return len(name) <= 200 and _SECRET.fullmatch(name) is not None
+
+
+def without_secrets(value: Any) -> Any:
+    """The same value with every secret in it replaced by `HIDDEN`.
+
+    Secrets are: texts under a name that ends in token, key, password or secret; such names with their value inside a
+    text (NAME=VALUE, --NAME VALUE); the part of a URL in front of "@"; and values of such environment variables.
+    Mappings, lists and tuples are searched; numbers stay.
+
+    Example:
+        >>> without_secrets({"hub_token": "hf_abc", "steps": 2, "source": "https://ann:pw@example.org/x"})
+        {'hub_token': '***', 'steps': 2, 'source': 'https://***@example.org/x'}
+    """
+    return _hide(value, _secrets_of_environment())
+
+
+def _secrets_of_environment() -> list[str]:
+    """Values of environment variables whose names say that they are secret, the longest first."""
+    found = {value for name, value in os.environ.items() if _is_secret(name) and len(value) >= _SHORTEST_SECRET}
+    return sorted(found, key=len, reverse=True)
+
+
+def _hide(value: Any, known: Sequence[str], secret: bool = False) -> Any:
+    """`value` without secrets; all its texts are hidden if it is `secret` itself."""
+    if isinstance(value, Mapping):
+        return {key: _hide(part, known, secret or _is_secret(str(key))) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide(part, known, secret) for part in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if secret:
+        return HIDDEN
+    for text in known:
+        value = value.replace(text, HIDDEN)
+    return _IN_URL.sub(rf"\1{HIDDEN}@", _ASSIGNED.sub(rf"\1{HIDDEN}", value))
 
 
 def without_folders(value: Any) -> Any:
-    """The same value with every absolute path in its strings cut to its last part.
+    """The same value with every absolute path in its texts cut to its last part, and without secrets.
 
     POSIX, Windows and UNC paths are cut, also those with spaces in their folders and those inside longer texts. Hub
-    ids, URLs, relative paths, dates and fractions stay. Mappings, lists and tuples are searched; keys stay.
+    ids, URLs, relative paths, dates and fractions stay. Mappings, lists and tuples are searched; keys stay. Secrets
+    are those of `without_secrets`.
 
     Example:
         >>> without_folders({"problem": "no photo a/b.jpg in /home/ann/my release/x.zip, row 1/2"})
         {'problem': 'no photo a/b.jpg in x.zip, row 1/2'}
     """
+    return _cut(without_secrets(value))
+
+
+def _cut(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: without_folders(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(part) for part in value]
+        return {name: _cut(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_cut(part) for part in value]
     if not isinstance(value, str):
         return value
     if _WHOLE.fullmatch(value):
@@ -105,8 +179,8 @@ def write_results(path: str | Path, *, task: str, metrics: Mapping[str, Any], **
         task: Name of the benchmark or step, such as "barcodebert/knn".
         metrics: Fractions in [0, 1] unless a name gives a unit.
         about: Options, dataset, split sizes, model, device, seconds: anything that JSON can hold. Absolute paths are
-            cut to their last part, because the file is published beside a model.
+            cut to their last part and secrets are hidden, because the file is published beside a model.
     """
-    results = {"task": task, **without_folders(about), "metrics": dict(metrics), **provenance()}
+    results = {"task": task, **without_folders(about), "metrics": without_secrets(metrics), **provenance()}
     write_json(path, results)
     return results
