@@ -7,7 +7,7 @@ Shape letters: N = keys, Q = queries, D = embedding size, C = cells, K = neighbo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .exact import DTYPES, Neighbours, first_top_k, with_column
-from .vectors import slices, unit_vectors
+from .vectors import check_query, slices, unit_vectors
 
 ITERATIONS = 10
 
 
-@dataclass(frozen=True)
-class Cells:
+class Cells(NamedTuple):
     """Keys in cells, as `make_cells` returns them.
 
     Attributes:
@@ -44,7 +43,7 @@ def make_cells(keys: ArrayLike, cells: int = 64, *, dtype: str = "float32", seed
         keys: (N, D), finite.
         cells: About the square root of N is fast.
         dtype: "float32" or "bfloat16", as for `exact.nearest`.
-        seed: Seed of the initial centres.
+        seed: Of the initial centres.
 
     Raises:
         ValueError: for an unknown dtype, keys that are not a finite matrix, and fewer than 1 or more than N cells.
@@ -70,9 +69,7 @@ def make_cells(keys: ArrayLike, cells: int = 64, *, dtype: str = "float32", seed
 
 
 def nearest_in_cells(cells: Cells, queries: ArrayLike, *, k: int = 1, searched: int = 4) -> Neighbours:
-    """Finds the nearest keys in the nearest cells of each query.
-
-    Of equally near keys, the first row comes first.
+    """Finds the nearest keys in the nearest cells of each query. Of equally near keys, the first row comes first.
 
     Args:
         queries: (Q, D), finite.
@@ -85,15 +82,9 @@ def nearest_in_cells(cells: Cells, queries: ArrayLike, *, k: int = 1, searched: 
         ValueError: for queries that do not fit the keys, and more neighbours or cells than there are.
     """
     unit = torch.from_numpy(unit_vectors(queries, "queries", zeros=True))
-    if unit.shape[1] != cells.centres.shape[1]:
-        raise ValueError(
-            f"The queries have {unit.shape[1]} dimensions and the keys {cells.centres.shape[1]}: both must come from "
-            f"the same encoder."
-        )
-    if not 1 <= k <= len(cells.rows) or not 1 <= searched <= len(cells.centres):
-        raise ValueError(
-            f"k is {k} and searched {searched}, but there are {len(cells.rows)} keys in {len(cells.centres)} cells."
-        )
+    check_query(unit.shape[1], cells.centres.shape[1], k, len(cells.rows))
+    if not 1 <= searched <= len(cells.centres):
+        raise ValueError(f"searched is {searched}; give a number of cells from 1 to {len(cells.centres)}.")
     coarse = cells.keys.dtype == torch.bfloat16
     wanted = with_column(unit, 1.0) if coarse else unit
     chosen = (unit @ cells.centres.T).topk(searched, dim=1).indices.flatten()  # (Q * searched,)

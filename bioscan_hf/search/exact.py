@@ -1,7 +1,7 @@
 """Exact k nearest neighbours, block by block in bounded memory.
 
-Tie rule: of equally near keys, the first row comes first. Blocks have one width, a multiple of 64 columns, the last
-one padded: a matrix product then gives equal keys equal similarities wherever they stand, so that ties are ties.
+Blocks of keys have one width, a multiple of 64 columns, and the last one is padded: a matrix product then gives equal
+keys equal similarities wherever they stand, so that ties are ties.
 Shape letters: N = keys, Q = queries, D = embedding size, K = neighbours.
 """
 
@@ -19,14 +19,14 @@ from .vectors import Ids, slices, unit_vectors
 
 #: "dot" is the inner product of the vectors as they are: the cosine of unit vectors.
 METRICS = ("cosine", "euclidean", "dot")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "bfloat16")
 
 KEYS_AT_ONCE = 65_536
 QUERIES_AT_ONCE = 1024
 
 
 class Neighbours(NamedTuple):
-    """Nearest keys of each query, as every search of this folder returns them.
+    """Nearest keys of each query.
 
     Attributes:
         rows: Rows of the keys (Q, K), nearest first; -1 where the search found no more.
@@ -38,22 +38,14 @@ class Neighbours(NamedTuple):
 
 
 class TopK:
-    """Collects the K nearest keys of each query while blocks of keys pass in ascending order.
-
-    Attributes:
-        values: Their similarities (Q, K).
-        rows: Their rows (Q, K), -1 where there is none yet.
-    """
+    """Collects the K nearest keys of each query while blocks of keys pass in ascending order."""
 
     def __init__(self, queries: int, k: int, device: str | torch.device, dtype: torch.dtype = torch.float32):
         self.values = torch.full((queries, k), -torch.inf, device=device, dtype=dtype)
         self.rows = torch.full((queries, k), -1, device=device)
 
     def add(self, queries: slice, similarity: Tensor, first_row: int) -> None:
-        """Adds the similarities (q, n) of some queries to a block of keys.
-
-        The block begins at the key `first_row`. Keys of similarity -inf are left out.
-        """
+        """Adds the similarities (q, n) of some queries to the keys from `first_row` on. -inf leaves a key out."""
         k = self.values.shape[1]
         values, rows = first_top_k(similarity, min(k, similarity.shape[1]))
         rows = (rows + first_row).masked_fill(values == -torch.inf, -1)
@@ -77,9 +69,7 @@ def nearest(
     keys_at_once: int = KEYS_AT_ONCE,
     device: str | torch.device = "cpu",
 ) -> Neighbours:
-    """Finds the `k` nearest keys of each query.
-
-    Of equally near keys, the first row comes first.
+    """Finds the `k` nearest keys of each query. Of equally near keys, the first row comes first.
 
     Args:
         queries: (Q, D), finite.
@@ -90,7 +80,6 @@ def nearest(
         dtype: "bfloat16" is several times as fast on processors that support it. The order of keys whose cosines
             differ by less than about 0.001 may change.
         keys_at_once: At most `keys_at_once` x 1,024 similarities exist at a time.
-        device: Where the products are computed.
     """
     best = TopK(len(queries), k, device, torch.float64 if metric == "euclidean" else torch.float32)
     options: dict[str, Any] = {"metric": metric, "dtype": dtype, "keys_at_once": keys_at_once, "device": device}
@@ -115,14 +104,10 @@ def similarity_blocks(
     keys_at_once: int = KEYS_AT_ONCE,
     device: str | torch.device = "cpu",
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Similarities of all queries to all keys, in blocks.
+    """Slices of queries and of keys, and their similarities (q, n), until all are compared.
 
-    A block is a slice of queries, a slice of keys, and their similarities (q, n).
-
-    "euclidean" gives 2 q k - k^2, which orders the keys of a query by distance; "bfloat16" gives cosines minus 1.
-
-    Args:
-        rows: Rows of `keys` to compare, in this order; the slices count along them. All rows by default.
+    Arguments as of `nearest`; the slices of keys count along `rows`. "euclidean" gives 2 q k - k^2, which orders the
+    keys of a query by distance; "bfloat16" gives cosines minus 1.
     """
     x = _prepared(queries, metric, dtype, 1.0, device)
     count = len(keys) if rows is None else len(rows)
@@ -140,10 +125,7 @@ def similarity_blocks(
 
 
 def first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` greatest of each row and their columns, descending.
-
-    Of equal values, the first columns are taken.
-    """
+    """The `k` greatest of each row and their columns, descending. Of equal values, the first columns."""
     if k == 1:
         return similarity.max(dim=1, keepdim=True)  # max returns the first maximum, topk any
     values, columns = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
@@ -157,11 +139,9 @@ def first_top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def with_column(unit: Tensor, value: float) -> Tensor:
-    """Unit vectors in bfloat16 with one more column.
+    """Unit vectors in bfloat16 with one more column: 1 for queries, -1 for keys, so products are cosines minus 1.
 
-    It is 1 for queries and -1 for keys, so products are cosines minus 1.
-
-    The largest ones are near 0, where bfloat16 is finer than near 1, where its step is 0.004.
+    The largest products are near 0, where bfloat16 is finer than near 1, where its step is 0.004.
     """
     return torch.cat([unit, unit.new_full((len(unit), 1), value)], dim=1).to(torch.bfloat16)
 
@@ -170,5 +150,5 @@ def _prepared(x: NDArray[Any], metric: str, dtype: str, column: float, device: s
     if metric == "cosine":
         unit = torch.from_numpy(unit_vectors(x, zeros=True)).to(device)
         return with_column(unit, column) if dtype == "bfloat16" else unit
-    wanted = np.float64 if metric == "euclidean" else np.float32
-    return torch.from_numpy(np.ascontiguousarray(x, wanted)).to(device)
+    number = np.float64 if metric == "euclidean" else np.float32
+    return torch.from_numpy(np.ascontiguousarray(x, number)).to(device)

@@ -1,8 +1,7 @@
-"""Index of keys searched by cosine: exact, or approximate (HNSW, IVF-PQ) with faiss. Saved to disk and to the Hub.
+"""Index of keys searched by cosine: exact, or approximate (HNSW, IVF-PQ) with faiss.
 
 Equal key vectors, such as those of one barcode, are stored once, so that they are exactly equally near to a query.
 An approximate index proposes keys, and their similarities are then computed exactly.
-The folder of an index holds `index.json`, `vectors.safetensors`, `labels.parquet` and, if approximate, `index.faiss`.
 Shape letters: N = keys, U = distinct key vectors, Q = queries, D = embedding size, W = neighbours.
 """
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from ..files import read_json, replacing, write_json
 from ..labels import LabelMaps
 from .exact import KEYS_AT_ONCE, Neighbours, nearest
-from .vectors import Floats, Ids, distinct_rows, slices, unit_vectors
+from .vectors import Floats, Ids, check_query, distinct_rows, slices, unit_vectors
 
 KINDS = ("exact", "hnsw", "ivfpq")
 
@@ -38,7 +37,7 @@ CANDIDATES = 128
 #: Queries searched at once in an approximate index.
 QUERIES_AT_ONCE = 128
 
-#: Vectors used to train an approximate index; more take longer with little gain.
+#: Vectors used to train an IVF-PQ index; more take longer with little gain.
 TRAINING_VECTORS = 262_144
 
 #: Fewest vectors for an IVF-PQ index: faiss needs 39 for each of the 256 centroids of a part.
@@ -46,7 +45,7 @@ FEWEST_FOR_IVFPQ = 39 * 256
 
 FORMAT = 1
 
-#: Field of `index.json` -> its type.
+#: Fields of `index.json` and their types.
 FIELDS = {"format": int, "kind": str, "keys": int, "distinct": int, "dim": int}
 
 
@@ -110,7 +109,7 @@ def build_index(
     if kind not in KINDS:
         raise ValueError(f"Unknown kind of index {kind!r}. Choose one of {', '.join(KINDS)}.")
     x = unit_vectors(embeddings, "keys", ids)
-    names = [str(row) for row in range(len(x))] if ids is None else [str(name) for name in ids]
+    names = list(map(str, range(len(x)) if ids is None else ids))
     for what, column in (("ids", names), *labels.items()):
         if len(column) != len(x):
             raise ValueError(f"{what!r} has {len(column)} entries for {len(x)} keys: each key needs one.")
@@ -121,9 +120,7 @@ def build_index(
 
 
 def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, Ids], dict[str, list[str]]]:
-    """Codes of names and names of codes, for each rank.
-
-    Returns rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list.
+    """Rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list.
 
     Raises:
         ValueError: for a label that is neither a name nor None.
@@ -141,10 +138,9 @@ def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, 
 
 
 def search(index: RetrievalIndex, queries: Floats, width: int, device: str | torch.device = "cpu") -> Neighbours:
-    """Nearest distinct vectors of an index: rows in `index.vectors`, and cosines.
+    """Rows of the nearest `index.vectors` (Q, W), and cosines. Of equally near vectors, the first row comes first.
 
-    Of equally near vectors the first row comes first. An approximate index that finds fewer than W fills up with the
-    row -1 and the similarity -inf.
+    An approximate index that finds fewer than W fills up with the row -1 and the similarity -inf.
 
     Args:
         queries: Unit vectors (Q, D).
@@ -153,7 +149,16 @@ def search(index: RetrievalIndex, queries: Floats, width: int, device: str | tor
     """
     if index.approximate is None:
         return nearest(queries, index.vectors.numpy(), width, metric="dot", device=device)
-    return _search_approximate(index, queries, width)
+    wanted = min(max(CANDIDATES, 4 * width), len(index.vectors))
+    best, found = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
+    for part in slices(len(queries), QUERIES_AT_ONCE):
+        _, rows = index.approximate.search(np.ascontiguousarray(queries[part]), wanted)
+        used, place = np.unique(rows, return_inverse=True)
+        near = index.vectors[torch.from_numpy(used.clip(0))].numpy()[place]  # (queries, wanted, D)
+        similarity = np.where(rows >= 0, np.einsum("qd,qwd->qw", queries[part], near), -np.inf).astype(np.float32)
+        order = np.lexsort((rows, -similarity), axis=1)[:, :width]
+        best[part], found[part] = np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1)
+    return Neighbours(found, best)
 
 
 def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dict[str, float | int]:
@@ -164,15 +169,10 @@ def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dic
             the same for the nearest one; k, queries, distinct_keys; seconds and exact_seconds of the two searches.
 
     Raises:
-        ValueError: for a `k` below 1 or above the number of distinct vectors, and queries that are NaN, infinite, zero
-            or of other dimensions.
+        ValueError: as `search.retrieve.retrieve`.
     """
     x = unit_vectors(queries, "queries")
-    if not 1 <= k <= len(index.vectors) or x.shape[1] != index.dim:
-        raise ValueError(
-            f"k={k} neighbours of {x.shape[1]} dimensions, but there are {len(index.vectors)} distinct vectors of "
-            f"{index.dim}: k must lie between 1 and their number, and the dimensions must be equal."
-        )
+    check_query(x.shape[1], index.dim, k, len(index.vectors))
     start = time.perf_counter()
     found = search(index, x, k).similarities
     middle = time.perf_counter()
@@ -190,9 +190,7 @@ def measure_recall(index: RetrievalIndex, queries: ArrayLike, k: int = 5) -> dic
 
 
 def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
-    """Writes an index with its labels.
-
-    `index.json` is written last: a folder without it is not an index.
+    """Writes `vectors.safetensors`, `labels.parquet`, `index.faiss` if approximate, and last `index.json`.
 
     Raises:
         FileExistsError: if the folder holds an index.
@@ -202,10 +200,12 @@ def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
         raise FileExistsError(f"{folder} holds an index. Choose another folder, or delete this one.")
     with replacing(folder / "vectors.safetensors") as path:
         save_file({"vectors": index.vectors.contiguous(), "group": torch.from_numpy(index.group)}, path)
+    columns: dict[str, Any] = {"id": index.ids}
+    for rank, codes in index.codes.items():
+        names = pa.array(index.classes[rank], pa.string())
+        columns[f"rank:{rank}"] = names.take(pa.array(codes, mask=codes == UNKNOWN))
     with replacing(folder / "labels.parquet") as path:
-        pq.write_table(
-            pa.table({"id": index.ids} | {f"rank:{rank}": _names(index, rank) for rank in index.codes}), path
-        )
+        pq.write_table(pa.table(columns), path)
     if index.approximate is not None:
         with replacing(folder / "index.faiss") as path:
             _faiss().write_index(index.approximate, str(path))
@@ -215,50 +215,40 @@ def save_index(index: RetrievalIndex, folder: str | Path) -> Path:
 
 
 def load_index(folder: str | Path) -> RetrievalIndex:
-    """Loads an index that `save_index` wrote.
-
-    Its vectors stay on disk until they are read.
+    """Loads an index that `save_index` wrote. Its vectors stay on disk until they are read.
 
     Raises:
         FileNotFoundError: if the folder holds no index.
-        ValueError: if its files do not belong together, or are of another format; the error names the fault.
+        ValueError: if its files do not belong together, or are of another format.
         ModuleNotFoundError: for an approximate index without faiss.
     """
     folder = Path(folder)
     if not (folder / "index.json").exists():
         raise FileNotFoundError(f"{folder} has no index.json: it is not the folder of a complete index.")
     about = read_json(folder / "index.json", FIELDS)
+    kind = about["kind"]
     if about["format"] != FORMAT:
         raise ValueError(f"{folder} is an index of format {about['format']}; this version reads format {FORMAT}.")
-    if about["kind"] not in KINDS:
-        raise ValueError(f"'kind' in {folder}/index.json is {about['kind']!r}, but must be one of {', '.join(KINDS)}.")
+    if kind not in KINDS:
+        raise ValueError(f"'kind' in {folder}/index.json is {kind!r}, but must be one of {', '.join(KINDS)}.")
     tensors, table = load_file(folder / "vectors.safetensors"), pq.read_table(folder / "labels.parquet")
     _check_tables(folder, tensors, table)
-    approximate = None if about["kind"] == "exact" else _faiss().read_index(str(folder / "index.faiss"))
-    found = {
-        "keys": {len(tensors["group"]), table.num_rows},
-        "distinct": {len(tensors["vectors"])} | (set() if approximate is None else {approximate.ntotal}),
-        "dim": {tensors["vectors"].shape[1]},
-    }
-    wrong = [
-        f"{name} {about[name]} in index.json, {values} in the files"
-        for name, values in found.items()
-        if values != {about[name]}
-    ]
-    if wrong:
-        raise ValueError(f"The files of {folder} do not belong together: {'; '.join(wrong)}.")
+    vectors, group = tensors["vectors"], tensors["group"].numpy()
+    approximate = None if kind == "exact" else _faiss().read_index(str(folder / "index.faiss"))
+    distinct = {len(vectors)} if approximate is None else {len(vectors), approximate.ntotal}
+    for name, sizes in (("keys", {len(group), len(table)}), ("distinct", distinct), ("dim", {vectors.shape[1]})):
+        if sizes != {about[name]}:
+            told = f"{name} {about[name]} in index.json, {sizes} in the files"
+            raise ValueError(f"The files of {folder} do not belong together: {told}.")
     columns = [name for name in table.column_names if name.startswith("rank:")]
-    codes, classes = encode_names({name.removeprefix("rank:"): table[name].to_pylist() for name in columns})
-    ids, group = table["id"].to_pylist(), tensors["group"].numpy()
-    return RetrievalIndex(tensors["vectors"], group, codes, classes, ids, about["kind"], approximate)
+    names = encode_names({name.removeprefix("rank:"): table[name].to_pylist() for name in columns})
+    return RetrievalIndex(vectors, group, *names, table["id"].to_pylist(), kind, approximate)
 
 
 def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
-    """Uploads a saved index to a dataset repository; returns the commit hash.
+    """Uploads a saved index, and the README.md beside it, to a dataset repository; returns the commit hash.
 
     The repository is created if it does not exist.
-
-    A README.md in the folder is uploaded as its card; other files are not uploaded.
     """
     from huggingface_hub import HfApi
 
@@ -266,8 +256,7 @@ def push_index(folder: str | Path, repo_id: str, *, private: bool = False) -> st
     api = HfApi()
     repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
     files = ["index.json", "vectors.safetensors", "labels.parquet", "index.faiss", "README.md"]
-    done = api.upload_folder(folder_path=folder, repo_id=repo, repo_type="dataset", allow_patterns=files)
-    return done.oid
+    return api.upload_folder(folder_path=folder, repo_id=repo, repo_type="dataset", allow_patterns=files).oid
 
 
 def _check_tables(folder: Path, tensors: Mapping[str, Tensor], table: pa.Table) -> None:
@@ -284,19 +273,6 @@ def _check_tables(folder: Path, tensors: Mapping[str, Tensor], table: pa.Table) 
         raise ValueError(f"'group' in {folder}/vectors.safetensors has rows beyond its {distinct} vectors.")
     if "id" not in table.column_names:
         raise ValueError(f"{folder}/labels.parquet has no column 'id'; it has {', '.join(table.column_names)}.")
-
-
-def _search_approximate(index: RetrievalIndex, queries: Floats, width: int) -> Neighbours:
-    wanted = min(max(CANDIDATES, 4 * width), len(index.vectors))
-    best, found = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
-    for part in slices(len(queries), QUERIES_AT_ONCE):
-        _, rows = index.approximate.search(np.ascontiguousarray(queries[part]), wanted)
-        used, place = np.unique(rows, return_inverse=True)
-        near = index.vectors[torch.from_numpy(used.clip(0))].numpy()[place.reshape(rows.shape)]  # (queries, wanted, D)
-        similarity = np.where(rows >= 0, np.einsum("qd,qwd->qw", queries[part], near), -np.inf).astype(np.float32)
-        order = np.lexsort((rows, -similarity), axis=1)[:, :width]
-        best[part], found[part] = np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1)
-    return Neighbours(found, best)
 
 
 def _approximate(x: Floats, kind: str, links: int, effort: int) -> Any:
@@ -321,11 +297,6 @@ def _approximate(x: Floats, kind: str, links: int, effort: int) -> Any:
         cellular.add(x[part])
     cellular.nprobe = min(effort, cells)
     return cellular
-
-
-def _names(index: RetrievalIndex, rank: str) -> pa.Array:
-    codes = pa.array(index.codes[rank], mask=index.codes[rank] == UNKNOWN)
-    return pa.array(index.classes[rank], pa.string()).take(codes)
 
 
 def _faiss() -> Any:

@@ -1,14 +1,6 @@
 """The k nearest keys of a query and their taxa, under a tie rule.
 
-Many specimens share a barcode, so keys are often equally near. The tie rule says which of them come first:
-
-- "vote", the default: keys whose similarities lie within 1e-6 of the nearest of them tie. The taxon that most of them
-  have comes first; of equally frequent taxa, the first in the alphabet; keys without a name come last. The result does
-  not depend on the order of the keys.
-- "parity" is the published rule of CLIBD (https://arxiv.org/abs/2405.17537), that of its search library: k keys are
-  kept, and a key replaces the first of the farthest of them only if it is strictly nearer; of equal keys, the last
-  comes first. The result depends on the order of the keys and on k.
-
+Many specimens share a barcode, so keys are often equally near. The tie rule says which of them come first.
 Shape letters: N = keys, U = distinct key vectors, Q = queries, b = queries of a block, K = neighbours, W = candidates.
 """
 
@@ -16,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heapreplace
 from typing import Any
 
 import numpy as np
@@ -23,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .index import UNKNOWN, RetrievalIndex, search
-from .vectors import Floats, Ids, slices, unit_vectors
+from .vectors import Floats, Ids, check_query, first_of_groups, slices, unit_vectors
 
 TIES = ("vote", "parity")
 
@@ -54,14 +47,6 @@ class Retrieval:
     similarities: Floats
 
 
-@dataclass(frozen=True)
-class _Members:
-    """Keys sorted by group (N,), in row order within a group, and the start of each group (U + 1,)."""
-
-    order: Ids
-    starts: Ids
-
-
 def retrieve(
     index: RetrievalIndex,
     queries: ArrayLike,
@@ -75,7 +60,11 @@ def retrieve(
 
     Args:
         queries: (Q, D).
-        ties: "vote" or "parity", see the module.
+        ties: Under "vote", keys within 1e-6 of the nearest of them tie. The taxon that most of them have comes first;
+            of equally frequent taxa, the first in the alphabet; keys without a name come last. "parity" is the rule of
+            CLIBD's search library (https://arxiv.org/abs/2405.17537): k keys are kept, and a key replaces the first of
+            the farthest only if it is strictly nearer; of equal keys, the last comes first. The result of "parity"
+            depends on the order of the keys and on k.
         ids: Names of the queries, for errors.
         device: Where the products of an exact index are computed.
 
@@ -84,19 +73,16 @@ def retrieve(
             are named) or of other dimensions than the keys.
     """
     if ties not in TIES:
-        raise ValueError(f"Unknown tie rule {ties!r}. Choose {' or '.join(map(repr, TIES))}.")
-    if not 1 <= k <= len(index):
-        raise ValueError(f"k={k} neighbours of {len(index)} keys: k must lie between 1 and their number.")
+        raise ValueError(f"ties is {ties!r}; give {' or '.join(map(repr, TIES))}.")
     x = unit_vectors(queries, "queries", ids)
-    if x.shape[1] != index.dim:
-        raise ValueError(
-            f"The queries have {x.shape[1]} dimensions and the keys {index.dim}: both must come from the same encoder."
-        )
-    members = _members(index)
-    first_rows = _first_rows(index, members, k)
+    check_query(x.shape[1], index.dim, k, len(index))
+    order = np.argsort(index.group, kind="stable")  # keys by group
+    sorted_groups = index.group[order]
+    first_rows = first_of_groups(sorted_groups, order, len(index.vectors), k, PAD)
+    starts = np.searchsorted(sorted_groups, np.arange(len(index.vectors) + 1))
     tables = {rank: _labels_of_groups(index, rank, k) for rank in index.codes} if ties == "vote" else {}
     predictions = {rank: np.full((len(x), k), UNKNOWN, np.int64) for rank in index.codes}
-    neighbours, similarities = np.full((len(x), k), UNKNOWN, np.int64), np.full((len(x), k), -np.inf, np.float32)
+    neighbours, similarities = np.full((len(x), k), -1), np.full((len(x), k), -np.inf, np.float32)
     for rows, sims, groups in _candidates(index, x, k, TOLERANCE if ties == "vote" else 0.0, device):
         found, places = _first_entries(first_rows, groups, k)
         similarities[rows] = np.where(places >= 0, np.take_along_axis(sims, places.clip(0), 1), -np.inf)
@@ -107,7 +93,7 @@ def retrieve(
             if ties == "parity":
                 predictions[rank][rows] = np.where(found >= 0, codes[found.clip(0)], UNKNOWN)
             else:
-                predictions[rank][rows] = _by_vote(sims, groups, tables[rank], codes, members)
+                predictions[rank][rows] = _by_vote(sims, groups, tables[rank], codes, order, starts)
     return Retrieval(predictions, neighbours, similarities)
 
 
@@ -116,10 +102,8 @@ def _candidates(
 ) -> Iterator[tuple[Ids, Floats, Ids]]:
     """Rows of queries (b,), similarities and groups (b, W) of their candidates.
 
-    The candidates of a query include all groups that tie with its k-th nearest.
-
-    The search is repeated with a larger W for queries whose last candidate still ties. An approximate index is
-    searched once.
+    The candidates of a query include all groups that tie with its k-th nearest: W grows while the last one ties. An
+    approximate index is searched once.
     """
     distinct = len(index.vectors)
     for chunk in slices(len(x), QUERIES_AT_ONCE):
@@ -138,30 +122,23 @@ def _candidates(
             pending, width = np.concatenate(rest), min(4 * width, distinct)
 
 
-def _by_vote(sims: Floats, groups: Ids, table: NDArray[np.int32], codes: Ids, members: _Members) -> Ids:
-    """Codes of the first `k` keys (b, k) under "vote"."""
+def _by_vote(sims: Floats, groups: Ids, table: NDArray[np.int32], codes: Ids, order: Ids, starts: Ids) -> Ids:
+    """Codes of the first `k` keys (b, k) under "vote". The keys of group g are `order[starts[g] : starts[g + 1]]`."""
     k = table.shape[1]
     found, _ = _first_entries(table, groups, k)
     near = min(k, sims.shape[1] - 1)
     tied = (sims[:, 1 : near + 1] >= sims[:, :near] - TOLERANCE) & (groups[:, 1 : near + 1] >= 0)
     for row in np.flatnonzero(tied.any(axis=1)):
-        found[row] = _vote_of_row(sims[row], groups[row], codes, members, k)
+        votes_of_row, start, known = np.empty(0, np.int64), 0, int((groups[row] >= 0).sum())
+        while len(votes_of_row) < k and start < known:
+            stop = start + int((sims[row, start:known] >= sims[row, start] - TOLERANCE).sum())
+            keys = [order[starts[group] : starts[group + 1]] for group in groups[row, start:stop]]
+            labels, votes = np.unique(codes[np.concatenate(keys)], return_counts=True)
+            ranking = np.lexsort((labels, -votes * (labels != UNKNOWN)))
+            votes_of_row = np.append(votes_of_row, np.repeat(labels[ranking], votes[ranking]))
+            start = stop
+        found[row] = np.append(votes_of_row, np.full(k, UNKNOWN))[:k]
     return found
-
-
-def _vote_of_row(sims: Floats, groups: Ids, codes: Ids, members: _Members, k: int) -> Ids:
-    """Codes of the first `k` keys (k,) of one query with ties."""
-    order, starts = members.order, members.starts
-    found, start = np.empty(0, np.int64), 0
-    known = int((groups >= 0).sum())
-    while len(found) < k and start < known:
-        stop = start + int((sims[start:known] >= sims[start] - TOLERANCE).sum())
-        tied = np.concatenate([codes[order[starts[group] : starts[group + 1]]] for group in groups[start:stop]])
-        labels, votes = np.unique(tied, return_counts=True)
-        ranking = np.lexsort((labels, -votes * (labels != UNKNOWN)))
-        found = np.concatenate([found, np.repeat(labels[ranking], votes[ranking])])
-        start = stop
-    return np.concatenate([found[:k], np.full(max(0, k - len(found)), UNKNOWN)])
 
 
 def _apply_parity(found: Ids, sims: Floats, groups: Ids, first_rows: Ids) -> None:
@@ -171,30 +148,20 @@ def _apply_parity(found: Ids, sims: Floats, groups: Ids, first_rows: Ids) -> Non
     tied = ((sims[:, 1 : near + 1] == sims[:, :near]) & (groups[:, 1 : near + 1] >= 0)).any(axis=1)
     shared = first_rows[groups[:, :k].clip(0), min(1, k - 1)] != PAD
     for row in np.flatnonzero(tied | (shared.any(axis=1) & (k > 1))):
-        items = [
-            (float(value), int(key))
-            for value, group in zip(sims[row], groups[row], strict=True)
-            if group >= 0
-            for key in first_rows[group]
-            if key != PAD
-        ]
-        last = sorted((value for value, _ in items), reverse=True)[min(k, len(items)) - 1]
-        kept: list[tuple[float, int]] = []
-        for item in sorted((item for item in items if item[0] >= last), key=lambda item: item[1]):
-            if len(kept) == k:
-                if item[0] <= min(kept)[0]:
-                    continue
-                kept.remove(min(kept))
-            kept.append(item)
-        keys = [key for _, key in sorted(kept, reverse=True)]
-        found[row] = keys + [UNKNOWN] * (k - len(keys))
+        keys = first_rows[groups[row][groups[row] >= 0]]  # (candidates, k)
+        values = np.repeat(sims[row, : len(keys), None], k, axis=1)[keys != PAD]
+        items = sorted(zip(values.tolist(), keys[keys != PAD].tolist(), strict=True), key=lambda item: item[1])
+        kept = items[:k]
+        heapify(kept)
+        for item in items[k:]:
+            if item[0] > kept[0][0]:
+                heapreplace(kept, item)
+        kept.sort(reverse=True)
+        found[row] = [key for _, key in kept] + [UNKNOWN] * (k - len(kept))
 
 
 def _first_entries(table: NDArray[Any], groups: Ids, k: int) -> tuple[Ids, Ids]:
-    """First `k` entries (b, k) of the groups in `table` (U, k).
-
-    Also returns the column of the group of each entry. Both are -1 at the end.
-    """
+    """First `k` entries (b, k) of the groups in `table` (U, k), and the column of the group of each; -1 at the end."""
     near = groups[:, :k]
     entries = np.where((near >= 0)[:, :, None], table[near.clip(0)], PAD).reshape(len(near), -1)
     order = np.argsort(entries == PAD, axis=1, kind="stable")[:, :k]
@@ -202,33 +169,12 @@ def _first_entries(table: NDArray[Any], groups: Ids, k: int) -> tuple[Ids, Ids]:
     return np.where(found == PAD, UNKNOWN, found), np.where(found == PAD, -1, order // k)
 
 
-def _members(index: RetrievalIndex) -> _Members:
-    sizes = np.bincount(index.group, minlength=len(index.vectors))
-    return _Members(np.argsort(index.group, kind="stable"), np.concatenate([[0], np.cumsum(sizes)]))
-
-
-def _first_rows(index: RetrievalIndex, members: _Members, k: int) -> Ids:
-    """First `k` keys of each group (U, k), then PAD."""
-    groups = index.group[members.order]
-    position = np.arange(len(groups)) - members.starts[groups]
-    table = np.full((len(index.vectors), k), PAD, np.int64)
-    table[groups[position < k], position[position < k]] = members.order[position < k]
-    return table
-
-
 def _labels_of_groups(index: RetrievalIndex, rank: str, k: int) -> NDArray[np.int32]:
-    """Labels of the first `k` keys of each group under "vote" (U, k).
-
-    They are -1 for keys without a name, and PAD after the last key.
-    """
+    """Labels of the first `k` keys of each group under "vote" (U, k): -1 without a name, PAD after the last key."""
     codes, last = index.codes[rank], len(index.classes[rank])  # `last` stands for unknown here
     pairs, counts = np.unique(index.group * (last + 1) + np.where(codes == UNKNOWN, last, codes), return_counts=True)
     groups, labels = pairs // (last + 1), pairs % (last + 1)
     order = np.lexsort((labels, -counts * (labels != last), groups))
     order = np.repeat(order, np.minimum(counts, k)[order])
-    groups, labels = groups[order], labels[order]
-    starts = np.searchsorted(groups, np.arange(len(index.vectors)))
-    position = np.arange(len(groups)) - starts[groups]
-    table = np.full((len(index.vectors), k), PAD, np.int32)
-    table[groups[position < k], position[position < k]] = np.where(labels == last, UNKNOWN, labels)[position < k]
-    return table
+    values = np.where(labels == last, UNKNOWN, labels)[order].astype(np.int32)
+    return first_of_groups(groups[order], values, len(index.vectors), k, PAD)

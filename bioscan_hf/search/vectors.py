@@ -1,9 +1,10 @@
-"""Unit vectors, distinct rows, and the names of faulty rows in errors."""
+"""Unit vectors, distinct rows, groups of rows, and checks that name the faulty rows."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,15 +27,22 @@ def named_rows(rows: Sequence[int], ids: Sequence[str] | None = None) -> str:
     return f"{named} and {len(rows) - 5} more" if len(rows) > 5 else named
 
 
+def check_query(dim: int, dim_of_keys: int, k: int = 1, keys: int = 1) -> None:
+    """Raises ValueError unless the dimensions are equal and there are `k` keys."""
+    if dim != dim_of_keys:
+        raise ValueError(
+            f"The queries have {dim} dimensions and the keys {dim_of_keys}: both must come from the same encoder."
+        )
+    if not 1 <= k <= keys:
+        raise ValueError(f"k is {k}; give a number of neighbours from 1 to {keys}, the number of keys.")
+
+
 def unit_vectors(
     embeddings: ArrayLike, name: str = "rows", ids: Sequence[str] | None = None, *, zeros: bool = False
 ) -> Floats:
-    """Rows (n, D) divided by their length.
-
-    The length is computed in float64. Equal rows give equal bytes.
+    """Rows (n, D) divided by their length. Equal rows give equal bytes.
 
     Args:
-        embeddings: (n, D).
         name: What an error calls the rows, such as "queries".
         ids: Names of the rows, for errors.
         zeros: Allows rows of zeros, which stay zeros.
@@ -65,15 +73,19 @@ def unit_vectors(
 
 
 def distinct_rows(x: Floats) -> tuple[Ids, Ids]:
-    """Group of each row (n,), and the first row of each group.
+    """Group of each row (n,), and the first row of each group. Equal rows form a group.
 
-    Equal rows form a group; groups are in order of their first row.
-
-    Rows are compared by 128-bit digests of their bytes: faster than numpy's `unique(axis=0)`, and less memory.
+    Groups are in order of their first row. Rows are compared by 128-bit digests of their bytes: faster than numpy's
+    `unique(axis=0)`, and less memory.
     """
     digests = np.array([hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(x)], "S16")
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return place[group.reshape(-1)], first[order].astype(np.int64)
+    return first.argsort().argsort()[group], np.sort(first)
+
+
+def first_of_groups(groups: Ids, values: NDArray[Any], count: int, k: int, fill: float) -> NDArray[Any]:
+    """First `k` values of each of `count` groups (count, k), then `fill`. `groups` (n,) must be in ascending order."""
+    place = np.arange(len(groups)) - np.searchsorted(groups, groups)
+    table = np.full((count, k), fill, values.dtype)
+    table[groups[place < k], place[place < k]] = values[place < k]
+    return table

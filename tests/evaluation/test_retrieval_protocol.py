@@ -177,7 +177,7 @@ def test_errors():
         evaluate_retrieval(keys, queries, combinations=[])
     with pytest.raises(ValueError, match="Unknown rank: order, family. The keys have species, genus"):
         evaluate_retrieval(keys, queries)
-    with pytest.raises(ValueError, match="k=5 neighbours of 4 keys"):
+    with pytest.raises(ValueError, match="k is 5; give a number of neighbours from 1 to 4"):
         evaluate_retrieval(keys, queries, ranks=["genus"])
     with pytest.raises(ValueError, match="'image' needs other embeddings than those given: dna"):
         rows_of(Specimens({"dna": np.eye(4)}, keys.labels, {}), "image", ["genus"])

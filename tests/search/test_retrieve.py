@@ -118,5 +118,5 @@ def test_rounding_does_not_decide():
 
 
 def test_unknown_tie_rule():
-    with pytest.raises(ValueError, match="Unknown tie rule 'first'. Choose 'vote' or 'parity'"):
+    with pytest.raises(ValueError, match="ties is 'first'; give 'vote' or 'parity'"):
         retrieve(build_index(np.eye(2), {"r": ["A", "B"]}), np.eye(2), k=1, ties="first")
