@@ -1,10 +1,7 @@
 """Gradient caching: embeddings of a large batch with the activations of a small one in memory.
 
-A contrastive loss needs the embeddings of all rows at once, but the activations of a few rows at a time: they are
-recomputed, chunk by chunk, in the backward pass, as in GradCache (https://arxiv.org/abs/2101.06983). It is implemented
-with torch's checkpoints, so the Trainer's autocast, loss scaling, accumulation and averaging over processes work.
-
-Shape letters: B = rows, E = embedding size.
+Activations are recomputed, chunk by chunk, in the backward pass, as in GradCache (https://arxiv.org/abs/2101.06983).
+torch's checkpoints do it, so the Trainer's autocast, loss scaling, accumulation and averaging over processes work.
 """
 
 from __future__ import annotations
@@ -38,8 +35,7 @@ def cached_embeddings(
 
     Args:
         model: Returns a mapping and treats rows independently (no batch normalization in training).
-        inputs: Name -> (B, ...).
-        rows_at_a_time: Rows per forward pass.
+        inputs: Name -> (B, ...), for B rows.
         prepare: Makes the model's inputs from a chunk of `inputs`, such as normalized photos from uint8. It is called
             again for the gradient, so its result is not kept in memory.
 
@@ -47,9 +43,11 @@ def cached_embeddings(
         Name -> (B, ...), without None values. Scalars, such as logit_scale, are those of the last chunk.
 
     Raises:
-        ValueError: for inputs of unequal length or no inputs, and for less than one row at a time.
+        ValueError: for no inputs, inputs without rows or of unequal length, and for less than one row at a time.
     """
     lengths = {name: len(values) for name, values in inputs.items()}
+    if not any(lengths.values()):
+        raise ValueError(f"There are no rows to embed (lengths of the inputs: {lengths}). Give 1 row or more.")
     if len(set(lengths.values())) != 1:
         raise ValueError(f"The inputs have the lengths {lengths}; give the same number of rows.")
     if rows_at_a_time < 1:
@@ -70,7 +68,7 @@ def cached_embeddings(
         return {name: value for name, value in running[-1](**given).items() if value is not None}
 
     parts: list[dict[str, Tensor]] = []
-    for start in range(0, next(iter(lengths.values())), rows_at_a_time):
+    for start in range(0, max(lengths.values()), rows_at_a_time):
         chunk = {name: values[start : start + rows_at_a_time] for name, values in inputs.items()}
         parts.append(checkpoint(run, chunk, use_reentrant=False, context_fn=lambda: (nullcontext(), second_pass())))
     return {

@@ -1,11 +1,8 @@
 """Contrastive losses between modalities, over the rows of all processes.
 
-Sources: CLIBD, https://arxiv.org/abs/2405.17537, CLIP's symmetric loss averaged over pairs of modalities; several
-ranks of a taxonomy, https://arxiv.org/abs/2204.13207; SigLIP, https://arxiv.org/abs/2303.15343.
-
-For each unordered pair, every process compares its own rows with all rows: similarities are (B, N), never (N, N). Sums
-over columns are added up over processes.
-
+Sources: CLIBD, https://arxiv.org/abs/2405.17537; several ranks, https://arxiv.org/abs/2204.13207; SigLIP,
+https://arxiv.org/abs/2303.15343.
+Every process compares its own rows with all rows: similarities are (B, N), never (N, N).
 Shape letters: B = rows of this process, N = rows of all processes, C = rows of a chunk, E = embedding size.
 """
 
@@ -19,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from .pairs import Pair, Rows, check_trained, choose_pairs
+from .pairs import Pair, Rows, choose_pairs
 
 #: Similarity of rows that are not compared. Minus infinity would give NaN for rows without any comparison.
 IGNORED = -1e9
@@ -49,18 +46,16 @@ def contrastive_loss(
         embeddings: Modality -> (B, E), two or more, with the same number of rows in each process. They are normalized.
         logit_scale: Inverse temperature; multiplies the cosines.
         labels: Ids (B,), negative where unknown. For several ranks, rank -> ids: their losses are averaged. This needs
-            `target_normalization="mean"`, because the rank with the largest groups would dominate otherwise.
+            `target_normalization="mean"`, so that the rank with the largest groups does not dominate.
         pairs: Pairs of modalities to compare, in any order; None compares all.
         bind_to: Compares this modality with each other one, and no others.
-        target_normalization: "none", as published, sums over the n positives of a row, so its loss grows with n;
-            "mean" divides by n.
+        target_normalization: "none", as published, sums over the n positives of a row; "mean" divides by n.
         rank_weights: Rank -> weight of its loss in the mean; None is the same weight for all.
         present: Modality -> (B,) bool, False for rows without it. A pair uses the rows that have both modalities, and
-            is left out with fewer than two such rows. None: all rows have all modalities.
-        duplicates: Modality -> ids (B,) of equal inputs, negative for none, such as ids of taxonomy texts. Rows with
-            equal inputs are not negatives of each other in the pairs of this modality; rows of one label stay
-            positives.
-        across_processes: Whether rows are compared across processes; if False, each process has a loss of its own.
+            is left out with fewer than two such rows.
+        duplicates: Modality -> ids (B,) of equal inputs, negative for none, such as ids of taxonomy texts. In the
+            pairs of this modality, rows with equal inputs are not negatives; rows of one label stay positives.
+        across_processes: If False, rows are compared within a process, and each process has a loss of its own.
         chunk_size: Rows whose similarities are in memory at a time; they are recomputed for the gradient. None keeps
             all, which is faster and takes 4 B N bytes for each pair.
 
@@ -76,8 +71,7 @@ def contrastive_loss(
     if isinstance(labels, Mapping) and target_normalization != "mean":
         raise ValueError(f"Labels of ranks ({', '.join(labels)}) need target_normalization='mean'.")
     chosen = choose_pairs(list(embeddings), pairs, bind_to)
-    check_trained(embeddings, logit_scale)
-    rows = Rows.of(embeddings, labels, rank_weights, present, duplicates, across_processes, chunk_size)
+    rows = Rows.of(embeddings, logit_scale, labels, rank_weights, present, duplicates, across_processes, chunk_size)
     with torch.autocast(rows.index.device.type, enabled=False):
         scale, losses = rows.shared(logit_scale), []
         for pair in rows.pairs(embeddings, chosen):
@@ -121,19 +115,14 @@ def siglip_loss(
     if isinstance(labels, Mapping):
         raise ValueError(f"siglip_loss takes labels of one rank, but got {', '.join(labels)}. Give one tensor of ids.")
     chosen = choose_pairs(list(embeddings), pairs, bind_to)
-    check_trained(embeddings, logit_scale)
-    rows = Rows.of(embeddings, labels, None, present, duplicates, across_processes, chunk_size)
+    rows = Rows.of(embeddings, logit_scale, labels, None, present, duplicates, across_processes, chunk_size)
     with torch.autocast(rows.index.device.type, enabled=False):
         scale, bias, losses = rows.shared(logit_scale), rows.shared(logit_bias), []
-
-        def of_all(logits: Tensor) -> tuple[Tensor, ...]:
-            return (softplus(logits + bias).sum(1),)
-
         for pair in rows.pairs(embeddings, chosen):
             # -log sigmoid(x) = softplus(x) - x for positives, and -log sigmoid(-x) = softplus(x) for negatives.
-            parts = _in_chunks(rows, pair, scale, of_all)
+            negatives = torch.cat(list(_in_chunks(rows, pair, scale, lambda x: softplus(x + bias).sum(1))))
             count, similarity = _partners(rows, pair, scale, rows.groups[0][1])
-            loss = torch.cat([part for (part,) in parts]) - similarity - count * bias
+            loss = negatives - similarity - count * bias
             losses.append((loss.masked_fill(~pair.complete[rows.own], 0).sum(), pair.complete.sum()))
         return rows.mean(losses, embeddings, logit_scale)
 
@@ -160,12 +149,10 @@ def _log_sum_exps(rows: Rows, pair: Pair, scale: Tensor) -> tuple[Tensor, Tensor
     return by_row, by_column[rows.own]
 
 
-def _in_chunks(
-    rows: Rows, pair: Pair, scale: Tensor, reduce: Callable[[Tensor], tuple[Tensor, ...]]
-) -> Iterator[tuple[Tensor, ...]]:
+def _in_chunks(rows: Rows, pair: Pair, scale: Tensor, reduce: Callable[[Tensor], Any]) -> Iterator[Any]:
     """`reduce` of the similarities (C, N) of each chunk of rows of this process with all rows."""
 
-    def compute(first: Tensor, second: Tensor, scale: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+    def compute(first: Tensor, second: Tensor, scale: Tensor, numbers: Tensor) -> Any:
         logits = (first * scale) @ second.T  # (C, N)
         if not pair.whole or pair.equal:
             logits = logits.masked_fill(_ignored(rows, pair, numbers), IGNORED)

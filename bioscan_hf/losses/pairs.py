@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .rows import MeanGradient, gather, process_count
+from .rows import MeanGradient, check_weights, gather, process_count
 
 
 def choose_pairs(
@@ -72,6 +72,7 @@ class Rows:
     def of(
         cls,
         embeddings: Mapping[str, Tensor],
+        logit_scale: Tensor | float,
         labels: Tensor | Mapping[str, Tensor] | None,
         rank_weights: Mapping[str, float] | None,
         present: Mapping[str, Tensor] | None,
@@ -79,17 +80,15 @@ class Rows:
         across_processes: bool,
         chunk_size: int | None,
     ) -> Rows:
-        """Checks the arguments of a loss and gathers labels, but no embeddings."""
-        ranks = {} if labels is None else dict(labels) if isinstance(labels, Mapping) else {"labels": labels}
+        """Checks the arguments of a loss and gathers labels, but not embeddings."""
+        ranks = {} if labels is None else labels if isinstance(labels, Mapping) else {"labels": labels}
         present, duplicates = present or {}, duplicates or {}
-        weights = dict.fromkeys(ranks, 1.0) if rank_weights is None else rank_weights
-        _check(embeddings, chunk_size, {"labels": ranks, "present": present, "duplicates": duplicates})
-        if set(weights) != set(ranks) or min(weights.values(), default=1) <= 0:
-            raise ValueError(f"rank_weights ({dict(weights)}) must name each rank of the labels, above 0.")
+        _check(embeddings, logit_scale, chunk_size, {"labels": ranks, "present": present, "duplicates": duplicates})
+        weights = check_weights(rank_weights, ranks)
         processes = process_count() if across_processes else 1
         some = next(iter(embeddings.values()))
-        everywhere = gather if processes > 1 else torch.Tensor.contiguous
-        sizes = gather(torch.tensor([len(some)], device=some.device)).tolist() if processes > 1 else [len(some)]
+        everywhere = gather if processes > 1 else Tensor.contiguous
+        sizes = everywhere(torch.tensor([len(some)], device=some.device)).tolist()
         if len(set(sizes)) > 1 or sum(sizes) < 2:
             raise ValueError(
                 f"The processes have {', '.join(map(str, sizes))} rows. A contrastive loss needs two or more, and the "
@@ -146,15 +145,12 @@ class Rows:
     ) -> Tensor:
         """Mean over pairs, given as (sum over rows of this process, number of complete rows of all processes).
 
-        Raises:
-            ValueError: if the mean is not finite (the rows are named).
+        Raises ValueError if the mean is not finite (the rows are named).
         """
-        total, pairs = torch.zeros_like(losses[0][0]), torch.zeros_like(losses[0][1])
-        for loss, count in losses:
-            total = total + (loss / count.clamp(min=1)).masked_fill(count < 2, 0)
-            pairs = pairs + (count >= 2)
+        sums, counts = (torch.stack(values) for values in zip(*losses, strict=True))  # (pairs,)
+        total = (sums / counts.clamp(min=1)).masked_fill(counts < 2, 0).sum()
         # Gradients are averaged over processes, so each process multiplies its share by the number of processes.
-        total = total * self.processes / pairs.clamp(min=1)
+        total = total * self.processes / (counts >= 2).sum().clamp(min=1)
         value = total.detach().clone()
         if self.processes > 1:
             dist.all_reduce(value)
@@ -189,10 +185,11 @@ def _groups(ids: Tensor, index: Tensor) -> Tensor:
 
 def _check(
     embeddings: Mapping[str, Tensor],
+    logit_scale: Tensor | float,
     chunk_size: int | None,
     of_rows: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Raises ValueError unless shapes and names match."""
+    """Raises ValueError for shapes and names that do not match, and if only the temperature would be trained."""
     shapes = {name: tuple(rows.shape) for name, rows in embeddings.items()}
     shape = next(iter(shapes.values()))
     if len(shape) != 2 or len(set(shapes.values())) > 1:
@@ -206,10 +203,6 @@ def _check(
                 raise ValueError(f"{argument} of {name} has the shape {tuple(one.shape)}; there are {shape[0]} rows.")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; give 1 row or more, or None for all rows.")
-
-
-def check_trained(embeddings: Mapping[str, Tensor], logit_scale: Tensor | float) -> None:
-    """Raises ValueError if the temperature has a gradient and no embedding has one."""
     trained = any(rows.requires_grad for rows in embeddings.values())
     if torch.is_grad_enabled() and isinstance(logit_scale, Tensor) and logit_scale.requires_grad and not trained:
         raise ValueError(

@@ -1,15 +1,26 @@
-"""Gathering of rows from all processes, with gradients.
+"""Gathering of rows from all processes, with gradients, and the weights of ranks.
 
 Shape letters: N = rows of all processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def check_weights(weights: Mapping[str, float] | None, ranks: Collection[str]) -> Mapping[str, float]:
+    """Rank -> weight, 1 for each rank without `weights`; raises ValueError unless each rank has a positive weight."""
+    weights = dict.fromkeys(ranks, 1.0) if weights is None else weights
+    if set(weights) != set(ranks) or not all(weight > 0 for weight in weights.values()):
+        raise ValueError(
+            f"The weights of ranks ({dict(weights)}) must name each rank of the labels ({', '.join(ranks)}), above 0."
+        )
+    return weights
 
 
 def gather(rows: Tensor) -> Tensor:

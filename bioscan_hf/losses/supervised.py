@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .rows import gather, process_count
+from .rows import check_weights, gather, process_count
 
 
 def supervised_contrastive_loss(
@@ -22,12 +22,12 @@ def supervised_contrastive_loss(
     temperature: float = 0.1,
     weights: Mapping[str, float] | None = None,
 ) -> Tensor:
-    """Mean over ranks and anchors of the negative log-probability of rows with the anchor's label, in nats.
+    """Supervised contrastive loss, averaged over ranks and anchors, in nats.
 
     At one rank, an anchor is a row whose label another row shares. Its loss is the mean of the negative
-    log-probabilities of those other rows among all rows but itself, so that common taxa do not weigh more than rare
-    ones. Rows with unknown labels are negatives. A rank without anchors is left out. Rows are compared across
-    processes: the mean of the processes' losses and gradients is that of one process with all rows.
+    log-probabilities of those other rows among all rows but itself. Rows with unknown labels are negatives. A rank
+    without anchors is left out. Rows are compared across processes: the mean of the processes' losses and gradients
+    is that of one process with all rows.
 
     Args:
         embeddings: Unit vectors (B, E), the same number in each process.
@@ -42,26 +42,38 @@ def supervised_contrastive_loss(
         ValueError: for a temperature that is not positive, no rank, other ranks in `weights`, labels that do not match
             the rows, and embeddings that are not finite (the rows are named).
     """
-    _check(embeddings, labels, temperature, weights)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; give a positive number, such as 0.1.")
+    if not labels:
+        raise ValueError("There are no labels. Give the ids of one rank or more.")
+    weights = check_weights(weights, labels)
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings have the shape {tuple(embeddings.shape)}, but must be (rows, numbers).")
+    for rank, ids in labels.items():
+        if ids.shape != embeddings.shape[:1]:
+            shape, rows = tuple(ids.shape), len(embeddings)
+            raise ValueError(
+                f"The labels of {rank} have the shape {shape}; give one id for each of the {rows} embeddings."
+            )
+    broken = torch.nonzero(~torch.isfinite(embeddings.detach()).all(1)).flatten().tolist()
+    if broken:
+        raise ValueError(f"The embeddings of the rows {', '.join(map(str, broken[:5]))} are NaN or infinite.")
     everything, processes = gather(embeddings), process_count()  # (N, E)
     first = dist.get_rank() * len(embeddings) if processes > 1 else 0
-    rows = torch.arange(len(embeddings), device=embeddings.device)
-    self_match = torch.zeros(len(embeddings), len(everything), dtype=torch.bool, device=embeddings.device)
-    self_match[rows, first + rows] = True
+    numbers = torch.arange(len(everything), device=embeddings.device)
+    self_match = numbers[first : first + len(embeddings), None] == numbers  # (B, N)
     precise = torch.promote_types(embeddings.dtype, torch.float32)
     similarity = embeddings.to(precise) @ everything.to(precise).T / temperature
     similarity = similarity.masked_fill(self_match, -torch.inf)
     log_probability = torch.log_softmax(similarity, dim=1).masked_fill(self_match, 0)  # (B, N)
 
-    chosen = weights or dict.fromkeys(labels, 1.0)
     total, shares = embeddings.new_zeros((), dtype=precise), 0.0
-    for rank, weight in chosen.items():
+    for rank, weight in weights.items():
         ids = labels[rank]
         positive = (ids[:, None] == gather(ids)[None]) & (ids >= 0)[:, None] & ~self_match
         others = positive.sum(1)
-        anchors = others > 0
         loss = -((log_probability * positive).sum(1) / others.clamp(min=1)).sum()
-        count = anchors.sum()
+        count = (others > 0).sum()
         if processes > 1:
             dist.all_reduce(count)
         if count > 0:
@@ -69,28 +81,3 @@ def supervised_contrastive_loss(
             total = total + weight * loss * processes / count
             shares += weight
     return total / shares if shares else (embeddings * 0).sum()
-
-
-def _check(
-    embeddings: Tensor, labels: Mapping[str, Tensor], temperature: float, weights: Mapping[str, float] | None
-) -> None:
-    """Raises ValueError unless the arguments of `supervised_contrastive_loss` fit each other."""
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; give a positive number, such as 0.1.")
-    if not labels:
-        raise ValueError("There are no labels. Give the ids of one rank or more.")
-    if weights is not None and (set(weights) != set(labels) or not all(weight > 0 for weight in weights.values())):
-        raise ValueError(
-            f"weights ({dict(weights)}) must name each rank of the labels ({', '.join(labels)}), above 0."
-        )
-    if embeddings.ndim != 2:
-        raise ValueError(f"embeddings have the shape {tuple(embeddings.shape)}, but must be (rows, numbers).")
-    for rank, ids in labels.items():
-        if ids.shape != embeddings.shape[:1]:
-            raise ValueError(
-                f"The labels of {rank} have the shape {tuple(ids.shape)}; give one id for each of the "
-                f"{len(embeddings)} embeddings."
-            )
-    broken = torch.nonzero(~torch.isfinite(embeddings.detach()).all(1)).flatten().tolist()
-    if broken:
-        raise ValueError(f"The embeddings of the rows {', '.join(map(str, broken[:5]))} are NaN or infinite.")

@@ -1,6 +1,6 @@
 """Configuration of the aligned-barcode encoder, which compares barcodes position by position.
 
-Uploaded to the Hub beside the weights: needs transformers alone.
+Uploaded to the Hub beside the weights: needs only transformers.
 """
 
 from typing import Any
@@ -16,26 +16,21 @@ AUTO_MAP = {
 
 @strict
 class AlignedBarcodeConfig(PretrainedConfig):
-    """Shape of an aligned-barcode encoder.
+    """Configuration of an aligned-barcode encoder. Values that contradict each other raise ValueError.
 
     Args:
-        positions: Columns of the alignment: the length of a whole barcode, 658 for the region of COI that insects are
-            barcoded by.
-        anchor_k: Nucleotides of the k-mers by which a barcode finds its place, 4 to 8.
-        embedding_size: Width of the learned part of the embedding; 0 leaves it out.
-        hidden_size: Width of the hidden layer of the learned part; 0 leaves the layer out, which makes the part a
-            linear projection.
+        positions: Columns of the alignment: the length of a full barcode, 658 for the COI region of insects.
+        anchor_k: Nucleotides of the k-mers that align a barcode, 4 to 8.
+        embedding_size: Width of the learned part of the embedding; 0 for no learned part.
+        hidden_size: Width of the hidden layer of the learned part; 0 makes the part a linear projection.
         dropout: Dropout of the hidden layer.
-        profile_weight: Share of the profile itself in the cosine of two embeddings, in [0, 1]; what is left is the
-            learned part's. Above 0 the embedding has 4 x `positions` numbers more.
-        k: 1: the tokenizer is `KmerTokenizer(k=1)`, which reads single nucleotides.
-        vocabulary: Of the tokenizer: "barcodebert".
-        max_nucleotides: Nucleotides of a barcode that are read.
-        pooling: "masked_mean", which says as in `BarcodeBertConfig` that padding does not change an embedding.
-        training_data: Name of the dataset that it was fitted to, where it is known.
-
-    Raises:
-        ValueError: if values contradict each other.
+        profile_weight: Share of the profile in the cosine of two embeddings, in [0, 1]; the rest is the share of the
+            learned part. Above 0, the embedding has 4 x `positions` more dimensions.
+        k: Must be 1: the tokenizer is `KmerTokenizer(k=1)`.
+        vocabulary: Must be "barcodebert", the vocabulary of the tokenizer.
+        max_nucleotides: Maximum length of a barcode; the rest is cut off.
+        pooling: Must be "masked_mean": padding does not change an embedding.
+        training_data: Name of the dataset that the model was fitted to, if known.
     """
 
     model_type = "alignedbarcode"
@@ -59,7 +54,7 @@ class AlignedBarcodeConfig(PretrainedConfig):
 
     @property
     def profile_size(self) -> int:
-        """Numbers of a profile: one for each nucleotide at each position."""
+        """Size of a profile: one number for each nucleotide at each position."""
         return 4 * self.positions
 
     @property
@@ -68,36 +63,34 @@ class AlignedBarcodeConfig(PretrainedConfig):
         return self.embedding_size + (self.profile_size if self.profile_weight > 0 else 0)
 
     def validate_architecture(self) -> None:
-        """Raises ValueError if values contradict each other. Saving calls it, too."""
+        """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
         if (self.k, self.vocabulary) != (1, "barcodebert"):
             raise ValueError(
                 f"The tokens are single nucleotides (k=1, vocabulary='barcodebert'), not k={self.k} and "
                 f"vocabulary={self.vocabulary!r}. Leave both out."
             )
         if self.pooling != "masked_mean":
-            raise ValueError(f"pooling is {self.pooling!r}, but padding never counts here. Leave pooling out.")
+            raise ValueError(f"pooling is {self.pooling!r}, but padding is always ignored. Leave pooling out.")
         if not 4 <= self.anchor_k <= 8:
-            raise ValueError(f"anchor_k is {self.anchor_k}, but must lie between 4 and 8.")
-        if self.positions < self.anchor_k:
-            raise ValueError(f"positions ({self.positions}) must be at least anchor_k ({self.anchor_k}).")
-        if self.max_nucleotides < self.positions:
+            raise ValueError(f"anchor_k is {self.anchor_k}, but must be from 4 to 8.")
+        if not self.anchor_k <= self.positions <= self.max_nucleotides:
             raise ValueError(
-                f"max_nucleotides ({self.max_nucleotides}) must be at least positions ({self.positions}): shorter "
-                f"reads hold no whole barcode."
+                f"positions ({self.positions}) must be at least anchor_k ({self.anchor_k}) and at most "
+                f"max_nucleotides ({self.max_nucleotides})."
             )
         if not 0 <= self.profile_weight <= 1:
-            raise ValueError(f"profile_weight is {self.profile_weight}, but is a share in [0, 1].")
+            raise ValueError(f"profile_weight is {self.profile_weight}, but must be in [0, 1].")
         if self.embedding_size < 0 or self.hidden_size < 0:
             raise ValueError(
-                f"embedding_size ({self.embedding_size}) and hidden_size ({self.hidden_size}) are 0 or more."
+                f"embedding_size ({self.embedding_size}) and hidden_size ({self.hidden_size}) must be 0 or more."
             )
         if (self.embedding_size == 0) != (self.profile_weight == 1):
             raise ValueError(
-                f"embedding_size is {self.embedding_size} and profile_weight {self.profile_weight}: without a learned "
-                f"part (0) the profile is all there is (1), and beside a learned part it is less than 1."
+                f"embedding_size is {self.embedding_size} and profile_weight {self.profile_weight}. Without a learned "
+                f"part (embedding_size 0), profile_weight must be 1; with one, it must be less than 1."
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}, but is a probability in [0, 1).")
+            raise ValueError(f"dropout is {self.dropout}, but must be in [0, 1).")
 
 
 AlignedBarcodeConfig.register_for_auto_class()

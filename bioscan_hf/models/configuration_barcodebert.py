@@ -1,10 +1,11 @@
 """Configuration of BarcodeBERT, a masked language model of DNA barcodes.
 
-Uploaded to the Hub beside the weights: needs transformers alone.
+Uploaded to the Hub beside the weights: needs only transformers.
 Paper: BarcodeBERT, https://arxiv.org/abs/2311.02401
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -20,8 +21,6 @@ VOCABULARIES = {
 
 POOLINGS = ("masked_mean", "mean")
 
-MLM_HEADS = ("kmers", "tied")
-
 #: All heads, because `AutoModel` also loads the encoder of a masked-LM checkpoint.
 AUTO_MAP = {
     "AutoConfig": "configuration_barcodebert.BarcodeBertConfig",
@@ -31,34 +30,10 @@ AUTO_MAP = {
 }
 
 
-def vocabulary_size(k: int, vocabulary: str) -> int:
-    """Number of k-mers and special tokens of a vocabulary."""
-    check_choice("vocabulary", vocabulary, tuple(VOCABULARIES))
-    if k < 1:
-        raise ValueError(f"k is {k}; give 1 nucleotide or more.")
-    letters, special_tokens, _ = VOCABULARIES[vocabulary]
-    return len(letters) ** k + special_tokens
-
-
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"Unknown {name} {value!r}. Choose one of {', '.join(choices)}.")
-
-
-def check_barcodes(k: int, vocabulary: str, max_nucleotides: int, vocab_size: int | None, pooling: str) -> None:
-    """Raises ValueError if the fields of a config about barcodes and tokens contradict each other."""
-    check_choice("pooling", pooling, POOLINGS)
-    expected = vocabulary_size(k, vocabulary)
-    letters, special_tokens, _ = VOCABULARIES[vocabulary]
-    if vocab_size != expected:
-        raise ValueError(
-            f"vocab_size is {vocab_size}, but k={k} and vocabulary={vocabulary!r} give {expected} "
-            f"({len(letters)}**{k} k-mers and {special_tokens} special tokens). Leave vocab_size out, or "
-            f"correct k or vocabulary."
-        )
-    if max_nucleotides < k:
-        raise ValueError(f"max_nucleotides ({max_nucleotides}) must be at least k ({k}).")
 
 
 def check_taxa(
@@ -84,25 +59,22 @@ def check_taxa(
             f"parents are given for {sorted(parents or ())}; give them for {ranks[1:]}, each rank of taxa but the "
             f"highest, with -1 for an unknown parent."
         )
-    for above, rank in zip([None, *ranks], ranks, strict=False):
-        names = taxa[rank]
+    for rank, names in taxa.items():
         if not names or len(set(names)) < len(names):
             raise ValueError(
                 f"taxa[{rank!r}] has {len(names)} names, {len(set(names))} of them distinct. Give one or more "
                 f"distinct names."
             )
-        if above is None:
-            continue
-        if len(parents[rank]) != len(names):
+    for above, rank in pairwise(ranks):
+        if len(parents[rank]) != len(taxa[rank]):
             raise ValueError(
-                f"parents[{rank!r}] has {len(parents[rank])} entries, but taxa[{rank!r}] has "
-                f"{len(names)} classes. Pass one parent for each class."
+                f"parents[{rank!r}] has {len(parents[rank])} entries, but taxa[{rank!r}] has {len(taxa[rank])} "
+                f"classes. Pass one parent for each class."
             )
-        wrong = [parent for parent in parents[rank] if not -1 <= parent < len(taxa[above])]
-        if wrong:
+        last = len(taxa[above]) - 1
+        if wrong := [parent for parent in parents[rank] if not -1 <= parent <= last]:
             raise ValueError(
-                f"parents[{rank!r}] holds {wrong[0]}; ids of {above!r} are 0 to {len(taxa[above]) - 1}, and -1 "
-                f"is an unknown parent."
+                f"parents[{rank!r}] holds {wrong[0]}; ids of {above!r} are 0 to {last}, or -1 if unknown."
             )
 
 
@@ -120,7 +92,7 @@ class BarcodeConfigMixin:
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.vocab_size is None:
-            self.vocab_size = vocabulary_size(self.k, self.vocabulary)
+            self.vocab_size = self._vocabulary_size()
         ranks = kwargs.pop("ranks", None)
         if ranks is not None:
             if sorted(ranks) != sorted(self.taxa or ()):
@@ -134,8 +106,24 @@ class BarcodeConfigMixin:
 
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
-        check_barcodes(self.k, self.vocabulary, self.max_nucleotides, self.vocab_size, self.pooling)
+        check_choice("pooling", self.pooling, POOLINGS)
+        expected = self._vocabulary_size()
+        if self.vocab_size != expected:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, but k={self.k} and vocabulary={self.vocabulary!r} give {expected} "
+                f"k-mers and special tokens. Leave vocab_size out, or correct k or vocabulary."
+            )
+        if self.max_nucleotides < self.k:
+            raise ValueError(f"max_nucleotides ({self.max_nucleotides}) must be at least k ({self.k}).")
         check_taxa(self.taxa, self.parents, self.id2label)
+
+    def _vocabulary_size(self) -> int:
+        """Number of k-mers and special tokens."""
+        check_choice("vocabulary", self.vocabulary, tuple(VOCABULARIES))
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; give 1 nucleotide or more.")
+        letters, special_tokens, _ = VOCABULARIES[self.vocabulary]
+        return len(letters) ** self.k + special_tokens
 
     @property
     def num_special_tokens(self) -> int:
@@ -164,10 +152,8 @@ class BarcodeConfigMixin:
         if self.taxa is None:
             PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
         elif num_labels != self.num_labels:
-            raise ValueError(
-                f"num_labels is {num_labels}, but taxa has {self.num_labels} classes at all ranks together. "
-                f"Leave num_labels out."
-            )
+            classes = f"taxa has {self.num_labels} classes at all ranks together"
+            raise ValueError(f"num_labels is {num_labels}, but {classes}. Leave num_labels out.")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, and `ranks`, the order of `taxa`: JSON files have sorted keys."""
@@ -227,7 +213,7 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
         super().validate_architecture()
-        check_choice("mlm_head", self.mlm_head, MLM_HEADS)
+        check_choice("mlm_head", self.mlm_head, ("kmers", "tied"))
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "

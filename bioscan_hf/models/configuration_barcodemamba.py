@@ -1,6 +1,6 @@
 """Configuration of BarcodeMamba, a causal state-space model of DNA barcodes.
 
-Uploaded to the Hub beside the weights, with the configuration of BarcodeBERT: needs transformers alone.
+Uploaded to the Hub beside the weights and the configuration of BarcodeBERT: needs only transformers.
 Paper: BarcodeMamba, https://arxiv.org/abs/2412.11084
 """
 

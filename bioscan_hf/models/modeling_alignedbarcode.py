@@ -1,16 +1,7 @@
 """Aligned-barcode encoder: aligns barcodes to the barcode region and compares them position by position.
 
-Barcodes of one marker are nearly free of insertions and deletions, so homologous nucleotides can be found without
-aligning pairs: k-mers that occur at one position of the region (anchors) vote for where a read begins. Its profile
-says at each position which nucleotide it has, less how frequent that nucleotide is there, and 0 where the read says
-nothing. The cosine of two profiles weighs agreement in rare nucleotides more than in common ones, as tf-idf does with
-words. A learned projection of the profile makes the embedding small.
-
-A profile is looked up rather than computed: what each nucleotide at each position adds to an embedding is one row of
-a table, and an embedding is the sum of the rows of its barcode. Adapters that wrap a linear layer, such as LoRA, do
-not act on layers whose weights are read like this.
-
-Uploaded to the Hub beside the weights: needs torch, transformers and the configuration file beside it.
+Indels are rare within one marker, so barcodes are not aligned in pairs: k-mers that occur at one position of the
+region (anchors) vote for the start of a read. Uploaded to the Hub beside the weights and its configuration file.
 Shape letters: B = batch, L = nucleotides, P = positions of the region, V = 4**anchor_k, D = embedding size.
 """
 
@@ -27,17 +18,17 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_alignedbarcode import AlignedBarcodeConfig
 
-#: Token id of A; C, G and T follow. Whatever else there is, is no nucleotide.
+#: Token id of A; C, G and T follow. Other ids are not nucleotides.
 FIRST_NUCLEOTIDE = 2
 
-#: Stands for "no nucleotide here" among 0 (A), 1 (C), 2 (G) and 3 (T).
+#: Code of an unknown nucleotide, after 0 (A), 1 (C), 2 (G) and 3 (T).
 NOTHING = 4
 
-#: Anchor weights are whole numbers, which keep their value in any precision: the most reliable anchor has this.
+#: Weight of the most reliable anchor. Weights are whole numbers, which are exact in any precision.
 FULL_WEIGHT = 1000
 
-#: Barcodes that `fit_region` works on at a time.
-FITTED_ROWS = 4096
+#: Barcodes that `fit_region` processes at a time, and the times that it finds the anchors.
+FITTED_ROWS, ROUNDS = 4096, 2
 
 
 @dataclass
@@ -45,11 +36,11 @@ class AlignedBarcodeOutput(ModelOutput):
     """Output of `AlignedBarcodeModel`.
 
     Attributes:
-        pooler_output: Embeddings of length 1, (B, D); zeros for a barcode without a nucleotide in the region.
+        pooler_output: Embeddings (B, D), unit vectors; zeros for a barcode without a nucleotide in the region.
         aligned: Nucleotide at each position, 0 to 3 for A, C, G, T and 4 for none, (B, P) int32.
-        start: Position of the first nucleotide, negative if the read begins before the region, (B,) int64.
-        alignment_score: Share of the anchors' votes that agree on the place, in [0, 1], (B,). Below about 0.15 the
-            read is hardly of this region, or on the other strand.
+        start: Position of the first nucleotide, (B,) int64; negative if the read starts before the region.
+        alignment_score: Share of the anchors' votes for this start, in [0, 1], (B,). Below about 0.15, the read is
+            probably of another region or of the other strand.
     """
 
     pooler_output: torch.Tensor | None = None
@@ -61,8 +52,13 @@ class AlignedBarcodeOutput(ModelOutput):
 class AlignedBarcodeModel(PreTrainedModel):
     """Encodes barcodes by their nucleotide at each position of the barcode region.
 
+    The profile of a barcode has, at each position, 1 for its nucleotide minus the nucleotide frequencies, and 0 where
+    the nucleotide is unknown. So shared rare nucleotides increase the cosine of two profiles more than common ones, as
+    in tf-idf. A learned projection of the profile makes the embedding small.
+
     Anchors and nucleotide frequencies are fitted to barcodes without labels (`fit_region`) and saved with the weights.
-    Insertions and deletions are not modelled: after an indel (about 1 % of insects), positions no longer match.
+    After an indel (about 1 % of insects), positions no longer match. Adapters that wrap linear layers, such as LoRA,
+    have no effect: weights are read as lookup tables of nucleotides.
     """
 
     config_class = AlignedBarcodeConfig
@@ -75,10 +71,10 @@ class AlignedBarcodeModel(PreTrainedModel):
 
     def __init__(self, config: AlignedBarcodeConfig):
         super().__init__(config)
-        anchors = 4**config.anchor_k + 1  # the last one stands for windows with something else than A, C, G, T
+        anchors = 4**config.anchor_k + 1  # the last one is for windows with other letters than A, C, G, T
         self.register_buffer("anchor_position", torch.zeros(anchors, dtype=torch.int64))
         self.register_buffer("anchor_weight", torch.zeros(anchors, dtype=torch.int64))
-        # Fitted, not trained; a parameter, because a model without one has no dtype.
+        # Fitted, not trained. It is a parameter because a model without parameters has no dtype.
         self.nucleotide_frequency = nn.Parameter(torch.full((config.positions, 4), 0.25), requires_grad=False)
         self.projection = self.hidden = self.output = None
         if config.embedding_size:
@@ -91,7 +87,7 @@ class AlignedBarcodeModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model; the nucleotide frequencies stay frozen."""
+        """Loads a model with frozen nucleotide frequencies."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
         model.nucleotide_frequency.requires_grad_(False)
@@ -101,13 +97,13 @@ class AlignedBarcodeModel(PreTrainedModel):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> AlignedBarcodeOutput:
-        """Nucleotides (B, L), as `KmerTokenizer(k=1)` gives them, to embeddings.
+        """Embeddings of token ids (B, L) of `KmerTokenizer(k=1)`.
 
         Args:
-            attention_mask: 1 for nucleotides, 0 for padding, (B, L); None counts all.
+            attention_mask: 1 for nucleotides, 0 for padding, (B, L); None attends to all positions.
 
         Raises:
-            RuntimeError: if the model was neither loaded nor fitted. Compiled and exported models do not look.
+            RuntimeError: if the model was neither loaded nor fitted (not checked in compiled and exported models).
         """
         aligned, start, score = self.align(input_ids, attention_mask)
         return AlignedBarcodeOutput(
@@ -117,7 +113,7 @@ class AlignedBarcodeModel(PreTrainedModel):
     def align(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Nucleotides in their place (B, P), the places of the first ones (B,), and the alignment scores (B,)."""
+        """Aligned nucleotides (B, P), start positions (B,) and alignment scores (B,), see `AlignedBarcodeOutput`."""
         if not torch.compiler.is_compiling() and not self.anchor_weight.any():
             raise RuntimeError("The model has no anchors yet. Load it with from_pretrained, or call fit_region first.")
         return self._place(nucleotides(input_ids, attention_mask))
@@ -129,24 +125,24 @@ class AlignedBarcodeModel(PreTrainedModel):
         windows = anchors.shape[1]
         weight = self.anchor_weight.int().index_select(0, anchors.flatten()).view_as(anchors)
         place = self.anchor_position.index_select(0, anchors.flatten()).view_as(anchors)
-        # Bin j of a row's votes stands for the start j - windows.
+        # Bin j of a row's votes is for the start j - windows.
         place = place + torch.arange(windows, 0, -1, device=letters.device)
         votes = torch.zeros(letters.shape[0], windows + positions, dtype=weight.dtype, device=letters.device)
         most, start = votes.scatter_add_(1, place, weight).max(1)
-        start = torch.where(most > 0, start - windows, 0)  # without a vote, a read begins where the region does
+        start = torch.where(most > 0, start - windows, 0)  # without votes, the read starts with the region
         score = most / weight.sum(1).clamp(min=1)
-        # Enough of nothing on either side that the region lies within wherever the read starts.
+        # Padded on both sides so that the region is inside for any start.
         source = torch.arange(positions, 2 * positions, device=letters.device) - start[:, None]  # (B, P)
         return F.pad(letters, (positions, positions), value=NOTHING).gather(1, source), start, score
 
     def contents(self) -> torch.Tensor:
-        """What a nucleotide adds to a profile, (P, 5, 4): 1 for itself, less how frequent each is; nothing adds 0."""
+        """Profile of each nucleotide at each position, (P, 5, 4); the last of the 5 is unknown and 0."""
         frequency = self.nucleotide_frequency
-        there = torch.eye(4, dtype=frequency.dtype, device=frequency.device) - frequency[:, None]
-        return F.pad(there, (0, 0, 0, 1))
+        known = torch.eye(4, dtype=frequency.dtype, device=frequency.device) - frequency[:, None]
+        return F.pad(known, (0, 0, 0, 1))
 
     def profile(self, aligned: torch.Tensor) -> torch.Tensor:
-        """Profiles (B, 4 P) of aligned barcodes (B, P): 1 for the nucleotide that is there, less its frequency."""
+        """Profiles (B, 4 P) of aligned barcodes (B, P)."""
         return F.embedding(table_rows(aligned), self.contents().flatten(0, 1)).flatten(1)
 
     def embed_aligned(self, aligned: torch.Tensor) -> torch.Tensor:
@@ -160,46 +156,42 @@ class AlignedBarcodeModel(PreTrainedModel):
         return torch.cat(parts, dim=1)
 
     def _learned(self, aligned: torch.Tensor, projection: nn.Linear) -> torch.Tensor:
-        """The learned part of embeddings (B, E) of aligned barcodes (B, P), of any length."""
+        """The learned part of embeddings, (B, embedding_size), not normalized."""
         rows, contents = table_rows(aligned), self.contents()
         if self.hidden is None or self.output is None:
             return weighted_sum(rows, contents, projection.weight)
-        # These layers take profiles of length 1.
+        # These layers take normalized profiles.
         length = F.embedding_bag(rows, contents.square().sum(-1).view(-1, 1), mode="sum").sqrt()
         sums = weighted_sum(rows, contents, torch.cat([projection.weight, self.hidden.weight]))
         linear, hidden = (sums / length.clamp(min=1e-12)).split([len(projection.weight), len(self.hidden.bias)], 1)
         learned = linear + self.output(self.dropout(F.gelu(hidden + self.hidden.bias)))
-        return learned.masked_fill(length == 0, 0)  # biases say nothing about a barcode
+        return learned.masked_fill(length == 0, 0)  # not the biases alone
 
     @torch.no_grad()
-    def fit_region(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], *, rounds: int = 2) -> int:
+    def fit_region(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:
         """Fits anchors and nucleotide frequencies to barcodes, and returns the number of full-length ones.
 
-        The barcodes that are exactly as long as the region define it. Those of them that turn out to be shifted are
-        left out in further rounds. All barcodes count for the frequencies. The projection begins as the principal
-        components of the profiles, and the hidden layer at zero. The barcodes are kept in memory, one byte for each
-        nucleotide.
+        Barcodes exactly as long as the region define it; in the second round, those that are shifted are left out.
+        All barcodes count for the frequencies. The projection starts as the principal components of the profiles, and
+        the hidden layer starts without effect.
 
         Args:
-            batches: Token ids and attention masks (B, L) of the barcodes, as the tokenizer gives them.
-            rounds: Times that the anchors are found.
+            batches: Token ids and attention masks (B, L) of the barcodes.
 
         Raises:
-            ValueError: if fewer than 2 barcodes are as long as the region, or `rounds` is less than 1.
+            ValueError: if fewer than 2 barcodes are as long as the region.
         """
         positions = self.config.positions
-        if rounds < 1:
-            raise ValueError(f"rounds is {rounds}, but the anchors have to be found once or more.")
         letters = [nucleotides(ids, mask).to(torch.uint8) for ids, mask in batches]
         long_enough = [part for part in letters if part.shape[1] >= positions]
         whole = [part[(part < NOTHING).sum(1) == positions, :positions] for part in long_enough]
         reads = torch.cat([part[(part < NOTHING).all(1)] for part in whole] or [torch.empty(0, positions)])
         if len(reads) < 2:
             raise ValueError(
-                f"{len(reads)} of the barcodes have exactly {positions} nucleotides, but the barcode region is fitted "
-                f"to 2 or more that do. Set `positions` to the most frequent length, or give more barcodes."
+                f"{len(reads)} of the barcodes have exactly {positions} nucleotides, but 2 or more are needed to fit "
+                f"the barcode region. Set `positions` to the most frequent length, or give more barcodes."
             )
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             self._find_anchors(reads)
             start = torch.cat([self._place(part.int())[1] for part in reads.split(FITTED_ROWS)])
             reads = reads[start == 0] if (start == 0).any() else reads
@@ -217,7 +209,7 @@ class AlignedBarcodeModel(PreTrainedModel):
         return len(reads)
 
     def _start_projection(self, projection: nn.Linear, aligned: list[torch.Tensor]) -> None:
-        """Makes the projection that on the principal components of the profiles, the largest first."""
+        """Sets the projection to the principal components of the profiles, the largest first."""
         size = self.config.profile_size
         covariance = torch.zeros(size, size, dtype=torch.float64, device=projection.weight.device)
         for part in aligned:
@@ -228,7 +220,7 @@ class AlignedBarcodeModel(PreTrainedModel):
         projection.weight[: largest.shape[1]] = largest.T.to(projection.weight)
 
     def _find_anchors(self, reads: torch.Tensor) -> None:
-        """Position and weight of each k-mer in whole barcodes (n, P)."""
+        """Sets the position and weight of each k-mer, from full-length barcodes (n, P)."""
         kinds, windows = len(self.anchor_weight), reads.shape[1] - self.config.anchor_k + 1
         counts = torch.zeros(kinds * windows, dtype=torch.int64, device=reads.device)
         for part in reads.split(FITTED_ROWS):
@@ -236,7 +228,7 @@ class AlignedBarcodeModel(PreTrainedModel):
             counts += torch.bincount(bins.flatten(), minlength=kinds * windows)
         most, position = counts.view(kinds, windows).max(1)
         self.anchor_position.copy_(position)
-        # By the share of the k-mer's occurrences that are here, and the square root of how many there are.
+        # The share of the k-mer's occurrences at this position, times about the square root of their number.
         reliable = most / (counts.view(kinds, windows).sum(1) + 1) ** 0.5
         self.anchor_weight.copy_((FULL_WEIGHT * reliable / reliable.max()).round())
 
@@ -248,7 +240,7 @@ class AlignedBarcodeModel(PreTrainedModel):
 
 
 def nucleotides(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Token ids (B, L) as 0 to 3 for A, C, G and T, and 4 for all else, int32."""
+    """Codes of token ids (B, L): 0 to 3 for A, C, G and T, 4 for others, int32."""
     letters = input_ids.int() - FIRST_NUCLEOTIDE
     nothing = (letters < 0) | (letters > 3)
     if attention_mask is not None:
@@ -257,14 +249,14 @@ def nucleotides(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = N
 
 
 def anchor_ids(letters: torch.Tensor, k: int) -> torch.Tensor:
-    """Number of the k-mer that begins at each nucleotide, in alphabetical order, (B, max(1, L - k + 1)) int32.
+    """Alphabetical number of the k-mer that starts at each nucleotide, (B, max(1, L - k + 1)) int32.
 
-    4**k stands for a window with anything but A, C, G and T; a barcode shorter than k has one such window.
+    Windows with other letters than A, C, G and T have 4**k; a barcode shorter than k has one such window.
     """
     windows = letters.shape[1] - k + 1
     if windows < 1:
         return torch.full((letters.shape[0], 1), 4**k, dtype=torch.int32, device=letters.device)
-    # So far below zero that no letters beside it make a number of it, and with k up to 8 still an int32.
+    # Negative enough for any letters beside it, and still an int32 with k up to 8.
     digits = letters.masked_fill(letters == NOTHING, -(4**k))
     number = digits[:, :windows]
     for place in range(1, k):
@@ -273,15 +265,15 @@ def anchor_ids(letters: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def table_rows(aligned: torch.Tensor) -> torch.Tensor:
-    """Where the nucleotides of aligned barcodes (B, P) stand in tables that have 5 rows for each position, (B, P)."""
+    """Rows (B, P) of aligned barcodes (B, P) in tables with 5 rows for each position."""
     return aligned + torch.arange(0, 5 * aligned.shape[1], 5, dtype=aligned.dtype, device=aligned.device)
 
 
 def weighted_sum(rows: torch.Tensor, contents: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Products (B, E) of profiles, given by the rows (B, P) of the table (P, 5, 4), with a weight (E, 4 P)."""
+    """Products (B, E) of profiles, given as rows (B, P) of the table (P, 5, 4), with a weight (E, 4 P)."""
     table = torch.einsum("epn,pcn->pce", weight.view(len(weight), -1, 4), contents)  # (P, 5, E)
     return F.embedding_bag(rows, table.flatten(0, 1), mode="sum")
 
 
-# Makes `save_pretrained` and `push_to_hub` put this file and the configuration file beside the weights.
+# `save_pretrained` and `push_to_hub` then copy this file and the files it imports.
 AlignedBarcodeModel.register_for_auto_class("AutoModel")

@@ -329,8 +329,9 @@ def test_cached_embeddings_refuse_what_does_not_fit():
     model, inputs = make_towers()
     with pytest.raises(ValueError, match=r"lengths \{'image': 12, 'dna': 3\}"):
         cached_embeddings(model, {"image": inputs["image"], "dna": inputs["dna"][:3]}, 4)
-    with pytest.raises(ValueError, match="same number of rows"):
-        cached_embeddings(model, {}, 4)
+    for empty in ({}, {"image": inputs["image"][:0]}):
+        with pytest.raises(ValueError, match="There are no rows to embed.*Give 1 row or more"):
+            cached_embeddings(model, empty, 4)
     with pytest.raises(ValueError, match="rows_at_a_time is 0"):
         cached_embeddings(model, inputs, 0)
 
