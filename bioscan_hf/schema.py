@@ -74,6 +74,23 @@ MISSING = -1
 
 NOT_CLASSIFIED = "not_classified"
 
+#: Cells that stand for a missing value in any column, in lower case. "n" and "-" are also letters of a barcode.
+MISSING_MARKERS = frozenset({"", "na", "n/a", "#n/a", "n.a.", "nan", "none", "null", "-", "--", "?", "n", "nd"})
+
+#: Names that stand for a missing taxon, in lower case.
+MISSING_TAXA = MISSING_MARKERS | {"unknown", "unidentified", "undetermined", NOT_CLASSIFIED, "not classified"}
+
+#: Columns of loaded data: the photo, and label ids. A table cannot have columns of these names.
+RESERVED_COLUMNS = frozenset({"image", *(f"{column}_index" for column in LABEL_COLUMNS)})
+
+#: Names of the columns of sequences and ids in other tables, in lower case, and of labels.
+SEQUENCE_NAMES = ("dna_barcode", "nucleotides", "nucraw", "nuc", "sequence", "seq", "barcode", "dna", "dna_sequence")
+ID_NAMES = ("processid", "process_id", "record_id", "sequence_id", "seq_id", "seqid", "id", "sampleid", "accession")
+LABEL_NAMES = {**{name: name for name in LABEL_COLUMNS}, **{f"{rank}_name": rank for rank in RANKS}} | {
+    "bin_uri": "dna_bin",
+    "bin": "dna_bin",
+}
+
 
 def resolve_splits(split: str) -> tuple[str, ...]:
     """Names of splits for "val", "validation", "seen", "unseen", "all" or "a+b", without repeats, in the given order.

@@ -91,13 +91,14 @@ def split(
     from ..partition.assign import make_splits
     from ..partition.check import split_summary
     from ..provenance import write_results
-    from ..release.tables import read_table, write_csv
+    from ..release.tables import read_table
+    from ..release.write import write_table
 
     about = output.with_name(f"{output.name}.results.json")
     refuse_to_replace(force, output, about)
     table = read_table(input, required=("processid", "genus", "species", "dna_barcode"))
     table = make_splits(table, seed, hold_out_species=hold_out_species, unlabel=unlabel)
-    write_csv(table, output)
+    write_table(table, output)
     simulated = bool(hold_out_species or unlabel)
     result = write_results(
         about,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class Problem:
 
 class ReleaseError(ValueError):
     """A release that cannot be read."""
+
+
+def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
+    """The error for bytes that are not UTF-8."""
+    return ReleaseError(
+        f"{path.name}, {where}: {data.decode('latin-1')[:60]!r} is not UTF-8. Save the file as UTF-8, or give its "
+        f"encoding, such as encoding='latin-1' (--encoding latin-1)."
+    )
 
 
 def stop(problem: Problem) -> None:

@@ -1,50 +1,84 @@
-"""Tables of a release, streamed as Arrow tables of strings: CSV, TSV or JSON-LD.
+"""Tables as Arrow tables of strings: CSV, TSV, text separated by semicolons, JSON-LD, also in a zip or gzipped.
 
-A file may be gzipped, or be a member of the published BIOSCAN_5M_Insect_Dataset_metadata_MultiTypes.zip.
+Every table that this package reads comes through `read_strings`.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
-import json
-import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from ..files import replacing
-from ..schema import COLUMNS
+from ..schema import COLUMNS, RESERVED_COLUMNS
 from .catalogue import METADATA_NAME
+from .jsonld import first_keys, json_tables
 from .layout import TABLE_NAME
-from .problems import Problem, ReleaseError, stop
+from .problems import Problem, ReleaseError, not_utf8, stop
+from .records import LONGEST_RECORD, Block, Dialect, read_blocks
 
 _BLOCK_BYTES = 4 << 20  # larger blocks do not fit the processor's cache: half the speed
-_LONGEST_RECORD = 1 << 20
-_RECORDS = 10_000
-_UNREADABLE = (pa.ArrowInvalid, OSError, BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
+_UNREADABLE = (pa.ArrowInvalid, OSError, BadZipFile, zlib.error, EOFError)
+_OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
+_DELIMITERS = ",\t;|"
+
+Report = Callable[[Problem], None]
+
+
+class Header(NamedTuple):
+    """Column names of a table and how it is written.
+
+    Attributes:
+        dialect: None for JSON-LD.
+        line: Line after the header.
+    """
+
+    names: list[str]
+    dialect: Dialect | None
+    line: int
+
+
+# ---- bytes ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], str]]:
-    """Decompressed bytes of a table, and "csv", "tsv" or "json"."""
-    if not path.name.endswith(".zip"):
-        with pa.input_stream(str(path), compression="detect") as stream:
-            yield stream, _kind(path.name)
+def _open(path: Path, encoding: str) -> Iterator[tuple[_Text, str]]:
+    """The text of a table, decompressed and in UTF-8, and the ending of its name."""
+    with open(path, "rb") as file:
+        start = file.read(6)
+    for magic, name in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise ReleaseError(f"{path} is compressed with {name}. Decompress it, or use gzip.")
+    if start.startswith(b"PK\x03\x04"):
+        with ZipFile(path) as archive:
+            member = _table_of(archive, path)
+            with archive.open(member) as packed:
+                yield _Text(packed, path, encoding), _kind(member)
         return
-    with ZipFile(path) as archive:
-        tables = [member for member in archive.namelist() if TABLE_NAME.search(member)]
-        tables.sort(key=lambda member: (("csv", "tsv", "json").index(_kind(member)), METADATA_NAME not in member))
-        if not tables:
-            raise ReleaseError(f"{path} has no metadata: none of its files is a CSV, TSV or JSON-LD.")
-        with archive.open(tables[0]) as member:
-            yield member, _kind(tables[0])
+    compression = "gzip" if start.startswith(b"\x1f\x8b") else None
+    with pa.input_stream(str(path), compression=compression) as stream:
+        yield _Text(stream, path, encoding), _kind(path.name)
+
+
+def _table_of(archive: ZipFile, path: Path) -> str:
+    """Name of the table in a zip; what a Mac adds to it is passed over."""
+    names = [name for name in archive.namelist() if TABLE_NAME.search(name) and not _of_a_mac(name)]
+    names.sort(key=lambda name: (("csv", "tsv", "json").index(_kind(name)), METADATA_NAME not in name))
+    if not names:
+        raise ReleaseError(f"{path} has no metadata: none of its files is a CSV, TSV or JSON-LD.")
+    return names[0]
+
+
+def _of_a_mac(name: str) -> bool:
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._")
 
 
 def _kind(name: str) -> str:
@@ -52,56 +86,163 @@ def _kind(name: str) -> str:
     return "csv" if match is None else "json" if match[1].startswith("json") else match[1]
 
 
-def csv_columns(path: str | Path) -> list[str]:
-    """Column names: the first line of a CSV or TSV, or the keys of the first object of JSON-LD."""
+class _Text:
+    """A stream of text in UTF-8 with "\\n" or "\\r\\n" as line ends."""
+
+    def __init__(self, stream: IO[bytes], path: Path, encoding: str):
+        try:
+            self.plain = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+        except LookupError:
+            raise ReleaseError(
+                f"Unknown encoding {encoding!r}. Give a name such as utf-8, latin-1 or cp1252."
+            ) from None
+        self._stream, self._path, self._encoding = stream, path, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._waiting = stream.read(_BLOCK_BYTES)
+        if self._waiting.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and self.plain:
+            raise ReleaseError(
+                f"{path} is text in UTF-16. Save it as UTF-8, or give its encoding: encoding='utf-16' "
+                f"(--encoding utf-16)."
+            )
+        self._old_mac = b"\r" in self._waiting and b"\n" not in self._waiting
+        self._waiting = self._decoded(self._waiting).removeprefix(codecs.BOM_UTF8)
+
+    def _decoded(self, data: bytes) -> bytes:
+        if not self.plain:
+            try:
+                data = self._decoder.decode(data, final=not data).encode()
+            except UnicodeError as error:
+                raise ReleaseError(f"{self._path} is not text in {self._encoding} ({error}).") from error
+        return data.replace(b"\r", b"\n") if self._old_mac else data
+
+    def peek(self) -> bytes:
+        """The next bytes, which stay."""
+        return self._waiting
+
+    def read(self, size: int = -1) -> bytes:
+        """At most about `size` bytes, b"" only at the end."""
+        data, self._waiting = self._waiting, b""
+        while not data:
+            more = self._stream.read(_BLOCK_BYTES if size < 0 else size)
+            data = self._decoded(more)
+            if not more:
+                break
+        if 0 <= size < len(data):
+            data, self._waiting = data[:size], data[size:]
+        return data
+
+
+# ---- header --------------------------------------------------------------------------------------------------------
+
+
+def csv_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
+    """Column names: the first line of a CSV or TSV, or the keys of the first object of JSON-LD.
+
+    Raises:
+        ReleaseError: if two columns have one name, or a name is reserved.
+    """
     path = Path(path)
     try:
-        with _open(path) as (stream, kind):
-            if kind == "json":
-                return _plain_keys(next(_json_records(path, stream), {}))
-            first = io.TextIOWrapper(stream, encoding="utf-8-sig").readline()
+        with _open(path, encoding) as (text, kind):
+            return _header(path, text, kind).names
     except _UNREADABLE as error:
         raise ReleaseError(f"{path} is not a readable table ({error}).") from error
-    names = next(csv.reader([first], delimiter="\t" if kind == "tsv" else ","), [])
-    if not names:
+
+
+def _header(path: Path, text: _Text, kind: str) -> Header:
+    """Reads the first line, which names the columns; of JSON-LD nothing is taken from the text."""
+    if kind == "json":
+        return Header(_checked(path, first_keys(path, text.peek())), None, 1)
+    start = text.peek()
+    blank = len(start) - len(start.lstrip(b"\r\n"))
+    end = start.find(b"\n", blank) + 1 or len(start)
+    if b"\0" in start[:end]:
+        raise ReleaseError(f"{path} is not a table: its first line is not text.")
+    if not start[blank:end].strip():
         raise ReleaseError(f"{path} is empty: its first line should name the columns.")
+    if end - blank > LONGEST_RECORD:
+        raise ReleaseError(f"{path} is not a table: its first line is longer than {LONGEST_RECORD:,} bytes.")
+    _check_utf8(path, start[blank:end], "its first line")
+    line = start[blank:end].decode().rstrip("\r\n")
+    outside = "".join(line.split('"')[::2]) or line
+    usual = "\t" if kind == "tsv" else ","
+    delimiter = max(_DELIMITERS, key=lambda letter: (outside.count(letter), letter == usual))
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    names = next(csv.reader([line], delimiter=delimiter, quoting=quoting), [])
+    if delimiter == "\t":
+        names = [name[1:-1] if name[:1] == name[-1:] == '"' and len(name) > 1 else name for name in names]
+    text.read(end)
+    dialect = Dialect(delimiter, len(names))
+    return Header(_checked(path, names), dialect, start.count(b"\n", 0, end) + 1)
+
+
+def _checked(path: Path, names: list[str]) -> list[str]:
+    """Names of columns without white space around them; raises ReleaseError if they cannot be used."""
+    names = [name.strip() for name in names]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ReleaseError(f"{path} has {names.count(repeated[0])} columns {repeated[0]!r}. Rename or remove one.")
+    reserved = [name for name in names if name in RESERVED_COLUMNS]
+    if reserved:
+        raise ReleaseError(
+            f"{path} has a column {reserved[0]!r}, a name that loaded data use for "
+            f"{'photos' if reserved[0] == 'image' else 'label ids'}. Rename it."
+        )
     return names
+
+
+def _check_utf8(path: Path, data: bytes, where: str) -> None:
+    if data.isascii():
+        return
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, where, data[max(0, error.start - 20) : error.end + 20]) from None
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
 
 
 def read_strings(
     path: str | Path,
     required: Sequence[str] = COLUMNS,
     columns: Sequence[str] | None = None,
-    report: Callable[[Problem], None] = stop,
+    report: Report = stop,
+    *,
+    encoding: str = "utf-8",
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Streams a CSV, TSV or JSON-LD file as tables of strings, null where a cell is empty.
+    """Streams a table as Arrow tables of strings, null where a cell is empty.
 
-    JSON-LD is an array or a sequence of objects, one per row; keys that contain "@" or ":" are ignored.
+    The delimiter is found in the first line. JSON-LD is an array or a sequence of objects, one per row; keys that
+    contain "@" or ":" are ignored. Rows are counted twice, by line ends and by the parser.
 
     Args:
         required: Columns that must exist.
         columns: Columns to read; all by default.
-        report: Called with each line that has too few or too many cells. The line is left out if the call returns.
+        report: Called with each malformed record and its line in the file. It is left out if the call returns.
 
     Yields:
-        Number of the table's first row (the first is 1; lines left out do not count), and the table.
+        Number of the table's first row (the first is 1; records left out do not count), and the table.
 
     Raises:
-        ReleaseError: if a column is missing, or the file is cut off.
+        ReleaseError: if a column is missing, two have one name, a cell is not in the encoding, or the file is cut
+            off.
     """
     path = Path(path)
-    names = csv_columns(path)
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise ReleaseError(f"{path} has no column {missing[0]!r} (its columns: {', '.join(names)}).")
-    wanted = names if columns is None else list(columns)
-    first_row = 1
     try:
-        with _open(path) as (stream, kind):
-            if kind == "json":
-                tables = _json_tables(path, stream, names, wanted)
+        with _open(path, encoding) as (text, kind):
+            header = _header(path, text, kind)
+            missing = [name for name in required if name not in header.names]
+            if missing:
+                raise ReleaseError(
+                    f"{path} has no column {', '.join(map(repr, missing))} (its columns: {', '.join(header.names)})."
+                )
+            wanted = header.names if columns is None else list(columns)
+            if header.dialect is None:
+                tables = json_tables(path, text, header.names, wanted)
             else:
-                tables = _csv_tables(path, stream, names, wanted, "\t" if kind == "tsv" else ",", report)
+                tables = _csv_tables(path, text, header, wanted, report)
+            first_row = 1
             for table in tables:
                 if len(table):
                     yield first_row, table
@@ -110,112 +251,65 @@ def read_strings(
         raise ReleaseError(f"{path} cannot be read to its end ({error}). Is it complete?") from error
 
 
-def _csv_tables(
-    path: Path,
-    stream: IO[bytes],
-    names: list[str],
-    wanted: list[str],
-    delimiter: str,
-    report: Callable[[Problem], None],
-) -> Iterator[pa.Table]:
-    malformed: list[Any] = []
+def _csv_tables(path: Path, text: _Text, header: Header, wanted: list[str], report: Report) -> Iterator[pa.Table]:
+    dialect = header.dialect
+    assert dialect is not None
+    for block in read_blocks(text, dialect, header.line, _BLOCK_BYTES):
+        if len(block.lines):
+            yield _parse(path, block, header, dialect, wanted)
+        for line, what, start in block.bad:
+            report(Problem(path.name, None, None, f"line {line} {what}: {start!r}", "left out"))
 
-    def skip(row: Any) -> str:
-        malformed.append(row)
-        return "skip"
 
-    reader = pacsv.open_csv(
-        stream,
-        pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=True),
-        pacsv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
+def _parse(path: Path, block: Block, header: Header, dialect: Dialect, wanted: list[str]) -> pa.Table:
+    """The cells of a block. Raises ReleaseError unless there are as many rows as were counted."""
+    rows = len(block.lines)
+    if not block.data.isascii():
+        try:
+            block.data.decode()
+        except UnicodeDecodeError as error:
+            raise _encoding_error(path, block, header, dialect, error.start) from None
+    table = pacsv.read_csv(
+        pa.BufferReader(block.data),
+        pacsv.ReadOptions(column_names=header.names, block_size=len(block.data) + 1),
+        pacsv.ParseOptions(
+            delimiter=dialect.delimiter,
+            quote_char='"' if dialect.quoted else False,
+            newlines_in_values=block.several,
+        ),
         pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
+            check_utf8=False,
+            column_types=dict.fromkeys(header.names, pa.string()),
             include_columns=wanted,
             null_values=[""],
             strings_can_be_null=True,
         ),
     )
-    for batch in reader:
-        yield pa.Table.from_batches([batch])
-        for row in malformed:
-            cut = " (has the file been cut off?)" if row.actual_columns < row.expected_columns else ""
-            what = f"a line with {row.actual_columns} cells instead of {row.expected_columns}{cut}: {row.text[:60]!r}"
-            report(Problem(path.name, _row_of_line(path, row.text), None, what, "left out"))
-        malformed.clear()
+    if len(table) != rows:
+        raise ReleaseError(
+            f"{path}: lines {block.lines[0]} to {block.lines[-1]} hold {rows:,} rows, but {len(table):,} were read. "
+            f"Check their quotes."
+        )
+    return table
 
 
-def _row_of_line(path: Path, text: str) -> int | None:
-    """Number of the first row whose line is `text`; the parallel reader does not report it."""
-    with _open(path) as (stream, _), io.TextIOWrapper(stream, "utf-8-sig") as lines:
-        return next((number for number, line in enumerate(lines) if line.rstrip("\r\n") == text), None)
+def _encoding_error(path: Path, block: Block, header: Header, dialect: Dialect, place: int) -> ReleaseError:
+    """The error for bytes at `place` of a block that are not UTF-8."""
+    before = block.data[:place]
+    row = before.count(b"\n")  # as lines, which are rows unless cells have line breaks
+    start = before.rfind(b"\n") + 1
+    end = block.data.find(b"\n", place)
+    cells = next(csv.reader([block.data[start : max(end, place)].decode("latin-1")], delimiter=dialect.delimiter), [])
+    column = len(next(csv.reader([before[start:].decode("latin-1") + "x"], delimiter=dialect.delimiter))) - 1
+    line = int(block.lines[min(row, len(block.lines) - 1)])
+    name = header.names[min(column, len(header.names) - 1)]
+    cell = cells[column] if column < len(cells) else ""
+    return not_utf8(path, f"line {line}, column {name}", cell.encode("latin-1"))
 
 
-def _plain_keys(record: Mapping[str, Any]) -> list[str]:
-    return [key for key in record if "@" not in key and ":" not in key]
-
-
-def _json_tables(path: Path, stream: IO[bytes], names: list[str], wanted: list[str]) -> Iterator[pa.Table]:
-    schema = pa.schema([(name, pa.string()) for name in wanted])
-    known, rows = set(names), []
-    for row, record in enumerate(_json_records(path, stream), start=1):
-        unknown = [key for key in _plain_keys(record) if key not in known]
-        if unknown:
-            raise ReleaseError(f"{path.name}, row {row}: the first object has no key {unknown[0]!r}.")
-        for name in wanted:
-            if not isinstance(record.get(name), str | None):
-                raise ReleaseError(f"{path.name}, row {row}: {name} is {record[name]!r}, not a text or a number.")
-        rows.append({name: record.get(name) or None for name in wanted})
-        if len(rows) == _RECORDS:
-            yield pa.Table.from_pylist(rows, schema)
-            rows = []
-    if rows:
-        yield pa.Table.from_pylist(rows, schema)
-
-
-def _json_records(path: Path, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Objects of an array or sequence, one at a time; numbers stay as they are written."""
-    decoder = json.JSONDecoder(parse_float=str, parse_int=str)
-    between = re.compile(r"[\s,\[\]]*")
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig")
-    waiting, last = text.read(_BLOCK_BYTES), ""
-    array = waiting.lstrip()[:1] == "["
-    place, ended = 0, False
-    while True:
-        match = between.match(waiting, place)
-        place = match.end() if match else place
-        try:
-            record, place = decoder.raw_decode(waiting, place)
-        except json.JSONDecodeError as error:
-            if place < len(waiting) and (ended or len(waiting) - place > _LONGEST_RECORD):
-                what = "is cut off or damaged" if ended else "is not one object per row"
-                raise ReleaseError(f"{path} {what} at {waiting[place : place + 60]!r} ({error.msg}).") from error
-            last = waiting[:place].rstrip()[-1:] or last
-            if ended:
-                break
-            more = text.read(_BLOCK_BYTES)
-            waiting, place, ended = waiting[place:] + more, 0, not more
-            continue
-        if not isinstance(record, dict):
-            raise ReleaseError(f"{path} holds {record!r} where an object was expected.")
-        yield record
-    if array and last != "]":
-        raise ReleaseError(f"{path} cannot be read to its end: its array is not closed. Is it complete?")
-
-
-def read_table(path: str | Path, required: Sequence[str] = COLUMNS) -> pa.Table:
+def read_table(path: str | Path, required: Sequence[str] = COLUMNS, *, encoding: str = "utf-8") -> pa.Table:
     """A whole metadata file as a table of strings, null where a cell is empty."""
-    parts = [table for _, table in read_strings(path, required)]
+    parts = [table for _, table in read_strings(path, required, encoding=encoding)]
     if not parts:
         raise ReleaseError(f"{path} has no rows.")
     return pa.concat_tables(parts)
-
-
-def write_csv(table: pa.Table, path: str | Path) -> None:
-    """Writes a table as CSV, gzipped if the name ends in .gz, atomically."""
-    compression = "gzip" if str(path).endswith(".gz") else None
-    with replacing(path) as part, pa.output_stream(str(part), compression=compression) as stream:
-        with io.TextIOWrapper(stream, "utf-8", newline="") as text:
-            writer = csv.writer(text, lineterminator="\n")  # pyarrow would quote every string
-            writer.writerow(table.column_names)
-            for batch in table.to_batches(10_000):
-                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))

@@ -32,7 +32,8 @@ from bioscan_hf.release.columns import BOX_COLUMNS
 from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.release.photos import check_jpeg
 from bioscan_hf.release.problems import ReleaseError
-from bioscan_hf.release.tables import read_table, write_csv
+from bioscan_hf.release.tables import read_table
+from bioscan_hf.release.write import write_table
 from bioscan_hf.schema import COLUMNS, SPLITS, image_path
 
 SIZES = {"dna": 100, "cropped_256": 60}
@@ -168,7 +169,7 @@ def test_missing_column_is_named(tmp_path):
 def test_truncated_files_are_told(release, tmp_path):
     data = find_metadata(release).read_bytes()
     (tmp_path / "cut.csv").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ReleaseError, match="cut.csv, row .*has the file been cut off"):
+    with pytest.raises(ReleaseError, match="cut.csv: line .*has the file been cut off"):
         build(tmp_path / "cut.csv", tmp_path / "out")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(data)[:-2000])
     with pytest.raises(ReleaseError, match="cut.csv.gz cannot be read to its end"):
@@ -207,7 +208,7 @@ def test_bad_row_stops_or_is_reported(tmp_path, bad, message):
 def test_line_with_too_few_cells_is_reported(tmp_path):
     path = write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
     path.write_text(path.read_text() + "A3,only,three\n" + path.read_text().splitlines()[1].replace("A1", "A4") + "\n")
-    with pytest.raises(ReleaseError, match="m.csv, row 3: a line with 3 cells instead of 23 .has"):
+    with pytest.raises(ReleaseError, match="m.csv: line 4 has 3 cells instead of 23 .has"):
         build(path, tmp_path / "stopped")
     manifest = build(path, tmp_path / "out", keep_going=True)
     assert [problem.consequence for problem in manifest.problems] == ["left out"]
@@ -374,7 +375,7 @@ def test_csv_round_trip_keeps_every_cell(tmp_path):
     """Cells with commas, quotes, accents or nothing in them come back as they were, and so do the columns' names."""
     table = pa.table({"a": ["x,y", None, 'q"u', "é"], "b": ["1.10", "", "007", None]})
     for name in ("t.csv", "t.csv.gz"):
-        write_csv(table, tmp_path / name)
+        write_table(table, tmp_path / name)
         back = read_table(tmp_path / name, required=("a", "b"))
         assert back.column("a").to_pylist() == ["x,y", None, 'q"u', "é"]
         assert back.column("b").to_pylist() == ["1.10", None, "007", None]

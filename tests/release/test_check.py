@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as PILImage
 
 from bioscan_hf.release import check as reader
-from bioscan_hf.release import tables, zips
+from bioscan_hf.release import jsonld, tables, zips
 from bioscan_hf.release.catalogue import BOXES_TSV, METADATA_NAME, METADATA_ZIP
 from bioscan_hf.release.columns import BOX_COLUMNS, features
 from bioscan_hf.release.layout import find_metadata, missing_zips, packages, photo_root
@@ -89,7 +89,8 @@ def test_the_block_size_does_not_matter(formats, monkeypatch):
     """Records and lines that cross the end of a block are read whole."""
     expected = rows_of(formats / "m.csv")
     monkeypatch.setattr(tables, "_BLOCK_BYTES", 5000)
-    monkeypatch.setattr(tables, "_RECORDS", 7)
+    monkeypatch.setattr(jsonld, "_BLOCK_BYTES", 5000)
+    monkeypatch.setattr(jsonld, "_RECORDS", 7)
     for name in ("m.csv", "m.tsv", "m.jsonld", "indented.json", METADATA_ZIP):
         assert rows_of(formats / name) == expected
 

@@ -1,0 +1,240 @@
+"""The one reader of tables: delimiters, quotes, encodings, malformed lines, and rows counted twice."""
+
+import csv
+import gzip
+import io
+import time
+from zipfile import ZipFile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bioscan_hf.release import tables
+from bioscan_hf.release.problems import ReleaseError
+from bioscan_hf.release.records import Dialect, read_blocks
+from bioscan_hf.release.tables import csv_columns, read_strings, read_table
+from bioscan_hf.release.write import write_table
+
+HEADER = "processid,notes,genus,species,dna_barcode"
+
+
+def rows_of(path, report=None, **options):
+    """Rows as tuples, and the problems as texts."""
+    problems = []
+    found = read_strings(path, ("processid",), report=report or problems.append, **options)
+    return [tuple(row.values()) for _, table in found for row in table.to_pylist()], list(map(str, problems))
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+# Quotes
+
+
+def test_a_stray_quote_in_a_tsv_is_a_letter(tmp_path):
+    lines = ["P1\tpan\tAC", 'P2\t"Malaise trap\tCG', 'P3\thand "net"\tGT', 'P4\t"12 inch pan\tTA']
+    path = write(tmp_path / "bold.tsv", "\n".join(["processid\tnotes\tdna_barcode", *lines]) + "\n")
+    rows, problems = rows_of(path)
+    assert rows == [tuple(line.split("\t")) for line in lines] and not problems
+
+
+@pytest.mark.parametrize("closed_by", ['"12 inch pan', 'light"', "light"])
+def test_a_stray_quote_in_a_csv_names_its_line(tmp_path, closed_by):
+    """The quote of P2 would swallow P3 and P4, up to a quote that opens a cell, one that ends a cell, or the end."""
+    notes = ["pan", '"Malaise trap', "hand net", "sweep", closed_by, "end"]
+    lines = [f"P{i},{note},Apis,Apis mellifera,ACGT{'A' * i}" for i, note in enumerate(notes, start=1)]
+    path = write(tmp_path / "own.csv", "\n".join([HEADER, *lines]) + "\n")
+    with pytest.raises(ReleaseError, match="own.csv: line 3 has a quote that is not closed: it swallows the next"):
+        rows_of(path, report=tables.stop)
+    rows, problems = rows_of(path)
+    lost = {2, 5} if closed_by.startswith('"') else {2}
+    assert [row[0] for row in rows] == [f"P{i}" for i in range(1, 7) if i not in lost]
+    assert all(row[4] == f"ACGT{'A' * int(row[0][1])}" for row in rows) and len(problems) == len(lost)
+
+
+def test_one_stray_quote_among_a_thousand_rows(tmp_path):
+    lines = [f"P{i},{chr(34) if i == 500 else ''}note,Apis,Apis mellifera,ACGT" for i in range(1, 1001)]
+    path = write(tmp_path / "thousand.csv", "\n".join([HEADER, *lines]) + "\n")
+    rows, [problem] = rows_of(path)
+    assert len(rows) == 999 and "line 501 has a quote that is not closed: it swallows the next 500 lines" in problem
+
+
+def test_a_quote_inside_an_unquoted_cell_is_a_letter(tmp_path):
+    path = write(tmp_path / "own.csv", f'{HEADER}\nP1,12" net,Apis,Apis mellifera,AC\nP2,a "b" c,Apis,x,CG\n')
+    assert [row[1] for row in rows_of(path)[0]] == ['12" net', 'a "b" c']
+
+
+@pytest.mark.parametrize("rows", [100, 60_000])
+def test_quoted_line_breaks_are_read_at_any_size(tmp_path, rows):
+    """60,000 rows are 6 MB, more than a block."""
+    lines = [f'P{i},"first, line\nsecond ""line""\r\n{"x" * 60}",Apis,Apis mellifera,ACGT' for i in range(rows)]
+    found, problems = rows_of(write(tmp_path / "own.csv", "\n".join([HEADER, *lines]) + "\n"))
+    assert not problems and [row[0] for row in found] == [f"P{i}" for i in range(rows)]
+    assert {row[1] for row in found} == {f'first, line\nsecond "line"\r\n{"x" * 60}'}
+
+
+CELLS = st.text(st.sampled_from('ab,;"\n\t é'), max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=12), st.integers(1, 40), st.sampled_from(",;"))
+def test_well_formed_records_are_those_of_the_csv_module(rows, block, delimiter):
+    """Whatever csv writes is read back, at any size of the blocks, or a quote is reported (three whole lines)."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    blocks = list(read_blocks(io.BytesIO(text.getvalue().encode()), Dialect(delimiter, 3), 2, block))
+    expected = [list(row) for row in rows]
+    if any(block.bad for block in blocks):
+        assert all("quote" in bad.what for block in blocks for bad in block.bad)
+        return
+    read = io.StringIO(b"".join(block.data for block in blocks).decode(), newline="")
+    assert list(csv.reader(read, delimiter=delimiter)) == expected
+    assert sum(len(block.lines) for block in blocks) == len(rows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from('ab,"\n\r\0'), max_size=60), st.integers(1, 40))
+def test_any_text_is_counted_as_it_is_parsed(text, block):
+    """Rows and lines that are counted: every line without quotes that has two cells is a row, at its own line."""
+    blocks = list(read_blocks(io.BytesIO(text.encode()), Dialect(",", 2), 1, block))
+    lines = [int(line) for block in blocks for line in block.lines]
+    header = tables.Header(["a", "b"], Dialect(",", 2), 1)
+    for block in blocks:
+        if len(block.lines):
+            assert len(tables._parse(tables.Path("x"), block, header, header.dialect, ["a", "b"])) == len(block.lines)
+    assert lines == sorted(set(lines))
+    if '"' not in text and "\r" not in text and "\0" not in text:
+        assert lines == [i for i, line in enumerate(text.split("\n"), start=1) if line.count(",") == 1]
+
+
+# Malformed lines
+
+
+def test_malformed_lines_are_named_by_their_line_each(tmp_path):
+    path = write(tmp_path / "own.csv", f"{HEADER}\nP1,a,b,c,AC\n\ncut,off\nP2,a,b,c,CG\ncut,off\nP3,a,b,c,d,GT,e\n")
+    rows, problems = rows_of(path)
+    assert [row[0] for row in rows] == ["P1", "P2"]
+    assert [problem.split(" (")[0].split(": '")[0] for problem in problems] == [
+        "own.csv: line 4 has 2 cells instead of 5",
+        "own.csv: line 6 has 2 cells instead of 5",
+        "own.csv: line 7 has 7 cells instead of 5",
+    ]
+
+
+def test_many_malformed_lines_take_time_in_proportion(tmp_path):
+    path = write(tmp_path / "own.csv", HEADER + "\nP1,a,b,c,AC\ncut,off" * 4000 + "\n")
+    begun = time.perf_counter()
+    rows, problems = rows_of(path)
+    assert len(rows) == 4000 and len(set(problems)) == 4000 and time.perf_counter() - begun < 2
+
+
+@pytest.mark.parametrize(("letter", "what"), [("\0", "holds a NUL character"), ("\r", "holds a carriage return")])
+def test_control_letters_are_named(tmp_path, letter, what):
+    path = write(tmp_path / "own.csv", f"{HEADER}\nP1,a,b,c,AC\nP2,a{letter}a,b,c,CG\n")
+    rows, [problem] = rows_of(path)
+    assert [row[0] for row in rows] == ["P1"] and f"line 3 {what}" in problem
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path):
+    with gzip.open(tmp_path / "own.csv.gz", "wb") as file:
+        file.write(f"{HEADER}\nP1,a,b,c,".encode())
+        for _ in range(30):
+            file.write(b"A" * (1 << 20))
+    with pytest.raises(ReleaseError, match="line 2 is longer than 1,048,576 bytes"):
+        rows_of(tmp_path / "own.csv.gz", report=tables.stop)
+
+
+def test_rows_that_the_parser_loses_stop_the_run(tmp_path, monkeypatch):
+    path = write(tmp_path / "own.csv", f"{HEADER}\nP1,a,b,c,AC\nP2,a,b,c,AC\n")
+    original = tables.pacsv.read_csv
+    monkeypatch.setattr(tables.pacsv, "read_csv", lambda *given: original(*given).slice(1))
+    with pytest.raises(ReleaseError, match="lines 2 to 3 hold 2 rows, but 1 were read"):
+        rows_of(path)
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t"), ("a.csv", "\t"), ("a.csv", "|")]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_delimiters_line_ends_and_byte_order_marks(tmp_path, name, delimiter, end, mark):
+    lines = [["processid", "a b", "é"], ["P1", "", "ö"], ["P2", "x", ""]]
+    text = mark + end.join(map(delimiter.join, lines)) + end
+    path = write(tmp_path / name, text)
+    assert csv_columns(path) == lines[0]
+    assert rows_of(path)[0] == [("P1", None, "ö"), ("P2", "x", None)]
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert rows_of(packed)[0] == rows_of(path)[0]
+
+
+def test_a_latin1_file_is_named_with_line_and_column(tmp_path):
+    path = write(tmp_path / "own.csv", f"{HEADER}\nP1,a,b,c,AC\nP2,Québec,b,c,CG\n", "latin-1")
+    message = r"own.csv, line 3, column notes: 'Québec' is not UTF-8.*--encoding latin-1"
+    with pytest.raises(ReleaseError, match=message):
+        rows_of(path)
+    assert rows_of(path, encoding="latin-1")[0][1][1] == "Québec"
+    with pytest.raises(ReleaseError, match="Unknown encoding 'latin'|encoding='utf-16'"):
+        rows_of(write(tmp_path / "wide.csv", f"{HEADER}\nP1,a,b,c,AC\n", "utf-16"))
+    assert rows_of(tmp_path / "wide.csv", encoding="utf-16")[0] == [("P1", "a", "b", "c", "AC")]
+    with pytest.raises(ReleaseError, match="Unknown encoding 'klingon'"):
+        rows_of(path, encoding="klingon")
+
+
+def test_a_zip_packed_by_a_mac(tmp_path):
+    with ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("__MACOSX/._m.csv", b"\0\5\x16\7")
+        archive.writestr("._other.csv", b"\0\5\x16\7")
+        archive.writestr("m.csv", "processid,a\nP1,x\n")
+    assert rows_of(tmp_path / "m.zip")[0] == [("P1", "x")]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("processid,notes,notes", "has 2 columns 'notes'. Rename or remove one"),
+        ("processid,notes, notes", "has 2 columns 'notes'"),
+        ("processid,image", "has a column 'image', a name that loaded data use for photos. Rename it."),
+        ("processid,species_index", "has a column 'species_index', .* label ids. Rename it."),
+    ],
+)
+def test_columns_that_cannot_be_loaded_are_named(tmp_path, header, message):
+    path = write(tmp_path / "own.csv", header + "\n" + ",".join("x" * (header.count(",") + 1)) + "\n")
+    for read in (csv_columns, rows_of):
+        with pytest.raises(ReleaseError, match=message):
+            read(path)
+
+
+def test_all_missing_columns_are_named_at_once(tmp_path):
+    with pytest.raises(ReleaseError, match="has no column 'genus', 'species' .its columns: processid, a"):
+        read_table(write(tmp_path / "own.csv", "processid,a\nP1,x\n"), ("processid", "genus", "species"))
+
+
+# Writing
+
+
+def test_the_ending_tells_the_format_that_is_written(tmp_path):
+    table = pa.table({"processid": ["P1", "P2"], "notes": ['a, "b"\nc', None]})
+    for name in ("t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz"):
+        write_table(table, tmp_path / name)
+        assert read_table(tmp_path / name, ("processid",)).equals(table)
+    write_table(table, tmp_path / "t.parquet")
+    assert pq.read_table(tmp_path / "t.parquet").equals(table)
+    plain = pa.table({"processid": ["P1", "P2"], "notes": ['a "b"', None]})
+    for name in ("t.tsv", "t.tsv.gz"):
+        write_table(plain, tmp_path / name)
+        assert read_table(tmp_path / name, ("processid",)).equals(plain)
+    with pytest.raises(ValueError, match="Row 1, column 'notes' has a tab or line break"):
+        write_table(table, tmp_path / "u.tsv")
+    for name in ("t.xlsx", "t", "t.parquet.gz", "t.json"):
+        with pytest.raises(ValueError, match="its name ends in .csv"):
+            write_table(table, tmp_path / name)
+    assert not list(tmp_path.glob("u*")) and not list(tmp_path.glob("*.part"))
