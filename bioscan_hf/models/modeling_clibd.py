@@ -1,10 +1,7 @@
 """CLIBD: embeds photos, DNA barcodes and taxonomy text in one space, trained by contrastive learning.
 
-One encoder and one projection for each modality; any of the three may be absent. No loss: that takes the embeddings.
-Uploaded to the Hub beside the weights: needs torch, transformers and the files of BarcodeBERT beside it; timm too,
-where there is a photo encoder.
-
-Paper: CLIBD, https://arxiv.org/abs/2405.17537
+One encoder and one projection per modality. Losses are separate: they take the embeddings. Uploaded to the Hub beside
+the weights and the files of BarcodeBERT; photo encoders also need timm. Paper: https://arxiv.org/abs/2405.17537
 Shape letters: B = batch, L = tokens, H = hidden size of an encoder, E = projection_dim.
 """
 
@@ -28,11 +25,9 @@ from .modeling_barcodebert import BarcodeBertModel
 
 @dataclass
 class ClibdOutput(ModelOutput):
-    """Output of `ClibdModel`. Embeddings are unit vectors (B, E), None for a modality that was not given.
+    """Output of `ClibdModel`: unit vectors (B, E) of the modalities, and scalars.
 
-    Attributes:
-        logit_scale: Inverse temperature, a scalar.
-        logit_bias: What the loss of SigLIP adds to the scaled cosines, a scalar; None for a model without it.
+    `logit_scale` is the inverse temperature; `logit_bias` is the bias of SigLIP's loss, None for a model without it.
     """
 
     image_embeds: torch.Tensor | None = None
@@ -43,7 +38,7 @@ class ClibdOutput(ModelOutput):
 
 
 class LogitScale(nn.Module):
-    """The inverse temperature. A module, because adapters train modules and leave a bare parameter frozen."""
+    """Inverse temperature. It is a module because adapters can train modules, but not single parameters."""
 
     def __init__(self, config: ClibdConfig):
         super().__init__()
@@ -53,7 +48,7 @@ class LogitScale(nn.Module):
     def forward(self) -> torch.Tensor:
         if self.max is None:
             return self.log_scale.exp()
-        if self.training:  # projected and not only clamped: past the bound, a clamp has no gradient to come back by
+        if self.training:  # changes the parameter, because above the maximum a clamp has no gradient
             with torch.no_grad():
                 self.log_scale.clamp_(max=math.log(self.max))
             return self.log_scale.exp()
@@ -61,7 +56,7 @@ class LogitScale(nn.Module):
 
 
 class LogitBias(nn.Module):
-    """The bias of the similarities that the loss of SigLIP learns; a module, as `LogitScale` is."""
+    """Learned bias of the similarities, for the loss of SigLIP."""
 
     def __init__(self, initial: float):
         super().__init__()
@@ -73,7 +68,7 @@ class LogitBias(nn.Module):
 
 
 class DnaTokenHead(nn.Module):
-    """The published head of barcodes: each token's distribution over the E dimensions, and the mean of them."""
+    """Published barcode head: each token's softmax over the E dimensions, averaged over tokens."""
 
     def __init__(self, config: Any, projection_dim: int):
         super().__init__()
@@ -84,22 +79,19 @@ class DnaTokenHead(nn.Module):
         return self.decoder(self.transform(hidden)).softmax(-1).mean(1)
 
 
-def image_encoder(config: Any) -> tuple[PreTrainedModel, int]:
-    """The photo encoder, and how many numbers its `pooler_output` has."""
-    encoder = AutoModel.from_config(config)
-    if config.model_type == "timm_wrapper":
-        return encoder, encoder.timm_model.head_hidden_size
-    return encoder, config.hidden_size
+def has_timm(config: Any) -> bool:
+    """Whether a photo encoder with this config wraps a network of timm."""
+    return config.model_type == "timm_wrapper"
 
 
 @torch.no_grad()
 def draw_as_timm(encoder: Any) -> None:
-    """Gives a photo encoder of timm the initial weights that timm draws.
+    """Initializes a photo encoder of timm as timm does.
 
-    transformers draws its own over them (deviation 0.02 throughout, all scales of normalisation 1), with which a
-    convolutional network hardly begins to learn. Encoders on the meta device are about to be filled, and left alone.
+    transformers initializes all layers alike (deviation 0.02, all normalization scales 1), so that convolutional
+    networks hardly learn. Encoders on the meta device are left alone, because their weights are loaded later.
     """
-    if encoder.config.model_type != "timm_wrapper" or any(weight.is_meta for weight in encoder.parameters()):
+    if not has_timm(encoder.config) or any(weight.is_meta for weight in encoder.parameters()):
         return
     import timm  # slow to import
 
@@ -108,19 +100,19 @@ def draw_as_timm(encoder: Any) -> None:
 
 
 def drop_pooler(encoder: Any) -> Any:
-    """Takes away the pooling layer of a BERT, which nothing would train."""
+    """Removes the pooling layer of a BERT, which would not be trained."""
     if "pooler" in dict(encoder.named_children()):
         encoder.pooler = None
     return encoder
 
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors (B, E) at length 1, in float32 at least."""
+    """Normalized vectors (B, E), at least in float32."""
     return nn.functional.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
 
 
 class ClibdModel(PreTrainedModel):
-    """Embeds photos, barcodes and taxonomy text, whichever of them `config` describes."""
+    """Embeds photos, barcodes and taxonomy text, those with an encoder in `config`."""
 
     config_class = ClibdConfig
     config: ClibdConfig
@@ -138,7 +130,8 @@ class ClibdModel(PreTrainedModel):
         self.frozen_modalities: set[str] = set()
         size = config.projection_dim
         if config.image_config is not None:
-            self.image_model, width = image_encoder(config.image_config)
+            encoder = self.image_model = AutoModel.from_config(config.image_config)
+            width = encoder.timm_model.head_hidden_size if has_timm(encoder.config) else encoder.config.hidden_size
             self.image_projection = nn.Linear(width, size)
         dna: Any = config.dna_config
         if dna is not None:
@@ -172,22 +165,22 @@ class ClibdModel(PreTrainedModel):
         text: str | Path | PreTrainedModel | None = None,
         **config: Any,
     ) -> "ClibdModel":
-        """A model of encoders that were trained apart. Its projections are new: it is not aligned yet.
+        """A model of pretrained encoders, with new projections that are still to be trained.
 
         Args:
-            image: Hub id or folder of a photo encoder, such as "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", or
-                the encoder itself; None leaves the modality out.
-            dna: The same of a BarcodeBERT; its heads are left behind.
-            text: The same of a text encoder, such as "prajjwal1/bert-small".
+            image: Photo encoder, or its Hub id or folder, such as "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k";
+                None leaves the modality out.
+            dna: The same for a BarcodeBERT, whose heads are dropped.
+            text: The same for a text encoder, such as "prajjwal1/bert-small".
             config: Further fields of `ClibdConfig`.
 
         Raises:
-            ValueError: if there is no encoder.
+            ValueError: if no encoder is given.
         """
         towers: dict[str, Any] = {"image": image, "dna": dna, "text": text}
         towers = {modality: tower for modality, tower in towers.items() if tower is not None}
         if not towers:
-            raise ValueError("No encoder is given. Name one for image, dna or text, or two or three of them.")
+            raise ValueError("No encoder is given. Give one or more of image, dna and text.")
         for modality, tower in towers.items():
             if isinstance(tower, str | Path):
                 kind: Any = BarcodeBertModel if modality == "dna" else AutoModel
@@ -211,16 +204,10 @@ class ClibdModel(PreTrainedModel):
         text_token_type_ids: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> ClibdOutput:
-        """Embeddings of the modalities that are given, one at least.
-
-        Args:
-            pixel_values: Photos (B, 3, height, width), normalised as the encoder expects.
-            dna_input_ids: Tokens of barcodes (B, L).
-            dna_attention_mask: 1 for tokens, 0 for padding; None attends to all. So for text.
-            text_input_ids: Tokens of text (B, L).
+        """Embeddings of the given modalities; the `get_*_features` methods describe the inputs.
 
         Raises:
-            ValueError: if nothing is given, or what the model has no encoder for.
+            ValueError: if nothing is given, or a modality without an encoder in this model.
         """
         if pixel_values is None and dna_input_ids is None and text_input_ids is None:
             raise ValueError("Nothing to embed: pass pixel_values, dna_input_ids or text_input_ids.")
@@ -232,33 +219,30 @@ class ClibdModel(PreTrainedModel):
         if text_input_ids is not None:
             text = self.get_text_features(text_input_ids, text_attention_mask, text_token_type_ids)
         bias = None if self.logit_bias is None else self.logit_bias()
-        # All at once: an output holds its fields in the order in which they are set, and a tuple of it as well.
+        # Set at once, because the order of an output's fields is that of setting them.
         return ClibdOutput(
             image_embeds=image, dna_embeds=dna, text_embeds=text, logit_scale=self.logit_scale(), logit_bias=bias
         )
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (B, E) of photos (B, 3, height, width), normalised as the encoder expects.
+        """Unit vectors (B, E) of photos (B, 3, height, width), normalized as by the processor.
 
         Raises:
-            ValueError: if the model has no photo encoder, or the photos are uint8 and so not normalised.
+            ValueError: if the model has no photo encoder, or the photos are integers and so not normalized.
         """
         self._check_modality("image")
         if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values are {pixel_values.dtype}, but the photo encoder takes normalised floats. Normalise "
-                f"them first, as the processor does."
-            )
+            raise ValueError(f"pixel_values are {pixel_values.dtype}; give normalized floats, as the processor does.")
         return unit(self.image_projection(self.image_model(pixel_values=pixel_values).pooler_output))
 
     def get_dna_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Unit vectors (B, E) of barcodes, given as tokens (B, L).
+        """Unit vectors (B, E) of barcodes, given as token ids (B, L).
 
         Args:
-            attention_mask: 1 for tokens, 0 for padding; None attends to all.
+            attention_mask: 1 for tokens, 0 for padding, (B, L); None attends to all positions.
 
         Raises:
-            ValueError: if the model has no encoder of barcodes.
+            ValueError: if the model has no barcode encoder.
         """
         self._check_modality("dna")
         attended = None if self.config.dna_attend_to_padding else attention_mask
@@ -273,14 +257,7 @@ class ClibdModel(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Unit vectors (B, E) of text, given as tokens (B, L).
-
-        Args:
-            attention_mask: 1 for tokens, 0 for padding; None attends to all.
-
-        Raises:
-            ValueError: if the model has no encoder of text.
-        """
+        """Unit vectors (B, E) of text, given as token ids (B, L); arguments are as in `get_dna_features`."""
         self._check_modality("text")
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **segments)
@@ -293,12 +270,10 @@ class ClibdModel(PreTrainedModel):
             raise ValueError(f"This model has no {modality!r}; it embeds {', '.join(self.config.modalities)}.")
 
     def freeze(self, *modalities: str, projections: bool = False) -> None:
-        """Stops the training of the encoders of these modalities, and their dropout.
-
-        It holds for this object and is not saved.
+        """Freezes the encoders of these modalities, without dropout; it is not saved.
 
         Args:
-            projections: Freeze their projections, too.
+            projections: Also freeze their projections.
         """
         for modality in modalities:
             self._check_modality(modality)
@@ -309,32 +284,31 @@ class ClibdModel(PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ClibdModel":
-        """Sets the mode of training; frozen encoders stay in that of evaluation."""
+        """Sets training mode; frozen encoders stay in evaluation mode."""
         super().train(mode)
         for modality in self.frozen_modalities:
             getattr(self, f"{modality}_model").eval()
         return self
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        """Also reaches the encoders of timm, whose layers transformers does not know."""
-        photos: Any = self.config.image_config
-        of_timm = photos is not None and photos.model_type == "timm_wrapper"
-        if of_timm:
+        """Also sets it for encoders of timm, whose layers transformers does not find."""
+        with_timm = self.config.image_config is not None and has_timm(self.config.image_config)
+        if with_timm:
             encoder: Any = self.image_model
             encoder.timm_model.set_grad_checkpointing(enable)
-        if not of_timm or self.config.modalities != ("image",):
+        if not with_timm or self.config.modalities != ("image",):
             super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
 
 def _described(tower: PreTrainedModel) -> dict[str, Any]:
     """Fields of an encoder's config that describe its shape."""
     fields = tower.config.to_dict()
-    if tower.config.model_type == "timm_wrapper":
+    if has_timm(tower.config):
         kept = ("model_type", "architecture", "model_args", "pretrained_cfg")
         return {key: fields[key] for key in kept if key in fields}
     left_out = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
     return {key: value for key, value in fields.items() if key not in left_out}
 
 
-# Makes `save_pretrained` and `push_to_hub` put this file and those it needs beside the weights.
+# `save_pretrained` and `push_to_hub` then copy this file and the files it imports.
 ClibdModel.register_for_auto_class("AutoModel")

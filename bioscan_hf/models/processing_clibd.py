@@ -1,7 +1,6 @@
-"""Processor of CLIBD: photos, barcodes and taxonomies of specimens as one batch of tensors.
+"""Processor of CLIBD: converts photos, barcodes and taxonomies of specimens to a batch of tensors.
 
-It is saved and loaded as any processor: `save_pretrained`, `AutoProcessor.from_pretrained`.
-Sources: CLIBD, https://arxiv.org/abs/2405.17537; the forms of text of BioCLIP, https://arxiv.org/abs/2311.18803
+Sources: CLIBD, https://arxiv.org/abs/2405.17537; text templates of BioCLIP, https://arxiv.org/abs/2311.18803
 Shape letters: B = specimens, H and W = height and width in pixels, L = tokens.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,25 +23,25 @@ from .tokenization_kmer import KmerTokenizer
 
 MODALITIES = ("image", "dna", "text")
 
-#: `AutoProcessor` finds this file beside the weights by it.
+#: With it, `AutoProcessor` finds this file beside the weights.
 AUTO_MAP = {"AutoProcessor": "processing_clibd.ClibdProcessor"}
 
-#: Range of angles of the published augmentation, in degrees to either side.
+#: Largest angle of the published augmentation, in degrees.
 ROTATION = 45.0
 
-#: The shorter side is resized to this many times the side of the square that is then cut out.
+#: Shorter side of a resized photo, divided by the side of its centre crop.
 RESIZE_RATIO = 256 / 224
 
-#: What the published checkpoints were trained and evaluated with; the other values are this package's own.
+#: Options of the published checkpoints.
 PUBLISHED: dict[str, Any] = {"text_template": "published", "text_max_length": 20, "text_padding": "max_length"}
 
 
 def make_image_processor(
     image_size: int = 224, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
 ) -> CLIPImageProcessor:
-    """An image processor that cuts out the centre of a photo: bilinear, antialiased, 256 to 224 in proportion.
+    """Image processor with an antialiased bilinear resize and a centre crop, such as 256 to 224.
 
-    The means and deviations are those of the ViT weights that CLIBD begins with; CLIBD itself used 0 and 1.
+    The default `mean` and `std` are those of CLIBD's pretrained ViT; CLIBD itself used 0 and 1.
     """
     return CLIPImageProcessor(
         size={"shortest_edge": round(image_size * RESIZE_RATIO)},
@@ -58,11 +57,11 @@ class ClibdProcessor(ProcessorMixin):
 
     Args:
         image_processor: None is `make_image_processor()`.
-        dna_tokenizer: None is the one of CLIBD: `KmerTokenizer(k=5, vocabulary="clibd")`.
+        dna_tokenizer: None is CLIBD's `KmerTokenizer(k=5, vocabulary="clibd")`.
         text_tokenizer: None for a model without text.
-        text_template: Form of the text of a taxonomy, see `clibd_text`.
-        text_prompt: What stands around that text, "{}" being the text, such as BioCLIP's "a photo of {}.".
-        text_max_length: Tokens at which a text is cut.
+        text_template: Template of the text of a taxonomy, see `clibd_text`.
+        text_prompt: Prompt with "{}" in place of that text, such as BioCLIP's "a photo of {}.".
+        text_max_length: Maximum number of tokens of a text; the rest is cut off.
         text_padding: "longest" pads texts to the longest of a batch, "max_length" to `text_max_length`.
 
     Example:
@@ -86,7 +85,7 @@ class ClibdProcessor(ProcessorMixin):
         if text_template not in TEXT_TEMPLATES:
             raise ValueError(f"Unknown text_template {text_template!r}. Choose one of {', '.join(TEXT_TEMPLATES)}.")
         if text_prompt.count("{}") != 1:
-            raise ValueError(f"text_prompt is {text_prompt!r}, but must hold '{{}}' once, where the text goes.")
+            raise ValueError(f"text_prompt is {text_prompt!r}, but must hold '{{}}' once, in place of the text.")
         if text_padding not in ("longest", "max_length"):
             raise ValueError(f"Unknown text_padding {text_padding!r}. Choose 'longest' or 'max_length'.")
         if text_max_length < 1:
@@ -99,20 +98,18 @@ class ClibdProcessor(ProcessorMixin):
             dna_tokenizer or KmerTokenizer(k=5, vocabulary="clibd"),
         )
 
-    # A model without text has no text tokenizer, and ProcessorMixin knows no optional parts: this one is kept apart.
-
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """The parts that are always there."""
+        """The required parts. ProcessorMixin has no optional ones, so the text tokenizer is handled separately."""
         return ["image_processor", "dna_tokenizer"]
 
     @property
     def text_tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer of texts, None for a model without text."""
+        """Tokenizer of texts, None for a model without text."""
         return self._text_tokenizer
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Writes `processor_config.json`, each tokenizer in a folder of its name, and the code that loads them."""
+        """Writes `processor_config.json`, a folder for each tokenizer, and the code that loads them."""
         if push_to_hub:
             return [self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)]
         files = super().save_pretrained(save_directory, **kwargs)
@@ -122,32 +119,29 @@ class ClibdProcessor(ProcessorMixin):
         return files
 
     def to_dict(self) -> dict[str, Any]:
-        """What `processor_config.json` holds."""
+        """Content of `processor_config.json`."""
         return super().to_dict() | {"modalities": list(self.modalities), "auto_map": dict(AUTO_MAP)}
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As any processor's, without what follows from its parts."""
-        return super().from_args_and_dict(
-            args,
-            {key: value for key, value in processor_dict.items() if key not in ("modalities", "auto_map")},
-            **kwargs,
-        )
+        """The processor from its parts and options; `modalities` and `auto_map` are derived."""
+        options = {key: value for key, value in processor_dict.items() if key not in ("modalities", "auto_map")}
+        return super().from_args_and_dict(args, options, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> ClibdProcessor:
-        """The processor that `save_pretrained` wrote, from a folder or the Hub; `kwargs` change its options.
+        """Loads a processor from a folder or the Hub; `kwargs` overwrite its options.
 
         Raises:
-            ValueError: if it is another model's.
+            ValueError: if it is not a processor of CLIBD.
         """
         given = kwargs.pop("text_tokenizer", None)
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found, _ = cls.get_processor_dict(pretrained_model_name_or_path, **_hub_options(kwargs))
         if "modalities" not in found:
             raise ValueError(
-                f"{str(pretrained_model_name_or_path)!r} has no processor of CLIBD: its processor_config.json is "
-                f"missing or tells no 'modalities'. Give the folder or Hub id of a CLIBD model."
+                f"{str(pretrained_model_name_or_path)!r} has no processor of CLIBD: processor_config.json or its "
+                f"'modalities' are missing. Give the folder or Hub id of a CLIBD model."
             )
         if given is None and "text" in found["modalities"]:
             folder = "/".join(filter(None, (kwargs.get("subfolder", ""), "text_tokenizer")))
@@ -158,13 +152,13 @@ class ClibdProcessor(ProcessorMixin):
 
     @classmethod
     def _load_tokenizer_from_pretrained(cls, sub_processor_type: str, *args: Any, **kwargs: Any) -> KmerTokenizer:
-        """The tokenizer of barcodes as what it is, which AutoTokenizer only does where this package is imported."""
+        """Loads a KmerTokenizer; AutoTokenizer does so only if this package is imported."""
         folder = "/".join(filter(None, (kwargs.pop("subfolder", ""), sub_processor_type)))
         return KmerTokenizer.from_pretrained(*args, subfolder=folder, **kwargs)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it can process."""
+        """Modalities that it can process."""
         return MODALITIES if self._text_tokenizer is not None else MODALITIES[:2]
 
     @property
@@ -190,40 +184,40 @@ class ClibdProcessor(ProcessorMixin):
         names: Sequence[str] | None = None,
         return_tensors: Literal["pt"] = "pt",
     ) -> BatchFeature:
-        """A batch of one specimen or of several, of any of the modalities.
+        """A batch of one or more specimens, with one or more modalities.
 
         Args:
             images: Photo or photos, see `photo_pixels`.
             text: Taxonomy (see `clibd_text`) or text, or a list of them.
             dna: Barcode or barcodes.
             mode: "train" augments photos as published: a random crop, flips, and a rotation by up to 45 degrees.
-            on_device: Leaves what is best done on a GPU to `photos_on_device`: `pixel_values` are uint8 then and
-                neither normalised nor rotated, and in training `rotation` holds the angles.
-            generator: Source of the randomness of "train"; None is torch's global one.
-            names: What to call each specimen in an error.
+            on_device: Leaves rotation and normalization to `photos_on_device`: `pixel_values` are uint8, and in
+                training `rotation` holds the angles.
+            generator: Random number generator of "train"; None is torch's global one.
+            names: Name of each specimen for errors.
 
         Returns:
             `pixel_values` (B, 3, H, W), `dna_input_ids`, `dna_attention_mask`, `text_input_ids` and
-            `text_attention_mask` (B, L). None among several stands for a missing photo, barcode or taxonomy: its row
-            holds a filler, and `image_present`, `dna_present` or `text_present`, bool (B,), tells which rows count.
+            `text_attention_mask` (B, L). In a list, None is a missing photo, barcode or taxonomy: its row holds
+            placeholder values and is False in `image_present`, `dna_present` or `text_present`, bool (B,).
 
         Raises:
-            ValueError: for nothing to process, unequal numbers, or one that cannot be processed (it is named).
-            TypeError: for what is no photo, barcode or taxonomy.
+            ValueError: for nothing to process, unequal numbers, or invalid data (named).
+            TypeError: for an input that is not a photo, barcode or taxonomy.
         """
         given = {"image": _several(images), "dna": _several(dna), "text": _several(text)}
         rows = {modality: len(values) for modality, values in given.items() if values is not None}
         if not rows or not min(rows.values()) or len(set(rows.values())) > 1:
             counts = ", ".join(f"{count} of {modality}" for modality, count in rows.items()) or "nothing"
-            raise ValueError(f"There is {counts} to process. Give as many of each, and one specimen or more.")
-        called = list(names or (f"Row {row} of the batch" for row in range(max(rows.values()))))
+            raise ValueError(f"There is {counts} to process. Give the same number of each, 1 or more.")
+        names = names or [f"Row {row} of the batch" for row in range(max(rows.values()))]
         batch: dict[str, torch.Tensor] = {}
         if given["image"] is not None:
-            batch |= self._process_photos(given["image"], called, mode, on_device, generator)
+            batch |= self._process_photos(given["image"], names, mode, on_device, generator)
         if given["dna"] is not None:
-            batch |= self._process_barcodes(given["dna"], called)
+            batch |= self._process_barcodes(given["dna"], names)
         if given["text"] is not None:
-            batch |= self._process_texts(given["text"], called)
+            batch |= self._process_texts(given["text"], names)
         for modality, values in given.items():
             if values is not None and any(value is None for value in values):
                 batch[f"{modality}_present"] = torch.tensor([value is not None for value in values])
@@ -262,15 +256,15 @@ class ClibdProcessor(ProcessorMixin):
         return {"dna_input_ids": torch.from_numpy(ids), "dna_attention_mask": torch.from_numpy(mask)}
 
     def _process_texts(self, taxonomies: list[Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Tokens of texts. A taxonomy of which nothing is known becomes None in `taxonomies`."""
+        """Tokens of texts. A taxonomy without known names becomes None in `taxonomies`."""
         if self._text_tokenizer is None:
-            raise ValueError("This processor has no text_tokenizer, so it takes no text. Give it one when it is made.")
+            raise ValueError("This processor has no text_tokenizer. Give one to process text.")
         texts = []
         for row, (taxonomy, name) in enumerate(zip(taxonomies, names, strict=True)):
             if isinstance(taxonomy, Mapping):
                 taxonomies[row] = taxonomy = clibd_text(taxonomy, self.text_template)
             elif taxonomy is not None and not isinstance(taxonomy, str):
-                raise TypeError(f"{name}: {type(taxonomy).__name__} is neither a text nor a dict of rank -> name.")
+                raise TypeError(f"{name}: a {type(taxonomy).__name__} is neither a text nor a dict of rank -> name.")
             texts.append("" if taxonomy is None else self.text_prompt.format(taxonomy))
         encoded = self._text_tokenizer(
             texts,
@@ -286,11 +280,11 @@ class ClibdProcessor(ProcessorMixin):
 def photos_on_device(
     batch: Mapping[str, torch.Tensor], image_processor: Any, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """`pixel_values` (B, 3, H, W) for the model, made where the batch is: altered as the batch tells, and normalised.
+    """`pixel_values` (B, 3, H, W) for the model, computed on the device of the batch.
 
     Args:
-        batch: `pixel_values` uint8; `crop` and `flip` where photos are still to be cropped, see
-            `random_crops.photos_to_crop`; `rotation` (B,), in degrees, where they are to be rotated.
+        batch: `pixel_values` uint8; optionally `crop` and `flip` (see `random_crops.photos_to_crop`) and `rotation`
+            (B,), in degrees. Photos are cropped, flipped, normalized and rotated in this order.
     """
     pixels = batch["pixel_values"]
     if "crop" in batch:
@@ -300,7 +294,7 @@ def photos_on_device(
 
 
 def _several(values: Any) -> list[Any] | None:
-    """A list, of one if one photo, text or barcode is given."""
+    """The values as a list; a single photo, text or barcode becomes a list of one."""
     if values is None:
         return None
     if isinstance(values, np.ndarray | torch.Tensor) and values.ndim == 4:
@@ -311,6 +305,6 @@ def _several(values: Any) -> list[Any] | None:
 
 
 def _hub_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What says where files lie, of the arguments of `from_pretrained`."""
-    where = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
-    return {name: cast(Any, kwargs[name]) for name in where if name in kwargs}
+    """The arguments of `from_pretrained` that say where files are."""
+    where = {"cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code"}
+    return {name: value for name, value in kwargs.items() if name in where}

@@ -1,11 +1,8 @@
-"""Random crops, flips and rotations of photos where the batch is, such as on a GPU.
+"""Random crops, flips and rotations of photos on the device of the batch, such as a GPU.
 
-The processes that read the data only decode: a batch of photos of any shapes leaves them as one uint8 tensor, each in
-the upper left corner, with the numbers that were drawn for it. What is drawn is the same as for `pixels.decode_batch`,
-and so is the augmentation, but for the interpolation: bilinear from the photo at hand, which is never more than a
-little larger than the crop, without antialiasing.
-Source: the augmentation of CLIBD, https://arxiv.org/abs/2405.17537
-Shape letters: B = photos, H and W = height and width in pixels of the largest of them.
+Data workers only decode: they return a batch of photos as one uint8 tensor, each photo in the upper left corner, with
+random parameters equal to those of `pixels.decode_batch`. Interpolation differs: bilinear, without antialiasing.
+Shape letters: B = photos, H and W = height and width in pixels of the largest photo.
 """
 
 from __future__ import annotations
@@ -19,24 +16,24 @@ from torch.nn.functional import grid_sample, interpolate
 
 from .pixels import ATTEMPTS, random_box
 
-#: What of a batch tells how photos are to be altered.
+#: Keys of a batch with the parameters of the augmentation.
 ALTERATIONS = ("crop", "flip", "rotation")
 
 
 def photos_to_crop(
     photos: Sequence[np.ndarray], resized: int, rotation: float, generators: Sequence[torch.Generator]
 ) -> dict[str, Tensor]:
-    """Photos in one tensor, and how each is to be altered.
+    """Photos in one tensor, and the random parameters of their augmentation (CLIBD's).
 
     Args:
         photos: uint8 (h, w, 3), of any shapes.
-        resized: A shorter side of more pixels is brought to this one.
+        resized: Photos with a longer shorter side are resized to this many pixels.
         rotation: Largest angle, in degrees to either side.
-        generators: Source of the randomness of each photo.
+        generators: Random number generator of each photo.
 
     Returns:
         `pixel_values` uint8 (B, 3, H, W); `crop` (B, 4), top, left, height and width in pixels; `flip` bool (B, 2),
-        upside down and sideways; `rotation` (B,), in degrees.
+        vertical and horizontal; `rotation` (B,), in degrees.
     """
     small = [_shrunk(torch.from_numpy(photo).permute(2, 0, 1), resized) for photo in photos]
     height, width = (max(photo.shape[side] for photo in small) for side in (1, 2))
@@ -57,13 +54,13 @@ def photos_to_crop(
 
 
 def crops_on_device(pixels: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
-    """The crops, resized and flipped: floats in 0..255, (B, 3, size, size). For the arguments see `photos_to_crop`."""
+    """Resized and flipped crops: floats in 0..255, (B, 3, size, size). Arguments are results of `photos_to_crop`."""
     places = (torch.arange(size, device=pixels.device) + 0.5) / size
-    axes = []  # of each side, where in the batch's tensor each row (or column) of a crop is read, -1 to 1: (B, size)
+    axes = []  # (B, size) for each side: source of each row (or column) of a crop, in -1 to 1
     for side in (0, 1):
         first, length = crop[:, side, None], crop[:, 2 + side, None]
         share = torch.where(flip[:, side, None], 1 - places, places)
-        pixel = (first + length * share).clamp(first + 0.5, first + length - 0.5)  # beyond it, nothing is known
+        pixel = (first + length * share).clamp(first + 0.5, first + length - 0.5)  # no pixels outside the crop
         axes.append(2 * pixel / pixels.shape[2 + side] - 1)
     down, across = axes
     grid = torch.stack([across[:, None].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], 3)
@@ -71,7 +68,7 @@ def crops_on_device(pixels: Tensor, crop: Tensor, flip: Tensor, size: int) -> Te
 
 
 def _shrunk(photo: Tensor, resized: int) -> Tensor:
-    """A photo (3, h, w) whose shorter side is `resized` pixels at most."""
+    """A photo (3, h, w), resized if its shorter side is longer than `resized` pixels."""
     height, width = photo.shape[1:]
     shorter = min(height, width)
     if shorter <= resized:

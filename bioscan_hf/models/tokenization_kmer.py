@@ -1,15 +1,12 @@
 """Tokenizer of DNA barcodes: non-overlapping k-mers, in every published vocabulary.
 
-It saves as a plain `tokenizer.json`, which `AutoTokenizer` loads without this package and without remote code; for
-whole columns it has a vectorised path over the Arrow buffer. Both give the ids and masks of the published systems.
-
-Sources: BarcodeBERT (https://arxiv.org/abs/2311.02401), CLIBD (https://arxiv.org/abs/2405.17537).
-Shapes: n = barcodes, L = tokens of a barcode.
+It saves a plain `tokenizer.json`, which `AutoTokenizer` loads without remote code. Whole columns are encoded directly
+from their Arrow buffers. Sources: BarcodeBERT, https://arxiv.org/abs/2311.02401; CLIBD,
+https://arxiv.org/abs/2405.17537. Shape letters: n = barcodes, L = tokens of a barcode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -28,13 +25,13 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How the k-mers are numbered: first the special tokens, then every k-mer of A, C, G, T in alphabetical order.
+    """Special tokens, then the k-mers of A, C, G, T in alphabetical order, then k-mers with N.
 
     Attributes:
-        special_tokens: Ids 0, 1, ...; the first masks, the last stands for every k-mer that has no id.
-        letters: With N among them, the k-mers that hold an N have ids too, after all others.
-        leading: Whether each barcode starts with one more token, of id 0.
-        largest_k: The vocabulary grows with the k-th power of the letters.
+        special_tokens: Ids 0, 1, ...; the first is the mask token, the last the unknown token.
+        letters: "ACGTN" if k-mers with N have ids.
+        leading: Whether each barcode starts with the token of id 0.
+        largest_k: Maximum of k, because the size of the vocabulary is a power of k.
     """
 
     special_tokens: tuple[str, ...]
@@ -43,9 +40,8 @@ class Vocabulary:
     largest_k: int = 8
 
 
-#: `barcodebert`: every checkpoint of BarcodeBERT since 2024. `barcodebert-n`: its option that numbers k-mers with N.
-#: `barcodebert-2023`: the first release, which was trained without an attention mask. `clibd`: the same ids, as CLIBD
-#: and the Bayesian zero-shot classifier read them, after a leading 0.
+#: `barcodebert`: the checkpoints of BarcodeBERT since 2024; `barcodebert-n`: the same with k-mers that contain N;
+#: `barcodebert-2023`: the first checkpoints; `clibd`: CLIBD and the Bayesian zero-shot classifier.
 VOCABULARIES = {
     "barcodebert": Vocabulary(("[MASK]", "[UNK]")),
     "barcodebert-n": Vocabulary(("[MASK]", "[UNK]"), letters="ACGTN", largest_k=6),
@@ -53,13 +49,13 @@ VOCABULARIES = {
     "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=True),
 }
 
-_BLOCK_ROWS = 1024  # what a block needs stays in the second-level cache
-_INVALID = -(2**28)  # as the value of a letter, makes the sum over a k-mer negative whatever stands beside it
+_BLOCK_ROWS = 1024  # the arrays of a block fit into the second-level cache
+_INVALID = -(2**28)  # value of an invalid letter, which makes the value of its k-mer negative
 
 
 @lru_cache(maxsize=16)
 def kmer_vocabulary(k: int, vocabulary: str) -> tuple[str, ...]:
-    """Every token of the vocabulary; a token's place is its id."""
+    """Every token of the vocabulary, in the order of the ids."""
     form = VOCABULARIES[vocabulary]
     kmers = ["".join(letters) for letters in product("ACGT", repeat=k)]
     if "N" in form.letters:
@@ -69,34 +65,29 @@ def kmer_vocabulary(k: int, vocabulary: str) -> tuple[str, ...]:
 
 def _check(k: int, vocabulary: str, max_nucleotides: int) -> None:
     if vocabulary not in VOCABULARIES:
-        raise ValueError(f"Unknown vocabulary {vocabulary!r}. There are {', '.join(VOCABULARIES)}.")
+        raise ValueError(f"Unknown vocabulary {vocabulary!r}. Choose one of {', '.join(VOCABULARIES)}.")
     largest = VOCABULARIES[vocabulary].largest_k
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= largest:
+    if type(k) is not int or not 1 <= k <= largest:
         raise ValueError(
-            f"k={k!r} is not possible: the vocabulary {vocabulary!r} takes a whole number from 1 to {largest}."
+            f"k={k!r} is not possible: the vocabulary {vocabulary!r} takes an integer from 1 to {largest}."
         )
-    if isinstance(max_nucleotides, bool) or not isinstance(max_nucleotides, int) or max_nucleotides < k:
-        raise ValueError(
-            f"max_nucleotides={max_nucleotides!r} is not possible: give a whole number of at least k={k}."
-        )
+    if type(max_nucleotides) is not int or max_nucleotides < k:
+        raise ValueError(f"max_nucleotides={max_nucleotides!r} is not possible: give an integer of at least k={k}.")
 
 
 def _special_tokens(k: int, vocabulary: str) -> dict[str, str]:
     """Role -> token."""
     form = VOCABULARIES[vocabulary]
-    unknown = form.special_tokens[-1]
-    tokens = {"mask_token": form.special_tokens[0], "unk_token": unknown}
-    tokens["pad_token"] = "N" * k if "N" in form.letters else unknown
-    if "<CLS>" in form.special_tokens:
-        tokens["cls_token"] = "<CLS>"
-    return tokens
+    mask, unknown = form.special_tokens[0], form.special_tokens[-1]
+    padding = "N" * k if "N" in form.letters else unknown
+    first = {"cls_token": "<CLS>"} if "<CLS>" in form.special_tokens else {}
+    return {"mask_token": mask, "unk_token": unknown, "pad_token": padding} | first
 
 
-def _backend(k: int, vocabulary: str) -> Tokenizer:
+def _backend(k: int, vocabulary: str, ids: dict[str, int]) -> Tokenizer:
     form = VOCABULARIES[vocabulary]
-    ids = {token: index for index, token in enumerate(kmer_vocabulary(k, vocabulary))}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=form.special_tokens[-1]))
-    # A match is k characters of any kind; "removed" with "invert" drops what does not match: a last, shorter piece.
+    # Matches k characters of any kind; "removed" with "invert" drops the shorter last piece.
     tokenizer.pre_tokenizer = Split(Regex(rf"[\s\S]{{{k}}}"), behavior="removed", invert=True)
     if form.leading:
         first = form.special_tokens[0]
@@ -105,28 +96,23 @@ def _backend(k: int, vocabulary: str) -> Tokenizer:
 
 
 def string_chunks(column: Any) -> list[pa.Array]:
-    """The column as Arrow string arrays, without a copy where it is one already."""
+    """The column as Arrow string arrays, not copied if it is one; raises TypeError or ValueError for other values."""
     if isinstance(column, str):
-        raise TypeError("A column is a list of barcodes, but one string was given. Wrap it: [barcode].")
+        raise TypeError("A column is a list of barcodes, but one string was given. Give [barcode].")
     if not isinstance(column, pa.Array | pa.ChunkedArray):
-        rows: Sequence[Any] = column[:]
         try:
-            column = pa.array(rows, pa.large_string(), from_pandas=True)
+            column = pa.array(column[:], pa.large_string(), from_pandas=True)
         except pa.ArrowTypeError as error:
-            raise TypeError(f"A column of barcodes holds strings, but here: {error}. Convert it to str.") from error
+            raise TypeError(f"A column of barcodes holds strings, but: {error}. Convert it to str.") from error
     content = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if content not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
-        raise TypeError(
-            f"A column of barcodes holds strings, but this one holds {column.type}. Pass the column of barcodes."
-        )
+        raise TypeError(f"A column of barcodes holds strings, but this one holds {column.type}.")
     if column.type not in (pa.string(), pa.large_string()):
         column = column.cast(pa.large_string())
     if column.null_count:
         missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
         named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        raise ValueError(
-            f"{len(missing)} of {len(column)} barcodes are missing (row {named}). Leave them out, or put '' there."
-        )
+        raise ValueError(f"{len(missing)} of {len(column)} barcodes are missing (row {named}). Drop them, or give ''.")
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
@@ -134,36 +120,34 @@ def _row_offsets(offset: int | ArrayLike, n: int) -> NDArray[np.int64]:
     """One offset for each of `n` rows."""
     offsets = np.asarray(offset)
     if offsets.dtype.kind not in "iu" and offsets.size:
-        raise ValueError(f"The offset must be whole numbers, but has the type {offsets.dtype}.")
+        raise ValueError(f"The offset must be integers, but has the type {offsets.dtype}.")
     if offsets.shape not in ((), (n,)):
         raise ValueError(
             f"The offset has the shape {offsets.shape}; give one number, or one for each of the {n} rows."
         )
     if (offsets < 0).any():
-        raise ValueError(
-            f"The offset {offsets.min()} is negative; it says how many nucleotides to cut off, from 0 on."
-        )
+        raise ValueError(f"The offset {offsets.min()} is negative; it is a number of nucleotides to cut off.")
     return np.broadcast_to(offsets.astype(np.int64), (n,))
 
 
 def rows_of_bytes(
     strings: pa.Array, offsets: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first `width` bytes of each string after its offset (n, width), and how many it has there (n,).
+    """The first `width` bytes of each string after its offset (n, width), and the length after the offset (n,).
 
-    Where a string ends, the bytes of the next one follow. Each byte is a character: "?" stands for any beyond ASCII.
+    Bytes after the end of a string are those of the next one. Each byte is a character: "?" replaces non-ASCII ones.
     """
     data, ends = arrow_text(strings)
     if data.max(initial=0) > 127:
         data, ends = arrow_text(pc.replace_substring_regex(strings, pattern=r"[^\x00-\x7F]", replacement="?"))
-    text = np.full(len(data) + width, ord("N"), np.uint8)  # so that a window at the very end still fits
+    text = np.full(len(data) + width, ord("N"), np.uint8)  # room for the last window
     text[: len(data)] = data
     starts = np.minimum(ends[:-1] + offsets, ends[1:])
     return np.lib.stride_tricks.sliding_window_view(text, width)[starts], ends[1:] - starts
 
 
 def arrow_text(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Bytes of all strings, and where each begins and ends in them (n + 1,)."""
+    """Bytes of all strings, and the offsets of the strings in them (n + 1,)."""
     _, bounds, data = strings.buffers()
     dtype = np.dtype(np.int64 if pa.types.is_large_string(strings.type) else np.int32)
     ends = np.frombuffer(bounds, dtype, len(strings) + 1, strings.offset * dtype.itemsize).astype(np.int64)
@@ -180,7 +164,7 @@ def _encode_block(
     ids: NDArray[np.int64],
     mask: NDArray[np.int64],
 ) -> None:
-    """Fills `ids` and `mask` (n, L without the leading token) from rows of bytes (n, L * k) and their lengths (n,)."""
+    """Fills `ids` and `mask` (n, L without the leading token) from bytes (n, L * k) and lengths (n,) of barcodes."""
     form = VOCABULARIES[vocabulary]
     unknown = len(form.special_tokens) - 1
     n, n_tokens = ids.shape
@@ -189,7 +173,7 @@ def _encode_block(
     within = token < whole
     mask[:] = within
     numbers_n = "N" in form.letters
-    if numbers_n:  # the last piece, filled up with N, has an id of its own
+    if numbers_n:  # the last piece, padded with N, has an id
         _fill_last_piece(nucleotides, lengths, whole[:, 0], k)
         within = token <= whole
     values = np.zeros((n, n_tokens), np.int32)
@@ -209,7 +193,7 @@ def _encode_block(
 def _fill_last_piece(
     nucleotides: NDArray[np.uint8], lengths: NDArray[np.int64], whole: NDArray[np.int32], k: int
 ) -> None:
-    """Writes N from the end of each barcode to the end of its last k-mer, in place."""
+    """Pads the last k-mer of each barcode with N, in place."""
     rows = np.flatnonzero(whole * k < nucleotides.shape[1])[:, None]
     places = whole[rows] * k + np.arange(k)
     nucleotides[rows, places] = np.where(places < lengths[rows], nucleotides[rows, places], ord("N"))
@@ -217,11 +201,10 @@ def _fill_last_piece(
 
 @lru_cache(maxsize=16)
 def _value_tables(k: int, base: int) -> tuple[tuple[int, str, NDArray[np.int32]], ...]:
-    """Tables whose entries, summed over the pairs of bytes of a k-mer, give its rank among those of `base` letters.
+    """Tables whose entries, summed over the pairs of bytes of a k-mer, give its rank among k-mers of `base` letters.
 
-    Returns:
-        For each pair, and the last single byte of an odd k: its place in the k-mer, its type, and the values (65,536,)
-        or (256,). A sum is negative if a byte is no letter.
+    For each pair, and the last byte of an odd k: place in the k-mer, dtype, and values (65,536,) or (256,). The sum is
+    negative for other letters.
     """
 
     def values(place: int) -> NDArray[np.int32]:
@@ -231,7 +214,7 @@ def _value_tables(k: int, base: int) -> tuple[tuple[int, str, NDArray[np.int32]]
 
     tables: list[tuple[int, str, NDArray[np.int32]]] = []
     for place in range(0, k - 1, 2):
-        pair = values(place + 1)[:, None] + values(place)  # the second byte is the higher one of the pair
+        pair = values(place + 1)[:, None] + values(place)  # little-endian: the second byte is the higher one
         tables.append((place, "<u2", np.maximum(pair, _INVALID).ravel()))
     if k % 2:
         tables.append((k - 1, "u1", values(k - 1)))
@@ -240,7 +223,7 @@ def _value_tables(k: int, base: int) -> tuple[tuple[int, str, NDArray[np.int32]]
 
 @lru_cache(maxsize=16)
 def _renumbering(k: int, vocabulary: str) -> NDArray[np.int32]:
-    """Rank among the k-mers of all letters -> id (letters ** k + 1,); the last entry, -1, is the unknown token."""
+    """Rank among the k-mers of all letters -> id, (letters ** k + 1,); the last entry is the unknown token."""
     form = VOCABULARIES[vocabulary]
     ids = {token: index for index, token in enumerate(kmer_vocabulary(k, vocabulary))}
     ranked = [ids["".join(letters)] for letters in product(form.letters, repeat=k)]
@@ -248,29 +231,28 @@ def _renumbering(k: int, vocabulary: str) -> NDArray[np.int32]:
 
 
 class KmerTokenizer(PreTrainedTokenizerFast):
-    """Cuts a barcode into k-mers of `k` nucleotides, from its first nucleotide on, without overlap.
+    """Cuts a barcode into non-overlapping k-mers from its first nucleotide on.
 
-    A call gives (n, L) ids and masks, padded and truncated to the fixed length L = `number_of_tokens` unless `padding`
-    and `truncation` say otherwise. As published:
+    A call returns ids and masks (n, L), padded and truncated to the fixed length L = `number_of_tokens` unless
+    `padding` and `truncation` say otherwise. As published:
 
-    - a k-mer that holds anything but capital A, C, G, T is the unknown token, and is attended to;
-    - a last piece shorter than k is padding, with mask 0, and so is all that follows it;
-    - a barcode shorter than k is padding throughout: its mask is all 0 (`clibd`: but for the leading token).
+    - a k-mer with other letters than capital A, C, G, T is the unknown token, and is attended to;
+    - a last piece shorter than k is padding, with mask 0;
+    - a barcode shorter than k is padding throughout (`clibd`: after the leading token).
 
-    Padding is the unknown token (`barcodebert-n`: the k-mer of N alone). As with any tokenizer, "[MASK]" written in
-    the text is read as that token; not under `barcodebert-n`, where `split_special_tokens` is always on, since its
-    padding token would be found in runs of N and shift the frame.
-
-    Loaded without this package, it needs `padding="max_length", truncation=True` in the call.
+    The padding token is the unknown token (`barcodebert-n`: the k-mer of N). As in other tokenizers, "[MASK]" in the
+    text is read as that token. With `barcodebert-n` it is not: `split_special_tokens` is always on, because the
+    padding token would match runs of N. Loaded without this package, the tokenizer needs `padding="max_length",
+    truncation=True` in the call.
 
     Args:
         k: 1 to 8 nucleotides (`barcodebert-n`: 1 to 6).
         vocabulary: A name in `VOCABULARIES`.
-        max_nucleotides: What follows is cut off. `model_max_length` follows from it.
-        kwargs: As for any fast tokenizer; the special tokens belong to the vocabulary.
+        max_nucleotides: Maximum length of a barcode; the rest is cut off. It sets `model_max_length`.
+        kwargs: Arguments of `PreTrainedTokenizerFast`; the vocabulary sets the special tokens.
 
     Raises:
-        ValueError: if `k`, `vocabulary` or `max_nucleotides` is not possible, or a saved vocabulary is another one.
+        ValueError: if `k`, `vocabulary` or `max_nucleotides` is not possible, or contradicts a saved vocabulary.
 
     Example:
         >>> KmerTokenizer(k=4).tokenize("ACGTNACGTT")
@@ -281,34 +263,28 @@ class KmerTokenizer(PreTrainedTokenizerFast):
 
     def __init__(self, k: int = 4, vocabulary: str = "barcodebert", max_nucleotides: int = 660, **kwargs: Any):
         _check(k, vocabulary, max_nucleotides)
-        form = VOCABULARIES[vocabulary]
-        self.k = k
-        self.vocabulary = vocabulary
-        self.max_nucleotides = max_nucleotides
+        self.k, self.vocabulary, self.max_nucleotides = k, vocabulary, max_nucleotides
         fixed: dict[str, Any] = _special_tokens(k, vocabulary)
         for role, token in fixed.items():
             if str(kwargs.get(role, token)) != token:
-                raise ValueError(
-                    f"{role}={str(kwargs[role])!r} cannot be: it is {token!r} in the vocabulary {vocabulary!r}."
-                )
-        fixed["model_max_length"] = self.number_of_tokens
-        fixed["model_input_names"] = self.model_input_names
-        if "N" in form.letters:
+                raise ValueError(f"{role} is {str(kwargs[role])!r}, but must be {token!r} in {vocabulary!r}.")
+        fixed |= {"model_max_length": self.number_of_tokens, "model_input_names": self.model_input_names}
+        if "N" in VOCABULARIES[vocabulary].letters:
             fixed["split_special_tokens"] = True
         ids = {token: index for index, token in enumerate(kmer_vocabulary(k, vocabulary))}
-        saved_ids = kwargs.pop("vocab", ids)  # from_pretrained hands over what tokenizer.json holds
-        self._tokenizer = _backend(k, vocabulary)
+        saved_ids = kwargs.pop("vocab", ids)  # from_pretrained passes the content of tokenizer.json
+        self._tokenizer = _backend(k, vocabulary, ids)
         super().__init__(k=k, vocabulary=vocabulary, max_nucleotides=max_nucleotides, **(kwargs | fixed))
         for found in (saved_ids, self.backend_tokenizer.get_vocab(with_added_tokens=False)):
             if found != ids:
                 raise ValueError(
                     f"The saved tokenizer, of {len(found)} tokens, is not {vocabulary!r} with k={k}, of {len(ids)}. "
-                    f"Pass the k and the vocabulary it was made with (one of {', '.join(VOCABULARIES)})."
+                    f"Give its k and vocabulary (one of {', '.join(VOCABULARIES)})."
                 )
 
     @property
     def number_of_tokens(self) -> int:
-        """L, the fixed length: the whole k-mers in `max_nucleotides`, and the leading token where there is one."""
+        """The fixed length L: the k-mers in `max_nucleotides`, and the leading token of `clibd`."""
         return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary].leading
 
     def __call__(
@@ -320,23 +296,23 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         truncation: Any = True,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Ids and mask of one barcode or of a list, as any tokenizer gives them; tensors are (n, L) also for n = 1."""
+        """Ids and mask of one barcode or a list; tensors are (n, L) also for n = 1."""
         return super().__call__(text, text_pair, padding=padding, truncation=truncation, **kwargs)
 
     def encode_column(self, column: Any, offset: int | ArrayLike = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and mask (n, L) of a column of barcodes: those of a call, many times faster.
 
-        A last piece of `barcodebert-n` that is shorter than k has, under its mask of 0, the published id of the piece
-        filled up with N; a call gives padding there. Text that spells a special token is a piece of barcode here.
+        With `barcodebert-n`, a last piece shorter than k has mask 0 and the published id of the piece padded with N; a
+        call gives padding. Text such as "[MASK]" is always read as nucleotides.
 
         Args:
-            column: A list, tuple, array or `datasets` column of strings; quickest is an Arrow array or chunked array,
-                such as `dataset.with_format("arrow")[:]["dna_barcode"]`, whose buffer is read in place.
-            offset: Characters to cut off at the start of each barcode; one number, or one for each row (n,).
+            column: A list, tuple, array or `datasets` column of strings. Arrow arrays, such as
+                `dataset.with_format("arrow")[:]["dna_barcode"]`, are fastest: they are not copied.
+            offset: Nucleotides to cut off at the start of each barcode; one number, or one for each row (n,).
 
         Raises:
-            ValueError: if a row is missing, or `offset` is negative, not whole, or has not one number for each row.
-            TypeError: if the column holds anything but strings.
+            ValueError: if a row is missing, or `offset` is negative, not an integer, or of another length.
+            TypeError: if the column holds other values than strings.
         """
         chunks = string_chunks(column)
         n = sum(map(len, chunks))
@@ -357,7 +333,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         return ids, mask
 
     def _save_pretrained(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        # The file must not depend on the padding and truncation of the last call.
+        # The file must not depend on the last call.
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
         return super()._save_pretrained(*args, **kwargs)

@@ -67,7 +67,7 @@ def test_parts_of_a_batch_and_single_calls():
     torch.testing.assert_close(one_row.dna_embeds, output.dna_embeds[:1], atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="Nothing to embed"):
         model()
-    with pytest.raises(ValueError, match="are torch.uint8, but the photo encoder takes normalised floats"):
+    with pytest.raises(ValueError, match="are torch.uint8; give normalized floats"):
         model((whole["pixel_values"] * 255).to(torch.uint8))
 
 

@@ -228,7 +228,7 @@ def test_what_cannot_be_processed_is_named(processor):
         ({"dna": [BARCODE], "images": [picture(), picture()]}, ValueError, "2 of image, 1 of dna"),
         ({"dna": [BARCODE, " "], "names": ["A", "B"]}, ValueError, "B: the barcode is empty"),
         ({"dna": [BARCODE, 5]}, TypeError, "Row 1 of the batch: the barcode is a int"),
-        ({"text": [GNAT, 5]}, TypeError, "Row 1 of the batch: int is neither"),
+        ({"text": [GNAT, 5]}, TypeError, "Row 1 of the batch: a int is neither"),
         ({"text": [{"tribe": "x"}]}, ValueError, "Unknown rank 'tribe'"),
         ({"images": [picture()], "mode": "test"}, ValueError, "Unknown mode 'test'"),
     ):
