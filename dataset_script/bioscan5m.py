@@ -57,7 +57,7 @@ class Bioscan5M(datasets.GeneratorBasedBuilder):
         source = self._source()
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"source": source, "split": split})
-            for split in source.scanned.counts
+            for split in source.splits()
         ]
 
     def _generate_examples(self, source: Release, split: str) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,18 +26,9 @@ from ..release.photos import Photos
 from ..schema import SPLITS, UNASSIGNED, check_config
 from .card import dataset_card
 from .executors import in_order
-from .manifest import LABELS_FILE, Manifest, fingerprint
+from .manifest import LABELS_FILE, ROWS_PER_SHARD, Manifest, fingerprint
 from .problems import ProblemList
 from .shards import PhotoShard, SplitShards, write_photo_shard
-
-#: Rows of one Parquet shard: about 500 MB at the published sizes of the photos, less for metadata.
-ROWS_PER_SHARD = {
-    "dna": 2_000_000,
-    "cropped_256": 25_000,
-    "original_256": 25_000,
-    "cropped": 25_000,
-    "original_full": 12_000,
-}
 
 _INDEX_PREFIX = ".zip-index-"
 
@@ -115,7 +107,8 @@ def build(
         if checked is not None:
             _write_metadata(metadata, checked, manifest, problems, progress)
         for config in wanted[1:]:
-            _write_photos(root, config, manifest, problems, progress, workers=workers, executor=executor)
+            tasks = _photo_shards(root, config, manifest, list(manifest.counts), keep_going)
+            _write_photos(tasks, manifest, problems, progress, workers=workers, executor=executor)
         problems.write(output)
         fingerprints = {config: fingerprint(manifest.shards, config) for config in wanted}
         write_text(output / "README.md", dataset_card(metadata.name, wanted, manifest.counts, fingerprints))
@@ -172,33 +165,60 @@ def _write_metadata(
     checked.labels.save(manifest.path.parent / LABELS_FILE)
 
 
+def add_photos(folder: Path, root: Path, config: str, splits: Sequence[str]) -> Manifest:
+    """Adds the missing photo shards of some splits to a complete build of metadata; returns its manifest.
+
+    Args:
+        folder: The build.
+        root: Folder of the release.
+
+    Raises:
+        FileNotFoundError: if the release does not have the photos of these splits.
+        ReleaseError: at the first photo that cannot be read.
+        RuntimeError: if another build is writing to `folder`.
+    """
+    with closing(Photos(root, config)) as photos:
+        photos.check(splits)
+    with locked(folder, "build"):
+        manifest = Manifest.read(folder)
+        delete_temporaries(folder)
+        _write_photos(_photo_shards(root, config, manifest, splits, False), manifest, ProblemList(False), silent)
+    return manifest
+
+
+def _photo_shards(
+    root: Path, config: str, manifest: Manifest, splits: Sequence[str], keep_going: bool
+) -> list[PhotoShard]:
+    """The missing shards of some splits of an image package. Paths are absolute, for workers in other folders."""
+    size, metadata = manifest.rows_per_shard(config), manifest.names("dna")
+    return [
+        PhotoShard(
+            *(config, split, name),
+            rows=(i * size, min((i + 1) * size, manifest.counts[split])),
+            output=manifest.path.parent.absolute(),
+            metadata=tuple(metadata[split]),
+            root=root.absolute(),
+            index="",
+            keep_going=keep_going,
+        )
+        for split, names in manifest.names(config).items()
+        for i, name in enumerate(names)
+        if split in splits and not manifest.holds(name)
+    ]
+
+
 def _write_photos(
-    root: Path, config: str, manifest: Manifest, problems: ProblemList, progress: Progress, **how: Any
+    tasks: Sequence[PhotoShard], manifest: Manifest, problems: ProblemList, progress: Progress, **how: Any
 ) -> None:
-    """Writes the missing shards of an image package, with rows from those of `dna`."""
-    output, size = manifest.path.parent, manifest.about["rows_per_shard"][config]
-    metadata = manifest.names("dna")
+    """Writes shards of one image package, with rows from the shards of `dna`."""
+    if not tasks:
+        return
+    output, root, config = tasks[0].output, tasks[0].root, tasks[0].config
     # Inside `output`, so that other machines see it too.
     with TemporaryDirectory(prefix=_INDEX_PREFIX, dir=output) as index:
-        tasks = [
-            PhotoShard(
-                *(config, split, name),
-                rows=(i * size, min((i + 1) * size, manifest.counts[split])),
-                output=output,
-                metadata=tuple(metadata[split]),
-                root=root,
-                index=index,
-                keep_going=problems.keep_going,
-            )
-            for split, names in manifest.names(config).items()
-            for i, name in enumerate(names)
-            if not manifest.holds(name)
-        ]
-        if not tasks:
-            return
-        photos = Photos(root, config, index)
-        photos.open()  # makes the index
-        photos.close()
+        with closing(Photos(root, config, index)) as photos:
+            photos.open()  # makes the index
+        tasks = [replace(task, index=index) for task in tasks]
         total = sum(manifest.counts.values())
         done = total - sum(task.rows[1] - task.rows[0] for task in tasks)
         with closing(in_order(write_photo_shard, tasks, **how)) as results:
@@ -209,3 +229,4 @@ def _write_photos(
                 manifest.save()
                 done += task.rows[1] - task.rows[0]
                 progress(config, done, total)
+    delete_temporaries(output)  # of workers that were lost

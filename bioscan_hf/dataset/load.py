@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..labels import LabelMaps
 from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, check_config, resolve_splits
@@ -23,6 +25,44 @@ from .sources import load_label_maps, resolve, source_kind
 __all__ = ["labels_of", "load_bioscan5m", "load_label_maps", "parse_taxon", "rows_of", "source_kind"]
 
 
+class LoadOptions(TypedDict, total=False):
+    """Keyword arguments of `load_bioscan5m` that do not change the type of its result."""
+
+    columns: Sequence[str] | None
+    taxon: Mapping[str, str | Sequence[str]] | None
+    ranks: Sequence[str] | None
+    max_nucleotides: int | None
+    unique_barcodes: bool
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+    num_proc: int | None
+    labels: LabelMaps | str | Path | None
+
+
+Source: TypeAlias = str | Path
+
+
+@overload
+def load_bioscan5m(
+    source: Source, config: str = "dna", split: None = None, *, streaming: Literal[False] = False, **options: Unpack[LoadOptions]
+) -> DatasetDict: ...
+@overload
+def load_bioscan5m(
+    source: Source, config: str = "dna", split: None = None, *, streaming: Literal[True], **options: Unpack[LoadOptions]
+) -> IterableDatasetDict: ...
+@overload
+def load_bioscan5m(
+    source: Source, config: str = "dna", split: str = ..., *, streaming: Literal[False] = False, **options: Unpack[LoadOptions]
+) -> Dataset: ...
+@overload
+def load_bioscan5m(
+    source: Source, config: str = "dna", split: str = ..., *, streaming: Literal[True], **options: Unpack[LoadOptions]
+) -> IterableDataset: ...
+@overload
+def load_bioscan5m(
+    source: Source, config: str = "dna", split: str | None = None, *, streaming: bool, **options: Unpack[LoadOptions]
+) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict: ...
 def load_bioscan5m(
     source: str | Path,
     config: str = "dna",
@@ -34,7 +74,12 @@ def load_bioscan5m(
     ranks: Sequence[str] | None = None,
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
-) -> Any:
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    labels: LabelMaps | str | Path | None = None,
+) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:
     """A `Dataset`, or an `IterableDataset` if streamed, of BIOSCAN-5M.
 
     Without `split`, the result is a dict of datasets. Rows and features are the same from every kind of source. A
@@ -50,8 +95,10 @@ def load_bioscan5m(
     own shards.
 
     Args:
-        source: Hub id ("user/name"), folder of Parquet shards, folder of a release, or a metadata CSV. Rows without
-            a split are in "all", and in a split called "unassigned".
+        source: Hub id ("user/name"), Parquet file or folder, folder of a release, or a metadata CSV. Rows without a
+            split are in "all", and in a split called "unassigned". Parquet files are found as CONFIG/SPLIT-*.parquet,
+            as CONFIG/SPLIT/*.parquet, or outside of such folders, where they stand for every config; if their names
+            are not those of splits, their column `split` tells the split.
         config: "dna" (no photos), or an image package such as "cropped_256".
         split: A split, "seen", "unseen", "all", or several joined by "+"; None gives all splits in a dict.
         streaming: Returns an iterable dataset that reads while it is iterated.
@@ -62,28 +109,44 @@ def load_bioscan5m(
         max_nucleotides: Length to which barcodes are cut; None keeps them whole.
         unique_barcodes: Keeps the first specimen of each barcode. Barcodes are compared after cutting and without
             trailing N.
+        revision: Branch, tag or commit of a dataset on the Hub. Labels and rows are those of one commit.
+        token: Token for a private dataset on the Hub; by default that of `hf auth login`.
+        cache_dir: Folder for builds and memory-mapped files; by default the cache of `datasets`. Files of the Hub are
+            in the cache of `huggingface_hub`.
+        num_proc: Processes that prepare a dataset that is not streamed.
+        labels: Label ids to use, or a file labels.json. Needed for `ranks` if the source is a part of a release that
+            has no labels.json.
 
     Raises:
-        ValueError: for an unknown config, split, rank, column or taxon, or one that the source does not hold; the
-            message lists the alternatives.
+        ConnectionError: if the Hub cannot be reached and its cache does not hold what is needed.
         FileNotFoundError: if there is nothing at `source`.
+        PermissionError: if the Hub refuses the token.
+        ValueError: for an unknown config, split, rank, column or taxon, or one that the source does not hold; the
+            message lists the alternatives. Also for shards that are missing in a split asked for.
     """
     _check_arguments(config, split, columns, ranks)
     check_row_options(max_nucleotides, unique_barcodes, streaming)
-    found = resolve(source)
-    labels = found.label_maps(config, streaming) if ranks or taxon else LabelMaps({})
-    maps = labels.select(ranks or ())
+    found = resolve(source, revision, token)
+    if labels is not None and not isinstance(labels, LabelMaps):
+        labels = LabelMaps.load(labels)
+    if ranks and labels is None:
+        labels = found.label_maps()
+    maps = labels.select(ranks) if labels is not None and ranks else LabelMaps({})
     read = kept = None
     if columns is not None:
         computed_from = [*maps.columns, *(("dna_barcode",) if unique_barcodes else ())]
         read = tuple(dict.fromkeys([*columns, *computed_from]))
         kept = [*dict.fromkeys(columns), *index_columns(maps)]
-    request = Request(config, split, read, _check_taxon(taxon or {}, labels), maps, max_nucleotides)
+    folder = None if cache_dir is None else str(cache_dir)
+    request = Request(config, split, read, {}, maps, max_nucleotides, folder, num_proc)
+    if taxon:
+        request = replace(request, taxon=_check_taxon(taxon, labels or found.taxon_names(request)))
     parts: Mapping[str, Any]
     if streaming:
         parts = found.stream(request)
     else:
-        parts = {name: prepare(part, maps, max_nucleotides) for name, part in found.open(request).items()}
+        opened = found.open(request)
+        parts = {name: prepare(part, maps, max_nucleotides, num_proc) for name, part in opened.items()}
     return combine(parts, split, streaming=streaming, unique_barcodes=unique_barcodes, columns=kept)
 
 
@@ -106,15 +169,23 @@ def parse_taxon(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def rows_of(
-    source: str | Path, split: str, processids: Sequence[str], columns: Sequence[str], ranks: Sequence[str] = ()
+    source: str | Path,
+    split: str,
+    processids: Sequence[str],
+    columns: Sequence[str],
+    ranks: Sequence[str] = (),
+    labels: LabelMaps | str | Path | None = None,
 ) -> pa.Table:
     """Columns of specimens, and the label ids of `ranks`, in the order of `processids`.
+
+    Args:
+        labels: As in `load_bioscan5m`.
 
     Raises:
         ValueError: if a specimen is not in that split of the source.
     """
     columns = ["processid", *columns]
-    data = load_bioscan5m(source, "dna", split, columns=columns, ranks=ranks, max_nucleotides=None)
+    data = load_bioscan5m(source, "dna", split, columns=columns, ranks=ranks, max_nucleotides=None, labels=labels)
     table = data.with_format("arrow")[:]
     places = pc.index_in(pa.array(processids, pa.string()), value_set=table["processid"].combine_chunks())
     if places.null_count:
@@ -125,9 +196,11 @@ def rows_of(
     return table.take(places)
 
 
-def labels_of(source: str | Path, split: str, processids: Sequence[str]) -> dict[str, np.ndarray]:
+def labels_of(
+    source: str | Path, split: str, processids: Sequence[str], labels: LabelMaps | str | Path | None = None
+) -> dict[str, np.ndarray]:
     """Rank (and "dna_bin") -> label ids (n,) of specimens; arguments and errors of `rows_of`."""
-    table = rows_of(source, split, processids, (), LABEL_COLUMNS)
+    table = rows_of(source, split, processids, (), LABEL_COLUMNS, labels)
     return {rank: table[f"{rank}_index"].to_numpy() for rank in LABEL_COLUMNS}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,17 @@ from .problems import PROBLEMS_FILE
 
 LABELS_FILE = "labels.json"
 MANIFEST_FILE = "manifest.json"
+
+#: Rows of one Parquet shard: about 500 MB at the published sizes of the photos, less for metadata.
+ROWS_PER_SHARD = {
+    "dna": 2_000_000,
+    "cropped_256": 25_000,
+    "original_256": 25_000,
+    "cropped": 25_000,
+    "original_full": 12_000,
+}
+
+_FIELDS = {"complete": bool, "rows": dict, "shards": dict, "problems": list}
 
 
 @dataclass
@@ -54,7 +65,7 @@ class Manifest:
                     f"Give a new folder, or force=True (--force) to write into this one."
                 )
             return manifest
-        old = read_json(manifest.path, {"complete": bool, "rows": dict, "shards": dict, "problems": list})
+        old = read_json(manifest.path, _FIELDS)
         if different := [key for key in about if old.get(key) != about[key]]:
             if not force:
                 raise FileExistsError(
@@ -68,6 +79,13 @@ class Manifest:
             manifest.problems = [Problem(**problem) for problem in old["problems"]]
         return manifest
 
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a build that is there."""
+        old = read_json(folder / MANIFEST_FILE, _FIELDS)
+        about = {key: value for key, value in old.items() if key not in _FIELDS}
+        return cls.open(folder, about, force=False)
+
     def save(self) -> None:
         """Writes the file."""
         state = {"complete": self.complete, "rows": self.counts, "shards": self.shards}
@@ -80,7 +98,16 @@ class Manifest:
 
     def names(self, config: str) -> dict[str, list[str]]:
         """Split -> names of the Parquet files of a config, relative to the folder."""
-        return shard_names(config, self.counts, self.about["rows_per_shard"][config])
+        return shard_names(config, self.counts, self.rows_per_shard(config))
+
+    def rows_per_shard(self, config: str) -> int:
+        """Rows of one shard of a config."""
+        return int(self.about["rows_per_shard"].get(config, ROWS_PER_SHARD[config]))
+
+    def files(self, config: str, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """Split -> its Parquet files of a config."""
+        names = self.names(config)
+        return {split: [self.path.parent / name for name in names[split]] for split in splits}
 
     def has_metadata(self) -> bool:
         """Whether every shard of the config `dna` and the label ids are written."""

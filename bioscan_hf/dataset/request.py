@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict,
 
 from ..barcodes import first_of_each_barcode
 from ..labels import LabelMaps
-from ..schema import SPLITS, UNASSIGNED, resolve_splits
+from ..schema import MISSING, SPLIT_ALIASES, SPLITS, UNASSIGNED, resolve_splits
 
 #: Rank -> names. A row must have one of the names at each rank.
 Taxon = Mapping[str, tuple[str, ...]]
@@ -33,6 +34,8 @@ class Request:
         taxon: Names to which the rows are restricted.
         maps: Label ids to add, as columns `<rank>_index`.
         max_nucleotides: Length to which barcodes are cut; None keeps them whole.
+        cache_dir: Folder for what is prepared; None is the cache of `datasets`.
+        num_proc: Processes that prepare.
     """
 
     config: str
@@ -41,6 +44,8 @@ class Request:
     taxon: Taxon = field(default_factory=dict)
     maps: LabelMaps = field(default_factory=lambda: LabelMaps({}))
     max_nucleotides: int | None = None
+    cache_dir: str | None = None
+    num_proc: int | None = None
 
     @property
     def filters(self) -> list[tuple[str, str, list[str]]] | None:
@@ -54,7 +59,7 @@ class Request:
         names = resolve_splits(self.split)
         if UNASSIGNED in available and names == SPLITS:
             names = (*names, UNASSIGNED)
-        asked = {part.strip() for part in self.split.split("+")}
+        asked = {SPLIT_ALIASES.get(part.strip(), part.strip()) for part in self.split.split("+")}
         return present_splits(names, asked & set(names), available, self.split, source)
 
     def check_columns(self, available: Collection[str]) -> None:
@@ -148,14 +153,15 @@ def label_ids(names: pa.ChunkedArray, rank: str, maps: LabelMaps) -> pa.ChunkedA
     Raises:
         KeyError: if a name is not in `maps`.
     """
-    ids = pc.index_in(names, value_set=pa.array(maps.names(rank), pa.string()))
-    unknown = pc.and_(pc.is_null(ids), pc.is_valid(names))
-    if pc.any(unknown).as_py():
-        maps.encode(rank, names.filter(unknown).to_pylist())  # raises, naming the first
-    return pc.cast(pc.fill_null(ids, -1), pa.int64())
+    found = []
+    for chunk in names.chunks:  # each different name is looked up once
+        codes = chunk if pa.types.is_dictionary(chunk.type) else chunk.cast(pa.string()).dictionary_encode()
+        ids = pa.array(maps.encode(rank, codes.dictionary.to_pylist()), pa.int64())
+        found.append(pc.fill_null(ids.take(codes.indices), MISSING))
+    return pa.chunked_array(found, pa.int64())
 
 
-def prepare(data: Dataset, maps: LabelMaps, length: int | None) -> Dataset:
+def prepare(data: Dataset, maps: LabelMaps, length: int | None, num_proc: int | None = None) -> Dataset:
     """The dataset with cut barcodes and the columns of label ids. Other columns are not copied."""
     names = data.column_names
     # The lengths are the differences of the column's offsets, so this does not read the barcodes.
@@ -178,6 +184,8 @@ def prepare(data: Dataset, maps: LabelMaps, length: int | None) -> Dataset:
         writer_batch_size=TEXT_ROWS,
         remove_columns=list(maps.columns),
         features=datasets.Features({name: features[name] for name in changed}),
+        new_fingerprint=_fingerprint(data, maps, length),
+        num_proc=num_proc,
         desc="barcodes and label ids",
     )
     new = new.with_format(None)
@@ -189,6 +197,14 @@ def prepare(data: Dataset, maps: LabelMaps, length: int | None) -> Dataset:
         new.select_columns(index_columns(maps)),
     ]
     return concatenate_datasets([piece for piece in pieces if piece.column_names], axis=1)
+
+
+def _fingerprint(data: Dataset, maps: LabelMaps, length: int | None) -> str:
+    """Name of the cached result of `prepare`; `datasets` would pickle and hash the maps for it."""
+    digest = hashlib.sha256(f"prepare 1:{data._fingerprint}:{length}".encode())
+    for column in maps.columns:
+        digest.update("\n".join(["", column, *maps.names(column)]).encode())
+    return digest.hexdigest()[:16]
 
 
 def prepare_stream(data: IterableDataset, maps: LabelMaps, length: int | None) -> IterableDataset:

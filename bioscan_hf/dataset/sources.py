@@ -6,31 +6,21 @@ asked for are not read, and row groups whose statistics exclude the taxa are ski
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from datasets import Dataset, Features, IterableDataset, load_dataset, load_dataset_builder
+from datasets import Dataset, IterableDataset, load_dataset
 
-from ..files import locked, read_json, replacing
+from ..files import read_json, replacing
 from ..labels import LabelMaps
-from ..release.check import Scan, extra_columns, read_typed, scan
-from ..release.columns import features
-from ..release.layout import find_boxes, find_metadata, photo_root
-from ..release.photos import Photos
 from ..schema import LABEL_COLUMNS, SPLITS, UNASSIGNED
-from .build import build
 from .manifest import LABELS_FILE, MANIFEST_FILE
-from .request import TEXT_ROWS, Request, prepare_stream, prepare_table, with_index_columns
+from .parquet import open_files, stream_files
+from .release_source import Release, cache_folder
+from .request import Request, prepare_stream
 
 #: Bytes that are fetched beyond the requested range of a file on the Hub. The default, 5 MB, is mostly photos.
 READ_AHEAD = 1 << 16
@@ -81,7 +71,7 @@ class ParquetFolder:
     def __init__(self, path: Path):
         self.path = path
 
-    def label_maps(self, config: str, streaming: bool = False) -> LabelMaps:
+    def label_maps(self, config: str = "dna") -> LabelMaps:
         """The label ids in labels.json; without that file, of the names in all shards."""
         if (self.path / LABELS_FILE).is_file():
             return LabelMaps.load(self.path / LABELS_FILE)
@@ -121,13 +111,11 @@ class ParquetFolder:
 
     def open(self, request: Request) -> dict[str, Dataset]:
         """The chosen splits."""
-        return _open(self._chosen(request), request)
+        return open_files(self._chosen(request), request)
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
         """A stream of each chosen split."""
-        paths, options, _ = _parquet_options(self._chosen(request), request)
-        loaded = load_dataset("parquet", data_files=paths, streaming=True, **options)
-        return {split: prepare_stream(part, request.maps, request.max_nucleotides) for split, part in loaded.items()}
+        return stream_files(self._chosen(request), request)
 
 
 def _split_of(file_name: str) -> str:
@@ -138,42 +126,6 @@ def _shard_order(file_name: str) -> tuple[int, str]:
     order = (*SPLITS, UNASSIGNED)
     split = _split_of(file_name)
     return (order.index(split) if split in order else len(order), file_name)
-
-
-def _parquet_options(
-    files: Mapping[str, list[Path]], request: Request
-) -> tuple[dict[str, list[str]], dict[str, Any], bool]:
-    """Paths and options for the Parquet builder of `datasets`, and whether photos are read."""
-    available = pq.read_schema(next(iter(files.values()))[0]).names
-    request.check_columns(available)
-    options: dict[str, Any] = {} if request.columns is None else {"columns": list(request.columns)}
-    if request.filters:
-        options["filters"] = request.filters
-    # The Hub's cache names a file by its content, so a new revision does not copy old shards again.
-    paths = {split: [os.path.realpath(file) for file in some] for split, some in files.items()}
-    return paths, options, "image" in (available if request.columns is None else request.columns)
-
-
-def _open(files: Mapping[str, list[Path]], request: Request) -> dict[str, Dataset]:
-    paths, options, with_photos = _parquet_options(files, request)
-    if not with_photos:
-        options["writer_batch_size"] = TEXT_ROWS
-    builder = load_dataset_builder("parquet", data_files=paths, **options)
-    builder.download_and_prepare()
-    features = builder.info.features
-    return {
-        split: builder.as_dataset(split=split)
-        if builder.info.splits[split].num_examples
-        # `as_dataset` refuses a split without rows.
-        else Dataset.from_dict({name: [] for name in features}, features=features)
-        for split in paths
-    }
-
-
-def _cache_folder(config: str, content: str) -> Path:
-    """Folder for a config in the cache of `datasets`, named by a hash of `content`."""
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{config}-{key}"
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------
@@ -192,7 +144,7 @@ class HubDataset:
 
         return Path(hf_hub_download(self.name, name, repo_type="dataset"))
 
-    def label_maps(self, config: str, streaming: bool = False) -> LabelMaps:
+    def label_maps(self, config: str = "dna") -> LabelMaps:
         """The label ids in labels.json."""
         return LabelMaps.load(self._file(LABELS_FILE))
 
@@ -211,7 +163,7 @@ class HubDataset:
             patterns = [f"{request.config}/{split}-*.parquet" for split in splits]
             folder = Path(snapshot_download(self.name, repo_type="dataset", allow_patterns=patterns))
         shards = ParquetFolder(folder).shards(request.config)
-        return _open({split: shards[split] for split in splits}, request)
+        return open_files({split: shards[split] for split in splits}, request)
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
         """A stream of each chosen split."""
@@ -235,7 +187,7 @@ class HubDataset:
         config, columns = request.config, sorted({*(request.columns or ()), *request.taxon})
         revision = HfApi().dataset_info(self.name).sha
         files = HfFileSystem(block_size=READ_AHEAD)
-        folder = _cache_folder(config, f"{self.name}@{revision}:{columns}:{dict(request.taxon)}")
+        folder = cache_folder(config, f"{self.name}@{revision}:{columns}:{dict(request.taxon)}")
         for split in splits:
             for remote in files.glob(f"datasets/{self.name}@{revision}/{config}/{split}-*.parquet"):
                 local = folder / config / Path(remote).name
@@ -247,81 +199,3 @@ class HubDataset:
                 with replacing(local) as part:
                     pq.write_table(table, part)
         return folder
-
-
-# ---- a release -----------------------------------------------------------------------------------------------------
-
-
-class Release:
-    """A release folder or metadata file, built to Parquet in the cache of `datasets`, or streamed as it is."""
-
-    kind = "release"
-
-    def __init__(self, source: str | Path):
-        self.source = str(source)
-        self.metadata = find_metadata(source)
-        self.photo_root = photo_root(source)
-
-    @cached_property
-    def scanned(self) -> Scan:
-        """Splits, labels and rows to leave out, by one pass over the metadata."""
-        return scan(self.metadata, unassigned=True)
-
-    def label_maps(self, config: str, streaming: bool = False) -> LabelMaps:
-        """The label ids of all rows, from the build of `config` unless streamed."""
-        return self.scanned.labels if streaming else self.built(config).label_maps(config)
-
-    def built(self, config: str) -> ParquetFolder:
-        """The cached build of a config. If several processes ask at once, one builds it."""
-        metadata = self.metadata.resolve()
-        read = [metadata, *filter(None, [find_boxes(metadata)])]
-        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in read]
-        folder = _cache_folder(config, f"{stats}:{config}")
-        with locked(folder.parent, "build", wait=True, name=f"{folder.name}.lock"):
-            build(self.source, folder, [config], unassigned=True)
-        return ParquetFolder(folder)
-
-    def open(self, request: Request) -> dict[str, Dataset]:
-        """The chosen splits, from the build."""
-        files = self.built(request.config).shards(request.config)
-        return _open({split: files[split] for split in request.choose(list(files), self.source)}, request)
-
-    def stream(self, request: Request) -> dict[str, IterableDataset]:
-        """A stream of each chosen split, read from the release as it is."""
-        types = self.features(request.config)
-        request.check_columns(types)
-        if request.columns is not None:
-            types = Features({name: kind for name, kind in types.items() if name in request.columns})
-        about = {"columns": tuple(types), "request": request, "source": self}
-        types = with_index_columns(types, request.maps)
-        return {
-            split: IterableDataset.from_generator(_rows, features=types, gen_kwargs={**about, "split": split})
-            for split in request.choose(list(self.scanned.counts), self.source)
-        }
-
-    def features(self, config: str) -> Features:
-        """Types of the columns of a config."""
-        return features(config, extra_columns(self.metadata))
-
-    def rows(self, config: str, split: str) -> Iterator[dict[str, Any]]:
-        """Rows of one split as dicts; a photo is `{"bytes": ..., "path": ...}`."""
-        return _rows(self, tuple(self.features(config)), Request(config), split)
-
-
-def _rows(source: Release, columns: tuple[str, ...], request: Request, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split. Only the photos of these rows are read."""
-    photos = Photos(source.photo_root, request.config) if "image" in columns else None
-    if photos is not None:
-        photos.check((split,))
-    values = [column for column in columns if column != "image"]
-    for _, table in read_typed(source.metadata, source.scanned):
-        table = table.filter(pc.equal(pc.fill_null(table["split"], UNASSIGNED), split))
-        for rank, names in request.taxon.items():
-            table = table.filter(pc.is_in(table[rank], pa.array(names, pa.string())))
-        rows = prepare_table(table.select(values), request.maps, request.max_nucleotides).to_pylist()
-        for processid, row in zip(table["processid"].to_pylist(), rows, strict=True):
-            if photos is not None:
-                row["image"] = {"bytes": photos.read(processid, split), "path": f"{processid}.jpg"}
-            yield row
-    if photos is not None:
-        photos.close()
