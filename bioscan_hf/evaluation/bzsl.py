@@ -1,21 +1,6 @@
 """Bayesian zero-shot learning: assigns specimens to species, also to species without training specimens.
 
-Every class is a multivariate Student t distribution, the posterior predictive distribution of a Gaussian under a
-hierarchical normal-inverse-Wishart prior; a specimen is assigned to its likeliest class. A class without specimens
-uses those of related species:
-
-- surrogate species (Badirli et al. 2021, https://arxiv.org/abs/2109.14133): an unseen species has an attribute, such
-  as the mean DNA embedding of its barcodes, and uses the specimens of the seen species with the nearest attributes;
-- genus and species (OSBC, Badirli et al. 2023, Methods in Ecology and Evolution 14): each genus is also a class, made
-  of its seen species. A specimen of no seen species is assigned to a genus.
-
-Parity with the published programs: the prior's pull on the mean of a seen class is one number added to every element
-of its scatter matrix, not a matrix. The scores therefore depend on the axes of the features: `principal_axes` fixes
-their signs. All computation is in float64.
-
-Cost: the scatter matrix of a class of n specimens has a rank below n, so its scores take O(M n D) operations instead
-of O(M D^2), shared by the settings of a grid.
-
+A specimen is assigned to the likeliest class of `bzsl_likelihood`. All computation is in float64.
 Shape letters: N = train specimens, M = test specimens, D = features, A = attributes, S = species of the label map,
 C = classes.
 """
@@ -24,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..metrics import IGNORE, harmonic_mean
 from ..search.vectors import Ids
 from .bzsl_features import COMPONENTS, principal_axes
-from .bzsl_likelihood import Member, Setting, Statistics, class_statistics, log_likelihoods
+from .bzsl_likelihood import Floats, Member, Setting, Statistics, class_statistics, log_likelihoods
 from .inputs import class_ids, train_and_test
-
-Floats = NDArray[np.float64]
 
 #: Tuned on INSECT by the authors, for surrogate species.
 SURROGATE_SETTING = Setting()
@@ -93,11 +77,11 @@ def bayesian_zero_shot(
 ) -> ZeroShotResult:
     """Assigns specimens to species of the train set or `unseen` ones.
 
-    An unseen species is represented by its nearest seen species.
-
-    If two unseen species would use the same seen species, the later one replaces its last by the next nearest. Train
-    rows of label -1 are ignored. Test rows of label -1 get a prediction and do not count. A species that is neither in
-    train nor `unseen` counts as unseen and as wrong.
+    An unseen species has an attribute, such as the mean DNA embedding of its barcodes, and is made of the specimens of
+    the seen species with the nearest attributes (Badirli et al. 2021, https://arxiv.org/abs/2109.14133). If two unseen
+    species would use the same seen species, the later one replaces its last by the next nearest. Train rows of label
+    -1 are ignored. Test rows of label -1 get a prediction and do not count. A species that is neither in train nor
+    `unseen` counts as unseen and as wrong.
 
     Args:
         train_features: (N, D), for example of photos.
@@ -117,9 +101,9 @@ def bayesian_zero_shot(
     statistics, test, test_ids = fitted(*data, components, centred)
     others = np.asarray(unseen, dtype=np.int64)
     nearest = nearest_seen(attributes, statistics.species, others)
-    members = seen_members(statistics) + surrogates(nearest, setting.neighbours)
+    members, codes = surrogate_classes(statistics, nearest, others, setting.neighbours)
     scores = np.concatenate(list(log_likelihoods(statistics, test, members, [setting]))).T
-    return _result(scores, np.concatenate([statistics.species, others]), statistics.species, test_ids, None)
+    return _result(scores, codes, statistics.species, test_ids, None)
 
 
 def genus_species_zero_shot(
@@ -135,15 +119,13 @@ def genus_species_zero_shot(
 ) -> ZeroShotResult:
     """Assigns specimens to species of the train set or their genera.
 
+    Each genus is also a class, made of its seen species: a specimen of no seen species is assigned to a genus (OSBC,
+    Badirli et al. 2023, Methods in Ecology and Evolution 14). Other arguments as for `bayesian_zero_shot`.
+
     Args:
-        train_features: (N, D).
-        train_labels: Species ids (N,) of one label map; -1 is ignored.
-        test_features: (M, D).
         test_labels: Species ids (M,). A label -1, and an unseen species of unknown genus, get a prediction and do not
             count. An unseen species whose genus is not in train counts as wrong.
         genera: Genus of each species of the label map (S,), in ids of one label map of genera; -1 where unknown.
-        components: As in `bayesian_zero_shot`.
-        centred: As in `bayesian_zero_shot`.
 
     Raises:
         ValueError: as `bayesian_zero_shot`, and for species that are not in `genera`.
@@ -151,26 +133,21 @@ def genus_species_zero_shot(
     data = train_features, train_labels, test_features, test_labels
     statistics, test, test_ids = fitted(*data, components, centred)
     genus_of = genera_of(genera, np.concatenate([statistics.species, test_ids]))
-    members, classes = genus_classes(statistics, genus_of)
+    members, codes = genus_classes(statistics, genus_of)
     scores = np.concatenate(list(log_likelihoods(statistics, test, members, [setting]))).T
-    return _result(scores, classes, statistics.species, test_ids, genus_of)
+    return _result(scores, codes, statistics.species, test_ids, genus_of)
 
 
 def late_fusion(
     results: Sequence[ZeroShotResult], train_labels: ArrayLike, test_labels: ArrayLike, genera: ArrayLike | None = None
 ) -> ZeroShotResult:
-    """Combines classifiers of the same specimens and classes (DIL).
-
-    For example, one classifier of DNA and one of images.
+    """Combines classifiers of the same specimens and classes, such as one of DNA and one of images (DIL).
 
     The log-likelihoods of each classifier are scaled to [0, 1] for each specimen, as published, and summed. The result
     has the sums in `log_likelihoods`: their order is meaningful, the confidences are not.
 
     Args:
-        results: Results of `bayesian_zero_shot`, or of `genus_species_zero_shot`.
-        train_labels: As given to these.
-        test_labels: As given to these.
-        genera: As given to these.
+        results: Of `bayesian_zero_shot`, or of `genus_species_zero_shot`; the other arguments as given to these.
 
     Raises:
         ValueError: if the results are of different specimens or classes.
@@ -195,11 +172,7 @@ def fitted(
     components: int | None,
     centred: bool,
 ) -> tuple[Statistics, Floats, Ids]:
-    """Statistics of the labelled train rows, projected test rows, test labels.
-
-    Raises:
-        ValueError: for inputs that do not match, and without a labelled train row.
-    """
+    """Statistics of the labelled train rows, projected test rows, test labels."""
     train, train_ids, test, test_ids = train_and_test(
         "features", np.float64, train_features, train_labels, test_features, test_labels
     )
@@ -208,11 +181,6 @@ def fitted(
         raise ValueError("No train row has a label, so there is no species to learn.")
     train, test = principal_axes(train[known], test, components, centred=centred)
     return class_statistics(train, train_ids[known]), test, test_ids
-
-
-def seen_members(statistics: Statistics) -> list[Member]:
-    """One class per seen species."""
-    return [Member(np.array([row]), seen=True) for row in range(len(statistics.species))]
 
 
 def nearest_seen(attributes: ArrayLike, seen: Ids, unseen: Ids) -> Ids:
@@ -235,10 +203,10 @@ def nearest_seen(attributes: ArrayLike, seen: Ids, unseen: Ids) -> Ids:
     return np.array([np.argsort(row, kind="stable") for row in distances], np.int64).reshape(len(unseen), len(seen))
 
 
-def surrogates(nearest: Ids, neighbours: int) -> list[Member]:
-    """One class per unseen species, made of its nearest seen species.
+def surrogate_classes(statistics: Statistics, nearest: Ids, unseen: Ids, neighbours: int) -> tuple[list[Member], Ids]:
+    """Seen species, and unseen ones made of their nearest seen species, with their codes: the ids of the species.
 
-    No two classes are made of the same species.
+    No two unseen species are made of the same species.
     """
     if not 1 <= neighbours <= max(nearest.shape[1], 1):
         raise ValueError(f"neighbours must lie between 1 and the {nearest.shape[1]} seen species, got {neighbours}.")
@@ -254,7 +222,7 @@ def surrogates(nearest: Ids, neighbours: int) -> list[Member]:
             )
         taken.add(frozenset(chosen.tolist()))
         members.append(Member(np.sort(chosen), seen=False))
-    return members
+    return _seen_members(statistics) + members, np.concatenate([statistics.species, unseen])
 
 
 def genera_of(genera: ArrayLike, labels: Ids) -> Ids:
@@ -268,33 +236,40 @@ def genera_of(genera: ArrayLike, labels: Ids) -> Ids:
 
 
 def genus_classes(statistics: Statistics, genus_of: Ids) -> tuple[list[Member], Ids]:
-    """Seen species and their genera as classes, with their codes.
-
-    A genus g has the code S + g.
-    """
+    """Seen species and their genera as classes, with their codes: that of genus g is S + g."""
     own = genus_of[statistics.species]
     genera = np.unique(own[own != IGNORE])
-    members = seen_members(statistics) + [Member(np.flatnonzero(own == genus), seen=False) for genus in genera]
+    members = _seen_members(statistics) + [Member(np.flatnonzero(own == genus), seen=False) for genus in genera]
     return members, np.concatenate([statistics.species, len(genus_of) + genera])
 
 
-def class_accuracies(
-    codes: Ids, seen: Ids, test_ids: Ids, genus_of: Ids | None
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Accuracies of seen species, and of unseen species or genera."""
+def _seen_members(statistics: Statistics) -> list[Member]:
+    return [Member(np.array([row]), seen=True) for row in range(len(statistics.species))]
+
+
+def accuracies(answers: Ids, seen: Ids, test_ids: Ids, genus_of: Ids | None) -> dict[str, Any]:
+    """Accuracies of codes (M,), as the fields of `ZeroShotResult`."""
     is_seen = np.isin(test_ids, seen)
-    shares: list[dict[int, float]] = []
-    for rows in (is_seen, ~is_seen & (test_ids != IGNORE)):
-        truth, answers = test_ids[rows], codes[rows]
-        if genus_of is not None and len(shares):
-            truth, answers = (
-                genus_of[truth],
-                answers - len(genus_of),
-            )  # species become negative: never equal to a genus
-            truth, answers = truth[truth != IGNORE], answers[truth != IGNORE]
-        names = np.unique(truth).tolist()
-        shares.append({name: float((answers[truth == name] == name).mean()) for name in names})
-    return shares[0], shares[1]
+    of_seen = _share_right(answers[is_seen], test_ids[is_seen])
+    truth, answers = test_ids[~is_seen], answers[~is_seen]
+    if genus_of is not None:
+        truth = np.where(truth == IGNORE, IGNORE, genus_of[truth])
+        answers = answers - len(genus_of)  # species become negative: never equal to a genus
+    of_unseen = _share_right(answers, truth)
+    means = [float(np.mean(list(shares.values()))) if shares else None for shares in (of_seen, of_unseen)]
+    return {
+        "seen_per_class": of_seen,
+        "unseen_per_class": of_unseen,
+        "seen_accuracy": means[0],
+        "unseen_accuracy": means[1],
+        "harmonic_mean": harmonic_mean(*means),
+    }
+
+
+def _share_right(answers: Ids, truth: Ids) -> dict[int, float]:
+    """Class -> share of its specimens that are right."""
+    classes = np.unique(truth[truth != IGNORE]).tolist()
+    return {name: float((answers[truth == name] == name).mean()) for name in classes}
 
 
 def _result(scores: Floats, codes: Ids, seen: Ids, test_ids: Ids, genus_of: Ids | None) -> ZeroShotResult:
@@ -303,22 +278,11 @@ def _result(scores: Floats, codes: Ids, seen: Ids, test_ids: Ids, genus_of: Ids 
     answers = codes[best]
     n_species = codes.max() + 1 if genus_of is None else len(genus_of)
     species = np.where(answers < n_species, answers, IGNORE)
-    seen_per_class, unseen_per_class = class_accuracies(answers, seen, test_ids, genus_of)
-    seen_accuracy, unseen_accuracy = mean_accuracy(seen_per_class), mean_accuracy(unseen_per_class)
     return ZeroShotResult(
         predictions=species,
         genera=None if genus_of is None else np.where(species < 0, answers - n_species, genus_of[species]),
         confidences=1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1),
         log_likelihoods=scores,
         codes=codes,
-        seen_per_class=seen_per_class,
-        unseen_per_class=unseen_per_class,
-        seen_accuracy=seen_accuracy,
-        unseen_accuracy=unseen_accuracy,
-        harmonic_mean=harmonic_mean(seen_accuracy, unseen_accuracy),
+        **accuracies(answers, seen, test_ids, genus_of),
     )
-
-
-def mean_accuracy(per_class: dict[int, float]) -> float | None:
-    """Mean over the classes; None without classes."""
-    return float(np.mean(list(per_class.values()))) if per_class else None

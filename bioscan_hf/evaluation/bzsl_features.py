@@ -1,28 +1,24 @@
 """Features for Bayesian zero-shot learning: principal axes, and images mapped to DNA embeddings.
 
-Protocols: those of bzsl.py. All computation is in float64.
 Shape letters: N = train specimens, M = test specimens, D = features, A = features of the source of a map.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .bzsl_likelihood import Floats
 from .inputs import matrix
 
 #: Components of the published runs.
 COMPONENTS = 500
 
-Floats = NDArray[np.float64]
-
 
 def principal_axes(
     train: ArrayLike, test: ArrayLike, components: int | None = COMPONENTS, *, centred: bool
 ) -> tuple[Floats, Floats]:
-    """Projects both sets on the principal axes of the train set.
-
-    The axis of the greatest variance comes first.
+    """Projects both sets on the principal axes of the train set, the greatest variance first.
 
     The sign of an axis is arbitrary: its element of the greatest magnitude is made positive.
 
@@ -45,10 +41,7 @@ def principal_axes(
 
 
 def ridge_map(source: ArrayLike, target: ArrayLike, rho: float = 1.0) -> Floats:
-    """Linear map (A, D) from a source to a target, by ridge regression.
-
-    Source: the transductive map of OSBC (DIT) from image to DNA embeddings, with rho = 1.
-    """
+    """Linear map (A, D) from a source (N, A) to a target (N, D), by ridge regression. OSBC has rho = 1."""
     x, y = matrix("source", source), matrix("target", target)
     if len(x) != len(y):
         raise ValueError(f"The source has {len(x)} rows and the target {len(y)}: each specimen needs both.")
@@ -60,9 +53,7 @@ def ridge_map(source: ArrayLike, target: ArrayLike, rho: float = 1.0) -> Floats:
 def map_images(
     train_dna: ArrayLike, train_images: ArrayLike, test_dna: ArrayLike, test_images: ArrayLike, *, rho: float = 1.0
 ) -> tuple[Floats, Floats]:
-    """Features of DIT: train DNA, mapped train images, and test DNA.
-
-    Returns train DNA followed by train images mapped to DNA (2 N, D), and test DNA (M, D).
+    """Features of DIT of OSBC: train DNA followed by train images mapped to DNA (2 N, D), and test DNA (M, D).
 
     Every row is standardised first (mean 0, sample standard deviation 1). The map is learned from the pairs of both
     sets, without labels. Repeat the train labels: `np.tile(train_labels, 2)`.

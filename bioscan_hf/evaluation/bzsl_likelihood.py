@@ -1,7 +1,7 @@
 """Student-t classes of Bayesian zero-shot learning: their statistics and the log-likelihoods of specimens.
 
-bzsl.py describes the model. The formulas are those of the posterior predictive distribution in the supplement of
-Badirli et al. 2021 (https://arxiv.org/abs/2109.14133).
+Every class is a multivariate Student t distribution, the posterior predictive distribution of a Gaussian under a
+hierarchical normal-inverse-Wishart prior (supplement of Badirli et al. 2021, https://arxiv.org/abs/2109.14133).
 Shape letters: N = train specimens, M = test specimens, D = features, S = seen species, J = species that a class
 is made of, R = rank of its scatter, G = settings.
 """
@@ -15,8 +15,9 @@ from math import lgamma, log, pi
 import numpy as np
 from numpy.typing import NDArray
 
+from ..search.vectors import Ids
+
 Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,9 @@ class Statistics:
 
 
 def class_statistics(features: Floats, labels: Ids) -> Statistics:
-    """Statistics of the seen species.
+    """Statistics of the seen species from features (N, D) and species ids (N,).
 
-    The mean covariance is over species with at least 2 specimens.
-
-    Args:
-        features: (N, D).
-        labels: Species ids (N,).
-
-    Raises:
-        ValueError: if the mean covariance is singular.
+    The mean covariance is over species with at least 2 specimens; ValueError if it is singular.
     """
     species, codes = np.unique(labels, return_inverse=True)
     counts = np.bincount(codes)
@@ -126,19 +120,13 @@ def class_statistics(features: Floats, labels: Ids) -> Statistics:
 def log_likelihoods(
     statistics: Statistics, features: Floats, members: Sequence[Member], settings: Sequence[Setting]
 ) -> Iterator[Floats]:
-    """Log-likelihoods (G, M) of all specimens under all settings, class by class.
+    """Log-likelihoods (G, M) of specimens (M, D) under all settings, class by class.
 
-    With the scatter's eigenvectors E and eigenvalues l, (p I + E l E')^-1 = (I - E l/(p + l) E') / p: a class costs
-    one product with E for all settings, and no matrix of the size (D, D).
+    With the scatter's eigenvectors E and eigenvalues l, (p I + E l E')^-1 = (I - E l/(p + l) E') / p: a class of n
+    specimens costs O(M n D) operations for all settings, and no matrix of the size (D, D).
 
-    Args:
-        statistics: Statistics of the seen species.
-        features: (M, D), in the coordinates of the features given to `class_statistics`.
-        members: The classes.
-        settings: Their `neighbours` are not used here.
-
-    Raises:
-        ValueError: for hyperparameters out of range.
+    As in the published programs, the prior's pull on the mean of a seen class is one number added to every element of
+    its scatter matrix, so the scores depend on the axes of the features: `principal_axes` fixes their signs.
     """
     dimensions = features.shape[1]
     for setting in settings:
@@ -174,11 +162,7 @@ def log_likelihoods(
 def _posterior(
     statistics: Statistics, member: Member, settings: Sequence[Setting], dimensions: int
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Parameters of the posterior of a class under each setting.
-
-    Weights of the members' means (G, J), degrees of freedom (G,), divisor of the scatter (G,), and the scalar of a
-    seen class (G,).
-    """
+    """Weights of the members' means (G, J), degrees of freedom, divisor of the scatter, pull of a seen class (G,)."""
     n = statistics.counts[member.rows].astype(np.float64)  # (J,)
     k0, k1, m = (np.array([getattr(setting, name) for setting in settings]) for name in ("k0", "k1", "m"))
     if member.seen:
@@ -194,10 +178,7 @@ def _posterior(
 
 
 def _scatter(statistics: Statistics, member: Member) -> tuple[Floats, Floats]:
-    """Eigenvectors (D, R) and non-zero eigenvalues (R,) of a class scatter.
-
-    The scatter is the sum of the members' scatter matrices.
-    """
+    """Eigenvectors (D, R) and non-zero eigenvalues (R,) of the sum of the members' scatter matrices."""
     rows = np.concatenate([statistics.deviations[i] for i in member.rows])
     if len(rows) > rows.shape[1]:
         values, vectors = np.linalg.eigh(rows.T @ rows)
@@ -209,11 +190,7 @@ def _scatter(statistics: Statistics, member: Member) -> tuple[Floats, Floats]:
 
 
 def _student(distance: Floats, determinant: Floats, freedom: Floats, dimensions: int) -> Floats:
-    """Log-density (G, M) of the multivariate Student t.
-
-    Computed from the squared distances (G, M), and per setting the log-determinant of the scale matrix and the degrees
-    of freedom (G,).
-    """
+    """Log-density (G, M) of the multivariate Student t, from squared distances (G, M) and log-determinants (G,)."""
     constant = [lgamma((v + dimensions) / 2) - lgamma(v / 2) - dimensions / 2 * log(v * pi) for v in freedom.tolist()]
     power = (freedom + dimensions)[:, None] / 2
     return (np.array(constant) - determinant / 2)[:, None] - power * np.log1p(distance / freedom[:, None])

@@ -5,28 +5,18 @@ Shape letters: N = train specimens, G = settings, M = validation specimens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..metrics import IGNORE, harmonic_mean
+from ..metrics import IGNORE
 from ..search.vectors import Ids
-from .bzsl import (
-    Floats,
-    class_accuracies,
-    fitted,
-    genera_of,
-    genus_classes,
-    mean_accuracy,
-    nearest_seen,
-    seen_members,
-    surrogates,
-)
+from .bzsl import accuracies, fitted, genera_of, genus_classes, nearest_seen, surrogate_classes
 from .bzsl_features import COMPONENTS
-from .bzsl_likelihood import Setting, log_likelihoods
+from .bzsl_likelihood import Floats, Member, Setting, Statistics, log_likelihoods
 from .inputs import class_ids
 
 #: Published grid of surrogate species.
@@ -43,7 +33,7 @@ GENUS_GRID = tuple(
 
 @dataclass(frozen=True)
 class Trial:
-    """Accuracies of one setting on the validation set."""
+    """Accuracies of one setting on the validation set, as in `ZeroShotResult`."""
 
     setting: Setting
     seen_accuracy: float | None
@@ -54,23 +44,18 @@ class Trial:
 def hold_out_species(
     labels: ArrayLike, *, species: float = 0.2, specimens: float = 0.2, seed: int = 0
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Splits labelled rows into rows to fit and rows to validate.
+    """Splits labelled rows into rows to fit (N,) and rows to validate on (N,).
 
-    Some species are held out completely, and some specimens of each other species.
-
-    A species whose specimens are in both parts keeps at least one to fit.
+    Some species are held out completely, and some specimens of each other species, of which at least one stays.
 
     Args:
         labels: Species ids (N,); rows of -1 are in neither part.
         species: Share of the species to hold out completely, rounded up.
         specimens: Share of the specimens of each other species to hold out, rounded down.
-
-    Returns:
-        Rows to fit (N,) and rows to validate on (N,).
     """
     for name, share in (("species", species), ("specimens", specimens)):
         if not 0 < share < 1:
-            raise ValueError(f"{name} is the share to hold out, between 0 and 1; got {share}.")
+            raise ValueError(f"{name} is {share}; give the share to hold out, between 0 and 1.")
     ids = class_ids("labels", labels)
     rng = np.random.default_rng(seed)
     names = np.unique(ids[ids != IGNORE])
@@ -93,9 +78,7 @@ def tune_bayesian_zero_shot(
     components: int | None = COMPONENTS,
     centred: bool = False,
 ) -> list[Trial]:
-    """Evaluates every setting of a grid on a validation set.
-
-    The best harmonic mean comes first; equal ones are in grid order.
+    """Evaluates every setting of a grid on a validation set. The best harmonic mean comes first.
 
     The unseen species are those of the validation set that are not in train: `hold_out_species` makes such sets. The
     arguments are those of `bayesian_zero_shot`; none of them is changed.
@@ -107,14 +90,11 @@ def tune_bayesian_zero_shot(
     statistics, test, ids = fitted(*data, components, centred)
     others = _held_out(ids, statistics.species)
     nearest = nearest_seen(attributes, statistics.species, others)
-    classes = np.concatenate([statistics.species, others])
     trials = []
     for neighbours in dict.fromkeys(setting.neighbours for setting in grid):
         settings = [setting for setting in grid if setting.neighbours == neighbours]
-        members = seen_members(statistics) + surrogates(nearest, neighbours)
-        found = classes[_likeliest(log_likelihoods(statistics, test, members, settings))]
-        trials += [_trial(*pair, statistics.species, ids, None) for pair in zip(settings, found, strict=True)]
-    return sorted(sorted(trials, key=lambda trial: grid.index(trial.setting)), key=_rank)
+        trials += _trials(statistics, test, ids, surrogate_classes(statistics, nearest, others, neighbours), settings)
+    return sorted(trials, key=lambda trial: (-(trial.harmonic_mean or 0), grid.index(trial.setting)))
 
 
 def tune_genus_species(
@@ -133,10 +113,8 @@ def tune_genus_species(
     statistics, test, ids = fitted(*data, components, centred)
     _held_out(ids, statistics.species)
     genus_of = genera_of(genera, np.concatenate([statistics.species, ids]))
-    members, classes = genus_classes(statistics, genus_of)
-    found = classes[_likeliest(log_likelihoods(statistics, test, members, grid))]
-    trials = [_trial(*pair, statistics.species, ids, genus_of) for pair in zip(grid, found, strict=True)]
-    return sorted(trials, key=_rank)
+    trials = _trials(statistics, test, ids, genus_classes(statistics, genus_of), grid, genus_of)
+    return sorted(trials, key=lambda trial: -(trial.harmonic_mean or 0))
 
 
 def _held_out(ids: Ids, seen: Ids) -> Ids:
@@ -150,21 +128,21 @@ def _held_out(ids: Ids, seen: Ids) -> Ids:
     return others
 
 
-def _likeliest(scores: Iterable[Floats]) -> Ids:
-    """Place (G, M) of the likeliest class, holding one class at a time."""
-    best, places = np.zeros((0, 0)), np.zeros((0, 0), np.int64)
-    for place, score in enumerate(scores):
-        if not place:
-            best, places = score, np.zeros(score.shape, np.int64)
-        better = score > best
-        best, places = np.where(better, score, best), np.where(better, place, places)
-    return places
-
-
-def _trial(setting: Setting, answers: Ids, seen: Ids, ids: Ids, genus_of: Ids | None) -> Trial:
-    seen_accuracy, unseen_accuracy = (mean_accuracy(part) for part in class_accuracies(answers, seen, ids, genus_of))
-    return Trial(setting, seen_accuracy, unseen_accuracy, harmonic_mean(seen_accuracy, unseen_accuracy))
-
-
-def _rank(trial: Trial) -> float:
-    return -1.0 if trial.harmonic_mean is None else -trial.harmonic_mean
+def _trials(
+    statistics: Statistics,
+    test: Floats,
+    ids: Ids,
+    classes: tuple[list[Member], Ids],
+    settings: Sequence[Setting],
+    genus_of: Ids | None = None,
+) -> list[Trial]:
+    """Accuracies of settings that share their classes. Holds the scores (G, M) of one class at a time."""
+    members, codes = classes
+    best = np.full((len(settings), len(test)), -np.inf)
+    places = np.zeros(best.shape, np.int64)
+    for place, scores in enumerate(log_likelihoods(statistics, test, members, settings)):
+        places[scores > best] = place
+        best = np.maximum(best, scores)
+    found = [accuracies(answers, statistics.species, ids, genus_of) for answers in codes[places]]
+    names = ("seen_accuracy", "unseen_accuracy", "harmonic_mean")
+    return [Trial(setting, *map(one.get, names)) for setting, one in zip(settings, found, strict=True)]

@@ -12,14 +12,7 @@ from ..search.vectors import Ids, named_rows, slices
 
 
 def matrix(name: str, values: ArrayLike, dtype: DTypeLike = np.float64) -> NDArray[Any]:
-    """A finite matrix (rows, dimensions) of `dtype`.
-
-    Args:
-        name: What an error calls it.
-
-    Raises:
-        ValueError: if it is not a matrix, is empty, or has NaN or infinite values (their rows are named).
-    """
+    """A matrix (rows, dimensions) of `dtype`; ValueError if it is empty, NaN or infinite."""
     x = np.asarray(values)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be a matrix (rows, dimensions) that is not empty, got {x.shape}.")
@@ -36,11 +29,7 @@ def matrix(name: str, values: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
 
 
 def class_ids(name: str, values: ArrayLike) -> Ids:
-    """Class ids in one dimension, int64, -1 for none.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Class ids in one dimension, int64, -1 for none; ValueError for anything else."""
     ids = np.asarray(values)
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)) or (ids < IGNORE).any():
         raise ValueError(
@@ -51,20 +40,12 @@ def class_ids(name: str, values: ArrayLike) -> Ids:
 
 
 def train_and_test(
-    what: str,
-    dtype: DTypeLike,
-    train: ArrayLike,
-    train_labels: ArrayLike,
-    test: ArrayLike,
-    test_labels: ArrayLike,
+    what: str, dtype: DTypeLike, train: ArrayLike, train_labels: ArrayLike, test: ArrayLike, test_labels: ArrayLike
 ) -> tuple[NDArray[Any], Ids, NDArray[Any], Ids]:
-    """Checked train rows and labels, and test rows and labels.
+    """Checked train rows and labels, and test rows and labels; ValueError if they do not match.
 
     Args:
         what: What an error calls the rows: "embeddings" or "features".
-
-    Raises:
-        ValueError: as `matrix` and `class_ids`, and for sizes that do not match.
     """
     found: list[NDArray[Any]] = []
     for name, rows, labels in (("train", train, train_labels), ("test", test, test_labels)):
@@ -74,9 +55,7 @@ def train_and_test(
                 f"{name}_labels has the shape {shape}, but {name}_{what} has {len(x)} rows: each row needs one id."
             )
         found += [x, class_ids(f"{name}_labels", labels)]
-    if found[0].shape[1] != found[2].shape[1]:
-        raise ValueError(
-            f"train_{what} have {found[0].shape[1]} dimensions and test_{what} {found[2].shape[1]}: both must come "
-            f"from the same encoder."
-        )
-    return found[0], found[1], found[2], found[3]
+    x, ids, y, other_ids = found
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"train_{what} have {x.shape[1]} dimensions and test_{what} {y.shape[1]}: use one encoder.")
+    return x, ids, y, other_ids

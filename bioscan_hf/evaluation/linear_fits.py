@@ -6,46 +6,41 @@ Shape letters: N = train rows, M = test rows, D = embedding size, C = classes.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
+from ..search.vectors import Floats, Ids
 
 #: Test rows classified at once.
 ROWS_AT_ONCE = 8192
+
+MOST_ITERATIONS = 1000
 
 #: The fit stops where no element of the gradient exceeds this, a tenth of scikit-learn's tolerance.
 TOLERANCE = 1e-5
 
 
-def fit_logistic(x: Floats, y: Ids, test: Floats, device: torch.device, *, max_iterations: int = 1000) -> Floats:
-    """Probabilities (M, C) of logistic regression on standardised features.
+def fit_logistic(x: Floats, y: Ids, test: Floats, device: torch.device) -> Floats:
+    """Probabilities (M, C) of logistic regression on standardised features, for class codes `y` from 0 to C - 1.
 
     The objective is that of scikit-learn with C = 1: the mean cross-entropy plus |weights|^2 / (2 N), intercept not
     penalised. L-BFGS in float32 is faster than scikit-learn, which converts the features to float64 at every step. A
     warning tells if the gradient exceeds the tolerance of scikit-learn at the end.
-
-    Args:
-        x: (N, D).
-        y: Class codes (N,), 0 to C - 1; every class occurs.
-        test: (M, D).
-        device: Where the fit runs.
     """
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     deviation[deviation <= np.abs(mean) * np.finfo(np.float32).eps] = 1  # constant, up to the rounding of its mean
-    scaled, scaled_test = (torch.from_numpy(((a - mean) / deviation).astype(np.float32)).to(device) for a in (x, test))
+    scaled, scaled_test = (_scaled(rows, mean, deviation, device) for rows in (x, test))
     targets = torch.from_numpy(y).to(device)
     weights = torch.zeros(int(y.max()) + 1, x.shape[1], device=device, requires_grad=True)
     bias = torch.zeros(len(weights), device=device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weights, bias],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
+        max_iter=MOST_ITERATIONS,
+        max_eval=2 * MOST_ITERATIONS,
         tolerance_grad=TOLERANCE,
         tolerance_change=0,
         history_size=10,
@@ -75,15 +70,11 @@ def fit_logistic(x: Floats, y: Ids, test: Floats, device: torch.device, *, max_i
 
 
 def fit_sgd(x: Floats, y: Ids, test: Floats, epochs: int, seed: int, device: torch.device) -> Floats:
-    """Probabilities (M, C) of the published linear probe of BarcodeBERT's baselines.
-
-    Raises:
-        ValueError: if all embeddings are constant.
-    """
+    """Probabilities (M, C) of the published linear probe of BarcodeBERT's baselines."""
     mean, deviation = x.mean(dtype=np.float64), x.std(dtype=np.float64)
     if deviation == 0:
         raise ValueError("All train embeddings are constant, so nothing can be learned from them.")
-    scaled, scaled_test = (torch.from_numpy(((a - mean) / deviation).astype(np.float32)).to(device) for a in (x, test))
+    scaled, scaled_test = (_scaled(rows, mean, deviation, device) for rows in (x, test))
     targets = torch.from_numpy(y).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,6 +88,10 @@ def fit_sgd(x: Floats, y: Ids, test: Floats, epochs: int, seed: int, device: tor
             optimizer.step()
     with torch.inference_mode():
         return _probabilities(scaled_test, layer.weight, layer.bias)
+
+
+def _scaled(x: Floats, mean: Any, deviation: Any, device: torch.device) -> Tensor:
+    return torch.from_numpy(((x - mean) / deviation).astype(np.float32)).to(device)
 
 
 def _probabilities(x: Tensor, weights: Tensor, bias: Tensor) -> Floats:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ..metrics import IGNORE, accuracy, coverage, expected_calibration_error, f1, selective_accuracy
-from ..search.exact import nearest
-from ..search.vectors import Floats, Ids, slices
+from ..search.exact import DTYPES, nearest
+from ..search.vectors import Floats, Ids, check_query, slices
 from .inputs import train_and_test
 from .linear_fits import fit_logistic, fit_sgd
 
@@ -32,28 +32,26 @@ class ProbeResult:
     Attributes:
         predictions: Class ids (M,), also for the rows without a label.
         confidences: Confidence of each prediction (M,), in [0, 1]. Linear: its probability. kNN: its share of the vote
-            times the similarity (at least 0) of the nearest neighbour that voted for it. The calibration error of
-            `probe_metrics` measures how reliable it is.
-        neighbours: Rows of the train set (M, K), nearest first; None for a linear probe.
-        similarities: Of the neighbours (M, K): the cosine, or 1 / (1 + Euclidean distance); None for a linear probe.
+            times the similarity (at least 0) of the nearest neighbour that voted for it.
         classes: Ids of the classes of the train set (C,), ascending.
-        probabilities: (M, C), for a linear probe with `probabilities=True`; None otherwise.
         micro_accuracy: Share of the labelled test rows that are right, in [0, 1]; None if no row has a label.
         macro_accuracy: The same as the mean over the classes of the test set.
-        n_train: Train rows with a label.
-        n_test: Test rows with a label.
+        n_train, n_test: Rows with a label.
+        neighbours: kNN: rows of the train set (M, K), nearest first.
+        similarities: kNN: of the neighbours (M, K), the cosine or 1 / (1 + Euclidean distance).
+        probabilities: Linear: (M, C), if asked for.
     """
 
     predictions: Ids
     confidences: NDArray[np.float64]
-    neighbours: Ids | None
-    similarities: NDArray[np.float64] | None
     classes: Ids
-    probabilities: Floats | None
     micro_accuracy: float | None
     macro_accuracy: float | None
     n_train: int
     n_test: int
+    neighbours: Ids | None = None
+    similarities: NDArray[np.float64] | None = None
+    probabilities: Floats | None = None
 
 
 def knn_probe(
@@ -69,9 +67,7 @@ def knn_probe(
     chunk_size: int = 16_384,
     device: str | torch.device = "cpu",
 ) -> ProbeResult:
-    """Predicts the majority label of the `k` nearest train rows.
-
-    The search is exact.
+    """Predicts the majority label of the `k` nearest train rows, by exact search.
 
     Train rows without a label (-1) are ignored; test rows without one get a prediction and do not count. A test label
     that no train row has counts as wrong. As in scikit-learn, equally near rows are taken in row order, and of equally
@@ -83,34 +79,28 @@ def knn_probe(
         test_embeddings: (M, D), finite.
         test_labels: Class ids (M,).
         metric: "cosine" (in float32) or "euclidean" (in float64: a small difference of large numbers).
-        temperature: Above 0: a vote weighs exp(similarity / temperature), so nearer neighbours count for more
-            (Wu et al. 2018, https://arxiv.org/abs/1805.01978, with 0.07). None: all votes weigh the same.
-        dtype: "float32", or "bfloat16" for the cosine: several times as fast on processors that support it. The order
-            of keys whose cosines differ by less than about 0.001 may change.
-        chunk_size: Keys compared at once. At most `chunk_size` (rounded up to a multiple of 64) x 1,024 similarities
-            exist at a time.
-        device: Where the products are computed.
+        temperature: A vote weighs exp(similarity / temperature), so nearer neighbours count for more (Wu et al. 2018,
+            https://arxiv.org/abs/1805.01978, with 0.07). None: all votes weigh the same.
+        dtype: "float32", or "bfloat16" for the cosine, see `search.exact.nearest`.
+        chunk_size: Keys compared at once, with 1,024 queries.
 
     Raises:
         ValueError: for an unknown metric or dtype, a temperature that is not above 0, shapes that do not match, NaN or
             infinite embeddings (their rows are named), and fewer labelled train rows than `k`.
     """
     if metric not in METRICS:
-        raise ValueError(f"Unknown metric {metric!r}. The kNN probe has {' and '.join(map(repr, METRICS))}.")
-    if dtype not in ("float32", "bfloat16") or (dtype, metric) == ("bfloat16", "euclidean"):
-        raise ValueError(f"dtype is {dtype!r} and metric {metric!r}: choose 'float32', or with 'cosine' 'bfloat16'.")
+        raise ValueError(f"metric is {metric!r}; give {' or '.join(map(repr, METRICS))}.")
+    if dtype not in DTYPES or (dtype, metric) == ("bfloat16", "euclidean"):
+        raise ValueError(f"dtype is {dtype!r} and metric {metric!r}: give 'float32', or with 'cosine' 'bfloat16'.")
     if chunk_size < 1:
-        raise ValueError(f"chunk_size is the number of keys compared at once, 1 or more; got {chunk_size}.")
+        raise ValueError(f"chunk_size is {chunk_size}; give a positive number of keys to compare at once.")
     if temperature is not None and not temperature > 0:
-        raise ValueError(f"temperature must be above 0, or None for votes of equal weight; got {temperature}.")
+        raise ValueError(f"temperature is {temperature}; give a number above 0, or None for votes of equal weight.")
     train, train_ids, test, test_ids = train_and_test(
         "embeddings", np.float32, train_embeddings, train_labels, test_embeddings, test_labels
     )
     keep = np.flatnonzero(train_ids != IGNORE)
-    if not 1 <= k <= len(keep):
-        raise ValueError(
-            f"k={k} neighbours of {len(keep)} train rows with a label: k must lie between 1 and their number."
-        )
+    check_query(test.shape[1], train.shape[1], k, len(keep))
     options: dict[str, Any] = {"metric": metric, "dtype": dtype, "keys_at_once": chunk_size, "device": device}
     neighbours, similarities = nearest(test, train, k, rows=keep, **options)
     similarities = similarities.astype(np.float64)
@@ -132,27 +122,22 @@ def linear_probe(
 ) -> ProbeResult:
     """Predicts with a linear classifier trained on frozen embeddings.
 
-    Labels are treated as in `knn_probe`.
+    Embeddings and labels are those of `knn_probe`.
 
     Args:
-        train_embeddings: (N, D), finite.
-        train_labels: Class ids (N,), of at least 2 classes.
-        test_embeddings: (M, D), finite.
-        test_labels: Class ids (M,).
         protocol: "default" is logistic regression (scikit-learn's objective: L2, C = 1) on features standardised
             one by one. "upstream" is the published probe of BarcodeBERT's baselines: one mean and one standard
             deviation for the whole matrix, a linear layer, and SGD (learning rate 1, momentum 0.95, weight decay 1e-9,
             batches of 1,024).
-        epochs: Epochs of "upstream".
-        seed: Seed of "upstream": initial weights and order of the rows.
-        probabilities: Whether the result has the probabilities of all classes, M x C float32 numbers.
-        device: Where the classifier is trained.
+        epochs: Of "upstream".
+        seed: Of "upstream": initial weights and order of the rows.
+        probabilities: Whether the result has the probabilities of all classes.
 
     Raises:
         ValueError: for an unknown protocol, bad embeddings as in `knn_probe`, and fewer than 2 classes.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"Unknown protocol {protocol!r}. The linear probe has {' and '.join(map(repr, PROTOCOLS))}.")
+        raise ValueError(f"protocol is {protocol!r}; give {' or '.join(map(repr, PROTOCOLS))}.")
     train, train_ids, test, test_ids = train_and_test(
         "embeddings", np.float32, train_embeddings, train_labels, test_embeddings, test_labels
     )
@@ -179,17 +164,13 @@ def probe_ranks(
     probe: Callable[..., ProbeResult] = linear_probe,
     **options: Any,
 ) -> dict[str, ProbeResult]:
-    """Runs a probe at several ranks.
-
-    Each rank uses the rows that are labelled there.
+    """Runs a probe at several ranks, each with the rows that are labelled there.
 
     Args:
-        train_embeddings: (N, D).
         train_labels: Rank -> class ids (N,).
-        test_embeddings: (M, D).
         test_labels: Rank -> class ids (M,); its ranks are probed.
         probe: `linear_probe` or `knn_probe`.
-        options: Options of the probe.
+        options: Of the probe.
 
     Raises:
         ValueError: as the probe, with the rank.
@@ -223,42 +204,36 @@ def probe_barcodes(
     questions: Sequence[tuple[str, str]] = BARCODE_QUESTIONS,
     **options: Any,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Task I of BIOSCAN-5M on frozen embeddings.
-
-    Species of test; genus, family and order of test_unseen, all from train.
+    """Task I of BIOSCAN-5M on frozen embeddings, with the train set as references.
 
     Args:
         embeddings: Split (train and those of the questions) -> (n, D).
         labels: Split -> rank -> class ids (n,) of one label map for all splits, -1 where missing.
         probe: `knn_probe` or `linear_probe`.
         questions: Split and rank of each question.
-        options: Options of the probe, such as `k` and `metric`, or `protocol`.
+        options: Of the probe.
 
     Returns:
         "species of test" and so on -> the metrics of `probe_metrics`.
     """
     metrics: dict[str, dict[str, float | int | None]] = {}
+    train, train_labels = embeddings["train"], labels["train"]
     for split, rank in questions:
-        train_ids, test_ids = labels["train"][rank], labels[split][rank]
-        results = probe_ranks(
-            embeddings["train"], {rank: train_ids}, embeddings[split], {rank: test_ids}, probe=probe, **options
-        )
-        metrics[f"{rank} of {split}"] = probe_metrics(results[rank], train_ids, test_ids)
+        asked = {rank: labels[split][rank]}
+        results = probe_ranks(train, train_labels, embeddings[split], asked, probe=probe, **options)
+        metrics[f"{rank} of {split}"] = probe_metrics(results[rank], train_labels[rank], asked[rank])
     return metrics
 
 
 def probe_metrics(
     result: ProbeResult, train_labels: ArrayLike, test_labels: ArrayLike
 ) -> dict[str, float | int | None]:
-    """Metrics of a probe over the labelled test rows.
-
-    They are None where no test row is labelled.
+    """Metrics of a probe over the labelled test rows; None where there are none.
 
     Returns:
-        micro_accuracy, macro_accuracy, f1_micro, f1_macro, f1_weighted; coverage: share of the test rows whose taxon
-        is in train, an upper bound of the accuracy; calibration_error (expected, 15 bins); aurc, accuracy_at_90 and
-        accuracy_at_95 as in `metrics.selective_accuracy`; chance: accuracy of the label of a random train row; n_train
-        and n_test: labelled rows.
+        Those of `metrics.f1` and `metrics.selective_accuracy`; micro_accuracy, macro_accuracy, n_train and n_test of
+        the probe; coverage: share of the test rows whose taxon is in train, an upper bound of the accuracy;
+        calibration_error (expected, 15 bins); chance: accuracy of the label of a random train row.
     """
     train_ids, test_ids = np.asarray(train_labels), np.asarray(test_labels)
     keys, queries = train_ids[train_ids != IGNORE], test_ids[test_ids != IGNORE]
@@ -280,10 +255,7 @@ def probe_metrics(
 def _vote(
     labels: Ids, similarities: NDArray[np.float64], temperature: float | None
 ) -> tuple[Ids, NDArray[np.float64]]:
-    """Label with the most votes (M,), and its confidence (M,).
-
-    The votes are rows of (M, K); of equally frequent labels the smallest wins.
-    """
+    """Label with the most votes (M,), the smallest of equally frequent ones, and its confidence (M,)."""
     predictions, confidences = np.empty(len(labels), np.int64), np.empty(len(labels))
     for part in slices(len(labels), 1024):
         rows, near = labels[part], similarities[part]
@@ -301,25 +273,16 @@ def _vote(
 
 
 def _result(
-    predictions: Ids,
-    confidences: NDArray[np.float64],
-    train_ids: Ids,
-    test_ids: Ids,
-    *,
-    neighbours: Ids | None = None,
-    similarities: NDArray[np.float64] | None = None,
-    probabilities: Floats | None = None,
+    predictions: Ids, confidences: NDArray[np.float64], train_ids: Ids, test_ids: Ids, **found: Any
 ) -> ProbeResult:
-    scores = accuracy(predictions, test_ids)
+    scores, labelled = accuracy(predictions, test_ids), train_ids[train_ids != IGNORE]
     return ProbeResult(
-        predictions=predictions,
-        confidences=confidences,
-        neighbours=neighbours,
-        similarities=similarities,
-        classes=np.unique(train_ids[train_ids != IGNORE]),
-        probabilities=probabilities,
+        predictions,
+        confidences,
+        classes=np.unique(labelled),
         micro_accuracy=scores["micro_accuracy"],
         macro_accuracy=scores["macro_accuracy"],
-        n_train=int((train_ids != IGNORE).sum()),
+        n_train=len(labelled),
         n_test=scores["support"],
+        **found,
     )

@@ -13,7 +13,7 @@ from bioscan_hf.evaluation.bzsl import (
     genus_species_zero_shot,
     late_fusion,
     nearest_seen,
-    surrogates,
+    surrogate_classes,
 )
 from bioscan_hf.evaluation.bzsl_features import map_images, principal_axes, ridge_map
 from bioscan_hf.evaluation.bzsl_likelihood import Setting, class_statistics
@@ -184,10 +184,14 @@ def test_unseen_specimens_of_unknown_genus_and_labels_beyond_the_classes():
 def test_two_unseen_species_never_use_the_same_seen_species():
     """Attributes on a line: seen 0, 1, 2, 3 at 0, 1, 2, 4, unseen 4 and 5 both at 0.4, 6 at 0.3. With 2 neighbours all
     would use {0, 1}; the second uses {0, 2}, the third {0, 3}. With 4 neighbours of 4 there is only one set."""
-    nearest = nearest_seen([[0.0], [1], [2], [4], [0.4], [0.4], [0.3]], np.arange(4), np.array([4, 5, 6]))
-    assert [member.rows.tolist() for member in surrogates(nearest, 2)] == [[0, 1], [0, 2], [0, 3]]
+    unseen = np.array([4, 5, 6])
+    nearest = nearest_seen([[0.0], [1], [2], [4], [0.4], [0.4], [0.3]], np.arange(4), unseen)
+    statistics = class_statistics(np.arange(8.0)[:, None] % 5, np.repeat(np.arange(4), 2))
+    members, codes = surrogate_classes(statistics, nearest, unseen, 2)
+    assert [member.rows.tolist() for member in members[4:]] == [[0, 1], [0, 2], [0, 3]]
+    assert codes.tolist() == list(range(7))
     with pytest.raises(ValueError, match="3 unseen species are too many for 4 seen ones with neighbours=4"):
-        surrogates(nearest, 4)
+        surrogate_classes(statistics, nearest, unseen, 4)
 
 
 def test_tuning_is_every_setting_scored_alone():
@@ -335,7 +339,7 @@ def test_errors_of_the_other_functions():
         genus_species_zero_shot(x, labels, x, labels, genera[:3])
     with pytest.raises(ValueError, match="The validation set needs seen and unseen species; of its 12, 0 are not in"):
         tune_genus_species(x, labels, x, labels, genera)
-    with pytest.raises(ValueError, match="share to hold out, between 0 and 1; got 1"):
+    with pytest.raises(ValueError, match="species is 1; give the share to hold out, between 0 and 1"):
         hold_out_species(labels, species=1)
     with pytest.raises(ValueError, match="components is the number"):
         principal_axes(x, x, 0, centred=True)
