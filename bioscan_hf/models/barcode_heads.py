@@ -15,13 +15,10 @@ IGNORED = -100
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """Embeddings (B, D) from the hidden states of tokens (B, L, D).
+    """Embeddings (B, D) from hidden states (B, L, D), pooled as `BarcodeBertConfig.pooling` says.
 
-    A row without an attended token, such as a barcode shorter than k, becomes zero.
-
-    Args:
-        attention_mask: 1 for tokens, 0 for padding, (B, L); None attends to all positions.
-        pooling: "masked_mean" or "mean", see `BarcodeBertConfig`.
+    The attention mask (B, L) is 1 for tokens, 0 for padding; None attends to all positions. A row without attended
+    tokens, such as a barcode shorter than k, becomes zero.
     """
     if attention_mask is None:
         return hidden.mean(1)
@@ -33,10 +30,9 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
 
 
 def count_labels(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
-    """Number of labels to divide a loss by; at least 1, so that a batch without labels has the loss 0 and not NaN.
+    """Number of labels to divide a loss by; at least 1, so that the loss is 0 without labels.
 
-    Args:
-        num_items_in_batch: The count over all processes and accumulated batches of a step; None counts `labels`.
+    `num_items_in_batch` is the number over all processes and accumulated batches of a step; None counts `labels`.
     """
     if num_items_in_batch is None:
         num_items_in_batch = (labels != IGNORED).sum()
@@ -69,10 +65,10 @@ class MaskedLMMixin:
     ) -> MaskedLMOutput:
         """Logits (B, L, C), and with labels the loss in nats.
 
-        With labels and `config.sparse_prediction`, logits are those of the labelled positions, (N, C), in their order.
+        With labels and `config.sparse_prediction`, logits are those of the N labelled positions, (N, C).
 
         Args:
-            labels: Token ids (B, L), -100 where nothing is predicted. The class says which other ids are ignored.
+            labels: Token ids (B, L), -100 for positions without prediction.
             kwargs: Arguments of the encoder, and `num_items_in_batch`, see `count_labels`.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)

@@ -1,16 +1,8 @@
-"""Low-rank adaptation of CLIBD through peft, as published: rank 4 on the queries and values of every attention.
+"""Low-rank adaptation of CLIBD with peft, as published: adapters on the queries and values of all attention layers.
 
-BERT has queries and values in layers of their own. Encoders of timm have them fused with the keys in one layer `qkv`;
-there the two adapters of rank r are one of rank 2 r whose matrices are made of blocks:
-
-    A = [A_q]        B = [B_q   0 ]   rows of queries
-        [A_v]            [ 0    0 ]   rows of keys
-                         [ 0   B_v]   rows of values
-
-so that B A is what the two add, and keys stay as they are. Gradients of the zero blocks are taken away, so that they
-stay zero in training; initialisation and learning are then those of two separate adapters.
-
-Source: CLIBD, https://arxiv.org/abs/2405.17537; LoRA, https://arxiv.org/abs/2106.09685
+Encoders of timm have queries, keys and values in one layer `qkv`. There the two adapters of rank r are one adapter of
+rank 2 r, whose B is (B_q, 0; 0, 0; 0, B_v) by rows of queries, keys and values. The gradient of the zero blocks is set
+to 0. Sources: CLIBD, https://arxiv.org/abs/2405.17537; LoRA, https://arxiv.org/abs/2106.09685
 """
 
 from __future__ import annotations
@@ -26,23 +18,22 @@ from transformers import PreTrainedModel
 if TYPE_CHECKING:
     from peft import PeftModel
 
-#: Ends of the names of layers that are adapted: of BERT, of CLIP, and of timm where they are fused.
+#: Name suffixes of adapted layers, of BERT, CLIP and timm.
 SEPARATE = ("self.query", "self.value", "self_attn.q_proj", "self_attn.v_proj")
 FUSED = "attn.qkv"
 
 
 def add_lora(model: PreTrainedModel, *, r: int = 4, modalities: Sequence[str] | None = None) -> PeftModel:
-    """A `ClibdModel` that trains by low rank: the adapters, the projections and the temperature alone.
+    """Adds adapters to a `ClibdModel`; only adapters, projections and temperature are trained.
 
-    The scale of the adapters is 1, and they begin with no effect. For what to do with the result (saving, merging)
-    see peft; load a saved one by `load_lora`, which keeps it trainable.
+    The adapters have scale 1 and no effect at first. See peft for saving and merging; `load_lora` loads saved ones.
 
     Args:
-        r: Rank for queries, and as much for values.
-        modalities: Those whose encoders are adapted; the encoders of the others stay as they are. None is all.
+        r: Rank of the adapter of queries, and of that of values.
+        modalities: Modalities whose encoders are adapted; None is all.
 
     Raises:
-        ValueError: if the model has no such modality, or the encoder no attention that is known.
+        ValueError: if the model does not have a modality, or an encoder has no known attention layers.
         ImportError: if peft is not installed.
     """
     from peft import LoraConfig, get_peft_model
@@ -51,13 +42,13 @@ def add_lora(model: PreTrainedModel, *, r: int = 4, modalities: Sequence[str] | 
     if unknown := [modality for modality in adapted if modality not in model.config.modalities]:
         raise ValueError(f"The model has no {', '.join(unknown)}; it embeds {', '.join(model.config.modalities)}.")
     if r < 1:
-        raise ValueError(f"r is {r}, but a rank is at least 1.")
+        raise ValueError(f"r is {r}; give a rank of 1 or more.")
     targets = [name for modality in adapted for name in _attention_layers(model, modality)]
     if not targets:
-        raise ValueError("No modality is left to adapt. Name one at least.")
+        raise ValueError("There are no modalities to adapt. Give one or more.")
     heads = {modality: f"{modality}_projection" for modality in model.config.modalities}
     if "dna" in heads and model.config.dna_pooling == "softmax_mean":
-        heads["dna"] += ".decoder"  # published: what comes before it stays frozen
+        heads["dna"] += ".decoder"  # as published; its transform stays frozen
     fused = {r".*attn\.qkv": 2 * r} if any(name.endswith(FUSED) for name in targets) else {}
     config = LoraConfig(
         r=r,
@@ -67,14 +58,14 @@ def add_lora(model: PreTrainedModel, *, r: int = 4, modalities: Sequence[str] | 
         target_modules=targets,
         modules_to_save=[*heads.values(), "logit_scale", *(["logit_bias"] if model.logit_bias is not None else [])],
     )
-    return _hold_blocks(get_peft_model(model, config))
+    return _keep_zero_blocks(get_peft_model(model, config))
 
 
 def load_lora(model: PreTrainedModel, folder: str | Path, *, trainable: bool = True) -> PeftModel:
-    """The model with adapters that `save_pretrained` wrote, from a folder or the Hub, to train further or to use."""
+    """The model with saved adapters, from a folder or the Hub."""
     from peft import PeftModel
 
-    return _hold_blocks(PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+    return _keep_zero_blocks(PeftModel.from_pretrained(model, folder, is_trainable=trainable))
 
 
 def _attention_layers(model: PreTrainedModel, modality: str) -> list[str]:
@@ -83,39 +74,35 @@ def _attention_layers(model: PreTrainedModel, modality: str) -> list[str]:
     for name, module in getattr(model, prefix).named_modules():
         if isinstance(module, nn.Linear) and (name.endswith(SEPARATE) or name.endswith(FUSED)):
             if name.endswith(FUSED) and module.out_features % 3:
-                raise ValueError(f"{prefix}.{name} has {module.out_features} rows, which are no three equal parts.")
+                raise ValueError(f"{prefix}.{name} has {module.out_features} rows, not a multiple of 3.")
             found.append(f"{prefix}.{name}")
     if not found:
         raise ValueError(
             f"The encoder of {modality!r} ({type(getattr(model, prefix)).__name__}) has no attention layers named "
-            f"{', '.join((*SEPARATE, FUSED))}. Adapt it with peft's own LoraConfig, or leave it out of modalities."
+            f"{', '.join((*SEPARATE, FUSED))}. Adapt it with peft's LoraConfig, or leave it out of modalities."
         )
     return found
 
 
 def fused_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Adapted layers of queries, keys and values in one, with their names."""
+    """Names and modules of adapted layers with queries, keys and values in one."""
     for name, module in model.named_modules():
         if name.endswith(FUSED) and "lora_B" in dict(module.named_children()):
             yield name, module
 
 
-def _hold_blocks(model: PeftModel) -> PeftModel:
+def _keep_zero_blocks(model: PeftModel) -> PeftModel:
     for _, layer in fused_layers(model):
         for linear in layer.lora_B.values():
-            weight = linear.weight
-            if weight.requires_grad:
-                weight.register_hook(_block_gradient(weight))
+            if linear.weight.requires_grad:
+                linear.weight.register_hook(_block_gradient)
     return model
 
 
-def _block_gradient(weight: Tensor) -> Any:
-    third, r = len(weight) // 3, weight.shape[1] // 2
-
-    def keep(gradient: Tensor) -> Tensor:
-        kept = torch.zeros_like(gradient)
-        kept[:third, :r] = gradient[:third, :r]
-        kept[-third:, r:] = gradient[-third:, r:]
-        return kept
-
-    return keep
+def _block_gradient(gradient: Tensor) -> Tensor:
+    """The gradient of a fused B (3 D, 2 r), with 0 in the zero blocks."""
+    third, r = len(gradient) // 3, gradient.shape[1] // 2
+    kept = torch.zeros_like(gradient)
+    kept[:third, :r] = gradient[:third, :r]
+    kept[-third:, r:] = gradient[-third:, r:]
+    return kept

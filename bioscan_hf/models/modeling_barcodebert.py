@@ -1,9 +1,7 @@
-"""BarcodeBERT: the encoder of DNA barcodes, its masked-language-model head, and a classifier of taxonomic ranks.
+"""BarcodeBERT: encoder of DNA barcodes, with a masked-language-model head or a classifier of taxonomic ranks.
 
-The encoder is transformers' BERT, with pooling and heads under the names of the published weights.
-Uploaded to the Hub beside the weights: needs torch, transformers and the files that it imports beside it.
-
-Paper: BarcodeBERT, https://arxiv.org/abs/2311.02401
+The encoder is transformers' BERT; the names of weights are the published ones. Uploaded to the Hub beside the weights
+and the files that it imports. Paper: https://arxiv.org/abs/2311.02401
 Shape letters: B = batch, L = tokens, D = hidden_size, V = vocab_size, C = classes, R = ranks.
 """
 
@@ -21,9 +19,9 @@ from .taxon_classifier import TaxonClassifierMixin
 
 
 class BarcodeBertModel(BertModel):
-    """Encodes barcodes: `last_hidden_state` (B, L, D) has its tokens, `pooler_output` (B, D) its embedding.
+    """Encodes barcodes: `last_hidden_state` (B, L, D) for tokens, `pooler_output` (B, D) for barcodes.
 
-    There is no pooling layer with weights. A checkpoint of either head opens here without its head.
+    The pooling has no weights. Checkpoints of either head load without the head.
     """
 
     config_class = BarcodeBertConfig
@@ -37,11 +35,11 @@ class BarcodeBertModel(BertModel):
     def forward(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        """Tokens (B, L) to vectors.
+        """Encodes token ids (B, L).
 
         Args:
-            attention_mask: 1 for tokens, 0 for padding, (B, L); None attends to all.
-            kwargs: Those of `BertModel`, such as `inputs_embeds` and `output_hidden_states`.
+            attention_mask: 1 for tokens, 0 for padding, (B, L); None attends to all positions.
+            kwargs: Arguments of `BertModel`, such as `inputs_embeds` and `output_hidden_states`.
         """
         outputs = super().forward(input_ids, attention_mask, return_dict=True, **kwargs)
         outputs.pooler_output = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
@@ -73,7 +71,7 @@ class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The layer tied to the embeddings; None where the head has its own weights."""
+        """The layer tied to the embeddings; None if the head has its own weights."""
         return self.cls.predictions.decoder if self.config.mlm_head == "tied" else None
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
@@ -82,7 +80,6 @@ class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
         self.cls.predictions.bias = new_embeddings.bias
 
     def _predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (..., C) from hidden states (..., D)."""
         return self.cls(hidden) if self.config.mlm_head == "tied" else self.classifier(self.dropout(hidden))
 
     def _targets(self, labels: torch.Tensor) -> torch.Tensor:
@@ -103,7 +100,7 @@ class BarcodeBertForSequenceClassification(TaxonClassifierMixin, BertPreTrainedM
         self.post_init()
 
 
-# Makes `save_pretrained` and `push_to_hub` put this file and the configuration file beside the weights.
+# `save_pretrained` and `push_to_hub` then copy this file and the files it imports.
 BarcodeBertModel.register_for_auto_class("AutoModel")
 BarcodeBertForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 BarcodeBertForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,9 +1,7 @@
-"""BarcodeMamba: a state-space encoder of DNA barcodes under the same heads as BarcodeBERT.
+"""BarcodeMamba: a causal state-space encoder of DNA barcodes with the heads of BarcodeBERT.
 
-The encoder is transformers' Mamba2, which runs on a CPU as well. A position sees those before it and not those after.
-Uploaded to the Hub beside the weights: needs torch, transformers, and the files of BarcodeBERT beside it.
-
-Paper: BarcodeMamba, https://arxiv.org/abs/2412.11084
+The encoder is transformers' Mamba2, which also runs on CPUs. Uploaded to the Hub beside the weights and the files of
+BarcodeBERT. Paper: https://arxiv.org/abs/2412.11084
 Shape letters: B = batch, L = tokens, D = hidden_size, C = classes.
 """
 
@@ -22,15 +20,15 @@ from .taxon_classifier import TaxonClassifierMixin
 
 
 def advice_is_useful(record: logging.LogRecord) -> bool:
-    """Whether transformers' advice to install Mamba's kernels is worth reading: they run on a GPU alone."""
+    """Filters transformers' advice to install Mamba's kernels, which only run on GPUs."""
     message = record.getMessage()
     return torch.cuda.is_available() or not ("falling back to" in message.lower() and "install" in message)
 
 
 class BarcodeMambaModel(Mamba2Model):
-    """Encodes barcodes: `last_hidden_state` (B, L, D) has their tokens, `pooler_output` (B, D) their embedding.
+    """Encodes barcodes: `last_hidden_state` (B, L, D) for tokens, `pooler_output` (B, D) for barcodes.
 
-    A checkpoint of either head opens here without its head.
+    Checkpoints of either head load without the head.
     """
 
     config_class = BarcodeMambaConfig
@@ -46,14 +44,14 @@ class BarcodeMambaModel(Mamba2Model):
     def forward(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Tokens (B, L) to vectors.
+        """Encodes token ids (B, L).
 
         Args:
-            attention_mask: 1 for tokens, 0 for padding, (B, L), which belongs at the end; None reads all.
-            kwargs: Those of `Mamba2Model`, such as `inputs_embeds` and `output_hidden_states`.
+            attention_mask: 1 for tokens, 0 for padding (at the end), (B, L); None attends to all positions.
+            kwargs: Arguments of `Mamba2Model`, such as `inputs_embeds` and `output_hidden_states`.
         """
         outputs = super().forward(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        hidden = outputs.last_hidden_state.to(self.dtype)  # the residuals are float32 whatever the weights are
+        hidden = outputs.last_hidden_state.to(self.dtype)  # the residuals are always float32
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden,
             pooler_output=pool(hidden, attention_mask, self.config.pooling),
@@ -62,7 +60,7 @@ class BarcodeMambaModel(Mamba2Model):
 
 
 class BarcodeMambaForMaskedLM(MaskedLMMixin, Mamba2PreTrainedModel):
-    """Predicts k-mers, masked ones or the next one, as `config.objective` says.
+    """Predicts masked k-mers or the next k-mer, see `config.objective`.
 
     Logit j is the k-mer number j of ACGT, whose token id is j + `config.num_special_tokens`.
     """
@@ -77,7 +75,6 @@ class BarcodeMambaForMaskedLM(MaskedLMMixin, Mamba2PreTrainedModel):
         self.post_init()
 
     def _predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (..., C) from hidden states (..., D)."""
         return self.classifier(hidden)
 
     def _targets(self, labels: torch.Tensor) -> torch.Tensor:
@@ -101,7 +98,7 @@ class BarcodeMambaForSequenceClassification(TaxonClassifierMixin, Mamba2PreTrain
         self.post_init()
 
 
-# Makes `save_pretrained` and `push_to_hub` put this file and those it needs beside the weights.
+# `save_pretrained` and `push_to_hub` then copy this file and the files it imports.
 BarcodeMambaModel.register_for_auto_class("AutoModel")
 BarcodeMambaForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 BarcodeMambaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,10 +1,11 @@
-"""Classifier of taxonomic ranks: its loss, its predictions down the taxonomy, and the head that models share.
+"""Classifier of taxonomic ranks: loss, predictions down the taxonomy, and the shared classification head.
 
-Uploaded to the Hub beside the weights: needs torch, transformers and `barcode_heads.py` beside it.
+Uploaded to the Hub beside the weights and `barcode_heads.py`: needs torch and transformers.
 Shape letters: B = batch, L = tokens, C = classes, R = ranks.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,31 +27,25 @@ def taxa_loss(
         sizes: Number of classes of each rank.
         num_items_in_batch: Number of labels of each rank (R,) over all processes and accumulated batches of a step;
             None counts `labels`. With a single number, as the Trainer counts, each label has the same weight instead
-            of each rank. Both are equal where every barcode has a label at every rank.
+            of each rank.
 
     Raises:
         ValueError: if the shape of `labels` or of `num_items_in_batch` does not fit the ranks.
     """
     if labels.ndim != 2 or labels.shape[1] != len(sizes):
         raise ValueError(
-            f"labels have the shape {tuple(labels.shape)}, but taxa has {len(sizes)} ranks. Pass one id for each, "
-            f"(B, {len(sizes)}), and -100 for a missing label."
+            f"labels have the shape {tuple(labels.shape)}, but taxa has {len(sizes)} ranks. Give (B, {len(sizes)}), "
+            f"with -100 for a missing label."
         )
     targets = labels.masked_fill(labels < 0, IGNORED)
     counts = (targets != IGNORED).sum(0)  # (R,)
     if num_items_in_batch is not None:
         counts = torch.as_tensor(num_items_in_batch, device=logits.device)
         if counts.numel() not in (1, len(sizes)):
-            raise ValueError(
-                f"num_items_in_batch has {counts.numel()} numbers, but there are {len(sizes)} ranks. Pass the number "
-                f"of labels of each rank, or of all together."
-            )
-    sums = torch.stack(
-        [
-            nn.functional.cross_entropy(part.float(), target, ignore_index=IGNORED, reduction="sum")
-            for part, target in zip(logits.split(list(sizes), 1), targets.unbind(1), strict=True)
-        ]
-    )  # (R,)
+            given = f"num_items_in_batch has {counts.numel()} numbers, but there are {len(sizes)} ranks"
+            raise ValueError(f"{given}. Give the number of labels of each rank, or of all together.")
+    cross_entropy = partial(nn.functional.cross_entropy, ignore_index=IGNORED, reduction="sum")
+    sums = torch.stack(list(map(cross_entropy, logits.float().split(list(sizes), 1), targets.unbind(1))))  # (R,)
     if counts.numel() == 1:
         return sums.sum() / counts.reshape(()).clamp(min=1)
     return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
@@ -66,12 +61,10 @@ class TaxonPrediction(NamedTuple):
 def predict_taxa(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]) -> list[TaxonPrediction]:
     """The most probable path down the taxonomy: each predicted taxon is a child of the one above it.
 
-    The score of a path is the product of the probabilities of its taxa, each from the softmax of its rank. A rank that
-    a path does not reach counts with the rank's highest probability, so that it favours no path:
-
-    - A class with an unknown parent is placed below the best path of the rank above.
-    - A path may end at a class without children. The ranks below it are then -1, "none of the classes". Among equal
-      scores, the longest path wins.
+    The score of a path is the product of the probabilities of its taxa, each from the softmax of its rank. A path may
+    end at a class without children: the ranks below are then -1, "none of the classes", and count with the highest
+    probability of the rank. Among equal scores, the longest path wins. A class with an unknown parent is placed below
+    the best path of the rank above.
 
     The probability of a taxon is the sum of the scores of the paths through it, divided by the sum over all paths. The
     probabilities of a taxon's children sum to its own; those of a rank's classes and of -1 sum to 1.
@@ -104,19 +97,16 @@ def predict_taxa(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]
 
 
 def taxa_probabilities(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Probabilities (B, C) of the classes of each rank, with the paths and arguments of `predict_taxa`.
-
-    The rest to 1 at a rank is the probability of none of its classes.
-    """
+    """Probabilities (B, C) of the classes of each rank, as in `predict_taxa`; the rest to 1 is none of the classes."""
     return _sum_up(*_score_ends(logits, parents))
 
 
 def _score_ends(
     logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-    """Log scores (B, C) of the paths that end at each class of each rank, -inf where no path may end.
+    """Log scores (B, C) of the paths that end at each class of each rank, -inf at classes with children.
 
-    Also, for each rank but the lowest, the class (B, 1) that stands in for an unknown parent, and the parents.
+    Also, for each rank but the lowest, the class (B, 1) that replaces an unknown parent, and the parents.
     """
     log_probabilities = [part.float().log_softmax(1) for part in logits]
     links = [torch.tensor(ids, device=logits[0].device) for ids in parents]
@@ -130,7 +120,7 @@ def _score_ends(
         childless = torch.ones(path.shape[1], dtype=torch.bool, device=path.device)
         childless[link[link >= 0]] = False
         end = path.masked_fill(~childless, -torch.inf)
-        for scores in log_probabilities[rank + 1 :]:  # added in the order of longer paths, so that ties are exact
+        for scores in log_probabilities[rank + 1 :]:  # summed in the order of longer paths, for exact ties
             end = end + scores.amax(1, keepdim=True)
         ends.append(end)
     return [*ends, paths[-1]], above, links
@@ -153,8 +143,7 @@ def _sum_up(
 class TaxonClassifierMixin:
     """Classification head over the `pooler_output` of the encoder `base_model`.
 
-    For one rank, `config.id2label` has the names of the taxa. For several ranks, `config.taxa` has the names and
-    `config.parents` the tree.
+    Classes are `config.id2label` for one rank, `config.taxa` for several, with the tree in `config.parents`.
     """
 
     config: Any
@@ -167,7 +156,7 @@ class TaxonClassifierMixin:
             raise ValueError(f"num_labels is {num_labels}, but a classifier needs 2 taxa or more.")
         self.config.validate_architecture()  # `from_pretrained(folder, taxa=...)` sets fields without checks
         self.dropout = nn.Dropout(dropout)
-        # Not `classifier`, which is the masked-LM head of published weights.
+        # `classifier` is the masked-LM head of published weights.
         self.taxon_classifier = nn.Linear(self.config.hidden_size, num_labels)
 
     @can_return_tuple
@@ -188,7 +177,6 @@ class TaxonClassifierMixin:
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         outputs = self.base_model(input_ids, attention_mask, return_dict=True, **kwargs)
         logits = self.taxon_classifier(self.dropout(outputs.pooler_output))
-
         loss = None
         if labels is not None and self.config.taxa is not None:
             loss = taxa_loss(logits, labels, [len(names) for names in self.config.taxa.values()], num_items_in_batch)
@@ -201,11 +189,7 @@ class TaxonClassifierMixin:
         )
 
     def rank_logits(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The logits (B, C of the rank) of each rank, split from those of all ranks.
-
-        Raises:
-            ValueError: if this is a classifier of one rank.
-        """
+        """Rank -> its logits (B, C); raises ValueError for a classifier of one rank."""
         if self.config.taxa is None:
             raise ValueError("This classifier has one rank (no taxa), so its logits are those of the rank.")
         sizes = [len(names) for names in self.config.taxa.values()]

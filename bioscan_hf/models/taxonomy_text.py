@@ -11,16 +11,18 @@ RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 
 NOT_CLASSIFIED = "not_classified"
 
-#: The five forms of text that BioCLIP was trained on.
+#: The five text templates that BioCLIP was trained on.
 BIOCLIP_TEMPLATES = ("scientific", "common", "taxonomic", "scientific_common", "taxonomic_common")
 
-#: "known" names what is known from order to species; "published" is CLIBD's text.
+#: "known" has the known names from order to species; "published" is CLIBD's text.
 TEXT_TEMPLATES = ("known", "published", *BIOCLIP_TEMPLATES)
 
-#: Every specimen of the data is an animal, which its columns do not say and BioCLIP's texts begin with.
+BIOCLIP_RANKS = ("phylum", "class", "order", "family", "genus", "species")
+
+#: First word of BioCLIP's taxonomic texts. The dataset has no column for it.
 KINGDOM = "Animalia"
 
-#: What a specimen's taxonomy may hold besides ranks.
+#: Key of the common name in a taxonomy, beside the ranks.
 COMMON_NAME = "common_name"
 
 
@@ -29,14 +31,14 @@ def taxonomy_text(
     ranks: Sequence[str] = ("order", "family", "genus", "species"),
     missing: str | None = NOT_CLASSIFIED,
 ) -> str:
-    """The taxonomy of one specimen as a text for a language model: the names of `ranks`, separated by spaces.
+    """The taxonomy of one specimen as text: the names of `ranks`, separated by spaces.
 
-    With the defaults it is the text of CLIBD (https://arxiv.org/abs/2405.17537), in which an unknown rank stands as
-    "not_classified" and the genus occurs twice, since a species is named by both words.
+    The defaults give the text of CLIBD (https://arxiv.org/abs/2405.17537): unknown ranks are "not_classified", and the
+    genus occurs twice, because the name of a species includes it.
 
     Args:
         taxonomy: Rank -> name; None and "" are unknown.
-        missing: What stands for an unknown rank; None leaves the rank out.
+        missing: Text for an unknown rank; None leaves the rank out.
     """
     for rank in ranks:
         if rank not in RANKS:
@@ -46,17 +48,17 @@ def taxonomy_text(
 
 
 def clibd_text(taxonomy: Mapping[str, str | None], template: str = "known") -> str | None:
-    """The taxonomy of a specimen as a text; None if nothing that the template names is known.
+    """The taxonomy of a specimen as text; None if the template has no known name.
 
-    - "known": "Diptera Sciaridae Claustropyga acanthostyla". Order, family, genus, species; the genus once.
+    - "known": "Diptera Sciaridae Claustropyga acanthostyla", order to species, with the genus once.
     - "published": "Diptera Sciaridae Claustropyga Claustropyga acanthostyla". Unknown ranks are "not_classified".
-    - "scientific": "Claustropyga acanthostyla", or the lowest name that is known.
+    - "scientific": "Claustropyga acanthostyla", the name at the lowest known rank.
     - "taxonomic": "Animalia Arthropoda Insecta Diptera Sciaridae Claustropyga acanthostyla", unknown ranks left out.
     - "common": the common name, or the scientific one.
-    - "scientific_common", "taxonomic_common": "... with common name dark-winged fungus gnat", where there is one.
+    - "scientific_common", "taxonomic_common": "... with common name dark-winged fungus gnat", if known.
 
     Args:
-        taxonomy: Rank -> name, None or "" where unknown; besides, perhaps, "common_name" -> name.
+        taxonomy: Rank -> name, None or "" if unknown; optionally "common_name" -> name.
         template: A name in `TEXT_TEMPLATES`.
 
     Raises:
@@ -74,10 +76,7 @@ def clibd_text(taxonomy: Mapping[str, str | None], template: str = "known") -> s
     common = taxonomy.get(COMMON_NAME)
     if template == "common":
         return common or _lowest(known)
-    if template.startswith("scientific"):
-        text = _lowest(known)
-    else:
-        text = _lineage(known, template)
+    text = _lowest(known) if template.startswith("scientific") else _lineage(known, template)
     return f"{text} with common name {common}" if text and common and template.endswith("_common") else text
 
 
@@ -86,14 +85,9 @@ def _lowest(known: Mapping[str, str]) -> str | None:
 
 
 def _lineage(known: Mapping[str, str], template: str) -> str | None:
-    """The known names from the highest rank on, without the genus that a species begins with."""
-    ranks = ["order", "family", "genus", "species"]
-    if template != "known":
-        ranks = ["phylum", "class", *ranks]
-    species = known.get("species", "")
+    """The known names from the highest rank on, without a genus that the species includes."""
+    ranks = ("order", "family", "genus", "species") if template == "known" else BIOCLIP_RANKS
     names = [known[rank] for rank in ranks if rank in known]
-    if "genus" in known and species.startswith(known["genus"] + " "):
+    if "genus" in known and known.get("species", "").startswith(known["genus"] + " "):
         names.remove(known["genus"])
-    if not names:
-        return None
-    return " ".join(names if template == "known" else [KINGDOM, *names])
+    return " ".join(names if template == "known" else [KINGDOM, *names]) if names else None

@@ -397,7 +397,7 @@ def test_adapters_of_some_modalities_and_what_cannot_be_adapted():
         add_lora(tiny_clibd(), modalities=["sound"])
     with pytest.raises(ValueError, match="r is 0"):
         add_lora(tiny_clibd(), r=0)
-    with pytest.raises(ValueError, match="No modality is left"):
+    with pytest.raises(ValueError, match="There are no modalities to adapt"):
         add_lora(tiny_clibd(), modalities=[])
     convolutional = ClibdModel(
         ClibdConfig(image_config={"architecture": "test_resnet"}, dna_config=CLIBD_SIZES | {"k": 2})
