@@ -1,8 +1,6 @@
 """Accuracy of retrieval: the taxon of a query is that of its nearest keys.
 
-Protocol: CLIBD (https://arxiv.org/abs/2405.17537), Task III of BIOSCAN-5M (https://arxiv.org/abs/2406.12723). Queries
-of seen and of unseen species are compared with the keys of all species. A query is right at k if one of its first k
-keys has its taxon, separately at each rank. `search.retrieve` describes the tie rules.
+Protocol: CLIBD (https://arxiv.org/abs/2405.17537), Task III of BIOSCAN-5M (https://arxiv.org/abs/2406.12723).
 Shape letters: N = keys, Q = queries, D = embedding size, K = neighbours.
 """
 
@@ -36,9 +34,7 @@ def retrieval_accuracy(
     ties: str = "vote",
     device: str | torch.device = "cpu",
 ) -> Accuracies:
-    """Micro and macro accuracy of the nearest keys by cosine.
-
-    The search is exact.
+    """Micro and macro accuracy of the nearest keys by cosine, by exact search.
 
     Micro is the share of the queries, macro the mean over the taxa of the queries. A query without a name at a rank
     does not count there; a query whose taxon no key has is wrong.
@@ -49,15 +45,13 @@ def retrieval_accuracy(
         query_embeddings: (Q, D).
         query_labels: Rank -> names (Q,); its ranks are measured.
         top_k: Numbers of nearest keys among which one must be right.
-        ties: "vote" or "parity", the published rule, under which the largest k decides which of equal keys count.
-        device: Where the products are computed.
+        ties: "vote" or "parity" (published), see `search.retrieve.retrieve`, with the largest k.
 
     Returns:
         {"micro": {k: {rank: x}}, "macro": {k: {rank: x}}}, x in [0, 1], None where no query has a name.
 
     Raises:
-        ValueError: for an unknown tie rule, a rank that the keys do not have, fewer keys than k, sizes that do not
-            match, and embeddings that are NaN, infinite or zero (their rows are named).
+        ValueError: as `retrieve`, and for a rank that the keys do not have and sizes that do not match.
 
     Example:
         >>> keys, queries = [[1, 0], [0, 1]], [[2, 1], [1, 3]]
@@ -107,23 +101,18 @@ def chance_accuracies(index: RetrievalIndex, query_labels: Labels, top_k: Sequen
 def class_accuracies(
     index: RetrievalIndex, found: Retrieval, rank: str, names: Sequence[str | None], k: int = 1
 ) -> dict[str, float]:
-    """Taxon -> share of its queries that are right at `k`.
-
-    The taxa are those of the queries, in alphabetical order.
-    """
+    """Taxon of the queries, in alphabetical order, -> share of its queries that are right at `k`."""
     true = query_codes(index, rank, names, len(found.neighbours))
     hits = (found.predictions[rank][:, :k] == true[:, None]).any(axis=1)
-    totals: dict[str, list[bool]] = {}
-    for name, hit in zip(names, hits.tolist(), strict=True):
-        if name is not None:
-            totals.setdefault(name, []).append(hit)
-    return {name: sum(totals[name]) / len(totals[name]) for name in sorted(totals)}
+    taxa, places = np.unique([name or "" for name in names], return_inverse=True)
+    shares = np.bincount(places, weights=hits) / np.bincount(places)
+    return {name: share for name, share in zip(taxa.tolist(), shares.tolist(), strict=True) if name}
 
 
 def prototypes(
     embeddings: ArrayLike, labels: Labels, rank: str = "species"
 ) -> tuple[Floats, dict[str, list[str | None]]]:
-    """One key per taxon, the mean direction, and its labels.
+    """One key per taxon, the mean direction of its specimens: unit vectors (taxa, D), and rank -> names (taxa,).
 
     Specimens without a name at `rank` are left out. At the other ranks a prototype has the most frequent name of its
     specimens, if any; of equally frequent names, the first in the alphabet.
@@ -131,9 +120,6 @@ def prototypes(
     Args:
         embeddings: (N, D).
         labels: Rank -> names (N,).
-
-    Returns:
-        Unit vectors (taxa, D) in alphabetical order, and rank -> names (taxa,).
 
     Raises:
         ValueError: for a rank without labels or names, and a taxon whose vectors cancel out.
@@ -149,21 +135,16 @@ def prototypes(
         np.add.at(sums, codes[named], index.vectors.numpy()[index.group[named]])
     found: dict[str, list[str | None]] = {}
     for other, names in index.classes.items():
-        votes = np.zeros((len(classes), 2), np.int64) + [UNKNOWN, 0]
         both = (codes != UNKNOWN) & (index.codes[other] != UNKNOWN)
         pairs, counts = np.unique(np.stack([codes[both], index.codes[other][both]]), axis=1, return_counts=True)
-        for (taxon, name), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-            if count > votes[taxon, 1]:
-                votes[taxon] = name, count
-        found[other] = [None if code == UNKNOWN else names[code] for code in votes[:, 0]]
+        found[other] = [None] * len(classes)
+        for taxon, name in pairs[:, np.lexsort((-pairs[1], counts))].T.tolist():  # the most frequent comes last
+            found[other][taxon] = names[name]
     return unit_vectors(sums, "prototypes", classes), found
 
 
 def query_codes(index: RetrievalIndex, rank: str, names: Sequence[str | None], queries: int) -> Ids:
-    """Codes (Q,) of the names of queries.
-
-    Those of the keys, -1 where unknown, and new codes for names that no key has.
-    """
+    """Codes (Q,) of the names of queries: those of the keys, -1 where unknown, new ones for names that no key has."""
     if len(names) != queries:
         raise ValueError(f"The queries have {len(names)} labels at the rank {rank!r}, and there are {queries}.")
     if rank not in index.codes:
@@ -173,14 +154,10 @@ def query_codes(index: RetrievalIndex, rank: str, names: Sequence[str | None], q
 
 
 def check_top_k(top_k: Sequence[int]) -> list[int]:
-    """The distinct numbers in ascending order.
-
-    Raises:
-        ValueError: for no number, and for one below 1.
-    """
+    """The distinct numbers in ascending order; ValueError without a number, and for one below 1."""
     ks = sorted(set(top_k))
     if not ks or ks[0] < 1:
-        raise ValueError(f"top_k holds numbers of keys, 1 or more; got {list(top_k)}.")
+        raise ValueError(f"The values of k are {list(top_k)}; give numbers of keys, 1 or more.")
     return ks
 
 

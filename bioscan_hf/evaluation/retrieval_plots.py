@@ -1,21 +1,18 @@
-"""Figures of retrieval: gallery, confusion matrix, accuracy by number of keys, training curve.
-
-Each function takes numbers or photos and returns a matplotlib Figure, without showing or writing it.
-"""
+"""Figures of retrieval: gallery, confusion matrix, accuracy by number of keys, training curve."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..plots import COLOURS, plain
 
@@ -27,8 +24,7 @@ FRAMES = {"species": "#0072B2", "genus": "#56B4E9", "family": "#F0E442", "order"
 FEWEST_TAXA = 3
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A neighbour in a gallery: photo (bytes of an image file, None if absent), rank -> name, and similarity."""
 
     photo: bytes | None
@@ -39,9 +35,7 @@ class Found:
 def gallery(
     queries: Sequence[tuple[bytes | None, Mapping[str, str | None]]], found: Mapping[str, Sequence[Sequence[Found]]]
 ) -> Figure:
-    """One row of photos per query: the query and its neighbours.
-
-    Frame colours show the deepest rank at which they agree.
+    """One row of photos per query: the query and its neighbours, with frames in the colour of the shared rank.
 
     Args:
         queries: (photo, rank -> name).
@@ -55,36 +49,25 @@ def gallery(
     widths = [max(len(neighbours) for neighbours in of_query) for of_query in found.values()]
     # Empty narrow columns separate the combinations.
     ratios = [1.0] + [part for width in widths for part in (0.12, *[1.0] * width)]
-    figure = Figure(figsize=(1.3 * sum(ratios) + 0.2, 1.66 * len(queries) + 1.0))
-    top, bottom = 1 - 0.62 / figure.get_size_inches()[1], 0.36 / figure.get_size_inches()[1]
-    grid = figure.add_gridspec(
-        len(queries),
-        len(ratios),
-        width_ratios=ratios,
-        left=0.01,
-        right=0.99,
-        top=top,
-        bottom=bottom,
-        hspace=0.3,
-        wspace=0.06,
-    )
+    height = 1.66 * len(queries) + 1.0  # inches
+    figure = Figure(figsize=(1.3 * sum(ratios) + 0.2, height))
+    edges = {"left": 0.01, "right": 0.99, "top": 1 - 0.62 / height, "bottom": 0.36 / height}
+    grid = figure.add_gridspec(len(queries), len(ratios), width_ratios=ratios, hspace=0.3, wspace=0.06, **edges)
     for row, (photo, taxa) in enumerate(queries):
         _show(figure, grid[row, 0], photo, _lowest_name(taxa), None)
-        column = 1
-        for of_query, width in zip(found.values(), widths, strict=True):
+    headings, first = [("query", 0, 0)], 2
+    for (name, of_query), width in zip(found.items(), widths, strict=True):
+        for row, (_, taxa) in enumerate(queries):
             for place, neighbour in enumerate(of_query[row]):
                 deepest = deepest_shared_rank(taxa, neighbour.taxa)
                 caption = f"{_lowest_name(neighbour.taxa)}\n{neighbour.similarity:.2f}, {_words(deepest)}"
-                _show(figure, grid[row, column + 1 + place], neighbour.photo, caption, FRAMES[deepest])
-            column += 1 + width
-    column, heading = 1, top + 0.06 / figure.get_size_inches()[1]
-    figure.text(_middle(figure, grid, 0, 0), heading, "query", ha="center", fontsize=9, weight="bold")
-    for name, width in zip(found, widths, strict=True):
+                _show(figure, grid[row, first + place], neighbour.photo, caption, FRAMES[deepest])
         text = name.replace("->", " \N{RIGHTWARDS ARROW} ").replace("dna", "DNA")
-        figure.text(
-            _middle(figure, grid, column + 1, column + width), heading, text, ha="center", fontsize=9, weight="bold"
-        )
-        column += 1 + width
+        headings.append((text, first, first + width - 1))
+        first += 1 + width
+    for text, *ends in headings:
+        left, right = (grid[0, column].get_position(figure) for column in ends)
+        figure.text((left.x0 + right.x1) / 2, 1 - 0.56 / height, text, ha="center", fontsize=9, weight="bold")
     frames = [Line2D([], [], color=colour, linewidth=4, label=_words(rank)) for rank, colour in FRAMES.items()]
     figure.legend(handles=frames, loc="upper center", ncols=len(frames), frameon=False, fontsize=8)
     return figure
@@ -93,9 +76,7 @@ def gallery(
 def confusion_matrix(
     true: Sequence[str | None], predicted: Sequence[str | None], most: int = 20, title: str = ""
 ) -> Figure:
-    """Percent of the queries of each taxon that retrieved each taxon.
-
-    Rows are true taxa and sum to 100 %; columns are retrieved taxa.
+    """Percent of the queries of each taxon (row) that retrieved each taxon (column).
 
     Shows the `most` taxa with the most queries; other predictions are in the last column.
 
@@ -118,10 +99,10 @@ def confusion_matrix(
     figure = Figure(figsize=(side + 1.4, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
-        colour = "white" if shares[row, column] > 55 else "black"
-        text = f"{shares[row, column]:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.5:
+            colour = "white" if share > 55 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
     axes.axvline(len(names) - 0.5, color="#999999", linewidth=0.8)
     axes.set_xticks(range(len(names) + 1), [*names, "other"], rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), [f"{name} ({counts[name]})" for name in names], fontsize=8)
@@ -133,11 +114,7 @@ def confusion_matrix(
 def accuracy_by_keys(
     accuracies: Mapping[str, Mapping[str, float]], keys: Mapping[str, int], queries: Mapping[str, Mapping[str, int]]
 ) -> Figure:
-    """Accuracy of each taxon by its number of keys.
-
-    One dot per taxon, and means over ranges of the number of keys.
-
-    A range with fewer than 3 taxa has no mean.
+    """Accuracy of each taxon by its number of keys, and means over ranges with at least 3 taxa.
 
     Args:
         accuracies: Name of the queries, such as "seen", -> taxon -> accuracy in [0, 1].
@@ -146,7 +123,8 @@ def accuracy_by_keys(
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
-    largest = max((keys.get(taxon, 0) for of_taxon in accuracies.values() for taxon in of_taxon), default=1)
+    numbers = [keys.get(taxon, 0) for of_taxon in accuracies.values() for taxon in of_taxon]
+    largest = max(numbers, default=1)
     edges = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 10**9]
     generator = np.random.default_rng(0)
     for (name, of_taxon), colour in zip(accuracies.items(), cycle(COLOURS), strict=False):
@@ -163,10 +141,10 @@ def accuracy_by_keys(
         x, y = zip(*means, strict=True) if means else ((), ())
         axes.plot(x, y, color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
     axes.set_xscale("log")
-    some_without = any(keys.get(taxon, 0) == 0 for of_taxon in accuracies.values() for taxon in of_taxon)
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= max(2, 1.5 * largest)]
-    names = [f"{tick:,}" for tick in ticks]
-    axes.set_xticks([0.5, *ticks] if some_without else ticks, ["none", *names] if some_without else names)
+    ticks = {float(tick): f"{tick:,}" for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= 1.5 * largest}
+    if some_without := min(numbers, default=1) == 0:
+        ticks = {0.5: "none"} | ticks
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
     axes.set(xlabel="keys of the taxon (logarithmic)", ylabel="top-1 accuracy of the taxon (%)", ylim=(-4, 104))
     axes.set_xlim(0.4 if some_without else 0.8, max(2.5, 1.6 * largest))
@@ -184,8 +162,8 @@ def training_curve(
     """Loss by step, and validation accuracy by step.
 
     Args:
-        losses: Name of the training -> (step, loss in nats); above 200 points, the running mean of 10 is drawn.
-        accuracies: Name of the line -> (step, fraction).
+        losses: Name -> (step, loss in nats); above 200 points, the running mean of 10 is drawn.
+        accuracies: Name -> (step, fraction).
         chance: Name -> fraction, drawn as dashed lines.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -210,21 +188,18 @@ def training_curve(
 
 def deepest_shared_rank(a: Mapping[str, str | None], b: Mapping[str, str | None]) -> str:
     """Lowest rank of `FRAMES` with equal names, or "none"."""
-    ranks = (rank for rank in FRAMES if rank != "none")
-    return next((rank for rank in ranks if a.get(rank) is not None and a.get(rank) == b.get(rank)), "none")
+    return next((rank for rank in FRAMES if a.get(rank) is not None and a.get(rank) == b.get(rank)), "none")
 
 
 def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str, colour: str | None) -> None:
     axes = figure.add_subplot(place)
     if photo is None:
-        axes.text(
-            0.5, 0.5, "no photo", ha="center", va="center", fontsize=7, color="#666666", transform=axes.transAxes
-        )
+        where = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, "no photo", fontsize=7, color="#666666", **where)
     else:
         image = Image.open(io.BytesIO(photo)).convert("RGB")
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        axes.imshow(image.crop((left, top, left + side, top + side)).resize((160, 160)))
+        square = ImageOps.fit(image, (min(image.size),) * 2)
+        axes.imshow(square.resize((160, 160)))
     axes.set(xticks=[], yticks=[])
     axes.set_box_aspect(1)
     for spine in axes.spines.values():
@@ -237,12 +212,5 @@ def _words(deepest: str) -> str:
 
 
 def _lowest_name(taxa: Mapping[str, str | None]) -> str:
-    name = next((taxa[rank] for rank in FRAMES if taxa.get(rank)), None)
-    if name is None:
-        return "unknown"
+    name = next((name for rank in FRAMES if (name := taxa.get(rank))), "unknown")
     return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _middle(figure: Figure, grid: GridSpec, first: int, last: int) -> float:
-    left, right = (grid[0, column].get_position(figure) for column in (first, last))
-    return float((left.x0 + right.x1) / 2)

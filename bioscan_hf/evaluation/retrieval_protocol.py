@@ -1,8 +1,7 @@
-"""Retrieval protocol of CLIBD: every modality of the queries against every modality of the keys.
+"""Retrieval protocol of CLIBD (https://arxiv.org/abs/2405.17537): queries and keys of every modality.
 
-Protocol: https://arxiv.org/abs/2405.17537. Besides image, DNA and text there are "averaged" (mean of the unit vectors
-of image and DNA), "concatenated" (both side by side) and, for keys only, "all" (one key per modality of a specimen).
-Queries and keys of equal dimensions form a combination: 21 combinations for three modalities.
+Besides image, DNA and text there are "averaged" (mean of the unit vectors of image and DNA), "concatenated" (both side
+by side) and, for keys only, "all" (one key per modality of a specimen).
 Shape letters: N = specimens, D = embedding size.
 """
 
@@ -10,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from itertools import chain, product
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +51,7 @@ class Specimens:
     ids: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Vectors (n, D) of the specimens that have one modality, with their labels (n,) and names (n,)."""
 
     vectors: Floats
@@ -62,16 +60,13 @@ class Rows:
 
 
 def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
-    """Vectors of one of `KEY_TYPES`, for the specimens that have its modalities.
-
-    Raises:
-        ValueError: for an unknown kind or rank, and if no specimen has these modalities.
-    """
+    """Vectors of one of `KEY_TYPES`, for the specimens that have its modalities; ValueError if none has them."""
     check_ranks(ranks, specimens.labels)
     if kind == "all":
         parts = [rows_of(specimens, name, ranks) for name in MODALITIES if name in specimens.embeddings]
-        labels = {rank: [name for part in parts for name in part.labels[rank]] for rank in ranks}
-        return Rows(np.concatenate([part.vectors for part in parts]), labels, [i for part in parts for i in part.ids])
+        labels = {rank: list(chain.from_iterable(part.labels[rank] for part in parts)) for rank in ranks}
+        ids = list(chain.from_iterable(part.ids for part in parts))
+        return Rows(np.concatenate([part.vectors for part in parts]), labels, ids)
     needed = ("image", "dna") if kind in ("averaged", "concatenated") else (kind,)
     missing = [name for name in needed if name not in specimens.embeddings]
     if kind not in KEY_TYPES or missing:
@@ -87,12 +82,11 @@ def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
         vectors = np.mean(units, axis=0, dtype=np.float32)
     elif kind == "concatenated":
         vectors = np.concatenate(units, axis=1)
-    labels = {rank: [specimens.labels[rank][row] for row in rows] for rank in ranks}
-    return Rows(vectors, labels, ids)
+    return Rows(vectors, {rank: [specimens.labels[rank][row] for row in rows] for rank in ranks}, ids)
 
 
 def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
-    """Every "query->key" that can be compared: 21 for three modalities.
+    """Every "query->key" of equal dimensions that can be compared: 21 for three modalities.
 
     Example:
         >>> combinations_of(["image", "dna"])[:3]
@@ -102,7 +96,6 @@ def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
     both = [name for name in ("averaged", "concatenated") if {"image", "dna"} <= set(singles)]
     keys = [*singles, *both, *(["all"] if len(singles) == 3 else [])]
     pairs = product([*singles, *both], keys)
-    # A concatenation has twice the dimensions of the others, so it is compared only with concatenations.
     return tuple(f"{query}->{key}" for query, key in pairs if (query == "concatenated") == (key == "concatenated"))
 
 
@@ -126,7 +119,7 @@ def evaluate_retrieval(
         combinations: Such as "image->dna". None: all that are possible.
         ranks: Ranks of `keys.labels` to measure.
         top_k: Numbers of nearest keys among which one must be right.
-        ties: "vote" or "parity", see `search.retrieve`.
+        ties: "vote" or "parity" (published), see `search.retrieve.retrieve`.
         kind: Kind of index: "exact", "hnsw" or "ivfpq".
         prototype_rank: Uses one key per taxon of this rank instead of one per specimen.
         device: Where the products of an exact index are computed.
@@ -145,10 +138,9 @@ def evaluate_retrieval(
     if unknown or not wanted:
         raise ValueError(f"Unknown combination {', '.join(unknown) or '(none)'}. Choose from {', '.join(possible)}.")
     found: dict[str, dict[str, Any]] = {}
+    all_ranks = [*ranks] if prototype_rank in (None, *ranks) else [*ranks, str(prototype_rank)]
     for key_kind in dict.fromkeys(name.split("->")[1] for name in wanted):
-        extra = [] if prototype_rank is None else [prototype_rank]
-        rows = rows_of(keys, key_kind, list(dict.fromkeys([*ranks, *extra])))
-        vectors, labels, ids = rows.vectors, rows.labels, rows.ids
+        vectors, labels, ids = rows_of(keys, key_kind, all_ranks)
         if prototype_rank is not None:
             vectors, labels = prototypes(vectors, labels, prototype_rank)
             ids = [str(name) for name in labels[prototype_rank]]
@@ -175,26 +167,6 @@ def harmonic_means(seen: Accuracies, unseen: Accuracies) -> Accuracies:
     }
 
 
-def published_selection_score(tables: Mapping[str, Mapping[str, Any]]) -> float:
-    """Score by which CLIBD selects a checkpoint.
-
-    It is the mean of all top-1 accuracies of all combinations.
-
-    text->text weighs as much as image->DNA. The harmonic mean of one combination is more informative.
-    """
-    return float(
-        np.mean(
-            [
-                accuracy
-                for table in tables.values()
-                for split in ("seen", "unseen")
-                for average in ("micro", "macro")
-                for accuracy in table[split][average][1].values()
-            ]
-        )
-    )
-
-
 def two_stage_names(
     image_keys: RetrievalIndex,
     dna_keys: RetrievalIndex,
@@ -205,28 +177,23 @@ def two_stage_names(
     k: int = 1,
     ties: str = "parity",
 ) -> dict[str, list[list[str | None]]]:
-    """Names from images of seen species or barcodes of unseen ones.
+    """Rank -> names (Q, k) of photos, from photos of seen species or barcodes of unseen ones.
 
-    Returns rank -> names of the first `k` keys (Q, k).
-
-    This is CLIBD's method for photos when barcodes of further species are available: answer i is the i-th nearest
-    image key if its cosine is above `threshold`, and the i-th nearest DNA key otherwise.
+    This is CLIBD's method when barcodes of further species are available: answer i is the i-th nearest image key if
+    its cosine is above `threshold`, and the i-th nearest DNA key otherwise.
 
     Args:
-        image_keys: Photos of specimens of seen species.
-        dna_keys: Barcodes of specimens of unseen species.
         queries: Embeddings of photos (Q, D).
         threshold: Cosine, chosen on validation queries.
     """
-    near, far = (retrieve(index, queries, k=k, ties=ties) for index in (image_keys, dna_keys))
-    names = {}
-    for rank in ranks:
-        parts = [
-            np.array([*index.classes[rank], None], object)[found.predictions[rank]]
-            for index, found in ((image_keys, near), (dna_keys, far))
-        ]
-        names[rank] = np.where(near.similarities > threshold, *parts).tolist()
-    return names
+    indexes = (image_keys, dna_keys)
+    found = [retrieve(index, queries, k=k, ties=ties) for index in indexes]
+    near = found[0].similarities > threshold
+
+    def names(place: int, rank: str) -> NDArray[Any]:
+        return np.array([*indexes[place].classes[rank], None], object)[found[place].predictions[rank]]
+
+    return {rank: np.where(near, names(0, rank), names(1, rank)).tolist() for rank in ranks}
 
 
 def _table(
