@@ -11,46 +11,22 @@ import errno
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from ..files import locked, read_json, write_json
 from ..progress import Progress, silent
 from .catalogue import HUB_REPO, REVISION, Checksum, PublishedFile, needs
-from .local_files import (
-    CHECKED_FILE,
-    FileState,
-    choose,
-    file_state,
-    part_of,
-    read_checked,
-    size_of,
-    unpacked_state,
-    with_hub_checksum,
-)
+from .local_files import Checked, FileState, choose, file_state, part_of, size_of, unpacked_state
+from .network import TIMEOUT, TRANSIENT, DownloadError, NetworkFault, Patience, network_fault, open_url, patiently
 
-#: Seconds without a byte after which a connection counts as interrupted.
-TIMEOUT = 60.0
-#: Longest pause between attempts, in seconds.
-LONGEST_PAUSE = 120.0
 BLOCK = 2**18
-#: HTTP status codes that are tried again.
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-
-
-class DownloadError(OSError):
-    """An incomplete download; `states` holds the state of every file, if known."""
-
-    def __init__(self, message: str, states: list[FileState] | None = None):
-        super().__init__(message)
-        self.states = states or []
 
 
 @dataclass
@@ -59,16 +35,13 @@ class Transfer:
 
     Attributes:
         immutable: Whether the address always names the same version of the file.
-        retries: Consecutive attempts without progress before giving up, beyond the first.
-        pause: Seconds before the next attempt; doubled each time.
     """
 
     file: PublishedFile
     url: str
     part: Path
     immutable: bool
-    retries: int
-    pause: float
+    patience: Patience
     progress: Progress
     fetched: int = 0
 
@@ -81,6 +54,7 @@ def download(
     source: str = "hub",
     revision: str = REVISION,
     boxes: bool = False,
+    reread: bool = False,
     retries: int = 5,
     pause: float = 1.0,
     progress: Progress = silent,
@@ -96,6 +70,7 @@ def download(
             photos it has: the single _pretrain.zip of the Hub is in two parts elsewhere.
         revision: Branch, tag or commit of the Hub repository. At other revisions than the published one, the checksums
             reported by the Hub count.
+        reread: Computes the digests of the files in `root` again, also where they seem unchanged.
         retries: Consecutive attempts without progress before giving up on a file, beyond the first.
         pause: Seconds before the next attempt; doubled each time, up to two minutes.
         progress: Called with ("downloading NAME" or "checking NAME", bytes, bytes in total or None).
@@ -112,32 +87,38 @@ def download(
     wanted = needs(config, split, boxes=boxes)
     states: dict[str, FileState] = {}
     todo: list[Transfer] = []
+    patience = Patience(retries, pause)
     with locked(root, "download", name=".bioscan_hf_download.lock"):
+        checked = Checked(root, keep=True, reread=reread)
         for need in wanted:
-            unpacked, note = unpacked_state(root, config, need, progress)
+            unpacked, note = unpacked_state(checked, config, need, progress)
             if note:
                 say(note)
             if unpacked is not None:
                 states[unpacked.name] = unpacked
                 continue
-            for file in choose(need, root, lambda file: base is None or _offers(f"{base}/{quote(file.name)}")):
+            for file in choose(
+                need, root, lambda file: base is None or _offers(f"{base}/{quote(file.name)}", patience)
+            ):
                 if file.name in states:
                     continue
                 try:
-                    states[file.name], where = _locate(root, file, base, revision, progress)
-                except DownloadError as error:
-                    states[file.name], where = replace(file_state(root, file, progress), detail=str(error)), None
+                    states[file.name], where = _locate(checked, file, base, revision, patience, progress)
+                except OSError as error:
+                    states[file.name], where = _failed(root, file, error), None
                 if where is not None:
                     url, file = where
-                    part = part_of(root / file.name)
-                    todo.append(Transfer(file, url, part, base is None, retries, pause, progress))
+                    todo.append(Transfer(file, url, part_of(root / file.name), base is None, patience, progress))
         _check_space(root, todo)
         for transfer in todo:
             name = transfer.file.name
-            if states[name].state == "damaged":
-                os.replace(root / name, root / f"{name}.damaged")
-                say(f"{name} is damaged: {states[name].detail}. Renamed to {name}.damaged; downloading it again.")
-            states[name] = _get(root, transfer)
+            try:
+                if states[name].state == "damaged":
+                    os.replace(root / name, root / f"{name}.damaged")
+                    say(f"{name} is damaged: {states[name].detail}. Renamed to {name}.damaged; downloading it again.")
+                states[name] = _get(checked, transfer)
+            except OSError as error:
+                states[name] = replace(_failed(root, transfer.file, error), fetched=transfer.fetched)
             say(str(states[name]))
     failed = [state for state in states.values() if not state.usable]
     if failed:
@@ -160,55 +141,81 @@ def _base(source: str) -> str | None:
     return source.rstrip("/")
 
 
-def _offers(url: str) -> bool:
+def _failed(root: Path, file: PublishedFile, error: OSError) -> FileState:
+    """State of a file that could not be located or downloaded, with the reason."""
+    what = str(error) if isinstance(error, DownloadError) else f"{error.strerror or error} ({error.filename})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "the disk is full: free some space, then run the same command again"
+    begun = size_of(part_of(root / file.name))
+    return FileState(file.name, "partial" if begun else "missing", begun, what)
+
+
+def _offers(url: str, patience: Patience) -> bool:
     """False if the server has no such file. Other failures are reported by the download itself."""
-    try:
-        with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT):
+
+    def ask() -> bool:
+        with open_url(Request(url, method="HEAD")):
             return True
+
+    try:
+        return patiently(ask, url, patience)
     except HTTPError as error:
         return error.code not in (404, 410)
-    except OSError:
+    except DownloadError:
         return True
 
 
 def _locate(
-    root: Path, file: PublishedFile, base: str | None, revision: str, progress: Progress
+    checked: Checked, file: PublishedFile, base: str | None, revision: str, patience: Patience, progress: Progress
 ) -> tuple[FileState, tuple[str, PublishedFile] | None]:
     """State of a file; and, unless it is correct, its address and the file with all known checksums."""
     pinned = base is not None or revision == REVISION
-    file = with_hub_checksum(root, file) if pinned else replace(file, checksums=(), about="size not known")
-    state = file_state(root, file, progress)
+    file = checked.with_hub_checksum(file) if pinned else replace(file, checksums=(), about="size not known")
+    state = file_state(checked, file, progress)
     if pinned and (state.state == "right" or (state.usable and base is not None)):
         return state, None
     if base is not None:
         return state, (f"{base}/{quote(file.name)}", file)
     if "hub" not in file.hosts:
-        todo = f"the Hub has no such file: copy it to {root} by hand, or give the address of a server that has it"
+        todo = (
+            f"the Hub has no such file: copy it to {checked.root} by hand, or give the address of a server that has it"
+        )
         return state if state.usable else replace(state, detail=f"{state.detail}; {todo}"), None
-    url, file = _ask_hub(root, file, revision)
-    state = file_state(root, file, progress)
+    url, file = _ask_hub(checked, file, revision, patience)
+    state = file_state(checked, file, progress)
     return state, None if state.usable else (url, file)
 
 
-def _ask_hub(root: Path, file: PublishedFile, revision: str) -> tuple[str, PublishedFile]:
+def _ask_hub(checked: Checked, file: PublishedFile, revision: str, patience: Patience) -> tuple[str, PublishedFile]:
     """Address of a file at the commit of `revision`, and the file with size and sha256 reported by the Hub."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.errors import HTTPError as HubError
 
     def address(revision: str) -> str:
         return hf_hub_url(HUB_REPO, file.name, repo_type="dataset", revision=revision)
 
+    def ask() -> Any:
+        try:
+            return get_hf_file_metadata(address(revision), timeout=TIMEOUT)
+        except OfflineModeIsEnabled:
+            raise
+        except HfHubHTTPError as error:
+            code = error.response.status_code if error.response is not None else 0
+            if code < 500 and code not in TRANSIENT:
+                raise
+            raise NetworkFault(f"it answers {code}") from error
+        except (HubError, OSError) as error:
+            raise network_fault(error) from error
+
     try:
-        found = get_hf_file_metadata(address(revision), timeout=TIMEOUT, retry_on_errors=True)
-    except (HubError, OSError) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise DownloadError(f"{address(revision)}: {what}") from error
+        found = patiently(ask, address(revision), patience)
+    except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+        raise DownloadError(f"{address(revision)}: {' '.join(str(error).split())}") from error
     sha256 = found.etag if found.etag and re.fullmatch("[0-9a-f]{64}", found.etag) else None
     checksum = Checksum(found.size, "sha256" if sha256 else None, sha256)
     if revision == REVISION:
-        checked = read_checked(root)
-        checked["hub"][file.name] = asdict(checksum)
-        write_json(root / CHECKED_FILE, checked)
+        checked.add_hub_checksum(file.name, checksum)
     known = [c for c in file.checksums if c != checksum]
     return address(found.commit_hash or revision), replace(file, checksums=(*known, checksum))
 
@@ -229,16 +236,17 @@ def _check_free(root: Path, need: int, what: str) -> None:
         )
 
 
-def _get(root: Path, transfer: Transfer) -> FileState:
-    """Downloads a file, checks it and renames it; returns its state."""
+def _get(checked: Checked, transfer: Transfer) -> FileState:
+    """Downloads a file, checks it and renames it; returns its state.
+
+    Raises:
+        OSError: if it cannot be downloaded, or written.
+    """
     file, part = transfer.file, transfer.part
-    try:
-        _fetch(transfer)
-    except DownloadError as error:
-        return replace(file_state(root, file), detail=str(error), fetched=transfer.fetched)
-    state = file_state(root, file, transfer.progress, part=True)
+    _fetch(transfer)
+    state = file_state(checked, file, transfer.progress, part=True)
     if state.usable:
-        os.replace(part, root / file.name)
+        os.replace(part, checked.root / file.name)
     else:
         part.unlink()
         state = replace(state, detail=f"{transfer.url} sent a wrong file, which was deleted: {state.detail}")
@@ -254,28 +262,16 @@ def _fetch(transfer: Transfer) -> None:
     """
     most, failures = size_of(transfer.part), 0
     while True:
-        after = 0.0
         try:
-            failure = _continue(transfer)
-            if not failure:
-                return
+            _continue(transfer)
+            return
         except HTTPError as error:
-            if error.code not in TRANSIENT:
-                raise DownloadError(f"{transfer.url} answers {error.code} {error.reason}") from error
-            wait = error.headers.get("Retry-After", "")
-            failure, after = f"it answers {error.code} {error.reason}", float(wait) if wait.isdecimal() else 0.0
-        except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
-            failure = f"{type(error).__name__}: {error}"
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise DownloadError("the disk is full: free some space, then run the same command again") from error
-        size = size_of(transfer.part)
-        # A server that restarts each time and is cut at the same place makes no progress either.
-        failures, most = (0, size) if size > most else (failures + 1, most)
-        if failures > transfer.retries:
-            raise DownloadError(f"{transfer.url}: {failure}; gave up after {failures} attempts without progress")
-        time.sleep(min(LONGEST_PAUSE, max(after, transfer.pause * 2 ** max(0, failures - 1))))
+            raise DownloadError(f"{transfer.url} answers {error.code} {error.reason}") from error
+        except NetworkFault as fault:
+            size = size_of(transfer.part)
+            # A server that restarts each time and is cut at the same place makes no progress either.
+            failures, most = (0, size) if size > most else (failures + 1, most)
+            transfer.patience.wait(transfer.url, fault, failures)
 
 
 def _note(part: Path) -> Path:
@@ -283,8 +279,13 @@ def _note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _continue(transfer: Transfer) -> str:
-    """Requests the rest of the .part once; returns "" when it is complete, else the failure."""
+def _continue(transfer: Transfer) -> None:
+    """Requests the rest of the .part once.
+
+    Raises:
+        NetworkFault: if it is not complete then, and another attempt may complete it.
+        DownloadError, HTTPError: if no other attempt can succeed.
+    """
     file, part, url = transfer.file, transfer.part, transfer.url
     expected = [list(astuple(checksum)) for checksum in file.checksums if checksum.digest]
     note = read_json(_note(part)) if _note(part).is_file() else {}
@@ -293,21 +294,21 @@ def _continue(transfer: Transfer) -> str:
     same = validator is not None or (bool(expected) and note.get("expected") == expected)
     offset = size_of(part) if same else 0
     if offset and any(offset == checksum.size for checksum in file.checksums):
-        return ""
+        return
     headers = {"Accept-Encoding": "identity", "User-Agent": "bioscan-hf"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
     if offset and validator is not None:
         headers["If-Range"] = validator
     try:
-        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+        response = open_url(Request(url, headers=headers))
     except HTTPError as error:
         if error.code != 416 or not offset:
             raise
         if error.headers.get("Content-Range") == f"bytes */{offset}":
-            return ""
+            return
         part.unlink()
-        return f"the server has no bytes after {offset:,}: another version of the file"
+        raise NetworkFault(f"the server has no bytes after {offset:,}: another version of the file") from error
     with response:
         start, total = _extent(response)
         if start != offset and start:
@@ -318,21 +319,28 @@ def _continue(transfer: Transfer) -> str:
         found = _validator(response)
         if start and validator is not None and found not in (None, validator):
             part.unlink()
-            return "the file has changed on the server"
+            raise NetworkFault("the file has changed on the server")
         if not start:
             part.unlink(missing_ok=True)  # before the note: old bytes never have a new validator
             about = {"url": url, "validator": None if transfer.immutable else found, "expected": expected}
             write_json(_note(part), about)
         _check_free(part.parent, (total or 0) - start, file.name)
         done = _receive(response, transfer, start, total)
-    return "" if total in (None, done) else f"the connection was interrupted after {done:,} of {total:,} bytes"
+    if total not in (None, done):
+        raise NetworkFault(f"the connection was interrupted after {done:,} of {total:,} bytes")
 
 
 def _receive(response: Any, transfer: Transfer, start: int, total: int | None) -> int:
     """Appends a response to the .part; returns its size."""
     done = start
     with open(transfer.part, "ab") as output:
-        while block := response.read(BLOCK):
+        while True:
+            try:
+                block = response.read(BLOCK)
+            except (OSError, HTTPException) as error:
+                raise network_fault(error) from error
+            if not block:
+                break
             output.write(block)
             done += len(block)
             transfer.fetched += len(block)

@@ -1,4 +1,4 @@
-"""Checks the published files in a folder against their sizes and digests. No network."""
+"""Checks the published files in a folder against their sizes and digests, without the network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,62 @@ class FileState:
         return f"{self.name}: {self.state}" + (f" ({self.detail})" if self.detail else "")
 
 
+class Checked:
+    """Digests computed here and checksums reported by the Hub, kept in `CHECKED_FILE` of the release folder.
+
+    Args:
+        keep: Whether new ones are written to the file.
+        reread: Whether digests of earlier runs are ignored.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+
+    def __init__(self, root: str | Path, keep: bool, reread: bool = False):
+        self.root, self.keep = Path(root), keep
+        self._content: dict[str, dict[str, Any]] = {"digests": {}, "hub": {}}
+        path = self.root / CHECKED_FILE
+        if path.is_file():
+            try:
+                self._content = read_json(path, {"digests": dict, "hub": dict})
+            except ValueError as error:
+                raise ValueError(f"{error} Delete the file; the digests are computed again.") from None
+        if reread:
+            self._content["digests"] = {}
+
+    def _save(self) -> None:
+        if self.keep and os.access(self.root, os.W_OK):  # a read-only shared folder is checked each time
+            write_json(self.root / CHECKED_FILE, self._content)
+
+    def add_hub_checksum(self, name: str, checksum: Checksum) -> None:
+        """Keeps what the Hub reported at REVISION."""
+        self._content["hub"][name] = asdict(checksum)
+        self._save()
+
+    def with_hub_checksum(self, file: PublishedFile) -> PublishedFile:
+        """`file` with the sha256 that the Hub reported at REVISION, if an earlier download asked for it."""
+        reported = self._content["hub"].get(file.name)
+        return file if reported is None else replace(file, checksums=(*file.checksums, Checksum(**reported)))
+
+    def digest(self, path: Path, name: str, algorithm: str, progress: Progress) -> str:
+        """Digest of a file; an earlier one if size and modification time are unchanged."""
+        about = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+        known = self._content["digests"].get(name, {})
+        if any(known.get(key) != value for key, value in about.items()):
+            known = about
+        if algorithm not in known:
+            digest, done = hashlib.new(algorithm, usedforsecurity=False), 0
+            with open(path, "rb") as file:
+                while block := file.read(2**22):
+                    digest.update(block)
+                    done += len(block)
+                    progress(f"checking {name}", done, about["size"])
+            known = {**known, algorithm: digest.hexdigest()}
+            self._content["digests"][name] = known
+            self._save()
+        return str(known[algorithm])
+
+
 def check(
     root: str | Path,
     config: str = "dna",
@@ -64,26 +120,24 @@ def check(
     reread: bool = False,
     progress: Progress = silent,
 ) -> list[FileState]:
-    """States of the files that `config` and `split` need, compared with what is published. No network.
+    """States of the files that `config` and `split` need, compared with what is published.
 
-    Digests are computed once and kept in `CHECKED_FILE` beside size and modification time. A zip without a published
-    checksum is accepted if it ends as a zip does.
+    It uses no network and writes nothing. Digests that a download has kept in `CHECKED_FILE` are used while size and
+    modification time are unchanged. A zip without a published checksum is accepted if it ends as a zip does.
 
     Args:
-        reread: Computes the digests again, which finds changes that the modification time does not show.
+        reread: Computes all digests again, which finds changes that the modification time does not show.
         progress: Called with ("checking NAME", bytes, bytes in total).
     """
-    root = Path(root)
-    if reread:
-        write_json(root / CHECKED_FILE, {**read_checked(root), "digests": {}})
+    checked = Checked(root, keep=False, reread=reread)
     states: dict[str, FileState] = {}
     for need in needs(config, split, boxes=boxes):
-        unpacked, note = unpacked_state(root, config, need, progress)
+        unpacked, note = unpacked_state(checked, config, need, progress)
         if unpacked is not None:
             states[unpacked.name] = unpacked
             continue
-        for file in choose(need, root):
-            state = file_state(root, with_hub_checksum(root, file), progress)
+        for file in choose(need, checked.root):
+            state = file_state(checked, checked.with_hub_checksum(file), progress)
             states[file.name] = replace(state, detail="; ".join(filter(None, (state.detail, note))))
     return list(states.values())
 
@@ -103,9 +157,9 @@ def choose(
     return next((files for files in need.variants if offers(files[0])), best)
 
 
-def file_state(root: Path, file: PublishedFile, progress: Progress = silent, part: bool = False) -> FileState:
-    """State of a file (or of its .part) in `root`."""
-    path = part_of(root / file.name) if part else root / file.name
+def file_state(checked: Checked, file: PublishedFile, progress: Progress = silent, part: bool = False) -> FileState:
+    """State of a file (or of its .part) in the release folder."""
+    path = part_of(checked.root / file.name) if part else checked.root / file.name
     if not path.is_file():
         if begun := size_of(part_of(path)):
             return FileState(file.name, "partial", begun, f"{begun:,} bytes of {file.size}; a download continues it")
@@ -117,7 +171,7 @@ def file_state(root: Path, file: PublishedFile, progress: Progress = silent, par
         if published.size not in (None, size):
             wrong.append(f"it has {size:,} bytes, published are {published.size:,}")
         elif published.algorithm is not None:
-            found = _digest(root, path, file.name, published.algorithm, progress)
+            found = checked.digest(path, file.name, published.algorithm, progress)
             if found == published.digest:
                 return FileState(file.name, "right", size, f"{published.algorithm} as published")
             wrong.append(f"its {published.algorithm} is {found}, published is {published.digest}")
@@ -138,48 +192,11 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def read_checked(root: Path) -> dict[str, dict[str, Any]]:
-    """File name -> digests computed here ("digests") and -> checksum reported by the Hub ("hub")."""
-    path = root / CHECKED_FILE
-    if not path.is_file():
-        return {"digests": {}, "hub": {}}
-    try:
-        return read_json(path, {"digests": dict, "hub": dict})
-    except ValueError as error:
-        raise ValueError(f"{error} Delete the file; the digests are computed again.") from None
-
-
-def with_hub_checksum(root: Path, file: PublishedFile) -> PublishedFile:
-    """`file` with the sha256 that the Hub reported at REVISION, if an earlier download asked for it."""
-    reported = read_checked(root)["hub"].get(file.name)
-    return file if reported is None else replace(file, checksums=(*file.checksums, Checksum(**reported)))
-
-
-def _digest(root: Path, path: Path, name: str, algorithm: str, progress: Progress) -> str:
-    """Digest of a file; read from CHECKED_FILE if size and modification time are unchanged."""
-    about = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
-    checked = read_checked(root)
-    known = checked["digests"].get(name, {})
-    if any(known.get(key) != value for key, value in about.items()):
-        known = about
-    if algorithm not in known:
-        digest, done = hashlib.new(algorithm, usedforsecurity=False), 0
-        with open(path, "rb") as file:
-            while block := file.read(2**22):
-                digest.update(block)
-                done += len(block)
-                progress(f"checking {name}", done, about["size"])
-        known = {**known, algorithm: digest.hexdigest()}
-        checked["digests"][name] = known
-        if os.access(root, os.W_OK):  # a read-only shared folder is checked each time
-            write_json(root / CHECKED_FILE, checked)
-    return str(known[algorithm])
-
-
-def unpacked_state(root: Path, config: str, need: Need, progress: Progress) -> tuple[FileState | None, str]:
+def unpacked_state(checked: Checked, config: str, need: Need, progress: Progress) -> tuple[FileState | None, str]:
     """State of the unpacked data if they are usable, and a note on unpacked data that are not."""
     if need.what == "metadata":
-        return _unpacked_metadata(root, progress)
+        return _unpacked_metadata(checked, progress)
+    root = checked.root
     folders = [folder for folder in (root / "bioscan5m/images" / config, root / "images" / config) if folder.is_dir()]
     if not need.splits or not folders or not all((folders[0] / split).is_dir() for split in need.splits):
         return None, ""
@@ -197,12 +214,12 @@ def unpacked_state(root: Path, config: str, need: Need, progress: Progress) -> t
     return FileState(f"{name} ({', '.join(need.splits)})", "unpacked", 0, how), ""
 
 
-def _unpacked_metadata(root: Path, progress: Progress) -> tuple[FileState | None, str]:
+def _unpacked_metadata(checked: Checked, progress: Progress) -> tuple[FileState | None, str]:
     for folder in ("bioscan5m/metadata/csv", "metadata/csv", "."):
-        path = root / folder / METADATA_CSV
+        path = checked.root / folder / METADATA_CSV
         if path.is_file():
-            name = str(path.relative_to(root))
-            found = _digest(root, path, name, "md5", progress)
+            name = path.relative_to(checked.root).as_posix()
+            found = checked.digest(path, name, "md5", progress)
             if found == CSV_CHECKSUM.digest:
                 return FileState(name, "unpacked", path.stat().st_size, "md5 as published"), ""
             return None, f"{name} is not the published file: its md5 is {found}, published is {CSV_CHECKSUM.digest}"

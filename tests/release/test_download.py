@@ -3,19 +3,25 @@
 The server is a web server on loopback that can cut connections, flip bytes, refuse requests and change files.
 """
 
+import errno
 import hashlib
+import http.client
 import io
 import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
 from zipfile import ZipFile
 
@@ -24,7 +30,7 @@ import pytest
 
 from bioscan_hf.release import catalogue as inventory
 from bioscan_hf.release import download as downloader
-from bioscan_hf.release import local_files
+from bioscan_hf.release import local_files, network
 from bioscan_hf.release.catalogue import BOXES_TSV, METADATA_CSV, METADATA_ZIP, needs
 from bioscan_hf.release.download import DownloadError, download
 from bioscan_hf.release.local_files import CHECKED_FILE, check
@@ -442,7 +448,7 @@ def test_a_byte_flipped_on_disk_is_reported_and_the_file_downloaded_again(server
     assert hashlib.md5(files[TRAIN]).hexdigest() in found[1].detail
     said = []
     server.asked.clear()
-    get(server, tmp_path, "cropped_256", "train", say=said.append)
+    get(server, tmp_path, "cropped_256", "train", reread=True, say=said.append)
     assert [a.name for a in server.asked] == [TRAIN]
     assert said[0].startswith(f"{TRAIN} is damaged: its md5 is {hashlib.md5(flipped(files[TRAIN])).hexdigest()}")
     assert f"Renamed to {TRAIN}.damaged" in said[0]
@@ -467,18 +473,143 @@ def test_a_refusal_names_the_address_and_other_files_are_downloaded(server, tmp_
 
 def test_retry_after_is_respected(server, tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr(downloader.time, "sleep", slept.append)
+    monkeypatch.setattr(network.time, "sleep", slept.append)
     server.answers[METADATA_ZIP] = [(503, {}), (429, {"Retry-After": "7"}), (500, {})]
     assert states(download(tmp_path, source=server.url, pause=1.0)) == {METADATA_ZIP: "right"}
     assert slept[:3] == [1.0, 7.0, 4.0]
 
 
 def test_no_server(tmp_path, server):
+    """The error names the host."""
     url = server.url
     server.shutdown()
     server.server_close()
-    with pytest.raises(DownloadError, match="Connection refused.*gave up after 3 attempts"):
+    with pytest.raises(
+        DownloadError, match="network fault at 127.0.0.1: .*Connection refused.*gave up after 3 attempt"
+    ):
         download(tmp_path, source=url, retries=2, pause=0.0)
+
+
+FAULTS = [
+    ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed or bad record mac"),
+    ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+    ssl.SSLCertVerificationError(1, "certificate verify failed: certificate is not yet valid"),
+    OSError(errno.EHOSTUNREACH, "No route to host"),
+    OSError(errno.ENETDOWN, "Network is down"),
+    socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    TimeoutError("timed out"),
+    ConnectionResetError("reset"),
+    OSError("Tunnel connection failed: 502 Bad Gateway"),
+    IncompleteRead(b""),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("where", ["before the answer", "in the middle"])
+def test_faults_of_the_network_are_tried_again(server, files, tmp_path, monkeypatch, fault, where):
+    """TLS, routing, names, proxies, timeouts: the file goes on where it stopped, after pauses."""
+    slept, calls = [], []
+    monkeypatch.setattr(network.time, "sleep", slept.append)
+    if where == "before the answer":
+        true = network.urlopen
+
+        def breaks(*arguments, **options):
+            calls.append(1)
+            if len(calls) <= 2:
+                raise fault if isinstance(fault, IncompleteRead) else URLError(fault)
+            return true(*arguments, **options)
+
+        monkeypatch.setattr(network, "urlopen", breaks)
+    else:
+        read = http.client.HTTPResponse.read
+
+        def breaks(response, amount=None):
+            calls.append(1)
+            if len(calls) in (2, 3):
+                raise fault
+            return read(response, 100_000)
+
+        monkeypatch.setattr(http.client.HTTPResponse, "read", breaks)
+    (state,) = download(tmp_path, source=server.url, pause=1.0)
+    assert state.state == "right" and state.fetched == len(files[METADATA_ZIP])
+    assert [pause for pause in slept if pause] == [1.0, 2.0 if where == "before the answer" else 1.0]
+    if where == "in the middle":
+        assert [a.range for a in server.gets()] == [None, "bytes=100000-", "bytes=100000-"]
+
+
+@pytest.mark.parametrize("fault", FAULTS[:6], ids=lambda fault: type(fault).__name__)
+def test_a_lasting_fault_of_the_network_is_named_with_the_host(server, tmp_path, monkeypatch, fault):
+    """What was downloaded before stays, and one file's fault does not stop the next file."""
+    true = network.urlopen
+
+    def breaks(request, **options):
+        if request.full_url.endswith(METADATA_ZIP):
+            raise URLError(fault)
+        return true(request, **options)
+
+    monkeypatch.setattr(network, "urlopen", breaks)
+    with pytest.raises(DownloadError, match=f"{METADATA_ZIP}: missing .network fault at 127.0.0.1: ") as error:
+        get(server, tmp_path, "cropped_256", "train", retries=1)
+    assert str(fault.strerror or fault) in str(error.value) and "gave up after 2 attempts" in str(error.value)
+    assert states(error.value.states) == {METADATA_ZIP: "missing", TRAIN: "right"}
+
+
+@pytest.mark.parametrize("status", [500, 501, 507, 520, 599, 429])
+def test_every_answer_of_a_broken_server_is_tried_again(server, tmp_path, status):
+    server.answers[METADATA_ZIP] = [(status, {})] * 2
+    assert states(get(server, tmp_path)) == {METADATA_ZIP: "right"}
+    assert len(server.gets()) == 3
+
+
+def test_the_variant_is_asked_for_again_after_a_fault(server, files, tmp_path):
+    """A fault of the HEAD request does not choose a variant that the server does not have."""
+    server.files = {name: files[name] for name in (METADATA_ZIP, *PARTS)}
+    server.answers[PRETRAIN] = [(503, {})]
+    assert set(states(get(server, tmp_path, "cropped_256", "pretrain"))) == {METADATA_ZIP, *PARTS}
+
+
+def test_the_proxy_is_named(tmp_path, monkeypatch):
+    """Without its password."""
+    monkeypatch.setenv("http_proxy", "http://ann:secret-word@127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(DownloadError, match=r"network fault at example.org \(by the proxy 127.0.0.1:9\)") as error:
+        download(tmp_path, source="http://example.org", retries=0, pause=0.0)
+    assert "secret-word" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_the_others(server, tmp_path, monkeypatch):
+    """A folder where the .part would grow, and a full disk."""
+    (tmp_path / f"{METADATA_ZIP}.part").mkdir(parents=True)
+    with pytest.raises(DownloadError, match=f"{METADATA_ZIP}: missing .*[Ii]s a directory") as error:
+        get(server, tmp_path, "cropped_256", "train")
+    assert states(error.value.states) == {METADATA_ZIP: "missing", TRAIN: "right"}
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(downloader, "_receive", full)
+    with pytest.raises(DownloadError, match="the disk is full: free some space"):
+        get(server, tmp_path / "full")
+
+
+def test_a_check_writes_nothing(server, files, tmp_path):
+    """No lock, no digests, also with --reread and for files that are there; the folder need not exist."""
+    for name in (METADATA_ZIP, TRAIN):
+        (tmp_path / name).write_bytes(files[name])
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())}
+    for reread in (False, True):
+        assert set(states(check(tmp_path, "cropped_256", "train", boxes=True, reread=reread)).values()) == {
+            "right",
+            "missing",
+        }
+        states(check(tmp_path / "absent", reread=reread))
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())} == before
+    get(server, tmp_path, "cropped_256", "train")
+    kept = (tmp_path / CHECKED_FILE).read_bytes()
+    (tmp_path / TRAIN).write_bytes(flipped(files[TRAIN]))
+    assert states(check(tmp_path, "cropped_256", "train", reread=True))[TRAIN] == "damaged"
+    assert (tmp_path / CHECKED_FILE).read_bytes() == kept
 
 
 @pytest.mark.parametrize(("offered", "taken"), [(PARTS, PARTS), ([PRETRAIN], [PRETRAIN]), ([WHOLE], [WHOLE])])
