@@ -1,11 +1,7 @@
-"""Metrics of taxon identification: numpy in, plain numbers out. Imports neither torch nor a model.
+"""Metrics of taxon identification: numpy in, fractions in [0, 1] out; None where no specimen counts.
 
-Protocols: BIOSCAN-5M (https://arxiv.org/abs/2406.12723), BarcodeBERT (https://arxiv.org/abs/2311.02401) and
-CLIBD (https://arxiv.org/abs/2405.17537). All metrics except the mutual information are fractions in [0, 1].
-
-Arguments common to the functions: `predictions` and `references` are class ids (N,). Specimens whose reference is
-`ignore` are left out. `probabilities` (N,) are the confidences of the predictions, in [0, 1]. Metrics are None where
-no specimen counts. `hub.evaluate_metrics` offers some of them as `evaluate.Metric`.
+`predictions` and `references` are class ids (N,); specimens whose reference is `ignore` are left out.
+`probabilities` (N,) are the confidences of the predictions, in [0, 1].
 Shape letters: N = specimens, K = ranked predictions of a specimen, T = distinct confidences.
 """
 
@@ -27,8 +23,8 @@ Scores = dict[str, Any]
 def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
     """Micro and macro accuracy of one taxonomic rank.
 
-    Micro is the share of the specimens. Macro is the mean over the classes in `references` (balanced accuracy), so a
-    rare species weighs as much as a common one. A prediction `ignore` is wrong.
+    Micro is the share of the specimens. Macro is the mean over the classes in `references` (balanced accuracy). A
+    prediction `ignore` is wrong.
 
     Returns:
         micro_accuracy, macro_accuracy; support and classes: numbers of specimens and classes that count.
@@ -37,34 +33,23 @@ def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
         >>> accuracy([0, 0, 2, 5], [0, 0, 1, -1])
         {'micro_accuracy': 0.6666666666666666, 'macro_accuracy': 0.5, 'support': 3, 'classes': 2}
     """
-    predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
-    _check_rows(predicted, true)
+    predicted, true = _id_pair(predictions, references)
     return _accuracy_of_hits(predicted == true, true, ignore)
 
 
 def top_k_accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
-    """Like `accuracy`, for K predictions (N, K) of each specimen.
-
-    A specimen is right if any of its predictions is right.
-    """
-    predicted, true = _ids("predictions", predictions, 2), _ids("references", references, 1)
-    _check_rows(predicted, true)
+    """Like `accuracy`, for predictions (N, K): a specimen is right if any of its K predictions is right."""
+    predicted, true = _id_pair(predictions, references, dimensions=2)
     return _accuracy_of_hits((predicted == true[:, None]).any(axis=1), true, ignore)
 
 
 def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
-    """F1 as in scikit-learn: micro, macro and weighted.
-
-    "Weighted" weighs the classes by their numbers of references.
+    """F1 as in scikit-learn: f1_micro, f1_macro, and f1_weighted by the numbers of references.
 
     The classes are those of the references and the predictions. A prediction `ignore` is wrong but is not a class: it
     lowers recall only, and micro F1 equals the accuracy.
-
-    Returns:
-        f1_micro, f1_macro, f1_weighted.
     """
-    predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
-    _check_rows(predicted, true)
+    predicted, true = _id_pair(predictions, references)
     predicted, true = predicted[true != ignore], true[true != ignore]
     if not len(true):
         return {"f1_micro": None, "f1_macro": None, "f1_weighted": None}
@@ -82,13 +67,7 @@ def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> S
 
 
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
-    """Harmonic mean of the accuracies of seen and unseen species.
-
-    It is 0 if either is 0, and None if either is None.
-
-    Raises:
-        ValueError: if an accuracy is negative.
-    """
+    """Harmonic mean of the accuracies of seen and unseen species: 0 if either is 0, None if either is None."""
     if seen is None or unseen is None:
         return None
     if seen < 0 or unseen < 0:
@@ -97,12 +76,9 @@ def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
 
 
 def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) -> float | None:
-    """Share of the labelled specimens whose taxon is among `classes`.
+    """Share of the labelled specimens whose taxon is among `classes`, the ids that a classifier knows.
 
-    This is an upper bound of the accuracy of a classifier.
-
-    Args:
-        classes: Ids of the classes that the classifier knows, in any order.
+    This is an upper bound of the accuracy of the classifier.
     """
     true, known = _ids("references", references, 1), _ids("classes", classes, 1)
     labelled = true[true != ignore]
@@ -112,9 +88,7 @@ def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) ->
 def expected_calibration_error(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, bins: int = 15, ignore: int = IGNORE
 ) -> float | None:
-    """Mean gap between confidence and accuracy, over equally wide bins.
-
-    It is 0 if perfectly calibrated, and at most 1.
+    """Mean gap between confidence and accuracy, over equally wide bins; 0 if perfectly calibrated.
 
     Bin b of B holds the confidences in (b / B, (b + 1) / B]; the first bin also holds 0. Bins are weighted by their
     numbers of specimens. A specimen whose taxon is not a class of the model is wrong.
@@ -133,8 +107,7 @@ def adaptive_calibration_error(
     their hits, so the result does not depend on the order of the rows.
     Source: Nixon et al. 2019, https://arxiv.org/abs/1904.01685, for the predicted class only.
     """
-    confidence, hits = _answers(probabilities, predictions, references, ignore)
-    confidence, hits = _most_confident_first(confidence, hits)
+    confidence, hits = _most_confident_first(*_answers(probabilities, predictions, references, ignore))
     return _calibration_gap(confidence, hits, np.arange(len(hits)) * _bins(bins) // max(len(hits), 1))
 
 
@@ -143,8 +116,8 @@ def brier_score(
 ) -> float | None:
     """Mean squared difference between confidence and correctness (1 or 0).
 
-    This is the score of Brier (1950, Monthly Weather Review 78) for the event "the prediction is right", in [0, 1],
-    and not his sum over all classes, in [0, 2].
+    The score of Brier (1950, Monthly Weather Review 78) for the event "the prediction is right", not his sum over all
+    classes, in [0, 2].
     """
     confidence, hits = _answers(probabilities, predictions, references, ignore)
     return float(np.square(confidence - hits).mean()) if len(hits) else None
@@ -155,15 +128,13 @@ def risk_coverage_curve(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Share of specimens answered and share of wrong answers, by confidence.
 
-    Source: El-Yaniv & Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. "Coverage" here is the share of
-    specimens that are answered, not the function `coverage`.
+    Source: El-Yaniv & Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html.
 
     Returns:
         Distinct confidences (T,), the greatest first; share of the labelled specimens with at least that confidence
         (T,), up to 1; and the share of these that are wrong (T,).
     """
-    confidence, hits = _answers(probabilities, predictions, references, ignore)
-    confidence, hits = _most_confident_first(confidence, hits)
+    confidence, hits = _most_confident_first(*_answers(probabilities, predictions, references, ignore))
     last = np.flatnonzero(np.append(confidence[:-1] != confidence[1:], True)) if len(hits) else np.zeros(0, np.int64)
     return confidence[last], (last + 1) / max(len(hits), 1), 1 - np.cumsum(hits)[last] / (last + 1)
 
@@ -171,9 +142,7 @@ def risk_coverage_curve(
 def selective_accuracy(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
 ) -> Scores:
-    """Area under the risk-coverage curve, and accuracies at 90 and 95 %.
-
-    These are the accuracies of the 90 % and 95 % most confident predictions.
+    """Area under the risk-coverage curve, and accuracies of the 90 % and 95 % most confident predictions.
 
     The area is the mean, over n = 1 to N, of the error of the n most confident predictions (Geifman et al. 2019,
     https://arxiv.org/abs/1805.08206). Numbers of predictions are rounded up. Predictions of equal confidence share
@@ -182,10 +151,10 @@ def selective_accuracy(
     Returns:
         aurc (smaller is better), accuracy_at_90, accuracy_at_95.
     """
-    confidence, hits = _answers(probabilities, predictions, references, ignore)
+    _, hits = _most_confident_first(*_answers(probabilities, predictions, references, ignore))
     if not len(hits):
         return {"aurc": None, "accuracy_at_90": None, "accuracy_at_95": None}
-    accuracies = np.cumsum(_most_confident_first(confidence, hits)[1]) / np.arange(1, len(hits) + 1)
+    accuracies = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     at_90, at_95 = (float(accuracies[-(-percent * len(hits) // 100) - 1]) for percent in (90, 95))
     return {"aurc": float(1 - accuracies.mean()), "accuracy_at_90": at_90, "accuracy_at_95": at_95}
 
@@ -210,25 +179,19 @@ def confidence_threshold(
         specimen counts. If the target is never reached, `answered` is 0 and the others are None.
     """
     if not 0 < target <= 1:
-        raise ValueError(f"target is an accuracy above 0 and up to 1; got {target}.")
+        raise ValueError(f"target is {target}; give an accuracy above 0 and up to 1.")
     confidence, answered, risk = risk_coverage_curve(probabilities, predictions, references, ignore)
-    if not len(confidence):
-        return {"threshold": None, "accuracy": None, "answered": None}
     enough = np.flatnonzero(1 - risk >= target - 1e-12)  # tolerates rounding, such as of 19 of 20
     if not len(enough):
-        return {"threshold": None, "accuracy": None, "answered": 0.0}
-    last = enough[-1]
-    return {
-        "threshold": float(confidence[last]),
-        "accuracy": float(1 - risk[last]),
-        "answered": float(answered[last]),
-    }
+        return {"threshold": None, "accuracy": None, "answered": 0.0 if len(confidence) else None}
+    found = {"threshold": confidence, "accuracy": 1 - risk, "answered": answered}
+    return {name: float(values[enough[-1]]) for name, values in found.items()}
 
 
 def hierarchical_accuracy(
     predictions: Mapping[str, ArrayLike], references: Mapping[str, ArrayLike], ignore: int = IGNORE
 ) -> Scores:
-    """Share of right ranks, and deepest right rank of each specimen.
+    """Share of right ranks, and share of specimens by deepest right rank.
 
     Ranks without a label count neither as right nor as wrong. The deepest right rank of a specimen is the last before
     its first wrong one: the depth of the lowest common ancestor of its true and its predicted taxon (Bertinetto et al.
@@ -248,15 +211,14 @@ def hierarchical_accuracy(
             f"predictions and references must have the same ranks, at least one; got {list(predictions)} and "
             f"{list(references)}."
         )
-    pairs = [(_ids(rank, predictions[rank], 1), _ids(rank, references[rank], 1)) for rank in references]
-    for predicted, true in pairs:
-        _check_rows(predicted, true)
-        _check_rows(predicted, pairs[0][1])
+    pairs = [_id_pair(predictions[rank], references[rank]) for rank in references]
+    if len({len(true) for _, true in pairs}) > 1:
+        raise ValueError(f"The ranks have {[len(true) for _, true in pairs]} specimens; each needs the same ones.")
     known = np.stack([true != ignore for _, true in pairs])  # (ranks, N)
     hits = np.stack([predicted == true for predicted, true in pairs])[:, known.any(axis=0)]
     known = known[:, known.any(axis=0)]
     if not hits.size:
-        return {"ranks_right": None, "deepest": {name: 0.0 for name in ("none", *references)}, "support": 0}
+        return {"ranks_right": None, "deepest": dict.fromkeys(("none", *references), 0.0), "support": 0}
     reached = np.cumprod(hits | ~known, axis=0, dtype=np.int64) * known
     depth = np.where(reached.any(axis=0), len(pairs) - np.argmax(reached[::-1], axis=0), 0)  # 0: none
     shares = np.bincount(depth, minlength=len(pairs) + 1) / hits.shape[1]
@@ -268,12 +230,10 @@ def hierarchical_accuracy(
 
 
 def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
-    """Adjusted mutual information of clusters and the taxa of a rank.
-
-    It is 1 if they are equal, and about 0 by chance.
+    """Adjusted mutual information of clusters and taxa: 1 if equal, about 0 (also below) by chance.
 
     Source: Vinh et al. 2010, https://jmlr.org/papers/v11/vinh10a.html, as scikit-learn computes it (arithmetic mean of
-    the entropies). It can be slightly below 0.
+    the entropies).
 
     Args:
         predictions: Cluster ids (N,), any whole numbers.
@@ -288,8 +248,7 @@ def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, i
     """
     from sklearn.metrics import adjusted_mutual_info_score  # takes a second to import
 
-    clusters, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
-    _check_rows(clusters, true)
+    clusters, true = _id_pair(predictions, references)
     known = true != ignore
     if not known.any():
         return {"ami": None, "ami_labelled": None, "support": 0}
@@ -302,7 +261,7 @@ def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, i
 
 def _bins(bins: int) -> int:
     if bins < 1:
-        raise ValueError(f"bins must be 1 or more; got {bins}.")
+        raise ValueError(f"bins is {bins}; give a positive number.")
     return bins
 
 
@@ -310,13 +269,12 @@ def _answers(
     probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, ignore: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Confidence and correctness (1 or 0) of the labelled predictions, float64."""
-    predicted, true = _ids("predictions", predictions, 1), _ids("references", references, 1)
-    _check_rows(predicted, true)
+    predicted, true = _id_pair(predictions, references)
     confidence = np.asarray(probabilities, dtype=np.float64)
     if confidence.shape != true.shape:
         raise ValueError(
-            f"probabilities has the shape {confidence.shape}, and there are {len(true)} references: each prediction "
-            f"needs the probability of the predicted class."
+            f"probabilities has the shape {confidence.shape}, and there are {len(true)} references: give that of each "
+            f"predicted class."
         )
     # A softmax in float32 may be slightly above 1.
     wrong = np.flatnonzero(~((confidence >= 0) & (confidence <= 1 + 1e-5)))
@@ -331,10 +289,7 @@ def _answers(
 def _most_confident_first(
     confidence: NDArray[np.float64], hits: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both in descending order of confidence.
-
-    Predictions of equal confidence get the mean of their hits.
-    """
+    """Both in descending order of confidence. Predictions of equal confidence get the mean of their hits."""
     values, codes = np.unique(-confidence, return_inverse=True)
     counts = np.bincount(codes, minlength=len(values))
     shared = np.bincount(codes, weights=hits, minlength=len(values)) / counts
@@ -359,9 +314,13 @@ def _ids(name: str, values: ArrayLike, dimensions: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check_rows(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> None:
+def _id_pair(
+    predictions: ArrayLike, references: ArrayLike, dimensions: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    predicted, true = _ids("predictions", predictions, dimensions), _ids("references", references, 1)
     if len(predicted) != len(true):
         raise ValueError(f"{len(predicted)} predictions for {len(true)} references: each specimen needs one of each.")
+    return predicted, true
 
 
 def _accuracy_of_hits(hits: NDArray[np.bool_], true: NDArray[np.int64], ignore: int) -> Scores:
