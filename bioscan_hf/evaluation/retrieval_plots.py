@@ -194,8 +194,7 @@ def deepest_shared_rank(a: Mapping[str, str | None], b: Mapping[str, str | None]
 def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str, colour: str | None) -> None:
     axes = figure.add_subplot(place)
     if photo is None:
-        where = {"ha": "center", "va": "center", "transform": axes.transAxes}
-        axes.text(0.5, 0.5, "no photo", fontsize=7, color="#666666", **where)
+        axes.text(0.5, 0.5, "no photo", size=7, color="#666666", ha="center", va="center", transform=axes.transAxes)
     else:
         image = Image.open(io.BytesIO(photo)).convert("RGB")
         square = ImageOps.fit(image, (min(image.size),) * 2)

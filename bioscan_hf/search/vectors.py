@@ -34,7 +34,7 @@ def check_query(dim: int, dim_of_keys: int, k: int = 1, keys: int = 1) -> None:
             f"The queries have {dim} dimensions and the keys {dim_of_keys}: both must come from the same encoder."
         )
     if not 1 <= k <= keys:
-        raise ValueError(f"k is {k}; give a number of neighbours from 1 to {keys}, the number of keys.")
+        raise ValueError(f"k is {k}; give a positive number of neighbours, at most {keys} (the number of keys).")
 
 
 def unit_vectors(

@@ -192,8 +192,8 @@ def test_bad_input_raises(probe, changes, message):
     ("options", "message"),
     [
         ({"metric": "manhattan"}, "metric is 'manhattan'; give 'cosine' or 'euclidean'"),
-        ({"k": 3}, "k is 3; give a number of neighbours from 1 to 2"),
-        ({"k": 0}, "k is 0; give a number of neighbours"),
+        ({"k": 3}, "k is 3; give a positive number of neighbours, at most 2"),
+        ({"k": 0}, "k is 0; give a positive number of neighbours"),
         ({"chunk_size": 0}, "chunk_size is 0; give a positive number"),
     ],
 )

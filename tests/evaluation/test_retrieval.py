@@ -116,7 +116,7 @@ def test_errors(ties):
         return retrieval_accuracy(keys, names, queries, asked, **{"top_k": [1], "ties": ties, **options})
 
     assert run()["micro"][1]["r"] == 1
-    with pytest.raises(ValueError, match="k is 5; give a number of neighbours from 1 to 2"):
+    with pytest.raises(ValueError, match="k is 5; give a positive number of neighbours, at most 2"):
         run(top_k=[1, 5])
     with pytest.raises(ValueError, match="1 or more"):
         run(top_k=[0, 1])

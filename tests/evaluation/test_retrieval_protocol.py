@@ -159,7 +159,7 @@ def test_prototype_keys():
     assert tables["image->dna"]["keys"] == 2
     assert tables["image->dna"]["seen"]["micro"][1] == {"genus": 1.0, "species": 1.0}
     assert "harmonic_mean" not in tables["image->dna"]
-    with pytest.raises(ValueError, match="k=2 neighbours of 1 keys"):
+    with pytest.raises(ValueError, match="k is 2; give a positive number of neighbours, at most 1"):
         evaluate_retrieval(small(), {"seen": small()}, ranks=["genus"], top_k=[2], prototype_rank="genus")
 
 
@@ -178,7 +178,7 @@ def test_errors():
         evaluate_retrieval(keys, queries, combinations=[])
     with pytest.raises(ValueError, match="Unknown rank: order, family. The keys have species, genus"):
         evaluate_retrieval(keys, queries)
-    with pytest.raises(ValueError, match="k is 5; give a number of neighbours from 1 to 4"):
+    with pytest.raises(ValueError, match="k is 5; give a positive number of neighbours, at most 4"):
         evaluate_retrieval(keys, queries, ranks=["genus"])
     with pytest.raises(ValueError, match="'image' needs other embeddings than those given: dna"):
         rows_of(Specimens({"dna": np.eye(4)}, keys.labels, {}), "image", ["genus"])

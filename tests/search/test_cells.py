@@ -91,7 +91,7 @@ def test_bad_keys(keys, options, message):
     ("queries", "options", "message"),
     [
         (np.ones((1, 2)), {}, "same encoder"),
-        (np.ones((1, 3)), {"k": 4}, "k is 4; give a number of neighbours from 1 to 3"),
+        (np.ones((1, 3)), {"k": 4}, "k is 4; give a positive number of neighbours, at most 3"),
         (np.ones((1, 3)), {"searched": 3}, "a number of cells from 1 to 2"),
         (np.full((1, 3), np.inf), {}, "NaN or infinite"),
     ],

@@ -179,7 +179,7 @@ def test_wrong_files_of_an_index_raise(tmp_path):
 def test_recall_of_more_than_there_is():
     """Five neighbours of four distinct keys, and queries of another width."""
     index = build_index(np.eye(4)[[0, 0, 1, 2, 3]], {})
-    with pytest.raises(ValueError, match="k is 5; give a number of neighbours from 1 to 4"):
+    with pytest.raises(ValueError, match="k is 5; give a positive number of neighbours, at most 4"):
         measure_recall(index, np.eye(4))
     with pytest.raises(ValueError, match="queries have 3 dimensions and the keys 4"):
         measure_recall(index, np.eye(3), k=4)
