@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .schema import MAX_NUCLEOTIDES
+from .schema import MAX_NUCLEOTIDES, MISSING_TAXA
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,24 +24,76 @@ DIGEST_BYTES = 16
 #: IUPAC codes of several bases.
 AMBIGUOUS = "RYSWKMBDHV"
 
-#: Letters that become A, C, G, T or N: lower case, U, IUPAC codes and gaps.
-SPELLING = str.maketrans("acgtuUn-" + AMBIGUOUS + AMBIGUOUS.lower(), "ACGTTTNN" + 2 * len(AMBIGUOUS) * "N")
+#: Letters of a barcode in its one spelling.
+LETTERS = "ACGTN" + AMBIGUOUS
 
+#: Letters that are removed besides white space: gaps of an alignment.
+GAPS = "-."
+
+#: IUPAC codes -> N.
+TO_N = str.maketrans(dict.fromkeys(AMBIGUOUS, "N"))
+
+_REMOVED = str.maketrans(dict.fromkeys(GAPS))
+_LONGEST_MARKER = max(len(marker) for marker in MISSING_TAXA if not set(marker.upper()) - set(LETTERS))
 _BLOCK = 10_000  # rows that are hashed at a time
 
 
-def clean_barcodes(barcodes: Iterable[str]) -> list[str]:
-    """Barcodes in the letters A, C, G, T and N.
+def spell(barcode: str | None) -> str | None:
+    """A barcode in its one spelling: upper case, T for U, without gaps and white space. None if it is missing.
 
-    Letters become upper case, U becomes T, IUPAC codes and gaps become N; white space and trailing N are removed. The
-    published systems read barcodes as they are; use this for sequences from elsewhere.
+    Missing are None, "" and the markers of missing values, such as "NA" and "n". IUPAC codes and N stay, also at the
+    ends; other letters stay as they are.
+
+    Example:
+        >>> spell("acgu-acg t"), spell("None")
+        ('ACGTACGT', None)
+    """
+    if barcode is None or barcode.strip().lower() in MISSING_TAXA:
+        return None
+    return "".join(barcode.split()).translate(_REMOVED).upper().replace("U", "T") or None
+
+
+def spelled(barcodes: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A column of barcodes in their one spelling (`spell`), null where a barcode is missing."""
+    if isinstance(barcodes, pa.ChunkedArray):
+        chunks = [spelled(chunk) for chunk in barcodes.chunks]
+        return pa.chunked_array(chunks, chunks[0].type if chunks else pa.string())
+    if pa.types.is_dictionary(barcodes.type):
+        return spelled(barcodes.dictionary).take(barcodes.indices)
+    if not (pa.types.is_string(barcodes.type) or pa.types.is_large_string(barcodes.type)):
+        barcodes = barcodes.cast(pa.large_string() if pa.types.is_large_binary(barcodes.type) else pa.string())
+    if _is_spelled(barcodes):
+        return barcodes
+    missing = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(barcodes)), pa.array(MISSING_TAXA, barcodes.type))
+    upper = pc.utf8_upper(pc.replace_substring_regex(barcodes, r"[\s\p{Z}.\-]+", ""))
+    upper = pc.replace_substring(upper, "U", "T")
+    return pc.if_else(pc.or_(missing, pc.equal(upper, "")), pa.scalar(None, barcodes.type), upper)
+
+
+def _is_spelled(barcodes: pa.Array) -> bool:
+    """Whether all letters are upper case, and no barcode is as short as a marker of missing values."""
+    if len(barcodes) == barcodes.null_count:
+        return True
+    if pc.min(pc.binary_length(barcodes)).as_py() <= _LONGEST_MARKER:
+        return False
+    kind = np.int64 if pa.types.is_large_string(barcodes.type) else np.int32
+    offsets = np.frombuffer(barcodes.buffers()[1], kind)
+    start, end = offsets[barcodes.offset], offsets[barcodes.offset + len(barcodes)]
+    letters = barcodes.buffers()[2].slice(int(start), int(end - start)).to_pybytes()
+    return not letters.translate(None, LETTERS.encode())
+
+
+def clean_barcodes(barcodes: Iterable[str]) -> list[str]:
+    """Barcodes in the letters A, C, G, T and N, "" where one is missing.
+
+    In the one spelling (`spell`), with N for IUPAC codes and without N at the end.
 
     Raises:
         ValueError: if a sequence holds any other character; the message names the first one.
     """
     cleaned = []
     for number, barcode in enumerate(barcodes, start=1):
-        clean = "".join(barcode.split()).translate(SPELLING).rstrip("N")
+        clean = (spell(barcode) or "").translate(TO_N).rstrip("N")
         if wrong := re.search(r"[^ACGTN]", clean):
             raise ValueError(
                 f"Sequence {number} ({barcode[:30]!r}...) is not DNA: it contains {wrong[0]!r}. "
@@ -52,9 +104,13 @@ def clean_barcodes(barcodes: Iterable[str]) -> list[str]:
 
 
 def barcode_digest(barcode: str | None) -> bytes:
-    """16 bytes, equal for equal barcodes; b"" for None and "". Trailing N does not count."""
-    stripped = barcode.rstrip("N") if barcode else ""
-    return hashlib.blake2b(stripped.encode(), digest_size=DIGEST_BYTES).digest() if stripped else b""
+    """16 bytes, equal for equal barcodes in any spelling; b"" for a missing one. Trailing N does not count."""
+    stripped = (spell(barcode) or "").rstrip("N")
+    return _digest(stripped) if stripped else b""
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def barcode_digests(
@@ -65,9 +121,11 @@ def barcode_digests(
     Args:
         max_nucleotides: Compares only so many nucleotides; None compares whole barcodes.
     """
+    barcodes = spelled(barcodes)
     if max_nucleotides is not None:
         barcodes = pc.utf8_slice_codeunits(barcodes, 0, max_nucleotides)
-    return np.array([barcode_digest(barcode) for barcode in barcodes.to_pylist()], dtype=f"S{DIGEST_BYTES}")
+    stripped = ((barcode or "").rstrip("N") for barcode in barcodes.to_pylist())
+    return np.array([_digest(barcode) if barcode else b"" for barcode in stripped], dtype=f"S{DIGEST_BYTES}")
 
 
 def first_of_each_barcode(data: Dataset) -> npt.NDArray[np.int64]:

@@ -1,17 +1,91 @@
-"""LabelMaps: names of taxa and their integer ids."""
+"""Names of taxa: their one form, and LabelMaps, their integer ids."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from math import isnan
 from numbers import Integral
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import read_json, write_text
-from .schema import MISSING
+from .schema import MISSING, MISSING_TAXA
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Second words that are not the epithet of a species.
+_NO_EPITHET = "sp spp ssp nr cf aff gr gen group complex indet agg near ex var".split()
+
+_LONGEST_NAME = 150
+_WORD = r"[^\W\d_]"
+_PARTICLES = r"(?:(?:d[aei]s?|della?|von|van|der|den|du|la|le|zu|ter|[dDO]['’]) ?|[A-Z]\. ?-?)*"
+_PERSON = rf"{_PARTICLES}[A-Z]{_WORD}*(?:['’-]{_WORD}+)*\.?"
+_PEOPLE = rf"{_PERSON}(?:(?:, | & |, & | et | and | in | ex ){_PERSON})*(?: et al\.?)?(?: f(?:il)?\.)?"
+_YEAR = r"(?:,? ?[(\[]?1[789]\d\d[a-z]?[)\]]?|,? ?[(\[]?20\d\d[a-z]?[)\]]?)"
+_AUTHOR = re.compile(
+    rf"([A-Z][a-z-]+)(?: \([A-Z][a-z-]+\))? ([a-z][a-z-]{{2,}})(?: (?!(?:{'|'.join(_NO_EPITHET)})\b)([a-z-]{{3,}}))?"
+    rf" (?:\({_PEOPLE}{_YEAR}?\)|{_PEOPLE}{_YEAR}?|{_YEAR})"
+)
+_SUBGENUS = re.compile(r"([A-Z][a-z-]+) \([A-Z][a-z-]+\) ([a-z][a-z-]{2,}(?: [a-z-]{3,})?)")
+
+
+def taxon_name(name: str) -> str | None:
+    """A taxon's name in its one form: single spaces, no spaces at the ends, composed letters. None if it is missing.
+
+    Example:
+        >>> taxon_name(" Apis  mellifera"), taxon_name("unidentified")
+        ('Apis mellifera', None)
+    """
+    text = " ".join(unicodedata.normalize("NFC", name).replace("\u200b", "").replace("\ufeff", "").split())
+    return None if text.lower() in MISSING_TAXA else text
+
+
+def without_author(species: str) -> str:
+    """The name of a species without author, year and subgenus.
+
+    Placeholders such as "Apis sp. 1BIO" stay as they are.
+
+    Example:
+        >>> without_author("Apis mellifera Linnaeus, 1758"), without_author("Apis mellifera L.")
+        ('Apis mellifera', 'Apis mellifera')
+    """
+    if len(species) > _LONGEST_NAME:
+        return species
+    match = _AUTHOR.fullmatch(species) or _SUBGENUS.fullmatch(species)
+    if match is None or match[2].split()[0] in _NO_EPITHET:
+        return species
+    return " ".join(part for part in match.groups() if part)
+
+
+class Cleaned:
+    """Applies a function to each distinct text of columns, and remembers its results."""
+
+    def __init__(self, clean: Callable[[str], str | None]) -> None:
+        self._clean = clean
+        self._known: dict[str | None, str | None] = {None: None}
+
+    def __call__(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The column with cleaned texts; the same object if nothing changes."""
+        import pyarrow as pa
+
+        if not len(column):
+            return column
+        encoded = column.dictionary_encode().combine_chunks()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.chunk(0)
+        texts = encoded.dictionary.to_pylist()
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._clean(text)
+        cleaned = [self._known[text] for text in texts]
+        if cleaned == texts:
+            return column
+        return pa.chunked_array([pa.array(cleaned, encoded.dictionary.type).take(encoded.indices)])
 
 
 def _name(value: Any) -> str | None:

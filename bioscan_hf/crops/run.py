@@ -29,7 +29,7 @@ from ..release.boxes import Boxes, places_in, read_boxes
 from ..release.layout import find_metadata, packages, photo_root
 from ..release.photos import Photos
 from ..release.problems import Problem, ReleaseError, stop
-from ..release.tables import read_strings
+from ..release.rows import read_rows
 from ..schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
 from .boxes import area_fraction, crop, find_style, resize_shorter_side, scale_factor
 from .detector import Detector
@@ -210,7 +210,7 @@ def photos_of_folder(folder: str | Path) -> Iterator[Photo]:
 def photos_of_release(source: str | Path, photos: Photos, target: str, split: str = "all") -> Iterator[Photo]:
     """Photos of an open package, in the order of the metadata; their crops become the package `target`."""
     metadata, splits = find_metadata(source), resolve_splits(split)
-    for first, table in read_strings(metadata, columns=("processid", "split")):
+    for first, table in read_rows(metadata, ("processid", "split")):
         for number, row in enumerate(table.to_pylist(), start=first):
             processid, part = row["processid"], row["split"]
             if processid is None or part not in SPLITS:

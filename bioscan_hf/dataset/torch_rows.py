@@ -24,7 +24,7 @@ from ..barcodes import kept_by_shuffle, published_digests
 from ..labels import LabelMaps
 from ..release.columns import NUMBERS
 from ..release.layout import find_metadata
-from ..release.tables import read_strings
+from ..release.rows import read_rows
 from ..schema import MAX_NUCLEOTIDES
 
 #: Other names of modalities and targets -> columns.
@@ -192,7 +192,7 @@ def published_unique_ids(source: str | Path, max_nucleotides: int | None = MAX_N
     """
     ids: list[pa.Array] = []
     digests: list[npt.NDArray[np.bytes_]] = []
-    for _, table in read_strings(find_metadata(source), columns=("processid", "dna_barcode")):
+    for _, table in read_rows(find_metadata(source), ("processid", "dna_barcode")):
         ids.append(table["processid"].combine_chunks())
         digests.append(published_digests(table["dna_barcode"], max_nucleotides))
     return pa.chunked_array(ids, pa.string()).take(pa.array(kept_by_shuffle(np.concatenate(digests)))).combine_chunks()

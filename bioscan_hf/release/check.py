@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..barcodes import LETTERS
 from ..labels import LabelMaps
 from ..schema import COLUMNS, LABEL_COLUMNS, SPLITS, UNASSIGNED
 from .boxes import Boxes, add_boxes, ids_of, places_in, read_boxes
@@ -21,10 +22,10 @@ from .columns import BOX_COLUMNS, features, to_types
 from .layout import find_boxes, find_metadata, photo_root
 from .photos import Photos
 from .problems import Problem, ReleaseError, stop
-from .tables import csv_columns, read_strings
+from .rows import Changes, read_rows, row_columns
 
-#: Letters of a barcode: bases, U, IUPAC ambiguity codes and gaps, in either case.
-DNA_LETTERS = "ACGTUNRYSWKMBDHVacgtunryswkmbdhv-"
+#: Printable ASCII without spaces.
+ID = r"^[!-~]+$"
 
 Report = Callable[[Problem], None]
 
@@ -37,7 +38,7 @@ class Scan:
         counts: Split -> rows.
         left_out: Numbers of the rows that `read_typed` leaves out.
         boxes: Boxes that `read_typed` joins by processid; None without a table of boxes.
-        strays: A note on boxes of specimens that are not in the metadata, which are not used.
+        notes: What was corrected in the cells, what looks suspicious, and boxes that are not used.
     """
 
     counts: dict[str, int]
@@ -45,7 +46,7 @@ class Scan:
     extra_columns: list[str]
     left_out: set[int] = field(default_factory=set)
     boxes: Boxes | None = None
-    strays: Problem | None = None
+    notes: list[Problem] = field(default_factory=list)
 
 
 class _Ids:
@@ -74,12 +75,12 @@ def extra_columns(metadata: Path) -> list[str]:
 
     If the metadata have a box column of their own, the table of boxes is not joined.
     """
-    names = [name for name in csv_columns(metadata) if name not in COLUMNS]
+    names = [name for name in row_columns(metadata) if name not in COLUMNS]
     return names + (list(BOX_COLUMNS.values()) if _boxes_to_join(metadata) is not None else [])
 
 
 def _boxes_to_join(metadata: Path) -> Path | None:
-    return None if set(csv_columns(metadata)) & set(BOX_COLUMNS.values()) else find_boxes(metadata)
+    return None if set(row_columns(metadata)) & set(BOX_COLUMNS.values()) else find_boxes(metadata)
 
 
 def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan:
@@ -94,9 +95,10 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan
     good_ids, bad_ids = _Ids(), _Ids()
     known_splits = pa.array(SPLITS + ((UNASSIGNED,) if unassigned else ()))
     needed = ("processid", "split", "dna_barcode", *LABEL_COLUMNS)
-    for first, table in read_strings(path, columns=needed, report=report):
+    changes = Changes()
+    for first, table in read_rows(path, needed, report, changes=changes):
         splits = pc.fill_null(table["split"], UNASSIGNED)
-        named = pc.fill_null(pc.match_substring_regex(table["processid"], r"^[!-~]+$"), False)
+        named = pc.fill_null(pc.match_substring_regex(table["processid"], ID), False)
         good = pc.and_(pc.is_in(splits, known_splits), named).to_numpy(zero_copy_only=False)
         good &= _are_dna(table["dna_barcode"])
         rows = first + np.arange(len(table))
@@ -121,16 +123,16 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan
         counts[split] -= 1
     ordered = {split: counts[split] for split in (*SPLITS, UNASSIGNED) if counts[split]}
     labels = LabelMaps({column: pa.chunked_array(found).unique().to_pylist() for column, found in names.items()})
-    checked = Scan(ordered, labels, extra_columns(path), left_out)
+    checked = Scan(ordered, labels, extra_columns(path), left_out, notes=changes.problems(path.name))
     if (table_of_boxes := _boxes_to_join(path)) is not None:
         checked.boxes = read_boxes(table_of_boxes, report)
-        checked.strays = _stray_boxes(checked.boxes, [ids, bad_ids.sorted()[0]], table_of_boxes.name)
+        checked.notes += _stray_boxes(checked.boxes, [ids, bad_ids.sorted()[0]], table_of_boxes.name)
     return checked
 
 
 def _are_dna(barcodes: pa.ChunkedArray) -> NDArray[np.bool_]:
     """(n,) whether each barcode is DNA, or missing."""
-    letters = DNA_LETTERS.encode()
+    letters = LETTERS.encode()
     for chunk in barcodes.chunks:
         start, end = np.frombuffer(chunk.buffers()[1], np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
         data = chunk.buffers()[2]  # all cells joined: one check that is almost always enough
@@ -138,20 +140,20 @@ def _are_dna(barcodes: pa.ChunkedArray) -> NDArray[np.bool_]:
             break
     else:
         return np.ones(len(barcodes), dtype=bool)
-    good = pc.fill_null(pc.match_substring_regex(barcodes, f"^[{DNA_LETTERS}]+$"), True)
+    good = pc.fill_null(pc.match_substring_regex(barcodes, f"^[{LETTERS}]+$"), True)
     return np.asarray(good.to_numpy(zero_copy_only=False))
 
 
 def _describe_bad_row(table: pa.Table, i: int, file: str, first: int) -> Problem:
     processid, split, barcode = (table[name][i].as_py() for name in ("processid", "split", "dna_barcode"))
-    if not processid or not re.fullmatch(r"[!-~]+", processid):
+    if not processid or not re.fullmatch(ID, processid):
         what = f"processid {processid!r} is not an id (printable ASCII, no spaces)"
     elif split is None:
         what = "its split is empty; `bioscan-hf split` partitions a metadata file"
     elif split not in SPLITS:
         what = f"unknown split {split!r} (BIOSCAN-5M has {', '.join(SPLITS)})"
     else:
-        letter = next(c for c in barcode if c not in DNA_LETTERS)
+        letter = next(c for c in barcode if c not in LETTERS)
         what = f"dna_barcode is not DNA: it contains {letter!r}"
     return Problem(file, first + i, processid, what, "left out")
 
@@ -165,30 +167,30 @@ def _repeated(ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path) -> I
     first_of_run = np.flatnonzero(start)[np.cumsum(start) - 1]
     found = {int(rows[i]): int(rows[first_of_run[i]]) for i in np.flatnonzero(~start)}
     numbers = np.array(sorted(found))
-    for first, table in read_strings(path, columns=("processid", "split"), report=lambda problem: None):
+    for first, table in read_rows(path, ("processid", "split"), report=lambda problem: None):
         low, high = np.searchsorted(numbers, [first, first + len(table)])
         for number in numbers[low:high].tolist():
             i = number - first
             yield number, found[number], table["processid"][i].as_py(), table["split"][i].as_py() or UNASSIGNED
 
 
-def _stray_boxes(boxes: Boxes, ids: list[NDArray[np.bytes_]], file: str) -> Problem | None:
+def _stray_boxes(boxes: Boxes, ids: list[NDArray[np.bytes_]], file: str) -> list[Problem]:
     """A note on the boxes whose processid is in none of the sorted `ids`."""
     stray = boxes.ids
     for some in ids:
         if len(some):
             stray = stray[~places_in(some, stray)[1]]
     if not len(stray):
-        return None
+        return []
     what = f"{len(stray):,} of {len(boxes.ids):,} boxes are of specimens that the metadata do not have"
-    return Problem(file, None, stray[0].decode(), what, "not used")
+    return [Problem(file, None, stray[0].decode(), what, "not used")]
 
 
 def read_typed(path: Path, checked: Scan, report: Report = stop) -> Iterator[tuple[int, pa.Table]]:
     """Streams the valid rows of scanned metadata with the types of `features("dna", checked.extra_columns)`."""
     schema = pa.schema([(f.name, f.type) for f in features("dna", checked.extra_columns).arrow_schema])
     left_out = np.array(sorted(checked.left_out), dtype=np.int64)
-    for first, table in read_strings(path, report=lambda problem: None):
+    for first, table in read_rows(path, report=lambda problem: None):
         table = to_types(table, first, path.name, report)
         if checked.boxes is not None:
             table = add_boxes(table, checked.boxes)

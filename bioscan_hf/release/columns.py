@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..schema import COLUMNS, check_config
+from ..schema import COLUMNS, MISSING_MARKERS, check_config
 from .problems import Problem, stop
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ NUMBERS = {
     "index_bioscan_1M_insect": pa.int64(),
     **dict.fromkeys(BOX_COLUMNS.values(), pa.int32()),
 }
+
+#: Column -> smallest and largest number.
+LIMITS = {"coord-lat": (-90.0, 90.0), "coord-lon": (-180.0, 180.0)}
 
 
 def features(config: str, extra_columns: Sequence[str] = ()) -> Features:
@@ -65,16 +68,41 @@ def to_types(
         if name not in table.column_names:
             continue
         column = table[name]
-        try:  # whole numbers may be written as "150502.0"
-            values = pc.cast(pc.cast(column, pa.float64()), kind)
-        except pa.ArrowInvalid:
-            values, bad = _numbers_that_fit(column, kind)
-            for i in np.flatnonzero(bad):
-                what = f"{name} is {column[int(i)].as_py()!r}, not a number"
-                what += f" of the type {kind}" if pa.types.is_integer(kind) else ""
-                report(Problem(file, first_row + int(i), table["processid"][int(i)].as_py(), what, "cell emptied"))
+        values, bad = _typed(column, kind)
+        if pa.types.is_floating(kind):
+            bad |= _outside(values, *LIMITS.get(name, (-np.inf, np.inf)))
+        for i in np.flatnonzero(bad).tolist():
+            what = f"{name} is {column[i].as_py()!r}, not a number"
+            what += f" of the type {kind}" if pa.types.is_integer(kind) else ""
+            what += " from {:g} to {:g}".format(*LIMITS[name]) if name in LIMITS else ""
+            report(Problem(file, first_row + i, table["processid"][i].as_py(), what, "cell emptied"))
+        if bad.any():
+            values = pc.if_else(pa.array(bad), pa.scalar(None, kind), values)
         table = table.set_column(table.column_names.index(name), name, values)
     return table
+
+
+def without_markers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts with null for markers of missing values."""
+    marked = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), pa.array(MISSING_MARKERS, column.type))
+    return pc.if_else(marked, pa.scalar(None, column.type), column) if pc.any(marked).as_py() else column
+
+
+def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:
+    """The column as `kind`, null where missing, and a mask of cells that are not such numbers."""
+    try:  # whole numbers may be written as "150502.0"
+        numbers = pc.cast(column, pa.float64())
+        if pc.any(pc.is_nan(numbers)).as_py():
+            numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+        return pc.cast(numbers, kind), np.zeros(len(column), dtype=bool)
+    except pa.ArrowInvalid:
+        return _numbers_that_fit(without_markers(column), kind)
+
+
+def _outside(values: pa.ChunkedArray, low: float, high: float) -> NDArray[np.bool_]:
+    """Mask (n,) of values that are infinite or outside of the limits."""
+    inside = pc.and_(pc.is_finite(values), pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)))
+    return ~np.asarray(pc.fill_null(inside, True).to_numpy(zero_copy_only=False))
 
 
 def _numbers_that_fit(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:
@@ -89,4 +117,4 @@ def _numbers_that_fit(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.Ch
         )
         values = pc.if_else(pc.fill_null(whole, False), values, None)
     bad = pc.and_(pc.is_valid(column), pc.is_null(values))
-    return pc.cast(values, kind), bad.to_numpy(zero_copy_only=False)
+    return pc.cast(values, kind), bad.to_numpy(zero_copy_only=False).copy()

@@ -49,12 +49,14 @@ class Block:
         data: The records, each with a line end.
         lines: Line of the file in which each record begins.
         several: Whether a record has line breaks in its cells.
+        ends: Lines of the file that the block covers.
     """
 
     data: bytes
     lines: NDArray[np.int64]
     bad: list[Bad] = field(default_factory=list)
     several: bool = False
+    ends: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
             if not found[1] and (not more or len(data) > LONGEST_RECORD):  # a line without end
                 found = _by_record(data, dialect, line, last=not more)
             block, end = found
-            line += data.count(b"\n", 0, end)
+            line += block.ends
             data = data[end:]
             if len(block.lines) or block.bad:
                 yield block
@@ -138,24 +140,34 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
 def _vectorised(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] | None:
     """Records of a block, and its end. None if its quotes have to be read one by one."""
     letters = np.frombuffer(data, np.uint8)
-    newlines = np.flatnonzero(letters == _NEWLINE)
-    delimiters = np.flatnonzero(letters == ord(dialect.delimiter))
-    ends = newlines
-    if dialect.quoted and b'"' in data:
-        quotes = np.flatnonzero(letters == _QUOTE)
-        ends = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
-        if not len(ends) or not _well_formed(letters, quotes[quotes < ends[-1]], ord(dialect.delimiter)):
-            return None
-        delimiters = delimiters[np.searchsorted(quotes, delimiters) % 2 == 0]
+    delimiter = ord(dialect.delimiter)
+    special = (letters == _NEWLINE) | (letters == delimiter)
+    quoted = dialect.quoted and b'"' in data
+    if quoted:
+        special |= letters == _QUOTE
+    places = np.flatnonzero(special)
+    kinds = letters[places]
+    newlines, ending = places[kinds == _NEWLINE], kinds == _NEWLINE
+    if quoted:
+        outside = np.cumsum(kinds == _QUOTE) % 2 == 0
+        ending &= outside
+    ends = places[ending]
     if not len(ends):
-        return Block(b"", np.zeros(0, np.int64)), 0
+        return None if quoted else (Block(b"", np.zeros(0, np.int64)), 0)
+    separating = kinds == delimiter
+    if quoted:
+        separating &= outside
+        quotes = places[kinds == _QUOTE]
+        if not _well_formed(letters, quotes[quotes < ends[-1]], delimiter):
+            return None
+    cells = np.diff(np.cumsum(separating)[ending], prepend=0) + 1
     ends = ends + 1
     starts = np.concatenate([[0], ends[:-1]])
-    before = np.searchsorted(newlines, starts)  # line ends of the block before each record
+    before = np.searchsorted(newlines, starts) if len(newlines) > len(ends) else np.arange(len(ends))
     empty = (ends - starts == 1) | ((ends - starts == 2) & (letters[starts] == _RETURN))
-    cells = np.diff(np.searchsorted(delimiters, ends), prepend=0) + 1
     wrong = (cells != dialect.cells) & ~empty | (ends - starts > LONGEST_RECORD)
-    several = np.flatnonzero(np.diff(before, append=int(before[-1]) + _lines(data, starts[-1], ends[-1])) > 1)
+    lines = int(before[-1]) + data.count(b"\n", int(starts[-1]), int(ends[-1]))
+    several = np.flatnonzero(np.diff(before, append=lines) > 1)
     if any(wrong[i] or dialect.swallows(data[starts[i] : ends[i]]) for i in several.tolist()):
         return None
     for place in _not_text(data, letters):
@@ -167,11 +179,8 @@ def _vectorised(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] |
         pieces.append(data[kept : starts[i]])
         kept = int(ends[i])
     pieces.append(data[kept : int(ends[-1])])
-    return Block(b"".join(pieces), line + before[~(wrong | empty)], bad, bool(len(several))), int(ends[-1])
-
-
-def _lines(data: bytes, start: int, end: int) -> int:
-    return data.count(b"\n", int(start), int(end))
+    block = Block(b"".join(pieces), line + before[~(wrong | empty)], bad, bool(len(several)), lines)
+    return block, int(ends[-1])
 
 
 def _well_formed(letters: NDArray[np.uint8], quotes: NDArray[np.int64], delimiter: int) -> bool:
@@ -195,7 +204,7 @@ def _not_text(data: bytes, letters: NDArray[np.uint8]) -> list[int]:
     places: list[int] = []
     if b"\0" in data:
         places += np.flatnonzero(letters == 0).tolist()
-    if data.count(b"\r") != data.count(b"\r\n"):
+    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
         returns = np.flatnonzero(letters[:-1] == _RETURN)
         places += returns[letters[returns + 1] != _NEWLINE].tolist()
     return places
@@ -209,7 +218,7 @@ def _by_record(data: bytes, dialect: Dialect, line: int, last: bool) -> tuple[Bl
     pieces: list[bytes] = []
     lines: list[int] = []
     bad: list[Bad] = []
-    place, several = 0, False
+    place, several, begin = 0, False, line
     while place < len(data):
         first = data.find(b"\n", place) + 1 or len(data)  # end of its first line
         end = dialect.record(data, place)
@@ -228,7 +237,7 @@ def _by_record(data: bytes, dialect: Dialect, line: int, last: bool) -> tuple[Bl
             several |= end > first
         line += data.count(b"\n", place, end)
         place = end
-    return Block(b"".join(pieces), np.array(lines, np.int64), bad, several), place
+    return Block(b"".join(pieces), np.array(lines, np.int64), bad, several, line - begin), place
 
 
 def _stray_quote(data: bytes, dialect: Dialect, start: int, end: int) -> str:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import codecs
 import csv
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
@@ -27,6 +30,7 @@ from .records import LONGEST_RECORD, Block, Dialect, read_blocks
 _BLOCK_BYTES = 4 << 20  # larger blocks do not fit the processor's cache: half the speed
 _UNREADABLE = (pa.ArrowInvalid, OSError, BadZipFile, zlib.error, EOFError)
 _OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
+_AHEAD = 2  # blocks that are parsed ahead
 _DELIMITERS = ",\t;|"
 
 Report = Callable[[Problem], None]
@@ -254,11 +258,19 @@ def read_strings(
 def _csv_tables(path: Path, text: _Text, header: Header, wanted: list[str], report: Report) -> Iterator[pa.Table]:
     dialect = header.dialect
     assert dialect is not None
-    for block in read_blocks(text, dialect, header.line, _BLOCK_BYTES):
-        if len(block.lines):
-            yield _parse(path, block, header, dialect, wanted)
-        for line, what, start in block.bad:
-            report(Problem(path.name, None, None, f"line {line} {what}: {start!r}", "left out"))
+    waiting: deque[tuple[Block, Future[pa.Table] | None]] = deque()
+    blocks = read_blocks(text, dialect, header.line, _BLOCK_BYTES)
+    with ThreadPoolExecutor(1) as parser:  # parses a block while the next is scanned
+        for block in chain(blocks, [None] * _AHEAD):
+            if block is not None:
+                parse = parser.submit(_parse, path, block, header, dialect, wanted) if len(block.lines) else None
+                waiting.append((block, parse))
+            if waiting and (block is None or len(waiting) > _AHEAD):
+                parsed, table = waiting.popleft()
+                if table is not None:
+                    yield table.result()
+                for line, what, start in parsed.bad:
+                    report(Problem(path.name, None, None, f"line {line} {what}: {start!r}", "left out"))
 
 
 def _parse(path: Path, block: Block, header: Header, dialect: Dialect, wanted: list[str]) -> pa.Table:

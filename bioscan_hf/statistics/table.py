@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.sources import ParquetFolder, source_kind
+from ..dataset.parquet import check_files
+from ..dataset.release_source import Release
+from ..dataset.sources import resolve
 from ..progress import Progress, silent
 from ..release.columns import NUMBERS, to_types
 from ..release.layout import find_metadata
 from ..release.problems import ReleaseError
-from ..release.tables import read_strings
+from ..release.rows import read_rows
 from ..schema import LABEL_COLUMNS
 
 PLACES = ("country", "province_state", "coord-lat", "coord-lon")
@@ -44,12 +47,11 @@ BARCODE_ID = f"CASE WHEN {TRIMMED} <> '' THEN md5_number_lower({TRIMMED}) END"
 
 @dataclass(frozen=True)
 class Specimens:
-    """Columns of a release in a temporary database.
+    """Columns of a release in a temporary database, whose table `specimens` can be queried.
 
-    The table `specimens` has the columns as they are named in the release, null where a value is missing (null, "" or
-    NaN). In place of `dna_barcode` it has `barcode` (an id), `length` (letters, with the N at the ends), and whether
-    the barcode holds an N inside (`n_inside`), an N at an end (`n_at_an_end`) or other letters than ACGTN
-    (`other_letters`).
+    Columns are named as in the release, null where a value is missing (null, "" or NaN). `dna_barcode` is
+    replaced by `barcode` (an id), `length` (letters, with the N at the ends), and whether the barcode holds an N
+    inside (`n_inside`), an N at an end (`n_at_an_end`) or other letters than ACGTN (`other_letters`).
     """
 
     source: str | Path
@@ -83,43 +85,28 @@ def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str |
     Raises:
         ReleaseError: if a column is missing, a file cannot be read, or a cell is not a number.
     """
-    kind = source_kind(source)
-    if kind == "release":
+    found = resolve(source)
+    if isinstance(found, Release):
         path = find_metadata(source)
         wanted = ["processid", *columns]  # errors name the processid
-        for first, table in read_strings(path, required=wanted, columns=wanted):
+        for first, table in read_rows(path, wanted):
             yield to_types(table, first, path.name), None
         return
-    if kind == "hub":
-        from huggingface_hub import snapshot_download
-
-        source = snapshot_download(str(source), repo_type="dataset", allow_patterns=["dna/*.parquet"])
-    files = [file for shards in ParquetFolder(Path(source)).shards("dna").values() for file in shards]
-    rows = 0
-    for file in files:
-        try:
-            about = pq.read_metadata(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ReleaseError(
-                f"{file} is not a readable Parquet file ({error}). Build or download it again."
-            ) from error
-        rows += about.num_rows
-        if absent := [name for name in columns if name not in about.schema.to_arrow_schema().names]:
-            names = ", ".join(about.schema.to_arrow_schema().names)
+    files = found.files("dna")
+    for file, schema in zip(files, check_files(files), strict=True):
+        if absent := [name for name in columns if name not in schema.names]:
+            names = ", ".join(schema.names)
             raise ReleaseError(f"{file} has no column {absent[0]!r}. Its columns are {names}.")
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
     for file in files:
         yield str(file), rows
 
 
 def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Table) -> None:
-    """Runs `sql` with "$part" replaced by the relation of a part.
-
-    Raises:
-        ReleaseError: if a Parquet file is damaged, or a column has another type.
-    """
+    """Runs `sql` with "$part" replaced by the relation of a part; ReleaseError if that cannot be read."""
     try:
         if isinstance(part, str):
-            database.execute(sql.replace("$part", "read_parquet(?)"), [part])
+            database.execute(sql.replace("$part", "read_parquet(?)"), [escape(part)])
         else:
             database.register("part", part)
             database.execute(sql.replace("$part", "part"))
@@ -184,11 +171,7 @@ def _selected(name: str) -> list[str]:
 
 
 def specimens_of(source: Source, columns: Sequence[str]) -> Specimens:
-    """`source` with these columns: as it is, or read now.
-
-    Raises:
-        ValueError: if `source` was read without one of the columns.
-    """
+    """`source` with these columns: as it is, or read now; ValueError if read without one of them."""
     if not isinstance(source, Specimens):
         return read_specimens(source, columns)
     if absent := [name for name in columns if name not in source.columns]:

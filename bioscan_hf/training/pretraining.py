@@ -21,7 +21,7 @@ from ..barcodes import barcode_digests
 from ..dataset.load import load_bioscan5m, source_kind
 from ..models.configuration_barcodemamba import OBJECTIVES
 from ..release.layout import find_metadata
-from ..release.tables import read_strings
+from ..release.rows import read_rows
 from ..schema import MAX_NUCLEOTIDES, resolve_splits
 from .arguments import OVERWRITE_HELP, check_workers, option, required
 from .inputs import check_rows
@@ -211,7 +211,7 @@ def _first_of_the_file(source: str, split: str, max_nucleotides: int) -> Dataset
         )
     seen = {b""}
     kept = []
-    for _, table in read_strings(find_metadata(source), columns=("dna_barcode", "split")):
+    for _, table in read_rows(find_metadata(source), ("dna_barcode", "split")):
         first = []
         for digest in barcode_digests(table["dna_barcode"]).tolist():
             first.append(digest not in seen)

@@ -184,8 +184,9 @@ def test_boxes_are_joined_by_processid(tmp_path):
     found = [tuple(record[name] for name in BOX_COLUMNS.values()) for record in table.to_pylist()]
     assert found == [(9, 8, 70, None, 1024, 768), (None,) * 6, (5, 6, 7, 8, 1024, 768)]
     assert str(features("dna", checked.extra_columns)["bbox_x0"]) == "Value('int32')"
-    assert checked.strays.processid == "Z"
-    assert checked.strays.what == "1 of 3 boxes are of specimens that the metadata do not have"
+    [note] = checked.notes
+    assert note.processid == "Z"
+    assert note.what == "1 of 3 boxes are of specimens that the metadata do not have"
 
 
 def test_repeated_and_damaged_boxes(tmp_path):
