@@ -1,7 +1,7 @@
 """Converts published BarcodeBERT and CLIBD checkpoints to folders for `from_pretrained`.
 
-Layouts are recognised by their keys, every key must be known, and nothing in the file runs. Supported are all layouts
-that the code of BarcodeBERT has written since 2023 (https://arxiv.org/abs/2311.02401) and, in `clibd.py`, of CLIBD.
+All layouts since 2023 are supported (https://arxiv.org/abs/2311.02401; `clibd.py` for CLIBD). They are recognised by
+their keys, every key must be known, and nothing in the file runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..models.configuration_barcodebert import BarcodeBertConfig
 from ..models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
 from ..models.tokenization_kmer import KmerTokenizer
 from .safe_load import load_checkpoint
-from .shapes import count_layers, find_vocabulary
+from .shapes import check_state, count_layers, find_vocabulary
 
 #: Entries of a published `bert_config` that describe the model.
 SHAPE = (
@@ -59,23 +59,22 @@ def convert_checkpoint(
 ) -> Path:
     """Converts a published checkpoint to a folder with model and tokenizer, and returns the folder.
 
-    Supported BarcodeBERT checkpoints are the masked language models since 2024 (with optimizer states or bare
-    weights), those of 2023 with a tied head, and fine-tuned classifiers, saved by one process or several with any
-    version of transformers. Masked language models load as `BarcodeBertForMaskedLM`, classifiers as
-    `BarcodeBertForSequenceClassification`. Every `best.pth` of CLIBD loads as `ClibdModel` with a `ClibdProcessor`.
+    Masked language models (since 2024, or of 2023 with a tied head) become `BarcodeBertForMaskedLM`, fine-tuned
+    classifiers `BarcodeBertForSequenceClassification`, and every `best.pth` of CLIBD `ClibdModel` with a
+    `ClibdProcessor`. Files may hold a training state or only weights, of one process or several.
 
     Args:
         checkpoint: File written by torch.save, or its content: weights, or a dict with the weights as "model" or
             "state_dict" and the shape as "bert_config".
         output_dir: New or empty folder.
         labels: Class names of a classifier, in the order of its outputs. Published files do not have them.
-        num_attention_heads: Needed if the file has no config and not a published size. Published BarcodeBERT models
-            have as many heads as layers, CLIBD's encoders one head per 64 columns. For CLIBD also modality (image,
-            dna, text) -> heads.
+        num_attention_heads: Required if the file has no config and is not of a published size. Published BarcodeBERT
+            models have as many heads as layers, CLIBD's encoders one head per 64 columns. For CLIBD also modality
+            (image, dna, text) -> heads.
         adapters: For CLIBD. "merge" adds low-rank adapters to the weights; "keep" writes them to the folder "adapter",
             for `load_lora`.
         text_tokenizer: For CLIBD: tokenizer of the text encoder (published: "prajjwal1/bert-small"), which the file
-            does not have. Without it the processor takes no text; it can also be given when the processor is loaded.
+            does not have. It can also be given when the processor is loaded.
 
     Raises:
         FileExistsError: if the folder is not empty.
@@ -94,14 +93,7 @@ def convert_checkpoint(
 
         if labels is not None:
             raise ValueError(f"{name} is a CLIBD model: it has no classes. Leave labels out.")
-        return convert_clibd(
-            weights,
-            output,
-            name,
-            num_attention_heads=num_attention_heads,
-            adapters=adapters,
-            text_tokenizer=text_tokenizer,
-        )
+        return convert_clibd(weights, output, name, num_attention_heads, adapters, text_tokenizer)
     if isinstance(num_attention_heads, Mapping) or adapters != "merge" or text_tokenizer is not None:
         raise ValueError(
             f"{name} is a BarcodeBERT model: heads by modality, adapters and text tokenizers are for CLIBD."
@@ -140,21 +132,13 @@ def _model(
         raise ValueError(f"{name} is a masked language model: it has no classes. Leave labels out.")
     else:
         model = BarcodeBertForMaskedLM(config)
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # weights of other shapes
-        told = " ".join(str(error).split())
-        raise ValueError(f"The weights of {name} do not make a {type(model).__name__}: {told}") from error
-    if missing or unexpected:
-        raise ValueError(
-            f"The weights of {name} do not make a {type(model).__name__}: missing are {', '.join(missing) or 'none'}; "
-            f"unexpected are {', '.join(unexpected) or 'none'}."
-        )
+    check_state(name, type(model).__name__, state, model.state_dict())
+    model.load_state_dict(state)
     return model
 
 
 def _options(content: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
-    """The options under a key, a dict or `argparse.Namespace`; empty if the key is absent."""
+    """The options under a key; empty if the key is missing."""
     options = content.get(key, {})
     if isinstance(options, argparse.Namespace):
         options = vars(options)
@@ -164,10 +148,11 @@ def _options(content: Mapping[str, Any], key: str, name: str) -> Mapping[str, An
 
 
 def _tensors(content: Mapping[str, Any], name: str) -> Mapping[str, Tensor]:
-    """The weights, under the keys of the file."""
     weights = content.get("model", content.get("state_dict", content))
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{name} holds no weights. Give tensors, at the top or as 'model' or 'state_dict'.")
+        raise ValueError(
+            f"{name} holds no weights. Give a dict of tensors, or one with them as 'model' or 'state_dict'."
+        )
     return weights
 
 
@@ -185,8 +170,8 @@ def _weights(weights: Mapping[str, Tensor], name: str) -> tuple[State, str]:
             state[key] = value
     if "bert.embeddings.word_embeddings.weight" not in state:
         raise ValueError(
-            f"{name} is of an unknown layout: it has no bert.embeddings.word_embeddings.weight, with or without "
-            f"'module.' and 'base_model.' before it. Its keys begin with {', '.join(list(state)[:5]) or 'nothing'}."
+            f"{name} is of an unknown layout: it has no bert.embeddings.word_embeddings.weight, with or without the "
+            f"prefixes 'module.' and 'base_model.'. Its keys begin with {', '.join(list(state)[:5]) or 'nothing'}."
         )
     if fine_tuned:
         return {key.replace("classifier.", "taxon_classifier."): value for key, value in state.items()}, "classifier"

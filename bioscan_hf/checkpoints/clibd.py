@@ -1,18 +1,13 @@
 """Converts published CLIBD checkpoints (`best.pth`) to folders with a model and its processor.
 
-All checkpoints that the code of CLIBD has written since 2024 are supported: encoder names of before and after April
-2025, any of the three modalities, low-rank adapters in any encoder (found by their keys), with or without the
-temperature and the buffers of old versions of transformers. Published quirks are kept as config options.
-
-Source: CLIBD, https://arxiv.org/abs/2405.17537
-Shape letters: D = width of an encoder, r = rank of an adapter.
+All checkpoints of CLIBD since 2024 are supported, with any modalities and with low-rank adapters in any encoder.
+Published quirks are kept as config options. Source: CLIBD, https://arxiv.org/abs/2405.17537
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +20,11 @@ from ..models.lora import add_lora, fused_layers
 from ..models.modeling_clibd import ClibdModel
 from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
 from ..models.tokenization_kmer import KmerTokenizer
-from .shapes import count_layers, find_vocabulary
+from .shapes import check_state, count_layers, find_vocabulary
 
 State = dict[str, Tensor]
 
-#: Modality -> key prefixes of its encoder, of after and before April 2025.
+#: Modality -> key prefixes of its encoder, after and before April 2025.
 ENCODERS = {
     "image": ("image_encoder.base_image_encoder.", "image_encoder.lora_vit."),
     "dna": ("dna_encoder.base_dna_encoder.", "dna_encoder.lora_barcode_bert."),
@@ -69,6 +64,35 @@ ADAPTERS = {
 #: Key part of an adapted layer's own weights -> the same without an adapter.
 ADAPTED = {"attn.qkv.qkv.": "attn.qkv.", "self.query.w.": "self.query.", "self.value.w.": "self.value."}
 
+#: Modality -> weight of its projection.
+PROJECTIONS = {
+    "image": "image_projection.weight",
+    "dna": "dna_projection.decoder.weight",
+    "text": "text_projection.weight",
+}
+
+#: Weights that give the sizes of a BERT -> their number of dimensions.
+BERT_SIZED = dict.fromkeys(
+    (
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_embeddings.weight",
+        "embeddings.token_type_embeddings.weight",
+        "encoder.layer.0.intermediate.dense.weight",
+    ),
+    2,
+)
+
+#: Modality -> weights that give the sizes of its encoder, without prefix -> their number of dimensions.
+SIZED = {
+    "image": {
+        "timm_model.pos_embed": 3,
+        "timm_model.patch_embed.proj.weight": 4,
+        "timm_model.blocks.0.mlp.fc1.weight": 2,
+    },
+    "dna": BERT_SIZED,
+    "text": BERT_SIZED,
+}
+
 #: Widths of the published encoders, whose heads are 64 wide.
 PUBLISHED_WIDTHS = (512, 768, 1024)
 
@@ -77,39 +101,28 @@ FIXED_LOG_SCALE = math.log(1 / 0.07)
 
 
 class Parts(NamedTuple):
-    """A checkpoint under our keys.
+    """A checkpoint under our keys."""
 
-    Attributes:
-        state: Weights without adapters.
-        adapters: Our name of an adapted layer -> part of the adapter -> weight.
-        unknown: Keys that CLIBD checkpoints do not have.
-    """
-
-    state: State
-    adapters: dict[str, State]
-    unknown: list[str]
+    state: State  # without adapters
+    adapters: dict[str, State]  # our name of an adapted layer -> part of the adapter -> weight
+    unknown: list[str]  # keys that CLIBD checkpoints do not have
 
 
 def convert_clibd(
     weights: Mapping[str, Tensor],
     output: Path,
     name: str,
-    *,
-    num_attention_heads: int | Mapping[str, int] | None = None,
-    adapters: str = "merge",
-    text_tokenizer: PreTrainedTokenizerBase | None = None,
+    num_attention_heads: int | Mapping[str, int] | None,
+    adapters: str,
+    text_tokenizer: PreTrainedTokenizerBase | None,
 ) -> Path:
-    """Writes the weights as a folder; arguments are those of `convert_checkpoint`.
-
-    Args:
-        name: Name of the checkpoint in errors.
-    """
+    """Converts the weights of a checkpoint called `name`; other arguments are those of `convert_checkpoint`."""
     if adapters not in ("merge", "keep"):
         raise ValueError(f"Unknown adapters {adapters!r}. Choose 'merge' or 'keep'.")
     if any(key.removeprefix("module.").startswith("open_clip_model.") for key in weights):
         raise ValueError(
-            f"{name} has encoders of open_clip (keys open_clip_model....), which are not supported. Give a checkpoint "
-            f"with photo encoders of timm and BERT encoders of barcodes and text."
+            f"{name} has encoders of open_clip, which are not supported. Give a checkpoint with a photo encoder of "
+            f"timm and BERT encoders of barcodes and text."
         )
     parts = _parts(weights, name)
     if adapters == "keep" and not parts.adapters:
@@ -157,7 +170,7 @@ def _modality(key: str) -> tuple[str, str]:
 
 
 def _ours(modality: str, key: str) -> str | None:
-    """Our key; None for a key that CLIBD checkpoints do not have."""
+    """Our key; None if unknown."""
     if not modality:
         return "logit_scale.log_scale" if key == "logit_scale" else None
     for adapted, plain in ADAPTED.items():
@@ -166,64 +179,31 @@ def _ours(modality: str, key: str) -> str | None:
     return None if begin is None else OURS[modality][begin] + key.removeprefix(begin)
 
 
-# ---- the config, from the shapes ------------------------------------------------------------------------------------
-
-
 def _config(parts: Parts, heads: int | Mapping[str, int] | None, name: str) -> ClibdConfig:
     state = parts.state
     present = [modality for modality in MODALITIES if any(key.startswith(f"{modality}_model.") for key in state)]
-    describe: dict[str, Callable[..., dict[str, Any]]] = {
-        "image": _image_config,
-        "dna": _dna_config,
-        "text": partial(_bert_sizes, modality="text"),
-    }
-    projections = {
-        "image": "image_projection.weight",
-        "dna": "dna_projection.decoder.weight",
-        "text": "text_projection.weight",
-    }
-    needed = {projections[modality]: 2 for modality in present}
+    needed = {PROJECTIONS[modality]: 2 for modality in present}
     for modality in present:
-        needed |= SIZED[modality]
+        needed |= {f"{modality}_model.{key}": dimensions for key, dimensions in SIZED[modality].items()}
     absent = [key for key, dimensions in needed.items() if key not in state or state[key].ndim != dimensions]
     if absent or not present:
         raise ValueError(
             f"{name} is not a CLIBD model: missing (or of other dimensions) are "
             f"{', '.join(absent) or 'all encoders'}; unexpected are {', '.join(parts.unknown) or 'none'}."
         )
-    configs: dict[str, Any] = {
-        f"{modality}_config": describe[modality](
-            state, heads=heads.get(modality) if isinstance(heads, Mapping) else heads, name=name
-        )
-        for modality in present
-    }
+    describe = {"image": _image_config, "dna": _dna_config, "text": _bert_config}
+    configs: dict[str, Any] = {}
+    for modality in present:
+        given = heads.get(modality) if isinstance(heads, Mapping) else heads
+        configs[f"{modality}_config"] = describe[modality](state, modality, given, name)
     return ClibdConfig(
         **configs,
-        projection_dim=len(state[projections[present[0]]]),
+        projection_dim=len(state[PROJECTIONS[present[0]]]),
         dna_pooling="softmax_mean",
         dna_attend_to_padding=True,
         text_pooling="mean",
         logit_scale_max=None,
     )
-
-
-#: Modality -> weights that give the shape of its encoder -> their number of dimensions.
-SIZED = {
-    "image": {
-        "image_model.timm_model.pos_embed": 3,
-        "image_model.timm_model.patch_embed.proj.weight": 4,
-        "image_model.timm_model.blocks.0.mlp.fc1.weight": 2,
-    },
-    **{
-        modality: {
-            f"{modality}_model.embeddings.word_embeddings.weight": 2,
-            f"{modality}_model.embeddings.position_embeddings.weight": 2,
-            f"{modality}_model.embeddings.token_type_embeddings.weight": 2,
-            f"{modality}_model.encoder.layer.0.intermediate.dense.weight": 2,
-        }
-        for modality in ("dna", "text")
-    },
-}
 
 
 def _attention_heads(given: int | None, modality: str, width: int, name: str) -> int:
@@ -241,19 +221,19 @@ def _attention_heads(given: int | None, modality: str, width: int, name: str) ->
     return width // 64
 
 
-def _image_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
-    prefix = "image_model.timm_model."
+def _image_config(state: State, modality: str, heads: int | None, name: str) -> dict[str, Any]:
+    prefix = f"{modality}_model.timm_model."
     _, positions, width = state[f"{prefix}pos_embed"].shape
     patch = state[f"{prefix}patch_embed.proj.weight"].shape[-1]
     side = math.isqrt(positions - 1)
     if side * side != positions - 1:
-        raise ValueError(f"{name} has {positions} positions of photos, which are not a square and the class token.")
+        raise ValueError(f"{name} has {positions} positions of photos, not a square and one class token.")
     found: dict[str, Any] = {
         "img_size": side * patch,
         "patch_size": patch,
         "embed_dim": width,
         "depth": count_layers(state, f"{prefix}blocks.", name),
-        "num_heads": _attention_heads(heads, "image", width, name),
+        "num_heads": _attention_heads(heads, modality, width, name),
         "mlp_ratio": len(state[f"{prefix}blocks.0.mlp.fc1.weight"]) / width,
     }
     base = {"img_size": 224, "patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0}
@@ -261,7 +241,7 @@ def _image_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
     return {"architecture": "vit_base_patch16_224"} | ({"model_args": other} if other else {})
 
 
-def _bert_sizes(state: State, modality: str, heads: int | None, name: str) -> dict[str, Any]:
+def _bert_config(state: State, modality: str, heads: int | None, name: str) -> dict[str, Any]:
     prefix = f"{modality}_model."
     words = state[f"{prefix}embeddings.word_embeddings.weight"]
     return {
@@ -275,25 +255,16 @@ def _bert_sizes(state: State, modality: str, heads: int | None, name: str) -> di
     }
 
 
-def _dna_config(state: State, heads: int | None, name: str) -> dict[str, Any]:
-    sizes = _bert_sizes(state, "dna", heads, name)
-    # "barcodebert": encoders of later versions of BarcodeBERT.
+def _dna_config(state: State, modality: str, heads: int | None, name: str) -> dict[str, Any]:
+    sizes = _bert_config(state, modality, heads, name)
+    # "barcodebert" is the vocabulary of later versions.
     k, vocabulary = find_vocabulary(sizes["vocab_size"], ("clibd", "barcodebert"), name)
     return sizes | {"k": k, "vocabulary": vocabulary}
 
 
-# ---- checking, merging, writing -------------------------------------------------------------------------------------
-
-
 def _check(parts: Parts, expected: State, name: str) -> None:
-    """Raises ValueError, which names all wrong keys, unless the weights are exactly those of the model."""
-    missing = [key for key in expected if key not in parts.state]
-    unexpected = [*parts.unknown, *(key for key in parts.state if key not in expected)]
-    shapes = [
-        f"{key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}"
-        for key, value in parts.state.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
+    """Raises ValueError, with all wrong keys, unless the weights and adapters are those of the model."""
+    missing, unexpected, shapes = [], [*parts.unknown], []
     for layer, adapter in parts.adapters.items():
         if f"{layer}.weight" not in expected:
             unexpected.append(f"an adapter of {layer}")
@@ -304,15 +275,11 @@ def _check(parts: Parts, expected: State, name: str) -> None:
                 missing.append(f"{part} of the adapter of {layer}")
             elif adapter[part].shape != ((rank, width) if part.endswith("a") else (width, rank)):
                 shapes.append(f"{part} of the adapter of {layer} is {tuple(adapter[part].shape)}")
-    if missing or unexpected or shapes:
-        raise ValueError(
-            f"The weights of {name} do not make a ClibdModel: missing are {', '.join(missing) or 'none'}; unexpected "
-            f"are {', '.join(unexpected) or 'none'}; of other shapes are {'; '.join(shapes) or 'none'}."
-        )
+    check_state(name, "ClibdModel", parts.state, expected, missing=missing, unexpected=unexpected, shapes=shapes)
 
 
 def _rank(adapters: Mapping[str, State]) -> int:
-    """Rank of the adapters: that of the first, since all have the same."""
+    """Rank of the first adapter; all have the same."""
     first = next(iter(adapters.values()))
     return min(next(iter(first.values())).shape, default=0)
 

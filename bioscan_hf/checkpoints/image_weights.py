@@ -1,34 +1,36 @@
-"""Weights of published encoders of photos, from files, into networks of timm; nothing in a file runs.
+"""Loads weights of published photo encoders from files into networks of timm. Nothing in a file runs.
 
-The files are those of MoCo-v3, DINO, VICReg, MAE and torchvision, or any in the layout of timm.
+Supported are files of MoCo-v3, DINO, VICReg, MAE and torchvision, and files in the layout of timm.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from .safe_load import load_checkpoint
+from .shapes import check_state
 
 
 def load_weights(
     network: nn.Module, path: Path, *, prefix: str = "", heads: tuple[str, ...] = (), expected: str | None = None
 ) -> None:
-    """Reads a file's weights into a network.
+    """Loads the weights of a file into a network.
 
     Args:
-        path: A .safetensors, or what torch.save (of torch >= 1.6) wrote: weights, alone or as "state_dict" or "model".
-        prefix: What stands before the encoder's keys; entries without it are left out.
-        heads: Beginnings of keys, after the prefix, that are left out.
-        expected: Name of the file that is wanted, for the error.
+        path: A .safetensors file, or a file of torch.save (torch 1.6 or later) with the weights, at the top or as
+            "state_dict" or "model".
+        prefix: Prefix of the encoder's keys; other entries are ignored.
+        heads: Key prefixes, after `prefix`, that are ignored.
+        expected: Name of the expected file, for errors.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a key is missing, is not the network's, or has another shape; or the file is none of weights.
+        ValueError: if the file does not hold weights, or keys or shapes differ from those of the network.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No file of weights at {str(path)!r}.")
@@ -39,7 +41,7 @@ def load_weights(
         try:
             content: Mapping[str, Any] = load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is no whole file of safetensors ({error}).") from error
+            raise ValueError(f"{str(path)!r} is not a complete safetensors file ({error}).") from error
     else:
         content = load_checkpoint(path)
     for wrapped in ("state_dict", "model"):
@@ -54,27 +56,12 @@ def load_weights(
         state = timm_keys(state)
     if heads:
         state = {key: value for key, value in state.items() if not key.startswith(heads)}
-    own = network.state_dict()
-    found = (
-        ("lacks", sorted(own.keys() - state.keys())),
-        ("has besides", sorted(state.keys() - own.keys())),
-        ("has in another shape", sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)),
-    )
-    if any(keys for _, keys in found):
-        told = "; ".join(f"{what} {_some(keys)}" for what, keys in found if keys)
-        raise ValueError(
-            f"{str(path)!r} does not fit {type(network).__name__}: it {told}. "
-            f"Expected is {expected or 'a file in the layout of timm'}."
-        )
+    name = f"{str(path)!r} (expected is {expected or 'a file in the layout of timm'})"
+    check_state(name, type(network).__name__, state, network.state_dict(), most=3)
     network.load_state_dict(state)
 
 
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return f"{', '.join(keys[:3])}{more}"
-
-
-#: Part of a key of torchvision's VisionTransformer -> the same in timm's.
+#: Pattern in the keys of torchvision's VisionTransformer -> its replacement in the keys of timm's.
 TORCHVISION_KEYS = (
     (r"^class_token$", "cls_token"),
     (r"^conv_proj\.", "patch_embed.proj."),
@@ -90,7 +77,7 @@ TORCHVISION_KEYS = (
 
 
 def timm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of torchvision's VisionTransformer under the names that timm's has for them."""
+    """Weights of torchvision's VisionTransformer with the keys of timm's."""
     renamed = {}
     for key, value in state.items():
         for old, new in TORCHVISION_KEYS:

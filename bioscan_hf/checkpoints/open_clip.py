@@ -1,8 +1,6 @@
-"""BioCLIP and other models of open_clip as `ClibdModel`, to be compared with, and to be trained further.
+"""Converts BioCLIP and other models of open_clip to `ClibdModel`, for evaluation and further training.
 
-Their encoders become CLIP's of transformers, weight by weight, so that open_clip is needed to read a model and not to
-use what was made of it. Needs the package open_clip_torch.
-
+The encoders become CLIP encoders of transformers, so the package open_clip_torch is only needed for the conversion.
 Sources: CLIP, https://arxiv.org/abs/2103.00020; BioCLIP, https://arxiv.org/abs/2311.18803
 """
 
@@ -19,8 +17,9 @@ from ..models.configuration_clibd import ClibdConfig
 from ..models.modeling_barcodebert import BarcodeBertModel
 from ..models.modeling_clibd import ClibdModel
 from ..models.processing_clibd import ClibdProcessor
+from .shapes import check_state
 
-#: Parts of open_clip's names -> of transformers', besides the attention's fused weights.
+#: Part of a layer in open_clip's keys -> in transformers' keys, except the fused weights of attention.
 LAYER = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -33,7 +32,7 @@ PHOTOS = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
     "conv1.weight": "embeddings.patch_embedding.weight",
-    "ln_pre.weight": "pre_layrnorm.weight",  # so spelt in transformers
+    "ln_pre.weight": "pre_layrnorm.weight",  # spelled so in transformers
     "ln_pre.bias": "pre_layrnorm.bias",
     "ln_post.weight": "post_layernorm.weight",
     "ln_post.bias": "post_layernorm.bias",
@@ -46,7 +45,7 @@ TEXT = {
     "ln_final.bias": "final_layer_norm.bias",
 }
 
-#: Texts are cut at the length that every model of open_clip was trained with.
+#: Maximum number of tokens of a text, in all models of open_clip.
 TEXT_LENGTH = 77
 
 
@@ -58,25 +57,23 @@ def load_open_clip(
     text_template: str = "taxonomic",
     text_prompt: str = "a photo of {}.",
 ) -> tuple[ClibdModel, ClibdProcessor]:
-    """A model of open_clip and its processor.
+    """A model of open_clip as `ClibdModel`, and its processor.
 
     Args:
         name: Architecture, such as "ViT-B-16", or "hf-hub:imageomics/bioclip".
-        pretrained: Name or file of the weights; None are those of an "hf-hub:", and else random ones.
-        dna: Encoder of barcodes to join; its projection is new and is to be trained.
-        text_template: Form of the text of a taxonomy, see `clibd_text`.
-        text_prompt: What stands around it; that of BioCLIP's evaluation.
+        pretrained: Name or file of the weights; None loads those of an "hf-hub:" and random ones otherwise.
+        dna: Barcode encoder to add; its projection is new and is to be trained.
+        text_template: Template of the text of a taxonomy, see `clibd_text`.
+        text_prompt: Prompt with "{}" in place of the text; the default is that of BioCLIP's evaluation.
 
     Raises:
         ImportError: if open_clip is not installed.
-        ValueError: if the encoders are others than CLIP's own.
+        ValueError: if the encoders are not CLIP's own.
     """
     try:
         import open_clip
     except ImportError as error:
-        raise ImportError(
-            "To read models of open_clip takes the package open_clip_torch: install it first."
-        ) from error
+        raise ImportError("Models of open_clip need the package open_clip_torch. Install it.") from error
     clip = open_clip.create_model(name, pretrained=pretrained)
     tokenizer = open_clip.get_tokenizer(name)
     if type(tokenizer).__name__ != "SimpleTokenizer":
@@ -93,41 +90,34 @@ def load_open_clip(
 
 @torch.no_grad()
 def convert_open_clip(clip: nn.Module, *, dna: BarcodeBertModel | None = None) -> ClibdModel:
-    """A `open_clip.CLIP` as `ClibdModel`, with the same embeddings and temperature.
+    """An `open_clip.CLIP` as `ClibdModel`, with the same embeddings and temperature.
 
     Raises:
-        ValueError: if the encoders are others than CLIP's own (all weights that do not fit are named).
+        ValueError: if the encoders are not CLIP's own (all weights that do not fit are named).
     """
     state = {key: value for key, value in clip.state_dict().items() if key != "attn_mask"}
     visual: Any = clip.visual
     if "visual.conv1.weight" not in state or "token_embedding.weight" not in state:
         raise ValueError(
-            f"{type(clip).__name__} with {type(visual).__name__} is not converted: its encoders are not CLIP's own "
-            f"vision and text transformers."
+            f"{type(clip).__name__} with {type(visual).__name__} is not supported: its encoders are not the "
+            f"transformers of CLIP."
         )
     if (visual.pool_type, clip.text_pool_type) != ("tok", "argmax"):
         raise ValueError(
-            f"Its photos are pooled by {visual.pool_type!r} and its text by {clip.text_pool_type!r}; known are 'tok' "
-            f"and 'argmax', those of CLIP."
+            f"Photos are pooled by {visual.pool_type!r} and text by {clip.text_pool_type!r}; supported are 'tok' and "
+            f"'argmax', those of CLIP."
         )
     model = ClibdModel(_config(clip, state, dna))
-    found = _tower(
-        "image", PHOTOS, {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
-    )
-    found |= _tower("text", TEXT, {k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))})
+    photos = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    text = {key: value for key, value in state.items() if not key.startswith(("visual.", "logit_"))}
+    found = _tower("image", PHOTOS, photos) | _tower("text", TEXT, text)
     found["logit_scale.log_scale"] = state["logit_scale"]
-    expected = model.state_dict()
-    nested = {key.replace(".vision_model.", ".", 1).replace(".text_model.", ".", 1): key for key in expected}
-    renamed = {nested.get(key, key): value for key, value in found.items()}  # names differ by version of transformers
-    new = [key for key in expected if key.startswith(("dna_model.", "dna_projection."))]
-    missing = [key for key in expected if key not in renamed and key not in new]
-    unexpected = [key for key in renamed if key not in expected]
-    if missing or unexpected:
-        raise ValueError(
-            f"The weights are not those of CLIP: missing are {', '.join(missing) or 'none'}; unexpected are "
-            f"{', '.join(unexpected) or 'none'}."
-        )
-    model.load_state_dict(expected | renamed)
+    whole = model.state_dict()
+    nested = {key.replace(".vision_model.", ".", 1).replace(".text_model.", ".", 1): key for key in whole}
+    renamed = {nested.get(key, key): value for key, value in found.items()}  # keys depend on transformers' version
+    expected = {key: value for key, value in whole.items() if not key.startswith(("dna_model.", "dna_projection."))}
+    check_state("the model of open_clip", "ClibdModel", renamed, expected)
+    model.load_state_dict(whole | renamed)
     if dna is not None:
         model.dna_model.load_state_dict(dna.state_dict())
     return model.eval()
@@ -156,7 +146,7 @@ def _config(clip: Any, state: dict[str, Tensor], dna: BarcodeBertModel | None) -
         max_position_embeddings=len(state["positional_embedding"]),
         hidden_act=activation,
         bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,  # the largest id, which open_clip finds by argmax
+        eos_token_id=len(words) - 1,  # the largest id, where open_clip pools by argmax
     )
     return ClibdConfig(
         image_config=photos,
@@ -168,7 +158,7 @@ def _config(clip: Any, state: dict[str, Tensor], dna: BarcodeBertModel | None) -
 
 
 def _tower(modality: str, names: dict[str, str], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One encoder's weights and projection under our names; unknown ones keep theirs."""
+    """Weights of one encoder and its projection under our keys; unknown keys stay."""
     prefix, found = f"{modality}_model.", {}
     projection = "proj" if modality == "image" else "text_projection"
     for key, value in state.items():
@@ -190,7 +180,7 @@ def _tower(modality: str, names: dict[str, str], state: dict[str, Tensor]) -> di
 
 
 def _image_processor(visual: Any) -> CLIPImageProcessor:
-    """Resizes, crops and normalises as open_clip does by default."""
+    """open_clip's default resize, crop and normalization."""
     side = visual.image_size[0]
     return CLIPImageProcessor(
         size={"shortest_edge": side},
@@ -202,7 +192,7 @@ def _image_processor(visual: Any) -> CLIPImageProcessor:
 
 
 def _text_tokenizer(tokenizer: Any) -> CLIPTokenizer:
-    """The same tokens from transformers, which names the first and the last one differently."""
+    """The tokenizer of transformers with the same tokens; the first and last have other names."""
     special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {special.get(token, token): number for token, number in tokenizer.encoder.items()}
     return CLIPTokenizer(vocab=vocabulary, merges=list(tokenizer.bpe_ranks))

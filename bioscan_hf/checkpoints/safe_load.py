@@ -1,7 +1,7 @@
 """Loads files written by `torch.save` without running anything in them.
 
-`torch.load(weights_only=True)` reads the weights. It refuses training states that also hold schedulers, arguments or
-objects of Lightning and numpy, so extra classes that published checkpoints name load as inert placeholders.
+`torch.load(weights_only=True)` reads the weights. Classes of published training states that it refuses, such as
+schedulers or numpy arrays, load as inert placeholders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Names that torch builds itself. Other names that torch allows, such as `bytearray`, can claim any amount of memory.
+#: Names that torch loads. Others that it allows, such as `bytearray`, could allocate any amount of memory.
 PLAIN = re.compile(
     r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)|torch\.(Size|device|\w+Storage)|"
     r"torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)|torch\.storage\.UntypedStorage|"
@@ -30,8 +30,7 @@ DICTS = re.compile(
     r"\.AttributeDict"
 )
 
-#: Names that load as `Inert`: schedulers with their bound methods, Python's types, numpy's arrays, numbers and random
-#: states, and a callback of Lightning.
+#: Names that load as `Inert`: schedulers, types of Python, numpy's arrays and random states, a Lightning callback.
 INERT = re.compile(
     r"torch\.optim\.lr_scheduler\.\w+|builtins\.(getattr|dict|frozenset|list|slice)|datetime\.timedelta|"
     r"pathlib(\._local)?\.\w*Path|numpy\.(ndarray|dtype)|numpy\._?core\.multiarray\.(_reconstruct|scalar)|"
@@ -44,13 +43,9 @@ _EXPECTED = "Give a file written by torch.save (torch 1.6 or later) that holds a
 
 
 class Inert:
-    """Placeholder for an object whose class or function is not trusted. It ignores arguments and state.
+    """Placeholder for an object whose class or function is not trusted. It ignores arguments and state."""
 
-    Attributes:
-        replaces: The name in the file, such as "torch.optim.lr_scheduler.OneCycleLR".
-    """
-
-    replaces = ""
+    replaces = ""  # name in the file, such as "torch.optim.lr_scheduler.OneCycleLR"
 
     def __new__(cls, *arguments: Any) -> Inert:
         return super().__new__(cls)
@@ -66,22 +61,22 @@ class Inert:
 
 
 class _Dict:
-    """Makes a plain dict, the only mapping that torch fills with items."""
+    """Makes a plain dict, because torch adds items only to plain dicts."""
 
     def __new__(cls, *arguments: Any) -> Any:
         return {}
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads plain data, `argparse.Namespace` and tensors on the CPU; other known classes become `Inert`.
+    """Reads plain data, `argparse.Namespace` and CPU tensors; other known classes become `Inert`.
 
-    Tensors are mapped from the file, so memory is taken only where they are read.
+    Tensors are memory-mapped from the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if torch.save (torch 1.6 or later) did not write the file, it is damaged or compressed, it does not
-            hold a dict, its tensors claim more memory than the file has, or it names classes or functions that
-            published files do not name (all are named).
+            hold a dict, its tensors are larger than the file, or it names classes or functions that published files do
+            not name (all are named).
     """
     path = Path(path)
     if not path.is_file():
@@ -104,13 +99,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _parts(file: zipfile.ZipFile, path: Path) -> tuple[bytes, int]:
-    """The pickle in the zip, and the bytes of all storages; raises ValueError if torch.save did not write the zip."""
+    """The pickle, and the number of bytes of all storages; raises ValueError if torch.save did not write the zip."""
     entries = file.infolist()
     names = [entry.filename for entry in entries]
     pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1 or any(name.endswith("constants.pkl") for name in names):  # the latter is TorchScript
         raise ValueError(f"{str(path)!r} is a zip, but not of weights. {_EXPECTED}")
-    # torch.save stores bytes as they are: the parts cannot be larger than the file.
+    # torch.save does not compress, so the parts are not larger than the file.
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or len(set(names)) < len(names) or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ValueError(f"{str(path)!r} has compressed, repeated or oversized parts. {_EXPECTED}")
@@ -119,16 +114,12 @@ def _parts(file: zipfile.ZipFile, path: Path) -> tuple[bytes, int]:
 
 
 def _placeholders(pickled: bytes, path: Path) -> list[Any]:
-    """What replaces the names in a pickle that torch does not build itself, for `safe_globals`.
-
-    Raises:
-        ValueError: for names that published files do not hold (all are named).
-    """
+    """Placeholders for `safe_globals`; raises ValueError for names that published files do not hold."""
     try:
         names = {str(arg) for operation, arg, _ in pickletools.genops(pickled) if operation.name == "GLOBAL"}
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"{str(path)!r} cannot be read: it is damaged or was altered. {_EXPECTED}") from error
-    # Protocol 2, which torch.save writes, has Python 2's name of the builtins.
+    # torch.save writes protocol 2, with Python 2's name of the builtins.
     names = {re.sub(r"^__builtin__\.", "builtins.", name.replace(" ", ".", 1)) for name in names}
     found: list[Any] = []
     foreign = []
@@ -169,11 +160,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _check_sizes(tensors: Iterable[Tensor], stored: int, path: Path) -> None:
-    """Raises ValueError for a tensor larger than its storage (a view that repeats one number) or than the file.
-
-    Args:
-        stored: Bytes of all storages in the file.
-    """
+    """Raises ValueError for tensors larger than their storage (expanded views), or storages larger than `stored`."""
     storages: dict[int, int] = {}
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.layout is not torch.strided:

@@ -1,18 +1,53 @@
-"""Shapes of encoders, read from the keys and sizes of their weights."""
+"""Checks of the keys and shapes of weights, and the sizes of encoders that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
 
 from ..models.configuration_barcodebert import VOCABULARIES
 
 
-def count_layers(keys: Iterable[str], prefix: str, name: str) -> int:
-    """Number of layers whose keys start with `prefix` and a number.
+def check_state(
+    name: str,
+    model: str,
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    shapes: Sequence[str] = (),
+    most: int | None = None,
+) -> None:
+    """Raises ValueError, with the wrong keys, unless `state` has the keys and shapes of `expected`.
 
-    Raises:
-        ValueError: if they are not numbered 0, 1, ...; `name` is the checkpoint's, for the error.
+    Args:
+        missing, unexpected, shapes: Other problems that the caller found.
+        most: Number of keys of each kind in the error; None names all.
     """
+    absent = [*(key for key in expected if key not in state), *missing]
+    extra = [*unexpected, *(key for key in state if key not in expected)]
+    other = [
+        f"{key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    other += shapes
+
+    def listed(keys: Sequence[str], separator: str = ", ") -> str:
+        more = f" and {len(keys) - most} more" if most is not None and len(keys) > most else ""
+        return f"{separator.join(keys[:most]) or 'none'}{more}"
+
+    if absent or extra or other:
+        raise ValueError(
+            f"The weights of {name} do not make a {model}: missing are {listed(absent)}; unexpected are "
+            f"{listed(extra)}; of other shapes are {listed(other, '; ')}."
+        )
+
+
+def count_layers(keys: Iterable[str], prefix: str, name: str) -> int:
+    """Number of layers whose keys start with `prefix` and a number; raises ValueError unless they are 0, 1, ..."""
     numbers = {key.removeprefix(prefix).partition(".")[0] for key in keys if key.startswith(prefix)}
     if not numbers or numbers != {str(number) for number in range(len(numbers))}:
         found = ", ".join(sorted(numbers)) or "none"
@@ -21,11 +56,7 @@ def count_layers(keys: Iterable[str], prefix: str, name: str) -> int:
 
 
 def find_vocabulary(size: int, vocabularies: Sequence[str], name: str) -> tuple[int, str]:
-    """k and vocabulary with `size` tokens.
-
-    Raises:
-        ValueError: if there is none with k from 1 to 8.
-    """
+    """k from 1 to 8 and vocabulary with `size` tokens; raises ValueError if there are none."""
     for vocabulary in vocabularies:
         letters, special_tokens, _ = VOCABULARIES[vocabulary]
         for k in range(1, 9):

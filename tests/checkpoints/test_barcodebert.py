@@ -103,7 +103,8 @@ def test_weights_that_do_not_fit_are_all_named(weights, tmp_path):
     weights["model"]["bert.extra"] = torch.zeros(1)
     with pytest.raises(
         ValueError,
-        match="missing are bert.embeddings.LayerNorm.weight, classifier.bias; unexpected are bert.extra",
+        match="do not make a BarcodeBertForMaskedLM: missing are bert.embeddings.LayerNorm.weight, classifier.bias; "
+        "unexpected are bert.extra; of other shapes are none",
     ):
         convert_checkpoint(weights, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -205,6 +206,6 @@ def test_wrong_k_prefix_and_layers_are_refused(weights, tmp_path):
     absent = {key: value for key, value in model.items() if key != position}
     refused(weights | {"model": absent}, f"has no {position}, so its shape is unknown")
     reshaped = model | {"classifier.weight": torch.zeros(16, 8)}
-    refused(weights | {"model": reshaped}, "do not make a BarcodeBertForMaskedLM.*size mismatch for classifier.weight")
+    refused(weights | {"model": reshaped}, r"of other shapes are classifier.weight is \(16, 8\), not \(16, 16\)")
     unheaded = {f"base_model.{key}": value for key, value in model.items() if key.startswith("bert.")}
     refused(weights | {"model": unheaded}, "is a fine-tuned classifier without its classifier.weight")

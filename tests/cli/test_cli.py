@@ -481,7 +481,7 @@ def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
         assert told in fails(capsys, *command, *arguments)
     (tmp_path / "cut.safetensors").write_bytes(b"\x08")
     weights = ("--model", "timm:test_resnet", "--weights", tmp_path / "cut.safetensors", *photos)
-    assert "cut.safetensors' is no whole file of safetensors" in fails(capsys, *command, *weights)
+    assert "cut.safetensors' is not a complete safetensors file" in fails(capsys, *command, *weights)
     assert not (tmp_path / "e").exists()
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoTokenizer
 
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.models.configuration_alignedbarcode import AUTO_MAP, AlignedBarcodeConfig
