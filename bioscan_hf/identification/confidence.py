@@ -1,10 +1,5 @@
 """Names for barcodes or photos with calibrated confidences: the name of the nearest reference, rank by rank.
 
-How often the name of the nearest key is right is learned from the keys themselves, by searching for sampled keys as if
-they were queries: among the other keys (their species is in the references), and among the keys of other species (it
-is not, as for most species on earth; BIOSCAN-5M calls them "unseen"). From both, mixed by the expected share of
-queries whose species is missing, isotonic regression (Zadrozny & Elkan 2002, https://doi.org/10.1145/775047.775151)
-maps a similarity to the probability that the name is right, at each rank.
 Shape letters: Q = queries, N = keys, S = sampled keys, D = embedding size.
 """
 
@@ -23,7 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 from ..files import writing
 from ..search.exact import Neighbours, TopK, similarity_blocks
 from ..search.index import UNKNOWN, RetrievalIndex, search
-from ..search.vectors import Ids, unit_vectors
+from ..search.vectors import Ids, check_query, unit_vectors
 
 #: Fewest sampled keys with a name at a rank for a calibration of that rank.
 FEWEST = 20
@@ -67,12 +62,9 @@ class Identification:
     similarities: NDArray[np.float64]
 
     def deepest(self, least: float) -> list[tuple[str, str, float] | None]:
-        """Deepest rank with at least this confidence, for each query.
+        """(rank, name, confidence) of the deepest name with at least this confidence, or None, for each query.
 
-        (rank, name, confidence), or None where there is none.
-
-        Every name above it is at least as certain: confidences never increase from one rank with a name to a deeper
-        one.
+        Every name above it is at least as certain.
         """
         answers: list[tuple[str, str, float] | None] = [None] * len(self.nearest)
         for rank, names in self.names.items():
@@ -90,16 +82,18 @@ def calibrate(
     sample: int = 5000,
     seed: int = 0,
 ) -> Calibration:
-    """Learns how reliable the name of the nearest key is.
+    """Learns from the keys how reliable the name of the nearest key is, at each rank.
 
-    Each rank is calibrated separately.
+    Sampled keys are searched as if they were queries: among the other keys (their species is in the references), and
+    among the keys of other species (it is not). From both, mixed by `novel_share`, isotonic regression (Zadrozny &
+    Elkan 2002, https://doi.org/10.1145/775047.775151) maps a similarity to the probability that the name is right.
 
     Args:
         index: Its labels must include "species". Keys without a species name are searched but not sampled.
         ranks: Highest first; those of the index by default.
         novel_share: Expected share of queries, in [0, 1], whose species is missing from the keys.
         sample: Number of sampled keys. Each is compared with every key.
-        seed: Seed of the sample.
+        seed: Of the sample.
 
     Raises:
         ValueError: without labels of species, for a rank that the index does not have, a share outside [0, 1], and
@@ -108,10 +102,9 @@ def calibrate(
     if "species" not in index.codes:
         raise ValueError(f"The index has labels of {', '.join(index.codes)}, but calibration needs 'species'.")
     if not 0 <= novel_share <= 1:
-        raise ValueError(f"novel_share={novel_share} is not a share: give a number from 0 to 1.")
+        raise ValueError(f"novel_share is {novel_share}; give a share from 0 to 1.")
     ranks = list(index.codes) if ranks is None else list(ranks)
-    strange = [rank for rank in ranks if rank not in index.codes]
-    if strange:
+    if strange := [rank for rank in ranks if rank not in index.codes]:
         raise ValueError(f"The index has no labels of {strange[0]!r}. It has {', '.join(index.codes)}.")
     species = index.codes["species"]
     named = np.flatnonzero(species != UNKNOWN)
@@ -123,10 +116,7 @@ def calibrate(
     similarities, confidences, sampled = {}, {}, {}
     for rank in ranks:
         codes, parts = index.codes[rank], []
-        for found, keep, share in (
-            (inside, several, 1 - novel_share),
-            (outside, np.ones(len(asked), np.bool_), novel_share),
-        ):
+        for found, keep, share in ((inside, several, 1 - novel_share), (outside, asked >= 0, novel_share)):
             nearest, similarity = found.rows[:, 0], found.similarities[:, 0]
             keep = keep & (codes[asked] != UNKNOWN) & (codes[nearest] != UNKNOWN) & (nearest >= 0)
             right = codes[nearest[keep]] == codes[asked[keep]]
@@ -134,9 +124,8 @@ def calibrate(
         sampled[rank] = (len(parts[0][0]), len(parts[1][0]))
         parts = [part for part in parts if part[2].any()]  # a share of 0 has no weight
         if sum(len(part[0]) for part in parts) >= FEWEST:
-            similarities[rank], confidences[rank] = _isotonic(
-                *(np.concatenate(part) for part in zip(*parts, strict=True))
-            )
+            learned = (np.concatenate(part) for part in zip(*parts, strict=True))
+            similarities[rank], confidences[rank] = _isotonic(*learned)
     return Calibration(similarities, confidences, sampled, novel_share)
 
 
@@ -152,8 +141,7 @@ def identify(
 
     Args:
         queries: Embeddings (Q, D) from the encoder of the keys.
-        index: The keys.
-        calibration: Calibration of that index, with the highest rank first.
+        calibration: Of that index, with the highest rank first.
         valid: False (Q,) for queries without an embedding, such as sequences shorter than a token: they get no name.
         ids: Names of the queries, for errors.
 
@@ -166,10 +154,7 @@ def identify(
     if present.any():
         names = None if ids is None else [name for name, use in zip(ids, present, strict=True) if use]
         unit = unit_vectors(x[present], "queries", names)
-        if unit.shape[1] != index.dim:
-            raise ValueError(
-                f"The queries have {unit.shape[1]} dimensions and the keys {index.dim}: embed both with one model."
-            )
+        check_query(unit.shape[1], index.dim)
         found = search(index, unit, 1)
         first = np.unique(index.group, return_index=True)[1]  # the first key of each distinct vector
         nearest[present], similarities[present] = first[found.rows[:, 0]], found.similarities[:, 0]
@@ -188,14 +173,11 @@ def identify(
 def name_rows(
     ids: Sequence[str], found: Identification, key_ids: Sequence[str], least: float
 ) -> list[dict[str, str | float | None]]:
-    """One row per query, with names and confidences.
-
-    A row has the id, the deepest name with enough confidence, and the name and confidence at every rank.
+    """One row per query: its id, its deepest name of at least the confidence `least`, its names and confidences.
 
     Args:
         ids: Names of the queries (Q,).
         key_ids: Names of the keys (N,).
-        least: Smallest confidence of the deepest name.
     """
     rows = []
     for row, (query, deepest) in enumerate(zip(ids, found.deepest(least), strict=True)):
@@ -212,11 +194,7 @@ def name_rows(
 
 
 def write_names(path: Path, rows: Sequence[dict[str, str | float | None]]) -> None:
-    """Writes the result of `name_rows` as CSV, numbers with four decimals, atomically.
-
-    Raises:
-        ValueError: if there are no rows.
-    """
+    """Writes the result of `name_rows` as CSV, numbers with four decimals; ValueError if there are no rows."""
     if not rows:
         raise ValueError("There are no sequences, so there are no names to write.")
     with writing(path, newline="") as file:
@@ -227,16 +205,12 @@ def write_names(path: Path, rows: Sequence[dict[str, str | float | None]]) -> No
 
 
 def _nearest_others(index: RetrievalIndex, asked: Ids) -> tuple[Neighbours, Neighbours]:
-    """Nearest keys (S, 1) of sampled keys, in two searches.
-
-    Among all other keys; and among the keys of other, named species.
-    """
+    """Nearest keys (S, 1) of sampled keys: among all other keys, and among the keys of other, named species."""
     vectors, species = index.vectors.numpy(), torch.from_numpy(index.codes["species"])
     inside, outside = TopK(len(asked), 1, "cpu"), TopK(len(asked), 1, "cpu")
     keys, own = torch.arange(len(index)), torch.from_numpy(asked)
-    for part, columns, similarity in similarity_blocks(
-        vectors[index.group[asked]], vectors, index.group, metric="dot"
-    ):
+    blocks = similarity_blocks(vectors[index.group[asked]], vectors, index.group, metric="dot")
+    for part, columns, similarity in blocks:
         similarity = similarity.masked_fill(keys[columns] == own[part, None], -torch.inf)
         inside.add(part, similarity, columns.start)
         same = (species[columns] == species[own[part], None]) | (species[columns] == UNKNOWN)

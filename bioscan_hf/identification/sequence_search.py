@@ -1,8 +1,7 @@
-"""Sequence search with vsearch (global alignment and SINTAX) and BLAST+: arrays in, arrays out.
+"""Sequence search with vsearch (global alignment and SINTAX) and BLAST+, in a temporary folder.
 
-The programs must be installed; they run in a temporary folder. BLAST is a baseline of BarcodeBERT
-(https://arxiv.org/abs/2311.02401) and of BIOSCAN-5M: a query gets the taxon of its best hit. `neighbour_labels` and
-`metrics.accuracy` turn a result into the same metrics as those of a kNN probe of embeddings.
+BLAST is a baseline of BarcodeBERT (https://arxiv.org/abs/2311.02401): a query gets the taxon of its best hit.
+`neighbour_labels` and `metrics.accuracy` turn a result into the metrics of a kNN probe of embeddings.
 Shape letters: N = references, M = queries, k = neighbours.
 """
 
@@ -23,13 +22,15 @@ import pyarrow.csv as pc
 from numpy.typing import ArrayLike, NDArray
 
 from ..metrics import IGNORE
-from ..search.vectors import Ids
+from ..search.vectors import Ids, first_of_groups
+
+_BLAST = "BLAST+ (apt install ncbi-blast+, or conda install -c bioconda blast)"
 
 #: Program -> package to install.
 PACKAGES = {
     "vsearch": "vsearch (apt install vsearch, or conda install -c bioconda vsearch)",
-    "blastn": "BLAST+ (apt install ncbi-blast+, or conda install -c bioconda blast)",
-    "makeblastdb": "BLAST+ (apt install ncbi-blast+, or conda install -c bioconda blast)",
+    "blastn": _BLAST,
+    "makeblastdb": _BLAST,
 }
 
 TOOLS = ("vsearch", "blast")
@@ -38,7 +39,7 @@ BLAST_TASKS = ("megablast", "blastn", "dc-megablast")
 #: Letters of the ranks in SINTAX headers, highest first. Only their order matters here.
 SINTAX_LETTERS = "dkpcofgst"
 
-#: References that BLAST keeps for a query. With fewer, it would choose among equal ones itself.
+#: Fewest references that BLAST keeps for a query. With fewer, it would choose among equal ones itself.
 BLAST_TARGETS = 100
 
 #: vsearch compares words of 8 nucleotides. A barcode without one would match any other with identity 1.
@@ -106,8 +107,8 @@ def search_nearest(
     vsearch ranks by identity among the `candidates` references that share the most words of 8 nucleotides with the
     query; BLAST ranks by score. Equally good references are in row order. The result does not depend on `threads`.
 
-    Barcodes are converted to upper case without gaps ("-"), U as T. N and IUPAC codes are passed on (in vsearch, N
-    equals any letter). A barcode without 8 nucleotides in a row, such as an empty one, has no hits and is not found.
+    Barcodes are converted as by `uniform_barcodes` (in vsearch, N equals any letter). One without 8 nucleotides in a
+    row, such as an empty one, has no hits and is not found.
 
     Args:
         references: N barcodes.
@@ -124,30 +125,24 @@ def search_nearest(
         FileNotFoundError: if the program is not installed; the error names the package.
         RuntimeError: if the program fails, with its message.
     """
-    _check_choice("tool", tool, TOOLS)
-    _check_choice("task", task, BLAST_TASKS)
-    if k < 1 or threads < 1 or candidates < 1 or not 0 <= min_identity <= 1:
-        raise ValueError(
-            f"k, threads and candidates must be 1 or more and min_identity in [0, 1]; got k={k}, threads={threads}, "
-            f"candidates={candidates}, min_identity={min_identity}."
-        )
+    for option, value, choices in (("tool", tool, TOOLS), ("task", task, BLAST_TASKS)):
+        if value not in choices:
+            raise ValueError(f"{option} is {value!r}; give one of {', '.join(choices)}.")
+    _check_positive(k=k, threads=threads, candidates=candidates)
+    if not 0 <= min_identity <= 1:
+        raise ValueError(f"min_identity is {min_identity}; give a share from 0 to 1.")
     start = time.perf_counter()
-    for program in ("vsearch",) if tool == "vsearch" else ("makeblastdb", "blastn"):
-        _check_installed(program)
+    _check_installed(*(("vsearch",) if tool == "vsearch" else ("makeblastdb", "blastn")))
     library, wanted = uniform_barcodes(references, "reference"), uniform_barcodes(queries, "query")
     with tempfile.TemporaryDirectory(prefix="search-") as name:
         folder = Path(name)
         _write_fasta(folder / "references.fasta", library, {})
-        _write_fasta(folder / "queries.fasta", wanted, {})
         if tool == "vsearch":
             command = _vsearch_command(max(candidates, k), threads, min_identity, both_strands)
         else:
             _run(["makeblastdb", "-in", "references.fasta", "-dbtype", "nucl", "-out", "index"], folder)
             command = _blast_command(task, max(BLAST_TARGETS, k), threads, both_strands)
-        if any(map(WORD.search, wanted)):
-            _run(command, folder)
-        else:
-            (folder / "hits.tsv").touch()  # the programs reject an empty file of queries
+        _run_queries(command, folder, wanted, "hits.tsv")
         hits = _read_hits(folder / "hits.tsv", by_score=tool == "blast", min_identity=min_identity)
     neighbours, identities = _best(*hits, len(wanted), k)
     version = _version(["vsearch", "--version"] if tool == "vsearch" else ["blastn", "-version"])
@@ -155,9 +150,7 @@ def search_nearest(
 
 
 def neighbour_labels(neighbours: ArrayLike, reference_labels: ArrayLike) -> Ids:
-    """Label of the nearest labelled neighbour of each query (M,).
-
-    It is -1, which metrics count as wrong, if there is none.
+    """Label of the nearest labelled neighbour of each query (M,); -1, which metrics count as wrong, if none.
 
     Args:
         neighbours: Rows of the references (M, k), nearest first, -1 for none.
@@ -205,8 +198,7 @@ def sintax(
         RuntimeError: if vsearch fails, with its message.
     """
     start = time.perf_counter()
-    if threads < 1 or seed < 1:
-        raise ValueError(f"threads and seed must be 1 or more; got {threads} and {seed}.")
+    _check_positive(threads=threads, seed=seed)
     labels = {rank: np.asarray(ids) for rank, ids in taxa.items()}
     shapes = {rank: ids.shape for rank, ids in labels.items() if ids.shape != (len(references),)}
     if shapes or not 1 <= len(labels) <= len(SINTAX_LETTERS):
@@ -225,11 +217,7 @@ def sintax(
     with tempfile.TemporaryDirectory(prefix="sintax-") as name:
         folder = Path(name)
         _write_fasta(folder / "references.fasta", library, {letter: labels[rank] for letter, rank in letters.items()})
-        _write_fasta(folder / "queries.fasta", wanted, {})
-        if any(map(WORD.search, wanted)):
-            _run(command, folder)
-        else:
-            (folder / "taxa.tsv").touch()
+        _run_queries(command, folder, wanted, "taxa.tsv")
         lines = (folder / "taxa.tsv").read_text(encoding="ascii").splitlines()
     found = {rank: np.full(len(wanted), IGNORE, np.int64) for rank in labels}
     confidences = {rank: np.zeros(len(wanted), np.float32) for rank in labels}
@@ -243,24 +231,19 @@ def sintax(
 
 
 def uniform_barcodes(barcodes: Sequence[str], what: str) -> list[str]:
-    """Barcodes in upper case, without gaps, with U as T.
-
-    IUPAC codes are kept, unlike in `clean_barcodes`.
+    """Barcodes in upper case, without gaps ("-"), with U as T; IUPAC codes stay, unlike in `clean_barcodes`.
 
     Args:
-        what: What an error calls them.
+        what: What an error calls them: "reference" or "query".
 
     Raises:
-        ValueError: if a barcode is missing (None) or has characters other than nucleotides, IUPAC codes and gaps.
+        ValueError: if a barcode is missing (None) or has characters other than nucleotides, IUPAC codes and gaps, and
+            if no reference has 8 nucleotides in a row.
     """
-    missing = [row for row, barcode in enumerate(barcodes) if barcode is None]
-    if missing:
-        raise ValueError(
-            f"{what} barcodes are missing: {len(missing)}, the first in row {missing[0]}. Give '' for them."
-        )
+    if missing := [row for row, barcode in enumerate(barcodes) if barcode is None]:
+        raise ValueError(f"{what} barcodes are missing: {len(missing)}, the first in row {missing[0]}. Give ''.")
     uniform = [barcode.upper().translate(_UNIFORM) for barcode in barcodes]
-    wrong = [row for row, barcode in enumerate(uniform) if not _ALLOWED.issuperset(barcode)]
-    if wrong:
+    if wrong := [row for row, barcode in enumerate(uniform) if not _ALLOWED.issuperset(barcode)]:
         others = "".join(sorted(set(uniform[wrong[0]]) - _ALLOWED))
         raise ValueError(
             f"{what} barcodes have characters that are not nucleotides; the first is row {wrong[0]} with {others!r} "
@@ -298,8 +281,7 @@ def _read_hits(
 ) -> tuple[Ids, Ids, NDArray[np.float64], NDArray[np.float64]]:
     """Queries, references, identities and ranking values of all hits."""
     if path.stat().st_size == 0:
-        nothing = np.empty(0, np.int64)
-        return nothing, nothing, np.empty(0), np.empty(0)
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)
     options = pc.ReadOptions(column_names=["query", "reference", "identical", "columns", "last"])
     table = pc.read_csv(path, read_options=options, parse_options=pc.ParseOptions(delimiter="\t"))
     queries, references, identical, columns, last = (column.to_numpy() for column in table.columns)
@@ -312,25 +294,14 @@ def _read_hits(
 def _best(
     queries: Ids, references: Ids, identities: NDArray[np.float64], rank: NDArray[np.float64], rows: int, k: int
 ) -> tuple[Ids, NDArray[np.float32]]:
-    """The first `k` hits of each query (rows, k).
-
-    Hits are sorted by rank, then by the row of the reference.
-    """
+    """The first `k` hits of each query (rows, k), by rank, then by the row of the reference."""
     order = np.lexsort((references, -rank, queries))
-    queries, references, identities = queries[order], references[order], identities[order]
-    place = np.arange(len(queries)) - np.searchsorted(queries, queries)
-    first = place < k
-    neighbours, shares = np.full((rows, k), -1, np.int64), np.full((rows, k), np.nan, np.float32)
-    neighbours[queries[first], place[first]] = references[first]
-    shares[queries[first], place[first]] = identities[first]
-    return neighbours, shares
+    queries, shares = queries[order], identities[order].astype(np.float32)
+    return first_of_groups(queries, references[order], rows, k, -1), first_of_groups(queries, shares, rows, k, np.nan)
 
 
-def _write_fasta(path: Path, barcodes: Sequence[str], taxa: Mapping[str, NDArray[np.int64]]) -> None:
-    """Writes barcodes that have a word, named by their rows.
-
-    Taxa are written in the form of SINTAX.
-    """
+def _write_fasta(path: Path, barcodes: Sequence[str], taxa: Mapping[str, Ids]) -> None:
+    """Writes barcodes that have a word, named by their rows, with taxa (letter -> ids) in the form of SINTAX."""
     with path.open("w", encoding="ascii") as file:
         for row, barcode in enumerate(barcodes):
             if WORD.search(barcode):
@@ -338,14 +309,25 @@ def _write_fasta(path: Path, barcodes: Sequence[str], taxa: Mapping[str, NDArray
                 file.write(f">{row};tax={known};\n{barcode}\n" if taxa else f">{row}\n{barcode}\n")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Unknown {name} {value!r}. Choose one of {', '.join(choices)}.")
+def _check_positive(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; give a positive number.")
 
 
-def _check_installed(program: str) -> None:
-    if shutil.which(program) is None:
-        raise FileNotFoundError(f"The program {program!r} is not on the PATH. Install {PACKAGES[program]}.")
+def _check_installed(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            raise FileNotFoundError(f"The program {program!r} is not on the PATH. Install {PACKAGES[program]}.")
+
+
+def _run_queries(command: Sequence[str], folder: Path, queries: Sequence[str], output: str) -> None:
+    """Runs a command on `queries.fasta`. Without a query that has a word, `output` is empty."""
+    _write_fasta(folder / "queries.fasta", queries, {})
+    if any(map(WORD.search, queries)):
+        _run(command, folder)
+    else:
+        (folder / output).touch()  # the programs reject an empty file of queries
 
 
 def _run(command: Sequence[str], folder: Path) -> None:

@@ -118,13 +118,15 @@ def test_bad_input(world):
     calibration = calibrate(index)
     with pytest.raises(ValueError, match="labels of genus, but calibration needs 'species'"):
         calibrate(build_index(keys, {"genus": labels["genus"]}))
-    with pytest.raises(ValueError, match="novel_share=1.5 is not a share: give a number from 0 to 1"):
+    with pytest.raises(ValueError, match="novel_share is 1.5; give a share from 0 to 1"):
         calibrate(index, novel_share=1.5)
     with pytest.raises(ValueError, match="no labels of 'tribe'. It has genus, species"):
         calibrate(index, ["genus", "tribe"])
     with pytest.raises(ValueError, match="Only 4 keys have a species name; a calibration needs at least 20"):
         calibrate(build_index(keys[:4], {"species": labels["species"][:4]}))
-    with pytest.raises(ValueError, match="queries have 3 dimensions and the keys 16: embed both with one model"):
+    with pytest.raises(
+        ValueError, match="queries have 3 dimensions and the keys 16: both must come from the same encoder"
+    ):
         identify(np.ones((1, 3)), index, calibration)
     with pytest.raises(ValueError, match=r"rows 0 \(q7\)"):
         identify(np.full((1, 16), np.nan), index, calibration, ids=["q7"])
