@@ -45,23 +45,48 @@ Source: TypeAlias = str | Path
 
 @overload
 def load_bioscan5m(
-    source: Source, config: str = "dna", split: None = None, *, streaming: Literal[False] = False, **options: Unpack[LoadOptions]
+    source: Source,
+    config: str = "dna",
+    split: None = None,
+    *,
+    streaming: Literal[False] = False,
+    **options: Unpack[LoadOptions],
 ) -> DatasetDict: ...
 @overload
 def load_bioscan5m(
-    source: Source, config: str = "dna", split: None = None, *, streaming: Literal[True], **options: Unpack[LoadOptions]
+    source: Source,
+    config: str = "dna",
+    split: None = None,
+    *,
+    streaming: Literal[True],
+    **options: Unpack[LoadOptions],
 ) -> IterableDatasetDict: ...
 @overload
 def load_bioscan5m(
-    source: Source, config: str = "dna", split: str = ..., *, streaming: Literal[False] = False, **options: Unpack[LoadOptions]
+    source: Source,
+    config: str = "dna",
+    split: str = ...,
+    *,
+    streaming: Literal[False] = False,
+    **options: Unpack[LoadOptions],
 ) -> Dataset: ...
 @overload
 def load_bioscan5m(
-    source: Source, config: str = "dna", split: str = ..., *, streaming: Literal[True], **options: Unpack[LoadOptions]
+    source: Source,
+    config: str = "dna",
+    split: str = ...,
+    *,
+    streaming: Literal[True],
+    **options: Unpack[LoadOptions],
 ) -> IterableDataset: ...
 @overload
 def load_bioscan5m(
-    source: Source, config: str = "dna", split: str | None = None, *, streaming: bool, **options: Unpack[LoadOptions]
+    source: Source,
+    config: str = "dna",
+    split: str | None = None,
+    *,
+    streaming: bool,
+    **options: Unpack[LoadOptions],
 ) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict: ...
 def load_bioscan5m(
     source: str | Path,
@@ -126,7 +151,8 @@ def load_bioscan5m(
     """
     _check_arguments(config, split, columns, ranks)
     check_row_options(max_nucleotides, unique_barcodes, streaming)
-    found = resolve(source, revision, token)
+    folder = None if cache_dir is None else str(cache_dir)
+    found = resolve(source, revision, token, folder)
     if labels is not None and not isinstance(labels, LabelMaps):
         labels = LabelMaps.load(labels)
     if ranks and labels is None:
@@ -137,7 +163,6 @@ def load_bioscan5m(
         computed_from = [*maps.columns, *(("dna_barcode",) if unique_barcodes else ())]
         read = tuple(dict.fromkeys([*columns, *computed_from]))
         kept = [*dict.fromkeys(columns), *index_columns(maps)]
-    folder = None if cache_dir is None else str(cache_dir)
     request = Request(config, split, read, {}, maps, max_nucleotides, folder, num_proc)
     if taxon:
         request = replace(request, taxon=_check_taxon(taxon, labels or found.taxon_names(request)))

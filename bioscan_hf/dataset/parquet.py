@@ -4,27 +4,99 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
+from datasets import Dataset, Features, Image, IterableDataset, Value
+from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.parquet.parquet import Parquet
 
-from .request import TEXT_ROWS, Request, prepare_stream
+from ..release.problems import ReleaseError
+from .request import TEXT_ROWS, Request, Taxon, prepare_stream
 
 Files = Mapping[str, Sequence[Path]]
 
 
-def _paths(files: Sequence[Path]) -> list[str]:
-    # The Hub's cache names a file by its content, so a new revision does not copy old shards again.
-    return [os.path.realpath(file) for file in files]
+def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
+    """Schemas of Parquet files.
+
+    Raises:
+        ReleaseError: if a file cannot be read, or has other columns than the first.
+    """
+    schemas: list[pa.Schema] = []
+    for file in files:
+        try:
+            schemas.append(pq.read_schema(file))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ReleaseError(
+                f"{file} is not a readable Parquet file ({error}). Copy, download or build it again."
+            ) from error
+        if other := set(schemas[-1].names) ^ set(schemas[0].names):
+            raise ReleaseError(
+                f"{files[0]} and {file} have different columns: only one has {min(other)!r}. Are they of one dataset?"
+            )
+    return schemas
 
 
-def _columns(files: Files, request: Request) -> list[str]:
-    """All columns of the files, checked against the request."""
-    available = pq.read_schema(next(iter(files.values()))[0]).names
-    request.check_columns(available)
-    return available
+@dataclass(frozen=True)
+class _Plan:
+    """How to read files of one schema.
+
+    Attributes:
+        options: For the Parquet builder of `datasets`.
+        taxon: What is left to filter after reading: filters of Arrow know plain strings only.
+    """
+
+    options: dict[str, Any]
+    taxon: Taxon
+
+    @classmethod
+    def of(cls, schema: pa.Schema, request: Request, columns: tuple[str, ...] | None) -> _Plan:
+        request.check_columns(schema.names)
+        for column in request.taxon:
+            if column not in schema.names:
+                raise ValueError(
+                    f"There is no column {column!r} to choose rows by; there are {', '.join(schema.names)}."
+                )
+        options: dict[str, Any] = {"features": _plain_features(schema)}
+        late = any(not pa.types.is_string(schema.field(column).type) for column in request.taxon)
+        if request.taxon and not late:
+            options["filters"] = request.filters
+        if columns is not None:
+            options["columns"] = list(dict.fromkeys([*columns, *(request.taxon if late else ())]))
+        return cls(options, request.taxon if late else {})
+
+    def mask(self, table: pa.Table) -> np.ndarray:
+        """(n,) whether each row has the names that are left to filter."""
+        good = np.ones(len(table), dtype=bool)
+        for column, names in self.taxon.items():
+            good &= pc.is_in(table[column].cast(pa.string()), pa.array(names, pa.string())).to_numpy()
+        return good
+
+
+def _plain_features(schema: pa.Schema) -> Features | None:
+    """Features with strings for all kinds of text, and images; None if the schema has these already."""
+    found = Features.from_arrow_schema(schema)
+    plain = dict(found)
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or kind != field.type:
+            plain[field.name] = Value("string")
+    if "image" in plain:
+        plain["image"] = Image()
+    return Features(plain) if plain != found else None
+
+
+def _builder(split: str, paths: Sequence[str], stats: Sequence[Any], request: Request, **options: Any) -> Parquet:
+    """The Parquet builder of `datasets`, for files as they are named: `load_dataset` would take "[" for a pattern."""
+    files = DataFilesDict({split: DataFilesList(list(paths), list(stats))})
+    return Parquet(cache_dir=request.cache_dir, data_files=files, **options)
 
 
 def open_files(files: Files, request: Request) -> dict[str, Dataset]:
@@ -32,33 +104,73 @@ def open_files(files: Files, request: Request) -> dict[str, Dataset]:
 
     Each split has its own cache. Photos are copied there only if "image" is among the columns, and then with all
     columns, so that they are copied once for all sets of columns; the caller selects the columns.
+
+    Raises:
+        ReleaseError: if a file cannot be read.
+        ValueError: if a column is missing.
     """
-    available = _columns(files, request)
-    options: dict[str, Any] = {"filters": request.filters} if request.filters else {}
-    if "image" not in (available if request.columns is None else request.columns):
-        options["writer_batch_size"] = TEXT_ROWS
-        if request.columns is not None:
-            options["columns"] = list(request.columns)
-    return {split: _open(split, _paths(some), options) for split, some in files.items()}
+    return {split: _open(split, some, request) for split, some in files.items()}
 
 
-def _open(split: str, paths: list[str], options: Mapping[str, Any]) -> Dataset:
-    builder = load_dataset_builder("parquet", data_files={split: paths}, **options)
-    builder.download_and_prepare()
-    if builder.info.splits[split].num_examples:
-        return builder.as_dataset(split=split)
-    features = builder.info.features  # `as_dataset` refuses a split without rows
-    return Dataset.from_dict({name: [] for name in features}, features=features)
+def _open(split: str, files: Sequence[Path], request: Request) -> Dataset:
+    schema = check_files(files)[0]
+    photos = "image" in (schema.names if request.columns is None else request.columns)
+    plan = _Plan.of(schema, request, None if photos else request.columns)
+    # The Hub's cache names a file by its content, so a new revision does not copy old shards again.
+    paths = [os.path.realpath(file) for file in files]
+    stats = [(os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+    writing = {} if photos else {"writer_batch_size": TEXT_ROWS}
+    builder = _builder(split, paths, stats, request, **plan.options, **writing)
+    try:
+        builder.download_and_prepare(num_proc=request.num_proc)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, pa.ArrowInvalid):
+            raise ReleaseError(f"A file of {split} cannot be read ({error.__cause__}): {paths[0]}, ...") from error
+        raise
+    if not builder.info.splits[split].num_examples:
+        features = builder.info.features  # `as_dataset` refuses a split without rows
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    data = builder.as_dataset(split=split)
+    if not plan.taxon:
+        return data
+    return data.select(np.flatnonzero(plan.mask(data.select_columns(list(plan.taxon)).with_format("arrow")[:])))
 
 
 def stream_files(files: Files, request: Request) -> dict[str, IterableDataset]:
     """A stream of each split. Its shards are row groups, which the workers of a DataLoader share."""
-    _columns(files, request)
-    options: dict[str, Any] = {} if request.columns is None else {"columns": list(request.columns)}
-    if request.filters:
-        options["filters"] = request.filters
-    paths = {split: _paths(some) for split, some in files.items()}
-    loaded = load_dataset("parquet", data_files=paths, streaming=True, **options)
-    return {
-        split: prepare_stream(part.reshard(), request.maps, request.max_nucleotides) for split, part in loaded.items()
-    }
+    streams = {}
+    for split, some in files.items():
+        plan = _Plan.of(check_files(some)[0], request, request.columns)
+        builder = _builder(split, [os.path.realpath(file) for file in some], [("local",)], request, **plan.options)
+        streams[split] = _stream(builder, split, plan, request)
+    return streams
+
+
+def stream_urls(
+    urls: Mapping[str, Sequence[str]], request: Request, token: str | None, storage: Mapping[str, Any]
+) -> dict[str, IterableDataset]:
+    """The same for files on the Hub (hf://...).
+
+    Args:
+        storage: Options of the file system of the Hub.
+    """
+    from huggingface_hub import HfFileSystem
+
+    streams = {}
+    for split, some in urls.items():
+        with HfFileSystem(token=token, **storage).open(some[0]) as file:
+            plan = _Plan.of(pq.read_schema(file), request, request.columns)
+        options = {"token": token, "storage_options": {"hf": dict(storage)}}
+        builder = _builder(split, some, [("hub",)], request, **plan.options, **options)
+        streams[split] = _stream(builder, split, plan, request)
+    return streams
+
+
+def _stream(builder: Parquet, split: str, plan: _Plan, request: Request) -> IterableDataset:
+    data = builder.as_streaming_dataset(split=split).reshard()
+    if plan.taxon:
+        chosen = data.with_format("arrow").map(
+            lambda table: table.filter(pa.array(plan.mask(table))), batched=True, features=data.features
+        )
+        data = chosen.with_format(None)
+    return prepare_stream(data, request.maps, request.max_nucleotides)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
 from ..files import read_json
@@ -21,25 +21,13 @@ from ..partition.counts import count_splits
 from ..progress import Progress, silent
 from ..provenance import without_folders
 from ..schema import CONFIGS
-from .card import dataset_card
+from .card import CARD_FILE, dataset_card, merged, pending
+from .hub_errors import explained
 from .manifest import LABELS_FILE, MANIFEST_FILE, fingerprint
 from .problems import PROBLEMS_FILE
 
-CARD_FILE = "README.md"
-
 #: Shards of one commit. The Hub limits the time of a commit.
 SHARDS_PER_COMMIT = 25
-
-#: The card during the upload. Its only config has no files, so nothing can be loaded.
-PENDING_CARD = """---
-configs:
-- config_name: upload_not_finished
-  data_files: upload_not_finished/*.parquet
----
-# Upload not finished
-
-This dataset is being uploaded. It can be loaded when this page shows the dataset card.
-"""
 
 Operation = CommitOperationAdd | CommitOperationDelete
 
@@ -50,38 +38,66 @@ def publish(
     *,
     private: bool = False,
     revision: str | None = None,
+    license: str | None = None,
+    force: bool = False,
     token: str | None = None,
     progress: Progress = silent,
 ) -> str:
     """Uploads a build to the Hub; returns the URL of the last commit.
 
-    Only files of the build are uploaded: shards, label names, manifest, list of problems, and the card with the counts
-    of each split. Folders of this machine are cut from the manifest and the list. Shards of an earlier build are
-    deleted.
+    Only files of the build are uploaded: shards, label names, manifest, list of problems, and the card. Folders of
+    this machine are cut from the manifest and the list. Shards of an earlier build are deleted. Of the card, only the
+    table of splits and the configs are generated; what was edited in it, in the folder or on the Hub, is kept.
 
     Args:
         folder: Folder that `build` wrote.
         repo_id: "user/name"; the repository is created if it does not exist.
         private: Whether a new repository is private.
         revision: Branch, created if it does not exist; "main" by default.
+        license: Id of the licence of these data on the Hub, such as "cc0-1.0". By default that of the card, which is
+            "cc-by-3.0" for BIOSCAN-5M and "other" for other data.
+        force: Publish the card of the folder even if it was edited on the Hub as well.
         token: Token of an account that may write there; by default that of `hf auth login`.
         progress: Called with "upload", the bytes that are there, and all bytes.
 
     Raises:
+        ConnectionError: if the Hub cannot be reached.
         FileNotFoundError: if the folder does not hold a build.
-        ValueError: if the build is not complete, or files in the repository would prevent loading.
+        PermissionError: if the token is missing, wrong, or has no right to write there.
+        ValueError: if the build is not complete, the card was edited here and on the Hub, or files in the repository
+            would prevent loading.
     """
     folder = Path(folder)
     manifest = complete_manifest(folder)
-    shards, configs = manifest["shards"], manifest["configs"]
-    texts = _texts(folder, manifest)
     api = HfApi(token=token)
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
-    there = _files_there(api, repo_id, revision)
-    _check_repository(repo_id, there, configs)
+    with explained(repo_id, token, revision=revision):
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
+        there = _files_there(api, repo_id, revision)
+        _check_repository(repo_id, there, manifest["configs"])
+        texts = _texts(folder, manifest)
+        texts[CARD_FILE] = merged(
+            _local_card(folder),
+            _card_there(api, repo_id, revision) if CARD_FILE in there else None,
+            texts[CARD_FILE],
+            force=force,
+            license=license,
+        )
+        return _upload(api, repo_id, revision, folder, manifest["shards"], texts, there, progress)
 
+
+def _upload(
+    api: HfApi,
+    repo_id: str,
+    revision: str | None,
+    folder: Path,
+    shards: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, str],
+    there: Mapping[str, str | None],
+    progress: Progress,
+) -> str:
+    """Commits the missing shards, then the texts; returns the URL of the last commit."""
     missing = [name for name in shards if there.get(name) != shards[name]["sha256"]]
     batches = [missing[i : i + SHARDS_PER_COMMIT] for i in range(0, len(missing), SHARDS_PER_COMMIT)] or [[]]
     total = sum(shard["bytes"] for shard in shards.values())
@@ -92,13 +108,14 @@ def publish(
         return str(made.commit_url)
 
     if len(batches) > 1:
-        waiting = {MANIFEST_FILE: json.dumps({"complete": False}), CARD_FILE: PENDING_CARD}
+        waiting = {MANIFEST_FILE: json.dumps({"complete": False}), CARD_FILE: pending(texts[CARD_FILE])}
         commit([_add(name, text) for name, text in waiting.items()], "Begin the upload of a build")
     for number, batch in enumerate(batches[:-1], start=1):
         progress("upload", done, total)
         commit([_add_shard(folder, name, shards[name]) for name in batch], f"Shards, part {number} of {len(batches)}")
         done += sum(shards[name]["bytes"] for name in batch)
     progress("upload", done, total)
+    configs = list(dict.fromkeys(name.split("/")[0] for name in shards))
     last: list[Operation] = [_add_shard(folder, name, shards[name]) for name in batches[-1]]
     last += [_add(name, text) for name, text in texts.items()]
     last += [CommitOperationDelete(name) for name in there if _is_stale(name, configs, {*shards, *texts})]
@@ -157,6 +174,16 @@ def _texts(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
         counts,
     )
     return texts
+
+
+def _local_card(folder: Path) -> str | None:
+    path = folder / CARD_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str:
+    path = hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=revision, token=api.token)
+    return Path(path).read_text(encoding="utf-8")
 
 
 def _files_there(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str | None]:

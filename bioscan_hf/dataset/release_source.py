@@ -36,10 +36,10 @@ STREAM_ROWS = 1_000
 _VERSION = "release 2"
 
 
-def cache_folder(config: str, content: str) -> Path:
-    """Folder for a config in the cache of `datasets`, named by a hash of `content`."""
+def cache_folder(config: str, content: str, cache_dir: str | None = None) -> Path:
+    """Folder for a config in a cache, by default that of `datasets`, named by a hash of `content`."""
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{config}-{key}"
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{config}-{key}"
 
 
 def _stats(paths: Sequence[Path]) -> str:
@@ -52,21 +52,26 @@ class Release:
 
     kind = "release"
 
-    def __init__(self, source: str | Path):
-        self.source = str(source)
+    def __init__(self, source: str | Path, cache_dir: str | None = None):
+        self.source, self.cache_dir = str(source), cache_dir
         self.metadata = find_metadata(source)
         self.photo_root = photo_root(source)
 
     def built(self) -> Manifest:
         """The cached build of the metadata. If several processes ask at once, one builds it."""
         boxes = find_boxes(self.metadata)
-        folder = cache_folder("release", _VERSION + _stats([self.metadata, *([] if boxes is None else [boxes])]))
+        read = [self.metadata, *([] if boxes is None else [boxes])]
+        folder = cache_folder("release", _VERSION + _stats(read), self.cache_dir)
         with locked(folder.parent, "build", wait=True, name=f"{folder.name}.lock"):
             return build(self.source, folder, ["dna"], unassigned=True)
 
     def label_maps(self, config: str = "dna") -> LabelMaps:
         """The label ids of all rows."""
         return _labels(str(self.built().path.with_name(LABELS_FILE)))
+
+    def taxon_names(self, request: Request) -> LabelMaps:
+        """Names that the rows can have."""
+        return self.label_maps()
 
     def features(self, config: str) -> Features:
         """Types of the columns of a config."""
@@ -134,7 +139,7 @@ class _PhotosOf:
         photos = Photos(source.photo_root, config)
         photos.check(splits)
         self.root, self.config = source.photo_root, config
-        self.index = cache_folder("zip-index", _VERSION + _stats(photos.zips))
+        self.index = cache_folder("zip-index", _VERSION + _stats(photos.zips), source.cache_dir)
         if photos.zips:
             with locked(self.index.parent, "index", wait=True, name=f"{self.index.name}.lock"):
                 photos = self.open()

@@ -16,8 +16,8 @@ from ..barcodes import first_of_each_barcode
 from ..labels import LabelMaps
 from ..schema import MISSING, SPLIT_ALIASES, SPLITS, UNASSIGNED, resolve_splits
 
-#: Rank -> names. A row must have one of the names at each rank.
-Taxon = Mapping[str, tuple[str, ...]]
+#: Rank, or another column, -> names. A row must have one of the names at each rank; None stands for a missing name.
+Taxon = Mapping[str, tuple[str | None, ...]]
 
 #: Rows of a record batch of text. A cached dataset is opened batch by batch, and the default, 1,000 rows, is slow.
 TEXT_ROWS = 50_000
@@ -48,7 +48,7 @@ class Request:
     num_proc: int | None = None
 
     @property
-    def filters(self) -> list[tuple[str, str, list[str]]] | None:
+    def filters(self) -> list[tuple[str, str, list[str | None]]] | None:
         """`taxon` as filters of pyarrow."""
         return [(rank, "in", list(names)) for rank, names in self.taxon.items()] or None
 
