@@ -30,12 +30,9 @@ TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the co
 Clean = Annotated[
     Literal["barcode", "none"],
     Option(
-        help="barcode turns lower case, U, IUPAC codes and gaps into A, C, G, T and N; none keeps the letters.",
+        help="barcode turns IUPAC codes into N and cuts N at the end; none keeps them.",
         rich_help_panel=_OWN,
     ),
-]
-RemoveGaps = Annotated[
-    bool, Option("--remove-gaps", help='Remove "-" and ".", as in rows of an alignment.', rich_help_panel=_OWN)
 ]
 KeepDuplicates = Annotated[
     bool, Option("--keep-duplicates", help="Allow several records with one id.", rich_help_panel=_OWN)
@@ -86,11 +83,11 @@ def read_own_sequences(source: str, out: Output, given: dict[str, Any]) -> pa.Ta
         return read_sequences(
             source,
             clean=given["clean"],
-            remove_gaps=given["remove_gaps"],
             duplicates="keep" if given["keep_duplicates"] else "error",
             empty="keep" if given["keep_empty"] else "error",
             id_column=given["id_column"],
             sequence_column=given["sequence_column"],
             encoding=given["encoding"],
             progress=progress,
+            tell=out.say,
         )

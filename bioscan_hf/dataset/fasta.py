@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from .letters import Place, SequenceFile
+
+#: Names of markers in BOLD.
+MARKER = re.compile(
+    r"CO[I1]{1,3}(-[53]P)?|COX[123I]+|CYTB|ITS[12]?|[12]?[0-9]S(-.+)?|H[34]|EF1.*|matK|rbcLa?|ND[1-6]L?|ATP[68]|CAD|WG",
+    re.IGNORECASE,
+)
 
 
 def normalized(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
@@ -26,8 +33,12 @@ def normalized(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
 
 
 def read_fasta(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
-    """Tables of the records of a FASTA."""
+    """Tables of the records of a FASTA.
+
+    If the first header is one of BOLD, processid|species|marker|accession, there are the columns species and marker.
+    """
     rest, line = b"", 1
+    bold: bool | None = None
     for block in blocks:
         text = rest + block
         cut = text.rfind(b"\n>") + 1
@@ -35,13 +46,28 @@ def read_fasta(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table
             _check_length(file, text, line)
         whole, rest = text[:cut], text[cut:]
         if whole.strip():
-            yield _fasta_table(file, whole, line)
+            bold = _is_bold(whole) if bold is None else bold
+            yield _fasta_table(file, whole, line, bold)
         line += whole.count(b"\n")
     if rest.strip():
-        yield _fasta_table(file, rest, line)
+        yield _fasta_table(file, rest, line, _is_bold(rest) if bold is None else bold)
 
 
-def _fasta_table(file: SequenceFile, text: bytes, line: int) -> pa.Table:
+def _is_bold(text: bytes) -> bool:
+    header = text[text.index(b">") + 1 :].partition(b"\n")[0]
+    return _bold_fields(header.decode("latin-1")) is not None
+
+
+def _bold_fields(header: str) -> tuple[str, str | None, str] | None:
+    """Id, species and marker of a header of BOLD; None for another header."""
+    fields = [field.strip() for field in header.split("|")]
+    place = next((i for i, field in enumerate(fields[:4]) if i and MARKER.fullmatch(field)), 0)
+    if not place or not fields[0] or " " in fields[0]:
+        return None
+    return fields[0], fields[1] if place > 1 else None, fields[place]
+
+
+def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool) -> pa.Table:
     start = text.index(b">")  # only blank lines come before it
     line += text.count(b"\n", 0, start)
     records = text[start + 1 :].split(b"\n>")
@@ -54,7 +80,13 @@ def _fasta_table(file: SequenceFile, text: bytes, line: int) -> pa.Table:
             number += 1 + bodies[record].count(b"\n", 0, character)
         return f"line {number}"
 
-    return file.barcodes(_ids(file, [header for header, _, _ in parts], place), bodies, place)
+    headers = [header for header, _, _ in parts]
+    if not bold:
+        return file.barcodes(_ids(file, headers, place), bodies, place)
+    texts = [file.decode(header) for header in headers]
+    found = [_bold_fields(header) or (header.split(None, 1)[0], None, None) for header in texts]
+    ids, species, markers = (pa.array(column, pa.string()) for column in zip(*found, strict=True))
+    return file.barcodes(ids, bodies, place).append_column("species", species).append_column("marker", markers)
 
 
 def read_fastq(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
@@ -108,7 +140,4 @@ def _ids(file: SequenceFile, headers: list[bytes], place: Place) -> pa.Array:
     words = [header.split(None, 1) for header in headers]
     if [] in words:
         raise ValueError(f"{str(file.path)!r} has a record without an id at {place(words.index([]), -1)}.")
-    try:
-        return pa.array([word[0].decode(file.encoding) for word in words], pa.string())
-    except UnicodeDecodeError as error:
-        raise file.encoding_error(error) from error
+    return pa.array([file.decode(word[0]) for word in words], pa.string())

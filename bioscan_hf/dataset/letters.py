@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ..barcodes import AMBIGUOUS, SPELLING
+from ..barcodes import AMBIGUOUS, GAPS
+from ..schema import MISSING_TAXA
 
 CLEANINGS = ("none", "barcode")
 WHITE_SPACE = b" \t\n\r\v\f"
+
+_MARKERS = {marker.encode() for marker in MISSING_TAXA}
+_LONGEST_MARKER = max(map(len, _MARKERS)) + 2  # with a line end
 
 #: (number of a record, position of a character in it or -1 for its header) -> "line 12".
 Place = Callable[[int, int], str]
@@ -34,20 +38,20 @@ class Rules(NamedTuple):
     rtrim: bytes
 
 
-def rules(clean: str = "none", *, remove_gaps: bool = False) -> Rules:
-    """The rules of `read_sequences` for `clean` and `remove_gaps`.
+def rules(clean: str = "none") -> Rules:
+    """The rules of `read_sequences` for `clean`.
 
     Raises:
         ValueError: for an unknown cleaning.
     """
     if clean not in CLEANINGS:
         raise ValueError(f"clean={clean!r} is unknown. Choose {' or '.join(CLEANINGS)}.")
-    removed = WHITE_SPACE + (b"-." if remove_gaps else b"")
-    every_byte = bytes(range(256))
+    spelling = bytes(range(256)).upper().replace(b"U", b"T")
+    removed = WHITE_SPACE + GAPS.encode()
     if clean == "none":
-        return Rules(every_byte, removed, b"ACGTN-" + AMBIGUOUS.encode(), b"")
-    table = every_byte.decode("latin-1").translate(SPELLING).encode("latin-1")
-    return Rules(table, removed, b"ACGTN", b"N")
+        return Rules(spelling, removed, b"ACGTN" + AMBIGUOUS.encode(), b"")
+    n = spelling.translate(bytes.maketrans(AMBIGUOUS.encode(), b"N" * len(AMBIGUOUS)))
+    return Rules(n, removed, b"ACGTN", b"N")
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,21 @@ class SequenceFile:
             f"file, such as encoding='latin-1'."
         )
 
+    def decode(self, text: bytes) -> str:
+        """A header or id as text."""
+        try:
+            return text.decode(self.encoding)
+        except UnicodeDecodeError as error:
+            raise self.encoding_error(error) from error
+
     def barcodes(self, ids: pa.Array, bodies: list[bytes], place: Place) -> pa.Table:
         """Table of ids and barcodes; raises ValueError for the first letter that is not allowed."""
         table, removed, allowed, rtrim = self.letters
         barcodes = []
         for number, body in enumerate(bodies):
+            if len(body) <= _LONGEST_MARKER and body.strip().lower() in _MARKERS:
+                barcodes.append(b"")
+                continue
             barcode = body.translate(table, removed)
             if barcode.translate(None, allowed):
                 raise self._letter_error(ids[number].as_py(), body, number, place)
@@ -89,10 +103,7 @@ class SequenceFile:
         table, removed, allowed, rtrim = self.letters
         at = next(i for i, byte in enumerate(body) if byte not in removed and table[byte] not in allowed)
         letter = chr(body[at])
-        known = "A, C, G, T, N, the IUPAC codes and '-'"
-        advice = f"Allowed are {known}."
-        if not rtrim and letter in "acgtnuU" + AMBIGUOUS.lower():
-            advice = f"Allowed are capital {known}; clean='barcode' also reads lower case and U."
-        elif letter == ".":
-            advice += " remove_gaps=True removes the gaps of an alignment."
-        return ValueError(f"{name!r} in {str(self.path)!r} is not DNA: {place(number, at)} holds {letter!r}. {advice}")
+        return ValueError(
+            f"{name!r} in {str(self.path)!r} is not DNA: {place(number, at)} holds {letter!r}. Allowed are A, C, G, "
+            f"T, U, N, the IUPAC codes and gaps."
+        )

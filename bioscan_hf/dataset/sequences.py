@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,24 +19,24 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
 from ..files import replacing
 from ..progress import Progress, silent
-from ..schema import COLUMNS, LABEL_COLUMNS, RANKS
+from ..release.columns import without_markers
+from ..release.problems import Problem, ReleaseError
+from ..release.rows import known_names, read_rows
+from ..release.tables import csv_columns
+from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .fasta import normalized, read_fasta, read_fastq
 from .letters import WHITE_SPACE, SequenceFile, rules
 
-#: Names of a column of sequences, in any case.
-SEQUENCE_NAMES = ("dna_barcode", "nucleotides", "nucraw", "nuc", "sequence", "seq", "barcode", "dna", "dna_sequence")
+logger = logging.getLogger(__name__)
 
-#: Names of a column of ids, in any case. If a table has several, the first one here is used.
-ID_NAMES = ("processid", "process_id", "record_id", "sequence_id", "seq_id", "seqid", "id", "sampleid", "accession")
+#: The marker that is a barcode of animals.
+BARCODE_MARKER = "COI-5P"
 
-#: Column names in other tables of barcodes -> ours.
-LABEL_NAMES = {**{name: name for name in LABEL_COLUMNS}, **{f"{rank}_name": rank for rank in RANKS}} | {
-    "bin_uri": "dna_bin"
-}
+#: Names of the column of markers, in any case.
+_MARKER_NAMES = ("marker_code", "markercode", "marker")
 
 _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 26  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
@@ -45,8 +47,8 @@ _OTHER_FORMATS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\
 def is_sequence_file(path: str | Path) -> bool:
     """Whether `read_sequences` reads the file, and not `load_bioscan5m`.
 
-    True for a FASTA, a FASTQ, and a table without one of the columns of the published metadata of BIOSCAN-5M. False
-    for a table with all of them, JSON, a folder, and a path that does not exist.
+    True for a FASTA, a FASTQ, and a table without a column `split`. False for a table of specimens with splits, JSON,
+    a folder, and a path that does not exist.
 
     Raises:
         ValueError: if the file is empty or of an unknown kind.
@@ -55,40 +57,43 @@ def is_sequence_file(path: str | Path) -> bool:
     if not path.is_file() or path.name.removesuffix(".gz").endswith((".json", ".jsonl", ".jsonld", ".zip")):
         return False
     with _opened(path) as stream:
-        return _kind(stream, path) != "table" or not set(COLUMNS) <= set(_header(stream, "utf-8")[0])
+        kind = _kind(stream, path)
+    return kind != "table" or not {"processid", "dna_barcode", "split"} <= _columns(path, "latin-1").keys()
 
 
 def read_sequences(
     path: str | Path,
     *,
     clean: str = "none",
-    remove_gaps: bool = False,
     duplicates: str = "error",
     empty: str = "error",
     id_column: str | None = None,
     sequence_column: str | None = None,
+    marker: str | None = BARCODE_MARKER,
     encoding: str = "utf-8",
     arrow_file: str | Path | None = None,
     progress: Progress = silent,
+    tell: Callable[[str], object] = logger.warning,
 ) -> pa.Table:
     """Table of the columns `processid` and `dna_barcode`, one row per record.
 
-    A table of labels also keeps its ranks and `dna_bin`.
+    A table of labels also keeps its ranks and `dna_bin`, and a FASTA of BOLD its species.
 
-    The processid is the first word of a FASTA or FASTQ header, or the cell of the id column. White space in a sequence
-    is removed. `embed` takes the result.
+    The processid is the first word of a FASTA or FASTQ header (up to the first "|" in a FASTA of BOLD), or the cell of
+    the id column. Sequences get their one spelling: upper case, T for U, without white space and gaps. `embed` takes
+    the result. Of the records of BOLD, those of other markers and those without a sequence are left out and counted.
 
     Args:
-        clean: "none" allows capital IUPAC codes and "-" only, and keeps them; "barcode" also allows lower case and U,
-            and turns all letters into A, C, G, T and N: IUPAC codes and "-" become N, and N at the end is cut.
-        remove_gaps: Removes "-" and ".", as in the rows of an alignment.
+        clean: "none" keeps IUPAC codes; "barcode" turns them into N, and cuts N at the end.
         duplicates: "error", or "keep" for several records with one id.
         empty: "error", or "keep" for records without a sequence, as "".
         id_column: Column of the ids in a table; None takes the first of `ID_NAMES`.
         sequence_column: Column of the sequences in a table; None takes that of `SEQUENCE_NAMES`.
+        marker: The marker that is read from records that name theirs; None reads all.
         encoding: Encoding of the ids and names, such as "latin-1".
         arrow_file: File to write the table to; the result is then mapped from it and not held in memory.
         progress: Called with "records", the records read so far, and None.
+        tell: Called with a line about the records that are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -97,24 +102,29 @@ def read_sequences(
             the place and what to do.
     """
     path = Path(path)
-    letters = rules(clean, remove_gaps=remove_gaps)
+    letters = rules(clean)
     for name, value in (("duplicates", duplicates), ("empty", empty)):
         if value not in ("error", "keep"):
             raise ValueError(f"{name}={value!r} is unknown. Choose error or keep.")
     if not path.is_file():
         raise FileNotFoundError(f"No file of sequences at {str(path)!r}.")
     file = SequenceFile(path, letters, encoding, _BLOCK_BYTES, _LONGEST)
+    left_out: Counter[str] = Counter()
 
     def check(table: pa.Table) -> None:
         if empty == "error":
             _refuse_empty(table, path)
         if duplicates == "error":
             _refuse_duplicates(table["processid"], path)
+        if left_out:
+            tell(f"{path.name}: left out {_counted(left_out)}.")
 
-    blocks = _blocks(file, id_column, sequence_column, progress)
+    found = _blocks(file, id_column, sequence_column, progress)
+    blocks = (_of_marker(block, marker, left_out) for block in found)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
-        raise ValueError(f"{str(path)!r} does not hold any sequence.")
+        why = f", but {_counted(left_out)}" if left_out else ""
+        raise ValueError(f"{str(path)!r} does not hold any sequence{why}.")
     if arrow_file is None:
         table = pa.concat_tables([first, *blocks])
         check(table)
@@ -127,6 +137,30 @@ def read_sequences(
     return _mapped(arrow_file)
 
 
+def _counted(left_out: Counter[str]) -> str:
+    return ", ".join(f"{n:,} record{'s' * (n > 1)} {what}" for what, n in left_out.items())
+
+
+def _of_marker(block: pa.Table, marker: str | None, left_out: Counter[str]) -> pa.Table:
+    """The records of a marker, and those that name none, without a column of markers. Others are counted.
+
+    Records of a file with markers (BOLD) that have no sequence are left out too.
+    """
+    if "marker" not in block.column_names:
+        return block
+    names = block["marker"]
+    block = block.drop_columns("marker")
+    if marker is None:
+        return block
+    other = pc.fill_null(pc.not_equal(pc.utf8_upper(names), marker.upper()), False)
+    for name, count in Counter(names.filter(other).to_pylist()).items():
+        left_out[f"of the marker {name}"] += count
+    empty = pc.and_(pc.invert(other), pc.equal(pc.binary_length(block["dna_barcode"]), 0))
+    if count := pc.sum(empty).as_py():
+        left_out["without a sequence"] += count
+    return block.filter(pc.invert(pc.or_(other, empty)))
+
+
 def _mapped(file: str | Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
@@ -136,9 +170,9 @@ def _blocks(
 ) -> Iterator[pa.Table]:
     done = 0
     with _opened(file.path) as stream:
-        kind = _kind(stream, file.path)
+        kind = _kind(stream, file.path, file.encoding)
         if kind == "table":
-            found = _read_table(file, stream, id_column, sequence_column)
+            found = _read_table(file, id_column, sequence_column)
         elif id_column or sequence_column:
             raise ValueError(f"{str(file.path)!r} is a {kind.upper()}: it has no columns to choose from.")
         else:
@@ -165,13 +199,15 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
             raise ValueError(f"{str(path)!r} cannot be decompressed to its end ({error}). Is it complete?") from error
 
 
-def _kind(stream: io.BufferedReader, path: Path) -> str:
+def _kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") -> str:
     """ "fasta", "fastq" or "table", from the first characters; skips a byte order mark."""
     start = stream.peek(4096)[:4096]
     for magic, name in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise ValueError(f"{str(path)!r} is compressed with {name}. Decompress it, or use gzip.")
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if encoding.lower().startswith("utf-16"):
+            return "table"
         raise ValueError(f"{str(path)!r} is text in UTF-16. Save it as UTF-8.")
     if start.startswith(b"\xef\xbb\xbf"):
         stream.read(3)
@@ -192,54 +228,42 @@ def _kind(stream: io.BufferedReader, path: Path) -> str:
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
-def _header(stream: io.BufferedReader, encoding: str) -> tuple[list[str], str]:
-    """Column names and delimiter of a table; the position of the stream does not change."""
-    line = stream.peek(_BLOCK_BYTES).lstrip(WHITE_SPACE).splitlines()[0].decode(encoding, "replace")
-    delimiter = max("\t,;", key=line.count)
-    return [cell.strip('"') for cell in line.split(delimiter)], delimiter
+def _columns(path: Path, encoding: str, chosen: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our name of each column that has one -> its name in the table."""
+    names = csv_columns(path, encoding)
+    renamed = known_names(path, names, chosen)
+    return {renamed.get(name, name): name for name in names}
 
 
-def _read_table(
-    file: SequenceFile, stream: io.BufferedReader, id_column: str | None, sequence_column: str | None
-) -> Iterator[pa.Table]:
-    names, delimiter = _header(stream, file.encoding)
+def _read_table(file: SequenceFile, id_column: str | None, sequence_column: str | None) -> Iterator[pa.Table]:
+    names = csv_columns(file.path, file.encoding)
     ids = _column(names, id_column, ID_NAMES, "ids", "id_column", file.path)
     barcodes = _column(names, sequence_column, SEQUENCE_NAMES, "sequences", "sequence_column", file.path)
-    found = {LABEL_NAMES[name.lower()]: name for name in names if name.lower() in LABEL_NAMES}
-    labels = {rank: found[rank] for rank in LABEL_COLUMNS if rank in found}
-    row = 1
-    try:
-        reader = pacsv.open_csv(
-            stream,
-            pacsv.ReadOptions(block_size=_BLOCK_BYTES, encoding=file.encoding, use_threads=False),
-            pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            pacsv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                include_columns=list(dict.fromkeys([ids, barcodes, *labels.values()])),
-                null_values=["", "NA", "NaN", "nan", "None"],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:
+    chosen = {ids: "processid", barcodes: "dna_barcode"}
+    found = _columns(file.path, file.encoding, chosen)
+    labels = [column for column in LABEL_COLUMNS if column in found]
+    markers = [name for name in names if name.lower() in _MARKER_NAMES][:1]
+    wanted = ["processid", "dna_barcode", *labels, *markers]
+    for row, table in read_rows(file.path, wanted, _refuse, encoding=file.encoding, names=chosen):
 
-            def place(record: int, character: int, row: int = row) -> str:
-                return f"row {row + record}"
+        def place(record: int, character: int, row: int = row) -> str:
+            return f"row {row + record}"
 
-            cells = batch.column(ids)
-            if cells.null_count:
-                first = row + pc.index(pc.is_null(cells), True).as_py()
-                raise ValueError(f"{str(file.path)!r} has no id in row {first}.")
-            bodies = [body or b"" for body in batch.column(barcodes).cast(pa.binary()).to_pylist()]
-            block = file.barcodes(cells, bodies, place)
-            for rank, name in labels.items():
-                block = block.append_column(rank, batch.column(name))
-            yield block
-            row += len(batch)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        if "UTF8" in str(error) or isinstance(error, UnicodeDecodeError):
-            raise file.encoding_error(error) from error
-        raise ValueError(f"{str(file.path)!r} is not a complete table, separated by {delimiter!r}: {error}") from error
+        cells = table["processid"].combine_chunks()
+        missing = pc.fill_null(pc.equal(cells, ""), True)
+        if pc.any(missing).as_py():
+            raise ValueError(f"{str(file.path)!r} has no id in row {row + pc.index(missing, True).as_py()}.")
+        bodies = [body or b"" for body in table["dna_barcode"].cast(pa.binary()).to_pylist()]
+        block = file.barcodes(cells, bodies, place)
+        for rank in labels:
+            block = block.append_column(rank, table[rank])
+        for name in markers:
+            block = block.append_column("marker", without_markers(table[name]))
+        yield block
+
+
+def _refuse(problem: Problem) -> None:
+    raise ReleaseError(f"{problem}. Correct the file.")
 
 
 def _column(names: list[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path) -> str:
@@ -262,8 +286,8 @@ def _refuse_empty(block: pa.Table, path: Path) -> None:
     if pc.any(empty).as_py():
         names = block["processid"].filter(empty).to_pylist()
         raise ValueError(
-            f"{str(path)!r} has records without a sequence: {_named(names)}. Remove them, or keep them by "
-            f"empty='keep' (--keep-empty)."
+            f"{str(path)!r} has {len(names):,} records without a sequence: {_named(names)}. Remove them, or keep them "
+            f"by empty='keep' (--keep-empty)."
         )
 
 

@@ -247,7 +247,7 @@ def _stray_quote(data: bytes, dialect: Dialect, start: int, end: int) -> str:
         stop = max(dialect.record(data, start), dialect.begun(data, start))
         swallowed = data.count(b"\n", start, stop) - (data[stop - 1 : stop] == b"\n")
         if swallowed > 0:
-            return f"has a quote that is not closed: it swallows the next {swallowed:,} lines"
+            return f"has a quote that is not closed: it swallows the next {swallowed:,} line{'s' * (swallowed != 1)}"
         return "has a quote that is closed inside a cell: write two quotes for one inside a quoted cell"
     return "holds a carriage return that does not end a line"
 
@@ -261,7 +261,7 @@ def _describe(record: bytes, dialect: Dialect, line: int) -> Bad:
     if cells == dialect.cells:
         return Bad(line, "holds a carriage return that does not end a line", text)
     cut = " (has the file been cut off?)" if cells < dialect.cells else ""
-    return Bad(line, f"has {cells} cells instead of {dialect.cells}{cut}", text)
+    return Bad(line, f"has {cells} cell{'s' * (cells != 1)} instead of {dialect.cells}{cut}", text)
 
 
 def _cells(record: bytes, dialect: Dialect) -> int:

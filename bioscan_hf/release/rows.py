@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ..barcodes import spelled
 from ..labels import Cleaned, taxon_name
-from ..schema import COLUMNS, ID_NAMES, LABEL_COLUMNS, LABEL_NAMES, MISSING_MARKERS, SEQUENCE_NAMES
+from ..schema import COLUMNS, ID_NAMES, LABEL_COLUMNS, LABEL_NAMES, MISSING_MARKERS, RESERVED_COLUMNS, SEQUENCE_NAMES
 from .problems import Problem, ReleaseError, stop
 from .tables import csv_columns, read_strings
 
@@ -40,40 +40,55 @@ _MARKED = {"split", "country", "province_state"}
 _NAME = {"species": re.compile(r"[A-Z][\w-]+ \S"), "dna_bin": re.compile(r"")}
 
 
-def known_names(path: str | Path, names: Sequence[str]) -> dict[str, str]:
+def known_names(path: str | Path, names: Sequence[str], chosen: Mapping[str, str] | None = None) -> dict[str, str]:
     """Column of the table -> our name for it, for columns with another known name.
+
+    Args:
+        chosen: Columns whose names were chosen.
 
     Raises:
         ReleaseError: if several columns could be the barcode.
     """
     lower = {name.lower(): name for name in reversed(names)}
-    renamed: dict[str, str] = {}
+    renamed: dict[str, str] = dict(chosen or {})
 
     def use(ours: str, others: Sequence[str], *, one: bool = False) -> None:
         found = [lower[other] for other in others if other in lower]
-        if ours in names or not found:
+        if ours in names or ours in renamed.values() or not found:
             return
         if one and len(found) > 1:
             raise ReleaseError(
                 f"{path} has several columns of sequences: {', '.join(found)}. Rename the right one to {ours}, or "
                 f"remove the others."
             )
-        renamed.setdefault(found[0], ours)
+        if found[0] not in renamed:
+            renamed[found[0]] = ours
 
     use("processid", ID_NAMES)
     use("dna_barcode", SEQUENCE_NAMES, one=True)
     for other, ours in {**LABEL_NAMES, **_OTHER_NAMES, **{name: name for name in COLUMNS}}.items():
-        if ours not in renamed.values():
-            use(ours, [other])
+        use(ours, [other])
     return renamed
 
 
 def row_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
-    """Columns of the rows that `read_rows` gives: the published ones, then the table's own."""
+    """Columns of the rows that `read_rows` gives: the published ones, then the table's own.
+
+    Raises:
+        ReleaseError: if a column has a name that loaded data use.
+    """
     names = csv_columns(path, encoding)
     renamed = known_names(path, names)
-    own = [renamed.get(name, name) for name in names]
-    return [*COLUMNS, *(name for name in own if name not in COLUMNS)]
+    return _all_columns(path, [renamed.get(name, name) for name in names])
+
+
+def _all_columns(path: str | Path, own: Iterable[str]) -> list[str]:
+    more = [name for name in own if name not in COLUMNS]
+    for name in more:
+        if name in RESERVED_COLUMNS:
+            use = "photos" if name == "image" else "label ids"
+            raise ReleaseError(f"{path} has a column {name!r}, a name that loaded data use for {use}. Rename it.")
+    return [*COLUMNS, *more]
 
 
 def _cells(number: int) -> str:
@@ -159,9 +174,9 @@ def read_rows(
         ReleaseError: if there is no column of ids or of barcodes; and as `read_strings`.
     """
     given = csv_columns(path, encoding)
-    renamed = {**known_names(path, given), **(names or {})}
+    renamed = known_names(path, given, names)
     ours = {renamed.get(name, name): name for name in given if name in renamed or name not in renamed.values()}
-    wanted = [*COLUMNS, *(name for name in ours if name not in COLUMNS)] if columns is None else list(columns)
+    wanted = _all_columns(path, ours) if columns is None else list(columns)
     if lacking := [name for name in NEEDED if name in wanted and name not in ours]:
         known = {"processid": ID_NAMES, "dna_barcode": SEQUENCE_NAMES}
         what = "; ".join(f"no column {name!r} (or {', '.join(known[name][1:])})" for name in lacking)

@@ -20,7 +20,7 @@ from zipfile import BadZipFile, ZipFile
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from ..schema import COLUMNS, RESERVED_COLUMNS
+from ..schema import COLUMNS
 from .catalogue import METADATA_NAME
 from .jsonld import first_keys, json_tables
 from .layout import TABLE_NAME
@@ -143,7 +143,7 @@ def csv_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
     """Column names: the first line of a CSV or TSV, or the keys of the first object of JSON-LD.
 
     Raises:
-        ReleaseError: if two columns have one name, or a name is reserved.
+        ReleaseError: if two columns have one name.
     """
     path = Path(path)
     try:
@@ -186,12 +186,6 @@ def _checked(path: Path, names: list[str]) -> list[str]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ReleaseError(f"{path} has {names.count(repeated[0])} columns {repeated[0]!r}. Rename or remove one.")
-    reserved = [name for name in names if name in RESERVED_COLUMNS]
-    if reserved:
-        raise ReleaseError(
-            f"{path} has a column {reserved[0]!r}, a name that loaded data use for "
-            f"{'photos' if reserved[0] == 'image' else 'label ids'}. Rename it."
-        )
     return names
 
 
