@@ -220,7 +220,7 @@ def _own(card: str) -> str:
     """What a card holds besides the generated parts."""
     for key in GENERATED_KEYS:
         card = _with_key(card, key, "")
-    return _SECTION.sub("", _MARK.sub("", card)).replace("\r\n", "\n").strip()
+    return _SECTION.sub(_BEGIN, _MARK.sub("", card)).replace("\r\n", "\n").strip()
 
 
 def _digest(card: str) -> str:
