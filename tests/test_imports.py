@@ -24,7 +24,7 @@ FLOORS = {
     "plots": 1,
     "cards": 2,
     "losses": 2,
-    "models": 2,
+    "models": 1,
     "release": 2,
     "simulate": 3,
     "partition": 2,

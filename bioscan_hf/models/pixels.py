@@ -8,8 +8,6 @@ resized crop and both flips to train. B = batch, H and W = height and width in p
 from __future__ import annotations
 
 import functools
-import importlib.util
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,8 @@ import pyarrow as pa
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
+
+from .photos import Decoder, decode_photo, default_decoder, rgb
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,46 +38,9 @@ SMALLEST_SIDE = 8
 
 Photo = Any  # PIL image, uint8 array or tensor, encoded bytes, path, or what datasets.Image(decode=False) gives
 
-Decoder = Literal["simplejpeg", "pillow"]
-
-
-def default_decoder() -> Decoder:
-    """ "simplejpeg" where it is installed (`pip install "bioscan_hf[fast]"`), otherwise "pillow"."""
-    return "simplejpeg" if importlib.util.find_spec("simplejpeg") else "pillow"
-
-
-def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None = None) -> np.ndarray:
-    """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours (grey, CMYK, palette).
-
-    simplejpeg and Pillow use the same library: they differ by at most a few levels of 255. What simplejpeg
-    refuses goes to Pillow, so that both decode and refuse the same photos. Of 16 bits a colour, as PNG and TIFF may
-    have them, the upper 8 count.
-
-    Raises:
-        ValueError: if the photo is cut off, damaged, no picture, or of pixels without a known range (32 bits, floats);
-            `name` is in the message.
-    """
-    if (decoder or default_decoder()) == "simplejpeg":
-        import simplejpeg
-
-        try:
-            return simplejpeg.decode_jpeg(data, "RGB")
-        except ValueError:
-            pass
-    try:
-        with PILImage.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-                grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow would cut all above 255 off
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            if image.mode in ("I", "F"):
-                raise ValueError(f"its mode is {image.mode!r}, whose range is unknown: scale it to 0..255 first")
-            return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be decoded ({error}; {len(data)} bytes).") from error
-
 
 def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
-    """Pixels of one photo: uint8 (H, W, 3), RGB whatever its own colours.
+    """Pixels of one photo, upright: uint8 (H, W, 3), RGB whatever its own colours. See `decode_photo`.
 
     Args:
         photo: A PIL image; an array uint8 (H, W, 3) or (H, W), or a tensor uint8 (3, H, W); encoded bytes; a path; or
@@ -85,7 +48,7 @@ def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
         name: What to call it in an error.
 
     Raises:
-        ValueError: for a photo that is damaged, no picture, smaller than 8 pixels, or not of 8 bits a colour.
+        ValueError: for a photo that is damaged, not a picture, smaller than 8 pixels, or of 32 bits a colour.
         FileNotFoundError: if there is no file at the path.
         TypeError: for anything else.
     """
@@ -96,14 +59,9 @@ def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
     if isinstance(photo, bytes | bytearray | memoryview):
         pixels = decode_photo(bytes(photo), name)
     elif isinstance(photo, PILImage.Image):
-        if photo.mode == "F" or photo.mode.startswith("I"):
-            raise ValueError(
-                f"{name} has the mode {photo.mode!r}, more than 8 bits a pixel. Scale it to 0..255 and convert it to "
-                f"'L' or 'RGB' first."
-            )
         try:
-            pixels = np.array(photo.convert("RGB"))
-        except (OSError, SyntaxError) as error:  # a lazily read file that is cut off
+            pixels = rgb(photo)
+        except (OSError, ValueError, SyntaxError) as error:  # a lazily read file that is cut off, or 32 bits a pixel
             raise ValueError(f"{name} cannot be decoded ({error}).") from error
     elif isinstance(photo, np.ndarray | torch.Tensor):
         pixels = _array_pixels(photo, name)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as reference
 
+from bioscan_hf.models import photos as decoding
 from bioscan_hf.models import pixels as photos
 from bioscan_hf.models.pixels import (
     decode_batch,
@@ -152,9 +153,9 @@ def test_refuses_what_it_cannot_do():
 
 
 def test_pillow_is_used_where_simplejpeg_is_absent(monkeypatch):
-    monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "simplejpeg", None)  # importing it would raise
-    assert photos.default_decoder() == "pillow"
+    assert decoding.default_decoder() == "pillow"
     assert decode_batch([jpeg(picture())]).shape == (1, 3, 224, 224)
 
 
