@@ -17,14 +17,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ..files import delete_inside, delete_temporaries, locked, write_text
+from ..files import delete_inside, delete_temporaries, locked
 from ..progress import Progress, silent
 from ..release.check import Scan, read_typed, scan
 from ..release.columns import features
 from ..release.layout import find_boxes, find_metadata, packages, photo_root
 from ..release.photos import Photos
 from ..schema import SPLITS, UNASSIGNED, check_config
-from .card import dataset_card
+from .card import dataset_card, write_card
 from .executors import in_order
 from .manifest import LABELS_FILE, ROWS_PER_SHARD, Manifest, fingerprint
 from .problems import ProblemList
@@ -97,8 +97,8 @@ def build(
         _restrict(checked.counts, splits)
         for config in wanted[1:]:
             Photos(root, config).check(checked.counts)
-        if checked.strays is not None:
-            found.note(checked.strays)
+        for note in checked.notes:
+            found.note(note)
     with locked(output, "build"):
         manifest = Manifest.open(output, about, force)  # another process may have written since
         _clean(output, manifest.replaced)
@@ -111,7 +111,7 @@ def build(
             _write_photos(tasks, manifest, problems, progress, workers=workers, executor=executor)
         problems.write(output)
         fingerprints = {config: fingerprint(manifest.shards, config) for config in wanted}
-        write_text(output / "README.md", dataset_card(metadata.name, wanted, manifest.counts, fingerprints))
+        write_card(output, dataset_card(metadata.name, wanted, manifest.counts, fingerprints))
         manifest.complete = True
         manifest.save()
     return manifest

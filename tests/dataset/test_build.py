@@ -126,7 +126,7 @@ def test_card_manifest_and_labels_tell_what_was_built(dataset, release):
     genera = sorted({row["genus"] for row in read_csv(release)} - {""})
     assert LabelMaps.load(dataset / "labels.json").names("genus") == tuple(genera)
     card = (dataset / "README.md").read_text()
-    assert "license: cc-by-3.0" in card and "Rows: **400** in all." in card and "$" not in card
+    assert "license: other" in card and "Rows: **400** in all." in card and "$" not in card
     assert not list(dataset.rglob("*.part"))
 
 
