@@ -1,7 +1,6 @@
-"""Figures and their common style.
+"""Figures and their common style. Functions return a matplotlib Figure; nothing is shown or written.
 
-A function takes numbers or photos and returns a matplotlib Figure. Nothing is shown or written here. Figures are made
-without pyplot, so they need no display and no global state.
+Figures are made without pyplot, so they need no display and no global state.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -25,7 +25,6 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
@@ -50,11 +49,9 @@ def plain(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 
 
 def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: float | None = None) -> Figure:
-    """Loss (nats) by step, one line per curve.
+    """Loss (nats) by step, one line per curve: name -> (step, loss) points.
 
-    Args:
-        curves: Name -> (step, loss) points.
-        chance: Loss of random guesses, drawn as a dashed line.
+    `chance`, the loss of random guesses, is a dashed line.
     """
     figure, axes = _figure(6.4, 3.6)
     for i, (name, points) in enumerate(curves.items()):
@@ -109,9 +106,9 @@ def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") ->
     figure, axes = _figure(9, 5.4)
     for i, (order, box) in enumerate(_boxes(totals, (0, 0, 160, 100))):
         for family, inner in _boxes(orders[order], box):
-            axes.add_patch(Rectangle(*_corner(inner), facecolor=colour(i), alpha=0.5, edgecolor="white", lw=0.6))
+            axes.add_patch(Rectangle(inner[:2], *inner[2:], facecolor=colour(i), alpha=0.5, edgecolor="white", lw=0.6))
             _label(axes, family, inner, fontsize=7, at_top=False)
-        axes.add_patch(Rectangle(*_corner(box), fill=False, edgecolor="white", lw=2.5))
+        axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor="white", lw=2.5))
         _label(axes, f"{order} {totals[order]:,}", box, fontsize=9, at_top=True)
     axes.set(xlim=(0, 160), ylim=(100, 0), title=title)
     axes.set_axis_off()
@@ -119,11 +116,7 @@ def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") ->
 
 
 def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
-    """Photos in rows, each with its caption below.
-
-    Args:
-        photos: (bytes of an image file, caption).
-    """
+    """Photos (bytes of an image file, caption) in rows, each with its caption below."""
     if not photos:
         raise ValueError("A grid of photos needs at least one photo.")
     rows = -(-len(photos) // columns)
@@ -137,11 +130,7 @@ def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
 
 
 def order_bars(counts: Mapping[str, int]) -> Figure:
-    """Specimens of each order, logarithmic, the largest at the top.
-
-    Args:
-        counts: Order -> specimens, at least one; one name can stand for the unknown.
-    """
+    """Specimens of each order, at least one, on a logarithmic axis, the largest at the top."""
     names = sorted(counts, key=lambda name: (-counts[name], name))
     figure, axes = _figure(7, 1.1 + 0.2 * len(names))
     bars = axes.barh(range(len(names)), [counts[name] for name in names], color=colour(0), height=0.75)
@@ -160,50 +149,35 @@ def site_map(
     samples: Sequence[int],
     names: Sequence[tuple[str, float, float]] = (),
 ) -> Figure:
-    """Collection sites on a grid of 30 degrees.
+    """Collection sites (degrees north and east) on a grid of 30 degrees.
 
-    The area of a dot grows with the square root of its samples.
-
-    Args:
-        latitudes: Degrees north.
-        longitudes: Degrees east.
-        names: (name, latitude, longitude), the most important first; a name that would cover another is left out.
+    The area of a dot grows with the square root of its samples. `names` are (name, latitude, longitude), the most
+    important first; a name that would cover another is left out.
     """
     figure, axes = _figure(9, 5)
     largest = max(samples)
-    order = sorted(range(len(samples)), key=lambda i: -samples[i])  # small dots above large ones
-    axes.scatter(
-        [longitudes[i] for i in order],
-        [latitudes[i] for i in order],
-        s=[4 + 320 * (samples[i] / largest) ** 0.5 for i in order],
-        color=colour(0),
-        alpha=0.45,
-        linewidths=0,
-    )
+    order = np.argsort(-np.array(samples), kind="stable")  # small dots above large ones
+    east, north, counts = np.array([longitudes, latitudes, samples])[:, order]
+    axes.scatter(east, north, s=4 + 320 * (counts / largest) ** 0.5, color=colour(0), alpha=0.45, linewidths=0)
     axes.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
     axes.set_xticks(range(-180, 181, 30), [_degrees(x, "W", "E") for x in range(-180, 181, 30)], fontsize=8)
     axes.set_yticks(range(-90, 91, 30), [_degrees(y, "S", "N") for y in range(-90, 91, 30)], fontsize=8)
     plain(axes, grid="both")
     axes.axhline(0, color="#999999", linewidth=0.9)
-    taken: list[tuple[float, float, float, float]] = []  # west, south, east, north of a name
+    taken: list[Box] = []  # west and south end of a name, and its size in degrees, at 7 points and 9 inches
     for name, latitude, longitude in names:
-        width = 2.4 * len(name)  # degrees, at 7 points and 9 inches
-        longitude = min(max(longitude, width / 2 - 179), 179 - width / 2)  # inside the frame
-        box = (longitude - width / 2, latitude - 3, longitude + width / 2, latitude + 3)
-        if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-            taken.append(box)
-            text = axes.text(longitude, latitude, name, fontsize=7, ha="center", va="center")
+        width = 2.4 * len(name)
+        left = min(max(longitude - width / 2, -179), 179 - width)  # inside the frame
+        if not any(x - width < left < x + w and abs(latitude - y) < h for x, y, w, h in taken):
+            taken.append((left, latitude, width, 6))
+            text = axes.text(left + width / 2, latitude, name, fontsize=7, ha="center", va="center")
             text.set_path_effects([withStroke(linewidth=2.5, foreground="white", alpha=0.8)])
     axes.set_title(f"{len(samples):,} places, {sum(samples):,} specimens; the largest dot is {largest:,}", fontsize=9)
     return figure
 
 
 def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> Figure:
-    """Barcodes by length, with a line where models cut them.
-
-    Args:
-        counts: (length, barcodes).
-    """
+    """Barcodes by length, of (length, barcodes), with a line where models cut them."""
     lengths, barcodes = zip(*counts, strict=True)
     first, last = min(lengths), max(lengths)
     step = max(1, -(-(last - first + 1) // 120))
@@ -225,14 +199,11 @@ def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
     """
     figure, axes = _figure(max(4, 1.15 * len(distributions)), 4)
     for place, shares in enumerate(distributions.values()):
-        smooth = [sum(shares[max(0, i - 3) : i + 4]) / len(shares[max(0, i - 3) : i + 4]) for i in range(len(shares))]
-        scale = 0.42 / max(smooth)
-        left, right = [place - scale * x for x in smooth], [place + scale * x for x in smooth]
-        axes.fill_betweenx(range(len(shares)), left, right, color=colour(place), alpha=0.6, linewidth=0)
-        cumulative = [sum(shares[: i + 1]) for i in range(len(shares))]
-        quartiles = [next(i for i, x in enumerate(cumulative) if x >= share - 1e-9) for share in (0.25, 0.75)]
-        axes.vlines(place, quartiles[0], quartiles[1], color="black", linewidth=2)
-        mean = sum(i * share for i, share in enumerate(shares))
+        smooth = np.array([np.mean(shares[max(0, i - 3) : i + 4]) for i in range(len(shares))])
+        width = 0.42 / smooth.max() * smooth
+        axes.fill_betweenx(range(len(shares)), place - width, place + width, color=colour(place), alpha=0.6, lw=0)
+        axes.vlines(place, *np.searchsorted(np.cumsum(shares), [0.25 - 1e-9, 0.75 - 1e-9]), color="black", lw=2)
+        mean = np.dot(range(len(shares)), shares)
         axes.plot(place, mean, "o", color="white", markeredgecolor="black", markersize=5)
         axes.text(place + 0.08, mean, f"{mean:.0f}", fontsize=8, va="bottom")
     axes.set_xticks(range(len(distributions)), list(distributions))
@@ -243,9 +214,7 @@ def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Divides a box into nearly square boxes with areas proportional to `sizes`.
-
-    `sizes` are in descending order.
+    """Divides a box into nearly square boxes with areas proportional to `sizes`, in descending order.
 
     Method: Bruls, Huizing and van Wijk, Squarified Treemaps, 2000.
     """
@@ -273,7 +242,6 @@ def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of this size in inches, with axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -294,15 +262,11 @@ def _worst(areas: Sequence[float], side: float) -> float:
     return max(max(side**2 * area / total**2, total**2 / (side**2 * area)) for area in areas)
 
 
-def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
-    left, top, width, height = box
-    return (left, top), width, height
-
-
 def _label(axes: Axes, text: str, box: Box, fontsize: float, at_top: bool) -> None:
     """Writes a text into a box if it fits.
 
-    Per point of font size, a letter is about 0.16 units wide and a line 0.3 high."""
+    Per point of font size, a letter is about 0.16 units wide and a line 0.3 high.
+    """
     left, top, width, height = box
     line = 0.32 * fontsize
     if len(text) * (0.17 if at_top else 0.15) * fontsize > width or height < (line if at_top else 2.6 * line):

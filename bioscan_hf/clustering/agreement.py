@@ -22,6 +22,7 @@ from sklearn.metrics import (
 
 from ..metrics import adjusted_mutual_information
 from ..schema import LABEL_COLUMNS
+from ..search.vectors import Ids
 
 #: Specimens above which the silhouette is that of a random sample of this size: it compares all pairs.
 SILHOUETTE_SAMPLE = 20_000
@@ -32,42 +33,36 @@ AGREEMENT = ("ami", "ari", "fowlkes_mallows", "homogeneity", "completeness", "v_
 #: Name of a score -> its value, None where it is undefined.
 Scores = dict[str, float | int | None]
 
-Ids = NDArray[np.int64]
+
+def check_labels(labels: Mapping[str, Sequence[str | None]], rows: int, **sizes: int) -> None:
+    """Raises ValueError for an unknown rank, and for labels or other inputs of another size than `rows`."""
+    for rank in labels:
+        if rank not in LABEL_COLUMNS:
+            raise ValueError(f"Unknown rank {rank!r} in the labels. Use {', '.join(LABEL_COLUMNS)}.")
+    sizes |= {rank: len(names) for rank, names in labels.items()}
+    if wrong := {name: size for name, size in sizes.items() if size != rows}:
+        raise ValueError(f"There are {rows} specimens, but {wrong}. Give one of each for each specimen.")
 
 
 def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, Ids]:
-    """Rank -> ids of names in alphabetical order (N,), -1 for None.
-
-    Raises:
-        ValueError: for an unknown rank, labels of another length, and a label that is neither a name nor None.
-    """
+    """Rank -> ids of names in alphabetical order (N,), -1 for None. Other values raise ValueError."""
+    check_labels(labels, rows)
     encoded = {}
     for rank, names in labels.items():
-        if rank not in LABEL_COLUMNS:
-            raise ValueError(f"Unknown rank {rank!r} in the labels. Use {', '.join(LABEL_COLUMNS)}.")
-        if len(names) != rows:
-            raise ValueError(f"There are {len(names)} labels of {rank!r} for {rows} specimens: give one for each.")
-        wrong = [name for name in names if name is not None and not (isinstance(name, str) and name)]
-        if wrong:
-            raise ValueError(
-                f"A label of {rank!r} is {wrong[0]!r} ({type(wrong[0]).__name__}): labels are names, or None where "
-                f"unknown. LabelMaps.decode turns ids into names."
-            )
-        place: dict[str | None, int] = {name: i for i, name in enumerate(sorted({n for n in names if n is not None}))}
-        place[None] = -1
+        for name in names:
+            if name is not None and not (isinstance(name, str) and name):
+                given = f"{name!r} ({type(name).__name__})"
+                raise ValueError(f"A label of {rank!r} is {given}: give a name (LabelMaps.decode) or None.")
+        place = {name: i for i, name in enumerate(sorted(filter(None, set(names))))} | {None: -1}
         encoded[rank] = np.fromiter((place[name] for name in names), np.int64, rows)
     return encoded
 
 
 def agreement(clusters: Ids, labels: Ids) -> Scores:
-    """Agreement of clusters with the names of one rank.
+    """Agreement of clusters (N,) with the class ids (N,) of one rank, -1 for no name.
 
     The plain scores count the specimens without a name as one more class, as the published numbers do. Scores that end
     in "_labelled" leave them out. The noise, -1, is a cluster like any other.
-
-    Args:
-        clusters: Cluster of each specimen (N,).
-        labels: Class ids (N,), -1 for no name.
 
     Returns:
         ami (adjusted mutual information; 0 is chance, 1 is equal), ari (adjusted Rand index), fowlkes_mallows,
@@ -84,17 +79,16 @@ def agreement(clusters: Ids, labels: Ids) -> Scores:
     if not named.any():
         return found | {name + end: None for end in ("", "_labelled") for name in AGREEMENT}
     mutual = adjusted_mutual_information(clusters, labels)
-    found |= _scores(labels, clusters, mutual["ami"])
-    labelled = _scores(labels[named], clusters[named], mutual["ami_labelled"])
-    return found | {f"{name}_labelled": value for name, value in labelled.items()}
+    for end, chosen in (("", slice(None)), ("_labelled", named)):
+        names, groups = labels[chosen], clusters[chosen]
+        values = [mutual[f"ami{end}"], adjusted_rand_score(names, groups), fowlkes_mallows_score(names, groups)]
+        values += homogeneity_completeness_v_measure(names, groups)
+        found |= {f"{name}{end}": float(value) for name, value in zip(AGREEMENT, values, strict=True)}
+    return found
 
 
-def separation(
-    points: NDArray[np.float32], clusters: Ids, *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
-) -> Scores:
-    """Separation of the clusters of points (N, R), without names.
-
-    The noise, -1, is left out.
+def separation(points: NDArray[np.float32], clusters: Ids, *, seed: int = 0) -> Scores:
+    """Separation of the clusters of points (N, R), without names and without the noise, -1.
 
     Returns:
         silhouette in [-1, 1], and the number of specimens it is computed from (silhouette_specimens);
@@ -103,8 +97,8 @@ def separation(
     """
     kept = np.flatnonzero(clusters >= 0)
     found: Scores = {
-        "silhouette": silhouette(points, clusters, seed=seed, sample=sample),
-        "silhouette_specimens": min(len(kept), sample),
+        "silhouette": silhouette(points, clusters, seed=seed),
+        "silhouette_specimens": min(len(kept), SILHOUETTE_SAMPLE),
         "calinski_harabasz": None,
         "davies_bouldin": None,
     }
@@ -114,26 +108,14 @@ def separation(
     return found
 
 
-def silhouette(
-    points: NDArray[np.float32], clusters: Ids, *, seed: int = 0, sample: int = SILHOUETTE_SAMPLE
-) -> float | None:
+def silhouette(points: NDArray[np.float32], clusters: Ids, *, seed: int = 0) -> float | None:
     """Mean silhouette by Euclidean distance, without the noise, -1.
 
-    None for one cluster only, or one for each point.
-
-    Args:
-        sample: Above so many points, that of a random sample of this size.
+    None for one cluster only, or one for each point. Of many points, it is that of `SILHOUETTE_SAMPLE`.
     """
     chosen = np.flatnonzero(clusters >= 0)
-    if len(chosen) > sample:
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, sample, replace=False))
+    if len(chosen) > SILHOUETTE_SAMPLE:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, SILHOUETTE_SAMPLE, replace=False))
     if not 2 <= len(np.unique(clusters[chosen])) < len(chosen):
         return None
     return float(silhouette_score(points[chosen], clusters[chosen]))
-
-
-def _scores(labels: Ids, clusters: Ids, mutual_information: float | None) -> Scores:
-    homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(labels, clusters)
-    values = (adjusted_rand_score(labels, clusters), fowlkes_mallows_score(labels, clusters))
-    numbers = map(float, (*values, homogeneity, completeness, v_measure))
-    return dict(zip(AGREEMENT, (mutual_information, *numbers), strict=True))

@@ -1,8 +1,7 @@
 """Zero-shot clustering of embeddings, scored against the taxonomy.
 
-Protocol: Task II of BIOSCAN-5M (https://arxiv.org/abs/2406.12723). One clustering, with as many clusters as there are
-species, is scored against the names of each rank. That number is an oracle: it is known only in a benchmark.
-`n_clusters="silhouette"`, a distance threshold, "hdbscan" and "leiden" need no such number.
+Protocol: Task II of BIOSCAN-5M (https://arxiv.org/abs/2406.12723): one clustering, with as many clusters as there are
+species (an oracle, known only in a benchmark), is scored against the names of each rank.
 Shape letters: N = specimens, D = embedding size of a modality, R = reduced size.
 """
 
@@ -21,27 +20,20 @@ from ..progress import Progress, silent
 from ..schema import LABEL_COLUMNS
 from .agreement import Scores, agreement, encoded_labels, separation, silhouette
 from .embeddings import Floats, checked_embeddings, reduced, side_by_side
-from .methods import FREE, Ids, clusterer_of, resolved
+from .methods import FREE, REDUCERS, Ids, clusterer_of, resolved
 from .ward import in_order_of_first
+
+_COMMON = {"reducer": "umap", "clusterer": "ward", "normalization": "none"}
 
 #: Name -> arguments of `zero_shot_cluster`. "bioscan5m" is Task II as published (its test runs use the seed 1).
 #: "caninv" is BarcodeBERT's (https://arxiv.org/abs/2311.02401) for the Canadian invertebrates, scored against BINs;
 #: 3,479 is the number of species there, so give another for other data.
 PRESETS: dict[str, dict[str, Any]] = {
-    "bioscan5m": {
-        "reducer": "umap",
-        "reducer_options": {"n_neighbors": 30, "n_components": 50, "min_dist": 0.0, "metric": "euclidean"},
-        "clusterer": "ward",
-        "n_clusters": "species",
-        "normalization": "none",
-        "seed": 0,
-    },
+    "bioscan5m": {**_COMMON, "reducer_options": REDUCERS["umap"], "n_clusters": "species", "seed": 0},
     "caninv": {
-        "reducer": "umap",
+        **_COMMON,
         "reducer_options": {"n_neighbors": 5, "n_components": 50, "min_dist": 0.1, "metric": "cosine"},
-        "clusterer": "ward",
         "n_clusters": 3479,
-        "normalization": "none",
         "seed": 42,
     },
 }
@@ -117,9 +109,8 @@ def zero_shot_cluster(
         clusterer_options: Options that differ from `methods.CLUSTERERS`.
 
     Raises:
-        ValueError: for embeddings that are NaN, infinite, all equal, zero where they are divided by their length, or
-            of different lengths; labels of another length or rank; fewer specimens than clusters; a number of clusters
-            where none is allowed, or none where one is needed; unknown names.
+        ValueError: for unusable embeddings (NaN, infinite, all equal, zero with an l2 normalization, different
+            lengths) or labels, an impossible number of clusters, and unknown names.
         TypeError: for an option that the reducer or clusterer does not have.
         ModuleNotFoundError: if umap-learn, igraph or faiss is needed and not installed.
     """
@@ -164,12 +155,9 @@ def cluster_runs(
     progress: Progress = silent,
     **options: Any,
 ) -> list[Clustering]:
-    """One `zero_shot_cluster` for each seed. `summary` returns their mean and spread.
+    """One `zero_shot_cluster` for each of different `seeds`; `summary` returns their mean and spread.
 
-    Args:
-        seeds: One or more, all different.
-        progress: Called with "clustering", the runs done and all runs.
-        options: Those of `zero_shot_cluster` except `seed`.
+    `progress` is called with "clustering", the runs done and all runs.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be one or more different numbers; got {list(seeds)}.")
@@ -211,14 +199,12 @@ def _candidates(
     if clusterer in FREE:
         if n_clusters is not None or distance_threshold is not None:
             raise ValueError(
-                f"{clusterer!r} finds the number of clusters itself: pass n_clusters=None and no distance_threshold."
+                f"{clusterer!r} finds the number of clusters itself: pass no number, no distance_threshold."
             )
         return [0], {"by": clusterer, "oracle": False}
     if distance_threshold is not None:
         if n_clusters is not None:
-            raise ValueError(
-                f"distance_threshold replaces the number of clusters: pass n_clusters=None; got {n_clusters!r}."
-            )
+            raise ValueError("distance_threshold replaces the number of clusters: n_clusters must be None.")
         return [0], {"by": "distance_threshold", "distance_threshold": distance_threshold, "oracle": False}
     if n_clusters is None:
         raise ValueError(f"{clusterer!r} needs a number of clusters (n_clusters) or a distance_threshold.")
@@ -226,9 +212,7 @@ def _candidates(
         return [_possible(n_clusters, rows)], {"by": "given", "asked": n_clusters, "oracle": False}
     if isinstance(n_clusters, str) and n_clusters != "silhouette":
         if n_clusters not in labels:
-            raise ValueError(
-                f"n_clusters={n_clusters!r} is neither 'silhouette' nor a rank of the labels: {', '.join(labels)}."
-            )
+            raise ValueError(f"n_clusters={n_clusters!r} is neither 'silhouette' nor a rank of {', '.join(labels)}.")
         asked = int(labels[n_clusters].max(initial=-1)) + 1
         if not asked:
             raise ValueError(f"No specimen has a name at {n_clusters!r}: pass n_clusters as a number or 'silhouette'.")
@@ -236,10 +220,7 @@ def _candidates(
     numbers = np.geomspace(2, max(2, rows // 2), CANDIDATES).round() if n_clusters == "silhouette" else n_clusters
     tried = sorted({int(k) for k in numbers})
     if len(tried) < 2 or tried[0] < 2 or tried[-1] >= rows:
-        raise ValueError(
-            f"The silhouette chooses from two or more numbers of clusters from 2 to {rows - 1} (specimens - 1); got "
-            f"{tried}."
-        )
+        raise ValueError(f"The silhouette chooses from two or more numbers from 2 to {rows - 1}; got {tried}.")
     return tried, {"by": "silhouette", "tried": tried, "oracle": False}
 
 

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ..search.vectors import named_rows
-from .methods import import_library
-
-Floats = NDArray[np.float32]
+from ..search.vectors import Floats, named_rows
+from .graph import import_library
 
 NORMALIZATIONS = ("none", "l2", "l2_corrected", "elementwise_zscore", "average_zscore")
 
@@ -25,12 +23,11 @@ def checked_embeddings(
 ) -> dict[str, Floats]:
     """Modality -> embeddings (N, D); a plain array is the modality "embedding".
 
+    Raises ValueError if there is no modality, an array is not a matrix, modalities have different numbers of rows,
+    numbers are NaN or infinite (the rows are named), or all embeddings are equal.
+
     Args:
         ids: Names of the specimens (N,), for errors; otherwise rows are numbered.
-
-    Raises:
-        ValueError: if there is no modality, an array is not a matrix, modalities have different numbers of rows,
-            numbers are NaN or infinite (the rows are named), or all embeddings are equal.
     """
     given = dict(embeddings) if isinstance(embeddings, Mapping) else {"embedding": embeddings}
     if not given:
@@ -41,37 +38,25 @@ def checked_embeddings(
             raise ValueError(f"The embeddings {name!r} must be a matrix (N, D), not empty; got the shape {x.shape}.")
         rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
         if len(rows):
-            raise ValueError(
-                f"The embeddings {name!r} are NaN or infinite in the rows {named_rows(rows.tolist(), ids)}: leave "
-                f"these specimens out, or check the encoder."
-            )
+            where = named_rows(rows.tolist(), ids)
+            raise ValueError(f"The embeddings {name!r} are NaN or infinite in the rows {where}: leave these out.")
         if (x == x[0]).all():
-            raise ValueError(
-                f"The embeddings {name!r} of all {len(x)} specimens are equal, so they cannot be clustered. Check the "
-                f"encoder and its input."
-            )
+            raise ValueError(f"The embeddings {name!r} of all {len(x)} specimens are equal: check the encoder.")
     lengths = {name: len(x) for name, x in parts.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"The modalities have different numbers of rows: {lengths}. Row i must be the same specimen in each; "
-            f"`join_by_processid` aligns them."
-        )
+        raise ValueError(f"The modalities have different numbers of rows: {lengths}. `join_by_processid` aligns them.")
     return parts
 
 
 def normalized(x: Floats, normalization: str = "none", name: str = "embedding") -> Floats:
-    """Embeddings (N, D) after one of `NORMALIZATIONS`.
+    """Embeddings (N, D) of a modality, called `name` in errors, after one of `NORMALIZATIONS`.
+
+    Raises ValueError for an unknown normalization, and for a zero vector, which has no direction (rows are named).
 
     - "l2": unit vectors.
     - "l2_corrected": vectors of length sqrt(D), so that a modality's weight is its number of dimensions.
     - "elementwise_zscore": mean 0 and deviation 1 in each dimension; 0 in a constant one.
     - "average_zscore": mean 0, and all dimensions divided by their mean deviation, which keeps ratios of distances.
-
-    Args:
-        name: Modality, for errors.
-
-    Raises:
-        ValueError: for an unknown normalization, and for a zero vector, which has no direction (rows are named).
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"Unknown normalization {normalization!r}. Choose one of {', '.join(NORMALIZATIONS)}.")
@@ -81,10 +66,8 @@ def normalized(x: Floats, normalization: str = "none", name: str = "embedding") 
         length = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
         zero = np.flatnonzero(length == 0)
         if len(zero):
-            raise ValueError(
-                f"The embeddings {name!r} are zero in the rows {named_rows(zero.tolist())}, which {normalization!r} "
-                f"cannot normalize: leave these specimens out."
-            )
+            where = named_rows(zero.tolist())
+            raise ValueError(f"{normalization!r} cannot normalize {name!r}, which is zero in the rows {where}.")
         scale = np.sqrt(x.shape[1]) if normalization == "l2_corrected" else 1.0
         return (x * (scale / length)).astype(np.float32)
     centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
@@ -96,30 +79,22 @@ def normalized(x: Floats, normalization: str = "none", name: str = "embedding") 
 
 
 def side_by_side(parts: Mapping[str, Floats], normalization: str | Mapping[str, str] = "none") -> Floats:
-    """All modalities in one matrix (N, D), each normalized on its own.
-
-    Raises:
-        ValueError: if normalizations are given for other modalities, and as `normalized`.
-    """
+    """All modalities in one matrix (N, D), each normalized on its own; errors as `normalized`."""
     if isinstance(normalization, str):
         normalization = dict.fromkeys(parts, normalization)
     if set(normalization) != set(parts):
-        raise ValueError(
-            f"The normalization is given for {', '.join(normalization)}, but the modalities are {', '.join(parts)}. "
-            f"Give one for each ('none' changes nothing)."
-        )
+        raise ValueError(f"Normalizations are of {', '.join(normalization)}. Give one for each of {', '.join(parts)}.")
     return np.concatenate([normalized(x, normalization[name], name) for name, x in parts.items()], axis=1)
 
 
 def reduced(x: Floats, reducer: str, options: Mapping[str, Any], seed: int) -> Floats:
     """Embeddings of fewer dimensions (N, R).
 
+    Raises ValueError if there are too few points for the reducer. Raises ModuleNotFoundError if umap-learn is not
+    installed.
+
     Args:
         options: All options of `sklearn.decomposition.PCA` or `umap.UMAP`, as `methods.resolved` returns them.
-
-    Raises:
-        ValueError: if there are too few points for the reducer.
-        ModuleNotFoundError: if umap-learn is not installed.
     """
     if reducer == "none":
         return x
@@ -128,9 +103,9 @@ def reduced(x: Floats, reducer: str, options: Mapping[str, Any], seed: int) -> F
 
         most = min(x.shape)
         if options["n_components"] > most:
+            asked = options["n_components"]
             raise ValueError(
-                f"PCA of {x.shape[0]} points of {x.shape[1]} dimensions has {most} components at most, but "
-                f"n_components is {options['n_components']}: pass reducer_options={{'n_components': {most}}} or fewer."
+                f"PCA of {x.shape} has {most} components at most, but n_components is {asked}: pass fewer."
             )
         return np.asarray(PCA(**options, random_state=seed).fit_transform(x), np.float32)
     # UMAP alone would silently use fewer neighbours.

@@ -1,7 +1,6 @@
-"""Figures of a clustering: agreement with each rank, and maps.
+"""Figures of a clustering: agreement with each rank, and maps. Functions return a matplotlib Figure.
 
-The first is the figure of BIOSCAN-5M's Task II (https://arxiv.org/abs/2406.12723). A function takes numbers and
-returns a matplotlib Figure. Nothing is shown or written here.
+Source: the figure of BIOSCAN-5M's Task II (https://arxiv.org/abs/2406.12723).
 Shape letters: N = specimens, D = embedding size.
 """
 
@@ -17,7 +16,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
 from ..plots import COLOURS, line_style, plain
-from .methods import import_library
+from .embeddings import reduced
 
 #: Rank -> its name in the figure, in the order of the paper. All insects have the same phylum.
 FIGURE_RANKS = {
@@ -51,44 +50,34 @@ class Groups(NamedTuple):
     counts: list[int]
 
 
-def ami_by_rank(results: Mapping[str, Mapping[str, Any]], score: str = "ami") -> Figure:
-    """Agreement with each rank, a line per encoder, best first.
+def ami_by_rank(results: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Adjusted mutual information with each rank, a line per encoder, best first.
+
+    Raises ValueError if no result has the score at any rank.
 
     Args:
-        results: Name of an encoder -> its results.json of `cluster_embeddings`: `metrics`, rank -> score in [-1, 1] or
-            None, and `spread`, the standard deviations over seeds, which are drawn as error bars.
-        score: Name of the score; one that ends in "_labelled" leaves specimens without a name out.
-
-    Raises:
-        ValueError: if no result has the score at any rank.
+        results: Name of an encoder -> its results.json of `cluster_embeddings`, of which `metrics` is drawn, and
+            `spread` as error bars.
     """
-    ranks = [rank for rank in FIGURE_RANKS if any(_score(one, rank, score) is not None for one in results.values())]
+    scores = {name: {rank: row.get("ami") for rank, row in one["metrics"].items()} for name, one in results.items()}
+    ranks = [rank for rank in FIGURE_RANKS if any(of.get(rank) is not None for of in scores.values())]
     if not ranks:
-        raise ValueError(f"None of the {len(results)} results has the score {score!r} at any rank: nothing to draw.")
+        raise ValueError(f"None of the {len(results)} results has the score 'ami' at any rank: nothing to draw.")
 
     def order(name: str) -> tuple[float, str]:
-        values = (_score(results[name], rank, score) for rank in ("species", *reversed(ranks)))
+        values = (scores[name].get(rank) for rank in ("species", *reversed(ranks)))
         return -next((value for value in values if value is not None), -1.0), name
 
     figure = Figure(figsize=(8.2, max(4.2, 0.24 * len(results))), layout="constrained")
     axes = figure.add_subplot()
     for place, name in enumerate(sorted(results, key=order)):
-        found = [(x, _score(results[name], rank, score), rank) for x, rank in enumerate(ranks)]
-        drawn = [(x, 100 * value, rank) for x, value, rank in found if value is not None]
+        drawn = [(x, scores[name][rank], rank) for x, rank in enumerate(ranks) if scores[name].get(rank) is not None]
         spread = results[name].get("spread", {})
-        bars = [100 * (spread.get(rank, {}).get(score) or 0.0) for _, _, rank in drawn]
-        axes.errorbar(
-            [x for x, _, _ in drawn],
-            [value for _, value, _ in drawn],
-            yerr=bars if any(bars) else None,
-            markersize=5,
-            capsize=3,
-            label=name,
-            **line_style(place),
-        )
+        bars = [100 * (spread.get(rank, {}).get("ami") or 0.0) for _, _, rank in drawn]
+        style = line_style(place) | {"markersize": 5, "capsize": 3, "yerr": bars if any(bars) else None}
+        axes.errorbar([x for x, _, _ in drawn], [100 * value for _, value, _ in drawn], label=name, **style)
     axes.set_xticks(range(len(ranks)), [FIGURE_RANKS[rank] for rank in ranks])
-    named = "adjusted mutual information" if score.startswith("ami") else score.replace("_", " ")
-    axes.set(xlabel="rank", ylabel=f"{named} (%)")
+    axes.set(xlabel="rank", ylabel="adjusted mutual information (%)")
     low, high = axes.get_ylim()
     axes.set_ylim(min(0, low), max(high, 1))
     plain(axes, grid="both")
@@ -96,56 +85,41 @@ def ami_by_rank(results: Mapping[str, Mapping[str, Any]], score: str = "ami") ->
     return figure
 
 
-def _score(results: Mapping[str, Any], rank: str, score: str) -> float | None:
-    return results["metrics"].get(rank, {}).get(score)
-
-
 def plane(embeddings: ArrayLike, reducer: str = "umap", *, seed: int = 0) -> NDArray[np.float32]:
     """Places of specimens in a plane (N, 2), for a map only.
+
+    Raises ValueError for an unknown reducer, fewer than 3 specimens, and embeddings that are NaN or infinite. Raises
+    ModuleNotFoundError if umap-learn is not installed.
 
     Args:
         embeddings: (N, D), finite.
         reducer: "umap" (15 neighbours, euclidean), which keeps neighbours together, or "pca", which keeps directions.
-
-    Raises:
-        ValueError: for an unknown reducer, fewer than 3 specimens, and embeddings that are NaN or infinite.
-        ModuleNotFoundError: if umap-learn is not installed.
     """
     points = np.asarray(embeddings, np.float32)
     if reducer not in REDUCERS:
         raise ValueError(f"Unknown reducer {reducer!r} for a map. Choose {' or '.join(REDUCERS)}.")
     if points.ndim != 2 or len(points) < 3 or not np.isfinite(points).all():
+        broken = int((~np.isfinite(points)).sum())
         raise ValueError(
-            f"A map needs 3 specimens or more, and finite embeddings (N, D); got {points.shape}, with "
-            f"{int((~np.isfinite(points)).sum())} numbers that are not finite."
+            f"A map needs 3 specimens or more, and finite embeddings; got {points.shape}, {broken} not finite."
         )
     if reducer == "pca" or len(points) < 5:  # UMAP cannot start with so few
-        from sklearn.decomposition import PCA
-
         flat = points if points.shape[1] > 1 else np.concatenate([points, np.zeros_like(points)], axis=1)
-        return PCA(2, random_state=seed).fit_transform(flat).astype(np.float32)
-    umap = import_library("umap").UMAP(
-        n_neighbors=min(15, len(points) - 1), n_components=2, random_state=seed, n_jobs=1
-    )
-    return np.asarray(umap.fit_transform(points), np.float32)
+        return reduced(flat, "pca", {"n_components": 2}, seed)
+    return reduced(points, "umap", {"n_neighbors": min(15, len(points) - 1), "n_components": 2}, seed)
 
 
-def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -> Groups:
-    """Colours for the `most` most frequent names, other names and missing names.
+def colour_groups(names: Sequence[str | None]) -> Groups:
+    """Colours for the most frequent names, for other names and for missing names.
 
     Equally frequent names are in alphabetical order.
-
-    Raises:
-        ValueError: if `most` is not 1 to 11, the number of colours that can be told apart.
     """
-    if not 1 <= most <= len(GROUP_COLOURS):
-        raise ValueError(f"most is {most}; a map has 1 to {len(GROUP_COLOURS)} colours.")
     counts = Counter(name for name in names if name is not None)
     ranked = sorted(counts, key=lambda name: (-counts[name], name))
-    titles, colours = ranked[:most], list(GROUP_COLOURS[: len(ranked[:most])])
-    place: dict[str | None, int] = {name: i for i, name in enumerate(titles)}
+    most = len(GROUP_COLOURS)
+    titles, colours = ranked[:most], list(GROUP_COLOURS[: len(ranked)])
+    place: dict[str | None, int] = {name: min(i, most) for i, name in enumerate(ranked)}
     if len(ranked) > most:
-        place |= dict.fromkeys(ranked[most:], len(titles))
         titles.append(f"other ({len(ranked) - most:,} names)")
         colours.append(OTHER_COLOUR)
     if len(names) > counts.total():
@@ -157,15 +131,9 @@ def colour_groups(names: Sequence[str | None], most: int = len(GROUP_COLOURS)) -
 
 
 def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Figure:
-    """Map of specimens, coloured by the most frequent names of a rank.
+    """Map of specimens at points (N, 2), coloured by the most frequent of their `names` (None: unknown).
 
-    Args:
-        points: (N, 2), such as `plane` returns them.
-        names: Name of each; None where unknown.
-        rank: Title of the legend.
-
-    Raises:
-        ValueError: if there are not as many names as points, or none.
+    Raises ValueError if there are not as many names as points, or none.
     """
     places = np.asarray(points, np.float32)
     if places.ndim != 2 or places.shape[1] != 2 or len(places) != len(names) or not len(names):
@@ -180,18 +148,12 @@ def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Fi
     order = order[np.argsort(~unnamed[groups.of[order]], kind="stable")]
     colours = np.array(groups.colours)[groups.of[order]]
     axes.scatter(places[order, 0], places[order, 1], s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
-    handles = [
-        Line2D([], [], linestyle="", marker="o", markersize=6, color=colour, label=f"{_short(name)}  {count:,}")
-        for name, colour, count in zip(groups.names, groups.colours, groups.counts, strict=True)
-    ]
-    legend = axes.legend(
-        handles=handles, title=rank, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0)
-    )
-    legend.set_alignment("left")
+    handles = []
+    for name, colour, count in zip(groups.names, groups.colours, groups.counts, strict=True):
+        short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        handles.append(Line2D([], [], ls="", marker="o", markersize=6, color=colour, label=f"{short}  {count:,}"))
+    beside: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    axes.legend(handles=handles, title=rank, alignment="left", **beside)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#bbbbbb")
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"

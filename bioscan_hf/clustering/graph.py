@@ -5,13 +5,16 @@ Shape letters: N = points, D = embedding size, K = neighbours, M = clusters that
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..search.exact import nearest
-from .ward import DISTANCES_AT_ONCE, EXACT_UP_TO, Forest, checked_points, distinct_points, merge, merge_all, tree_of
+from ..search.vectors import slices
+from . import ward
+from .ward import Floats, Forest, Ids
 
 #: Points up to which neighbours are exact.
 EXACT_NEIGHBORS_UP_TO = 50_000
@@ -22,69 +25,57 @@ LISTS_VISITED = 16
 #: Points per list that train the inverted file: the fewest that faiss recommends.
 TRAINING_PER_LIST = 39
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
+
+def import_library(name: str) -> Any:
+    """A library of the extra `cluster`; without it, ModuleNotFoundError with the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ModuleNotFoundError(
+            f"This method needs {name}: pip install 'bioscan_hf[cluster]'. The reducers 'none' and 'pca' and the "
+            f"clusterers 'ward' and 'hdbscan' do not."
+        ) from error
 
 
 def graph_tree(
-    points: ArrayLike, *, n_neighbors: int = 15, exact_up_to: int = EXACT_UP_TO, approximate: bool | None = None
+    points: ArrayLike, *, n_neighbors: int = 15, exact_up_to: int = ward.EXACT_UP_TO, approximate: bool | None = None
 ) -> Floats:
-    """Ward's tree in which neighbours merge first, for many points.
+    """Ward's tree of many points (N, D), in which neighbours merge first.
 
     Pairs of clusters that are each other's nearest along the edges of a graph of K neighbours merge; a cluster
     inherits the edges of its members. When half of the clusters are left, the graph is computed again from their
-    centroids. When `exact_up_to` are left, all pairs are compared, as in `ward_tree`. With fewer distinct points, it
-    is `ward_tree`.
-
-    Args:
-        points: (N, D), finite, at least one.
-        n_neighbors: K.
-        exact_up_to: Clusters from which on all pairs are compared: quadratic in time, linear in memory.
-        approximate: As in `neighbours`.
+    centroids. When `exact_up_to` are left, all pairs are compared, in quadratic time and linear memory. Raises
+    ValueError if the points are not a matrix of finite numbers, or not 1 <= n_neighbors < exact_up_to. Raises
+    ModuleNotFoundError if approximate neighbours are needed and faiss is not installed.
 
     Returns:
         (N - 1, 4), as `ward_tree`. A merge that the graph delayed has at least the height of the merges below it.
-
-    Raises:
-        ValueError: if the points are not a matrix of finite numbers, or not 1 <= n_neighbors < exact_up_to.
-        ModuleNotFoundError: if approximate neighbours are needed and faiss is not installed.
     """
     if n_neighbors < 1 or exact_up_to <= n_neighbors:
-        raise ValueError(
-            f"n_neighbors={n_neighbors}, exact_up_to={exact_up_to}: choose 1 <= n_neighbors < exact_up_to."
-        )
-    forest = distinct_points(points)
+        raise ValueError(f"n_neighbors={n_neighbors}, exact_up_to={exact_up_to}: 1 <= n_neighbors < exact_up_to.")
+    forest = ward.distinct_points(points)
     while len(forest) > exact_up_to:
         near = neighbours(forest.centers, n_neighbors, approximate=approximate)
         forest = _merge_neighbours(forest, near, max(exact_up_to, len(forest) // 2))
-    return tree_of(merge_all(forest))
+    return ward.tree_of(ward.merge_all(forest))
 
 
 def neighbours(points: ArrayLike, n_neighbors: int, *, approximate: bool | None = None) -> Ids:
-    """Rows of the K nearest other points of each point (N, K).
+    """Rows of the K nearest other points of each point (N, K), by Euclidean distance, the nearest first.
 
-    The distance is Euclidean; the nearest is first.
-
-    Approximate neighbours are found by faiss in an inverted file of about 2 sqrt(N) lists, of which 16 are searched.
-    For 47,260 simulated embeddings (benchmarks/bench_clustering.py) this finds all exact ones in 1.3 s of CPU time;
-    HNSW (16 links, effort 64) finds 98.7 % in 3.2 s.
-
-    Args:
-        points: (N, D), finite, more than K.
-        n_neighbors: K.
-        approximate: None is approximate above 50,000 points.
-
-    Raises:
-        ValueError: if the points are not a matrix of finite numbers, or there are not more than K.
-        ModuleNotFoundError: if approximate neighbours are needed and faiss is not installed.
+    Above 50,000 points (`approximate` None) faiss finds approximate ones in an inverted file of about 2 sqrt(N) lists,
+    of which 16 are searched. For 47,260 simulated embeddings (benchmarks/bench_clustering.py) this finds all exact
+    ones in 1.3 s of CPU time; HNSW (16 links, effort 64) finds 98.7 % in 3.2 s. Raises ValueError if the points are
+    not a matrix of finite numbers, or there are not more than K. Raises ModuleNotFoundError if approximate neighbours
+    are needed and faiss is not installed.
     """
-    matrix = checked_points(points)
+    matrix = ward.checked_points(points)
     rows = len(matrix)
     if not 1 <= n_neighbors < rows:
         raise ValueError(f"n_neighbors={n_neighbors}, but {rows} points have 1 to {rows - 1} neighbours.")
-    if approximate is None:
-        approximate = rows > EXACT_NEIGHBORS_UP_TO
-    if approximate:
+    if rows > EXACT_NEIGHBORS_UP_TO if approximate is None else approximate:
         found = _approximate(matrix, n_neighbors + 1)
     else:
         centred = matrix - matrix.mean(axis=0)  # distances come from products, which lose the digits all points share
@@ -96,12 +87,7 @@ def neighbours(points: ArrayLike, n_neighbors: int, *, approximate: bool | None 
 
 
 def _approximate(matrix: Floats, wanted: int) -> NDArray[Any]:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Approximate neighbours need faiss: pip install 'bioscan_hf[cluster]'. approximate=False does not."
-        ) from error
+    faiss = import_library("faiss")
     rows = (matrix - matrix.mean(axis=0)).astype(np.float32)
     lists = max(1, min(int(2 * len(rows) ** 0.5), len(rows) // TRAINING_PER_LIST))
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(rows.shape[1]), rows.shape[1], lists)
@@ -126,7 +112,7 @@ def _merge_neighbours(forest: Forest, near: Ids, down_to: int) -> Forest:
             break
         left, right = _mutual(forest, one, other)
         left, right = left[: len(forest) - down_to], right[: len(forest) - down_to]
-        forest, place = merge(forest, left, right)
+        forest, place = ward.merge(forest, left, right)
         one, other = place[one], place[other]
     return forest
 
@@ -142,12 +128,9 @@ def _distinct_edges(one: Ids, other: Ids, clusters: int) -> tuple[Ids, Ids]:
 def _mutual(forest: Forest, one: Ids, other: Ids) -> tuple[Ids, Ids]:
     """Pairs of mutually nearest clusters along the edges, cheapest first."""
     costs = np.empty(len(one))
-    at_once = max(1, DISTANCES_AT_ONCE // forest.centers.shape[1])
-    for start in range(0, len(one), at_once):
-        a, b = one[start : start + at_once], other[start : start + at_once]
-        step = forest.centers[a] - forest.centers[b]
-        scale = 1 / (1 / forest.weights[a] + 1 / forest.weights[b])
-        costs[start : start + at_once] = scale * np.einsum("ed,ed->e", step, step)
+    at_once = max(1, ward.DISTANCES_AT_ONCE // forest.centers.shape[1])
+    for part in slices(len(one), at_once):
+        costs[part] = ward.merge_costs(forest, one[part], other[part])
     # A strict order, ties by position, so that the first of all edges is always mutual.
     order = np.argsort(costs, kind="stable")
     rank = np.empty(len(one), dtype=np.int64)

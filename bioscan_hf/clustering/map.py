@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..files import write_text
 from ..schema import LABEL_COLUMNS
+from .agreement import check_labels
 from .figures import colour_groups
 
 #: Most specimens of a page, and most specimens of a page with photos.
@@ -46,22 +47,27 @@ def write_map(
 ) -> str:
     """Writes the page, and returns its remark about photos, if any.
 
+    Raises ValueError if there are no specimens or more than 50,000, the inputs have different lengths, a rank is
+    unknown, points are not finite, or a photo cannot be decoded (its processid is named).
+
     Args:
         points: (N, 2), such as `figures.plane` returns them.
         labels: Rank, or "dna_bin", -> names (N,), None where unknown. Each can be chosen for the colours.
         clusters: Cluster of each specimen (N,), which can be chosen too.
-        photos: Encoded photos (N,), None where there is none; read one at a time. Of more than 20,000 specimens they
-            are left out, and the page says so.
-
-    Raises:
-        ValueError: if there are no specimens or more than 50,000, the inputs have different lengths, a rank is
-            unknown, points are not finite, or a photo cannot be decoded (its processid is named).
+        photos: Encoded photos (N,), None where there is none. Of more than 20,000 specimens they are left out.
     """
-    places = np.asarray(points, np.float64)
+    rows, places = len(processids), np.asarray(points, np.float64)
+    if not 0 < rows <= MOST_SPECIMENS:
+        raise ValueError(f"A page has 1 to {MOST_SPECIMENS:,} specimens, not {rows:,}. Choose some of them first.")
+    if not labels:
+        raise ValueError(f"There are no labels. Give some of {', '.join(LABEL_COLUMNS)}.")
+    if places.shape != (rows, 2) or not np.isfinite(places).all():
+        raise ValueError(f"points must be finite, and (N, 2) of {rows} specimens; got {places.shape}.")
+    check_labels(labels, rows, photos=rows if photos is None else len(photos))
     columns = {rank: labels[rank] for rank in LABEL_COLUMNS if rank in labels}
-    _check(places, processids, labels, clusters, photos)
     if clusters is not None:
         columns |= {"cluster": [str(cluster) for cluster in np.asarray(clusters).tolist()]}
+        check_labels({}, rows, clusters=len(columns["cluster"]))
     low, span = places.min(axis=0), float(np.ptp(places, axis=0).max()) or 1.0
     whole = np.rint((places - low) / span * GRID).astype(int)
     thumbnails, note = _thumbnails(photos, processids)
@@ -72,7 +78,7 @@ def write_map(
         "columns": [_column(name, values) for name, values in columns.items()],
         "photos": thumbnails,
     }
-    about = " ".join(filter(None, (f"{len(processids):,} specimens.", note)))
+    about = f"{rows:,} specimens. {note}".rstrip()
     page = resources.files(__package__).joinpath("map.html").read_text(encoding="utf-8")
     page = page.replace("$TITLE", html.escape(title).replace("$", "&#36;")).replace("$ABOUT", html.escape(about))
     write_text(path, page.replace("$DATA", safe_json(data)))
@@ -87,20 +93,14 @@ def _thumbnails(
         return None, "Photos are not included."
     if len(processids) > MOST_PHOTOS:
         return None, f"Photos are left out: a page has photos of at most {MOST_PHOTOS:,} specimens."
-    found = [
-        None if photo is None else thumbnail(photo, processid)
-        for photo, processid in zip(photos, processids, strict=True)
-    ]
+    pairs = zip(photos, processids, strict=True)
+    found = [None if photo is None else thumbnail(photo, processid) for photo, processid in pairs]
     without = sum(photo is None for photo in found)
     return found, f"Without a photo: {without:,}." if without else ""
 
 
 def thumbnail(photo: bytes, processid: str) -> str:
-    """A small JPEG of a photo, in base64.
-
-    Raises:
-        ValueError: if the photo cannot be decoded.
-    """
+    """A small JPEG of a photo, in base64; ValueError if it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(photo)) as image:
             image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size
@@ -119,33 +119,10 @@ def safe_json(content: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("$", "\\u0024")
 
 
-def _check(
-    places: Any,
-    processids: Sequence[str],
-    labels: Mapping[str, Sequence[str | None]],
-    clusters: ArrayLike | None,
-    photos: Sequence[bytes | None] | None,
-) -> None:
-    rows = len(processids)
-    if not 0 < rows <= MOST_SPECIMENS:
-        raise ValueError(f"A page has 1 to {MOST_SPECIMENS:,} specimens, not {rows:,}. Choose some of them first.")
-    strange = [rank for rank in labels if rank not in LABEL_COLUMNS]
-    if strange or not labels:
-        raise ValueError(f"labels must be of {', '.join(LABEL_COLUMNS)}; got {', '.join(labels) or 'none'}.")
-    if places.shape != (rows, 2) or not np.isfinite(places).all():
-        raise ValueError(f"points must be finite, and (N, 2) of {rows} specimens; got {places.shape}.")
-    sizes = {rank: len(names) for rank, names in labels.items()}
-    sizes |= {} if clusters is None else {"clusters": len(np.asarray(clusters))}
-    sizes |= {} if photos is None else {"photos": len(photos)}
-    if wrong := {name: size for name, size in sizes.items() if size != rows}:
-        raise ValueError(f"There are {rows} processids, but {wrong}. Give one of each for each specimen.")
-
-
 def _column(name: str, values: Sequence[str | None]) -> dict[str, Any]:
     """A choice of colours: names, name of each specimen, and legend."""
     names = sorted({value for value in values if value is not None})
-    place: dict[str | None, int] = {value: i for i, value in enumerate(names)}
-    place[None] = -1
+    place: dict[str | None, int] = {value: i for i, value in enumerate(names)} | {None: -1}
     groups = colour_groups(values)
     return {
         "title": "BIN" if name == "dna_bin" else name,

@@ -5,19 +5,17 @@ Shape letters: N = points, D = embedding size, E = edges.
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from .graph import graph_tree, neighbours
+from ..search.vectors import Floats, Ids, slices
+from .graph import graph_tree, import_library, neighbours
 from .ward import EXACT_UP_TO, cut_tree, ward_tree
-
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 #: Reducer -> its options. Those of UMAP are the published ones.
 REDUCERS: dict[str, dict[str, Any]] = {
@@ -42,13 +40,9 @@ _ROWS_AT_ONCE = 50_000
 
 
 def resolved(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a reducer or clusterer: given ones and defaults.
+    """All options of a "reducer" or "clusterer" (`kind`): given ones and defaults.
 
-    Args:
-        kind: "reducer" or "clusterer".
-
-    Raises:
-        ValueError: for an unknown name, and for an option of a method that has none.
+    Raises ValueError for an unknown name, and for an option of a method that has none.
     """
     known = REDUCERS if kind == "reducer" else CLUSTERERS
     if name not in known:
@@ -65,9 +59,9 @@ def resolved(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]
 def clusterer_of(
     x: Floats, clusterer: str, options: Mapping[str, Any], distance_threshold: float | None, seed: int
 ) -> Callable[[int], Ids]:
-    """Function from a number of clusters to the clusters (N,).
+    """Function from a number of clusters to the clusters (N,); a tree is built once.
 
-    A tree is built once. `FREE` methods and a threshold ignore the number. The noise of "hdbscan" is -1.
+    `FREE` methods and a threshold ignore the number. The noise of "hdbscan" is -1.
     """
     if clusterer == "hdbscan":
         from sklearn.cluster import HDBSCAN
@@ -84,14 +78,9 @@ def clusterer_of(
 def leiden(x: Floats, *, n_neighbors: int, resolution: float, seed: int = 0) -> Ids:
     """Leiden community of each point in the graph of shared neighbours (N,).
 
-    An edge connects two points if one is among the `n_neighbors` nearest of the other; its weight is the share of
-    their neighbours that they have in common (Levine et al. 2015, https://doi.org/10.1016/j.cell.2015.05.047). Leiden
-    (Traag et al. 2019, https://arxiv.org/abs/1810.08473) optimizes the constant Potts model: a community is kept if
-    its mean weight is above `resolution`, whatever the number of points.
-
-    Raises:
-        ValueError: if there are not more points than neighbours.
-        ModuleNotFoundError: if igraph is not installed.
+    Leiden (Traag et al. 2019, https://arxiv.org/abs/1810.08473) optimizes the constant Potts model: a community is
+    kept if its mean weight is above `resolution`, whatever the number of points. Raises ValueError if there are not
+    more points than neighbours. Raises ModuleNotFoundError if igraph is not installed.
     """
     if n_neighbors >= len(x):
         raise ValueError(f"{len(x)} points have fewer than {n_neighbors} neighbours each: pass a smaller n_neighbors.")
@@ -107,41 +96,21 @@ def leiden(x: Floats, *, n_neighbors: int, resolution: float, seed: int = 0) -> 
 
 
 def shared_neighbours(x: Floats, n_neighbors: int) -> tuple[Ids, Ids, NDArray[np.float64]]:
-    """Edges between nearest neighbours: two points and a weight, each (E,).
+    """Edges between points of which one is among the nearest of the other: two points and a weight, each (E,).
 
     The weight, in (0, 1], is |A and B| / |A or B|, where A and B are the nearest neighbours of the two points and the
-    points themselves.
+    points themselves (Levine et al. 2015, https://doi.org/10.1016/j.cell.2015.05.047).
     """
-    from scipy.sparse import csr_matrix
-
     points = len(x)
     near_ids = np.column_stack([neighbours(x, n_neighbors), np.arange(points)])
     starts = np.arange(0, near_ids.size + 1, n_neighbors + 1)
     near = csr_matrix((np.ones(near_ids.size, np.float32), near_ids.ravel(), starts), shape=(points, points))
     either = near.maximum(near.T).tocsr()
     parts = []
-    for start in range(0, points, _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    for rows in slices(points, _ROWS_AT_ONCE):
         common = (near[rows] @ near.T).multiply(either[rows]).tocoo()
-        parts.append((common.row.astype(np.int64) + start, common.col.astype(np.int64), common.data))
+        parts.append((common.row.astype(np.int64) + rows.start, common.col.astype(np.int64), common.data))
     row, column, shared = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     once = (row < column) & (shared > 0)
     row, column, shared = row[once], column[once], shared[once].astype(np.float64)
     return row, column, shared / (2 * (n_neighbors + 1) - shared)
-
-
-def import_library(name: str) -> Any:
-    """A library of the extra `cluster`.
-
-    Raises:
-        ModuleNotFoundError: with the command that installs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ModuleNotFoundError(
-            f"This method needs {name}: pip install 'bioscan_hf[cluster]'. The reducers 'none' and 'pca' and the "
-            f"clusterers 'ward' and 'hdbscan' do not."
-        ) from error

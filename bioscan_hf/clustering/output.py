@@ -1,15 +1,14 @@
-"""Figures, maps and tables of a clustering, written beside its results.
-
-Shape letters: N = specimens, D = embedding size.
-"""
+"""Figures, maps and tables of a clustering, written beside its results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Image
 
@@ -17,9 +16,10 @@ from ..dataset.load import load_bioscan5m
 from ..files import delete_inside, writing
 from ..models.pixels import photo_bytes
 from ..plots import png
+from .embeddings import side_by_side
 from .figures import FIGURE_RANKS, ami_by_rank, cluster_map, plane
 from .map import MOST_SPECIMENS, write_map
-from .protocol import CLUSTERS_FILE, JoinedSpecimens, clustered_vectors
+from .protocol import CLUSTERS_FILE, JoinedSpecimens
 from .report import REPORT_FILES, cluster_report, write_report
 
 #: Ranks of the static maps.
@@ -32,34 +32,21 @@ FILES = (FIGURE_FILE, *(f"map_{rank}.png" for rank in MAP_RANKS), PAGE_FILE, *RE
 
 
 class SpecimenPhotos(Sequence[bytes | None]):
-    """Encoded photos of specimens in their order, read when used.
-
-    None where there is no photo."""
+    """Encoded photos of specimens in their order, read when used; None where there is no photo."""
 
     def __init__(self, source: str | Path, config: str, split: str, processids: Sequence[str]):
-        """Opens the photos of a split, or of several joined by "+"."""
         data = load_bioscan5m(source, config, split, columns=["processid", "image"])
         self.data = data.cast_column("image", Image(decode=False)).with_format("arrow")
-        names = self.data.select_columns(["processid"])[:]["processid"].to_pylist()
-        rows = {name: row for row, name in enumerate(names)}
-        self.rows = [rows.get(name) for name in processids]
+        names = self.data.select_columns(["processid"])[:]["processid"].combine_chunks()
+        self.rows = pc.index_in(pa.array(processids, pa.string()), value_set=names).to_pylist()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, i: int) -> bytes | None: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[bytes | None]: ...
-    def __getitem__(self, i: int | slice) -> bytes | None | list[bytes | None]:
-        """The photo of specimen `i`."""
-        if isinstance(i, slice):
-            return [self[place] for place in range(*i.indices(len(self)))]
+    def __getitem__(self, i: int) -> bytes | None:  # type: ignore[override]
         row = self.rows[i]
-        if row is None:
-            return None
-        found = self.data[row : row + 1]["image"]
-        return photo_bytes(found)[0][0] if found.null_count == 0 else None
+        found = self.data[row : row + 1]["image"] if row is not None else None
+        return photo_bytes(found)[0][0] if found is not None and found.null_count == 0 else None
 
 
 def write_output(
@@ -73,8 +60,8 @@ def write_output(
     """Writes ami_by_rank.png, map_RANK.png, map.html and the tables of `write_report`; returns their paths.
 
     A rank without any name has no map, and without a score at any rank there is no figure. Files of an earlier
-    clustering are deleted. A page has at most 50,000 specimens: of more, a random sample is shown, and its title says
-    so.
+    clustering are deleted. Of more than 50,000 specimens the page shows a random sample, and its title says so. Raises
+    ValueError as `cluster_report`, `plane`, `cluster_map` and `write_map`.
 
     Args:
         folder: Folder of `cluster_embeddings`, with clusters.parquet.
@@ -82,13 +69,10 @@ def write_output(
         specimens: Specimens of the first.
         photos: Encoded photos (N,) for the page, such as `SpecimenPhotos`.
         reducer: "umap" or "pca": how the embeddings are laid out in a plane.
-
-    Raises:
-        ValueError: as `cluster_report`, `plane`, `cluster_map` and `write_map`.
     """
     folder, first = Path(folder), next(iter(results.values()))
     clusters = pq.read_table(folder / CLUSTERS_FILE, columns=["cluster"])["cluster"].to_numpy()
-    vectors, seed = clustered_vectors(specimens, first), first["seeds"][0]
+    vectors, seed = side_by_side(specimens.embeddings, first["options"]["normalization"]), first["seeds"][0]
     report = cluster_report(clusters, specimens.labels, specimens.processids, vectors)
     points = plane(vectors, reducer, seed=seed)
     figures = {}

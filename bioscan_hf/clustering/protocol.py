@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from ..dataset.load import load_bioscan5m
-from ..encoders.stored import MANIFEST, folder_of, load_embeddings
+from ..dataset.load import rows_of
+from ..encoders.stored import MANIFEST, folder_of, load_embeddings, named
 from ..files import delete_inside, read_json, replacing
 from ..progress import Progress, silent
 from ..provenance import write_results
 from ..schema import LABEL_COLUMNS
-from .cluster import PRESETS, Clustering, cluster_runs, summary
-from .embeddings import Floats, checked_embeddings, side_by_side
+from .cluster import PRESETS, cluster_runs, summary
+from .embeddings import Floats, checked_embeddings
 from .methods import FREE
 
 SPLITS = ("test", "test_unseen")
@@ -37,11 +37,9 @@ class JoinedSpecimens:
     """Specimens with all modalities, sorted by processid.
 
     Attributes:
-        processids: (N,).
-        embeddings: Modality -> (N, D).
         labels: Rank or "dna_bin" -> names (N,), None where missing.
         splits: Split of each (N,).
-        dropped: Modality -> processids that other modalities have and this one does not; they are left out.
+        dropped: Modality -> processids that are left out because only other modalities have them.
         about: For results.json: dataset, embeddings (modality -> folder) and encoders (modality -> description).
     """
 
@@ -66,8 +64,8 @@ def join_by_processid(
         Processids in ascending order (N,), name -> embeddings (N, D), and name -> processids that it does not have.
 
     Raises:
-        ValueError: if there is no modality, a processid is repeated, embeddings have another length, no specimen is in
-            all modalities, or a specimen is missing in one (it is named) and not dropped.
+        ValueError: for modalities that are none, repeat a processid, have embeddings of another length, or have
+            different specimens (they are named) that are not dropped.
     """
     if missing not in ("error", "drop") or not modalities:
         raise ValueError(f"Join one modality or more, with missing='error' or 'drop'; got {missing!r}.")
@@ -76,17 +74,16 @@ def join_by_processid(
         places[name] = {processid: row for row, processid in enumerate(processids)}
         if len(places[name]) < len(processids):
             twice = [processid for processid, times in Counter(processids).items() if times > 1]
-            raise ValueError(f"The modality {name!r} has {_some(twice)} more than once.")
+            raise ValueError(f"The modality {name!r} has {named(twice)} more than once.")
         if len(np.asarray(vectors)) != len(processids):
             raise ValueError(f"{name!r} has {len(np.asarray(vectors))} embeddings for {len(processids)} processids.")
     everyone = sorted(set().union(*places.values()))
     absent = {name: [one for one in everyone if one not in of_name] for name, of_name in places.items()}
     absent = {name: those for name, those in absent.items() if those}
     if absent and missing == "error":
+        without = "; ".join(f"{name!r} does not have {len(those)}: {named(those)}" for name, those in absent.items())
         raise ValueError(
-            f"The modalities have different specimens: "
-            f"{'; '.join(f'{name!r} does not have {len(those)}: {_some(those)}' for name, those in absent.items())}. "
-            f"Embed them as well, or leave them out with missing='drop' (--missing drop)."
+            f"The modalities have different specimens: {without}. Embed them, or pass missing='drop' (--missing drop)."
         )
     left_out = {one for those in absent.values() for one in those}
     processids = [one for one in everyone if one not in left_out]
@@ -102,17 +99,15 @@ def join_by_processid(
 def read_specimens(
     source: str | Path, folders: Mapping[str, str | Path], *, splits: Sequence[str] = SPLITS, missing: str = "error"
 ) -> JoinedSpecimens:
-    """Embeddings on disk, joined, with the labels of their dataset.
+    """Embeddings on disk, joined, with the labels of their dataset `source`.
 
     A specimen is missing in a modality if its embedding is not valid (a barcode shorter than k, no photo). A specimen
     that no modality has, such as one left out by `--unique-barcodes`, is not missing.
 
     Args:
-        source: As `load_bioscan5m` takes it.
         folders: Modality -> folder with a subfolder for each split, as `bioscan-hf embed` or the evaluation of CLIBD
             writes it; of the latter, the modality of that name ("image", "dna" or "text").
-        splits: Splits that are clustered together.
-        missing: "error" or "drop", as in `join_by_processid`.
+        missing: "error" or "drop".
 
     Raises:
         FileNotFoundError: if a split is not embedded.
@@ -131,23 +126,21 @@ def read_specimens(
         vectors = np.concatenate([part.embeddings for part in found])[valid]
         parts[name] = ([one for one, there in zip(everyone, valid, strict=True) if there], vectors)
         absent[name] = [one for one, there in zip(everyone, valid, strict=True) if not there]
-    invalid = "; ".join(f"{len(those)} of {name!r}: {_some(those)}" for name, those in absent.items() if those)
+    invalid = "; ".join(f"{len(those)} of {name!r}: {named(those)}" for name, those in absent.items() if those)
     if invalid and missing == "error":
-        raise ValueError(
-            f"Some embeddings are not valid ({invalid}). Leave them out with missing='drop' (--missing drop)."
-        )
+        raise ValueError(f"Some embeddings are not valid ({invalid}). Pass missing='drop' (--missing drop).")
     processids, embeddings, dropped = join_by_processid(parts, missing=missing)
     for name, those in absent.items():
         dropped[name] = sorted({*dropped.get(name, []), *those})
-    labels, split_of = _labels(source, splits, processids)
-    about = {"dataset": str(source), "embeddings": {name: str(folder) for name, folder in folders.items()}}
+    table = rows_of(source, "+".join(splits), processids, ("split", *LABEL_COLUMNS))
+    where = {name: str(folder) for name, folder in folders.items()}
     return JoinedSpecimens(
         processids,
         checked_embeddings(embeddings, processids),
-        labels,
-        split_of,
+        {rank: table[rank].to_pylist() for rank in LABEL_COLUMNS},
+        table["split"].to_pylist(),
         {name: those for name, those in dropped.items() if those},
-        {**about, "encoders": encoders},
+        {"dataset": str(source), "embeddings": where, "encoders": encoders},
     )
 
 
@@ -168,12 +161,8 @@ def cluster_embeddings(
     standard deviations, None for one seed. A rank without any name has scores of None.
 
     Args:
-        specimens: As `read_specimens` returns them.
-        output: Folder.
         preset: One of `PRESETS`; its options apply where none are given.
         seeds: One run each; None is the seed of the preset.
-        force: Replaces results in the folder.
-        progress: As in `cluster_runs`.
         options: Those of `zero_shot_cluster`, see `preset_options`.
 
     Raises:
@@ -189,7 +178,11 @@ def cluster_embeddings(
     seeds = (seed,) if seeds is None else tuple(seeds)
     runs = cluster_runs(specimens.embeddings, specimens.labels, seeds=seeds, progress=progress, **how)
     delete_inside(output, RESULTS_FILE)  # results never stand beside the clusters of another run
-    _write_clusters(output / CLUSTERS_FILE, specimens, runs)
+    columns = {"processid": specimens.processids, "split": specimens.splits, "cluster": runs[0].clusters}
+    columns |= {f"cluster_seed_{run.options['seed']}": run.clusters for run in runs[1:]}
+    columns |= {rank: pa.array(names, pa.string()) for rank, names in specimens.labels.items()}
+    with replacing(output / CLUSTERS_FILE) as part:
+        pq.write_table(pa.table(columns), part)
     means = summary(runs)
     changed = sorted(key for key, value in how.items() if value != PRESETS[preset].get(key))
     return write_results(
@@ -211,19 +204,11 @@ def cluster_embeddings(
     )
 
 
-def clustered_vectors(specimens: JoinedSpecimens, results: Mapping[str, Any]) -> Floats:
-    """Modalities side by side, normalized as in `results` (N, D)."""
-    return side_by_side(specimens.embeddings, results["options"]["normalization"])
-
-
 def preset_options(preset: str, **options: Any) -> dict[str, Any]:
     """Arguments of `zero_shot_cluster`: those of a preset, except where others are given.
 
     With another reducer than the preset's, its own defaults apply. With a distance threshold, or a clusterer that
-    finds the number of clusters, the number of the preset does not apply.
-
-    Raises:
-        ValueError: for an unknown preset.
+    finds the number of clusters, the number of the preset does not apply. An unknown preset is a ValueError.
 
     Example:
         >>> preset_options("bioscan5m", reducer="none")["reducer_options"]
@@ -242,18 +227,13 @@ def preset_options(preset: str, **options: Any) -> dict[str, Any]:
 
 
 def _one_encoder(folders: Sequence[Path]) -> dict[str, Any]:
-    """Encoder of a modality's splits, as the manifest describes it.
-
-    Raises:
-        FileNotFoundError: if a split is not embedded.
-        ValueError: if the splits have different encoders: their vectors cannot be compared.
-    """
+    """Encoder of a modality's splits, as their manifests describe it; another in one of them is an error."""
     found: list[dict[str, Any]] = []
     for folder in folders:
         if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(
-                f"No embeddings of {folder.name!r} in {str(folder.parent)!r}: run `bioscan-hf embed` for it first, or "
-                f"choose the embedded splits (--split)."
+                f"No embeddings of {folder.name!r} in {str(folder.parent)!r}: run `bioscan-hf embed`, or choose the "
+                f"embedded splits (--split)."
             )
         manifest = read_json(folder / MANIFEST)
         found.append({key: manifest[key] for key in ("model", "processor", "precision", "dim") if key in manifest})
@@ -264,35 +244,3 @@ def _one_encoder(folders: Sequence[Path]) -> dict[str, Any]:
             f"{str(folders[0].parent)!r}, so their vectors cannot be compared. Embed all splits with one model."
         )
     return found[0]
-
-
-def _labels(
-    source: str | Path, splits: Sequence[str], processids: Sequence[str]
-) -> tuple[dict[str, list[str | None]], list[str]]:
-    """Rank -> names of the specimens, and the split of each."""
-    data = load_bioscan5m(
-        source, "dna", "+".join(splits), columns=["processid", "split", *LABEL_COLUMNS], max_nucleotides=None
-    )
-    table = data.with_format("arrow")[:]
-    place = {processid: row for row, processid in enumerate(table["processid"].to_pylist())}
-    strange = [one for one in processids if one not in place]
-    if strange:
-        raise ValueError(
-            f"{len(strange)} specimens with embeddings are not in {' + '.join(splits)} of {str(source)!r}: "
-            f"{_some(strange)}."
-        )
-    taken = table.take([place[one] for one in processids])
-    return {rank: taken[rank].to_pylist() for rank in LABEL_COLUMNS}, taken["split"].to_pylist()
-
-
-def _write_clusters(path: Path, specimens: JoinedSpecimens, runs: Sequence[Clustering]) -> None:
-    further = {f"cluster_seed_{run.options['seed']}": run.clusters for run in runs[1:]}
-    names = {rank: pa.array(column, pa.string()) for rank, column in specimens.labels.items()}
-    columns = {"processid": specimens.processids, "split": specimens.splits, "cluster": runs[0].clusters}
-    with replacing(path) as part:
-        pq.write_table(pa.table({**columns, **further, **names}), part)
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first 5 names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

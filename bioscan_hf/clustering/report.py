@@ -1,14 +1,13 @@
 """Tables of the clusters and of the specimens that are likely mislabelled.
 
-The rules are simple and deterministic, and are written beside the tables. They suggest what to check: a cluster is not
-a species, and a suspect is not necessarily an error.
+The rules are deterministic, and are written beside the tables. They suggest what to check: a cluster is not a species,
+and a suspect is not necessarily an error.
 Shape letters: N = specimens, C = clusters, D = embedding size.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import entropy
+from sklearn.neighbors import NearestNeighbors
 
 from ..files import write_json, writing
 from ..schema import LABEL_COLUMNS
+from .agreement import check_labels
 
 #: Cluster of the specimens that belong to none: the noise of HDBSCAN.
 NOISE = -1
 
 #: Files of the two tables and of the rules.
 REPORT_FILES = ("cluster_report.csv", "likely_mislabelled.csv", "cluster_report_rules.json")
-
 
 #: Specimens that a likely new species needs; the share of them with a known BIN (or genus); and the share of those
 #: with the same one.
@@ -53,6 +54,9 @@ def cluster_report(
 ) -> Report:
     """Contents of each cluster, and likely mislabelled specimens, by `rules_of`.
 
+    Raises ValueError if there are no specimens, the inputs have different lengths, a processid is repeated, the labels
+    have no species, or embeddings are not finite.
+
     Args:
         clusters: Cluster of each specimen (N,). The noise, -1, has a row and no judgement.
         labels: Rank, or "dna_bin", -> names (N,), None where unknown. "species" is required.
@@ -62,18 +66,19 @@ def cluster_report(
         `clusters`, the largest first: cluster and size; for each rank its most frequent name (of equally frequent
         ones, the first in alphabetical order), its share of the specimens with a name, and their number; purity (that
         share for species), species_names and bins (numbers of names), effective_species (2 to the entropy: k for k
-        equally frequent species), purest_place and mixed_place (1 is the purest and the most mixed; clusters with at
-        least 2 named specimens have places), nearest_named (distance of its centre from the nearest centre of another
-        cluster with species names), likely_new_species, and note (the rule that a cluster without a species name
-        fails).
+        equally frequent species), purest_place and mixed_place (1 is the purest and the most mixed), nearest_named
+        (distance of its centre from the nearest centre of another cluster with species names), likely_new_species, and
+        note (the rule that a cluster without a species name fails).
         `suspects`: processid, cluster, its species, the cluster's species, and how many specimens have each.
-
-    Raises:
-        ValueError: if there are no specimens, the inputs have different lengths, a processid is repeated, the labels
-            have no species, or embeddings are not finite.
     """
     ids = np.asarray(clusters)
-    _check(ids, labels, processids)
+    if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"clusters must be integers (N,), of 1 specimen or more; got {ids.dtype} {ids.shape}.")
+    if "species" not in labels:
+        raise ValueError(f"labels must have 'species'; got {', '.join(labels) or 'none'}.")
+    check_labels(labels, len(ids), processids=len(processids))
+    if repeated := [name for name, count in Counter(processids).items() if count > 1]:
+        raise ValueError(f"The processid {repeated[0]!r} and {len(repeated) - 1} more are repeated. Give each once.")
     vectors = None if embeddings is None else np.asarray(embeddings, np.float64)
     if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(ids) or not np.isfinite(vectors).all()):
         raise ValueError(f"embeddings must be finite, and (N, D) of {len(ids)} specimens; got {vectors.shape}.")
@@ -91,7 +96,7 @@ def cluster_report(
             row |= {rank: name, f"{rank}_share": share, f"{rank}_named": counts[cluster][rank].total()}
         named = counts[cluster]["species"]
         row |= {"purity": _top(named)[1], "species_names": len(named), "bins": len(counts[cluster].get("dna_bin", ()))}
-        row["effective_species"] = _effective(named)
+        row["effective_species"] = float(2 ** entropy([*named.values()], base=2)) if named else None
         row |= {"purest_place": None, "mixed_place": None, "nearest_named": nearest.get(cluster)}
         row["likely_new_species"], row["note"] = _judged(cluster, row, counts[cluster], far)
         rows.append(row)
@@ -109,11 +114,7 @@ def write_report(folder: str | Path, report: Report) -> list[Path]:
 
 
 def rules_of(far: float | None = None) -> dict[str, str]:
-    """Name of a column or table -> its rule.
-
-    Args:
-        far: Distance from which on a cluster is far from named ones.
-    """
+    """Name of a column or table -> its rule. `far`: distance from which on a cluster is far from named ones."""
     distance = "unknown, so no cluster qualifies" if far is None else f"{far:.6g}"
     return {
         "purity": "share of the most frequent species among the cluster's specimens with a species name",
@@ -134,23 +135,6 @@ def rules_of(far: float | None = None) -> dict[str, str]:
     }
 
 
-def _check(ids: NDArray[Any], labels: Mapping[str, Sequence[str | None]], processids: Sequence[str]) -> None:
-    if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"clusters must be integers (N,), of 1 specimen or more; got {ids.dtype} {ids.shape}.")
-    if "species" not in labels:
-        raise ValueError(f"labels must have 'species'; got {', '.join(labels) or 'none'}.")
-    strange = [rank for rank in labels if rank not in LABEL_COLUMNS]
-    if strange:
-        raise ValueError(f"Unknown rank {strange[0]!r} in the labels. Use {', '.join(LABEL_COLUMNS)}.")
-    sizes = {"processids": len(processids)} | {rank: len(names) for rank, names in labels.items()}
-    wrong = {name: size for name, size in sizes.items() if size != len(ids)}
-    if wrong:
-        raise ValueError(f"There are clusters of {len(ids)} specimens, but {wrong}. Give one of each per specimen.")
-    repeated = [name for name, count in Counter(processids).items() if count > 1]
-    if repeated:
-        raise ValueError(f"The processid {repeated[0]!r} and {len(repeated) - 1} more are repeated. Give each once.")
-
-
 def _members(ids: NDArray[Any]) -> dict[int, NDArray[np.int64]]:
     """Cluster -> its rows, in order."""
     order = np.argsort(ids, kind="stable")
@@ -166,12 +150,6 @@ def _top(names: Counter[str]) -> tuple[str | None, float | None]:
     return name, names[name] / names.total()
 
 
-def _effective(names: Counter[str]) -> float | None:
-    if not names:
-        return None
-    return 2.0 ** -sum(count / names.total() * math.log2(count / names.total()) for count in names.values())
-
-
 def _distances(
     members: Mapping[int, NDArray[np.int64]],
     counts: Mapping[int, Mapping[str, Counter[str]]],
@@ -182,8 +160,6 @@ def _distances(
     named = [cluster for cluster in found if counts[cluster]["species"]]
     if vectors is None or not named:
         return None, {}
-    from sklearn.neighbors import NearestNeighbors
-
     centres = {cluster: vectors[members[cluster]].mean(axis=0) for cluster in found}
     search = NearestNeighbors(n_neighbors=min(2, len(named))).fit(np.stack([centres[cluster] for cluster in named]))
     distances, places = search.kneighbors(np.stack([centres[cluster] for cluster in found]))

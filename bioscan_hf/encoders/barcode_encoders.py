@@ -9,12 +9,11 @@ from torch import nn
 from .base import default_device, split_name
 from .kmers import kmer_encoder, parse_ks
 
-#: What `load_encoder` understands.
+#: What `load_encoder` understands, for errors.
 ENCODERS = (
-    "the folder or Hub id of one of our own models, such as a BarcodeBERT",
-    "kmer:K or kmer:K+L (counts of k-mers)",
-    "cnn:FOLDER (a trained BarcodeCnn)",
-    "hf:ID (an encoder of DNA on the Hub, or a folder), such as hf:zhihan1996/DNABERT-2-117M",
+    "An encoder is the folder or Hub id of one of our own models, such as a BarcodeBERT; or kmer:K or kmer:K+L "
+    "(counts of k-mers); or cnn:FOLDER (a trained BarcodeCnn); or hf:ID (an encoder of DNA on the Hub, or a folder), "
+    "such as hf:zhihan1996/DNABERT-2-117M."
 )
 
 #: Our own models, by the type in their configs.
@@ -37,11 +36,11 @@ def load_encoder(name: str, *, trust_remote_code: bool = False) -> tuple[nn.Modu
     if kind == "kmer":
         return kmer_encoder(*parse_ks(name, rest))
     if kind == "timm":
-        raise ValueError(f"{name!r} is an encoder of photos, not of barcodes. An encoder is {'; or '.join(ENCODERS)}.")
+        raise ValueError(f"{name!r} is an encoder of photos, not of barcodes. {ENCODERS}")
     try:
         model, processor = _load(name, kind, rest, trust_remote_code)
     except OSError as error:
-        raise OSError(f"No model at {name!r}. An encoder is {'; or '.join(ENCODERS)}. {error}") from error
+        raise OSError(f"No model at {name!r}. {ENCODERS} {error}") from error
     return model.to(default_device()), processor
 
 
@@ -65,5 +64,5 @@ def _load(name: str, kind: str | None, rest: str, trust_remote_code: bool) -> tu
         return load_published_barcodebert(rest)
     raise ValueError(
         f"{name!r} holds a model of type {model_type!r}, which is not one of ours. For the mean of its last hidden "
-        f"states write hf:{rest}. An encoder is {'; or '.join(ENCODERS)}."
+        f"states write hf:{rest}. {ENCODERS}"
     )

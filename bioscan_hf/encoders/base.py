@@ -20,7 +20,7 @@ class EncoderOutput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """A network and its pooling, with what `embed` has to know about them.
+    """A network and its pooling `pool(network, **inputs)` -> (B, D), with what `embed` has to know about them.
 
     Our own models, and any other module whose `forward(**inputs).pooler_output` is (B, D), need no such wrapper.
 
@@ -37,7 +37,6 @@ class Encoder(nn.Module):
         columns: tuple[str, ...] = ("dna_barcode",),
         description: str | None = None,
     ):
-        """Takes `pool(network, **inputs)`, a named function that gives the embeddings (B, D)."""
         super().__init__()
         self.network, self.pool, self.columns = network, pool, columns
         self.description = description or type(network).__name__
@@ -51,7 +50,6 @@ class Encoder(nn.Module):
         return table[self.columns[0]].to_pylist()
 
     def forward(self, **inputs: Tensor) -> EncoderOutput:
-        """Embeddings (B, D) of what the processor made."""
         return EncoderOutput(self.pool(self.network, **inputs))
 
 

@@ -1,7 +1,7 @@
 """Running an encoder over barcodes or photos in batches: the computing part of `embed`.
 
 Work that does not change the result is left out: an equal barcode is computed once, barcodes of one length go
-together, padding is cut off, and a mask without zeros is not passed. Needs torch, transformers, numpy and pyarrow.
+together, padding is cut off, and a mask without zeros is not passed.
 Shape letters: n = rows, B = batch, L = tokens, D = embedding size.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..progress import Progress, silent
+from ..search.vectors import slices
 
 #: This many batches are tokenized together, and sorted by length where that allows padding to be cut off.
 BATCHES_IN_WINDOW = 16
@@ -26,7 +27,7 @@ BATCHES_IN_WINDOW = 16
 #: Bytes of the vectors of earlier barcodes that are kept. The oldest are dropped first.
 REMEMBERED_BYTES = 1 << 28
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 #: Barcode -> its embedding (D,), and whether it has a whole token.
 Known = dict[str, tuple[NDArray[np.float32], bool]]
@@ -41,16 +42,10 @@ class ColumnTokenizer(Protocol):
 
 
 def resolve_dtype(model: nn.Module, dtype: str) -> torch.dtype:
-    """Precision in which `embed` computes on the device of the model.
-
-    Raises:
-        ValueError: for an unknown dtype.
-    """
+    """Precision in which `embed` computes on the device of the model; ValueError for an unknown dtype."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown. There are {', '.join(DTYPES)}.")
-    if dtype == "auto":
-        return torch.bfloat16 if device_of(model).type == "cuda" else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return DTYPES[dtype] or (torch.bfloat16 if device_of(model).type == "cuda" else torch.float32)
 
 
 def embed_barcodes(
@@ -65,22 +60,19 @@ def embed_barcodes(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Embeddings (n, D) of barcodes or other texts, and which (n,) are valid.
 
-    A barcode without a whole token is not valid, and its vector is zeros. Call it within `inference(model)`.
+    A barcode without a whole token is not valid, and its vector is zeros. Call it within `inference(model)`. Raises
+    ValueError if the model or the processor does not give a row for each barcode.
 
     Args:
         known: Embeddings of earlier barcodes, which are not computed again. Those of this call are added.
         progress: Called with "embedding", the rows done, and n.
-
-    Raises:
-        ValueError: if the model or the processor does not give a row for each barcode.
     """
     known = {} if known is None else known
     distinct = list(dict.fromkeys(barcodes))
     here = {barcode: known[barcode] for barcode in distinct if barcode in known}
     new = [barcode for barcode in distinct if barcode not in here]
     for rows, vectors, valid in _windows(model, processor, new, batch_size, dtype):
-        for i in range(len(vectors)):
-            here[new[rows.start + i]] = (vectors[i], bool(valid[i]))
+        here |= zip(new[rows], zip(vectors, valid.tolist(), strict=True), strict=True)
         progress("embedding", rows.stop, len(barcodes))
     progress("embedding", len(barcodes), len(barcodes))
     found = [here[barcode] for barcode in barcodes]
@@ -96,17 +88,14 @@ def embed_photos(
     dtype: torch.dtype = torch.float32,
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """Embeddings (n, D) of photos.
+    """Embeddings (n, D) of photos. A GPU computes one batch while the next is decoded.
 
-    A GPU computes one batch while the next is decoded. Call it within `inference(model)`.
+    Call it within `inference(model)`. `progress` is called with "embedding", the photos done, and None. Raises
+    ValueError if the model does not give a row for each photo.
 
     Args:
         processor: `processor(photos, names)` gives the model's inputs.
         batches: (names, photos) of each batch. The names are used in errors.
-        progress: Called with "embedding", the photos done, and None.
-
-    Raises:
-        ValueError: if the model does not give a row for each photo.
     """
     outputs: list[Tensor] = []
     done = 0
@@ -133,30 +122,21 @@ def _remember(known: Known, here: Known, new: list[str]) -> None:
 def _windows(
     model: nn.Module, processor: Callable[..., Any], barcodes: list[str], batch_size: int, dtype: torch.dtype
 ) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Rows of a window, their vectors, and which are valid.
-
-    A window is fetched from the device after the next one has been sent, so that tokenizing does not delay it.
-    """
+    """Rows of a window, their vectors, and which are valid."""
     size = batch_size * BATCHES_IN_WINDOW if isinstance(processor, ColumnTokenizer) else batch_size
-    waiting = None
-    for start in range(0, len(barcodes), size):
-        rows = slice(start, min(start + size, len(barcodes)))
-        inputs, whole = encode(processor, barcodes[rows])
-        sent = (rows, *_window(model, processor, inputs, batch_size, dtype), whole)
-        if waiting is not None:
-            yield _fetched(*waiting)
-        waiting = sent
-    if waiting is not None:
-        yield _fetched(*waiting)
 
+    def sent() -> Iterator[Any]:
+        for rows in slices(len(barcodes), size):
+            inputs, whole = encode(processor, barcodes[rows])
+            yield rows, *_window(model, processor, inputs, batch_size, dtype), whole
+        yield None
 
-def _fetched(
-    rows: slice, outputs: Tensor, order: Tensor, whole: Tensor
-) -> tuple[slice, NDArray[np.float32], NDArray[np.bool_]]:
-    vectors = torch.empty(outputs.shape)
-    vectors[order] = outputs.cpu()
-    vectors[~whole] = 0
-    return rows, vectors.numpy(), whole.numpy()
+    # A window is fetched from the device after the next one has been sent, so that tokenizing does not delay it.
+    for (rows, outputs, order, whole), _ in pairwise(sent()):
+        vectors = torch.empty(outputs.shape)
+        vectors[order] = outputs.cpu()
+        vectors[~whole] = 0
+        yield rows, vectors.numpy(), whole.numpy()
 
 
 def _window(

@@ -1,12 +1,8 @@
-"""The encoders of a CLIBD model: photos, barcodes and taxonomies, one encoder for each modality.
-
-Source: CLIBD, https://arxiv.org/abs/2405.17537
-"""
+"""The encoders of a CLIBD model (https://arxiv.org/abs/2405.17537): photos, barcodes and taxonomies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +25,7 @@ class TaxonomyEncoder(Encoder):
         self.template = template
 
     def values(self, table: pa.Table) -> list[str | None]:
-        """Text of the taxonomy of each row; None where no rank is known."""
         return [clibd_text(row, self.template) for row in table.select(list(self.columns)).to_pylist()]
-
-
-def clibd_encoders(model: ClibdModel, processor: Any, workers: int = 1) -> dict[str, tuple[Encoder, Any]]:
-    """Modality -> model and processor for `embed`, for each modality of a CLIBD model.
-
-    Args:
-        processor: Its `ClibdProcessor`.
-        workers: Threads that decode photos.
-    """
-    encoders: dict[str, Callable[[], tuple[Encoder, Any]]] = {
-        "image": lambda: clibd_image_encoder(model, processor.image_processor, workers=workers),
-        "dna": lambda: (Encoder(model, clibd_dna_features, description="clibd dna"), processor.dna_tokenizer),
-        "text": lambda: (TaxonomyEncoder(model, processor.text_template), partial(_tokens_of_texts, processor)),
-    }
-    return {modality: encoders[modality]() for modality in model.config.modalities}
 
 
 def embed_clibd(
@@ -61,9 +41,14 @@ def embed_clibd(
         workers: Threads that decode photos.
         options: batch_size, shard_size and dtype of `embed`.
     """
-    for modality, encoder in clibd_encoders(model, processor, workers).items():
-        how: dict[str, Any] = {"keep": LABEL_COLUMNS, "missing": "invalid", **options}
-        embed(*encoder, dataset, output=Path(output) / modality, **how)
+    encoders: dict[str, Callable[[], tuple[Encoder, Any]]] = {
+        "image": lambda: clibd_image_encoder(model, processor.image_processor, workers=workers),
+        "dna": lambda: (Encoder(model, clibd_dna_features, description="clibd dna"), processor.dna_tokenizer),
+        "text": lambda: (TaxonomyEncoder(model, processor.text_template), lambda texts: dict(processor(text=texts))),
+    }
+    how: dict[str, Any] = {"keep": LABEL_COLUMNS, "missing": "invalid", **options}
+    for modality in model.config.modalities:
+        embed(*encoders[modality](), dataset, output=Path(output) / modality, **how)
 
 
 def clibd_dna_features(network: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -74,7 +59,3 @@ def clibd_dna_features(network: Any, input_ids: Tensor, attention_mask: Tensor) 
 def clibd_text_features(network: Any, text_input_ids: Tensor, text_attention_mask: Tensor) -> Tensor:
     """Unit vectors of texts in the space that CLIBD shares with photos and barcodes."""
     return network.get_text_features(text_input_ids, text_attention_mask)
-
-
-def _tokens_of_texts(processor: Any, texts: list[str]) -> dict[str, Tensor]:
-    return dict(processor(text=texts))

@@ -1,12 +1,7 @@
 """The convolutional network of BarcodeBERT's comparison: model, training, and conversion of its published weights.
 
 One-hot barcodes go through three blocks of convolution, ReLU, batch normalisation and max pooling along the barcode,
-each letter separately; the embedding is the layer of 500 before the tanh. Published with BarcodeBERT
-(https://arxiv.org/abs/2311.02401).
-
-A column of a one-hot barcode is a string of bits, so the output of the first two blocks at a place depends on 17 bits
-around it. It is computed once for each pattern of bits and looked up. On one CPU thread and a batch of 128 this takes
-0.03 s instead of 0.29 s (inference) and 0.08 s instead of 0.71 s (a training step) with `nn.Conv2d`, channels last.
+each letter separately; the embedding is the layer of 500 before the tanh (https://arxiv.org/abs/2311.02401).
 Shape letters: n = barcodes, B = batch, C = classes, P = places of a letter, U = distinct patterns in a batch.
 """
 
@@ -28,6 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..metrics import IGNORE, accuracy
+from ..models.tokenization_kmer import rows_of_bytes, string_chunks
 
 NUCLEOTIDES = 660
 FEATURES = 500
@@ -85,11 +81,9 @@ class BarcodeCnn(PreTrainedModel):
             module.reset_parameters()
 
     def forward(self, letters: Tensor, attention_mask: Tensor | None = None) -> BarcodeCnnOutput:
-        """Logits and embeddings of barcodes.
+        """Logits and embeddings of barcodes, from codes of `encode_letters` (B, 660).
 
-        Args:
-            letters: Codes of `encode_letters`, (B, 660).
-            attention_mask: Not used here: it tells `embed` which barcodes have a nucleotide.
+        The mask is not used: it tells `embed` which barcodes have a nucleotide.
         """
         x = self._two_blocks(letters)  # (B, 32, 73, 5)
         x = max_pool2d(self.bn3(self.conv3(x).relu()), (3, 1))  # (B, 16, 24, 5)
@@ -97,7 +91,12 @@ class BarcodeCnn(PreTrainedModel):
         return BarcodeCnnOutput(logits=self.fc2(features.tanh()), pooler_output=features)
 
     def _two_blocks(self, letters: Tensor) -> Tensor:
-        """Output of the first two blocks (B, 32, 73, 5)."""
+        """Output of the first two blocks (B, 32, 73, 5).
+
+        A column of a one-hot barcode is a string of bits, so the output at a place depends on 17 bits around it. It is
+        computed once for each pattern of bits and looked up. On one CPU thread and a batch of 128 this takes 0.03 s
+        instead of 0.29 s (inference) and 0.08 s instead of 0.71 s (training) with `nn.Conv2d`, channels last.
+        """
         codes = _bit_patterns(letters)  # (B, 5, 220): the 11 input bits of place p of the second convolution
         edge = torch.zeros(220, dtype=torch.int64, device=codes.device)
         edge[0], edge[-1] = 1, 2
@@ -136,23 +135,16 @@ class BarcodeCnn(PreTrainedModel):
 
 
 def encode_letters(barcodes: Sequence[str]) -> NDArray[np.uint8]:
-    """Codes (n, 660) of the first 660 letters of each barcode.
+    """Codes (n, 660) of the first 660 letters of each barcode; ValueError if one is missing (None).
 
     A, C, G, T and N are 0 to 4, and 5 is past the end. Every other character (IUPAC codes, gaps, lower case) counts
     as N. The published code raises an error for them.
-
-    Raises:
-        ValueError: if a barcode is missing (None).
     """
-    missing = [row for row, barcode in enumerate(barcodes) if barcode is None]
-    if missing:
-        raise ValueError(f"{len(missing)} of {len(barcodes)} barcodes are missing (the first in row {missing[0]}).")
-    cut = [barcode[:NUCLEOTIDES] for barcode in barcodes]
-    text = np.frombuffer("".join(cut).encode("latin-1", "replace"), np.uint8)
-    lengths = np.fromiter(map(len, cut), np.int64, len(cut))
-    codes = np.full((len(cut), NUCLEOTIDES), PAST_END, np.uint8)
-    codes[np.arange(NUCLEOTIDES) < lengths[:, None]] = _CODES[text]
-    return codes
+    parts = []
+    for strings in string_chunks(barcodes):
+        letters, lengths = rows_of_bytes(strings, np.zeros(len(strings), np.int64), NUCLEOTIDES)
+        parts.append(np.where(np.arange(NUCLEOTIDES) < lengths[:, None], _CODES[letters], np.uint8(PAST_END)))
+    return np.concatenate(parts)
 
 
 def cnn_inputs(barcodes: Sequence[str]) -> dict[str, Tensor]:
@@ -191,20 +183,17 @@ def fit_cnn(
 ) -> CnnFit:
     """Trains the network as published: Adam, batches of 128, 20 epochs.
 
+    Raises ValueError for labels that are not ids of the classes, fewer than two classes, or a validation set without
+    labels.
+
     Args:
-        barcodes: n of them.
         labels: Class ids (n,); rows with -1 are left out.
         names: Names of the classes. By default the largest id sets their number.
         validation: Barcodes and class ids. The epoch with the best accuracy on them is kept; without them, the last.
         seed: Of the initial weights and the order of the rows. On the CPU the same seed gives the same weights.
-
-    Raises:
-        ValueError: for labels that are not ids of the classes, fewer than two classes, or a validation set without
-            labels.
     """
     letters, targets = _training_set(barcodes, labels, names)
-    held_out = None if validation is None else (encode_letters(validation[0]), np.asarray(validation[1]))
-    if held_out is not None and not (held_out[1] != IGNORE).any():
+    if validation is not None and (np.asarray(validation[1]) == IGNORE).all():
         raise ValueError("No row of the validation set has a label, so the best epoch is unknown.")
     config = BarcodeCnnConfig(id2label=_id2label(names, int(targets.max()) + 1))
     with torch.random.fork_rng(devices=[]):
@@ -226,8 +215,8 @@ def fit_cnn(
             optimizer.step()
             total += loss.item() * len(batch)
         losses.append(total / len(order))
-        if held_out is not None:
-            accuracies.append(_accuracy(model, *held_out))
+        if validation is not None:
+            accuracies.append(_accuracy(model, *validation))
             if accuracies[-1] > max(accuracies[:-1], default=-1.0):
                 best = {name: weight.clone() for name, weight in model.state_dict().items()}
     if best:
@@ -237,15 +226,15 @@ def fit_cnn(
 
 def classify(model: BarcodeCnn, barcodes: Sequence[str], batch_size: int = 512) -> NDArray[np.int64]:
     """Most probable class of each barcode, (n,). Leaves the model in evaluation mode."""
-    return _classify_letters(model, encode_letters(barcodes), batch_size)
+    model.eval()
+    letters = torch.from_numpy(encode_letters(barcodes))
+    with torch.inference_mode():
+        parts = [model(part.to(model.device)).logits.argmax(1) for part in letters.split(batch_size)]
+    return torch.cat(parts).cpu().numpy()
 
 
 def load_cnn(folder: str | Path) -> tuple[BarcodeCnn, Any]:
-    """Model and processor for `embed`, from a folder that `save_pretrained` wrote.
-
-    Raises:
-        ValueError: if weights are missing.
-    """
+    """Model and processor for `embed`, from a folder of `save_pretrained`; ValueError if weights are missing."""
     loaded: Any = BarcodeCnn.from_pretrained(folder, output_loading_info=True)
     model, info = loaded
     if info["missing_keys"]:
@@ -254,21 +243,15 @@ def load_cnn(folder: str | Path) -> tuple[BarcodeCnn, Any]:
 
 
 def convert_cnn(state: Mapping[str, Tensor], names: Sequence[str] | None = None) -> BarcodeCnn:
-    """The network of a published state dict, as `load_checkpoint` reads it.
+    """The network of a published state dict, as `load_checkpoint` reads it, in float32.
 
-    Half-precision weights become float32.
-
-    Args:
-        names: Names of the classes, which the file does not contain.
-
-    Raises:
-        ValueError: for weights of another network, or fewer names than classes.
+    `names` are those of the classes, which the file does not contain. Raises ValueError for weights of another
+    network, or fewer names than classes.
     """
     weights = {key.removeprefix("module."): value for key, value in state.items()}
     if "fc2.weight" not in weights:
-        raise ValueError(
-            f"These are not weights of the CNN: fc2.weight is not among {', '.join(list(weights)[:5]) or 'nothing'}."
-        )
+        found = ", ".join(list(weights)[:5]) or "nothing"
+        raise ValueError(f"These are not weights of the CNN: fc2.weight is not among {found}.")
     model = BarcodeCnn(BarcodeCnnConfig(id2label=_id2label(names, len(weights["fc2.weight"]))))
     try:
         model.load_state_dict(weights)
@@ -316,10 +299,8 @@ def _training_set(barcodes: Sequence[str], labels: ArrayLike, names: Sequence[st
         raise ValueError(f"labels lie between {ids.min()} and {ids.max()}: allowed are -1 (none) to {highest}.")
     keep = np.flatnonzero(ids != IGNORE)
     if len(np.unique(ids[keep])) < 2:
-        raise ValueError(
-            f"A classifier needs two or more classes, and the {len(keep)} labelled rows have "
-            f"{len(np.unique(ids[keep]))}."
-        )
+        found = len(np.unique(ids[keep]))
+        raise ValueError(f"A classifier needs two or more classes, but the {len(keep)} labelled rows have {found}.")
     letters = encode_letters([barcodes[int(row)] for row in keep])
     return torch.from_numpy(letters), torch.from_numpy(ids[keep].astype(np.int64))
 
@@ -331,21 +312,13 @@ def _id2label(names: Sequence[str] | None, classes: int) -> dict[int, str]:
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """Batches of `size` rows."""
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:  # a single row cannot be batch-normalised
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 
 
-def _classify_letters(model: BarcodeCnn, letters: NDArray[np.uint8], batch_size: int = 512) -> NDArray[np.int64]:
-    model.eval()
-    with torch.inference_mode():
-        parts = [model(part.to(model.device)).logits.argmax(1) for part in torch.from_numpy(letters).split(batch_size)]
-    return torch.cat(parts).cpu().numpy()
-
-
-def _accuracy(model: BarcodeCnn, letters: NDArray[np.uint8], ids: NDArray[np.int64]) -> float:
-    result = accuracy(_classify_letters(model, letters), ids)["micro_accuracy"]
+def _accuracy(model: BarcodeCnn, barcodes: Sequence[str], ids: ArrayLike) -> float:
+    result = accuracy(classify(model, barcodes), ids)["micro_accuracy"]
     assert result is not None  # fit_cnn raises an error for a validation set without labels
     return result

@@ -1,9 +1,8 @@
 """Embeddings of a whole dataset by any encoder: in memory, or on disk in shards that several processes share.
 
 A folder of embeddings holds `manifest.json` and `embeddings-00000-of-000NN.parquet` with the columns processid,
-embedding (D numbers), valid, and the columns that are kept. An interrupted run is continued.
+embedding (D numbers), valid, and the columns that are kept; `stored.py` reads it.
 The protocol is BarcodeBERT's (https://arxiv.org/abs/2311.02401): one vector per row, float32, not normalised.
-`stored.py` reads the folders.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from ..files import delete_temporaries, locked, read_json, replacing, write_json
 from ..progress import Progress, silent
 from .base import Encoder
 from .batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
-from .rows import Rows, named, text_hash
-from .stored import MANIFEST, Embeddings, load_embeddings, shard_path
+from .rows import Rows, text_hash
+from .stored import MANIFEST, Embeddings, load_embeddings, named, shard_path
 
 __all__ = ["Embeddings", "embed", "load_embeddings", "model_fingerprint"]
 
@@ -80,9 +79,8 @@ def embed(
         missing: "error", or "invalid": a row without a value gets a vector of zeros and is not valid.
 
     Raises:
-        ValueError: for an unknown option, a missing column, barcode or photo, an empty dataset, a photo that cannot be
-            decoded, a model that gives NaN (the processids are named), an `output` with other embeddings (what differs
-            is named), and several processes without `output`.
+        ValueError: for an unknown option, a missing column or value, an empty dataset, a photo that cannot be decoded,
+            a model that gives NaN (the processids are named), and an `output` with other embeddings.
         TypeError: for a streamed dataset.
         RuntimeError: if another run is writing to `output`.
     """
@@ -90,9 +88,7 @@ def embed(
         raise ValueError(f"batch_size and shard_size must be 1 or more; got {batch_size} and {shard_size}.")
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     if output is None and state.num_processes > 1:
-        raise ValueError(
-            f"{state.num_processes} processes embed one dataset and meet on disk: pass output=FOLDER that all see."
-        )
+        raise ValueError(f"{state.num_processes} processes meet on disk: pass an output folder that all of them see.")
     rows = Rows(dataset, model, column, keep, missing)
     encoding = _Encoding(model, processor, rows, batch_size, shard_size, resolve_dtype(model, dtype))
     mine = range(state.process_index, encoding.shards, state.num_processes)
@@ -104,7 +100,13 @@ def embed(
         folder = Path(output)
         with locked(folder, "embedding") if state.is_main_process else nullcontext():
             identity, digests = encoding.identity()
-            _check_folder(folder, identity)
+            found = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else identity
+            other = [f"{key} ({found.get(key)} there, {x} now)" for key, x in identity.items() if found.get(key) != x]
+            if other:
+                raise ValueError(
+                    f"{folder} holds other embeddings. What differs: {'; '.join(other)}. Choose another output "
+                    f"folder, or delete this one."
+                )
             if state.is_main_process:
                 delete_temporaries(folder)
                 if not (folder / MANIFEST).exists():
@@ -138,19 +140,13 @@ class _Encoding:
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
         return -(-len(self.rows) // self.shard_size)
 
     def size(self, shard: int) -> int:
-        """Rows of a shard."""
         return min(self.shard_size, len(self.rows) - shard * self.shard_size)
 
     def compute(self, shard: int, progress: Progress) -> Embeddings:
-        """Embeddings of a shard.
-
-        Raises:
-            ValueError: if the model gives NaN or infinite numbers; the processids are named.
-        """
+        """Embeddings of a shard; ValueError, with the processids, if the model gives NaN or infinite numbers."""
         rows, start, size = self.rows, shard * self.shard_size, self.size(shard)
         processids, there = rows.present(start, size)
         if there.any():
@@ -159,11 +155,8 @@ class _Encoding:
             vectors, whole = np.zeros((0, self.dim), np.float32), np.zeros(0, np.bool_)
         broken = np.flatnonzero(there)[~np.isfinite(vectors).all(axis=1)]
         if len(broken):
-            raise ValueError(
-                f"{named([processids[i] for i in broken])}: the model gives NaN or infinite embeddings of "
-                f"{', '.join(map(repr, rows.columns))}. Look at these specimens, and at the model's weights and "
-                f"precision."
-            )
+            who = named([processids[i] for i in broken])
+            raise ValueError(f"{who}: the model gives NaN or infinite embeddings of {rows.named}. Check its weights.")
         embeddings, valid = np.zeros((size, vectors.shape[1]), np.float32), np.zeros(size, np.bool_)
         embeddings[there], valid[there] = vectors, whole
         return Embeddings(processids, embeddings, valid, rows.kept(start, size))
@@ -214,10 +207,9 @@ class _Encoding:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """sha256 of a model's class, `extra_repr`, weights and config.
+    """sha256 of a model's class, `extra_repr`, weights, and the entries of its config that change its output.
 
-    Entries of the config that do not change the output are left out. The hash stays the same when the model is saved
-    and loaded, or moved to another device.
+    It stays the same when the model is saved and loaded, or moved to another device.
     """
     digest = hashlib.sha256(f"{type(model).__qualname__}{model.extra_repr()}".encode())
     network = model.network if isinstance(model, Encoder) else model
@@ -233,11 +225,7 @@ def model_fingerprint(model: nn.Module) -> str:
 def _advance(bar: Any) -> Progress:
     """Adds the progress of a shard to a bar."""
     start = bar.n
-
-    def progress(stage: str, done: int, total: int | None) -> None:
-        bar.update(start + done - bar.n)
-
-    return progress
+    return lambda stage, done, total: bar.update(start + done - bar.n)
 
 
 def _concatenated(parts: Sequence[Embeddings]) -> Embeddings:
@@ -249,23 +237,7 @@ def _concatenated(parts: Sequence[Embeddings]) -> Embeddings:
     )
 
 
-def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Raises ValueError if `folder` has a manifest of other embeddings than those of `identity`."""
-    if not (folder / MANIFEST).exists():
-        return
-    found = read_json(folder / MANIFEST)
-    other = [
-        f"{key} ({found.get(key)} there, {value} now)" for key, value in identity.items() if found.get(key) != value
-    ]
-    if other:
-        raise ValueError(
-            f"{folder} holds other embeddings. What differs: {'; '.join(other)}. "
-            f"Choose another output folder, or delete this one to compute it anew."
-        )
-
-
 def _write_manifest(folder: Path, content: dict[str, Any], model: nn.Module) -> None:
-    """Writes the manifest: first without `dim`, which is added at the end."""
     about = {
         "encoder": model.description if isinstance(model, Encoder) else type(model).__name__,
         "versions": {name: version(name) for name in ("bioscan_hf", "torch", "transformers", "datasets", "pyarrow")},

@@ -1,8 +1,7 @@
 """Published DNA encoders of the Hugging Face Hub.
 
 Tokens and pooling are those of BarcodeBERT's comparison (https://arxiv.org/abs/2311.02401): the mean of the last
-hidden states over the attended tokens. Most of these models bring Python code, which would run on your machine: it is
-loaded only with `trust_remote_code=True`.
+hidden states over the attended tokens.
 Shape letters: B = batch, L = tokens, D = embedding size.
 """
 
@@ -51,7 +50,7 @@ PUBLISHED = {
     "LongSafari/hyenadna-tiny-1k-seqlen-hf": HubSettings(max_tokens=None, special_tokens=True, attends=False),
 }
 
-#: BarcodeBERT as its authors publish it: a plain BERT. The code of its tokenizer is not needed.
+#: BarcodeBERT as its authors publish it: a plain BERT.
 BARCODEBERT = "bioscan-ml/BarcodeBERT"
 
 #: Entries of a remote model's `auto_map`, in order of preference. The head of a model is left out.
@@ -62,29 +61,22 @@ NO_LIMIT = 10**9
 
 
 def mean_of_tokens(network: Any, input_ids: Tensor, attention_mask: Tensor, masked: bool = True) -> Tensor:
-    """Mean of the last hidden states over the attended tokens.
+    """Mean of the last hidden states over the attended tokens; zeros without one.
 
-    A row without an attended token is zeros.
-
-    Args:
-        masked: Whether the network also gets the mask.
-
-    Raises:
-        ValueError: if the first output of the network is not a vector for each token.
+    `masked`: whether the network also gets the mask. Raises ValueError if the first output of the network is not a
+    vector for each token.
     """
     mask = {"attention_mask": attention_mask} if masked else {}
     hidden = network(input_ids=input_ids, **mask)[0]  # (B, L, D)
     if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
-        raise ValueError(
-            f"{type(network).__name__} gave {tuple(hidden.shape)} for tokens {tuple(input_ids.shape)}: "
-            f"expected is a vector for each token, (B, L, D)."
-        )
+        kind, shape, tokens = type(network).__name__, tuple(hidden.shape), tuple(input_ids.shape)
+        raise ValueError(f"{kind} gave {shape} for tokens {tokens}: expected is a vector for each token, (B, L, D).")
     weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def mean_of_tokens_without_mask(network: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The same, of a network that takes no mask."""
+    """`mean_of_tokens` of a network that takes no mask."""
     return mean_of_tokens(network, input_ids, attention_mask, masked=False)
 
 
@@ -97,9 +89,7 @@ class HubTokens:
             raise ValueError(f"{type(tokenizer).__name__} has no limit to which barcodes could be padded.")
         if tokenizer.pad_token is None:
             raise ValueError(f"{type(tokenizer).__name__} has no padding token, so it cannot make batches.")
-        self.tokenizer = tokenizer
-        self.settings = settings
-        self.limit = limit
+        self.tokenizer, self.settings, self.limit = tokenizer, settings, limit
 
     def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask (B, L); the mask of an empty barcode is 0."""
@@ -120,25 +110,19 @@ class HubTokens:
 def load_hub_encoder(
     name: str, *, trust_remote_code: bool = False, settings: HubSettings | None = None
 ) -> tuple[Encoder, HubTokens]:
-    """Model and processor for `embed`, in evaluation mode.
+    """Model and processor for `embed`, in evaluation mode, of a Hub id or folder.
 
-    Args:
-        name: Hub id or folder, such as "zhihan1996/DNABERT-2-117M".
-        trust_remote_code: Whether the Python code in that repository may run. Read it first.
-        settings: None takes those of the published comparison.
-
-    Raises:
-        ValueError: if the model needs code of its own that may not run, weights are missing, or its tokenizer cannot
-            pad.
-        OSError: if there is no model of that name.
+    Most published models bring Python code, which runs on your machine only with `trust_remote_code`. Read it first.
+    `settings` None are those of the published comparison. Raises ValueError if code of the model may not run, weights
+    are missing, or its tokenizer cannot pad. Raises OSError if there is no model of that name.
     """
     config, _ = PreTrainedConfig.get_config_dict(name)
     auto_map = {key: value for key, value in config.get("auto_map", {}).items() if key in AUTO_CLASSES}
     if auto_map and not trust_remote_code:
+        code = ", ".join(sorted(set(auto_map.values())))
         raise ValueError(
-            f"{name!r} brings code of its own ({', '.join(sorted(set(auto_map.values())))}), which would run on this "
-            f"machine with your rights. Read it, and if you trust it, pass trust_remote_code=True "
-            f"(--trust-remote-code)."
+            f"{name!r} brings code of its own ({code}), which would run on this machine with your rights. If you have "
+            f"read it and trust it, pass trust_remote_code=True (--trust-remote-code)."
         )
     if auto_map:
         encoder = _remote_model(name, next(auto_map[key] for key in AUTO_CLASSES if key in auto_map))
@@ -153,21 +137,15 @@ def load_hub_encoder(
 
 
 def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertModel, KmerTokenizer]:
-    """The published BarcodeBERT as our own class, with our tokenizer.
+    """The published BarcodeBERT as our own class, with our tokenizer. None of its code runs.
 
-    None of its code runs.
-
-    Raises:
-        ValueError: if the model is not a BERT over the k-mers of BarcodeBERT, or weights are missing.
-        OSError: if there is no model of that name.
+    Raises ValueError if the model is not a BERT over the k-mers of BarcodeBERT, or weights are missing.
     """
     found, _ = PreTrainedConfig.get_config_dict(name)
     sizes = {4**k + 2: k for k in range(1, 9)}
     if found.get("model_type") != "bert" or found.get("vocab_size") not in sizes:
-        raise ValueError(
-            f"{name!r} is of type {found.get('model_type')!r} with {found.get('vocab_size')} tokens, "
-            f"not a BarcodeBERT: expected is 'bert' with 4**k + 2 tokens."
-        )
+        kind = f"of type {found.get('model_type')!r} with {found.get('vocab_size')} tokens"
+        raise ValueError(f"{name!r} is {kind}, not a BarcodeBERT: expected is 'bert' with 4**k + 2 tokens.")
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     config = BarcodeBertConfig(k=sizes[found["vocab_size"]], **{key: found[key] for key in shape if key in found})
     loaded: Any = BarcodeBertModel.from_pretrained(name, config=config, output_loading_info=True)
@@ -185,16 +163,11 @@ def _remote_model(name: str, reference: str) -> nn.Module:
     model_class: Any = get_class_from_dynamic_module(reference, name)
     model: PreTrainedModel = model_class(model_class.config_class.from_pretrained(name))
     safe = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
-    if safe is not None:
-        state = load_file(safe)
-    else:
-        pickled: Any = cached_file(name, WEIGHTS_NAME)
-        state = torch.load(pickled, map_location="cpu", weights_only=True)
+    pickled: Any = None if safe else cached_file(name, WEIGHTS_NAME)
+    state = load_file(safe) if safe else torch.load(pickled, map_location="cpu", weights_only=True)
     encoder: nn.Module = model.base_model
     prefix = f"{model.base_model_prefix}."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    missing, _ = encoder.load_state_dict(state, strict=False)
+    missing, _ = encoder.load_state_dict({key.removeprefix(prefix): x for key, x in state.items()}, strict=False)
     _check_complete(name, missing)
     return encoder
 

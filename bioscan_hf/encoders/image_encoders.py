@@ -37,15 +37,13 @@ class Published:
         file: Name of the published file of weights; None where timm has them.
         prefix: Prefix of the encoder's keys in that file; other entries are left out.
         pooling: See `load_image_encoder`.
-        keeps_head: The projection is part of the embedding (CLIP).
-        clip: Colours are scaled by CLIP's mean and standard deviation instead of ImageNet's.
+        clip: The projection is part of the embedding, and colours are scaled by CLIP's mean and standard deviation.
     """
 
     timm: str
     file: str | None = None
     prefix: str = ""
     pooling: str = "model"
-    keeps_head: bool = False
     clip: bool = False
 
 
@@ -55,30 +53,29 @@ PUBLISHED = {
     "mocov3_resnet50": Published("resnet50", "r-50-1000ep.pth.tar", prefix="module.base_encoder."),
     "dino_resnet50": Published("resnet50", "dino_resnet50_pretrain.pth"),
     "vicreg_resnet50": Published("resnet50", "resnet50.pth (of VICReg)"),
-    "clip_resnet50": Published("resnet50_clip.openai", keeps_head=True, clip=True),
+    "clip_resnet50": Published("resnet50_clip.openai", clip=True),
     "vitb16": Published("vit_base_patch16_224", "vit_b_16-c867db91.pth"),
     "mocov3_vitb16": Published("vit_base_patch16_224", "vit-b-300ep.pth.tar", prefix="module.base_encoder."),
     "dino_vitb16": Published("vit_base_patch16_224.dino"),
     "mae_vitb16_cls": Published("vit_base_patch16_224.mae"),
     "mae_vitb16_avg": Published("vit_base_patch16_224.mae", pooling="avg_before_norm"),
     # trained with QuickGELU: the id without it computes slightly different vectors
-    "clip_vitb16": Published("vit_base_patch16_clip_quickgelu_224.openai", keeps_head=True, clip=True),
+    "clip_vitb16": Published("vit_base_patch16_clip_quickgelu_224.openai", clip=True),
 }
 
 #: Prefixes of the keys of heads in the networks of torchvision, timm and MoCo-v3.
 HEADS = ("fc.", "head.", "heads.")
 
-#: What `load_image_encoder` understands.
+#: What `load_image_encoder` understands, for errors.
 ENCODERS = (
-    f"a published one ({', '.join(PUBLISHED)})",
-    "timm:ID or timm:FOLDER (a network of timm, or a folder that timm.models.save_for_hf wrote)",
-    "hf:ID or hf:FOLDER (a vision model of transformers, such as hf:facebook/dinov2-base)",
-    "the folder or Hub id of a CLIBD model with a tower of photos",
+    f"An encoder of photos is a published one ({', '.join(PUBLISHED)}); or timm:ID or timm:FOLDER (a network of timm, "
+    f"or a folder that timm.models.save_for_hf wrote); or hf:ID or hf:FOLDER (a vision model of transformers, such as "
+    f"hf:facebook/dinov2-base); or the folder or Hub id of a CLIBD model with a tower of photos."
 )
 
 
 class ImageEncoder(Encoder):
-    """An encoder that first normalises the colours of uint8 photos (B, 3, H, W)."""
+    """An encoder that first normalises the colours of uint8 photos (B, 3, H, W) for its `pool(network, pixels)`."""
 
     mean: Tensor
     std: Tensor
@@ -91,49 +88,37 @@ class ImageEncoder(Encoder):
         std: Sequence[float] = IMAGENET_STD,
         description: str | None = None,
     ):
-        """Takes `pool(network, pixels)`, of normalised pixels (B, 3, H, W)."""
         super().__init__(network, pool, columns=("image",), description=description)
         self.register_buffer("mean", torch.tensor(list(mean)))
         self.register_buffer("std", torch.tensor(list(std)))
 
     def forward(self, pixel_values: Tensor) -> EncoderOutput:  # type: ignore[override]
-        """Embeddings of photos, uint8 (B, 3, H, W)."""
         pixels = normalize_on_device(pixel_values, self.mean.tolist(), self.std.tolist())
         return EncoderOutput(self.pool(self.network, pixels))
 
 
 @dataclass(frozen=True)
 class PhotoProcessor:
-    """Decodes, resizes and crops photos for `ImageEncoder`.
-
-    Attributes:
-        size: Side of the centre crop, in pixels.
-        resized: Shorter side of a photo before it is cropped, in pixels.
-        workers: Threads that decode.
-    """
+    """Decodes photos in `workers` threads, resizes their shorter side to `resized` pixels, and crops the centre."""
 
     size: int = SIZE
     resized: int = SIZE
     workers: int = 1
 
     def __call__(self, photos: Sequence[bytes], names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """`pixel_values`, uint8 (B, 3, size, size).
-
-        Raises:
-            ValueError: for a photo that cannot be decoded; it is named, or its place in the batch is given.
-        """
+        """`pixel_values`, uint8 (B, 3, size, size); ValueError, with the name, for a broken photo."""
         called = list(names or (f"Photo {i} of the batch" for i in range(len(photos))))
-        if self.workers == 1 or len(photos) < 2 * self.workers:
-            return {"pixel_values": decode_batch(photos, self.size, resized=self.resized, names=called)}
 
-        def part(start: int) -> Tensor:
-            rows = slice(start, None, self.workers)
+        def decode(rows: slice) -> Tensor:
             return decode_batch(photos[rows], self.size, resized=self.resized, names=called[rows])
 
+        if self.workers == 1 or len(photos) < 2 * self.workers:
+            return {"pixel_values": decode(slice(None))}
+        parts = [slice(start, None, self.workers) for start in range(self.workers)]
         pixels = torch.empty(len(photos), 3, self.size, self.size, dtype=torch.uint8)
         with ThreadPoolExecutor(self.workers) as pool:
-            for start, done in enumerate(pool.map(part, range(self.workers))):
-                pixels[start :: self.workers] = done
+            for rows, decoded in zip(parts, pool.map(decode, parts), strict=True):
+                pixels[rows] = decoded
         return {"pixel_values": pixels}
 
 
@@ -162,10 +147,8 @@ def load_image_encoder(
         workers: Threads that decode photos.
 
     Raises:
-        ValueError: for an unknown name, pooling or zoom; weights that are missing, do not fit or are not accepted; and
-            a model of another kind.
-        FileNotFoundError: if there is no such file of weights.
-        OSError: if there is no model of that name.
+        ValueError: for an unknown name, pooling or zoom, weights that do not fit, and a model of another kind.
+        OSError: if there is no model of that name, or no such file of weights.
     """
     if zoom is not None and not 0 < zoom <= 1:
         raise ValueError(f"zoom is {zoom}. Give a number above 0 and at most 1, which shows the whole shorter side.")
@@ -175,7 +158,7 @@ def load_image_encoder(
         raise ValueError("Both a file of weights and random weights are given: leave one of the two out.")
     kind, rest = split_name(name)
     if kind in ("kmer", "cnn"):
-        raise ValueError(f"{name!r} is an encoder of barcodes. An encoder of photos is {'; or '.join(ENCODERS)}.")
+        raise ValueError(f"{name!r} is an encoder of barcodes. {ENCODERS}")
     model: ImageEncoder
     if name in PUBLISHED or kind == "timm":
         model, processor = _timm_encoder(name, rest, weights, random_weights, pooling)
@@ -185,15 +168,10 @@ def load_image_encoder(
         try:
             model, processor = _transformers_encoder(name, kind, rest, pooling)
         except OSError as error:
-            raise OSError(
-                f"No model at {name!r}. An encoder of photos is {'; or '.join(ENCODERS)}. {error}"
-            ) from error
+            raise OSError(f"No model at {name!r}. {ENCODERS} {error}") from error
     if zoom is not None:
         processor = replace(processor, resized=int(processor.size / zoom))
     return model.eval().to(default_device()), replace(processor, workers=workers)
-
-
-# ---- timm ----------------------------------------------------------------------------------------------------------
 
 
 def _timm_encoder(
@@ -202,24 +180,20 @@ def _timm_encoder(
     import timm
 
     chosen = PUBLISHED.get(name) or Published(rest)
-    if chosen.file and weights is None and not random_weights:
-        raise ValueError(
-            f"No maintained library has the weights of {name!r}: give their published file, {chosen.file}, as weights."
-        )
+    download = weights is None and not random_weights
+    if chosen.file and download:
+        raise ValueError(f"{name!r} is not in timm: give its published file, {chosen.file}, as weights.")
     folder = Path(chosen.timm)
     architecture = f"local-dir:{folder.resolve()}" if (folder / "config.json").is_file() else chosen.timm
-    download = weights is None and not random_weights
-    head: dict[str, Any] = {} if chosen.keeps_head else {"num_classes": 0}
+    head: dict[str, Any] = {} if chosen.clip else {"num_classes": 0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             network: Any = timm.create_model(architecture, pretrained=download, **head)
         except RuntimeError as error:  # raised for an unknown name or tag, and where timm has no weights
-            raise ValueError(
-                f"timm has no {chosen.timm!r} ({error}). An encoder is {'; or '.join(ENCODERS)}."
-            ) from error
+            raise ValueError(f"timm has no {chosen.timm!r} ({error}). {ENCODERS}") from error
     if weights is not None:
-        heads = () if chosen.keeps_head else HEADS
+        heads = () if chosen.clip else HEADS
         load_weights(network, Path(weights), prefix=chosen.prefix, heads=heads, expected=chosen.file)
     settings: Mapping[str, Any] = network.pretrained_cfg
     # A name without a tag has the settings of other weights, so those of the comparison are used.
@@ -232,16 +206,13 @@ def _timm_encoder(
 
 
 def _timm_size(settings: Mapping[str, Any]) -> int:
-    """Side of the photos of a network, in pixels."""
+    """Side of the photos of a network, in pixels: its own if fixed, else 224."""
     from timm.models import get_pretrained_cfg
 
     # The architecture, not a saved folder, shows whether the size is fixed.
     usual = get_pretrained_cfg(settings["architecture"])
     fixed = settings["fixed_input_size"] or (usual is not None and usual.fixed_input_size)
     return settings["input_size"][-1] if fixed else SIZE
-
-
-# ---- transformers --------------------------------------------------------------------------------------------------
 
 
 def _transformers_encoder(
@@ -258,14 +229,9 @@ def _transformers_encoder(
             raise ValueError(f"A CLIBD model has its own pooling of photos: {pooling!r} is not possible.")
         return clibd_image_encoder(AutoModel.from_pretrained(rest), AutoImageProcessor.from_pretrained(rest))
     if kind is None:
-        raise ValueError(
-            f"{name!r} holds a model of type {model_type!r}, not a CLIBD model. An encoder of photos is "
-            f"{'; or '.join(ENCODERS)}."
-        )
+        raise ValueError(f"{name!r} holds a model of type {model_type!r}, not a CLIBD model. {ENCODERS}")
     if model_type in OTHER_TYPES:
-        raise ValueError(
-            f"{name!r} of type {model_type!r} does not embed photos alone, or masks parts of them: use timm:ID."
-        )
+        raise ValueError(f"A {model_type!r} such as {name!r} does not embed whole photos alone: use timm:ID.")
     network = AutoModel.from_pretrained(rest)
     if model_type == "timm_wrapper":
         wrapped, network, model_type = network.config.to_dict(), network.timm_model, None
@@ -273,23 +239,13 @@ def _transformers_encoder(
         mean, std, size = settings["mean"], settings["std"], _timm_size(settings)
     else:
         images = AutoImageProcessor.from_pretrained(rest)
-        mean, std, size = images.image_mean, images.image_std, _size_of(images)
-    pool = choose_pooling(network, pooling, model_type)
-    encoder = ImageEncoder(network, pool, mean, std, f"hf:{without_folders(rest)}")
-    return encoder, PhotoProcessor(size, size)
-
-
-def _size_of(images: Any) -> int:
-    """Side of the crop of an image processor, in pixels."""
-    settings = images.to_dict()
-    size = settings.get("crop_size") or settings.get("size") or {}
-    found = size.get("height") or size.get("shortest_edge")
-    if found is None:
-        raise ValueError(
-            f"{type(images).__name__} has neither 'crop_size' nor 'size', so the size of the photos is unknown: "
-            f"{settings}."
-        )
-    return int(found)
+        sides = images.to_dict().get("crop_size") or images.to_dict().get("size") or {}
+        side = sides.get("height") or sides.get("shortest_edge")
+        if side is None:
+            raise ValueError(f"{type(images).__name__} has neither 'crop_size' nor 'size': {images.to_dict()}.")
+        mean, std, size = images.image_mean, images.image_std, int(side)
+    pool, description = choose_pooling(network, pooling, model_type), f"hf:{without_folders(rest)}"
+    return ImageEncoder(network, pool, mean, std, description), PhotoProcessor(size, size)
 
 
 def clibd_image_encoder(model: Any, images: Any, workers: int = 1) -> tuple[ImageEncoder, PhotoProcessor]:
@@ -297,8 +253,6 @@ def clibd_image_encoder(model: Any, images: Any, workers: int = 1) -> tuple[Imag
     encoder = ImageEncoder(model, clibd_image, images.image_mean, images.image_std, "clibd image")
     return encoder, PhotoProcessor(images.crop_size["height"], images.size["shortest_edge"], workers)
 
-
-# ---- pooling -------------------------------------------------------------------------------------------------------
 
 #: Types of transformers whose last hidden states are a class token, registers if any, and the patch tokens.
 TOKEN_TYPES = ("beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
@@ -346,15 +300,10 @@ POOLINGS = {"model": pool_model, "token": pool_token, "avg": pool_avg, "avg_befo
 
 
 def choose_pooling(network: Any, pooling: str | None, model_type: str | None = None) -> Callable[..., Tensor]:
-    """The function of a pooling.
+    """The function of a pooling; ValueError if unknown or not possible with the network.
 
-    The default is "model", and "token" for vision transformers of transformers, whose poolers are often random.
-
-    Args:
-        model_type: For a network of transformers.
-
-    Raises:
-        ValueError: for a pooling that is unknown, or needs tokens that the network does not have.
+    The default is "model", and "token" for vision transformers of transformers (`model_type`), whose poolers are often
+    random.
     """
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
@@ -366,10 +315,8 @@ def choose_pooling(network: Any, pooling: str | None, model_type: str | None = N
         possible = ["model", *(["token"] if network.num_prefix_tokens else []), "avg", "avg_before_norm"]
     pooling = pooling or possible[0]
     if pooling not in possible:
-        raise ValueError(
-            f"The pooling {pooling!r} is not possible with {type(network).__name__}. Choose one of "
-            f"{', '.join(possible)}."
-        )
+        kind = type(network).__name__
+        raise ValueError(f"The pooling {pooling!r} is not possible with {kind}. Choose one of {', '.join(possible)}.")
     if pooling == "avg_before_norm":
         network.norm = nn.Identity()
     return POOLINGS[pooling]

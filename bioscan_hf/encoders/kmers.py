@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..models.tokenization_kmer import arrow_text, string_chunks
 from .base import Encoder
 
 LARGEST_K = 8
@@ -45,12 +46,11 @@ def kmer_counts(
         [1, 6]
     """
     _check_k(k)
-    chunks = _chunks_of_strings(column)
+    chunks = string_chunks(column)
     counts = np.empty((sum(map(len, chunks)), 4**k), np.float32)
     row = 0
     for strings in chunks:
-        ends = np.frombuffer(strings.buffers()[1], np.int64, len(strings) + 1, strings.offset * 8)
-        text = np.frombuffer(strings.buffers()[2] or b"", np.uint8)
+        text, ends = arrow_text(strings)
         start = 0
         while start < len(strings):
             # As many rows as fit in a block, but at least one.
@@ -69,10 +69,7 @@ def kmer_counts(
 def kmer_encoder(k: int = 4, *more: int) -> tuple[Encoder, Callable[[Sequence[str]], dict[str, Tensor]]]:
     """Model and processor for `embed` with k-mer counts as embeddings.
 
-    Each row of counts is scaled to length 1.
-
-    Args:
-        more: Further k. Their rows of length 1 follow the first, so each k has the same weight in a cosine.
+    The counts of each k are scaled to length 1 and stand side by side, so each k has the same weight in a cosine.
     """
     ks = (k, *more)
     for each in ks:
@@ -91,41 +88,21 @@ def kmer_inputs(barcodes: Sequence[str], ks: Sequence[int]) -> dict[str, Tensor]
 
 
 def counts_as_they_are(network: Any, counts: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """The counts themselves."""
     return counts
 
 
 def parse_ks(name: str, digits: str) -> list[int]:
-    """[4, 6] for "4+6", the part of the name "kmer:4+6" after its colon.
-
-    Raises:
-        ValueError: if these are not numbers.
-    """
+    """[4, 6] for "4+6", the part of the name "kmer:4+6" after its colon; ValueError for others."""
     parts = digits.split("+")
     if not all(part.isdecimal() for part in parts):
-        raise ValueError(
-            f"{name!r}: after 'kmer:' comes a number from 1 to {LARGEST_K}, or several, such as kmer:4 or kmer:4+6."
-        )
+        numbers = f"a number from 1 to {LARGEST_K}, or several, such as kmer:4 or kmer:4+6"
+        raise ValueError(f"{name!r}: after 'kmer:' comes {numbers}.")
     return [int(part) for part in parts]
 
 
 def _check_k(k: int) -> None:
     if not 1 <= k <= LARGEST_K:
         raise ValueError(f"k={k} nucleotides in a k-mer: k must lie between 1 and {LARGEST_K}.")
-
-
-def _chunks_of_strings(column: Sequence[str] | pa.Array | pa.ChunkedArray) -> list[pa.LargeStringArray]:
-    array = column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, pa.large_string())
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(f"A column of barcodes holds strings, but this one holds {array.type}.")
-    if array.null_count:
-        missing = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
-        named = ", ".join(map(str, missing[:5]))
-        raise ValueError(
-            f"{len(missing)} of {len(array)} barcodes are missing (row {named}). Filter them out, or give '' for them."
-        )
-    large = array.cast(pa.large_string())  # the text itself is not copied
-    return large.chunks if isinstance(large, pa.ChunkedArray) else [large]
 
 
 def _count_block(text: NDArray[np.uint8], ends: NDArray[np.int64], k: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,44 +15,37 @@ from torch import nn
 
 from ..models.pixels import photo_bytes
 from .base import Encoder
+from .stored import named
 
 #: What `embed` does with a row whose value is missing.
 MISSING = ("error", "invalid")
 
 
 class Rows:
-    """Reads a `datasets.Dataset` or an Arrow table, a part at a time.
+    """Reads a `datasets.Dataset` or an Arrow table, a part at a time; the arguments are those of `embed`.
 
-    Args:
-        model: Its `columns` and `values` are used if `column` is None; "dna_barcode" if it has none.
-        column: Column to encode: of texts, or of photos (`datasets.Image`).
-        keep: Further columns that are written beside the embeddings.
-        missing: "error", or "invalid": rows without a value are allowed.
-
-    Raises:
-        TypeError: for a streamed dataset, or another object.
-        ValueError: for a missing column, an empty dataset, or an unknown `missing`.
+    Raises TypeError for a streamed dataset, or another object. Raises ValueError for a missing column, an empty
+    dataset, or an unknown `missing`.
     """
 
     def __init__(self, dataset: Any, model: nn.Module, column: str | None, keep: Sequence[str], missing: str):
         if not isinstance(dataset, (Dataset, pa.Table)):
             raise TypeError(
-                f"embed takes a datasets.Dataset or an Arrow table, which have a length; got {type(dataset).__name__}."
-                f" Choose a split of a DatasetDict, and load without streaming."
+                f"embed takes a datasets.Dataset or an Arrow table; got {type(dataset).__name__}. Choose a split of a "
+                f"DatasetDict, and load without streaming."
             )
         if missing not in MISSING:
             raise ValueError(f"missing={missing!r} is unknown. Choose {' or '.join(MISSING)}.")
+        self.columns: tuple[str, ...] = (column or "dna_barcode",)
+        self._values: Callable[[pa.Table], list[Any]] = lambda table: table[self.columns[0]].to_pylist()
         if column is None and isinstance(model, Encoder):
             self.columns, self._values = model.columns, model.values
-        else:
-            name = column or "dna_barcode"
-            self.columns, self._values = (name,), lambda table: table[name].to_pylist()
         for name in ("processid", *self.columns, *keep):
             if name not in dataset.column_names:
                 raise ValueError(f"The dataset has no column {name!r}; it has {', '.join(dataset.column_names)}.")
         if len(dataset) == 0:
             raise ValueError("The dataset is empty: there is nothing to embed.")
-        self.keep, self.missing = list(keep), missing
+        self.keep, self.missing, self.named = list(keep), missing, ", ".join(map(repr, self.columns))
         self._data = _arrow(dataset, ["processid", *self.columns])
         self._kept = _arrow(dataset, self.keep) if keep else None
         kind = self.table(0, 1)[self.columns[0]].type
@@ -72,8 +65,7 @@ class Rows:
     def values(self, start: int, size: int) -> tuple[list[str], list[Any]]:
         """Processids and values of these rows; None where a value is missing.
 
-        Raises:
-            ValueError: if a processid is missing, or a value and that is not allowed; the processids are named.
+        Raises ValueError if a processid is missing, or a value and that is not allowed; the processids are named.
         """
         table = self.table(start, size)
         processids, values = table["processid"].to_pylist(), self._values(table)
@@ -83,8 +75,7 @@ class Rows:
         if None in needed or None in processids:
             broken = [name for name, x in zip(processids, needed, strict=True) if name is None or x is None]
             raise ValueError(
-                f"{named(broken)}: the processid or the value of {', '.join(map(repr, self.columns))} is missing. "
-                f"Filter these rows out first."
+                f"{named(broken)}: the processid or the value of {self.named} is missing. Filter these rows out first."
             )
         return processids, values
 
@@ -107,15 +98,11 @@ class Rows:
                 yield [processids[i] for i in there], photo_bytes([values[i] for i in there])[0]
 
     def first(self, size: int) -> int:
-        """Start of the first window of `size` rows with a value.
-
-        Raises:
-            ValueError: if no row has a value.
-        """
+        """Start of the first window of `size` rows with a value; ValueError if there is none."""
         for start in range(0, len(self), size):
             if self.present(start, size)[1].any():
                 return start
-        raise ValueError(f"No row has a value of {', '.join(map(repr, self.columns))}: there is nothing to embed.")
+        raise ValueError(f"No row has a value of {self.named}: there is nothing to embed.")
 
     def digest(self, start: int, size: int) -> str:
         """sha256 of these rows; of photos, only of their lengths and paths."""
@@ -145,9 +132,3 @@ def text_hash(*parts: str) -> str:
     """sha256 of texts; it also depends on where one ends and the next begins."""
     lengths = ",".join(str(len(part)) for part in parts)
     return hashlib.sha256("\n".join([lengths, *parts]).encode()).hexdigest()
-
-
-def named(processids: Sequence[str | None]) -> str:
-    """The first five processids, and how many there are besides."""
-    more = f" and {len(processids) - 5} more" if len(processids) > 5 else ""
-    return f"{', '.join(map(str, processids[:5]))}{more}"

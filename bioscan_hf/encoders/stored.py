@@ -51,7 +51,6 @@ class StoredEmbeddings(Embeddings):
     """Embeddings in a folder. Each attribute is read when it is first used."""
 
     def __init__(self, paths: Sequence[Path], column: str):
-        """Takes the shards in order, and their column of embeddings."""
         self.paths, self._column = list(paths), column
         self._schema = pq.read_schema(paths[0])
 
@@ -64,24 +63,20 @@ class StoredEmbeddings(Embeddings):
 
     @property
     def dim(self) -> int:
-        """D."""
         return self._schema.field(self._column).type.list_size
 
     @cached_property
     def processids(self) -> list[str]:  # type: ignore[override]
-        """n of them."""
         return self._read("processid")
 
     @cached_property
     def valid(self) -> NDArray[np.bool_]:  # type: ignore[override]
-        """Which rows are valid, (n,)."""
         if "valid" in self._schema.names:
             return np.array(self._read("valid"), np.bool_)
         return np.concatenate([table[self._column].is_valid().to_numpy() for table in self.tables([self._column])])
 
     @cached_property
     def embeddings(self) -> NDArray[np.float32]:  # type: ignore[override]
-        """The vectors, (n, D)."""
         vectors = np.zeros((len(self), self.dim), np.float32)
         start = 0
         for table in self.tables([self._column]):
@@ -93,7 +88,6 @@ class StoredEmbeddings(Embeddings):
 
     @cached_property
     def columns(self) -> Mapping[str, list[Any]]:  # type: ignore[override]
-        """Name -> n values."""
         own = {"processid", "valid", *_vector_columns(self._schema)}
         return {name: self._read(name) for name in self._schema.names if name not in own}
 
@@ -105,12 +99,12 @@ def load_embeddings(folder: str | Path, modality: str | None = None) -> StoredEm
     """Embeddings that `embed` wrote to `folder`, in the order of the dataset.
 
     Args:
-        modality: For a folder with embeddings of several: which one.
+        modality: For a folder with embeddings of several.
 
     Raises:
         FileNotFoundError: if there is no manifest.
-        ValueError: if shards are missing (they are named), the folder has several modalities and not this one, or the
-            manifest has no field that is needed, or one of another type.
+        ValueError: if the manifest or shards are broken, shards are missing (they are named), or the folder has
+            several modalities and not this one.
     """
     folder = folder_of(folder, modality)
     paths, first = _shards(folder)
@@ -123,11 +117,7 @@ def load_embeddings(folder: str | Path, modality: str | None = None) -> StoredEm
 
 
 def modalities_of(folder: str | Path) -> list[str]:
-    """Modalities of a folder that holds embeddings of several; none for any other folder.
-
-    Raises:
-        ValueError: as `load_embeddings`.
-    """
+    """Modalities of a folder that holds embeddings of several; none for any other folder."""
     folder = Path(folder)
     found = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if found or not (folder / MANIFEST).exists():
@@ -136,14 +126,18 @@ def modalities_of(folder: str | Path) -> list[str]:
 
 
 def folder_of(folder: str | Path, modality: str | None) -> Path:
-    """Folder of the manifest of a modality: `folder`/`modality` if it has one, else `folder`."""
+    """`folder`/`modality` if that has a manifest, else `folder`."""
     folder = Path(folder)
     return folder / modality if modality and (folder / modality / MANIFEST).exists() else folder
 
 
 def shard_path(folder: Path, shard: int, shards: int, prefix: str = "embeddings") -> Path:
-    """Path of a shard."""
     return folder / f"{prefix}-{shard:05d}-of-{shards:05d}.parquet"
+
+
+def named(names: Sequence[str | None]) -> str:
+    """The first 5 names, and how many more there are."""
+    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _vector_columns(schema: pa.Schema) -> list[str]:
@@ -153,9 +147,7 @@ def _vector_columns(schema: pa.Schema) -> list[str]:
 def _shards(folder: Path) -> tuple[list[Path], pa.Schema]:
     """Paths of the shards in order, and the schema of the first."""
     if not (folder / MANIFEST).exists():
-        raise FileNotFoundError(
-            f"{folder} has no {MANIFEST}: it is not a folder that `embed` wrote. Give the folder of one split."
-        )
+        raise FileNotFoundError(f"{folder} has no {MANIFEST}. Give a folder of one split that `embed` wrote.")
     manifest = read_json(folder / MANIFEST, {"rows": int, "shard_size": int})
     rows, size = manifest["rows"], manifest["shard_size"]
     if min(rows, size) < 1:
@@ -165,10 +157,9 @@ def _shards(folder: Path) -> tuple[list[Path], pa.Schema]:
     paths = [shard_path(folder, shard, shards, prefix) for shard in range(shards)]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ValueError(
-            f"{folder} has not all of its {shards} shards; missing: {', '.join(missing[:5])}{more}. "
-            f"Run embed with the same model, data and output again: it computes what is missing."
+            f"{folder} has not all of its {shards} shards; missing: {named(missing)}. Run embed again with the same "
+            f"model, data and output: it computes them."
         )
     for shard, path in enumerate(paths):
         expected, found = min(size, rows - shard * size), pq.read_metadata(path).num_rows

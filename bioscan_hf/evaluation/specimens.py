@@ -16,9 +16,8 @@ from .retrieval_protocol import MODALITIES, Specimens
 def load_specimens(folder: str | Path) -> Specimens:
     """Embeddings of all modalities of a split, as `embed_clibd` wrote them.
 
-    Raises:
-        FileNotFoundError: if the folder has no such embeddings.
-        ValueError: as `load_embeddings`, and if the modalities have different specimens.
+    Raises FileNotFoundError if the folder has no such embeddings. Raises ValueError as `load_embeddings`, and if the
+    modalities have different specimens.
     """
     folder = Path(folder)
     there = modalities_of(folder)
@@ -39,8 +38,7 @@ def load_specimens(folder: str | Path) -> Specimens:
 def barcode_specimens(folder: str | Path, source: str | Path, split: str) -> Specimens:
     """Embeddings of the barcodes of a split that `bioscan-hf embed` wrote, with the labels of their dataset.
 
-    Raises:
-        ValueError: if a specimen is not in that split of `source`, which is as `load_bioscan5m` takes it.
+    Raises ValueError if a specimen is not in that split of `source`, which is as `load_bioscan5m` takes it.
     """
     found = load_embeddings(folder)
     table = rows_of(source, split, found.processids, LABEL_COLUMNS)

@@ -1,9 +1,8 @@
-"""Edit distances between the barcodes of a species, genus or other group.
+"""Edit distances between the barcodes of a species, genus or other group (G = groups).
 
 The distance is the restricted Damerau-Levenshtein distance (optimal string alignment) of the first 625 nucleotides.
-The published distances are computed after a multiple alignment; here each pair is aligned by itself, so the distance
-is never larger. Source: BIOSCAN-5M (https://arxiv.org/abs/2406.12723).
-Letter: G = groups.
+Those of BIOSCAN-5M (https://arxiv.org/abs/2406.12723) are computed after a multiple alignment; here each pair is
+aligned by itself, so the distance is never larger.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ def barcode_distances(
     workers: int = -1,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Distances between the distinct barcodes of groups, averaged over groups.
+    """Distances between the distinct barcodes of groups, averaged over groups, in edits.
 
-    Distances are in edits. Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups'
-    population deviations; `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the
-    same weight. Needs the extra `stats` (rapidfuzz).
+    Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups' population deviations;
+    `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the same weight. Needs the
+    extra `stats` (rapidfuzz).
 
     Args:
         max_per_group: Barcodes of a group that are compared, each with each; a larger group is sampled by `seed`. None
@@ -64,15 +63,12 @@ def barcode_distances(
     """
     check_rank(rank)
     if max_per_group is not None and max_per_group < MIN_BARCODES:
-        raise ValueError(
-            f"max_per_group is {max_per_group}; give {MIN_BARCODES} or more, since smaller groups are left out."
-        )
+        raise ValueError(f"max_per_group is {max_per_group}; give {MIN_BARCODES} or more: fewer are left out.")
     require_rapidfuzz()
     specimens = specimens_of(source, (rank, BARCODE))
     _choose(specimens, rank, seed, max_per_group or (None if rank == "species" else BARCODES_COMPARED))
     groups = specimens.query("SELECT count(*) AS size FROM chosen GROUP BY name ORDER BY name")
     total = sum(size * (size - 1) // 2 for (size,) in groups)
-    _read_sequences(specimens)
     found = specimens.database.execute(
         "SELECT sequence FROM chosen JOIN sequences USING (barcode) ORDER BY name, place"
     )
@@ -81,24 +77,22 @@ def barcode_distances(
         histograms.append(_distance_histogram([sequence for (sequence,) in found.fetchmany(size)], workers))
         compared += size * (size - 1) // 2
         progress(f"distances within {rank}", compared, total)
-    names, barcodes = specimens.query(
-        f"SELECT (SELECT count(DISTINCT {quoted(rank)}) FROM specimens), (SELECT count(*) FROM sequences)"
-    )[0]
+    names = specimens.query(f"SELECT count(DISTINCT {quoted(rank)}) FROM specimens")[0][0]
     return {
         "rank": rank,
         "groups": len(histograms),
         "groups_left_out": names - len(histograms),
-        "barcodes": barcodes,
+        "barcodes": specimens.query("SELECT count(*) FROM sequences")[0][0],
         **_average(np.array(histograms)),
     }
 
 
 def _choose(specimens: Specimens, rank: str, seed: int, limit: int | None) -> None:
-    """Makes the table `chosen` (name, barcode, place) of compared barcodes.
+    """Makes the tables `chosen` (name, barcode, place) and `sequences` (barcode, sequence) of compared barcodes.
 
     The order within a group depends on the barcodes and the seed only, so that it is the same for any order of rows.
     """
-    specimens.database.execute(
+    specimens.query(
         f"CREATE OR REPLACE TEMP TABLE chosen AS SELECT name, barcode, place FROM ("
         f"SELECT name, barcode, row_number() OVER (PARTITION BY name ORDER BY md5(barcode || ':{seed}'), barcode) "
         f"AS place, count(*) OVER (PARTITION BY name) AS size FROM "
@@ -106,19 +100,13 @@ def _choose(specimens: Specimens, rank: str, seed: int, limit: int | None) -> No
         f"WHERE {quoted(rank)} IS NOT NULL AND barcode IS NOT NULL)) "
         f"WHERE size >= {MIN_BARCODES} {f'AND place <= {limit}' if limit else ''}"
     )
-
-
-def _read_sequences(specimens: Specimens) -> None:
-    """Makes the table `sequences` (barcode, sequence) by a second pass."""
-    database = specimens.database
-    database.execute("CREATE OR REPLACE TEMP TABLE sequences (barcode UBIGINT PRIMARY KEY, sequence VARCHAR)")
+    specimens.query("CREATE OR REPLACE TEMP TABLE sequences (barcode UBIGINT PRIMARY KEY, sequence VARCHAR)")
+    insert = (
+        f"INSERT OR IGNORE INTO sequences SELECT {BARCODE_ID} AS id, any_value(left({TRIMMED}, "
+        f"{NUCLEOTIDES_COMPARED})) FROM $part WHERE id IN (SELECT barcode FROM chosen) GROUP BY id"
+    )
     for part, _ in parts_of(specimens.source, (BARCODE,)):
-        run_on_part(
-            database,
-            f"INSERT OR IGNORE INTO sequences SELECT {BARCODE_ID} AS id, any_value(left({TRIMMED}, "
-            f"{NUCLEOTIDES_COMPARED})) FROM $part WHERE id IN (SELECT barcode FROM chosen) GROUP BY id",
-            part,
-        )
+        run_on_part(specimens.database, insert, part)
 
 
 def _distance_histogram(sequences: list[str], workers: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from ..schema import MAX_NUCLEOTIDES
 
 
 def figures(summary: dict[str, Any]) -> dict[str, Figure]:
-    """Figures by name: `orders`, `taxonomy`, `sites`, `lengths`, `distances`.
-
-    Those without anything to draw are left out."""
+    """Figures by name, of what there is: `orders`, `taxonomy`, `sites`, `lengths`, `distances`."""
     orders: Counter[str] = Counter()
     for row in summary["taxonomy"]:
         orders[row["order"] or "order unknown"] += row["samples"]
@@ -27,12 +26,8 @@ def figures(summary: dict[str, Any]) -> dict[str, Figure]:
     }
     places = summary["geography"]
     if places["cells"]["samples"]:
-        countries = [
-            (row["country"], row["latitude"], row["longitude"])
-            for row in places["countries"]
-            if row["latitude"] is not None
-        ]
-        cells = places["cells"]
+        place, cells = itemgetter("country", "latitude", "longitude"), places["cells"]
+        countries = [place(row) for row in places["countries"] if row["latitude"] is not None]
         made["sites"] = plots.site_map(cells["latitude"], cells["longitude"], cells["samples"], countries)
     if summary["lengths"]["histogram"]:
         made["lengths"] = plots.length_histogram(summary["lengths"]["histogram"], MAX_NUCLEOTIDES)

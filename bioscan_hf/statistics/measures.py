@@ -11,8 +11,8 @@ it.
 - Shannon diversity of a group: -sum p log2 p in bits, where p is the share of its samples with each barcode. That of a
   rank is the unweighted mean over its groups.
 
-Each function takes any source that `load_bioscan5m` takes, or the result of `read_specimens`. DuckDB groups and
-counts; numpy summarises the counts, so that results do not depend on the order of rows or threads.
+Each function takes any source that `load_bioscan5m` takes, or the result of `read_specimens`. Results do not depend on
+the order of rows or threads.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def describe(
     """All statistics of a release; JSON can hold the result.
 
     Args:
-        distances: Also compares barcodes at each rank (see `barcode_distances`), which takes much longer than the
-            rest.
+        distances: Also compares barcodes at each rank, much slower; the options after it are those of
+            `barcode_distances`.
 
     Returns:
         `rows`, `splits`, `ranks`, `diversity`, `distances` (empty unless asked for), `taxonomy` (samples of each order
@@ -101,23 +101,18 @@ def split_statistics(source: Source) -> list[Row]:
         ReleaseError: if a split is not one of BIOSCAN-5M's.
     """
     specimens = specimens_of(source, ("split", "species", BARCODE))
-    found: dict[str, tuple[int, int, int]] = {}
-    for split, total, *counts in specimens.query(
-        "SELECT split, grouping(split), count(*), count(DISTINCT barcode), count(DISTINCT species) "
-        "FROM specimens GROUP BY GROUPING SETS ((split), ())"
-    ):
-        found["total" if total else split or "unassigned"] = tuple(counts)
+    rows = specimens.query(
+        "SELECT CASE WHEN grouping(split) = 1 THEN 'total' ELSE coalesce(split, 'unassigned') END, count(*), "
+        "count(DISTINCT barcode), count(DISTINCT species) FROM specimens GROUP BY GROUPING SETS ((split), ())"
+    )
+    found = {name: counts for name, *counts in rows}
     if unknown := sorted(set(found) - {*SPLITS, "unassigned", "total"}):
         raise ReleaseError(f"Unknown split {unknown[0]!r} in {specimens.source}. BIOSCAN-5M has {', '.join(SPLITS)}.")
     sets = {name: part for part in ("seen", "unseen") for name in METASPLITS[part]}
     sets |= {"pretrain": "unknown", "other_heldout": "heldout"}
-    rows = []
-    for name in (*SPLITS, *(("unassigned",) if "unassigned" in found else ()), "total"):
-        samples, barcodes, species = found.get(name, (0, 0, 0))
-        rows.append(
-            {"split": name, "samples": samples, "barcodes": barcodes, "species": species, "set": sets.get(name)}
-        )
-    return rows
+    names = (*SPLITS, *(("unassigned",) if "unassigned" in found else ()), "total")
+    keys = ("split", "samples", "barcodes", "species", "set")
+    return [dict(zip(keys, (name, *found.get(name, (0, 0, 0)), sets.get(name)), strict=True)) for name in names]
 
 
 def diversity(source: Source, rank: str) -> Row:
@@ -145,9 +140,7 @@ def diversity(source: Source, rank: str) -> Row:
         "rank": rank,
         "categories": len(distinct),
         "barcodes": known[0][0],
-        "mean": float(distinct.mean()) if len(distinct) else None,
-        "median": float(np.median(distinct)) if len(distinct) else None,
-        "std": float(distinct.std()) if len(distinct) else None,
+        **{f.__name__: float(f(distinct)) if len(distinct) else None for f in (np.mean, np.median, np.std)},
         "shannon_bits": float(bits.mean()) if len(bits) else None,
     }
 
@@ -162,9 +155,7 @@ def lengths(source: Source) -> Row:
         "SELECT length, count(*) AS samples FROM specimens WHERE length IS NOT NULL GROUP BY length ORDER BY length"
     )
     letters = ("n_inside", "n_at_an_end", "other_letters")
-    found = specimens.query(
-        f"SELECT {', '.join(f'coalesce(count_if({name}), 0)' for name in letters)} FROM specimens"
-    )[0]
+    found = specimens.query(f"SELECT {', '.join(f'count_if({name})' for name in letters)} FROM specimens")[0]
     samples = int(counts.sum())
     return {
         "samples": samples,
@@ -210,14 +201,11 @@ def geography(source: Source) -> dict[str, Any]:
         f'SELECT floor("coord-lat" / {DEGREES_PER_CELL}) AS y, floor("coord-lon" / {DEGREES_PER_CELL}) AS x, count(*) '
         f"FROM specimens WHERE {SITE} IS NOT NULL GROUP BY ALL ORDER BY ALL"
     )
+    columns = [{"column": name, **_category_sizes(specimens, quoted(name))} for name in PLACES]
+    names = ("country", "samples", "latitude", "longitude")
     return {
-        "columns": [
-            *({"column": name, **_category_sizes(specimens, quoted(name))} for name in PLACES),
-            {"column": "site", **site},
-        ],
-        "countries": [
-            dict(zip(("country", "samples", "latitude", "longitude"), row, strict=True)) for row in countries
-        ],
+        "columns": [*columns, {"column": "site", **site}],
+        "countries": [dict(zip(names, row, strict=True)) for row in countries],
         "cells": {
             "latitude": [round((y + 0.5) * DEGREES_PER_CELL, 2) for y, _, _ in cells],
             "longitude": [round((x + 0.5) * DEGREES_PER_CELL, 2) for _, x, _ in cells],
@@ -227,9 +215,7 @@ def geography(source: Source) -> dict[str, Any]:
 
 
 def _category_sizes(specimens: Specimens, column: str) -> Row:
-    """Sizes of the categories of a column, which is given in SQL.
-
-    None where there is no category."""
+    """Sizes of the categories of a column, given in SQL; None where there is no category."""
     found = specimens.query(
         f"SELECT size, count(*), min(name) FROM "
         f"(SELECT {column} AS name, count(*) AS size FROM specimens WHERE {column} IS NOT NULL GROUP BY 1) "
@@ -268,14 +254,11 @@ def _describe_values(values: np.ndarray, counts: np.ndarray) -> Row:
     if not total:
         return dict.fromkeys((*names, "mean", "std"))
     cumulative = np.cumsum(counts)
-    row: Row = {
-        name: values[np.searchsorted(cumulative, max(1, np.ceil(share * total)))].item()
-        for name, share in names.items()
-    }
+    places = {name: np.searchsorted(cumulative, max(1, np.ceil(share * total))) for name, share in names.items()}
+    row: Row = {name: values[place].item() for name, place in places.items()}
     mean = float(np.average(values, weights=counts))
     return row | {"mean": mean, "std": _deviation(values, counts, mean)}
 
 
 def _deviation(values: np.ndarray, counts: np.ndarray, mean: float) -> float:
-    """Population deviation of `values`, each `counts` times."""
     return float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))

@@ -80,10 +80,8 @@ def quoted(name: str) -> str:
 def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str | pa.Table, int | None]]:
     """Parts of a release, and the number of all rows if known.
 
-    A part is the path of a Parquet file, or a table with these columns.
-
-    Raises:
-        ReleaseError: if a column is missing, a file cannot be read, or a cell is not a number.
+    A part is the path of a Parquet file, or a table with these columns. Raises ReleaseError if a column is missing, a
+    file cannot be read, or a cell is not a number.
     """
     found = resolve(source)
     if isinstance(found, Release):
@@ -119,14 +117,12 @@ def read_specimens(
 ) -> Specimens:
     """Reads columns of a release once, for any number of statistics.
 
-    All rows count. Of what a build checks, only the numbers are checked here.
+    All rows count. Of what a build checks, only the numbers are checked here. Raises ReleaseError if a column is
+    missing, a file is damaged, a cell is not a number, or there are no rows.
 
     Args:
         source: Whatever `load_bioscan5m` takes. From the Hub, only the config `dna` is downloaded.
         progress: Called with "reading", the rows read so far and all rows (None for a metadata file).
-
-    Raises:
-        ReleaseError: if a column is missing, a file is damaged, a cell is not a number, or there are no rows.
     """
     folder = tempfile.TemporaryDirectory(prefix="bioscan_hf-statistics-", ignore_cleanup_errors=True)
     database = duckdb.connect(

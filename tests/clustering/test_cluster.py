@@ -301,7 +301,7 @@ def test_bad_input_is_told(embeddings, options, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"species": NAMES[:5]}, "5 labels of 'species' for 40"),
+        ({"species": NAMES[:5]}, "40 specimens, but {'species': 5}"),
         ({"tribe": NAMES}, "Unknown rank 'tribe'"),
         ({"species": list(range(40))}, "is 0 \\(int\\)"),
         ({"species": ["", *NAMES[1:]]}, "is '' \\(str\\)"),

@@ -191,11 +191,11 @@ def test_json_cannot_end_its_element():
 
 def test_bad_input(tmp_path):
     for arguments, message in (
-        ((POINTS, PROCESSIDS, {}), "labels must be of phylum"),
-        ((POINTS, PROCESSIDS, {"colour": list("abcd")}), "labels must be of .* got colour"),
+        ((POINTS, PROCESSIDS, {}), "There are no labels. Give some of phylum"),
+        ((POINTS, PROCESSIDS, {"colour": list("abcd")}), "Unknown rank 'colour' in the labels. Use phylum"),
         ((POINTS[:3], PROCESSIDS, LABELS), r"of 4 specimens; got \(3, 2\)"),
         ((POINTS * np.nan, PROCESSIDS, LABELS), "points must be finite"),
-        ((POINTS, PROCESSIDS, {"order": ["a"]}), "There are 4 processids, but {'order': 1}"),
+        ((POINTS, PROCESSIDS, {"order": ["a"]}), "There are 4 specimens, but {'order': 1}"),
         ((POINTS, PROCESSIDS, LABELS, [1, 2]), "but {'clusters': 2}"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -45,14 +45,13 @@ def test_everything_is_written(dataset, tmp_path, monkeypatch):
     data = data.select(order)
     labels = {rank: data[rank][:] for rank in LABEL_COLUMNS} | {"family": [None] * len(data)}
     ids = data["processid"][:]
-    photos = SpecimenPhotos(dataset, "cropped_256", "test+test_unseen", [*ids, "nobody"])
+    photos = SpecimenPhotos(dataset, "cropped_256", "test+test_unseen", ids)
     own = load_bioscan5m(dataset, "cropped_256", "all", columns=["processid", "image"])
     first = own.filter(lambda name: name == ids[0], input_columns="processid")
-    assert photos[-1] is None and len(photos) == len(ids) + 1
-    assert photos[0] == first.with_format("arrow")[:]["image"].to_pylist()[0]["bytes"]
+    assert len(photos) == len(ids) and photos[0] == first.with_format("arrow")[:]["image"].to_pylist()[0]["bytes"]
     specimens = specimens_of(ids, labels, np.random.default_rng(1).normal(size=(len(ids), 5)))
     write_clusters(tmp_path, np.arange(len(ids)) % 3)
-    paths = write_output(tmp_path, results_of(order=0.5), specimens, photos=photos[:-1], reducer="pca")
+    paths = write_output(tmp_path, results_of(order=0.5), specimens, photos=photos, reducer="pca")
     names = {"ami_by_rank.png", "map_order.png", "map_species.png", "map.html", "cluster_report.csv"}
     assert {path.name for path in paths} == written(tmp_path) >= names
     assert "map_family.png" not in written(tmp_path), "a rank without a name has no map"
@@ -61,7 +60,7 @@ def test_everything_is_written(dataset, tmp_path, monkeypatch):
     clusters = next(column for column in page["columns"] if column["title"] == "cluster")
     assert [clusters["names"][i] for i in clusters["of"]] == [str(i % 3) for i in range(len(ids))]
     monkeypatch.setattr(clustering_output, "MOST_SPECIMENS", 7)
-    write_output(tmp_path, results_of(order=0.5), specimens, photos=photos[:-1], reducer="pca")
+    write_output(tmp_path, results_of(order=0.5), specimens, photos=photos, reducer="pca")
     page = data_of(tmp_path / "map.html")
     assert len(page["processids"]) == 7 and page["photos"] is None
     assert f"Map of specimens: 7 of {len(ids)}, drawn at random" in (tmp_path / "map.html").read_text()

@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_told(dataset, barcodes, photos, tmp_path):
     with pytest.raises(ValueError, match="has embeddings of image, but not of 'dna'"):
         read_specimens(dataset, {"dna": photos})
     (tmp_path / "val").symlink_to(barcodes / "test")  # embeddings under the name of another split
-    with pytest.raises(ValueError, match="specimens with embeddings are not in val of"):
+    with pytest.raises(ValueError, match="11 more are not in the split 'val' of"):
         read_specimens(dataset, {"dna": tmp_path}, splits=("val",))
 
 

@@ -163,7 +163,7 @@ def test_bad_input():
         (([0.5, 1], {"species": ids}, ids), "clusters must be integers"),
         (([0, 1], {"genus": ids}, ids), "labels must have 'species'; got genus"),
         (([0, 1], {"species": ids, "colour": ids}, ids), "Unknown rank 'colour'"),
-        (([0, 1], {"species": ["a"]}, ids), r"clusters of 2 specimens, but {'species': 1}"),
+        (([0, 1], {"species": ["a"]}, ids), r"There are 2 specimens, but {'species': 1}"),
         (([0, 1], {"species": ids}, ["a", "a"]), "'a' and 0 more are repeated"),
         (([0, 1], {"species": ids}, ids, [[0.0], [np.nan]]), "embeddings must be finite"),
     ):

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from bioscan_hf.clustering import graph, ward
+from bioscan_hf.clustering import ward
 from bioscan_hf.clustering.graph import graph_tree, neighbours
 from bioscan_hf.clustering.ward import cut_tree, ward_tree
 
@@ -38,7 +38,6 @@ def counted_rounds(monkeypatch) -> list[int]:
         return merge(forest, left, right)
 
     monkeypatch.setattr(ward, "merge", spy)
-    monkeypatch.setattr(graph, "merge", spy)
     return sizes
 
 

@@ -112,7 +112,7 @@ def test_letters_equal_a_loop(barcodes):
 
 
 def test_missing_barcode_is_refused_by_row():
-    with pytest.raises(ValueError, match="1 of 2 barcodes are missing .the first in row 1"):
+    with pytest.raises(ValueError, match="1 of 2 barcodes are missing .row 1"):
         encode_letters(["ACGT", None])
 
 
