@@ -5,6 +5,7 @@ Source of the names, counts and rules: the BIOSCAN-5M release (https://arxiv.org
 
 from __future__ import annotations
 
+import re
 from hashlib import md5
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
@@ -80,6 +81,9 @@ MISSING_MARKERS = frozenset({"", "na", "n/a", "#n/a", "n.a.", "nan", "none", "nu
 #: Names that stand for a missing taxon, in lower case.
 MISSING_TAXA = MISSING_MARKERS | {"unknown", "unidentified", "undetermined", NOT_CLASSIFIED, "not classified"}
 
+#: Processids, splits and packages of which a path is made: ASCII, at most 200 letters.
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")
+
 #: Columns of loaded data: the photo, and label ids. A table cannot have columns of these names.
 RESERVED_COLUMNS = frozenset({"image", *(f"{column}_index" for column in LABEL_COLUMNS)})
 
@@ -129,6 +133,21 @@ def chunk(processid: str, split: str) -> str:
     return md5(processid.encode("ascii"), usedforsecurity=False).hexdigest()[:digits] if digits else ""
 
 
+def check_id(name: str, what: str = "processid") -> None:
+    """Raises ValueError unless `name` can be part of a path: letters, digits, ".", "_" and "-", no "." in front."""
+    if not ID.fullmatch(name):
+        raise ValueError(
+            f"The {what} {name[:80]!r} cannot be the name of a file: use letters from A to Z, digits, '.', '_' and "
+            f"'-', with a letter or digit first."
+        )
+
+
 def image_path(processid: str, split: str, package: str) -> str:
-    """Path of a photo inside the release: bioscan5m/images/PACKAGE/SPLIT/[CHUNK/]PROCESSID.jpg."""
+    """Path of a photo inside the release: bioscan5m/images/PACKAGE/SPLIT/[CHUNK/]PROCESSID.jpg.
+
+    Raises:
+        ValueError: if the processid, split or package could lead out of the folder, see `check_id`.
+    """
+    for name, what in ((processid, "processid"), (split, "split"), (package, "package")):
+        check_id(name, what)
     return "/".join(filter(None, ("bioscan5m/images", package, split, chunk(processid, split), f"{processid}.jpg")))

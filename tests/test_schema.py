@@ -83,3 +83,17 @@ def test_taxonomy_text_is_that_of_clibd():
     assert taxonomy_text({"class": "Insecta"} | row, ranks=("class", "order")) == "Insecta Diptera"
     with pytest.raises(ValueError, match="Unknown rank 'tribe'"):
         taxonomy_text(row, ranks=("tribe",))
+
+
+#: Names that would lead out of a folder, by POSIX or Windows, hide a file, or cannot be written.
+HOSTILE = ["../x", "..", ".", ".x", "a/b", "/etc/x", "a\\..\\b", "C:x", "..\\x", "a\0b", "a\nb", "a b", "é", "", "-x"]
+HOSTILE.append("x" * 201)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_leads_out_of_a_folder(name):
+    """Neither a processid nor a split nor a package."""
+    for given in ((name, "val", "cropped"), ("A1-20", name, "cropped"), ("A1-20", "val", name)):
+        with pytest.raises(ValueError, match="cannot be the name of a file: use letters"):
+            image_path(*given)
+    assert image_path("A.1_b-20", "val", "cropped") == "bioscan5m/images/cropped/val/A.1_b-20.jpg"

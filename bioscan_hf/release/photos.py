@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import IO
 from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
+from ..models import photos
+from ..models.photos import is_jpeg
 from ..schema import image_path
 from .layout import missing_zips, packages, photo_folder, photo_zips
 from .problems import ReleaseError
-from .zips import ZipIndex, index_zips, read_index, read_member
+from .zips import LARGEST_PHOTO, ZipIndex, index_zips, read_index, read_member
 
 
 class Photos:
@@ -72,11 +71,15 @@ class Photos:
         """JPEG bytes of one specimen, unchanged.
 
         Raises:
-            ReleaseError: if the photo is missing, cut off, or not a JPEG; the message names the file.
+            ReleaseError: if the photo is missing, cut off, or not a JPEG, or the processid cannot be a file name; the
+                message names the file.
         """
-        name = image_path(processid, split, self.package)
+        try:
+            name = image_path(processid, split, self.package)
+        except ValueError as error:
+            raise ReleaseError(str(error)) from error
         if self.folder is not None and (path := self.folder / name.split(f"/{self.package}/", 1)[1]).is_file():
-            data, where = path.read_bytes(), name
+            data, where = read_file(path, LARGEST_PHOTO), name
         else:
             data, where = self._from_zip(name)
         check_jpeg(data, where)
@@ -108,13 +111,26 @@ class Photos:
             self._temporary, self._place = None, None
 
 
+def read_file(path: Path, largest: int) -> bytes:
+    """Content of a file.
+
+    Raises:
+        ReleaseError: if it has more bytes than `largest`, or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size > largest:
+            raise ReleaseError(f"{path.name} has {size:,} bytes; photos of at most {largest:,} bytes are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise ReleaseError(f"{path.name} cannot be read ({error.strerror})") from error
+
+
 def check_jpeg(data: bytes, where: str) -> None:
-    """Raises ReleaseError unless `data` starts, parses and ends like a JPEG; pixels are not decoded."""
-    if not data.startswith(b"\xff\xd8"):
+    """Raises ReleaseError unless `data` is a whole JPEG that every decoder reads, see `models.photos.check_jpeg`."""
+    if not is_jpeg(data):
         raise ReleaseError(f"{where} is not a JPEG (it starts with {data[:4]!r})")
     try:
-        PILImage.open(io.BytesIO(data), formats=["JPEG"])
-    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ReleaseError(f"{where} is a damaged JPEG ({error})") from error
-    if b"\xff\xd9" not in data[-64:]:
-        raise ReleaseError(f"{where} is a damaged JPEG: cut off before its end mark ({len(data)} bytes)")
+        photos.check_jpeg(data)
+    except ValueError as error:
+        raise ReleaseError(f"{where} is a damaged JPEG: {error} ({len(data):,} bytes)") from error

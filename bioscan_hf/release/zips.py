@@ -18,15 +18,27 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import write_text
+from ..files import delete_inside, write_text
 from .problems import ReleaseError
 
 _ENTRY = np.dtype([("offset", "u8"), ("bytes", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")])
 _CENTRAL = struct.Struct("<4s4xHH4xIIIHHHH6xI")  # signature to offset of the local header, 46 bytes
 _STORED, _DEFLATED = 0, 8
 
-#: Largest photo that is read, in bytes; the largest original has a few million.
-LARGEST_PHOTO = 256 * 2**20
+#: Largest photo that is read from a release, in bytes; the largest original has a few million.
+LARGEST_PHOTO = 64 * 2**20
+
+#: Longest name of a member in bytes; the index keeps all names of a zip at the length of the longest.
+LONGEST_NAME = 255
+
+#: Most members of the zips in a file; the release has 5.15 million photos.
+MOST_MEMBERS = 20_000_000
+
+#: Levels of zips in zips, and how many zips a file may hold.
+DEEPEST, MOST_ZIPS = 3, 1_000
+
+#: A compressed zip in a zip may unpack to this many times the bytes of the file, and 1 MiB; JPEGs do not get smaller.
+LARGEST_RATIO = 10
 
 _CHUNK = 1 << 22
 _MEMBERS = 100_000  # converted to arrays at a time
@@ -87,9 +99,8 @@ def _central_directory(file: IO[bytes], start: int, end: int) -> tuple[int, int,
     return where - size, size, where - size - offset
 
 
-def _members(file: IO[bytes], start: int, end: int) -> Iterator[Member]:
-    """Members of the zip in file[start:end]; offsets are positions in `file`."""
-    place, left, shift = _central_directory(file, start, end)
+def _members(file: IO[bytes], place: int, left: int, shift: int) -> Iterator[Member]:
+    """Members by their central directory, of which `left` bytes begin at `place`; offsets are positions in `file`."""
     file.seek(place)
     data, at = b"", 0
     while left or at < len(data):
@@ -123,23 +134,55 @@ def _zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int]
     raise BadZipFile("a member has no zip64 sizes")
 
 
-def _index(path: Path, label: str, start: int, end: int, folder: Path) -> Iterator[dict[str, str]]:
-    """Writes the index of the zip in path[start:end], and of zips inside it; yields the lines of index.json."""
-    nested: list[Member] = []
-    names: list[NDArray[np.bytes_]] = []
-    entries: list[NDArray[np.void]] = []
-    some: list[Member] = []
+class _Indexer:
+    """Writes the index of a zip, and of zips inside it, to a folder.
 
-    def convert() -> None:
-        if some:
-            names.append(np.array([member.name for member in some]))
-            entries.append(np.array([member[1:] for member in some], dtype=_ENTRY))
-            some.clear()
+    Attributes:
+        found: The lines of index.json so far.
+        made: Files written so far.
+    """
 
-    with open(path, "rb") as file:
-        for member in _members(file, start, end):
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.found, self.made = folder, list[dict[str, str]](), list[Path]()
+        self._unpacked_left = LARGEST_RATIO * size + 2**20
+        self._directory_left = size  # bytes of all central directories: more than the file has if they overlap
+        self._zips, self._members = 0, 0
+
+    def add(self, path: Path, label: str, start: int, end: int, depth: int = 1) -> None:
+        """Indexes the zip in path[start:end], and the zips inside it."""
+        self._zips += 1
+        if depth > DEEPEST or self._zips > MOST_ZIPS:
+            raise BadZipFile(f"it holds more than {DEEPEST} levels of zips, or more than {MOST_ZIPS:,} zips")
+        with open(path, "rb") as file:
+            nested = self._add_members(file, path, label, start, end)
+            for member in nested:
+                inner = f"{label}:{member.name.decode(errors='replace')}"
+                entry = np.array([member[1:]], dtype=_ENTRY)[0]
+                if member.method == _STORED:
+                    first = _data_start(file, entry, member.name)
+                    self.add(path, inner, first, first + member.bytes, depth + 1)
+                else:  # a compressed zip has no random access, so it is unpacked beside the index
+                    copy = self._unpack(file, entry, member.name)
+                    self.add(copy, inner, 0, copy.stat().st_size, depth + 1)
+
+    def _add_members(self, file: IO[bytes], path: Path, label: str, start: int, end: int) -> list[Member]:
+        """Writes the names and entries of one zip; returns its members that are zips."""
+        nested: list[Member] = []
+        names: list[NDArray[np.bytes_]] = []
+        entries: list[NDArray[np.void]] = []
+        some: list[Member] = []
+
+        def convert() -> None:
+            if some:
+                names.append(np.array([member.name for member in some]))
+                entries.append(np.array([member[1:] for member in some], dtype=_ENTRY))
+                some.clear()
+
+        for member in self._counted(file, start, end):
             if member.name.endswith(b".zip"):
                 nested.append(member)
+                if len(nested) > MOST_ZIPS:
+                    raise BadZipFile(f"it holds more than {MOST_ZIPS:,} zips")
             elif not member.name.endswith(b"/"):
                 some.append(member)
             if len(some) == _MEMBERS:
@@ -149,21 +192,41 @@ def _index(path: Path, label: str, start: int, end: int, folder: Path) -> Iterat
             all_names = np.concatenate(names)
             names.clear()
             order = np.argsort(all_names, kind="stable")
-            stem = folder / f"{len(list(folder.iterdir())):04d}"
-            np.save(f"{stem}.names.npy", all_names[order])
-            np.save(f"{stem}.entries.npy", np.concatenate(entries)[order])
-            yield {"path": str(path), "label": label, "stem": str(stem)}
-        for member in nested:
-            inner = f"{label}:{member.name.decode(errors='replace')}"
-            entry = np.array([member[1:]], dtype=_ENTRY)[0]
-            if member.method == _STORED:
-                first = _data_start(file, entry, member.name)
-                yield from _index(path, inner, first, first + member.bytes, folder)
-            else:  # a compressed zip has no random access, so it is unpacked beside the index
-                copy = folder / f"{len(list(folder.iterdir())):04d}.zip"
-                with open(copy, "wb") as target:
-                    target.writelines(_blocks(file, entry, member.name))
-                yield from _index(copy, inner, 0, copy.stat().st_size, folder)
+            stem = self.folder / f"{len(list(self.folder.iterdir())):04d}"
+            for kind, values in (("names", all_names), ("entries", np.concatenate(entries))):
+                self.made.append(self.folder / f"{stem.name}.{kind}.npy")
+                np.save(self.made[-1], values[order])
+            self.found.append({"path": str(path), "label": label, "stem": str(stem)})
+        return nested
+
+    def _counted(self, file: IO[bytes], start: int, end: int) -> Iterator[Member]:
+        """Members of the zip in file[start:end], within the limits of names and numbers."""
+        place, size, shift = _central_directory(file, start, end)
+        self._directory_left -= size
+        if self._directory_left < 0:
+            raise BadZipFile("its zips overlap")
+        for member in _members(file, place, size, shift):
+            self._members += 1
+            if self._members > MOST_MEMBERS:
+                raise BadZipFile(f"it has more than {MOST_MEMBERS:,} members")
+            if len(member.name) > LONGEST_NAME:
+                raise BadZipFile(f"a member has a name of {len(member.name):,} bytes; at most {LONGEST_NAME} are read")
+            if not start <= member.offset < end:
+                raise BadZipFile("a member lies outside of the zip")
+            yield member
+
+    def _unpack(self, file: IO[bytes], entry: NDArray[np.void], name: bytes) -> Path:
+        """A compressed zip, unpacked to the folder of the index."""
+        copy = self.folder / f"{len(list(self.folder.iterdir())):04d}.zip"
+        self.made.append(copy)
+        with open(copy, "wb") as target:
+            for block in _blocks(file, entry, name):
+                self._unpacked_left -= len(block)
+                if self._unpacked_left < 0:
+                    raise BadZipFile(f"zips in it unpack to more than {LARGEST_RATIO} times its bytes")
+                target.write(block)
+        self._directory_left += copy.stat().st_size
+        return copy
 
 
 def index_zips(paths: Iterable[Path], folder: Path) -> None:
@@ -172,14 +235,20 @@ def index_zips(paths: Iterable[Path], folder: Path) -> None:
     Zips that are stored in a zip are read in place. Compressed ones are unpacked to `folder`, which needs space.
 
     Raises:
-        ReleaseError: if a file is not a zip, or its directory is damaged.
+        ReleaseError: if a file is not a zip, its directory is damaged, or it exceeds a limit of this module. Nothing
+            of it is left in `folder`.
     """
     found: list[dict[str, str]] = []
     for path in paths:
+        size = path.stat().st_size
+        indexer = _Indexer(folder, size)
         try:
-            found += _index(path, path.name, 0, path.stat().st_size, folder)
+            indexer.add(path, path.name, 0, size)
         except (BadZipFile, OSError, struct.error, zlib.error) as error:
+            for part in indexer.made:
+                delete_inside(folder, part.name)
             raise ReleaseError(f"{path} is not a readable zip ({error}): download it again.") from error
+        found += indexer.found
     write_text(folder / "index.json", json.dumps(found))
 
 

@@ -276,7 +276,7 @@ def test_header_that_claims_a_giant_is_told():
     size = data.index(b"\xff\xc0") + 5  # after the marker: two bytes of length, one of precision
     assert data[size : size + 4] == bytes([0, 8, 0, 8])
     data[size : size + 4] = b"\xff\xff\xff\xff"
-    with pytest.raises(ReleaseError, match="x.jpg is a damaged JPEG .*decompression bomb"):
+    with pytest.raises(ReleaseError, match="x.jpg is a damaged JPEG: it has 65,535 x 65,535 pixels"):
         check_jpeg(bytes(data), "x.jpg")
     with pytest.raises(ValueError, match="Photo 0 of the batch cannot be decoded"):
         decode_batch([bytes(data)], decoder="pillow")
