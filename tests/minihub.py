@@ -3,8 +3,8 @@
 It supports publishing and reading models, datasets and Spaces: creating repositories and branches, LFS uploads checked
 by sha256, commits, some of the checks of cards, listings, and downloads with byte ranges. Ids are unique over
 the three kinds, and a repository is found only at addresses of its kind. It logs requests and counts the bytes served;
-`uploads_before_hanging` makes it hang, so that a test can kill a client. Xet, access rights and rate limits are not
-supported.
+`uploads_before_hanging` makes it hang, so that a test can kill a client. There is one token; a repository can be
+private, or refuse to be written to. Xet and rate limits are not supported.
 The interface: https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs.
 """
 
@@ -75,6 +75,8 @@ def card_errors(kind: str, card: str) -> list[str]:
 @dataclass
 class Repo:
     kind: str = "dataset"
+    private: bool = False  # only for those who have the token
+    read_only: bool = False  # refuses commits of everybody
     commits: dict[str, Tree] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -196,6 +198,9 @@ class Handler(BaseHTTPRequestHandler):
         """Commit and tree of a revision; if it does not exist, sends the refusal and returns None."""
         if repo not in self.hub.repos or self.hub.repos[repo].kind != self.kind():
             self.refuse(404, "RepoNotFound", f"Repository {repo} not found")
+            return None
+        if self.hub.repos[repo].private and TOKEN not in (self.headers.get("Authorization") or ""):
+            self.refuse(401, "RepoNotFound", "Invalid credentials")
             return None
         tree = self.hub.repos[repo].tree(revision)
         if tree is None:
@@ -334,6 +339,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer({})
 
     def commit(self, repo: str, branch: str, body: bytes, query: Any) -> None:
+        if self.hub.repos[repo].read_only:
+            return self.refuse(403, "", "You don't have the rights to push to this repository")
         with self.hub.lock:
             if not (found := self.found(repo, branch)):
                 return None

@@ -1,8 +1,8 @@
 """README.md of a dataset folder. The template is `dataset_script/dataset_card.md`.
 
 The tables of splits and the keys `configs` and `size_categories` of the header are generated at each build and upload.
-Everything else is the user's: once it is edited, it is kept. A comment at the end of the card holds the hashes that
-tell whether it was edited.
+Everything else is the user's: once it is edited, it is kept. A comment at the end of the card holds two hashes: of the
+text that was generated, and of the folder's text at the last upload.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def merged(
             )
     if license is not None:
         chosen = _with_key(chosen, "license", _dump({"license": license}))
-    return renewed(chosen, generated)
+    return renewed(chosen, generated, uploaded=mine)
 
 
 def pending(card: str) -> str:
@@ -169,8 +169,11 @@ def pending(card: str) -> str:
     return _SECTION.sub(f"{_BEGIN}\n{notice}\n{_END}", _with_key(card, "configs", _dump({"configs": config})))
 
 
-def renewed(card: str, generated: str) -> str:
+def renewed(card: str, generated: str, uploaded: str | None = None) -> str:
     """A card with the generated parts of another; the rest stays, letter by letter.
+
+    Args:
+        uploaded: Card of the folder, whose hash is noted for the next upload; by default `card`.
 
     Raises:
         ValueError: if the header of the card is not YAML.
@@ -189,7 +192,7 @@ def renewed(card: str, generated: str) -> str:
     if section is not None:
         card = _SECTION.sub(lambda _: section[0], card)
     generated_digest = (_MARK.search(generated) or [""] * 2)[1]
-    return _marked(card, generated_digest, _digest(card))
+    return _marked(card, generated_digest, _digest(uploaded or card))
 
 
 def is_edited(card: str) -> bool:
@@ -227,8 +230,8 @@ def _digest(card: str) -> str:
     return hashlib.sha256(_own(card).encode()).hexdigest()[:16]
 
 
-def _marked(card: str, generated: str, published: str) -> str:
-    return f"{_MARK.sub('', card).rstrip()}\n\n<!-- bioscan_hf: card {generated} {published} -->\n"
+def _marked(card: str, generated: str, uploaded: str) -> str:
+    return f"{_MARK.sub('', card).rstrip()}\n\n<!-- bioscan_hf: card {generated} {uploaded} -->\n"
 
 
 def _splits(counts: Mapping[str, int], statistics: Sequence[Mapping[str, Any]] | None) -> str:

@@ -69,7 +69,8 @@ for load in (
     try:
         load()
     except (FileNotFoundError, ValueError) as error:
-        assert "is not finished" in str(error) or "upload_not_finished" in str(error) or "No (supported) data files" in str(error), error
+        known = ("is not finished", "upload_not_finished", "No (supported) data files")
+        assert any(part in str(error) for part in known), error
     else:
         raise AssertionError("half an upload was loaded")
 print("nothing loads")
@@ -241,3 +242,79 @@ def test_barcodes_are_counted_without_n_at_their_ends(tmp_path):
     assert split_counts(tmp_path / "dataset") == [
         {"split": name, "samples": 6, "barcodes": 2, "species": 2} for name in ("train", "total")
     ]
+
+
+# ---- the card, and what is said when it does not work ---------------------------------------------------------------
+
+CLI = "import sys; from bioscan_hf.cli.main import main; main(sys.argv[1:])"
+
+
+def header(hub):
+    return yaml.safe_load(hub.files(REPO)["README.md"].decode().split("---\n")[1])
+
+
+def test_publish_over_a_card_that_was_edited(copy, tmp_path):
+    """Here, then on the Hub: both are kept. Edited in both at once: refused, unless forced."""
+    card = copy / "README.md"
+    card.write_text(card.read_text().replace("## Citation", "## How to cite us\n\nOurs is CC0.\n\n## Citation"))
+    with minihub.serve() as hub:
+        published(hub, tmp_path, copy)
+        there = hub.files(REPO)["README.md"].decode()
+        assert "Ours is CC0" in there and "| total | 400 |" in there and len(header(hub)["configs"]) == 2
+        hub.add(REPO, {"README.md": there.replace("license: other", "license: cc0-1.0").encode()})
+        published(hub, tmp_path, copy)
+        assert header(hub)["license"] == "cc0-1.0" and b"Ours is CC0" in hub.files(REPO)["README.md"]
+
+        card.write_text(card.read_text().replace("Ours is CC0.", "Ours is free."))
+        before = len(hub.repos[REPO].commits)
+        done = run(CLI, hub, tmp_path, "publish", copy, REPO)
+        assert done.returncode == 1 and len(hub.repos[REPO].commits) == before
+        assert "publish: README.md was edited here and on the Hub since the last upload" in done.stderr
+        done = run(CLI, hub, tmp_path, "publish", copy, REPO, "--force", "--license", "mit", "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert header(hub)["license"] == "mit" and b"Ours is free." in hub.files(REPO)["README.md"]
+
+
+def test_a_killed_upload_keeps_the_card(dataset, tmp_path):
+    """While shards go up, nothing loads; the words on the Hub are there meanwhile and afterwards."""
+    with minihub.serve() as hub:
+        hub.repos[REPO] = minihub.Repo()
+        hub.add(REPO, {"README.md": b"---\nlicense: cc0-1.0\n---\n# Moths of Malaise traps\n"})
+        hub.uploads_before_hanging = 7
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(dataset), REPO], env=minihub.environment(hub, tmp_path / "first")
+        )
+        assert hub.hanging.wait(60)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        assert b"# Moths of Malaise traps" in hub.files(REPO)["README.md"]
+        assert header(hub)["configs"][0]["config_name"] == "upload_not_finished"
+        hub.uploads_before_hanging = None
+        published(hub, tmp_path / "second", dataset)
+        assert header(hub)["license"] == "cc0-1.0" and len(header(hub)["configs"]) == 2
+        assert b"# Moths of Malaise traps" in hub.files(REPO)["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "offline mode is on (HF_HUB_OFFLINE)"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "No connection to the Hub at http://127.0.0.1:9"),
+        ({"HF_TOKEN": "hf_wrong"}, "the Hub refused the token (401): it is wrong or has expired"),
+        ({"HF_TOKEN": ""}, "not logged in. Log in by `hf auth login`, or set HF_TOKEN"),
+        ({}, "this token has no right to write there (403). Use a token with write access to 'tester'"),
+    ],
+)
+def test_publish_says_what_is_the_matter(dataset, tmp_path, change, message):
+    """No network, a wrong token, no token and no rights have each their own line."""
+    with minihub.serve() as hub:
+        hub.repos[REPO] = minihub.Repo(read_only=True)
+        hub.add(REPO, {"notes.txt": b"x"})
+        environment = {**minihub.environment(hub, tmp_path), **change}
+        command = [sys.executable, "-c", CLI, "publish", str(dataset), REPO]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 1
+        line = done.stderr.strip().splitlines()[-1]
+        assert line.startswith(f"bioscan-hf publish: {REPO}: ") or message in line
+        assert message in line, done.stderr
+        assert hub.files(REPO).keys() == {"notes.txt"}
