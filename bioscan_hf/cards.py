@@ -1,7 +1,6 @@
 """Tables and values as Markdown text, and the files of a card.
 
-Every value from outside is shown as text: it cannot add HTML, a link or a table column to a card. Paths are shown
-without their folders. The cards themselves are in `hub/cards.py` and `dataset/card.py`.
+Every value from outside is shown as text: it cannot add HTML, a link or a table column. Paths lose their folders.
 """
 
 from __future__ import annotations
@@ -23,11 +22,7 @@ EVAL_RESULTS_FILE = ".eval_results/bioscan_hf.yaml"
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
-    """Content of a results file.
-
-    Raises:
-        ValueError: if it is not a JSON object, is nested too deeply, or is larger than 64 MiB.
-    """
+    """Content of a results file; ValueError if it is not a JSON object, nested too deeply, or above 64 MiB."""
     try:
         return read_json(path)
     except ValueError as error:
@@ -102,9 +97,7 @@ def settings_table(results: Mapping[str, Any]) -> str:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name is a repository id, "owner/name", and not a folder of this machine."""
-    if not re.fullmatch(r"\w[\w.-]{0,95}/[\w.-]{1,96}", name, re.ASCII):
-        return False
-    return not Path(name).exists()
+    return bool(re.fullmatch(r"\w[\w.-]{0,95}/[\w.-]{1,96}", name, re.ASCII)) and not Path(name).exists()
 
 
 def size_category(rows: int) -> str:

@@ -21,7 +21,7 @@ BARCODE_TASKS = {
     "barcodes/contrast": ("feature-extraction", "feature-extraction"),
 }
 
-#: Encoder family -> (the paper as a link, files with citations).
+#: Encoder family -> (link to the paper, files with citations).
 FAMILIES = {
     "barcodebert": ("[BarcodeBERT](https://arxiv.org/abs/2311.02401)", ("barcodebert", "bioscan5m")),
     "barcodemamba": ("[BarcodeMamba](https://arxiv.org/abs/2412.11084)", ("barcodemamba", "barcodebert", "bioscan5m")),
@@ -70,11 +70,12 @@ def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
     classifies = results["task"] == "barcodebert/finetune"
     hub_task, pipeline = BARCODE_TASKS[results["task"]]
     paper, citations = FAMILIES[family]
-    data = _model_data(title, results, pipeline, ["biology", "dna", "dna-barcode", "bioscan", family])
+    tags = ["biology", "dna", "dna-barcode", "bioscan", family]
+    data = _model_data(title, results, pipeline, tags, hub_task, _barcode_metrics(results))
     base = str(results["options"].get("model"))
     data.base_model = base if is_hub_id(base) else None
-    data.eval_results = list(_evaluations(results, hub_task, _barcode_metrics(results))) or None
     classes = model["classes"] if classifies else {}
+    plain = [(str(key), _plain(value)) for key, value in results["metrics"].items()]
     return render(
         ModelCard,
         data,
@@ -91,26 +92,22 @@ def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
         classes=escape(", ".join(f"{cell(n)} classes of rank {rank}" for rank, n in classes.items())),
         several=len(classes) > 1,
         training=settings_table(results),
-        results=_classifier_results(results["metrics"]) if classifies else _plain_table(results["metrics"]),
+        results=_classifier_results(results["metrics"]) if classifies else table(("metric", "value"), plain),
     )
 
 
 def _check_barcode_results(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """The model of the results and its family, after checking that the card has all it needs."""
-    task = results.get("task")
-    if not isinstance(task, str) or task not in BARCODE_TASKS:
-        known = " and ".join(map(repr, BARCODE_TASKS))
-        raise ValueError(f"There is no card for the task {task!r} of these results; there is one for {known}.")
+    check_task(results, *BARCODE_TASKS)
     require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "model": (), "options": ()})
     model = results["model"]
     family = "alignedbarcode" if "positions" in model else "barcodemamba" if "state_size" in model else "barcodebert"
     shape: tuple[str, ...] = ("hidden_size", "num_hidden_layers")
     if family == "alignedbarcode":
         shape = ("positions", "embedding_size", "output_size", "profile_weight")
-    classifies = task == "barcodebert/finetune"
-    needed = ("k", "parameters", *shape, *(("classes",) if classifies else ()))
-    require(results, {"model": needed})
-    require(results, {"metrics": ("train_loss_nats", "independent", "consistent") if classifies else ()})
+    require(results, {"model": ("k", "parameters", *shape), "metrics": ()})
+    if results["task"] == "barcodebert/finetune":
+        require(results, {"model": ("classes",), "metrics": ("train_loss_nats", "independent", "consistent")})
     return model, family
 
 
@@ -141,19 +138,14 @@ def _barcode_metrics(results: Mapping[str, Any]) -> Iterator[tuple[Any, str, str
             yield split, f"1-NN {rank} accuracy", "accuracy", value
 
 
-def _plain_table(metrics: Mapping[str, Any]) -> str:
-    return table(("metric", "value"), [(str(key), _plain(value)) for key, value in metrics.items()])
-
-
 def _plain(value: Any) -> str:
     return "not run" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _loss(metrics: Mapping[str, Any]) -> str:
     loss = metrics["train_loss_nats"]
-    return "Loss of the last logged training step: " + (
-        "not run." if loss is None else f"{escape(_plain(loss))} nats."
-    )
+    shown = "not run" if loss is None else f"{escape(_plain(loss))} nats"
+    return f"Loss of the last logged training step: {shown}."
 
 
 def _classifier_results(metrics: Mapping[str, Any]) -> str:
@@ -175,15 +167,12 @@ def _classifier_results(metrics: Mapping[str, Any]) -> str:
 
 def _classifier_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """One row per split and rank. "-" is a metric that does not apply; "none" one without specimens."""
-
-    def score(values: Mapping[str, Any], key: str) -> Any:
-        value = values.get(key, "-")
-        if value is None:
-            return "none"
-        return f"{value:.3f}" if key.endswith("_nats") and value != "-" else value
-
-    keys = CLASSIFIER_COLUMNS.values()
-    rows = [(split, rank, *(score(values, key) for key in keys)) for split, rank, values in _rows(scores)]
+    rows = []
+    for split, rank, values in _rows(scores):
+        shown = [values.get(key, "-") for key in CLASSIFIER_COLUMNS.values()]
+        nats = values.get("cross_entropy_nats")
+        shown[-1] = f"{nats:.3f}" if isinstance(nats, float) else shown[-1]
+        rows.append((split, rank, *("none" if value is None else value for value in shown)))
     return table(("split", "rank", *CLASSIFIER_COLUMNS), rows)
 
 
@@ -212,14 +201,14 @@ def clibd_card(title: str, results: Mapping[str, Any]) -> str:
     present: Sequence[str] = model["modalities"]
     if not present or not set(present) <= set(CLIBD_INPUTS):
         raise ValueError(f"modalities of these results are {present}; allowed are {', '.join(CLIBD_INPUTS)}.")
-    data = _model_data(title, results, "feature-extraction", [*TAGS, "clibd", "contrastive", "multimodal"])
     shown = (
         (part, f"{question} {rank} macro top-1", "balanced_accuracy", found[part]["macro"]["1"].get(rank))
         for question, found in metrics["retrieval"].items()
         for part in ("seen", "unseen")
         for rank in found[part]["macro"]["1"]
     )
-    data.eval_results = list(_evaluations(results, "feature-extraction", shown)) or None
+    task, tags = "feature-extraction", [*TAGS, "clibd", "contrastive", "multimodal"]
+    data = _model_data(title, results, task, tags, task, shown)
     kinds = [CLIBD_INPUTS[modality][0] for modality in present]
     return render(
         ModelCard,
@@ -242,16 +231,10 @@ def _clibd_results(metrics: Mapping[str, Any]) -> str:
     """Table of each combination of queries and keys, with chance."""
     if not metrics["retrieval"]:
         return f"Not evaluated. {_loss(metrics)}"
-    rows = [
-        (
-            question,
-            rank,
-            *(found[part]["macro"]["1"].get(rank) for part in PARTS),
-            found["seen"]["chance"]["macro"]["1"].get(rank),
-        )
-        for question, found in metrics["retrieval"].items()
-        for rank in found["seen"]["macro"]["1"]
-    ]
+    rows = []
+    for question, found in metrics["retrieval"].items():
+        columns = [found[part]["macro"]["1"] for part in PARTS] + [found["seen"]["chance"]["macro"]["1"]]
+        rows += [(question, rank, *(column.get(rank) for column in columns)) for rank in columns[0]]
     text = (
         "Macro top-1 accuracy in percent: the share of queries whose nearest key has their taxon, averaged over taxa. "
         "Species of the queries were named in training (seen) or not (unseen); the keys hold both. Chance is the "
@@ -282,41 +265,46 @@ def _text(name: str) -> str:
     return files("bioscan_hf.model_cards").joinpath(name).read_text(encoding="utf-8")
 
 
-def _model_data(title: str, results: Mapping[str, Any], pipeline: str, tags: list[str]) -> ModelCardData:
+def _model_data(
+    title: str,
+    results: Mapping[str, Any],
+    pipeline: str,
+    tags: list[str],
+    hub_task: str,
+    metrics: Iterable[tuple[Any, str, str, Any]],
+) -> ModelCardData:
+    """The YAML of a card, with the metrics (split, name, type, value) that are not None."""
     dataset = str(results["dataset"])
+    name, on_hub = PureWindowsPath(dataset).name, is_hub_id(dataset)
+    evaluations = [
+        EvalResult(
+            task_type=hub_task,
+            dataset_type=dataset if on_hub else name,
+            dataset_name=name,
+            dataset_split=split,
+            metric_type=kind,
+            metric_name=metric,
+            metric_value=value,
+        )
+        for split, metric, kind, value in metrics
+        if value is not None
+    ]
     return ModelCardData(
         model_name=" ".join(title.split()),
         library_name="transformers",
         license="apache-2.0",
         pipeline_tag=pipeline,
         tags=tags,
-        datasets=[dataset] if is_hub_id(dataset) else None,
+        datasets=[dataset] if on_hub else None,
+        eval_results=evaluations or None,
     )
 
 
-def _evaluations(
-    results: Mapping[str, Any], hub_task: str, metrics: Iterable[tuple[Any, str, str, Any]]
-) -> Iterator[EvalResult]:
-    """Results as the Hub's model pages read them. Metrics that are None are left out."""
-    dataset = str(results["dataset"])
-    name = PureWindowsPath(dataset).name
-    for split, metric, kind, value in metrics:
-        if value is not None:
-            yield EvalResult(
-                task_type=hub_task,
-                dataset_type=dataset if is_hub_id(dataset) else name,
-                dataset_name=name,
-                dataset_split=split,
-                metric_type=kind,
-                metric_name=metric,
-                metric_value=value,
-            )
-
-
-def check_task(results: Mapping[str, Any], task: str) -> None:
-    """Raises ValueError unless the results are of this task."""
-    if results.get("task") != task:
-        raise ValueError(f"This card is for the task {task!r}, not {results.get('task')!r}.")
+def check_task(results: Mapping[str, Any], *tasks: str) -> None:
+    """Raises ValueError unless the results are of one of these tasks."""
+    if results.get("task") not in tasks:
+        wanted = " or ".join(map(repr, tasks))
+        raise ValueError(f"The results are of the task {results.get('task')!r}; give results of {wanted}.")
 
 
 def require(results: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> None:

@@ -39,9 +39,7 @@ def clustering_card(title: str, results: Mapping[str, Any]) -> str:
     ranks = {rank: scores for rank, scores in results["metrics"].items() if rank != "separation"}
     keys = CLUSTERING_COLUMNS.values()
     require(results["metrics"], {rank: ("labelled", "classes", *keys) for rank in ranks})
-    rows = [
-        (rank, scores["labelled"], scores["classes"], *(scores[key] for key in keys)) for rank, scores in ranks.items()
-    ]
+    rows = [(rank, *(scores[key] for key in ("labelled", "classes", *keys))) for rank, scores in ranks.items()]
     told = {"protocol": results["protocol"], "modalities": results["modalities"], **results["options"]}
     runs = len(results["seeds"])
     return render(
@@ -72,11 +70,8 @@ def index_card(title: str, folder: str | Path, results: Mapping[str, Any] | None
         raise FileNotFoundError(f"{str(folder)!r} has no index.json: save_index did not write it.")
     about = read_json(folder / "index.json", {"keys": int, "distinct": int, "dim": int, "kind": str})
     labels = pq.read_table(folder / "labels.parquet")
-    rows = [
-        (name.removeprefix("rank:"), len(labels) - labels[name].null_count, pc.count_distinct(labels[name]).as_py())
-        for name in labels.column_names
-        if name.startswith("rank:")
-    ]
+    ranks = {name.removeprefix("rank:"): labels[name] for name in labels.column_names if name.startswith("rank:")}
+    rows = [(rank, len(names) - names.null_count, pc.count_distinct(names).as_py()) for rank, names in ranks.items()]
     training, found = "Unknown: no results file was given.", "Not evaluated."
     if results is not None:
         check_task(results, "clibd/retrieval")
@@ -109,8 +104,8 @@ def _retrieval_results(metrics: Mapping[str, Any]) -> str:
     for name, combinations in models.items():
         for question, parts in combinations.items():
             k = min(parts["seen"]["macro"], key=int)
-            for rank in parts["seen"]["macro"][k]:
-                rows.append((name, question, rank, f"top-{k}", *(parts[part]["macro"][k].get(rank) for part in PARTS)))
+            columns = [parts[part]["macro"][k] for part in PARTS]
+            rows += [(name, question, rank, f"top-{k}", *(one.get(rank) for one in columns)) for rank in columns[0]]
     text = "Macro accuracy in percent, over taxa, for queries of seen and unseen species. The keys hold both."
     return "\n\n".join([text, table(("encoder", "query->key", "rank", "", "seen", "unseen", "harmonic mean"), rows)])
 

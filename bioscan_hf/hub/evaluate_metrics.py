@@ -1,8 +1,7 @@
-"""Metrics as `evaluate.Metric` classes, for `compute`, `add_batch`, several processes and `evaluate.combine`.
+"""Metrics as `evaluate.Metric` classes, which return the numbers of `bioscan_hf.metrics` as flat dictionaries.
 
-They return the numbers of `bioscan_hf.metrics` as flat dictionaries; a value is None if no specimen counts. A missing
-label is -1 and is left out; `compute(ignore=...)` changes that id. The folder metrics/ has the same for
-`evaluate.load`, by path or from a Space of the Hub.
+A value is None if no specimen counts. A missing label is -1 and is left out; `compute(ignore=...)` changes that id.
+The folder metrics/ has the same for `evaluate.load`, by path or from a Space of the Hub.
 Shape letters: N = specimens, R = ranks, K = ranked guesses of one specimen.
 """
 
@@ -15,17 +14,9 @@ import datasets
 import evaluate
 import numpy as np
 
-from ..metrics import (
-    IGNORE,
-    accuracy,
-    adjusted_mutual_information,
-    harmonic_mean,
-    hierarchical_accuracy,
-    top_k_accuracy,
-)
+from .. import metrics
+from ..metrics import IGNORE, Scores
 from ..schema import RANKS
-
-Scores = dict[str, Any]
 
 _ID = datasets.Value("int64")
 _RANKS = datasets.Sequence(_ID)
@@ -59,7 +50,7 @@ class TaxonAccuracy(_Metric):
     """
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int], ignore: int = IGNORE) -> Scores:
-        return dict(accuracy(predictions, references, ignore))
+        return metrics.accuracy(predictions, references, ignore)
 
 
 class TopkAccuracy(_Metric):
@@ -124,14 +115,14 @@ class HarmonicMean(_Metric):
     def _compute(
         self, predictions: Sequence[int], references: Sequence[int], seen: Sequence[bool], ignore: int = IGNORE
     ) -> Scores:
-        predicted, true, named = _ids(predictions), _ids(references), np.asarray(seen, bool)
+        predicted, true, named = np.asarray(predictions), np.asarray(references), np.asarray(seen, bool)
         scores: Scores = {}
         for part, rows in (("seen", named), ("unseen", ~named)):
-            found = accuracy(predicted[rows], true[rows], ignore)
+            found = metrics.accuracy(predicted[rows], true[rows], ignore)
             scores |= {f"{part}_{name}": value for name, value in found.items()}
         for kind in ("micro", "macro"):
             both = (scores[f"{part}_{kind}_accuracy"] for part in ("seen", "unseen"))
-            scores[f"{kind}_harmonic_mean"] = harmonic_mean(*both)
+            scores[f"{kind}_harmonic_mean"] = metrics.harmonic_mean(*both)
         return scores
 
 
@@ -148,7 +139,7 @@ class AdjustedMutualInformation(_Metric):
     """
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int], ignore: int = IGNORE) -> Scores:
-        return dict(adjusted_mutual_information(_ids(predictions), _ids(references), ignore))
+        return metrics.adjusted_mutual_information(predictions, references, ignore)
 
 
 class HierarchicalAccuracy(_Metric):
@@ -182,7 +173,7 @@ class HierarchicalAccuracy(_Metric):
             )
         names = _rank_names(ranks, true.shape[1])
         guesses, labels = (dict(zip(names, ids.T, strict=True)) for ids in (predicted, true))
-        found = hierarchical_accuracy(guesses, labels, ignore)
+        found = metrics.hierarchical_accuracy(guesses, labels, ignore)
         deepest = {f"deepest_{name}": share for name, share in found["deepest"].items()}
         return {"ranks_right": found["ranks_right"], **deepest, "support": found["support"]}
 
@@ -195,19 +186,15 @@ def _top_k(guesses: np.ndarray, true: np.ndarray, top_k: Sequence[int] | None, i
         raise ValueError(f"top_k is {wanted}, but there are {width} guesses of each specimen: give 1 to {width}.")
     scores: Scores = {}
     for k in wanted:
-        found = top_k_accuracy(guesses[:, :k], true, ignore)
+        found = metrics.top_k_accuracy(guesses[:, :k], true, ignore)
         scores |= {f"{prefix}{kind}_top_{k}": found[f"{kind}_accuracy"] for kind in ("micro", "macro")}
     return scores | {f"{prefix}{name}": found[name] for name in ("support", "classes")}
-
-
-def _ids(values: Sequence[Any]) -> np.ndarray:
-    return np.asarray(values, np.int64)
 
 
 def _array(values: Sequence[Any], problem: str) -> np.ndarray:
     """Ids as an array. ValueError with `problem` if the lists have different lengths."""
     try:
-        return _ids(values)
+        return np.asarray(values, np.int64)
     except ValueError:
         raise ValueError(f"The {problem}. Give each specimen the same number, -1 where there is none.") from None
 

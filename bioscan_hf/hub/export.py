@@ -1,7 +1,5 @@
 """Export of encoders to ONNX and to sentence-transformers.
 
-An ONNX file needs only onnxruntime and takes batches of any size. The tokenizer (`tokenizer.json`) or the image
-processor is saved beside it. Writing it needs onnx and onnxscript.
 Shape letters: B = batch, L = tokens, D = embedding size.
 """
 
@@ -23,9 +21,6 @@ OUTPUT = "embeddings"
 
 MODALITIES = ("image", "dna")
 
-#: Rows of the traced batch. torch.export would treat one row as a fixed size.
-TRACED_ROWS = 2
-
 
 class _Embedding(nn.Module):
     """The encoder of one modality, with tensors in and the embedding out."""
@@ -46,10 +41,11 @@ class _Embedding(nn.Module):
 def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str | None = None) -> Path:
     """Writes an encoder as an ONNX file, and its tokenizer or image processor to the same folder.
 
-    A barcode encoder takes `input_ids` and `attention_mask`, int64 (B, L) with L the tokenizer's fixed length, and
-    returns `embeddings` (B, D), which equal `pooler_output`. The image encoder of CLIBD takes `pixel_values` float32
-    (B, 3, H, W), its barcode encoder `input_ids` and `attention_mask`; both return unit vectors. The metadata of the
-    file name the modality, the model type and the input shape. The model is not changed.
+    Running the file needs only onnxruntime, with batches of any size. A barcode encoder takes `input_ids` and
+    `attention_mask`, int64 (B, L) with L the tokenizer's fixed length, and returns `embeddings` (B, D), which equal
+    `pooler_output`. The image encoder of CLIBD takes `pixel_values` float32 (B, 3, H, W), its barcode encoder
+    `input_ids` and `attention_mask`; both return unit vectors. The metadata of the file name the modality, the model
+    type and the input shape.
 
     Args:
         model: A `BarcodeBertModel` or `ClibdModel`, in float32 on the CPU.
@@ -65,7 +61,7 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
     path = Path(path)
     _check(model, path, modality)
     tokenizer = processor.dna_tokenizer if modality == "dna" else processor
-    names, inputs, saved = _inputs(tokenizer, modality)
+    inputs, saved = _inputs(tokenizer, modality)
     rows = torch.export.Dim("batch", min=1)
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -73,9 +69,9 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
             warnings.simplefilter("ignore")  # the exporter warns about its own steps
             program: Any = torch.onnx.export(
                 _Embedding(model, modality).eval(),
-                inputs,
+                tuple(inputs.values()),
                 dynamo=True,
-                input_names=names,
+                input_names=list(inputs),
                 output_names=[OUTPUT],
                 dynamic_shapes={"inputs": tuple({0: rows} for _ in inputs)},
                 opset_version=18,
@@ -87,7 +83,7 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
     program.model.metadata_props.update(
         model_type=model.config.model_type,
         modality=modality or "dna",
-        input_shape=json.dumps(["batch", *inputs[0].shape[1:]]),
+        input_shape=json.dumps(["batch", *next(iter(inputs.values())).shape[1:]]),
     )
     with replacing(path) as part:
         program.save(str(part), external_data=False)
@@ -96,41 +92,42 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
 
 
 def _check(model: Any, path: Path, modality: str | None) -> None:
-    for name in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"Writing ONNX files needs {name}: pip install 'bioscan_hf[onnx]'.")
-    clibd = model.config.model_type == "clibd"
-    if clibd and (modality not in MODALITIES or modality not in model.config.modalities):
-        possible = " or ".join(repr(name) for name in MODALITIES if name in model.config.modalities)
-        raise ValueError(f"modality={modality!r} cannot be exported from this model. Pass {possible}.")
-    if model.config.model_type not in ("barcodebert", "clibd"):
-        raise ValueError(
-            f"{type(model).__name__} cannot be written as ONNX; BarcodeBERT and CLIBD can. Use torch.export."
-        )
-    if not clibd and modality is not None:
-        raise ValueError(f"{type(model).__name__} has one encoder, for barcodes: leave modality out.")
-    if not clibd and not type(model).__name__.endswith("Model"):
-        raise ValueError(f"{type(model).__name__} is an encoder with a head. Pass the encoder: model.base_model.")
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"Writing ONNX files needs {package}: pip install 'bioscan_hf[onnx]'.")
+    kind, name = model.config.model_type, type(model).__name__
+    if kind not in ("barcodebert", "clibd"):
+        raise ValueError(f"{name} cannot be written as ONNX; BarcodeBERT and CLIBD can. Use torch.export.")
+    if kind == "clibd":
+        possible = [name for name in MODALITIES if name in model.config.modalities]
+        if modality not in possible:
+            raise ValueError(f"modality is {modality!r}; give {' or '.join(map(repr, possible))}.")
+    elif modality is not None:
+        raise ValueError(f"{name} has one encoder, for barcodes: leave modality out.")
+    elif not name.endswith("Model"):
+        raise ValueError(f"{name} is an encoder with a head. Pass the encoder: model.base_model.")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(f"The model is {model.dtype} on {model.device}. Export it from model.float().cpu().")
     if path.exists():
         raise FileExistsError(f"{path} exists. Choose another name, or delete it.")
 
 
-def _inputs(processor: Any, modality: str | None) -> tuple[list[str], tuple[torch.Tensor, ...], Any]:
-    """Names of the inputs, an example of each, and the tokenizer or processor to save."""
+def _inputs(processor: Any, modality: str | None) -> tuple[dict[str, torch.Tensor], Any]:
+    """An example of each input, with two rows, and the tokenizer or processor to save.
+
+    torch.export would treat one row as a fixed size.
+    """
     if modality == "image":
         size = processor.image_size
-        return ["pixel_values"], (torch.zeros(TRACED_ROWS, 3, size, size),), processor.image_processor
+        return {"pixel_values": torch.zeros(2, 3, size, size)}, processor.image_processor
     ids, mask = processor.encode_column(["ACGT" * (processor.max_nucleotides // 4), "ACGT" * 3])
-    return ["input_ids", "attention_mask"], (torch.from_numpy(ids), torch.from_numpy(mask)), processor
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}, processor
 
 
 def export_sentence_transformers(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     """Writes a folder that `SentenceTransformer(folder, trust_remote_code=True)` loads.
 
-    `encode` returns the embeddings of `pooler_output` for barcodes of at least one token. trust_remote_code is not
-    needed after `import bioscan_hf.auto`.
+    `encode` returns `pooler_output`. After `import bioscan_hf.auto`, trust_remote_code is not needed.
 
     Args:
         model: A `BarcodeBertModel` or `BarcodeMambaModel` with `pooling="masked_mean"`, because the mean of
@@ -146,8 +143,7 @@ def export_sentence_transformers(model: Any, tokenizer: Any, folder: str | Path)
         raise ValueError(f"{type(model).__name__} has no token vectors to pool. Pass a BarcodeBertModel.")
     if model.config.pooling != "masked_mean":
         raise ValueError(
-            f"The model pools by {model.config.pooling!r}, padding included, which sentence-transformers cannot do. "
-            f"Pass a model with pooling='masked_mean'."
+            f"The model pools by {model.config.pooling!r}, padding included. Pass one with 'masked_mean'."
         )
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty. Choose another folder.")

@@ -1,9 +1,5 @@
 """Pipelines of transformers for barcodes and photos.
 
-`pipeline("dna-classification", model=folder)` names the taxa of barcodes, `pipeline("dna-feature-extraction", ...)`
-embeds them, and `pipeline("zero-shot-species-retrieval", model=..., index=...)` names photos or barcodes by the
-nearest keys of an index. Inputs are lists, columns, generators or a `KeyDataset`; `batch_size` changes only the speed.
-
 `import bioscan_hf.auto` registers the tasks. They need this package and load no code from the Hub. Without it,
 `pipeline("text-classification", model=folder, trust_remote_code=True)` runs a classifier of one rank.
 Shape letters: B = batch, L = tokens, D = embedding size, C = classes, K = neighbours.
@@ -12,71 +8,65 @@ Shape letters: B = batch, L = tokens, D = embedding size, C = classes, K = neigh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY, base
 
+from ..barcodes import clean_barcodes
 from ..models.taxon_classifier import taxa_probabilities
 from ..models.tokenization_kmer import KmerTokenizer
-
-if TYPE_CHECKING:
-    from ..search.index import RetrievalIndex
+from ..search.index import RetrievalIndex, load_index
+from ..search.retrieve import retrieve
+from ..search.vectors import check_query
 
 #: Any: its methods take any arguments, ours take named ones.
 Pipeline: Any = base.Pipeline
 
-CLEANINGS = ("none", "barcode")
-
 #: Letters of a barcode. K-mers with letters other than A, C, G and T are unknown to the tokenizers.
 LETTERS = frozenset("ACGTN-RYSWKMBDHV")
 
-Options = dict[str, Any]
-
 #: Modalities of the queries of a retrieval.
 QUERIES = ("image", "dna")
+
+Options = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
 
 
 def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
     """The barcode without white space, cleaned as `clean` says.
 
     Args:
-        clean: "none" accepts capital letters, IUPAC codes and "-"; "barcode" turns everything into A, C, G, T and N,
-            as `read_sequences` does.
+        clean: "none" accepts capital letters, IUPAC codes and "-"; "barcode" turns everything into A, C, G, T and N.
         fewest: Nucleotides of one token: the minimum length.
 
     Raises:
         ValueError: if it is too short or has other letters, or `clean` is unknown.
         TypeError: if it is not a string.
     """
-    if clean not in CLEANINGS:
-        raise ValueError(f"clean={clean!r} is unknown. Allowed are {', '.join(CLEANINGS)}.")
+    if clean not in ("none", "barcode"):
+        raise ValueError(f"clean is {clean!r}; give 'none' or 'barcode'.")
     if not isinstance(barcode, str):
-        raise TypeError(
-            f"A barcode must be a string, but a {type(barcode).__name__} was given. Pass str, or a list of str."
-        )
+        raise TypeError(f"A barcode must be a string, but a {type(barcode).__name__} was given.")
     text = "".join(barcode.split())
     if clean == "barcode":
-        from ..barcodes import clean_barcodes
-
         text = clean_barcodes([text])[0]
-    wrong = next((letter for letter in text if letter not in LETTERS), None)
-    if wrong is not None:
+    if wrong := next((letter for letter in text if letter not in LETTERS), None):
         raise ValueError(
             f"The barcode {barcode[:30]!r} contains {wrong!r}. Allowed are A, C, G, T, N, the IUPAC codes and '-', as "
             f"capital letters; clean='barcode' also takes lower case and U."
         )
     if len(text) < fewest:
-        raise ValueError(
-            f"The barcode {barcode[:30]!r} has {len(text)} nucleotides; a token needs {fewest}. Leave it out."
-        )
+        raise ValueError(f"The barcode {barcode[:30]!r} has {len(text)} nucleotides; a token needs {fewest}.")
     return text
 
 
 class _NamedPipeline(Pipeline):
-    """What our pipelines share: they load only what they name, and take any sequence as a list."""
+    """Base of the pipelines: loads only what a class names, and takes any sequence as a list."""
 
     _load_tokenizer = False
     _load_processor = False
@@ -105,10 +95,8 @@ class BarcodePipeline(_NamedPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if not isinstance(self.tokenizer, KmerTokenizer):
-            raise ValueError(
-                f"{self.task} takes a KmerTokenizer, not {type(self.tokenizer).__name__}. Save one beside the model, "
-                f"or pass tokenizer=KmerTokenizer(...)."
-            )
+            given = type(self.tokenizer).__name__
+            raise ValueError(f"{self.task} takes a KmerTokenizer, not {given}. Save one beside the model.")
         read = (self.model.config.k, self.model.config.vocabulary)
         if (self.tokenizer.k, self.tokenizer.vocabulary) != read:
             raise ValueError(
@@ -117,7 +105,7 @@ class BarcodePipeline(_NamedPipeline):
             )
         self.model.eval()
 
-    def preprocess(self, barcode: Any, clean: str = "none") -> dict[str, torch.Tensor]:
+    def preprocess(self, barcode: Any, clean: str = "none") -> Tensors:
         """Ids and mask (1, L) of a barcode."""
         ids, mask = self.tokenizer.encode_column([check_barcode(barcode, clean, self.tokenizer.k)])
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
@@ -156,10 +144,10 @@ class DnaClassificationPipeline(BarcodePipeline):
             raise ValueError(f"top_k is {top_k}: give 1 or more, or None for all.")
         return _sorted_options(given, ("clean",), (), ("top_k",))
 
-    def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _forward(self, inputs: Tensors) -> Tensors:
         return {"logits": self.model(**inputs).logits.float()}
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int | None = 1) -> list[dict[str, Any]]:
+    def postprocess(self, outputs: Tensors, top_k: int | None = 1) -> list[dict[str, Any]]:
         """The answer for logits (1, C)."""
         config, logits = self.model.config, outputs["logits"]
         if config.taxa is None:
@@ -193,17 +181,15 @@ class DnaFeatureExtractionPipeline(BarcodePipeline):
     def _sanitize_parameters(self, **given: Any) -> tuple[Options, Options, Options]:
         return _sorted_options(given, ("clean",), ("tokens",), ("return_tensors",))
 
-    def _forward(self, inputs: dict[str, torch.Tensor], tokens: bool = False) -> dict[str, torch.Tensor]:
+    def _forward(self, inputs: Tensors, tokens: bool = False) -> Tensors:
         outputs = self.model(**inputs)
         if not tokens:
             return {"embedding": outputs.pooler_output.float()}
         if "last_hidden_state" not in outputs:
-            raise ValueError(
-                f"{type(self.model).__name__} embeds barcodes, but has no token vectors. Leave tokens out."
-            )
+            raise ValueError(f"{type(self.model).__name__} has no token vectors. Leave tokens out.")
         return {"tokens": outputs.last_hidden_state.float(), "attention_mask": inputs["attention_mask"]}
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], return_tensors: bool = False) -> Any:
+    def postprocess(self, outputs: Tensors, return_tensors: bool = False) -> Any:
         """(D,), or (L, D) of the attended tokens."""
         if "tokens" in outputs:
             vectors = outputs["tokens"][0][outputs["attention_mask"][0] != 0]
@@ -225,9 +211,8 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         index_revision: Branch, tag or commit of the repository.
         modality: "image" (PIL images, paths, bytes or arrays) or "dna" (strings). None is "image" if the model has an
             image encoder.
-        top_k: Number of nearest keys.
+        top_k, ties: Number of nearest keys, and their tie rule, as for `search.retrieve.retrieve`.
         ranks: Ranks of the answer.
-        ties: Order of equally near keys, "vote" or "parity", see `search.retrieve`.
         clean: For barcodes, see `check_barcode`.
 
     Raises:
@@ -249,12 +234,7 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         if index is None:
             raise ValueError(f"{self.task} needs reference keys: pass index=, a folder or a repository.")
         self.index = open_index(index, index_revision)
-        width, size = self.index.vectors.shape[1], self.model.config.projection_dim
-        if width != size:
-            raise ValueError(
-                f"The keys of the index have {width} dimensions, but the model's embeddings {size}. Build the index "
-                f"with this model."
-            )
+        check_query(self.model.config.projection_dim, self.index.dim)
         self.model.eval()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -264,13 +244,13 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
 
     def _sanitize_parameters(self, **given: Any) -> tuple[Options, Options, Options]:
         options = _sorted_options(given, ("modality", "clean"), ("top_k", "ranks", "ties"), ())
-        modality = given.get("modality")
-        if modality is not None and (modality not in QUERIES or modality not in self.model.config.modalities):
-            possible = " and ".join(name for name in QUERIES if name in self.model.config.modalities)
-            raise ValueError(f"modality={modality!r} is not possible. Allowed are {possible}.")
+        if (modality := given.get("modality")) is not None:
+            possible = [name for name in QUERIES if name in self.model.config.modalities]
+            if modality not in possible:
+                raise ValueError(f"modality is {modality!r}; give {' or '.join(map(repr, possible))}.")
         return options
 
-    def preprocess(self, query: Any, modality: str | None = None, clean: str = "none") -> dict[str, torch.Tensor]:
+    def preprocess(self, query: Any, modality: str | None = None, clean: str = "none") -> Tensors:
         """Model inputs for one query."""
         if (modality or self.model.config.modalities[0]) == "image":
             return dict(self.processor(images=[query], names=["The query"]))
@@ -278,17 +258,10 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         return dict(self.processor(dna=[barcode], names=["The query"]))
 
     def _forward(
-        self,
-        inputs: dict[str, torch.Tensor],
-        top_k: int = 5,
-        ranks: Sequence[str] = ("species",),
-        ties: str = "vote",
-    ) -> dict[str, torch.Tensor]:
+        self, inputs: Tensors, top_k: int = 5, ranks: Sequence[str] = ("species",), ties: str = "vote"
+    ) -> Tensors:
         """Cosines (B, K) of the nearest keys, and label ids (B, K) of each rank."""
-        from ..search.retrieve import retrieve
-
-        missing = [rank for rank in ranks if rank not in self.index.codes]
-        if missing:
+        if missing := [rank for rank in ranks if rank not in self.index.codes]:
             raise ValueError(f"The index has no rank {missing[0]!r}. It has {', '.join(self.index.codes)}.")
         if "pixel_values" in inputs:
             vectors = self.model.get_image_features(inputs["pixel_values"].to(self.model.dtype))
@@ -298,7 +271,7 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         codes = {rank: torch.from_numpy(found.predictions[rank]) for rank in ranks}
         return {"cosines": torch.from_numpy(found.similarities)} | codes
 
-    def postprocess(self, outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    def postprocess(self, outputs: Tensors) -> list[dict[str, Any]]:
         """The answer for cosines and label ids (1, K)."""
         answers = []
         cosines = outputs["cosines"][0].tolist()
@@ -313,15 +286,11 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
 
 def open_index(index: str | Path | RetrievalIndex, revision: str | None = None) -> RetrievalIndex:
     """An index from a folder or from a dataset repository of the Hub."""
-    from ..search.index import RetrievalIndex, load_index
-
     if isinstance(index, RetrievalIndex):
         return index
-    if Path(index).is_dir():
-        return load_index(index)
-    from huggingface_hub import snapshot_download
-
-    return load_index(snapshot_download(str(index), repo_type="dataset", revision=revision))
+    if not Path(index).is_dir():
+        index = snapshot_download(str(index), repo_type="dataset", revision=revision)
+    return load_index(index)
 
 
 def register_pipelines() -> None:
@@ -340,11 +309,9 @@ def _sorted_options(
     given: Options, preprocess: Sequence[str], forward: Sequence[str], postprocess: Sequence[str]
 ) -> tuple[Options, Options, Options]:
     """The given options of each step. Options that are not given keep the values of the constructor."""
-    known = (*preprocess, *forward, *postprocess)
-    unknown = [name for name in given if name not in known]
-    if unknown:
+    steps = (preprocess, forward, postprocess)
+    known = [*chain(*steps)]
+    if unknown := [name for name in given if name not in known]:
         raise TypeError(f"Unknown option {unknown[0]!r} of the pipeline. Allowed are {', '.join(known)}.")
-    first, second, third = (
-        {name: given[name] for name in step if name in given} for step in (preprocess, forward, postprocess)
-    )
+    first, second, third = ({name: given[name] for name in step if name in given} for step in steps)
     return first, second, third

@@ -288,7 +288,7 @@ def test_probe_linear(dataset, tmp_path, capsys):
 def test_card_of_results_of_another_task(tmp_path, capsys):
     """A card needs the results of a known task, and never replaces a file without --force."""
     (tmp_path / "results.json").write_text('{"task": "partition"}')
-    assert "no card for the task 'partition'" in fails(capsys, "card", tmp_path / "results.json")
+    assert "of the task 'partition'; give results of" in fails(capsys, "card", tmp_path / "results.json")
     (tmp_path / "reads.fasta").write_text(">a\nACGT\n")
     assert "reads.fasta' cannot be read as JSON" in fails(capsys, "card", tmp_path / "reads.fasta")
     (tmp_path / "README.md").write_text("mine")

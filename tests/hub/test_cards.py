@@ -136,7 +136,7 @@ def test_the_card_of_a_classifier_of_one_rank():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (("task",), "no card for the task None.*'barcodebert/pretrain' and 'barcodebert/finetune'"),
+        (("task",), "of the task None; give results of 'barcodebert/pretrain' or 'barcodebert/finetune'"),
         (("splits",), "have no splits: another version"),
         (("model", "classes"), "have no model.classes"),
         (("metrics", "independent"), "have no metrics.independent"),
@@ -202,7 +202,7 @@ def test_clibd_card_shows_the_numbers_of_its_results(clibd_results):
 def test_clibd_card_without_evaluation_or_with_other_results(clibd_results):
     card = clibd_card("x", clibd_results | {"metrics": {"train_loss_nats": None, "retrieval": {}}})
     assert "Not evaluated. Loss of the last logged training step: not run." in card
-    with pytest.raises(ValueError, match="for the task 'clibd/train', not 'barcodebert/pretrain'"):
+    with pytest.raises(ValueError, match="of the task 'barcodebert/pretrain'; give results of 'clibd/train'"):
         clibd_card("x", clibd_results | {"task": "barcodebert/pretrain"})
     with pytest.raises(ValueError, match="have no model.projection_dim, model.trained_parameters"):
         clibd_card("x", clibd_results | {"model": {"modalities": ["dna"], "parameters": 1}})

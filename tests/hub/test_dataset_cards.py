@@ -42,7 +42,7 @@ def test_the_card_of_a_clustering():
 
 
 def test_results_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="for the task 'bioscan5m/clustering', not 'x'"):
+    with pytest.raises(ValueError, match="of the task 'x'; give results of 'bioscan5m/clustering'"):
         clustering_card("x", {"task": "x"})
     with pytest.raises(ValueError, match="have no seeds: another version"):
         clustering_card("x", {key: value for key, value in CLUSTERED.items() if key != "seeds"})
@@ -70,7 +70,7 @@ def test_the_card_of_an_index(tmp_path):
         assert "| model | dna->dna | species | top-1 | 90.1 | 50.0 | 64.3 |" in text
         assert "| model | m |" in text and "/home/x" not in text
     assert DatasetCard(text).data.source_datasets == ["a/b"] and minihub.card_errors("dataset", text) == []
-    with pytest.raises(ValueError, match="for the task 'clibd/retrieval', not 'x'"):
+    with pytest.raises(ValueError, match="of the task 'x'; give results of 'clibd/retrieval'"):
         index_card("Keys", folder, {"task": "x"})
     with pytest.raises(FileNotFoundError, match="no index.json"):
         index_card("Keys", tmp_path)

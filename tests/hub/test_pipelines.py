@@ -162,7 +162,7 @@ def flat(answers):
         ("ACGTX", {"clean": "barcode"}, ValueError, "contains 'X'"),
         ("NNNN", {"clean": "barcode"}, ValueError, "has 0 nucleotides"),
         (["ACGT", None], {}, TypeError, "NoneType was given"),
-        ("ACGT", {"clean": "yes"}, ValueError, "Allowed are none, barcode"),
+        ("ACGT", {"clean": "yes"}, ValueError, "give 'none' or 'barcode'"),
         ("ACGT", {"top_k": 0}, ValueError, "give 1 or more"),
         ("ACGT", {"topk": 3}, TypeError, "Unknown option 'topk'"),
     ],
@@ -357,15 +357,15 @@ def test_refused_retrieval(clibd, retrieval, folders, tmp_path):
         pipeline(task, model=clibd["folder"], device="cpu")
     with pytest.raises(ValueError, match="takes a CLIBD model, not BarcodeBertModel"):
         pipeline(task, model=folders["mean"][0], processor=retrieval.processor, index=clibd["index"], device="cpu")
-    with pytest.raises(ValueError, match="have 3 dimensions, but the model's embeddings 24"):
+    with pytest.raises(ValueError, match="queries have 24 dimensions and the keys 3"):
         pipeline(task, model=clibd["folder"], index=build_index(np.eye(3), {}), device="cpu")
     with pytest.raises(FileNotFoundError, match="no index.json"):
         pipeline(task, model=clibd["folder"], index=tmp_path, device="cpu")
-    with pytest.raises(ValueError, match="modality='text' is not possible. Allowed are image and dna"):
+    with pytest.raises(ValueError, match="modality is 'text'; give 'image' or 'dna'"):
         retrieval("Diptera", modality="text")
     with pytest.raises(ValueError, match="no rank 'family'. It has species, genus"):
         retrieval(clibd["photos"][0], ranks=["family"])
-    with pytest.raises(ValueError, match="k=7 neighbours of 6 keys"):
+    with pytest.raises(ValueError, match="k is 7; give a positive number of neighbours, at most 6"):
         retrieval(clibd["photos"][0], top_k=7)
     with pytest.raises(ValueError, match="has 0 nucleotides"):
         retrieval("", modality="dna")

@@ -208,7 +208,7 @@ def test_an_invalid_results_file_is_refused(bounded, tmp_path):
     with pytest.raises(ValueError, match="Not a results file: .* holds a list instead of an object. Give the"):
         read_results(path)
     path.write_text('{"task": {"a": []}}')
-    with pytest.raises(ValueError, match="no card for the task"):
+    with pytest.raises(ValueError, match="give results of"):
         barcodebert_card("x", read_results(path))
 
 
