@@ -20,14 +20,9 @@ from ..models.tokenization_kmer import KmerTokenizer
 from .safe_load import load_checkpoint
 from .shapes import check_state, count_layers, find_vocabulary
 
-#: Entries of a published `bert_config` that describe the model.
-SHAPE = (
-    "hidden_size",
-    "num_hidden_layers",
+#: Entries of a published `bert_config` that do not follow from the weights.
+OPTIONS = (
     "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
     "hidden_act",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -183,23 +178,20 @@ def _config(
 ) -> BarcodeBertConfig:
     words = state["bert.embeddings.word_embeddings.weight"]
     layers = count_layers(state, "bert.encoder.layer.", name)
-    known = ("barcodebert-2023",) if kind == "tied" else ("barcodebert", "barcodebert-n")
-    k, vocabulary = find_vocabulary(len(words), known, name)
     absent = [key for key in SIZED.values() if key not in state or state[key].ndim == 0]
     if absent or words.ndim != 2:
         raise ValueError(f"{name} has no {', '.join(absent) or 'matrix of word embeddings'}, so its shape is unknown.")
-    found: dict[str, Any] = {
-        "hidden_size": words.shape[1],
-        "num_hidden_layers": layers,
-        **{size: len(state[key]) for size, key in SIZED.items()},
-    }
-    told = {key: shape[key] for key in SHAPE if key in shape}
+    known = ("barcodebert-2023",) if kind == "tied" else ("barcodebert", "barcodebert-n")
+    k, vocabulary = find_vocabulary(len(words), known, name)
+    found: dict[str, Any] = {"hidden_size": words.shape[1], "num_hidden_layers": layers, "vocab_size": len(words)}
+    found |= {size: len(state[key]) for size, key in SIZED.items()}
+    told = {key: shape[key] for key in OPTIONS if key in shape}
     if strange := [key for key, value in told.items() if not isinstance(value, int | float | str)]:
         raise ValueError(f"In the bert_config of {name}, {', '.join(strange)} must be numbers or names.")
-    says = told | {"vocab_size": shape.get("vocab_size", len(words)), "k": trained.get("k_mer", k)}
+    says = {**shape, "k": trained.get("k_mer", k)}
     contradictions = [
         f"{key} is {value}, the config says {says[key]}"
-        for key, value in (found | {"vocab_size": len(words), "k": k}).items()
+        for key, value in (found | {"k": k}).items()
         if says.get(key, value) != value
     ]
     if contradictions:

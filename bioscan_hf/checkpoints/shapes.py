@@ -58,8 +58,7 @@ def count_layers(keys: Iterable[str], prefix: str, name: str) -> int:
 def find_vocabulary(size: int, vocabularies: Sequence[str], name: str) -> tuple[int, str]:
     """k from 1 to 8 and vocabulary with `size` tokens; raises ValueError if there are none."""
     for vocabulary in vocabularies:
-        letters, special_tokens, _ = VOCABULARIES[vocabulary]
         for k in range(1, 9):
-            if size == len(letters) ** k + special_tokens:
+            if size == VOCABULARIES[vocabulary].size(k):
                 return k, vocabulary
     raise ValueError(f"{name} has {size} tokens, which fits no k from 1 to 8 of {' or '.join(vocabularies)}.")

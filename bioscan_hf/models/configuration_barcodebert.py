@@ -5,18 +5,42 @@ Paper: BarcodeBERT, https://arxiv.org/abs/2311.02401
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, PreTrainedConfig
 
-#: Vocabulary of `KmerTokenizer` -> (letters of the k-mers, special tokens, special tokens before each barcode).
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens of `KmerTokenizer`: special ones, then the k-mers of ACGT in alphabetical order, then k-mers with N.
+
+    Attributes:
+        special_tokens: Ids 0, 1, ...; the first is the mask token, the last the unknown token.
+        letters: "ACGTN" if k-mers with N have ids.
+        leading: Whether each barcode starts with the token of id 0.
+        largest_k: Maximum of k, because the size of the vocabulary is a power of k.
+    """
+
+    special_tokens: tuple[str, ...]
+    letters: str = "ACGT"
+    leading: bool = False
+    largest_k: int = 8
+
+    def size(self, k: int) -> int:
+        """Number of tokens."""
+        return len(self.letters) ** k + len(self.special_tokens)
+
+
+#: `barcodebert`: the checkpoints of BarcodeBERT since 2024; `barcodebert-n`: the same with k-mers that contain N;
+#: `barcodebert-2023`: the first checkpoints; `clibd`: CLIBD and the Bayesian zero-shot classifier.
 VOCABULARIES = {
-    "barcodebert": ("ACGT", 2, 0),
-    "barcodebert-n": ("ACGTN", 2, 0),
-    "barcodebert-2023": ("ACGT", 3, 0),
-    "clibd": ("ACGT", 3, 1),
+    "barcodebert": Vocabulary(("[MASK]", "[UNK]")),
+    "barcodebert-n": Vocabulary(("[MASK]", "[UNK]"), letters="ACGTN", largest_k=6),
+    "barcodebert-2023": Vocabulary(("<MASK>", "<CLS>", "<UNK>")),
+    "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=True),
 }
 
 POOLINGS = ("masked_mean", "mean")
@@ -122,13 +146,12 @@ class BarcodeConfigMixin:
         check_choice("vocabulary", self.vocabulary, tuple(VOCABULARIES))
         if self.k < 1:
             raise ValueError(f"k is {self.k}; give 1 nucleotide or more.")
-        letters, special_tokens, _ = VOCABULARIES[self.vocabulary]
-        return len(letters) ** self.k + special_tokens
+        return VOCABULARIES[self.vocabulary].size(self.k)
 
     @property
     def num_special_tokens(self) -> int:
         """Number of special tokens, which is the id of the first k-mer."""
-        return VOCABULARIES[self.vocabulary][1]
+        return len(VOCABULARIES[self.vocabulary].special_tokens)
 
     @property
     def num_kmers(self) -> int:
@@ -138,7 +161,7 @@ class BarcodeConfigMixin:
     @property
     def max_tokens(self) -> int:
         """Number of tokens of a full-length barcode."""
-        return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary][2]
+        return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary].leading
 
     @property
     def num_labels(self) -> int | None:

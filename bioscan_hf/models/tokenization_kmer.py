@@ -7,7 +7,6 @@ https://arxiv.org/abs/2405.17537. Shape letters: n = barcodes, L = tokens of a b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -22,32 +21,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Special tokens, then the k-mers of A, C, G, T in alphabetical order, then k-mers with N.
-
-    Attributes:
-        special_tokens: Ids 0, 1, ...; the first is the mask token, the last the unknown token.
-        letters: "ACGTN" if k-mers with N have ids.
-        leading: Whether each barcode starts with the token of id 0.
-        largest_k: Maximum of k, because the size of the vocabulary is a power of k.
-    """
-
-    special_tokens: tuple[str, ...]
-    letters: str = "ACGT"
-    leading: bool = False
-    largest_k: int = 8
-
-
-#: `barcodebert`: the checkpoints of BarcodeBERT since 2024; `barcodebert-n`: the same with k-mers that contain N;
-#: `barcodebert-2023`: the first checkpoints; `clibd`: CLIBD and the Bayesian zero-shot classifier.
-VOCABULARIES = {
-    "barcodebert": Vocabulary(("[MASK]", "[UNK]")),
-    "barcodebert-n": Vocabulary(("[MASK]", "[UNK]"), letters="ACGTN", largest_k=6),
-    "barcodebert-2023": Vocabulary(("<MASK>", "<CLS>", "<UNK>")),
-    "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=True),
-}
+from .configuration_barcodebert import VOCABULARIES, check_choice
 
 _BLOCK_ROWS = 1024  # the arrays of a block fit into the second-level cache
 _INVALID = -(2**28)  # value of an invalid letter, which makes the value of its k-mer negative
@@ -64,8 +38,7 @@ def kmer_vocabulary(k: int, vocabulary: str) -> tuple[str, ...]:
 
 
 def _check(k: int, vocabulary: str, max_nucleotides: int) -> None:
-    if vocabulary not in VOCABULARIES:
-        raise ValueError(f"Unknown vocabulary {vocabulary!r}. Choose one of {', '.join(VOCABULARIES)}.")
+    check_choice("vocabulary", vocabulary, tuple(VOCABULARIES))
     largest = VOCABULARIES[vocabulary].largest_k
     if type(k) is not int or not 1 <= k <= largest:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Published checkpoints become folders that `from_pretrained` opens, with every weight accounted for."""
+"""Conversion of published BarcodeBERT checkpoints to folders for `from_pretrained`."""
 
 import json
 import pickle
@@ -16,7 +16,7 @@ from bioscan_hf import (
 )
 from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 
-#: File -> (attention heads that it does not tell, masked-LM head or None for a classifier, vocabulary).
+#: File -> (attention heads if the file does not have them, masked-LM head or None for a classifier, vocabulary).
 PUBLISHED = {
     "A_new_single.pt": (None, "kmers", "barcodebert"),
     "B_new_ddp.pt": (None, "kmers", "barcodebert"),
@@ -37,7 +37,7 @@ def config(**more):
 
 @pytest.fixture
 def weights():
-    """A small masked language model's, as the published code would save them."""
+    """Weights of a small masked language model, saved as by the published code."""
     torch.manual_seed(0)
     model = BarcodeBertForMaskedLM(config())
     return {"model": dict(model.state_dict()), "bert_config": model.config.to_dict()}
@@ -45,7 +45,7 @@ def weights():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_layout_converts_and_reloads_exactly(name, shared, tmp_path):
-    """The weights of the folder are those of the file, under our names, bit for bit; none is left over."""
+    """The folder has all weights of the file, bit for bit, under our names."""
     heads, mlm_head, vocabulary = PUBLISHED[name]
     path = shared / "fixtures/barcodebert/checkpoints" / name
     folder = convert_checkpoint(path, tmp_path / "out", num_attention_heads=heads)
@@ -72,12 +72,12 @@ def test_every_published_layout_converts_and_reloads_exactly(name, shared, tmp_p
     assert BarcodeBertModel.from_pretrained(folder)(**tokenizer("ACGTACGT", return_tensors="pt")).pooler_output.any()
 
 
-def test_training_data_is_told(shared, tmp_path):
+def test_training_data_is_in_the_config(shared, tmp_path):
     folder = convert_checkpoint(shared / "fixtures/barcodebert/checkpoints/A_new_single.pt", tmp_path / "out")
     assert json.loads((folder / "config.json").read_text())["training_data"] == "CANADA-1.5M"
 
 
-def test_labels_name_the_classes_of_a_classifier(shared, tmp_path):
+def test_labels_are_class_names(shared, tmp_path):
     path = shared / "fixtures/barcodebert/checkpoints/C_finetune_single.pt"
     species = [f"Aus species{i}" for i in range(7)]
     model = BarcodeBertForSequenceClassification.from_pretrained(
@@ -88,7 +88,7 @@ def test_labels_name_the_classes_of_a_classifier(shared, tmp_path):
         convert_checkpoint(path, tmp_path / "out2", labels=species[:2])
 
 
-def test_content_may_be_given_and_be_named_state_dict(weights, tmp_path):
+def test_content_as_dict_with_state_dict(weights, tmp_path):
     first = convert_checkpoint(weights, tmp_path / "a")
     second = convert_checkpoint(
         {"state_dict": weights["model"], "bert_config": weights["bert_config"]}, tmp_path / "b"
@@ -98,7 +98,7 @@ def test_content_may_be_given_and_be_named_state_dict(weights, tmp_path):
         assert all(torch.equal(state[key], value) for key, value in weights["model"].items())
 
 
-def test_weights_that_do_not_fit_are_all_named(weights, tmp_path):
+def test_all_wrong_weights_are_named(weights, tmp_path):
     del weights["model"]["classifier.bias"], weights["model"]["bert.embeddings.LayerNorm.weight"]
     weights["model"]["bert.extra"] = torch.zeros(1)
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_contradictions_and_unknown_layouts(weights, tmp_path):
         convert_checkpoint(weights, tmp_path / "out", labels=["a"])
 
 
-def test_published_sizes_tell_their_heads(tmp_path):
+def test_attention_heads_of_published_sizes(tmp_path):
     """768 columns and 2 layers: as many heads as layers, as in every published size."""
     model = BarcodeBertForMaskedLM(
         BarcodeBertConfig(k=1, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=660)
@@ -136,7 +136,7 @@ def test_published_sizes_tell_their_heads(tmp_path):
     assert BarcodeBertConfig.from_pretrained(folder).num_attention_heads == 2
 
 
-def test_output_is_not_overwritten_and_a_missing_file_is_told(weights, tmp_path):
+def test_output_is_not_overwritten_and_missing_file_raises(weights, tmp_path):
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(FileExistsError, match="is not empty. Give a new folder"):
         convert_checkpoint(weights, tmp_path)
@@ -145,7 +145,7 @@ def test_output_is_not_overwritten_and_a_missing_file_is_told(weights, tmp_path)
 
 
 class Malicious:
-    """Unpickled by Python's own reader, it writes a file."""
+    """Writes a file if Python's pickle module loads it."""
 
     def __init__(self, target):
         self.target = target
@@ -154,21 +154,21 @@ class Malicious:
         return (exec, (f"open({str(self.target)!r}, 'w').write('gotcha')",))
 
 
-def test_a_malicious_file_is_refused_and_nothing_in_it_runs(weights, tmp_path):
+def test_malicious_file_raises_and_does_not_run(weights, tmp_path):
     path, target = tmp_path / "evil.pt", tmp_path / "gotcha.txt"
     torch.save(weights | {"scheduler": Malicious(target)}, path)
     with zipfile.ZipFile(path) as file:
         name = next(name for name in file.namelist() if name.endswith("data.pkl"))
-        assert b"exec" in file.read(name), "the file is harmless: this test would prove nothing"
+        assert b"exec" in file.read(name), "the file is not malicious"
     with pytest.raises(ValueError, match="is refused because it names 'builtins.exec'"):
         convert_checkpoint(path, tmp_path / "out")
     assert not target.exists() and not (tmp_path / "out").exists()
     pickle.loads(pickle.dumps(Malicious(target)))
-    assert target.exists(), "Python's own reader does run it"
+    assert target.exists(), "pickle runs it"
 
 
 def test_file_of_model_and_bert_config(weights, tmp_path):
-    """A dict with the weights as "model" and the shape as "bert_config", saved, is all that is needed."""
+    """A saved dict of weights ("model") and shape ("bert_config") is enough."""
     path = tmp_path / "mine.pt"
     torch.save(weights, path)
     model = BarcodeBertForMaskedLM.from_pretrained(convert_checkpoint(path, tmp_path / "out"))
@@ -178,8 +178,8 @@ def test_file_of_model_and_bert_config(weights, tmp_path):
     assert all(torch.equal(state[key], value) for key, value in weights["model"].items())
 
 
-def test_wrong_k_prefix_and_layers_are_refused(weights, tmp_path):
-    """What a lenient reader would load in part, or build at any size, without a word."""
+def test_wrong_k_prefix_and_layers_raise(weights, tmp_path):
+    """Errors that a lenient reader would ignore."""
     output, model = tmp_path / "out", weights["model"]
 
     def refused(content, message):

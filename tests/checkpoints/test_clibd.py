@@ -1,4 +1,4 @@
-"""Published CLIBD checkpoints become folders that give the published embeddings, with every weight accounted for."""
+"""Conversion of published CLIBD checkpoints to folders with the published embeddings."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def converted(weights, folder, **options):
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("adapters", ["merge", "keep"])
 def test_published_checkpoints_give_the_published_embeddings(name, adapters, clibd, tmp_path):
-    """Unit vectors and temperature, with the adapters merged, and apart."""
+    """Unit vectors and temperature, with merged and with separate adapters."""
     if adapters == "keep":
         pytest.importorskip("peft")
     model = converted(clibd / f"{name}.pth", tmp_path / "out", adapters=adapters)
@@ -63,7 +63,7 @@ def test_published_checkpoints_give_the_published_embeddings(name, adapters, cli
     assert furthest(model, clibd, kind) < 2e-6
 
 
-def test_published_behaviour_is_written_into_the_config(clibd, tmp_path):
+def test_published_behaviour_is_in_the_config(clibd, tmp_path):
     model = converted(clibd / "best_lora.pth", tmp_path / "out")
     config = model.config
     assert (config.dna_pooling, config.dna_attend_to_padding) == ("softmax_mean", True)
@@ -83,7 +83,7 @@ def test_published_behaviour_is_written_into_the_config(clibd, tmp_path):
 
 
 def test_tokens_of_barcodes_and_of_text(clibd, tmp_path):
-    """The processor of the folder gives the published ids: of barcodes, and of text once it has its tokenizer."""
+    """The processor of the folder gives the published ids of barcodes and, with its tokenizer, of text."""
     words = BertTokenizer(vocab=str(clibd / "tiny_vocab.txt"))
     convert_checkpoint(clibd / "best_lora.pth", tmp_path / "out", num_attention_heads=4, text_tokenizer=words)
     processor = ClibdProcessor.from_pretrained(tmp_path / "out")
@@ -99,7 +99,7 @@ def test_tokens_of_barcodes_and_of_text(clibd, tmp_path):
 
 @pytest.mark.parametrize("layout", ["module", "state_dict", "no temperature", "no position_ids", "no adapters"])
 def test_other_layouts(layout, weights, clibd, tmp_path):
-    """Those of runs over several processes, of other versions of the code and of transformers."""
+    """Checkpoints of several processes, and of other versions of the code and of transformers."""
     if layout == "module":
         weights = {f"module.{key}": value for key, value in weights.items()}
     elif layout == "state_dict":
@@ -119,7 +119,7 @@ def test_other_layouts(layout, weights, clibd, tmp_path):
 
 
 def without_adapters(weights):
-    """As if there had been none: layers under their plain names."""
+    """The checkpoint without adapters: layers have their plain names."""
     plain = {}
     for key, value in weights.items():
         if ".linear_" not in key and ".w_a." not in key and ".w_b." not in key:
@@ -131,7 +131,7 @@ def without_adapters(weights):
 
 @pytest.mark.parametrize("modalities", [("image", "dna"), ("image", "text")], ids="+".join)
 def test_two_modalities(modalities, weights, clibd, tmp_path):
-    """The other published models: what is not there stays away, from the processor too where it can."""
+    """The other published models: missing modalities are missing in model and processor."""
     begins = {"image": "image_encoder.", "dna": "dna_encoder.", "text": "language_encoder."}
     kept = tuple(begins[modality] for modality in modalities)
     weights = {key: value for key, value in weights.items() if key.startswith(kept) or key == "logit_scale"}
@@ -144,7 +144,7 @@ def test_two_modalities(modalities, weights, clibd, tmp_path):
 
 
 def test_the_checkpoint_of_224_pixels(clibd, tmp_path):
-    """Adapters in the encoder of photos alone, as in the published full fine-tuning; patches of 32 pixels.
+    """Adapters only in the photo encoder, as in the published full fine-tuning; patches of 32 pixels.
 
     The photos of the reference numbers are rounded to half precision, hence the tolerance.
     """
@@ -163,13 +163,13 @@ def test_the_checkpoint_of_224_pixels(clibd, tmp_path):
         np.testing.assert_allclose(output[f"{ours}_embeds"], expected, atol=2e-5)
 
 
-def test_given_weights_stay_as_they_are(weights, tmp_path):
+def test_given_weights_do_not_change(weights, tmp_path):
     before = {key: value.clone() for key, value in weights.items()}
     converted(weights, tmp_path / "out")
     assert all(torch.equal(value, before[key]) for key, value in weights.items())
 
 
-# ---- what does not fit ----------------------------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------------------------------
 
 
 def refused(weights, folder, message, **options):
@@ -208,7 +208,7 @@ def test_weights_of_other_shapes_are_all_named(weights, tmp_path):
     )
 
 
-def test_what_tells_the_shape_must_be_there(weights, tmp_path):
+def test_weights_that_give_the_shape_are_required(weights, tmp_path):
     absent = {key: value for key, value in weights.items() if "pos_embed" not in key and key != "dna_encoder.x"}
     refused(absent, tmp_path, "is not a CLIBD model: missing .* are image_model.timm_model.pos_embed")
     refused({"image_encoder.vit.x": torch.ones(1)}, tmp_path, "all encoders; unexpected are image_encoder.vit.x")
@@ -222,7 +222,7 @@ def test_what_tells_the_shape_must_be_there(weights, tmp_path):
     refused(positions, tmp_path, "has 16 positions of photos")
 
 
-def test_other_refusals(weights, clibd, tmp_path):
+def test_other_errors(weights, clibd, tmp_path):
     twice = weights | {"image_encoder.lora_vit.norm.bias": weights[f"{IMAGE}norm.bias"]}
     refused(twice, tmp_path, "has the weight image_encoder.lora_vit.norm.bias twice")
     refused(weights | {"open_clip_model.x": torch.ones(1)}, tmp_path, "has encoders of open_clip")
@@ -233,8 +233,8 @@ def test_other_refusals(weights, clibd, tmp_path):
     refused(bert, tmp_path, "is a BarcodeBERT model: heads by modality", adapters="keep")
 
 
-def test_published_sizes_tell_their_heads(clibd, tmp_path):
-    """Widths of 768 and 512 have heads of 64 columns: here one layer of 512, which takes 8."""
+def test_attention_heads_of_published_sizes(clibd, tmp_path):
+    """Published widths have heads of 64 columns: here one layer of 512 with 8 heads."""
     from bioscan_hf.models.configuration_clibd import ClibdConfig
 
     small = {"hidden_size": 512, "num_hidden_layers": 1, "num_attention_heads": 8, "intermediate_size": 16}

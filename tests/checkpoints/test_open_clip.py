@@ -1,4 +1,4 @@
-"""Models of open_clip become `ClibdModel` with the same embeddings. Random weights: nothing is downloaded."""
+"""Conversion of open_clip models to `ClibdModel`, with random weights."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def clip(quick_gelu=False, **vision):
     model = open_clip.CLIP(16, VISION | vision, TEXT, quick_gelu=quick_gelu).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)  # so that no bias is zero and no scale is one
+            weight.add_(torch.randn_like(weight) * 0.05)  # no bias is zero, no scale is one
     return model
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
 def test_same_embeddings(quick_gelu, tmp_path):
-    """Photos, text that ends anywhere, and the temperature; also from a folder, where open_clip has no part."""
+    """Photos, texts of several lengths, and the temperature, after saving and loading."""
     theirs = clip(quick_gelu)
     convert_open_clip(theirs).save_pretrained(tmp_path)
     ours = ClibdModel.from_pretrained(tmp_path)
@@ -42,7 +42,7 @@ def test_same_embeddings(quick_gelu, tmp_path):
         torch.testing.assert_close(output.logit_scale, theirs.logit_scale.exp())
 
 
-def test_an_encoder_of_barcodes_joins():
+def test_with_a_barcode_encoder():
     torch.manual_seed(0)
     dna = BarcodeBertModel(
         BarcodeBertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, k=2)
@@ -53,7 +53,7 @@ def test_an_encoder_of_barcodes_joins():
     assert model.get_dna_features(torch.randint(2, 18, (2, 30))).shape == (2, 16)
 
 
-def test_other_encoders_are_refused():
+def test_other_encoders_raise():
     with pytest.raises(ValueError, match="pooled by 'avg'"):
         convert_open_clip(clip(pool_type="avg"))
     with pytest.raises(ValueError, match="unexpected are .*ls_1.gamma"):
@@ -61,7 +61,7 @@ def test_other_encoders_are_refused():
 
 
 def test_load_with_its_processor(tmp_path, monkeypatch):
-    """Tokens of text, resizing and normalisation are open_clip's own, from a folder too."""
+    """Tokens, resize and normalization are those of open_clip, after saving and loading."""
     config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT | {"context_length": 77, "vocab_size": 49408}}
     monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained: made(config))
     model, processor = load_open_clip("ViT-B-16")

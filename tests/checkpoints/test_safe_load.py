@@ -1,4 +1,4 @@
-"""Checkpoints are read completely, and nothing in them runs."""
+"""Checkpoints are read completely, and code in them does not run."""
 
 import argparse
 import collections
@@ -33,7 +33,7 @@ def tensors(content, prefix=""):
 
 @pytest.fixture
 def training_state() -> dict:
-    """A checkpoint as trainers write it: weights, optimizer, and a scheduler whose state holds a bound method."""
+    """A checkpoint of a trainer: weights, optimizer, and a scheduler whose state has a bound method."""
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
@@ -51,7 +51,7 @@ def training_state() -> dict:
 
 
 def test_reads_a_training_state_that_torch_refuses(training_state, tmp_path):
-    """Weights, optimizer state, numbers and arguments come back; the bound method is an inert object."""
+    """Weights, optimizer state, numbers and arguments are equal; the bound method is inert."""
     path = tmp_path / "checkpoint.pt"
     torch.save(training_state, path)
     with pytest.raises(pickle.UnpicklingError):
@@ -68,7 +68,7 @@ def test_reads_a_training_state_that_torch_refuses(training_state, tmp_path):
 
 
 class Call:
-    """Pickles as a call, which a plain unpickler carries out."""
+    """Pickles as a call, which a plain unpickler runs."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -83,7 +83,7 @@ def make_file(path: str) -> str:
 
 
 def attacks(trace) -> dict:
-    """Objects whose unpickling makes the file (or folder) `trace`."""
+    """Objects whose unpickling creates the file or folder `trace`."""
     make = f"open({str(trace)!r}, 'w').close()"
     inner = io.BytesIO()
     torch.save(Call(open, str(trace), "w"), inner)
@@ -100,7 +100,7 @@ def attacks(trace) -> dict:
     }
 
 
-#: Attack -> what must be named.
+#: Attack -> names in the error.
 FOREIGN = {
     "os.system": [f"{os.system.__module__}.system"],
     "open": [f"{open.__module__}.open"],
@@ -116,7 +116,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("way", attacks("").keys())
 def test_nothing_in_a_file_runs(way, tmp_path):
-    """Each of these touches the disk in a plain unpickler (shown first), and does not here."""
+    """Each attack creates a file with a plain unpickler (shown first), but not here."""
     trace, path = tmp_path / "trace", tmp_path / "checkpoint.pt"
     torch.save({"model": {"weight": torch.ones(2)}, "extra": attacks(trace)[way]}, path)
     torch.load(path, weights_only=False)
@@ -129,10 +129,10 @@ def test_nothing_in_a_file_runs(way, tmp_path):
 
 
 class Listed(list):
-    """A list of a class that no published file holds."""
+    """A subclass of list that published files do not hold."""
 
 
-def test_every_foreign_name_is_told(tmp_path):
+def test_every_foreign_name_is_in_the_error(tmp_path):
     path = tmp_path / "checkpoint.ckpt"
     torch.save({"a": Listed([1, 2]), "c": {Call(make_file, "x"): 1}, "d": torch.ones(1)}, path)
     with pytest.raises(
@@ -142,7 +142,7 @@ def test_every_foreign_name_is_told(tmp_path):
 
 
 def test_other_known_classes_are_plain_or_inert(tmp_path):
-    """Numbers and random states of numpy, paths and schedulers are inert; plain types and dicts keep their content."""
+    """numpy objects, paths and schedulers are inert; plain types and dicts keep their content."""
     path = tmp_path / "checkpoint.ckpt"
     inert = {
         "random": [np.random.default_rng(0), np.random.RandomState(0)],
@@ -165,8 +165,8 @@ def test_other_known_classes_are_plain_or_inert(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["builtins.bytearray", "torch.FloatTensor"])
-def test_names_that_claim_memory_are_refused(name, tmp_path):
-    """torch's own reader calls these with any number of bytes, such as bytearray(2**40)."""
+def test_names_that_allocate_memory_raise(name, tmp_path):
+    """torch.load calls these with any number of bytes, such as bytearray(2**40)."""
     path = tmp_path / "checkpoint.pt"
     torch.save({}, path)
     module, _, attribute = name.rpartition(".")
@@ -176,8 +176,8 @@ def test_names_that_claim_memory_are_refused(name, tmp_path):
         load_checkpoint(path)
 
 
-def test_a_file_cannot_alter_functions_of_torch(tmp_path):
-    """A pickle may set attributes of the objects it names, but not of functions and classes.
+def test_files_cannot_change_functions_of_torch(tmp_path):
+    """A pickle can set attributes of objects, but not of functions and classes.
 
     The pickle is written by hand: GLOBAL, a state (None, {"__name__": "altered"}), BUILD, STOP.
     """
@@ -238,7 +238,7 @@ def rebuild(size: str, stride: str, count: str = "K\x04") -> bytes:
     ],
 )
 def test_declared_sizes_are_checked(pickled, message, tmp_path):
-    """Each claims gigabytes, or bytes that are not the weights'; an honest pickle written by hand is read."""
+    """Each declares gigabytes or a wrong size; a correct pickle written by hand is read."""
     path = tmp_path / "checkpoint.pt"
     torch.save({"w": torch.arange(4.0)}, path)
     rewrite(path, pickled)
@@ -252,7 +252,7 @@ def test_declared_sizes_are_checked(pickled, message, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["tuple", "attribute", "key"])
-def test_tensors_are_checked_wherever_they_are(where, tmp_path):
+def test_nested_tensors_are_checked(where, tmp_path):
     path = tmp_path / "checkpoint.pt"
     view = torch.ones(1).expand(2**36)
     content = {"tuple": {"a": [({}, view)]}, "attribute": {"a": argparse.Namespace(b=view)}, "key": {view: 1}}[where]
@@ -261,8 +261,8 @@ def test_tensors_are_checked_wherever_they_are(where, tmp_path):
         load_checkpoint(path)
 
 
-def test_compressed_and_doubled_parts_are_refused(tmp_path):
-    """torch.save stores parts as they are: 100 MB of zeros in 100 kB of zip are a bomb."""
+def test_compressed_and_repeated_parts_raise(tmp_path):
+    """torch.save does not compress: 100 MB of zeros in 100 kB of zip are an attack."""
     path = tmp_path / "checkpoint.pt"
     torch.save({"weight": torch.zeros(10_000)}, path)
     whole = path.read_bytes()
@@ -276,7 +276,7 @@ def test_compressed_and_doubled_parts_are_refused(tmp_path):
 
 
 def test_nested_references_do_not_explode(tmp_path):
-    """A list of ten references to a list of ten references, ... 30 deep: nothing may print or copy it."""
+    """A list of ten references to a list of ten references, ... 30 levels deep, is not printed or copied."""
     path = tmp_path / "checkpoint.pt"
     nested: list = []
     for _ in range(30):
@@ -288,8 +288,8 @@ def test_nested_references_do_not_explode(tmp_path):
         load_checkpoint(path)
 
 
-def test_shared_and_strided_tensors_come_back(tmp_path):
-    """Views keep their shape; tensors that share a storage go on sharing it; every type of number is read."""
+def test_shared_and_strided_tensors_are_equal(tmp_path):
+    """Views keep shape and storage; every dtype is read."""
     path = tmp_path / "checkpoint.pt"
     base = torch.arange(12.0).reshape(3, 4)
     types = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int32, torch.bool)
@@ -305,8 +305,8 @@ def test_shared_and_strided_tensors_come_back(tmp_path):
     assert found["view"][0, 0] == 100.0
 
 
-def test_other_files_are_refused(tmp_path):
-    """Missing, text, cut off, an old plain pickle, TorchScript, a whole model, a bare tensor: each is named."""
+def test_other_files_raise(tmp_path):
+    """Missing, text, cut off, a plain pickle, TorchScript, a whole model, a tensor."""
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
         load_checkpoint(path)
@@ -329,7 +329,7 @@ def test_other_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("folder", ["barcodebert/checkpoints", "barcodebert", "barcodemae", "clibd"])
 def test_reads_the_published_layouts(folder, shared):
-    """The tensors of every reference checkpoint are those that torch reads."""
+    """Tensors of every reference checkpoint equal those of torch.load."""
     paths = sorted(path for path in (shared / "fixtures" / folder).iterdir() if path.suffix in (".pt", ".pth"))
     assert len(paths) >= 4
     compared = 0
@@ -357,8 +357,8 @@ def description(content) -> str:
     return repr(content)
 
 
-def test_contents_are_those_of_the_previous_reader(shared):
-    """Names, order, numbers and options of all 23 files; the hashes were stored with the reader of version 0.1.0."""
+def test_contents_equal_those_of_version_0_1(shared):
+    """Names, order, numbers and options of all 23 files, as hashes stored with version 0.1.0."""
     stored = json.loads((Path(__file__).parents[1] / "fixtures" / "checkpoint_contents.json").read_text())
     folder = shared / "fixtures"
     paths = [path for path in folder.rglob("*") if path.suffix in (".pt", ".pth")]

@@ -1,6 +1,6 @@
-"""Contrastive losses between modalities: published numbers, and every form equal to the plain one, gradients too.
+"""Contrastive losses between modalities: published numbers, and equality with the definition, also of gradients.
 
-`stated` writes the loss down as in its definition, with dense targets; what is fast or spread is compared with it.
+`stated` is the loss by its definition, with dense targets.
 """
 
 import json
@@ -31,7 +31,7 @@ def random_batch(rows=9, size=5, seed=0, dtype=torch.float64):
 
 
 def stated(embeddings, scale, labels=None, pairs=None, mean=False, present=None, duplicates=None, siglip_bias=None):
-    """The loss of one rank as defined: rows that lack a modality cut out, dense targets, both directions."""
+    """The loss of one rank by definition: without incomplete rows, with dense targets, in both directions."""
     losses = []
     for first, second in pairs or combinations(embeddings, 2):
         rows = len(embeddings[first])
@@ -84,7 +84,7 @@ def single(shared):
 
 
 def published(single, case, **options):
-    """Loss, gradients of the embeddings and of the log scale for a case of the reference."""
+    """Loss and gradients of embeddings and log scale for a case of the reference."""
     about, arrays = single
     names = about[f"ClipLoss/{case}"]["mods"]
     embeddings = {name: torch.tensor(arrays[f"in_{name}"], requires_grad=True) for name in names}
@@ -101,7 +101,7 @@ def published(single, case, **options):
 @pytest.mark.parametrize("chunk_size", [None, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_published_loss_and_gradients(single, case, chunk_size):
-    """The reference's value and gradients, each pair computed once instead of four times."""
+    """Each pair is computed once; the reference computes it four times."""
     about, arrays = single
     loss, embedding_gradients, scale_gradient = published(single, case, chunk_size=chunk_size)
     assert loss == pytest.approx(about[f"ClipLoss/{case}"]["loss"], abs=1e-5)
@@ -111,7 +111,7 @@ def test_published_loss_and_gradients(single, case, chunk_size):
 
 
 def test_unique_labels_are_the_default(single):
-    """No labels are the sample indices of the published training."""
+    """Without labels, each row has its own label, as in the published training."""
     about, arrays = single
     embeddings = {name: torch.tensor(arrays[f"in_{name}"]) for name in NAMES}
     loss = contrastive_loss(embeddings, math.exp(about["log_scale"]))
@@ -119,7 +119,7 @@ def test_unique_labels_are_the_default(single):
 
 
 def test_published_bfloat16_value(single):
-    """bfloat16 embeddings give a float32 loss near the reference's; it differs, as they are compared in float32."""
+    """The loss of bfloat16 embeddings is float32, near the reference, which compares in bfloat16."""
     about, arrays = single
     embeddings = {name: torch.tensor(arrays[f"in_{name}"]).bfloat16() for name in NAMES}
     with torch.autocast("cpu", torch.bfloat16):
@@ -130,7 +130,7 @@ def test_published_bfloat16_value(single):
 
 
 def test_simclr_is_the_supervised_loss_of_two_views(shared):
-    """The reference's NT-Xent: each row's only other one of its label is its second view."""
+    """NT-Xent of the reference: the only positive of a row is its second view."""
     folder = shared / "fixtures/clibd"
     arrays, about = np.load(folder / "simclr.npz"), json.loads((folder / "simclr.json").read_text())
     features = torch.tensor(arrays["features"], requires_grad=True)
@@ -178,8 +178,8 @@ FORMS = {
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 9, 50])
 @pytest.mark.parametrize("normalization", ["none", "mean"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_the_stated_loss(form, normalization, chunk_size):
-    """Value and gradients, of the scale too, in double precision."""
+def test_every_form_equals_the_definition(form, normalization, chunk_size):
+    """Value and gradients, also of the scale, in float64."""
     embeddings, scale = random_batch(), torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     ours = contrastive_loss(
         embeddings, scale, target_normalization=normalization, chunk_size=chunk_size, **FORMS[form]
@@ -190,8 +190,8 @@ def test_every_form_is_the_stated_loss(form, normalization, chunk_size):
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("form", FORMS)
-def test_siglip_is_the_stated_loss(form, chunk_size):
-    """Value and gradients, of scale and bias too."""
+def test_siglip_equals_the_definition(form, chunk_size):
+    """Value and gradients, also of scale and bias."""
     embeddings, scale = random_batch(seed=1), torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
     ours = siglip_loss(embeddings, scale, bias, chunk_size=chunk_size, **FORMS[form])
@@ -199,8 +199,8 @@ def test_siglip_is_the_stated_loss(form, chunk_size):
     assert_same(ours, theirs, [*embeddings.values(), scale, bias])
 
 
-def test_several_ranks_are_the_mean_of_each():
-    """One product of matrices for all ranks gives what a loss for each rank gives; unknown rows match nothing else."""
+def test_loss_of_several_ranks_is_their_mean():
+    """One matrix product for all ranks equals one loss per rank; rows with unknown labels match only themselves."""
     ranks = {"order": torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, -1]), "species": LABELS}
     weights = {"order": 1.0, "species": 3.0}
     embeddings, scale = random_batch(seed=2), torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
@@ -216,7 +216,7 @@ def test_several_ranks_are_the_mean_of_each():
 
 
 def test_pair_without_rows_is_left_out():
-    """Text missing for the whole batch, or for all rows but one: the loss is that of image and DNA."""
+    """With 0 or 1 rows with text, the loss is that of image and DNA."""
     embeddings = random_batch()
     expected = contrastive_loss({name: embeddings[name] for name in ("image", "dna")}, 5.0)
     for rows in (0, 1):
@@ -228,8 +228,8 @@ def test_pair_without_rows_is_left_out():
     assert nothing.item() == 0 and not gradients(nothing, [embeddings["image"]])[0].any()
 
 
-def test_absent_rows_may_hold_anything():
-    """NaN in a row that lacks the modality reaches neither the loss nor a gradient."""
+def test_absent_rows_may_have_any_values():
+    """NaN in a row without the modality does not affect loss and gradients."""
     embeddings, broken = random_batch(), random_batch()
     broken["dna"] = broken["dna"].detach().masked_fill(~PRESENT["dna"][:, None], torch.nan).requires_grad_()
     losses = [contrastive_loss(one, 5.0, LABELS, present=PRESENT) for one in (embeddings, broken)]
@@ -239,8 +239,8 @@ def test_absent_rows_may_hold_anything():
         torch.testing.assert_close(one, other)
 
 
-def test_hot_scale_is_finite():
-    """A scale far above the usual clamp of 100 still gives the stated loss: sums are taken in the log domain."""
+def test_large_scale_is_finite():
+    """A scale far above the usual maximum of 100, because sums are computed in the log domain."""
     embeddings = random_batch()
     for options in ({}, {"present": PRESENT, "duplicates": DUPLICATES}):
         scale = torch.tensor(5000.0, dtype=torch.float64, requires_grad=True)
@@ -249,7 +249,7 @@ def test_hot_scale_is_finite():
 
 
 def saved_numbers(function):
-    """The most numbers of one tensor that is kept for the gradient."""
+    """Number of elements of the largest tensor that is saved for the gradient."""
     sizes = []
 
     def pack(tensor):
@@ -261,8 +261,8 @@ def saved_numbers(function):
     return max(sizes)
 
 
-def test_chunks_store_no_similarity():
-    """Kept for the gradient: with 4 chunks 4 sums of each of 64 columns, otherwise the similarities (64, 64)."""
+def test_chunks_do_not_store_similarities():
+    """4 chunks save 4 sums of 64 columns; without chunks, similarities (64, 64) are saved."""
     embeddings = random_batch(rows=64, size=4)
     for options in ({}, {"duplicates": {"dna": torch.arange(64) // 2}, "present": {"dna": torch.arange(64) > 3}}):
         assert saved_numbers(lambda options=options: contrastive_loss(embeddings, 5.0, **options)) == 64 * 64
@@ -271,7 +271,7 @@ def test_chunks_store_no_similarity():
 
 
 class Towers(nn.Module):
-    """Three small encoders with dropout, which return what a model returns."""
+    """Three small encoders with dropout, with the output of a model."""
 
     def __init__(self, dropout):
         super().__init__()
@@ -297,7 +297,7 @@ def loss_of(outputs, **options):
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 5, 12, 100])
-def test_cached_gradients_are_the_plain_ones(rows_at_a_time):
+def test_cached_gradients_equal_plain_ones(rows_at_a_time):
     """Loss and the gradients of all parameters."""
     model, inputs = make_towers()
     ours = loss_of(cached_embeddings(model, inputs, rows_at_a_time), chunk_size=4)
@@ -305,7 +305,7 @@ def test_cached_gradients_are_the_plain_ones(rows_at_a_time):
 
 
 def test_cached_gradients_repeat_dropout():
-    """The second forward pass drops what the first did: as if the chunks had simply been kept."""
+    """The second forward pass has the dropout of the first."""
     model, inputs = make_towers(dropout=0.5)
     torch.manual_seed(3)
     ours = loss_of(cached_embeddings(model, inputs, 4))
@@ -318,14 +318,14 @@ def test_cached_gradients_repeat_dropout():
 
 
 def test_cached_gradients_keep_no_activations():
-    """Kept for the gradient is nothing of the hidden layers (12, 32), only embeddings and similarities (12, 12)."""
+    """Embeddings and similarities (12, 12) are saved, but not hidden layers (12, 32)."""
     model, inputs = make_towers()
     assert saved_numbers(lambda: loss_of(model(**inputs))) == 12 * 32
     assert saved_numbers(lambda: loss_of(cached_embeddings(model, inputs, 4))) == 12 * 12
 
 
-def test_cached_embeddings_refuse_what_does_not_fit():
-    """Inputs of unequal length, none, and no row at a time."""
+def test_errors_of_cached_embeddings():
+    """Inputs of unequal length, without rows, and 0 rows at a time."""
     model, inputs = make_towers()
     with pytest.raises(ValueError, match=r"lengths \{'image': 12, 'dna': 3\}"):
         cached_embeddings(model, {"image": inputs["image"], "dna": inputs["dna"][:3]}, 4)
@@ -337,7 +337,7 @@ def test_cached_embeddings_refuse_what_does_not_fit():
 
 
 def test_pairs_by_name():
-    """Names count, not positions: the reference took 'dna' for text where there is no DNA."""
+    """Pairs are chosen by name; the reference took text for 'dna' without DNA."""
     assert choose_pairs(NAMES) == [("image", "dna"), ("image", "text"), ("dna", "text")]
     assert choose_pairs(NAMES, bind_to="dna") == [("image", "dna"), ("text", "dna")]
     assert choose_pairs(["dna", "text"], bind_to="text") == [("dna", "text")]
@@ -363,13 +363,13 @@ def test_pairs_by_name():
         ({"duplicates": {"sound": torch.ones(9)}}, r"duplicates names \['sound'\]"),
     ],
 )
-def test_arguments_that_do_not_fit(options, match):
-    """Each names what was given and what is allowed."""
+def test_errors_of_arguments(options, match):
+    """Errors name the given and the allowed values."""
     with pytest.raises(ValueError, match=match):
         contrastive_loss(random_batch(), 5.0, **options)
 
 
-def test_batches_that_cannot_be_compared():
+def test_errors_of_batches():
     """One modality, one row, other shapes."""
     embeddings = random_batch()
     with pytest.raises(ValueError, match="two or more"):
@@ -382,8 +382,8 @@ def test_batches_that_cannot_be_compared():
         siglip_loss(embeddings, 5.0, 0.0, {"genus": LABELS})
 
 
-def test_broken_embeddings_are_named():
-    """A NaN and an infinite row, with their numbers; and a scale that is not finite."""
+def test_rows_that_are_not_finite_are_named():
+    """A NaN and an infinite row, and an infinite scale."""
     embeddings = {name: rows.detach().clone() for name, rows in random_batch().items()}
     embeddings["dna"][4, 1], embeddings["text"][7] = torch.nan, torch.inf
     with pytest.raises(ValueError, match=r"dna in 1 rows \(4\); text in 1 rows \(7\)"):
@@ -392,8 +392,8 @@ def test_broken_embeddings_are_named():
         contrastive_loss(random_batch(), math.inf)
 
 
-def test_training_the_temperature_alone_is_refused():
-    """The published code trains nothing else where embeddings were gathered without gradient, and says nothing."""
+def test_training_only_the_temperature_raises():
+    """The published code trains only the temperature if embeddings are gathered without gradient."""
     embeddings = {name: rows.detach() for name, rows in random_batch().items()}
     scale = torch.tensor(5.0, requires_grad=True)
     with pytest.raises(ValueError, match="only the temperature would be trained"):
@@ -433,7 +433,7 @@ def ways_to_compare():
 
 
 def published_halves(folder, rank):
-    """The reference's batch, half of it in each process: loss and gradients for two and three modalities."""
+    """Loss and gradients for two and three modalities, with half of the reference's batch in each process."""
     about, arrays = json.loads((folder / "loss_single.json").read_text()), np.load(folder / "loss_single.npz")
     found = {}
     for names in (("image", "dna"), NAMES):
@@ -468,7 +468,7 @@ def message_of(function):
 
 
 def in_process(rank, folder, fixtures):
-    """What one of two processes computes; run by `spread`."""
+    """Results of one of two processes; run by `spread`."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     found = {"published": published_halves(fixtures, rank) if fixtures else None}
@@ -498,7 +498,7 @@ def in_process(rank, folder, fixtures):
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory, request):
-    """What each of two processes found."""
+    """Results of each of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     try:
         fixtures = request.getfixturevalue("shared") / "fixtures/clibd"
@@ -509,7 +509,7 @@ def spread(tmp_path_factory, request):
 
 
 def test_two_processes_give_the_published_numbers(spread, shared):
-    """Loss and gradients of each process as the reference's with all negatives and gradients through the gather."""
+    """Loss and gradients of the reference with all negatives and gradients through the gather."""
     folder = shared / "fixtures/clibd"
     about, arrays = json.loads((folder / "loss_dist2.json").read_text()), np.load(folder / "loss_dist2.npz")
     for rank, found in enumerate(spread):
@@ -523,7 +523,7 @@ def test_two_processes_give_the_published_numbers(spread, shared):
 
 @pytest.mark.parametrize("way", ways_to_compare())
 @pytest.mark.parametrize("form", FORMS)
-def test_two_processes_are_one(spread, form, way):
+def test_two_processes_equal_one(spread, form, way):
     """Each process has the loss of the whole batch; gradients averaged over processes are those of one process."""
     embeddings = {name: rows.detach()[EVEN].requires_grad_() for name, rows in random_batch().items()}
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
@@ -541,7 +541,7 @@ def test_two_processes_are_one(spread, form, way):
 
 
 def test_own_negatives(spread):
-    """across_processes=False is the loss of a process' own rows."""
+    """With across_processes=False, each process has the loss of its own rows."""
     for rank, found in enumerate(spread):
         embeddings = {name: rows[own_rows(rank)] for name, rows in random_batch().items()}
         assert found["own negatives"] == pytest.approx(contrastive_loss(embeddings, 7.0).item())
@@ -550,7 +550,7 @@ def test_own_negatives(spread):
 
 @pytest.mark.parametrize("unused", [True, False])
 @pytest.mark.parametrize("cached", [True, False])
-def test_two_processes_train_as_one(spread, cached, unused):
+def test_training_with_two_processes_equals_one(spread, cached, unused):
     """Three steps under DistributedDataParallel, with and without cached gradients, end at the same parameters."""
     model, inputs = make_towers()
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -563,8 +563,8 @@ def test_two_processes_train_as_one(spread, cached, unused):
             torch.testing.assert_close(got[name], value, atol=1e-10, rtol=0)
 
 
-def test_processes_that_do_not_fit_all_say_so(spread):
-    """Unequal batches, or NaN in one process, raise in every process rather than leave one waiting."""
+def test_every_process_raises(spread):
+    """Unequal batches, or NaN in one process, raise in every process, so that none waits."""
     for found in spread:
         assert "have 4, 3 rows" in found["unequal"]
     assert "none of this process" in spread[0]["broken"]

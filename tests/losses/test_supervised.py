@@ -1,4 +1,4 @@
-"""The contrastive loss: its definition by a plain loop, several ranks, and one process equal to two."""
+"""The supervised contrastive loss: definition, several ranks, and two processes."""
 
 import math
 import os
@@ -23,7 +23,7 @@ def tensors(labels):
 
 
 def by_definition(embeddings, labels, temperature=0.1, weights=None):
-    """One anchor, one positive and one rank at a time."""
+    """The loss by its definition: one anchor, one positive and one rank at a time."""
     total = shares = 0.0
     for rank, ids in labels.items():
         anchors = []
@@ -52,7 +52,7 @@ def test_three_rows_by_hand():
     assert supervised_contrastive_loss(rows, labels, temperature=0.5).item() == pytest.approx(0.126928, abs=1e-6)
 
 
-def test_each_anchor_weighs_the_same_by_hand():
+def test_anchors_have_equal_weights_by_hand():
     """Four rows e1 with labels 0, 0, 0 and 1, 1 for two rows e2, temperature 1: five rows.
 
     An anchor of the three sees two at 1 and two at 0: each positive has e / (2 e + 2), so that it loses
@@ -67,7 +67,7 @@ def test_each_anchor_weighs_the_same_by_hand():
 
 @pytest.mark.parametrize("weights", [None, {"genus": 0.5, "species": 2.0}])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_the_definition(weights, temperature):
+def test_loss_equals_the_definition(weights, temperature):
     """Values and gradients in float64; genus and species, unknown labels, taxa of one row, taxa of three and four."""
     rows = unit().requires_grad_()
     loss = supervised_contrastive_loss(rows, tensors(LABELS), temperature=temperature, weights=weights)
@@ -79,8 +79,8 @@ def test_the_definition(weights, temperature):
     assert (found[4] != 0).any(), "a row of unknown taxon is contrasted with"
 
 
-def test_a_rank_without_an_anchor_counts_nothing():
-    """Neither does its weight: all unknown, or each row a taxon of its own."""
+def test_rank_without_anchors_does_not_count():
+    """All labels are unknown, or each row has its own taxon; the weight of the rank does not count either."""
     rows = unit()
     labels = tensors({"genus": LABELS["genus"]})
     alone = supervised_contrastive_loss(rows, labels)
@@ -92,7 +92,7 @@ def test_a_rank_without_an_anchor_counts_nothing():
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_without_an_anchor_the_loss_is_zero_and_can_be_stepped(rows):
+def test_loss_without_anchors_is_zero_with_gradients(rows):
     embeddings = unit(rows).float().requires_grad_()
     loss = supervised_contrastive_loss(embeddings, {"species": torch.arange(rows)})
     loss.backward()
@@ -130,11 +130,11 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_are_one(tmp_path):
-    """Loss and gradients, averaged as DDP does.
+def test_two_processes_equal_one(tmp_path):
+    """Loss and gradients, averaged over processes as in DDP.
 
-    In "split" the anchors of species lie in the first process but for one; in "one sided" the second has none at all;
-    in "none" there is no anchor anywhere.
+    In "split" all anchors of species but one are in the first process; in "one sided" the second process has none; in
+    "none" there are none.
     """
     cases = {
         "split": LABELS,
@@ -176,7 +176,7 @@ def test_two_processes_are_one(tmp_path):
         ({"embeddings": torch.zeros(8)}, r"embeddings have the shape \(8,\)"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changed, message):
+def test_invalid_arguments_raise(changed, message):
     given = {"embeddings": unit(), "labels": LABELS} | changed
     labels = tensors(given.pop("labels"))
     with pytest.raises(ValueError, match=message):
@@ -184,7 +184,7 @@ def test_what_makes_no_sense_is_refused(changed, message):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_broken_rows_are_named(value):
+def test_rows_that_are_not_finite_are_named(value):
     rows = unit()
     rows[2, 1] = rows[7, 0] = value
     with pytest.raises(ValueError, match="rows 2, 7 are NaN or infinite"):

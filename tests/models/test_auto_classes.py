@@ -1,4 +1,4 @@
-"""`import bioscan_hf.auto`, or the first public name that needs it, registers our models with the Auto classes."""
+"""`bioscan_hf.auto` registers models, tokenizers, processors and pipelines with the Auto classes."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def folders(tmp_path_factory):
 
 
 def run(code, *arguments):
-    """What a fresh process prints; its stdin is closed, so a question about remote code would fail."""
+    """Output of a new process. Its stdin is closed, so that a prompt about remote code fails."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -75,7 +75,7 @@ def run(code, *arguments):
     ],
 )
 def test_registered_in_any_order_of_imports(folders, before):
-    """transformers' modules import each other in circles, so the order of imports matters."""
+    """transformers has circular imports, so the order of imports matters."""
     assert run(f"import sys\n{before}\n{LOADS}", *folders).split() == EXPECTED
 
 
@@ -107,8 +107,8 @@ print("barcodebert" in CONFIG_MAPPING, "dna-classification" in get_supported_tas
 """
 
 
-def test_import_registers_nothing_and_leaves_transformers_alone():
-    """A user's own import works where optional packages are absent, and other packages' import hooks still run."""
+def test_import_registers_nothing_and_does_not_change_transformers():
+    """Imports of users work without optional packages, and import hooks of other packages still run."""
     assert run(UNTOUCHED).splitlines() == ["False", "hook True", "False False", "True True"]
 
 
@@ -173,8 +173,8 @@ processor.save_pretrained(folder + "/again")
 """
 
 
-def test_the_processor_needs_nothing_of_ours(others):
-    """Without this package, AutoProcessor makes the same batch from the code beside the weights, and saves it again.
+def test_processor_loads_without_the_package(others):
+    """Without this package, AutoProcessor loads the code beside the weights, makes the same batch and can be saved.
 
     A tokenizer is published without an auto_map, which would ask for remote code where none is needed.
     """
@@ -201,8 +201,8 @@ def test_the_processor_needs_nothing_of_ours(others):
     assert torch.load(folder / "dna.pt").shape == (2, 24)
 
 
-def test_saving_a_processor_leaves_it_as_it_was(tmp_path):
-    """Embeddings on disk are resumed by the processor's description, which must not change when it is saved."""
+def test_saving_does_not_change_a_processor(tmp_path):
+    """An interrupted embedding is resumed if the processor's description is the same."""
     processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(k=2, max_nucleotides=40))
     before = processor.to_json_string()
     processor.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The Python of each model card runs as it stands there, over a model that was saved as the card says."""
+"""The Python example of each model card runs with a saved model."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ NOT_EVALUATED = {"train_loss_nats": 0.5, "independent": {}, "consistent": {}}
 
 
 def run(card, folder):
-    """Names that the only Python block of a card leaves behind, the repository being a folder."""
+    """Variables after running the Python block of a card, with the folder in place of the repository."""
     blocks = card.split("```python\n")[1:]
     assert len(blocks) == 1 and "PATH_OR_HUB_ID" in blocks[0]
     made = {}
@@ -37,7 +37,7 @@ def run(card, folder):
 
 
 def described(model, **more):
-    """What a results file says of a model."""
+    """Entries of a results file about a model."""
     config = model.config.to_dict()
     names = ("k", "num_hidden_layers", "hidden_size", "num_attention_heads", "state_size")
     names += ("positions", "embedding_size", "profile_weight")
@@ -65,7 +65,7 @@ def described(model, **more):
     ids=["barcodebert", "barcodemamba", "aligned", "aligned-profile", "contrast"],
 )
 def test_encoders_of_barcodes(model, task, tmp_path):
-    """The embedding has the width that the comment beside it says."""
+    """The embedding has the width in the comment of the example."""
     torch.manual_seed(0)
     model = model()
     tokenizer = KmerTokenizer(k=model.config.k)
@@ -85,7 +85,7 @@ def test_encoders_of_barcodes(model, task, tmp_path):
 
 @pytest.mark.parametrize("ranks", [["genus", "species"], ["species"]], ids="+".join)
 def test_classifiers_of_barcodes(ranks, tmp_path):
-    """Of several ranks the answer is a taxon at each; of one, a name."""
+    """The result is a taxon for each of several ranks, or a name for one rank."""
     torch.manual_seed(0)
     names = {rank: [f"{rank} {i}" for i in range(3)] for rank in ranks}
     several = {"taxa": names, "parents": {"species": [0, 1, 2]}}
@@ -107,7 +107,7 @@ def test_classifiers_of_barcodes(ranks, tmp_path):
 
 
 def text_tokenizer():
-    """A piece for each of two words."""
+    """A tokenizer with two words."""
     backend = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "Diptera": 2, "Sciaridae": 3}, unk_token="[UNK]"))
     backend.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
@@ -117,7 +117,7 @@ def text_tokenizer():
     "modalities", [("image", "dna", "text"), ("image", "dna"), ("dna", "text"), ("dna",)], ids="+".join
 )
 def test_clibd(modalities, tmp_path, monkeypatch):
-    """Its example reads a photo beside the script; the similarity of one specimen to itself is a cosine."""
+    """The example reads a photo beside the script, and computes the cosine of one specimen."""
     torch.manual_seed(0)
     photos = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
     configs = {

@@ -70,7 +70,7 @@ LAYERED = [name for name in MODELS if name != "AlignedBarcodeModel"]
 
 
 def inputs_of(model):
-    """A batch for the model, with labels where it takes them; the last barcode is short."""
+    """A batch for the model, with labels for heads; the last barcode is short."""
     if model.config.model_type == "clibd":
         return clibd_batch()
     tokenizer = KmerTokenizer(k=model.config.k, max_nucleotides=model.config.max_nucleotides)
@@ -84,7 +84,7 @@ def inputs_of(model):
 
 
 def loss_of(model, inputs):
-    """The model's own loss; of an encoder, a contrast of specimens or the distance to fixed vectors."""
+    """The model's own loss; for encoders, a contrastive loss or the distance to fixed vectors."""
     output = model(**inputs)
     if "labels" in inputs:
         return output.loss
@@ -97,7 +97,7 @@ def loss_of(model, inputs):
 
 
 def tensors(output):
-    """Every tensor of an output, in the order of their names."""
+    """Every tensor of an output, sorted by name."""
     found = []
     for value in [output[name] for name in sorted(output.keys())]:
         found += tensors_of_tuple(value) if isinstance(value, tuple) else [value]
@@ -116,7 +116,7 @@ def same(one, other, tolerance):
 
 @ALL
 def test_saved_and_loaded(name, tmp_path):
-    """Equal to the last bit, whole or in shards, through `low_cpu_mem_usage` and `device_map`; safetensors alone."""
+    """Bit-identical, in one file or in shards, with `low_cpu_mem_usage` and `device_map`; only safetensors."""
     model = MODELS[name]()
     inputs = inputs_of(model)
     expected = model(**inputs)
@@ -134,7 +134,7 @@ def test_saved_and_loaded(name, tmp_path):
 
 @ALL
 def test_evaluation_is_deterministic_and_training_restores(name):
-    """Twice the same in evaluation; the weights are made alike from one seed."""
+    """Equal outputs in evaluation mode; one seed gives equal weights."""
     model, again = MODELS[name](), MODELS[name]()
     inputs = inputs_of(model)
     same(model(**inputs), model(**inputs), 0)
@@ -167,7 +167,7 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(name):
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_gradient_checkpointing_gives_equal_gradients(name):
-    """With and without, also in its older kind, which re-enters the graph."""
+    """Also with the older, re-entrant kind."""
     found = []
     for options in (None, {"use_reentrant": False}, {"use_reentrant": True}):
         model = MODELS[name]()
@@ -189,7 +189,7 @@ def test_gradient_checkpointing_gives_equal_gradients(name):
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_attention_implementations_agree(name):
-    """eager and sdpa, chosen for a model that is there."""
+    """eager and sdpa, set after loading."""
     model = MODELS[name]()
     inputs = inputs_of(model)
     outputs = []
@@ -201,7 +201,7 @@ def test_attention_implementations_agree(name):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("Barcode")])
 def test_embeddings_are_resized(name):
-    """Rows for more tokens come after those of the vocabulary, which keep their outputs; a tied head grows too."""
+    """New rows follow those of the vocabulary, whose outputs stay; a tied head grows too."""
     model = MODELS[name]()
     inputs = {key: value for key, value in inputs_of(model).items() if key != "labels"}
     expected = tensors(model(**inputs))[0]
@@ -230,7 +230,7 @@ def test_exported_program(name):
 
 @ALL
 def test_compiled(name):
-    """One graph without a break; the machine's compiler is not needed for that."""
+    """One graph without breaks; it needs no C compiler."""
     torch._dynamo.reset()
     model = MODELS[name]()
     inputs = inputs_of(model)
@@ -249,7 +249,7 @@ def test_compiled_to_machine_code():
 
 @ALL
 def test_loaded_in_bfloat16(name, tmp_path):
-    """Weights in bfloat16, buffers of whole numbers as they are, and an output that is finite and close."""
+    """bfloat16 weights, unchanged integer buffers, and a finite output close to that of float32."""
     model = MODELS[name]()
     model.save_pretrained(tmp_path)
     half = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16).eval()

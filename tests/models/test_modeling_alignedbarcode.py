@@ -1,6 +1,6 @@
-"""The aligned-barcode encoder: reads find their place, padding never counts, and it lives on disk as other models do.
+"""The aligned-barcode encoder: alignment, embeddings, padding, fitting, saving and loading.
 
-The made-up family evolves on a star: 60 barcodes of 120 nucleotides, each 8 % from one ancestor.
+The simulated family has 60 barcodes of 120 nucleotides, each with 8 % substitutions from one ancestor.
 """
 
 import csv
@@ -52,7 +52,7 @@ def encode(barcodes):
 
 
 def fitted(**options):
-    """A model fitted to the family; what is learned is random."""
+    """A model fitted to the family, with random learned weights."""
     torch.manual_seed(0)
     model = AlignedBarcodeModel(AlignedBarcodeConfig(positions=P, max_nucleotides=160, **(KINDS[1] | options))).eval()
     assert model.fit_region([encode(family()[:40]), encode(family()[40:])]) == 60
@@ -67,7 +67,7 @@ def letters(barcode):
 
 
 def restated_profile(model, aligned):
-    """1 for the nucleotide that is there less its frequency, by numpy, row by row: (n, 4 P)."""
+    """Profiles (n, 4 P) by numpy: 1 for the nucleotide, minus the frequencies."""
     frequency = model.nucleotide_frequency.detach().double().numpy()
     rows = np.zeros((len(aligned), P, 4))
     for i, row in enumerate(aligned):
@@ -90,7 +90,7 @@ READS = {
 
 
 @pytest.mark.parametrize("kind", READS)
-def test_reads_find_their_place(kind):
+def test_reads_are_aligned(kind):
     change, first = READS[kind]
     model, reads = fitted(), [change(barcode) for barcode in family()]
     output = model(*encode(reads))
@@ -104,10 +104,10 @@ def test_reads_find_their_place(kind):
     assert output.alignment_score.min() > 0.8
 
 
-def test_a_read_of_something_else_scores_low():
-    """Random reads, the other strand, and reads without a whole k-mer, which begin where the region does.
+def test_other_reads_have_low_scores():
+    """Random reads, the other strand, and reads without a whole k-mer, which start with the region.
 
-    By chance a random read of 120 has a few of this short region's anchors, two or three of which may agree.
+    A random read of 120 has a few anchors of this short region by chance, two or three of which may agree.
     """
     model = fitted()
     draw = np.random.default_rng(1)
@@ -123,14 +123,14 @@ def test_a_read_of_something_else_scores_low():
     assert lone.aligned[0].tolist() == [0, 1, 2] + [NOTHING] * (P - 3)
 
 
-def test_the_place_by_hand():
-    """k = 4 and a region AACCGGTTA, of 9; whole barcodes are this one twice, and CACCGGTTA.
+def test_alignment_by_hand():
+    """k = 4 and the region AACCGGTTA of 9; full-length barcodes are AACCGGTTA twice, and CACCGGTTA.
 
-    Its k-mers are AACC, ACCG, CCGG, CGGT, GGTT, GTTA at 0 to 5; CACC is at 0. Weights are m / sqrt(n + 1), over the
-    greatest: AACC, seen twice, 2 / sqrt(3); the others, three times, 3 / sqrt(4), which are 1000; CACC 1 / sqrt(2).
-    So AACC has 1000 (2 / 1.7320508) / 1.5 = 769.8, CACC 471.4. A read TTCCGGTTAA begins at 0 by CCGG at 2, CGGT, GGTT
-    and GTTA; TTCC, TCCG and TTAA are no anchors: its score is 1. The first AACCTTACCGGT has AACC at 0, and ACCG, CCGG,
-    CGGT for a start at -5: the score is 3000 / 3770.
+    Its k-mers are AACC, ACCG, CCGG, CGGT, GGTT, GTTA at 0 to 5; CACC is at 0. Weights are m / sqrt(n + 1), divided by
+    the largest: AACC occurs twice, 2 / sqrt(3); the others three times, 3 / sqrt(4), which are 1000; CACC 1 / sqrt(2).
+    So AACC has 1000 (2 / 1.7320508) / 1.5 = 769.8, CACC 471.4. The read TTCCGGTTAA starts at 0 by CCGG at 2, CGGT,
+    GGTT and GTTA; TTCC, TCCG and TTAA are not anchors: its score is 1. In AACCTTACCGGT, AACC votes for 0, and ACCG,
+    CCGG, CGGT for -5: the score is 3000 / 3770.
     """
     model = AlignedBarcodeModel(AlignedBarcodeConfig(positions=9, anchor_k=4, embedding_size=0, profile_weight=1.0))
     batch = encode(["AACCGGTTA", "AACCGGTTA", "CACCGGTTA"])
@@ -150,7 +150,7 @@ def test_the_place_by_hand():
 
 
 def test_kmer_numbers():
-    """Alphabetical, up to k = 8; 4**k wherever N is in the window, whatever stands beside it."""
+    """Alphabetical, up to k = 8; 4**k for windows with N, whatever the other letters."""
     texts = ["TTTTTTTTT", "NTTTTTTTT", "TTTTTTTTN", "NNNNNNNNN", "TNNNNNNNT", "ACGTACGTA"]
     rows = torch.tensor([[("ACGTN").index(letter) for letter in text] for text in texts], dtype=torch.int32)
     for k in (4, 8):
@@ -165,8 +165,8 @@ def test_kmer_numbers():
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_the_embedding_by_its_definition(options):
-    """Profile, linear projection and hidden layer of length-1 profiles, by numpy in float64."""
+def test_embedding_equals_its_definition(options):
+    """Profile, linear projection and hidden layer of normalized profiles, by numpy in float64."""
     model = fitted(**options)
     reads = [family()[0], family()[1][20:], "NNNN" + family()[2][4:100], ""]
     output = model(*encode(reads))
@@ -186,14 +186,14 @@ def test_the_embedding_by_its_definition(options):
             learned += torch.nn.functional.gelu(hidden).numpy() @ weight["output.weight"].T + weight["output.bias"]
         expected.append((1 - share) ** 0.5 * one(learned))
     expected = torch.from_numpy(np.concatenate(expected, 1))
-    expected[3] = 0  # a barcode of nothing
+    expected[3] = 0  # an empty barcode
     assert output.pooler_output.shape == (4, model.config.output_size)
     assert_close(output.pooler_output.double(), expected, rtol=0, atol=1e-6)
     assert_close(output.pooler_output.norm(dim=1), torch.tensor([1.0, 1, 1, 0]), rtol=0, atol=1e-5)
 
 
 def test_cosines_weigh_rare_nucleotides():
-    """The rarer the nucleotide that two reads share at a position, the nearer they are."""
+    """The rarer a shared nucleotide, the larger the cosine of two reads."""
     model = fitted(embedding_size=0, profile_weight=1.0)
     frequency = model.nucleotide_frequency
     place = int(((frequency > 0.05).sum(1) == 2).int().argmax())  # two nucleotides occur there
@@ -204,7 +204,7 @@ def test_cosines_weigh_rare_nucleotides():
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_padding_and_batch_change_nothing(options):
+def test_padding_and_batch_have_no_effect(options):
     model = fitted(**options)
     reads = [family()[0], family()[1][30:], family()[2][:50], "ACG", ""]
     ids, mask = encode(reads)
@@ -218,10 +218,10 @@ def test_padding_and_batch_change_nothing(options):
         assert_close(alone.pooler_output[0], padded.pooler_output[i], rtol=0, atol=1e-6)
 
 
-def test_the_region_is_that_of_whole_barcodes():
-    """Shorter and longer barcodes, and whole ones with an N, do not define it, but count for the frequencies.
+def test_full_length_barcodes_define_the_region():
+    """Shorter and longer barcodes, and barcodes with N, do not define it, but count for the frequencies.
 
-    A fifth of the barcodes of the right length begin 30 nucleotides later: they are left out in the second round.
+    A fifth of the barcodes of the right length start 30 nucleotides later: the second round leaves them out.
     """
     shifted = [barcode[30:] + "ACGTTGCAGGATCCATTGCAAGTCCGATTA" for barcode in family(15, seed=0)]
     batches = [encode([*family(), *shifted, family()[0][:50], family()[0] + "A", "N" + family()[0][1:], "", "ACG"])]
@@ -235,7 +235,7 @@ def test_the_region_is_that_of_whole_barcodes():
 
 @pytest.mark.parametrize("options", KINDS)
 def test_fitting_is_deterministic_and_independent_of_batches(options):
-    """Barcodes in one batch, in several (of a generator), in narrower ones, fitted twice: the same up to rounding."""
+    """Equal up to rounding for one batch, several of a generator, narrower ones, and a second fit."""
     states = []
     whole, short = family(), [barcode[:70] for barcode in family()[:9]]
     narrow = tuple(part[:, :70] for part in encode(short))
@@ -255,8 +255,8 @@ def test_fitting_is_deterministic_and_independent_of_batches(options):
             assert_close(value.abs(), other[name].abs(), rtol=0, atol=1e-4)  # components may change their sign
 
 
-def test_the_projection_begins_as_principal_components():
-    """Its rows are the directions of most energy of the profiles, in order, orthogonal; the hidden layer adds 0."""
+def test_projection_starts_as_principal_components():
+    """Its rows are the principal directions of the profiles, in order; the hidden layer adds 0."""
     torch.manual_seed(0)
     model = AlignedBarcodeModel(AlignedBarcodeConfig(positions=P, max_nucleotides=160, **KINDS[2])).eval()
     model.fit_region([encode(family())])
@@ -306,7 +306,7 @@ def test_fit_region_needs_full_length_barcodes(barcodes, message):
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )
-def test_a_config_that_contradicts_itself_is_refused(options, message):
+def test_contradictory_config_raises(options, message):
     with pytest.raises(ValueError, match=message):
         AlignedBarcodeConfig(**options)
     config = AlignedBarcodeConfig()
@@ -317,7 +317,7 @@ def test_a_config_that_contradicts_itself_is_refused(options, message):
 
 
 @pytest.mark.parametrize("options", KINDS[1:])
-def test_all_that_is_learned_gets_a_gradient(options):
+def test_learned_parameters_get_gradients(options):
     model = fitted(**options).train()
     vectors = model(*encode(family()[:8])).pooler_output
     (vectors[:4] * vectors[4:]).sum().backward()
@@ -330,7 +330,7 @@ def test_all_that_is_learned_gets_a_gradient(options):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("options", KINDS)
 def test_half_precision(options, dtype):
-    """Places are found exactly: they are counted in whole numbers."""
+    """The alignment is exact, because votes are integers."""
     model, half = fitted(**options), fitted(**options).to(dtype)
     one, other = model(*encode(family())), half(*encode(family()))
     assert other.pooler_output.dtype == dtype
@@ -339,7 +339,7 @@ def test_half_precision(options, dtype):
 
 
 def test_compiled_and_exported():
-    """One graph without a break, with a batch of any size where it is exported."""
+    """One graph without breaks; the exported model takes any batch size."""
     model, batch = fitted(**KINDS[3]), encode([*family()[:7], family()[8][12:], ""])
     expected = model(*batch)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(*batch)
@@ -352,7 +352,7 @@ def test_compiled_and_exported():
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_saved_and_loaded_is_the_same(options, tmp_path):
+def test_saved_and_loaded_are_equal(options, tmp_path):
     model = fitted(**options)
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
@@ -372,7 +372,7 @@ def test_saved_and_loaded_is_the_same(options, tmp_path):
 
 
 def test_embedding_a_table(tmp_path):
-    """`embed` and `load_encoder` on a folder: rows in order, in both precisions, and none for a barcode of nothing.
+    """`embed` and `load_encoder` on a folder: rows in order, in both precisions, none for an empty barcode.
 
     Reads are longer than the region, and one is longer than what the tokenizer reads.
     """
@@ -408,7 +408,7 @@ torch.save(output.pooler_output.detach(), folder + "/vectors.pt")
 """
 
 
-def test_remote_code_needs_nothing_of_ours(tmp_path):
+def test_remote_code_runs_without_the_package(tmp_path):
     model = fitted(**KINDS[3])
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
@@ -430,8 +430,8 @@ def test_remote_code_needs_nothing_of_ours(tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_reads_are_placed_alike_by_their_halves(shared):
-    """Of real COI barcodes, the first 300 nucleotides and the rest say the same place in more than 97 of 100 cases.
+def test_halves_of_real_reads_have_equal_alignments(shared):
+    """The first 300 nucleotides and the rest of real COI barcodes give equal starts in more than 97 % of cases.
 
     An insertion or deletion between them, an intron, or a record of another gene makes the others differ.
     """

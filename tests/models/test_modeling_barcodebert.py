@@ -1,4 +1,4 @@
-"""BarcodeBERT against the numbers of the published code, its configuration, its heads, and its life on disk."""
+"""BarcodeBERT: published numbers, configuration, heads, saving and loading."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediat
 
 
 def published(shared, name):
-    """A file of reference weights: its state dict without the buffers of old transformers, and its BERT config."""
+    """State dict of reference weights, without buffers of old versions of transformers, and the BERT config."""
     stored = torch.load(shared / "fixtures/barcodebert" / name, weights_only=name not in CHECKPOINTS_WITH_OBJECTS)
     weights = stored
     for key in ("model", "state_dict", "init"):
@@ -59,7 +59,7 @@ def arrays(shared, name):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("k", [4, 5])
 def test_published_outputs(shared, k, attention):
-    """Logits and both poolings equal the published code's; where that gives NaN (a barcode of 3 nt), we give zero."""
+    """Logits and both poolings are those of the published code; zero where it gives NaN (a barcode of 3 nt)."""
     weights, stored = published(shared, f"tiny_k{k}.pt")
     model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], k=k)
     model.set_attn_implementation(attention)
@@ -80,12 +80,12 @@ def test_published_outputs(shared, k, attention):
 
 
 @pytest.mark.parametrize("name", ["checkpoints/A_new_single.pt", "checkpoints/B_new_ddp.pt"])
-def test_checkpoints_load_as_they_are(shared, name):
+def test_published_weights_load_unchanged(shared, name):
     weights, stored = published(shared, name)
     assert load(BarcodeBertForMaskedLM, weights, stored["bert_config"]).config.num_kmers == 256
 
 
-def test_a_checkpoint_of_an_old_transformers(shared):
+def test_checkpoint_of_an_old_version_of_transformers(shared):
     weights, stored = published(shared, "checkpoints/G_new_ddp_tf429.pt")
     model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"])
     expected = arrays(shared, "forward_tf429_G.npz")
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_an_old_transformers(shared):
 
 @pytest.mark.parametrize("name", ["checkpoints/F2_workshop2023_nomodule.pth", "checkpoints/F_workshop2023_ddp.pth"])
 def test_the_models_of_2023(shared, name):
-    """Three special tokens, a head tied to the embeddings, and neither mask nor config in the file."""
+    """Three special tokens and a tied head; the file has neither mask nor config."""
     weights, _ = published(shared, name)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -112,7 +112,7 @@ def test_the_models_of_2023(shared, name):
 
 @pytest.mark.parametrize("case", ["", "_tokenizeN"])
 def test_published_masked_lm_loss(shared, case):
-    """The published objective (all k-mers) and the loss over the masked ones alone, in nats."""
+    """The published objective (all k-mers) and the loss over masked k-mers only, in nats."""
     weights, stored = published(shared, f"mlm_train{case}.pt")
     vocabulary = "barcodebert-n" if case else "barcodebert"
     model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], vocabulary=vocabulary)
@@ -129,7 +129,7 @@ def test_published_masked_lm_loss(shared, case):
 
 @pytest.mark.parametrize("case", ["", "_tokenizeN"])
 def test_three_published_training_steps(shared, case):
-    """AdamW and OneCycle as recorded: losses, learning rates and weights afterwards; [MASK] stays zero throughout."""
+    """Losses, learning rates and final weights with AdamW and OneCycle; [MASK] stays zero."""
     weights, stored = published(shared, f"mlm_train{case}.pt")
     data = arrays(shared, f"mlm{case}.npz")
     recorded = json.loads((shared / f"fixtures/barcodebert/mlm{case}.json").read_text())["train"]
@@ -160,7 +160,7 @@ def test_three_published_training_steps(shared, case):
 
 
 def test_the_loss_of_2023(shared):
-    """All positions count, unknown ones and padding included, and the masked ones hold id 1."""
+    """All positions count, also unknown ones and padding; masked ones have id 1."""
     weights, stored = published(shared, "tiny_workshop2023_mlm.pt")
     options = {"k": 3, "vocabulary": "barcodebert-2023", "mlm_head": "tied"}
     model = load(BarcodeBertForMaskedLM, weights, stored["bert_config"], **options)
@@ -172,7 +172,7 @@ def test_the_loss_of_2023(shared):
 
 
 def test_a_published_fine_tuned_model(shared):
-    """The published fine-tuning pools over all positions, and its `classifier` is our `taxon_classifier`."""
+    """The published fine-tuning pools over all positions; its `classifier` is `taxon_classifier`."""
     weights, stored = published(shared, "checkpoints/C_finetune_single.pt")
     weights = {
         name.removeprefix("base_model.").replace("classifier.", "taxon_classifier."): value
@@ -234,13 +234,13 @@ def test_vocabularies(vocabulary, k, size, special, tokens):
         ({"is_decoder": True}, r"is_decoder is True, but BarcodeBERT is an encoder"),
     ],
 )
-def test_a_config_that_contradicts_itself_is_refused(options, message):
+def test_contradictory_config_raises(options, message):
     with pytest.raises(ValueError, match=message):
         BarcodeBertConfig(**options)
 
 
-def test_a_config_changed_to_nonsense_is_not_saved(tmp_path):
-    """A Trainer that is given the tokenizer copies its pad_token_id into the config: another row would be frozen."""
+def test_invalid_config_is_not_saved(tmp_path):
+    """The Trainer copies the pad_token_id of its tokenizer to the config, which would freeze another row."""
     config = BarcodeBertConfig()
     config.pad_token_id = 1
     with pytest.raises(Exception, match="pad_token_id is 1"):
@@ -275,7 +275,7 @@ def test_a_barcode_without_tokens_is_zero(pooling, attention):
 
 
 def test_poolings_by_hand():
-    """Of the second barcode 7 tokens count: their mean, and the mean over all 12."""
+    """The second barcode has 7 tokens: the mean of these, and the mean over all 12."""
     ids, mask = tiny_batch()
     for pooling, count in (("masked_mean", 7), ("mean", 12)):
         output = tiny_bert(BarcodeBertModel, pooling=pooling)(ids, mask)
@@ -302,8 +302,8 @@ def test_a_tuple_on_request(cls, options):
     close(first, model(ids, mask).to_tuple()[0], 0)
 
 
-def test_the_kmers_head_passes_over_what_it_cannot_predict():
-    """Special tokens and k-mers with an N (ids from 2 + 16 on, with k = 2) as labels count as -100."""
+def test_kmers_head_ignores_other_labels():
+    """Labels of special tokens and of k-mers with N (ids from 2 + 16 on, with k = 2) count as -100."""
     model = tiny_bert(vocabulary="barcodebert-n")
     ids, mask = tiny_batch()
     labels = ids.masked_fill(mask == 0, -100)
@@ -317,8 +317,8 @@ def test_the_kmers_head_passes_over_what_it_cannot_predict():
 
 
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS[1:])
-def test_no_label_is_a_loss_of_zero(cls, options):
-    """Not NaN, which would spoil the weights of a whole run."""
+def test_loss_without_labels_is_zero(cls, options):
+    """NaN would make all weights NaN."""
     model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     labels = torch.full((4,) if cls is BarcodeBertForSequenceClassification else (4, 12), -100)
     loss = model(ids, mask, labels=labels).loss
@@ -328,7 +328,7 @@ def test_no_label_is_a_loss_of_zero(cls, options):
 
 
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS[1:])
-def test_the_parts_of_a_step_add_up(cls, options):
+def test_losses_of_parts_sum_to_that_of_the_step(cls, options):
     """With `num_items_in_batch`, the losses of two unequal parts of a batch sum to that of the whole."""
     model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     labels = torch.tensor([2, 0, 1, -100]) if cls is BarcodeBertForSequenceClassification else ids * mask + mask - 1
@@ -342,8 +342,8 @@ def test_the_parts_of_a_step_add_up(cls, options):
     close(sum(parts), whole, 1e-6)
 
 
-def test_missing_taxa_are_passed_over():
-    """-1, as in label arrays, and -100; the loss is the mean over the two barcodes that are labelled."""
+def test_missing_taxa_are_ignored():
+    """-1, as in label arrays, and -100; the loss is the mean over the two labelled barcodes."""
     model = tiny_bert(BarcodeBertForSequenceClassification, num_labels=3)
     ids, mask = tiny_batch()
     output = model(ids, mask, labels=torch.tensor([2, -1, 0, -100]))
@@ -352,8 +352,8 @@ def test_missing_taxa_are_passed_over():
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_gradient_checkpointing_changes_nothing():
-    """The same gradients, although each layer runs twice."""
+def test_gradient_checkpointing_gives_equal_gradients():
+    """Each layer runs twice."""
     ids, mask = tiny_batch()
     gradients, runs = [], []
     for checkpointing in (False, True):
@@ -371,7 +371,7 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
-def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
+def test_saved_and_loaded_are_equal(cls, options, tmp_path):
     model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
     again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
@@ -383,8 +383,8 @@ def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
 
 
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
-def test_the_encoder_opens_from_every_head(cls, options, tmp_path):
-    """And each other head too, with its own weights alone made anew."""
+def test_every_head_loads_from_every_head(cls, options, tmp_path):
+    """Also the encoder; only weights of another head are initialized."""
     model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
     encoder = model if cls is BarcodeBertModel else model.bert
@@ -428,8 +428,8 @@ for folder in heads:
 """
 
 
-def test_remote_code_needs_nothing_of_ours(tmp_path):
-    """A folder holds the code of every head: without this package, each opens from each, with the same output."""
+def test_remote_code_runs_without_the_package(tmp_path):
+    """A folder has the code of every head: each loads from each without this package, with equal outputs."""
     batch = tiny_batch()
     torch.save(batch, tmp_path / "batch.pt")
     heads = {"AutoModel": BarcodeBertModel, "AutoModelForMaskedLM": BarcodeBertForMaskedLM}

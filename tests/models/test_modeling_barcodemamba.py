@@ -1,4 +1,4 @@
-"""BarcodeMamba: its shapes, its two objectives, padding, the heads shared with BarcodeBERT, and its life on disk."""
+"""BarcodeMamba: sizes, objectives, padding, heads, saving and loading."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEADS = [
 
 
 def test_published_shapes():
-    """Two sizes over single nucleotides and k-mers; 2 * 384 / 48 = 16 heads, 2 * 768 / 64 = 24."""
+    """Two sizes, single nucleotides and k-mers; 2 * 384 / 48 = 16 heads, 2 * 768 / 64 = 24."""
     for size, heads in (("small", 16), ("large", 24)):
         config = BarcodeMambaConfig(**SIZES[size])
         assert (config.num_heads, config.state_size, config.n_groups) == (heads, 64, 1)
@@ -58,13 +58,13 @@ def test_published_shapes():
         ({"num_labels": 5} | TREE, "num_labels is 5"),
     ],
 )
-def test_a_config_that_contradicts_itself_is_refused(options, message):
+def test_contradictory_config_raises(options, message):
     with pytest.raises(ValueError, match=message):
         BarcodeMambaConfig(**options)
 
 
-def test_a_position_sees_those_before_it():
-    """Another last token changes its own vector, and none before it."""
+def test_encoder_is_causal():
+    """A change of the last token changes only its own vector."""
     model, (ids, _) = tiny_mamba(BarcodeMambaModel), tiny_batch()
     changed = ids.clone()
     changed[:, -1] = 2 + (ids[:, -1] - 1) % 16
@@ -74,8 +74,8 @@ def test_a_position_sees_those_before_it():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_padding_changes_nothing(training):
-    """A barcode's embedding is the same alone, with padding, and whatever the padding holds; without tokens, zero."""
+def test_padding_has_no_effect(training):
+    """The embedding is the same with any padding; without tokens it is zero."""
     model, (ids, mask) = tiny_mamba(BarcodeMambaModel).train(training), tiny_batch()
     padded = model(ids, mask).pooler_output
     for row, length in ((0, 12), (1, 7), (2, 1)):
@@ -88,7 +88,7 @@ def test_padding_changes_nothing(training):
     close(mean.pooler_output[1], mean.last_hidden_state[1].mean(0), 1e-6)
 
 
-def test_blocks_change_nothing():
+def test_chunk_size_has_no_effect():
     ids, mask = tiny_batch()
     one, other = (tiny_mamba(BarcodeMambaModel, chunk_size=size)(ids, mask).last_hidden_state for size in (5, 64))
     close(one, other, 1e-5)
@@ -96,8 +96,8 @@ def test_blocks_change_nothing():
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("objective", ["masked", "next"])
-def test_the_losses_by_their_definition(objective, sparse):
-    """Cross-entropy of a label's k-mer number, at its own position or at the one before; no k-mer, no loss."""
+def test_losses_equal_their_definition(objective, sparse):
+    """Cross-entropy of the label's k-mer, at its position or the one before; other labels are ignored."""
     model, (ids, mask) = tiny_mamba(objective=objective, sparse_prediction=sparse), tiny_batch()
     labels = ids.masked_fill(mask == 0, -100)
     labels[0, 3] = 1  # [UNK]
@@ -114,8 +114,8 @@ def test_the_losses_by_their_definition(objective, sparse):
 
 
 @pytest.mark.parametrize(("cls", "options"), HEADS[1:])
-def test_the_parts_of_a_step_add_up(cls, options):
-    """Loss and gradients; the count leaves out a barcode's first k-mer where the next one is predicted."""
+def test_losses_of_parts_sum_to_that_of_the_step(cls, options):
+    """Loss and gradients; with the objective "next", the first k-mer of a barcode does not count."""
     model, (ids, mask) = tiny_mamba(cls, **options), tiny_batch()
     labels = {"taxa": LABELS, "num_labels": torch.tensor([2, 0, 1, -100])}.get(next(iter(options), ""))
     if labels is None:
@@ -125,8 +125,8 @@ def test_the_parts_of_a_step_add_up(cls, options):
     same_step(step(model, [(ids, mask, labels)]), step(model, cut(ids, mask, labels), num_items_in_batch=count))
 
 
-def test_both_objectives_are_learnt():
-    """Barcodes that repeat ACGT: a few steps, and what comes next, or was masked, is plain."""
+def test_both_objectives_are_learned():
+    """A few steps are enough for barcodes that repeat ACGT."""
     ids = torch.tensor([[3, 13] * 6, [13, 3] * 6])  # the k-mers AC and GT, with k = 2
     for objective in ("masked", "next"):
         model = tiny_mamba(objective=objective).train()
@@ -151,7 +151,7 @@ def test_several_ranks():
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_gives_equal_gradients():
     ids, mask = tiny_batch()
     found, runs = [], []
     for checkpointing in (False, True):
@@ -175,7 +175,7 @@ def test_bfloat16():
     close(half.float(), plain, 0.2)
 
 
-def test_single_nucleotides_go_in():
+def test_single_nucleotides():
     """The tokenizer of k = 1: one token for each nucleotide."""
     tokenizer = KmerTokenizer(k=1, max_nucleotides=24)
     batch = tokenizer(["ACGTTGCA", "ACG"], return_tensors="pt")
@@ -187,8 +187,8 @@ def test_single_nucleotides_go_in():
 
 
 @pytest.mark.parametrize(("cls", "options"), HEADS)
-def test_saved_and_loaded_is_the_same(cls, options, tmp_path):
-    """Each head opens from each folder, with its own weights alone made anew where the folder is another's."""
+def test_saved_and_loaded_are_equal(cls, options, tmp_path):
+    """Each head loads from each folder; only weights of another head are initialized."""
     model, (ids, mask) = tiny_mamba(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
     again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
@@ -230,8 +230,8 @@ for folder in heads:
 """
 
 
-def test_remote_code_needs_nothing_of_ours(tmp_path):
-    """A folder holds BarcodeBERT's files too, which these import: without this package, each head opens from each.
+def test_remote_code_runs_without_the_package(tmp_path):
+    """A folder also has the files of BarcodeBERT: without this package, each head loads from each.
 
     On a CPU nothing advises to install kernels, which run on a GPU alone.
     """

@@ -29,7 +29,7 @@ MODALITIES = [("image", "dna"), ("image", "text"), ("dna", "text"), ("image", "d
 
 @pytest.mark.parametrize("modalities", MODALITIES, ids="+".join)
 def test_any_modalities_and_a_folder(modalities, tmp_path):
-    """Unit vectors of what is given, None for the rest; a folder keeps what is absent absent, and every number."""
+    """Unit vectors of given modalities, None for others; a saved and loaded model is equal."""
     model = tiny_clibd(*modalities)
     assert model.config.modalities == modalities
     output = model(**clibd_batch(*modalities))
@@ -52,7 +52,7 @@ def test_any_modalities_and_a_folder(modalities, tmp_path):
 
 
 def test_parts_of_a_batch_and_single_calls():
-    """A modality's embeddings do not depend on whether the others are there, and the tuple is the output."""
+    """Embeddings of one modality do not depend on the others; a tuple has the same values."""
     model, whole = tiny_clibd(), clibd_batch()
     output = model(**whole)
     assert torch.equal(model.get_image_features(whole["pixel_values"]), output.image_embeds)
@@ -72,7 +72,7 @@ def test_parts_of_a_batch_and_single_calls():
 
 
 def test_a_tuple_has_the_order_of_the_fields():
-    """Embeddings first, whichever are there; without that the temperature would take their place."""
+    """Embeddings come first, for any modalities, before the temperature."""
     model = tiny_clibd().eval()
     ids = torch.tensor([[3, 4, 5]])
     output = model(dna_input_ids=ids, text_input_ids=ids)
@@ -95,7 +95,7 @@ def test_default_is_the_published_size():
 
 
 def test_poolings_of_barcodes():
-    """What each pooling does with padding, and the published one by its definition."""
+    """Effect of padding on each pooling, and the definition of the published one."""
     ids, mask = clibd_batch("dna")["dna_input_ids"], clibd_batch("dna")["dna_attention_mask"]
     changed = ids.masked_fill(mask == 0, 3)
     assert not torch.equal(ids, changed)
@@ -138,7 +138,7 @@ def test_poolings_of_text():
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit"])
 def test_any_architecture_of_timm(architecture, tmp_path):
-    """Convolutional and other encoders, whose widths and buffers differ, come back the same from a folder."""
+    """Encoders with other widths and buffers are equal after saving and loading."""
     torch.manual_seed(0)
     config = ClibdConfig(image_config={"architecture": architecture}, projection_dim=8)
     model, photos = ClibdModel(config).eval(), torch.rand(2, 3, 160, 160)
@@ -149,7 +149,7 @@ def test_any_architecture_of_timm(architecture, tmp_path):
 
 
 def test_encoders_of_clip(tmp_path):
-    """Any photo and text encoder of transformers fits: here CLIP's, whose text is read off at its last token."""
+    """Any photo and text encoder of transformers fits, here CLIP's, which pools text at its last token."""
     vision = CLIPVisionConfig(**CLIBD_SIZES, image_size=32, patch_size=8)
     text = CLIPTextConfig(**CLIBD_SIZES, vocab_size=64, max_position_embeddings=32, eos_token_id=63)
     configs = {"image_config": vision.to_dict(), "text_config": text.to_dict(), "text_pooling": "pooler"}
@@ -168,7 +168,7 @@ def test_encoders_of_clip(tmp_path):
     assert torch.equal(again.text_embeds, output.text_embeds)
 
 
-def test_configs_that_contradict_themselves():
+def test_contradictory_configs_raise():
     with pytest.raises(ValueError, match="Unknown dna_pooling 'max'. Choose one of masked_mean, mean, softmax_mean"):
         ClibdConfig(dna_pooling="max")
     with pytest.raises(ValueError, match="Unknown text_pooling 'cls'"):
@@ -186,8 +186,8 @@ def test_configs_that_contradict_themselves():
     assert given == {"k": 3}, "what the caller holds stays as it was"
 
 
-def test_inverse_temperature_is_bounded_and_comes_back():
-    """Past the bound it is the bound, and still has a gradient; without a bound it grows."""
+def test_inverse_temperature_has_a_maximum_and_a_gradient():
+    """Above the maximum it is the maximum, with a gradient; without a maximum it grows."""
     scale = tiny_clibd("dna", logit_scale_max=20.0).logit_scale
     with torch.no_grad():
         scale.log_scale.fill_(math.log(50))
@@ -204,7 +204,7 @@ def test_inverse_temperature_is_bounded_and_comes_back():
 
 
 def test_half_precision():
-    """Under autocast, and with weights of bfloat16, embeddings are unit vectors of float32, near the exact ones."""
+    """With autocast or bfloat16 weights, embeddings are float32 unit vectors near the exact ones."""
     model, exact = tiny_clibd(), embeds(tiny_clibd()(**clibd_batch()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         automatic = embeds(model(**clibd_batch()))
@@ -221,8 +221,8 @@ def loss(output):
     return output.logit_scale * (image @ dna.T + dna @ text.T + text @ image.T).diagonal().sum()
 
 
-def test_every_parameter_learns():
-    """None is unused: distributed training would wait for its gradient."""
+def test_every_parameter_gets_a_gradient():
+    """Distributed training would wait for the gradient of an unused parameter."""
     for options in ({}, {"dna_pooling": "softmax_mean"}):
         model = tiny_clibd(**options).train()
         loss(model(**clibd_batch())).backward()
@@ -268,8 +268,8 @@ def test_gradient_checkpointing_reaches_every_encoder():
     torch.testing.assert_close(found, expected)
 
 
-def test_encoders_that_were_trained_apart(tmp_path):
-    """From folders or objects: their weights, without BERT's pooler and the head of masked k-mers."""
+def test_pretrained_encoders(tmp_path):
+    """From folders or objects, without BERT's pooler and the masked-LM head."""
     torch.manual_seed(0)
     image = TimmModel(TimmWrapperConfig(**CLIBD["image_config"]))
     dna = BarcodeBertForMaskedLM(BarcodeBertConfig(**CLIBD["dna_config"]))
@@ -310,7 +310,7 @@ torch.save([output.image_embeds, output.dna_embeds, output.text_embeds], folder 
 """
 
 
-def test_remote_code_needs_nothing_of_ours(tmp_path):
+def test_remote_code_runs_without_the_package(tmp_path):
     model = tiny_clibd(dna_pooling="softmax_mean")
     model.save_pretrained(tmp_path)
     torch.save(clibd_batch(), tmp_path / "batch.pt")
@@ -337,9 +337,9 @@ def train(model, steps):
         optimizer.step()
 
 
-def test_adapters_train_queries_and_values_alone(tmp_path):
-    """No effect at first; then adapters, heads and temperature change and nothing else, keys not even in one layer
-    with queries and values; merged, saved and loaded they give the same embeddings, and go on training."""
+def test_adapters_train_only_queries_and_values(tmp_path):
+    """Adapters have no effect at first; training changes only adapters, heads and temperature, and no keys in fused
+    layers. Merged, saved and loaded adapters give the same embeddings, and can be trained further."""
     pytest.importorskip("peft")
     model = tiny_clibd()
     frozen = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -373,7 +373,7 @@ def test_adapters_train_queries_and_values_alone(tmp_path):
     assert torch.equal(loaded.logit_scale(), adapted.logit_scale())
     train(loaded, 2)
     for _, layer in fused_layers(loaded):
-        assert not layer.get_delta_weight("default")[32:64].any(), "keys are held after loading, too"
+        assert not layer.get_delta_weight("default")[32:64].any(), "keys are also kept after loading"
     with torch.no_grad():
         expected = embeds(loaded.eval()(**clibd_batch()))
         merged = loaded.merge_and_unload()
@@ -383,7 +383,7 @@ def test_adapters_train_queries_and_values_alone(tmp_path):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_adapters_of_some_modalities_and_what_cannot_be_adapted():
+def test_adapters_of_some_modalities_and_errors():
     pytest.importorskip("peft")
     adapted = add_lora(tiny_clibd(dna_pooling="softmax_mean"), r=2, modalities=["dna"])
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
@@ -407,8 +407,10 @@ def test_adapters_of_some_modalities_and_what_cannot_be_adapted():
 
 
 def test_published_training_by_low_rank(shared, tmp_path):
-    """Eight steps of the published training of adapters, three modalities, give its losses: so the adapters of
-    queries and values in one layer learn as two separate ones do."""
+    """Eight steps of the published training of adapters, with three modalities, give the published losses.
+
+    So the fused adapters of queries and values train like two separate ones.
+    """
     pytest.importorskip("peft")
     import numpy as np
 
@@ -449,8 +451,8 @@ def test_published_training_by_low_rank(shared, tmp_path):
     assert model.logit_scale().log().item() == pytest.approx(told["final_logit_scale_param"], abs=1e-5)
 
 
-def test_a_new_photo_encoder_begins_as_timm_draws_it():
-    """transformers would draw every convolution with deviation 0.02; He initialisation of the first has 0.09."""
+def test_new_photo_encoder_is_initialized_as_in_timm():
+    """transformers initializes convolutions with deviation 0.02; the He initialization of the first has 0.09."""
     config = ClibdConfig(
         image_config={"architecture": "resnet10t", "model_args": {"channels": [8, 8, 8, 8]}},
         dna_config={

@@ -1,4 +1,4 @@
-"""Heads of BarcodeBERT: sparse masked-LM prediction, several ranks at once; what compiles, exports and adapts them."""
+"""Heads of BarcodeBERT: sparse prediction, several ranks, compilation, export, precision and adapters."""
 
 import json
 import math
@@ -19,7 +19,7 @@ SEVERAL_RANKS = [*BERT_HEADS, (BarcodeBertForSequenceClassification, TREE)]
 
 
 def labels_of(cls, options):
-    """Labels that fit a head; None for the encoder."""
+    """Labels for a head; None for the encoder."""
     if cls is BarcodeBertModel:
         return {}
     if cls is BarcodeBertForMaskedLM:
@@ -30,8 +30,8 @@ def labels_of(cls, options):
 
 @pytest.mark.parametrize("options", [{}, {"mlm_head": "tied"}, {"vocabulary": "barcodebert-n"}])
 @pytest.mark.parametrize("count", [None, 40, torch.tensor(40)])
-def test_sparse_prediction_is_the_same_step(options, count):
-    """Loss and gradients of the dense head, and its logits at the labelled positions, in their order.
+def test_sparse_prediction_equals_the_dense_head(options, count):
+    """Loss, gradients, and logits at the labelled positions.
 
     Some labels are special tokens, which the "kmers" head passes over.
     """
@@ -53,8 +53,8 @@ def test_sparse_prediction_is_the_same_step(options, count):
 @pytest.mark.parametrize(
     ("cls", "options"), [(BarcodeBertForMaskedLM, {}), (BarcodeBertForSequenceClassification, TREE)]
 )
-def test_no_label_is_a_loss_of_zero_with_gradients(cls, options, sparse):
-    """Zero gradients, not absent ones: processes that wait for each other's would wait for ever."""
+def test_loss_without_labels_is_zero_with_gradients(cls, options, sparse):
+    """Gradients are zero, not None: other processes would wait for them."""
     model = tiny_bert(cls, sparse_prediction=sparse, **options)
     ids, mask = tiny_batch()
     labels = torch.full((4, 3) if "taxa" in options else (4, 12), -100)
@@ -64,8 +64,8 @@ def test_no_label_is_a_loss_of_zero_with_gradients(cls, options, sparse):
     assert grads.keys() == {name for name, _ in model.named_parameters()}
 
 
-def test_the_loss_of_several_ranks_by_hand():
-    """Logits of zero say 1/2 and 1/4 of each class, so a label costs log 2 and log 4 nats.
+def test_loss_of_several_ranks_by_hand():
+    """Logits of zero are probabilities of 1/2 and 1/4, so the losses of labels are log 2 and log 4 nats.
 
     One label is at the first rank and three at the second: the mean over ranks is (log 2 + log 4) / 2 = 1.5 log 2.
     With one count for both, each label weighs the same: (log 2 + 3 log 4) / 4 = 1.75 log 2. Without a label at the
@@ -93,13 +93,13 @@ def test_the_loss_of_several_ranks_by_hand():
         (torch.zeros(3, 2).long(), torch.tensor([1, 2, 3]), "num_items_in_batch has 3 numbers, but there are 2 ranks"),
     ],
 )
-def test_labels_that_do_not_fit_the_ranks(labels, count, message):
+def test_labels_of_wrong_shape_raise(labels, count, message):
     with pytest.raises(ValueError, match=message):
         taxa_loss(torch.zeros(3, 6), labels, [2, 4], count)
 
 
-def test_the_parts_of_a_step_add_up_at_several_ranks():
-    """With each rank's count, unequal parts of a batch make the step of the whole, although one rank is absent in one.
+def test_losses_of_parts_sum_to_that_of_the_step_at_several_ranks():
+    """With the counts of each rank, losses of unequal parts sum to that of the batch, also with a missing rank.
 
     With the one count that a Trainer makes, too, but that is another loss, as labels are missing here.
     """
@@ -118,7 +118,7 @@ def test_the_parts_of_a_step_add_up_at_several_ranks():
     )
 
 
-def test_logits_of_ranks_stand_side_by_side():
+def test_logits_are_concatenated_over_ranks():
     model, (ids, mask) = tiny_bert(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
     logits = model(ids, mask).logits
     parts = model.rank_logits(logits)
@@ -144,7 +144,7 @@ def test_logits_of_ranks_stand_side_by_side():
     ],
 )
 def test_predictions_by_hand(genera, parents, ids, probabilities):
-    """Species s, t, u have .2, .3, .5; paths and their scores stand beside each case."""
+    """Species s, t, u have .2, .3, .5; comments give the paths and their scores."""
     logits = [torch.tensor([genera]).log(), torch.tensor([[0.2, 0.3, 0.5]]).log()]
     genus, species = predict_taxa(logits, [parents])
     assert (genus.ids.item(), species.ids.item()) == ids
@@ -153,7 +153,7 @@ def test_predictions_by_hand(genera, parents, ids, probabilities):
 
 
 def slow_prediction(rows, parents):
-    """The same rule for one barcode, path by path. `rows`: each rank's probabilities."""
+    """The same rule for one barcode, path by path; `rows` has the probabilities of each rank."""
     best_above, paths = None, [((i,), p) for i, p in enumerate(rows[0])]
     ends, lowest = [], len(rows) - 1
     for rank in range(len(rows)):
@@ -173,7 +173,7 @@ def slow_prediction(rows, parents):
     return best, [sum(p for path, p in ends if path[rank] == best[rank]) / total for rank in range(len(rows))]
 
 
-def test_predictions_are_those_of_the_slow_rule_and_consistent():
+def test_predictions_equal_the_slow_rule_and_are_consistent():
     """Random trees of three ranks, with unknown parents and classes that have none below: path by path, and all of
     them known parents of each other. The cases have to occur."""
     generator = torch.Generator().manual_seed(0)
@@ -199,8 +199,8 @@ def test_predictions_are_those_of_the_slow_rule_and_consistent():
     assert ended_early > 10 and unknown > 10
 
 
-def test_a_model_predicts_by_its_own_tree():
-    """Musca is sure and Culicidae a little likelier than Muscidae: family and genus are Muscidae's, the order too."""
+def test_model_predicts_with_its_tree():
+    """Musca is certain and Culicidae a little more probable than Muscidae: the prediction is Muscidae at all ranks."""
     model = tiny_bert(BarcodeBertForSequenceClassification, **TREE)
     logits = torch.zeros(1, 9)
     logits[0, [0, 2, 6]] = torch.tensor([1.0, 1.0, 9.0])
@@ -230,13 +230,13 @@ def test_a_model_predicts_by_its_own_tree():
         ({"ranks": ["order", "family"]}, r"ranks are \['order', 'family'\], but those of taxa are"),
     ],
 )
-def test_a_tree_that_contradicts_itself_is_refused(change, message):
+def test_contradictory_tree_raises(change, message):
     with pytest.raises(ValueError, match=message):
         BarcodeBertConfig(**(TREE | change))
 
 
-def test_the_tree_is_kept(tmp_path):
-    """In its order, although JSON files are sorted; without a second list of made-up names."""
+def test_tree_is_saved(tmp_path):
+    """In its order, although JSON files are sorted, and without default class names."""
     BarcodeBertConfig(**TREE).save_pretrained(tmp_path)
     config = BarcodeBertConfig.from_pretrained(tmp_path)
     assert list(config.taxa) == ["order", "family", "genus"]
@@ -248,8 +248,8 @@ def test_the_tree_is_kept(tmp_path):
     assert BarcodeBertConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
-def test_a_pretrained_encoder_gets_several_ranks(tmp_path):
-    """From a masked LM's folder; not from one whose classes are named already."""
+def test_pretrained_encoder_with_several_ranks(tmp_path):
+    """From the folder of a masked language model; a classifier with class names raises."""
     mlm = tiny_bert()
     mlm.save_pretrained(tmp_path / "mlm")
     model = BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "mlm", **TREE).eval()
@@ -271,8 +271,8 @@ def test_a_pretrained_encoder_gets_several_ranks(tmp_path):
 
 
 @pytest.mark.parametrize(("cls", "options"), [SEVERAL_RANKS[i] for i in (1, 3, 4)])
-def test_compiled_without_a_break(cls, options):
-    """One graph, loss included; the output is that of the plain model, and gradients flow."""
+def test_compiled_without_breaks(cls, options):
+    """One graph with the loss; output and gradients are those of the model."""
     torch._dynamo.reset()
     model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -299,7 +299,7 @@ def test_exported():
 
 @pytest.mark.parametrize(("cls", "options"), SEVERAL_RANKS)
 def test_bfloat16_and_autocast(cls, options):
-    """Finite, near float32, and the loss itself is computed in float32."""
+    """Finite and near float32; the loss is computed in float32."""
     (ids, mask), kwargs = tiny_batch(), labels_of(cls, options)
     model = tiny_bert(cls, **options)
     plain = model(ids, mask, **kwargs)
@@ -317,8 +317,8 @@ def test_bfloat16_and_autocast(cls, options):
 
 
 @pytest.mark.parametrize(("attended", "expected"), [("all", True), ("some", False)])
-def test_a_full_mask_costs_nothing(attended, expected, monkeypatch):
-    """Where all tokens are attended to, attention is called without a mask, for which there are faster kernels."""
+def test_full_mask_is_dropped(attended, expected, monkeypatch):
+    """If all tokens are attended to, attention has no mask and uses faster kernels."""
     masks = []
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -332,8 +332,8 @@ def test_a_full_mask_costs_nothing(attended, expected, monkeypatch):
     assert [mask is None for mask in masks] == [expected, expected]
 
 
-def test_flash_attention_is_accepted_or_named():
-    """Where its kernel is absent, transformers says so; it does not say that the model has no support for it."""
+def test_flash_attention_is_supported():
+    """Without the kernel, the error of transformers names the kernel, not the model."""
     model = tiny_bert(BarcodeBertModel)
     assert model._supports_flash_attn
     try:
@@ -346,7 +346,7 @@ def test_flash_attention_is_accepted_or_named():
     ("cls", "options"), [(BarcodeBertForMaskedLM, {}), (BarcodeBertForSequenceClassification, TREE)]
 )
 def test_lora(cls, options, tmp_path):
-    """Adapters of query and value train, alone but for the head; saved, loaded and merged, the logits stay."""
+    """Only adapters and head are trained; logits are equal after saving, loading and merging."""
     peft = pytest.importorskip("peft")
     (ids, mask), kwargs = tiny_batch(), labels_of(cls, options)
     head = "classifier" if cls is BarcodeBertForMaskedLM else "taxon_classifier"

@@ -1,4 +1,4 @@
-"""What CLIBD reads: equal to the published batches, texts of a taxonomy, bad input named, saved and loaded, drawn."""
+"""The CLIBD processor: published batches, texts, errors, saving and loading, augmentation, and the collator."""
 
 import json
 import warnings
@@ -27,7 +27,7 @@ def processor():
 
 
 def test_the_published_batches(shared):
-    """The rows of a published split: photos to half precision, in which they are stored; tokens exactly."""
+    """Rows of a published split: tokens are equal, photos are equal in half precision, as stored."""
     folder = shared / "fixtures/clibd"
     processor = ClibdProcessor(
         make_image_processor(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -115,7 +115,7 @@ def test_texts(template, text, without_species, with_common_name):
     st.sampled_from(TEXT_TEMPLATES),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_text_has_no_hole(taxonomy, template):
+def test_texts_have_no_empty_words(taxonomy, template):
     text = clibd_text(taxonomy, template)
     assert text is None or (text == " ".join(text.split()) and text)
     if template != "published":
@@ -123,15 +123,15 @@ def test_a_text_has_no_hole(taxonomy, template):
 
 
 @pytest.mark.parametrize("taxonomy", [{"tribe": "Sciarini"}, {"kingdom": "Animalia"}])
-def test_an_unknown_rank_is_named(taxonomy):
+def test_unknown_rank_raises(taxonomy):
     with pytest.raises(ValueError, match=f"Unknown rank '{next(iter(taxonomy))}'"):
         clibd_text(taxonomy)
     with pytest.raises(ValueError, match="Unknown text template 'poem'"):
         clibd_text(GNAT, "poem")
 
 
-def test_a_photo_in_every_form(processor, tmp_path):
-    """The same pixels from an image, an array, a tensor, bytes, a path, and what datasets gives."""
+def test_every_type_of_photo(processor, tmp_path):
+    """Equal pixels from an image, an array, a tensor, bytes, a path, and a value of datasets."""
     image = picture()
     (tmp_path / "photo.png").write_bytes(encoded(image))
     array = np.array(image)
@@ -153,8 +153,8 @@ def test_a_photo_in_every_form(processor, tmp_path):
     assert torch.equal(processor(np.stack([array, array]))["pixel_values"], pixels[:2])
 
 
-def test_an_array_that_may_not_be_written_to(processor):
-    """As np.asarray(PIL) gives it: the same batch, without torch's warning (given once a process), and not altered."""
+def test_read_only_array(processor):
+    """Such as np.asarray(image): the same batch, without a warning of torch, and unchanged."""
     photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     locked = photo.copy()
     locked.flags.writeable = False
@@ -165,8 +165,8 @@ def test_an_array_that_may_not_be_written_to(processor):
     assert torch.equal(found, processor(images=photo)["pixel_values"]) and np.array_equal(locked, photo)
 
 
-def test_the_processor_of_another_model_is_refused(processor, tmp_path):
-    """An image processor's folder, which holds no processor_config.json."""
+def test_processor_of_another_model_raises(processor, tmp_path):
+    """The folder of an image processor has no processor_config.json."""
     processor.image_processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no processor of CLIBD"):
         ClibdProcessor.from_pretrained(tmp_path)
@@ -176,14 +176,14 @@ def test_the_processor_of_another_model_is_refused(processor, tmp_path):
 def test_photos_of_other_colours_become_rgb(mode):
     image = picture(mode=mode)
     np.testing.assert_array_equal(photo_pixels(image), np.array(image.convert("RGB")))
-    if mode not in ("CMYK",):  # which PNG does not know
+    if mode not in ("CMYK",):  # PNG does not support it
         assert photo_pixels(encoded(image)).shape == (40, 60, 3)
     grey = np.array(picture(mode="L"))
     np.testing.assert_array_equal(photo_pixels(grey), np.stack([grey] * 3, 2))
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_the_upper_half_of_16_bits_counts(form):
+def test_upper_8_of_16_bits_are_used(form):
     """0, 255, 256, 32,768 and 65,535 of 65,535 are 0, 0, 1, 128 and 255 of 255; Pillow alone would make most 255."""
     values = np.array([0, 255, 256, 32768, 65535], np.uint16)
     grey = np.tile(np.repeat(values, 8), (8, 1))  # 8 x 40 pixels
@@ -193,7 +193,7 @@ def test_the_upper_half_of_16_bits_counts(form):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_a_file_of_pixels_without_a_range_is_refused(dtype):
+def test_pixels_without_a_known_range_raise(dtype):
     photo = encoded(Image.fromarray(np.zeros((40, 40), dtype)), "TIFF")
     with pytest.raises(ValueError, match="cannot be decoded .*whose range is unknown"):
         photo_pixels(photo)
@@ -216,12 +216,12 @@ def test_a_file_of_pixels_without_a_range_is_refused(dtype):
         (7, TypeError, r"Row 1 of the batch: the photo is a int"),
     ],
 )
-def test_a_bad_photo_is_named(processor, photo, error, message):
+def test_bad_photo_is_named(processor, photo, error, message):
     with pytest.raises(error, match=message):
         processor([picture(), photo])
 
 
-def test_what_cannot_be_processed_is_named(processor):
+def test_invalid_inputs_and_options_raise(processor):
     for call, error, message in (
         ({}, ValueError, "nothing to process"),
         ({"dna": []}, ValueError, "0 of dna"),
@@ -246,8 +246,8 @@ def test_what_cannot_be_processed_is_named(processor):
             ClibdProcessor(**options)
 
 
-def test_none_stands_for_what_is_missing(processor):
-    """A filler row keeps a mask that attends to something, and tells that it does not count."""
+def test_none_is_a_missing_value(processor):
+    """The row of a missing value attends to one token, and is False in `*_present`."""
     batch = processor([picture(), None], [None, GNAT], [None, BARCODE])
     assert {name: batch[f"{name}_present"].tolist() for name in ("image", "text", "dna")} == {
         "image": [True, False],
@@ -262,7 +262,7 @@ def test_none_stands_for_what_is_missing(processor):
 
 
 def test_options_of_texts(processor):
-    """A prompt, a limit and a padding; one letter is one token."""
+    """Prompt, maximum length and padding; one letter is one token."""
     changed = ClibdProcessor(
         make_image_processor(32), None, text_tokenizer(), "scientific", "a photo of {}.", 30, "max_length"
     )
@@ -290,7 +290,7 @@ def test_saved_and_loaded(tmp_path, text):
 
 
 def test_training_augments_photos_as_published(processor):
-    """Crops, flips and rotations follow from the generator; the device's part gives what the processor's does."""
+    """The generator determines crops, flips and rotations, which are equal on the device."""
     image = picture(90, 60)
 
     def draw(**options):
@@ -307,8 +307,8 @@ def test_training_augments_photos_as_published(processor):
     assert (one["pixel_values"] == 0).any(), "no corner was left empty"
 
 
-def test_draws_follow_from_the_specimen_alone(processor):
-    """The same in whatever batch a specimen falls; others in the next epoch and under another seed."""
+def test_augmentation_depends_only_on_the_specimen(processor):
+    """The same in any batch; different in the next epoch and with another seed."""
     collator = ClibdCollator(processor, templates=["known", "scientific", "common"], seed=5)
     whole, part = collator(clibd_rows()), collator(clibd_rows()[2:4])
     for name in ("pixel_values", "rotation", "dna_input_ids", "dna_ids", "text_ids"):
@@ -320,7 +320,7 @@ def test_draws_follow_from_the_specimen_alone(processor):
     assert any(not torch.equal(collator(clibd_rows())["text_ids"], whole["text_ids"]) for _ in range(1))
 
 
-def test_validation_draws_nothing(processor):
+def test_validation_is_not_random(processor):
     collator = ClibdCollator(processor, mode="eval")
     batch = collator([row | {"index": 10 + i} for i, row in enumerate(clibd_rows())])
     assert "rotation" not in batch and batch["labels"].tolist() == list(range(10, 16))
@@ -342,7 +342,7 @@ def test_trimmed_barcodes(processor):
     assert batch["dna_input_ids"].shape == batch["dna_attention_mask"].shape == (6, 1 + len(BARCODE) // 5)
 
 
-def test_what_a_collator_refuses(processor):
+def test_errors_of_the_collator(processor):
     for arguments, message in (
         ({"modalities": ["smell"]}, "Unknown 'smell'"),
         ({"label_columns": ["tribe"]}, "Unknown 'tribe'"),

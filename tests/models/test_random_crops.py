@@ -1,4 +1,4 @@
-"""Photos that are cropped on the device: the augmentation of the CPU, whole photos, and no more floats than needed."""
+"""Crops on the device: the augmentation of the CPU, whole photos, and memory."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def processor():
 
 
 def smooth(height, width, phase):
-    """Pixels (H, W, 3) of slow waves, which no interpolation changes by much."""
+    """Pixels (H, W, 3) of slow waves, which interpolation hardly changes."""
     down, across = np.mgrid[:height, :width] / 20
     waves = [np.sin(down + phase) + np.cos(across * (1 + c / 3)) for c in range(3)]
     return (127 + 60 * np.stack(waves, 2)).astype(np.uint8)
@@ -63,7 +63,7 @@ def test_the_same_augmentation_as_on_the_cpu(processor):
 
 
 def test_a_whole_photo_and_its_flips():
-    """A crop of all of a photo, at its own size, is the photo; beside a larger one, nothing of the filling is seen."""
+    """A crop of a whole photo is the photo; beside a larger photo it has no pixels of the padding."""
     photo = torch.randint(0, 256, (1, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     larger = torch.zeros(1, 3, 30, 50, dtype=torch.uint8)
     larger[..., :20, :20] = photo
@@ -98,8 +98,8 @@ def test_a_missing_photo(processor):
         ClibdCollator(processor, augment_on_device=True)(given)
 
 
-def test_few_photos_are_floats_at_a_time(processor, monkeypatch):
-    """With rows_at_a_time the batch stays uint8 but for the rows that go through the model, in both passes."""
+def test_only_some_photos_are_floats_at_a_time(processor, monkeypatch):
+    """With rows_at_a_time, only rows in the model are floats, in both passes; the batch is uint8."""
     seen = []
 
     def recorded(batch, image_processor):

@@ -36,7 +36,7 @@ CLASSES = {
 
 
 def outputs(model, folder, **options):
-    """What the model gives for the inputs that the stored outputs were computed from, by name."""
+    """Outputs for the inputs of the stored outputs, by name."""
     folder = Path(folder)
     barcodes = ["ACGTACGTTACCGT", "TTGACNACGTACGT"]
     if (folder / "barcodes.txt").exists():
@@ -83,7 +83,7 @@ def close(found, folder):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_auto_classes_load_and_save(name, tmp_path):
-    """The classes are this package's, outputs are the stored ones, and a folder saved again gives them as well."""
+    """Classes are those of this package; outputs equal the stored ones, also after saving again."""
     model = CLASSES[name].from_pretrained(SAVED / name).eval()
     assert type(model).__module__.startswith("bioscan_hf.models.")
     assert type(AutoConfig.from_pretrained(SAVED / name)) is type(model.config)
@@ -121,8 +121,8 @@ def without_the_package(tmp_path_factory):
 
 @pytest.mark.parametrize("code", ["old", "new"])
 @pytest.mark.parametrize("name", CLASSES)
-def test_the_code_beside_the_weights_runs(name, code, without_the_package):
-    """Folders of version 0.1.0, and the same saved again, load by trust_remote_code and give the stored outputs."""
+def test_code_beside_the_weights_runs(name, code, without_the_package):
+    """Folders of version 0.1.0, also saved again, load with trust_remote_code and give the stored outputs."""
     folder = without_the_package / code / name
     assert list(folder.glob("modeling_*.py"))
     close(load_file(folder / "found.safetensors"), SAVED / name)

@@ -1,4 +1,4 @@
-"""Guards the k-mer tokenizer: equal to the published ones case by case, and its three ways of encoding to each other.
+"""The k-mer tokenizer: published cases, and equality of its three ways of encoding.
 
 The published ids and masks are in tests/fixtures (provenance in the README there).
 """
@@ -64,7 +64,7 @@ def named(variant: str) -> tuple[int, str]:
 
 @lru_cache(maxsize=32)
 def plain_ids(k: int, vocabulary: str) -> dict[str, int]:
-    """The vocabulary stated once more: special tokens, k-mers of ACGT, k-mers with N."""
+    """The vocabulary by definition: special tokens, k-mers of ACGT, k-mers with N."""
     specials = ["<MASK>", "<CLS>", "<UNK>"] if vocabulary in ("barcodebert-2023", "clibd") else ["[MASK]", "[UNK]"]
     kmers = sorted("".join(letters) for letters in product("ACGT", repeat=k))
     if vocabulary == "barcodebert-n":
@@ -87,7 +87,7 @@ def plain_encode(barcode: str, k: int, vocabulary: str, offset: int = 0) -> tupl
 
 
 def check_call(tokenizer: KmerTokenizer, barcodes: list[str], ids: np.ndarray, mask: np.ndarray) -> None:
-    """A call gives `ids` and `mask`, but padding for the masked last piece of `barcodebert-n`, and nothing else."""
+    """A call gives `ids` and `mask`, with padding for the masked last piece of `barcodebert-n`."""
     called = tokenizer(barcodes, return_tensors="np")
     np.testing.assert_array_equal(called["attention_mask"], mask)
     expected = ids.copy()
@@ -127,7 +127,7 @@ def test_published_case(variant: str, case: str, offset: int) -> None:
 
 
 def test_every_published_variant_is_there() -> None:
-    """13 variants; 5 of them with and without an offset: were the file cut short, the test above would still pass."""
+    """13 variants, 5 of them with and without offset. The test above would pass with a truncated file."""
     variants = PUBLISHED["variants"]
     assert len(variants) == 13
     assert {named(variant)[1] for variant in variants} == set(VOCABULARIES)
@@ -156,7 +156,7 @@ VOCABULARY_SUMS = json.loads((FIXTURES / "tokenizer_vocabularies.json").read_tex
 
 @pytest.mark.parametrize("variant", [name for name in VOCABULARY_SUMS if name.rsplit("_k", 1)[0] in NAMES])
 def test_published_vocabulary(variant: str) -> None:
-    """Order and size of the token list, and what the tokenizer itself makes of it."""
+    """Order and number of tokens, also in the tokenizer."""
     k, vocabulary = named(variant)
     published = VOCABULARY_SUMS[variant]
     tokens = kmer_vocabulary(k, vocabulary)
@@ -226,7 +226,7 @@ def test_column_call_and_plain_rule_are_equal(vocabulary: str, data: st.DataObje
     [(7, "barcodebert"), (8, "barcodebert"), (6, "barcodebert-n"), (7, "barcodebert-2023"), (8, "clibd")],
 )
 def test_largest_k(k: int, vocabulary: str) -> None:
-    """Sums over the most nucleotides: a single foreign one must make the k-mer unknown wherever it stands."""
+    """A single other letter, at any place, makes a k-mer unknown."""
     barcodes = ["T" * 660, *("T" * place + "-" + "T" * 20 for place in range(k)), "N" * 30, "-" * 30, *BARCODES]
     ids, mask = tokenizer_of(k, vocabulary).encode_column(barcodes)
     for row, barcode in enumerate(barcodes):
@@ -234,7 +234,7 @@ def test_largest_k(k: int, vocabulary: str) -> None:
 
 
 def many_barcodes(n: int) -> list[str]:
-    """Barcodes of every length from 0 to 700, more than one block of them, some beyond ASCII."""
+    """Barcodes of every length from 0 to 700, in more than one block, some not ASCII."""
     random = np.random.default_rng(0)
     barcodes = ["".join(random.choice(list("ACGTN"), size=length)) for length in random.integers(0, 700, n)]
     barcodes[5] = "ÅCGT" + barcodes[5]
@@ -244,7 +244,7 @@ def many_barcodes(n: int) -> list[str]:
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_many_blocks(vocabulary: str) -> None:
-    """Rows keep their place, and each its own offset, over several blocks (1,024 rows), ASCII and not."""
+    """Rows keep their order and offsets over several blocks (1,024 rows), ASCII and not."""
     barcodes = many_barcodes(2500)
     offsets = np.random.default_rng(1).integers(0, 4, len(barcodes))
     ids, mask = tokenizer_of(4, vocabulary).encode_column(barcodes, offsets)
@@ -308,7 +308,7 @@ def test_empty_column(column: Any) -> None:
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_short_barcodes_are_padding_with_an_empty_mask(vocabulary: str) -> None:
-    """Nothing to read is defined, and shows in the mask: 0 ones (CLIBD: the leading token alone)."""
+    """The mask is 0 (CLIBD: except the leading token)."""
     tokenizer = tokenizer_of(4, vocabulary)
     for column in (["", "A", "ACG"], pa.array(["", "", ""])):
         ids, mask = tokenizer.encode_column(column)
@@ -348,7 +348,7 @@ def test_fixed_length(k: int, vocabulary: str, leading: int) -> None:
 
 
 def test_special_tokens_in_the_text() -> None:
-    """ "[MASK]" is read as the mask, as fill-mask needs it, and the frame starts anew behind it; runs of N do not."""
+    """ "[MASK]" is read as the mask token, as fill-mask needs it; runs of N are not special."""
     assert tokenizer_of(4, "barcodebert").encode("ACGT[MASK]ACGT") == [29, 0, 29]
     assert tokenizer_of(4, "barcodebert-n").tokenize("ACNNNNACGT") == ["ACNN", "NNAC"]
     assert tokenizer_of(4, "barcodebert").decode([29, 0, 2]) == "ACGT [MASK] AAAA"
@@ -379,8 +379,8 @@ def test_round_trip(vocabulary: str, tmp_path: Path) -> None:
     check_call(shorter, BARCODES, *shorter.encode_column(BARCODES))
 
 
-def test_what_is_saved(tmp_path: Path) -> None:
-    """Plain files: no code to trust, no token list twice, and the same bytes whatever was called before."""
+def test_saved_files(tmp_path: Path) -> None:
+    """No code, no second list of tokens, and the same bytes after any call."""
     tokenizer = KmerTokenizer(6)
     tokenizer.save_pretrained(tmp_path / "fresh")
     tokenizer(BARCODES, max_length=20)  # the Rust library keeps the last length
@@ -414,7 +414,7 @@ WITHOUT_THE_PACKAGE = """
 
 
 def test_loads_without_the_package(tmp_path: Path) -> None:
-    """In a process that cannot import bioscan_hf, beside a model's config.json or not, ids and masks are the same."""
+    """Without bioscan_hf, with and without the config.json of a model, ids and masks are equal."""
     for vocabulary in VOCABULARIES:
         KmerTokenizer(3, vocabulary).save_pretrained(tmp_path / vocabulary)
     BertConfig(vocab_size=66).save_pretrained(tmp_path / "barcodebert")
@@ -461,8 +461,8 @@ def test_impossible_tokenizers(arguments: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_saved_with_another_vocabulary(tmp_path: Path, trust: bool) -> None:
-    """k and the vocabulary decide the ids of a column, so they must be those of the file."""
+def test_other_k_than_the_saved_one_raises(tmp_path: Path, trust: bool) -> None:
+    """k and the vocabulary determine the ids of a column, so they must be those of the file."""
     KmerTokenizer(2).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="of 18 tokens, is not 'barcodebert' with k=3, of 66"):
         KmerTokenizer.from_pretrained(tmp_path, k=3, trust_remote_code=trust)
