@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ LARGEST_JSON = 64 * 2**20
 
 #: Ending of temporary files.
 TEMPORARY = ".part"
+_TEMPORARY_NAME = re.compile(rf"\..+\.\d+-[0-9a-f]{{8}}{re.escape(TEMPORARY)}")
 
 
 def temporary_name(path: str | Path) -> Path:
@@ -150,11 +152,12 @@ def delete_inside(folder: str | Path, name: str | Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def delete_temporaries(folder: str | Path, only: Callable[[Path], bool] = lambda path: True) -> None:
+def delete_temporaries(folder: str | Path) -> None:
     """Deletes temporary files that killed processes have left in `folder` and its sub-folders.
 
-    Call it while holding the lock of the folder.
+    Only names that `temporary_name` makes are deleted: a user's own file may end in .part. Call it while holding the
+    lock of the folder.
     """
-    for path in Path(folder).rglob(f"*{TEMPORARY}"):
-        if path.is_file() and only(path):
+    for path in Path(folder).rglob(f".*{TEMPORARY}"):
+        if _TEMPORARY_NAME.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

@@ -182,15 +182,15 @@ def test_delete_inside(tmp_path):
 
 
 def test_delete_temporaries(tmp_path):
-    """Of the folder and its sub-folders, and only those that the caller names."""
-    files = ["a.txt", f".a.txt.1{TEMPORARY}", f"sub/.b.1{TEMPORARY}", f"c{TEMPORARY}", f"folder{TEMPORARY}/d"]
-    for name in files:
-        write_text(tmp_path / name, "")
-    delete_temporaries(tmp_path, only=lambda path: path.name.startswith("."))
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["a.txt", f"c{TEMPORARY}", f"folder{TEMPORARY}/d"]
+    """Also of sub-folders; only those that this package made: a download may be called a.zip.part."""
+    ours = [temporary_name(tmp_path / "a.txt"), temporary_name(tmp_path / "sub/b.txt")]
+    others = [f"a.zip{TEMPORARY}", f".hidden{TEMPORARY}", f"x.12-0011aabb{TEMPORARY}", "a.txt"]
+    others.append(f".folder.1-0011aabb{TEMPORARY}/e")  # a folder with such a name is not a temporary file
+    for path in (*ours, *(tmp_path / name for name in others)):
+        write_text(path, "")
     delete_temporaries(tmp_path)
-    assert not (tmp_path / f"c{TEMPORARY}").exists() and (tmp_path / f"folder{TEMPORARY}/d").exists()
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted(others)
 
 
 def test_json_round_trip(tmp_path):

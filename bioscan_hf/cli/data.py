@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,6 +195,13 @@ def build(
         str | None, Option(help="Build some splits only: a split, seen, unseen, or a+b. Default: all.")
     ] = None,
     workers: Annotated[int, Option(help="Processes that read photos.")] = 1,
+    dask: Annotated[
+        str | None,
+        Option(
+            metavar="tcp://HOST:PORT",
+            help="Dask scheduler whose workers read the photos; they must see both folders under the same paths.",
+        ),
+    ] = None,
     keep_going: KeepGoing = False,
     force: Annotated[bool, Option("--force", help="Replace another build in that folder.")] = False,
     *,
@@ -201,14 +209,16 @@ def build(
 ) -> Result:
     """Write a release as Parquet that load_dataset reads by name."""
     from ..dataset.build import build as write
+    from ..dataset.executors import dask_executor
 
-    with out.progress() as progress:
+    with nullcontext() if dask is None else dask_executor(dask) as executor, out.progress() as progress:
         manifest = write(
             source,
             output,
             config or None,
             splits=None if split is None else resolve_splits(split),
             workers=workers,
+            executor=executor,
             keep_going=keep_going,
             force=force,
             progress=progress,
