@@ -160,19 +160,12 @@ def selective_accuracy(
 
 
 def confidence_threshold(
-    probabilities: ArrayLike,
-    predictions: ArrayLike,
-    references: ArrayLike,
-    target: float = 0.95,
-    ignore: int = IGNORE,
+    probabilities: ArrayLike, predictions: ArrayLike, references: ArrayLike, target: float = 0.95, ignore: int = IGNORE
 ) -> Scores:
-    """Smallest confidence at or above which the accuracy is at least `target`.
+    """Smallest confidence at or above which the accuracy is at least `target`, in (0, 1].
 
     The threshold is an observation on these specimens, not a guarantee. Choose it on a calibration set that the model
     was not trained on and that resembles the specimens to identify.
-
-    Args:
-        target: Accuracy of the accepted predictions, in (0, 1].
 
     Returns:
         threshold; accuracy, and answered: share of the labelled specimens, at or above it. All are None where no
@@ -197,9 +190,7 @@ def hierarchical_accuracy(
     its first wrong one: the depth of the lowest common ancestor of its true and its predicted taxon (Bertinetto et al.
     2020, https://arxiv.org/abs/1912.09393).
 
-    Args:
-        predictions: Rank -> class ids (N,).
-        references: Rank -> class ids (N,), the highest rank first.
+    Both arguments are rank -> class ids (N,), the highest rank first.
 
     Returns:
         ranks_right: mean over the specimens of the share of their labelled ranks that are right. deepest: rank ->
@@ -234,9 +225,6 @@ def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, i
 
     Source: Vinh et al. 2010, https://jmlr.org/papers/v11/vinh10a.html, as scikit-learn computes it (arithmetic mean of
     the entropies).
-
-    Args:
-        predictions: Cluster ids (N,), any whole numbers.
 
     Returns:
         ami: specimens without a label count as one more taxon, as in the published protocol of zero-shot clustering.

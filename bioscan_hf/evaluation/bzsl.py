@@ -84,10 +84,8 @@ def bayesian_zero_shot(
     `unseen` counts as unseen and as wrong.
 
     Args:
-        train_features: (N, D), for example of photos.
-        train_labels: Species ids (N,) of one label map.
-        test_features: (M, D).
-        test_labels: Species ids (M,).
+        train_features, test_features: (N, D) and (M, D), for example of photos.
+        train_labels, test_labels: Species ids (N,) and (M,) of one label map.
         attributes: (S, A), row i for species i; only rows of seen and `unseen` species are read.
         unseen: Ids of species that are not in train and can be predicted.
         components: Principal axes of the train set to keep, see `principal_axes`; None keeps the features as they are.

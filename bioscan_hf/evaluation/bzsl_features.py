@@ -18,13 +18,11 @@ COMPONENTS = 500
 def principal_axes(
     train: ArrayLike, test: ArrayLike, components: int | None = COMPONENTS, *, centred: bool
 ) -> tuple[Floats, Floats]:
-    """Projects both sets on the principal axes of the train set, the greatest variance first.
+    """Projects train (N, D) and test (M, D) on the principal axes of train, the greatest variance first.
 
     The sign of an axis is arbitrary: its element of the greatest magnitude is made positive.
 
     Args:
-        train: (N, D).
-        test: (M, D).
         components: Axes to keep; None, or D and more, keeps the features as they are.
         centred: Subtracts the mean of the train set from both before the projection. The published program for genera
             does, that for surrogate species does not.

@@ -74,10 +74,8 @@ def knn_probe(
     frequent labels the smallest id wins. The cosine with a vector of zeros is 0.
 
     Args:
-        train_embeddings: (N, D), finite.
-        train_labels: Class ids (N,); they need not be contiguous, but must mean the same in both label arrays.
-        test_embeddings: (M, D), finite.
-        test_labels: Class ids (M,).
+        train_embeddings, test_embeddings: (N, D) and (M, D), finite.
+        train_labels, test_labels: Class ids (N,) and (M,), of one label map.
         metric: "cosine" (in float32) or "euclidean" (in float64: a small difference of large numbers).
         temperature: A vote weighs exp(similarity / temperature), so nearer neighbours count for more (Wu et al. 2018,
             https://arxiv.org/abs/1805.01978, with 0.07). None: all votes weigh the same.
@@ -167,13 +165,8 @@ def probe_ranks(
     """Runs a probe at several ranks, each with the rows that are labelled there.
 
     Args:
-        train_labels: Rank -> class ids (N,).
-        test_labels: Rank -> class ids (M,); its ranks are probed.
-        probe: `linear_probe` or `knn_probe`.
-        options: Of the probe.
-
-    Raises:
-        ValueError: as the probe, with the rank.
+        train_labels, test_labels: Rank -> class ids; the ranks of the test set are probed.
+        probe: `linear_probe` or `knn_probe`; it gets the `options`. An error of the probe names the rank.
     """
     missing = [rank for rank in test_labels if rank not in train_labels]
     if missing:
@@ -209,9 +202,8 @@ def probe_barcodes(
     Args:
         embeddings: Split (train and those of the questions) -> (n, D).
         labels: Split -> rank -> class ids (n,) of one label map for all splits, -1 where missing.
-        probe: `knn_probe` or `linear_probe`.
+        probe: `knn_probe` or `linear_probe`; it gets the `options`.
         questions: Split and rank of each question.
-        options: Of the probe.
 
     Returns:
         "species of test" and so on -> the metrics of `probe_metrics`.

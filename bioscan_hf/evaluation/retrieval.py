@@ -40,10 +40,8 @@ def retrieval_accuracy(
     does not count there; a query whose taxon no key has is wrong.
 
     Args:
-        key_embeddings: (N, D).
-        key_labels: Rank -> names (N,), None where unknown.
-        query_embeddings: (Q, D).
-        query_labels: Rank -> names (Q,); its ranks are measured.
+        key_embeddings, query_embeddings: (N, D) and (Q, D).
+        key_labels, query_labels: Rank -> names, None where unknown; the ranks of the queries are measured.
         top_k: Numbers of nearest keys among which one must be right.
         ties: "vote" or "parity" (published), see `search.retrieve.retrieve`, with the largest k.
 
@@ -116,10 +114,6 @@ def prototypes(
 
     Specimens without a name at `rank` are left out. At the other ranks a prototype has the most frequent name of its
     specimens, if any; of equally frequent names, the first in the alphabet.
-
-    Args:
-        embeddings: (N, D).
-        labels: Rank -> names (N,).
 
     Raises:
         ValueError: for a rank without labels or names, and a taxon whose vectors cancel out.

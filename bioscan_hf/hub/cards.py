@@ -59,12 +59,7 @@ PARTS = ("seen", "unseen", "harmonic_mean")
 def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
     """README.md of a barcode model, with its results as `model-index` in the YAML.
 
-    Args:
-        results: Content of results.json: `task` (a key of `BARCODE_TASKS`), `model`, `dataset`, `splits`, `options`
-            and `metrics`.
-
-    Raises:
-        ValueError: if one of these is missing or the task is another one.
+    `results` is the content of results.json; ValueError if a field is missing or its task is not in `BARCODE_TASKS`.
     """
     model, family = _check_barcode_results(results)
     classifies = results["task"] == "barcodebert/finetune"
@@ -186,11 +181,7 @@ def _rows(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, M
 def clibd_card(title: str, results: Mapping[str, Any]) -> str:
     """README.md of a CLIBD model, with its results as `model-index` in the YAML.
 
-    Args:
-        results: Content of results.json: `model`, `dataset`, `splits`, `options` and `metrics`.
-
-    Raises:
-        ValueError: if one of these is missing or the task is another one.
+    `results` is the content of results.json; ValueError if a field is missing or the task is another one.
     """
     check_task(results, "clibd/train")
     require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "options": ()})

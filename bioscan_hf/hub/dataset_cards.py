@@ -27,11 +27,7 @@ CLUSTERING_COLUMNS = {
 def clustering_card(title: str, results: Mapping[str, Any]) -> str:
     """README.md of a folder with `clusters.parquet`, with the YAML that `load_dataset` reads.
 
-    Args:
-        results: Content of results.json of `cluster_embeddings`.
-
-    Raises:
-        ValueError: if a field is missing or the task is another one.
+    `results` is the content of results.json of `cluster_embeddings`; ValueError if a field is missing.
     """
     check_task(results, "bioscan5m/clustering")
     wanted = ("dataset", "splits", "options", "metrics", "seeds", "specimens", "protocol", "modalities")
@@ -58,8 +54,7 @@ def clustering_card(title: str, results: Mapping[str, Any]) -> str:
 def index_card(title: str, folder: str | Path, results: Mapping[str, Any] | None = None) -> str:
     """README.md of a retrieval index that `save_index` wrote to `folder`.
 
-    Args:
-        results: Content of the results.json of its evaluation (`task` "clibd/retrieval"), if there is one.
+    `results` is the content of the results.json of its evaluation (`task` "clibd/retrieval"), if there is one.
 
     Raises:
         FileNotFoundError: if the folder has no index.

@@ -49,7 +49,6 @@ def export_onnx(model: Any, path: str | Path, processor: Any, *, modality: str |
 
     Args:
         model: A `BarcodeBertModel` or `ClibdModel`, in float32 on the CPU.
-        path: Path of the new file, such as "folder/dna.onnx".
         processor: The `KmerTokenizer` of the encoder, or the `ClibdProcessor`.
         modality: "image" or "dna" for CLIBD; None for a barcode encoder.
 
@@ -132,7 +131,6 @@ def export_sentence_transformers(model: Any, tokenizer: Any, folder: str | Path)
     Args:
         model: A `BarcodeBertModel` or `BarcodeMambaModel` with `pooling="masked_mean"`, because the mean of
             sentence-transformers ignores padding.
-        tokenizer: Its `KmerTokenizer`.
 
     Raises:
         ValueError: for a model with another pooling or without token vectors.

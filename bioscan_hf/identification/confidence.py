@@ -173,12 +173,7 @@ def identify(
 def name_rows(
     ids: Sequence[str], found: Identification, key_ids: Sequence[str], least: float
 ) -> list[dict[str, str | float | None]]:
-    """One row per query: its id, its deepest name of at least the confidence `least`, its names and confidences.
-
-    Args:
-        ids: Names of the queries (Q,).
-        key_ids: Names of the keys (N,).
-    """
+    """One row per query: its id, its deepest name of at least the confidence `least`, its names and confidences."""
     rows = []
     for row, (query, deepest) in enumerate(zip(ids, found.deepest(least), strict=True)):
         rank, name, confidence = deepest or (None, None, None)
@@ -221,7 +216,7 @@ def _nearest_others(index: RetrievalIndex, asked: Ids) -> tuple[Neighbours, Neig
 def _isotonic(
     similarity: NDArray[np.float64], right: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The rising step function nearest to `right`: its similarities and probabilities.
+    """Similarities and probabilities of the isotonic regression of `right`.
 
     One wrong answer at the largest similarity and one right answer at the smallest are added, each with the mean
     weight, so that no name is ever certain, and less so the fewer answers there are (rule of succession).

@@ -78,9 +78,7 @@ class SintaxResult:
     Attributes:
         taxa: Rank -> class ids (M,); -1 where there is none.
         confidences: Rank -> share of the bootstrap samples (M,), in [0, 1]; 0 where there is no taxon.
-        version: Version of vsearch.
-        command: Command line.
-        seconds: Wall time, including files and index.
+        version, command, seconds: As in `SearchResult`.
     """
 
     taxa: dict[str, Ids]
@@ -111,8 +109,6 @@ def search_nearest(
     row, such as an empty one, has no hits and is not found.
 
     Args:
-        references: N barcodes.
-        queries: M barcodes.
         tool: "vsearch" or "blast".
         candidates: vsearch: references aligned with each query. More are slower and slightly more accurate.
         min_identity: Smallest identity of a hit, in [0, 1].
@@ -152,10 +148,6 @@ def search_nearest(
 def neighbour_labels(neighbours: ArrayLike, reference_labels: ArrayLike) -> Ids:
     """Label of the nearest labelled neighbour of each query (M,); -1, which metrics count as wrong, if none.
 
-    Args:
-        neighbours: Rows of the references (M, k), nearest first, -1 for none.
-        reference_labels: Class ids (N,), -1 for none.
-
     Example:
         >>> neighbour_labels([[1, 0], [-1, -1]], [7, -1]).tolist()
         [7, -1]
@@ -186,16 +178,12 @@ def sintax(
     (https://doi.org/10.1101/074161). Barcodes are treated as in `search_nearest`.
 
     Args:
-        references: N barcodes.
         taxa: Rank -> class ids (N,), the highest rank first, -1 where unknown; 9 ranks at most.
-        queries: M barcodes.
         threads: With more than 1 the result is not reproducible.
-        seed: Seed of the samples, 1 or more.
+        seed: Of the samples, 1 or more.
 
     Raises:
-        ValueError: for ranks that do not fit the references, options out of range, barcodes as in `search_nearest`.
-        FileNotFoundError: if vsearch is not installed.
-        RuntimeError: if vsearch fails, with its message.
+        ValueError: for ranks that do not fit the references; FileNotFoundError and RuntimeError as `search_nearest`.
     """
     start = time.perf_counter()
     _check_positive(threads=threads, seed=seed)

@@ -21,35 +21,23 @@ ITERATIONS = 10
 
 
 class Cells(NamedTuple):
-    """Keys in cells, as `make_cells` returns them.
+    """Keys in cells, as `make_cells` returns them."""
 
-    Attributes:
-        centres: Unit vectors (C, D), float32.
-        keys: Unit vectors (N, D), sorted by cell; (N, D + 1) in bfloat16, see `exact.with_column`.
-        rows: Row of each of them among the given keys (N,).
-        starts: First key of each cell, and N (C + 1,).
-    """
-
-    centres: Tensor
-    keys: Tensor
-    rows: Tensor
-    starts: list[int]
+    centres: Tensor  # unit vectors (C, D)
+    keys: Tensor  # unit vectors (N, D), sorted by cell; (N, D + 1) in bfloat16, see `exact.with_column`
+    rows: Tensor  # row of each of them among the given keys (N,)
+    starts: list[int]  # first key of each cell, and N (C + 1,)
 
 
 def make_cells(keys: ArrayLike, cells: int = 64, *, dtype: str = "float32", seed: int = 0) -> Cells:
-    """Sorts keys into cells by spherical k-means.
-
-    Args:
-        keys: (N, D), finite.
-        cells: About the square root of N is fast.
-        dtype: "float32" or "bfloat16", as for `exact.nearest`.
-        seed: Of the initial centres.
+    """Sorts finite keys (N, D) into cells by spherical k-means. About the square root of N cells are fast.
 
     Raises:
-        ValueError: for an unknown dtype, keys that are not a finite matrix, and fewer than 1 or more than N cells.
+        ValueError: for a dtype other than those of `exact.nearest`, keys that are not a finite matrix, and fewer than
+            1 or more than N cells.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}. Choose one of {', '.join(DTYPES)}.")
+        raise ValueError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}.")
     unit = torch.from_numpy(unit_vectors(keys, "keys", zeros=True))
     if not 1 <= cells <= len(unit):
         raise ValueError(f"cells is {cells}, but {len(unit)} keys allow 1 to {len(unit)} cells.")
@@ -69,14 +57,9 @@ def make_cells(keys: ArrayLike, cells: int = 64, *, dtype: str = "float32", seed
 
 
 def nearest_in_cells(cells: Cells, queries: ArrayLike, *, k: int = 1, searched: int = 4) -> Neighbours:
-    """Finds the nearest keys in the nearest cells of each query. Of equally near keys, the first row comes first.
+    """Finds the nearest keys in the `searched` nearest cells of each query (Q, D); exact with all cells.
 
-    Args:
-        queries: (Q, D), finite.
-        searched: Cells searched for each query. With all cells the search is exact.
-
-    Returns:
-        Rows and cosines (Q, K); -1 and -inf where the cells hold too few keys.
+    Of equally near keys, the first row comes first. Rows are -1 and cosines -inf where the cells hold too few keys.
 
     Raises:
         ValueError: for queries that do not fit the keys, and more neighbours or cells than there are.

@@ -28,7 +28,7 @@ from .vectors import Floats, Ids, check_query, distinct_rows, slices, unit_vecto
 
 KINDS = ("exact", "hnsw", "ivfpq")
 
-#: Code of a key or query whose taxon is unknown.
+#: Code of an unknown taxon.
 UNKNOWN = -1
 
 #: An approximate index proposes at least this many keys, or four times the wanted number; the nearest are kept.
@@ -102,8 +102,8 @@ def build_index(
         effort: HNSW: candidates kept during a search. IVF-PQ: cells searched. More is slower and misses less.
 
     Raises:
-        ValueError: for an unknown kind, labels or ids of another length, NaN, infinite or zero embeddings (the keys
-            are named), and too few keys for "ivfpq".
+        ValueError: for an unknown kind, labels or ids of another length, NaN, infinite or zero embeddings, and too few
+            keys for "ivfpq".
         ModuleNotFoundError: without faiss, unless exact.
     """
     if kind not in KINDS:
@@ -120,11 +120,7 @@ def build_index(
 
 
 def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, Ids], dict[str, list[str]]]:
-    """Rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list.
-
-    Raises:
-        ValueError: for a label that is neither a name nor None.
-    """
+    """Rank -> places of the names in their ascending list (n,), -1 where unknown; and rank -> that list."""
     for names in labels.values():
         wrong = next((name for name in names if not (name is None or isinstance(name, str))), None)
         if wrong is not None:
@@ -140,12 +136,8 @@ def encode_names(labels: Mapping[str, Sequence[str | None]]) -> tuple[dict[str, 
 def search(index: RetrievalIndex, queries: Floats, width: int, device: str | torch.device = "cpu") -> Neighbours:
     """Rows of the nearest `index.vectors` (Q, W), and cosines. Of equally near vectors, the first row comes first.
 
-    An approximate index that finds fewer than W fills up with the row -1 and the similarity -inf.
-
-    Args:
-        queries: Unit vectors (Q, D).
-        width: W, at most U.
-        device: Where the products of an exact search are computed.
+    `queries` are unit vectors (Q, D), and `width` is W, at most U. An approximate index that finds fewer than W fills
+    up with the row -1 and the similarity -inf.
     """
     if index.approximate is None:
         return nearest(queries, index.vectors.numpy(), width, metric="dot", device=device)
@@ -220,7 +212,6 @@ def load_index(folder: str | Path) -> RetrievalIndex:
     Raises:
         FileNotFoundError: if the folder holds no index.
         ValueError: if its files do not belong together, or are of another format.
-        ModuleNotFoundError: for an approximate index without faiss.
     """
     folder = Path(folder)
     if not (folder / "index.json").exists():

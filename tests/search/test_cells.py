@@ -77,7 +77,7 @@ def test_the_centre_of_many_keys_is_summed_in_float64():
     [
         (np.eye(3), {"cells": 4}, "1 to 3 cells"),
         (np.eye(3), {"cells": 0}, "1 to 3 cells"),
-        (np.eye(3), {"cells": 2, "dtype": "int8"}, "Choose one of float32, bfloat16"),
+        (np.eye(3), {"cells": 2, "dtype": "int8"}, "give one of float32, bfloat16"),
         (np.full((2, 2), np.nan), {"cells": 1}, "NaN or infinite"),
         (np.ones(3), {"cells": 1}, "matrix"),
     ],
