@@ -1,6 +1,6 @@
-"""Figures and their common style. Functions return a matplotlib Figure; nothing is shown or written.
+"""Figures and their common style.
 
-Figures are made without pyplot, so they need no display and no global state.
+Functions return a matplotlib Figure, made without pyplot: it needs no display. Nothing is shown or written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def plain(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 
 
 def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: float | None = None) -> Figure:
-    """Loss (nats) by step, one line per curve: name -> (step, loss) points.
+    """Loss (nats) by step, a line for each name.
 
     `chance`, the loss of random guesses, is a dashed line.
     """
@@ -94,7 +94,7 @@ def accuracy_bars(accuracies: Mapping[str, Mapping[str, float | None]], ylabel: 
 
 
 def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") -> Figure:
-    """Specimens as areas: a box per order, with a box per family inside.
+    """Specimens as areas: a box per order, with boxes of families.
 
     Args:
         counts: (order, family) -> specimens; "" is an unknown name.
@@ -116,7 +116,7 @@ def taxonomy_tree_map(counts: Mapping[tuple[str, str], int], title: str = "") ->
 
 
 def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
-    """Photos (bytes of an image file, caption) in rows, each with its caption below."""
+    """Photos (image file, caption) in rows, with their captions below."""
     if not photos:
         raise ValueError("A grid of photos needs at least one photo.")
     rows = -(-len(photos) // columns)
@@ -130,7 +130,7 @@ def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
 
 
 def order_bars(counts: Mapping[str, int]) -> Figure:
-    """Specimens of each order, at least one, on a logarithmic axis, the largest at the top."""
+    """Specimens of each order, largest first, on a logarithmic axis."""
     names = sorted(counts, key=lambda name: (-counts[name], name))
     figure, axes = _figure(7, 1.1 + 0.2 * len(names))
     bars = axes.barh(range(len(names)), [counts[name] for name in names], color=colour(0), height=0.75)
@@ -177,7 +177,7 @@ def site_map(
 
 
 def length_histogram(counts: Sequence[Sequence[int]], max_nucleotides: int) -> Figure:
-    """Barcodes by length, of (length, barcodes), with a line where models cut them."""
+    """Barcodes by (length, barcodes), with a line where models cut."""
     lengths, barcodes = zip(*counts, strict=True)
     first, last = min(lengths), max(lengths)
     step = max(1, -(-(last - first + 1) // 120))
@@ -214,7 +214,7 @@ def distance_violins(distributions: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Divides a box into nearly square boxes with areas proportional to `sizes`, in descending order.
+    """Divides a box into nearly square ones of areas like descending `sizes`.
 
     Method: Bruls, Huizing and van Wijk, Squarified Treemaps, 2000.
     """

@@ -35,7 +35,7 @@ Scores = dict[str, float | int | None]
 
 
 def check_labels(labels: Mapping[str, Sequence[str | None]], rows: int, **sizes: int) -> None:
-    """Raises ValueError for an unknown rank, and for labels or other inputs of another size than `rows`."""
+    """Raises ValueError for an unknown rank or inputs of different sizes."""
     for rank in labels:
         if rank not in LABEL_COLUMNS:
             raise ValueError(f"Unknown rank {rank!r} in the labels. Use {', '.join(LABEL_COLUMNS)}.")
@@ -45,7 +45,7 @@ def check_labels(labels: Mapping[str, Sequence[str | None]], rows: int, **sizes:
 
 
 def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, Ids]:
-    """Rank -> ids of names in alphabetical order (N,), -1 for None. Other values raise ValueError."""
+    """Rank -> ids of names in alphabetical order (N,), -1 for None."""
     check_labels(labels, rows)
     encoded = {}
     for rank, names in labels.items():
@@ -59,7 +59,7 @@ def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dic
 
 
 def agreement(clusters: Ids, labels: Ids) -> Scores:
-    """Agreement of clusters (N,) with the class ids (N,) of one rank, -1 for no name.
+    """Agreement of clusters (N,) with class ids (N,), -1: no name.
 
     The plain scores count the specimens without a name as one more class, as the published numbers do. Scores that end
     in "_labelled" leave them out. The noise, -1, is a cluster like any other.
@@ -88,7 +88,7 @@ def agreement(clusters: Ids, labels: Ids) -> Scores:
 
 
 def separation(points: NDArray[np.float32], clusters: Ids, *, seed: int = 0) -> Scores:
-    """Separation of the clusters of points (N, R), without names and without the noise, -1.
+    """Separation of the clusters of points (N, R), without the noise.
 
     Returns:
         silhouette in [-1, 1], and the number of specimens it is computed from (silhouette_specimens);

@@ -49,7 +49,7 @@ def checked_embeddings(
 
 
 def normalized(x: Floats, normalization: str = "none", name: str = "embedding") -> Floats:
-    """Embeddings (N, D) of a modality, called `name` in errors, after one of `NORMALIZATIONS`.
+    """Embeddings (N, D) of modality `name` after one of `NORMALIZATIONS`.
 
     Raises ValueError for an unknown normalization, and for a zero vector, which has no direction (rows are named).
 
@@ -79,7 +79,7 @@ def normalized(x: Floats, normalization: str = "none", name: str = "embedding") 
 
 
 def side_by_side(parts: Mapping[str, Floats], normalization: str | Mapping[str, str] = "none") -> Floats:
-    """All modalities in one matrix (N, D), each normalized on its own; errors as `normalized`."""
+    """All modalities in one matrix (N, D), each normalized on its own."""
     if isinstance(normalization, str):
         normalization = dict.fromkeys(parts, normalization)
     if set(normalization) != set(parts):

@@ -1,4 +1,4 @@
-"""Figures of a clustering: agreement with each rank, and maps. Functions return a matplotlib Figure.
+"""Figures of a clustering: agreement with each rank, and maps.
 
 Source: the figure of BIOSCAN-5M's Task II (https://arxiv.org/abs/2406.12723).
 Shape letters: N = specimens, D = embedding size.
@@ -110,7 +110,7 @@ def plane(embeddings: ArrayLike, reducer: str = "umap", *, seed: int = 0) -> NDA
 
 
 def colour_groups(names: Sequence[str | None]) -> Groups:
-    """Colours for the most frequent names, for other names and for missing names.
+    """Colours for the most frequent names, other and missing names.
 
     Equally frequent names are in alphabetical order.
     """
@@ -131,7 +131,7 @@ def colour_groups(names: Sequence[str | None]) -> Groups:
 
 
 def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Figure:
-    """Map of specimens at points (N, 2), coloured by the most frequent of their `names` (None: unknown).
+    """Map of points (N, 2), coloured by frequent names (None: unknown).
 
     Raises ValueError if there are not as many names as points, or none.
     """

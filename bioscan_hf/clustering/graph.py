@@ -27,7 +27,7 @@ TRAINING_PER_LIST = 39
 
 
 def import_library(name: str) -> Any:
-    """A library of the extra `cluster`; without it, ModuleNotFoundError with the command that installs it."""
+    """A library of the extra `cluster`, or how to install it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -63,19 +63,18 @@ def graph_tree(
 
 
 def neighbours(points: ArrayLike, n_neighbors: int, *, approximate: bool | None = None) -> Ids:
-    """Rows of the K nearest other points of each point (N, K), by Euclidean distance, the nearest first.
+    """Rows of the K nearest other points of each point (N, K).
 
-    Above 50,000 points (`approximate` None) faiss finds approximate ones in an inverted file of about 2 sqrt(N) lists,
-    of which 16 are searched. For 47,260 simulated embeddings (benchmarks/bench_clustering.py) this finds all exact
-    ones in 1.3 s of CPU time; HNSW (16 links, effort 64) finds 98.7 % in 3.2 s. Raises ValueError if the points are
-    not a matrix of finite numbers, or there are not more than K. Raises ModuleNotFoundError if approximate neighbours
-    are needed and faiss is not installed.
+    By Euclidean distance, the nearest first. Above 50,000 points (`approximate` None) faiss finds approximate ones in
+    an inverted file of about 2 sqrt(N) lists, of which 16 are searched. For 47,260 simulated embeddings
+    (benchmarks/bench_clustering.py) this finds all exact ones in 1.3 s of CPU time; HNSW (16 links, effort 64) finds
+    98.7 % in 3.2 s. Raises ValueError if the points are not a matrix of finite numbers, or there are not more than K.
     """
     matrix = ward.checked_points(points)
     rows = len(matrix)
     if not 1 <= n_neighbors < rows:
         raise ValueError(f"n_neighbors={n_neighbors}, but {rows} points have 1 to {rows - 1} neighbours.")
-    if rows > EXACT_NEIGHBORS_UP_TO if approximate is None else approximate:
+    if approximate or (approximate is None and rows > EXACT_NEIGHBORS_UP_TO):
         found = _approximate(matrix, n_neighbors + 1)
     else:
         centred = matrix - matrix.mean(axis=0)  # distances come from products, which lose the digits all points share

@@ -1,4 +1,4 @@
-"""An interactive map of specimens, with taxonomy and photos, as an HTML page.
+"""An interactive map of specimens, as an HTML page.
 
 The page (map.html) is a canvas and JavaScript; it loads nothing and opens from disk. Names reach it as JSON and are
 shown as text, so that no name can become part of the page.
@@ -100,7 +100,7 @@ def _thumbnails(
 
 
 def thumbnail(photo: bytes, processid: str) -> str:
-    """A small JPEG of a photo, in base64; ValueError if it cannot be decoded."""
+    """A small JPEG of a photo, in base64, or ValueError."""
     try:
         with Image.open(io.BytesIO(photo)) as image:
             image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size

@@ -59,7 +59,7 @@ def resolved(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]
 def clusterer_of(
     x: Floats, clusterer: str, options: Mapping[str, Any], distance_threshold: float | None, seed: int
 ) -> Callable[[int], Ids]:
-    """Function from a number of clusters to the clusters (N,); a tree is built once.
+    """Function from a number of clusters to the clusters (N,).
 
     `FREE` methods and a threshold ignore the number. The noise of "hdbscan" is -1.
     """
@@ -96,7 +96,7 @@ def leiden(x: Floats, *, n_neighbors: int, resolution: float, seed: int = 0) -> 
 
 
 def shared_neighbours(x: Floats, n_neighbors: int) -> tuple[Ids, Ids, NDArray[np.float64]]:
-    """Edges between points of which one is among the nearest of the other: two points and a weight, each (E,).
+    """Edges between nearest neighbours: two points and a weight, each (E,).
 
     The weight, in (0, 1], is |A and B| / |A or B|, where A and B are the nearest neighbours of the two points and the
     points themselves (Levine et al. 2015, https://doi.org/10.1016/j.cell.2015.05.047).

@@ -32,7 +32,7 @@ FILES = (FIGURE_FILE, *(f"map_{rank}.png" for rank in MAP_RANKS), PAGE_FILE, *RE
 
 
 class SpecimenPhotos(Sequence[bytes | None]):
-    """Encoded photos of specimens in their order, read when used; None where there is no photo."""
+    """Encoded photos of specimens, read when used; None where missing."""
 
     def __init__(self, source: str | Path, config: str, split: str, processids: Sequence[str]):
         data = load_bioscan5m(source, config, split, columns=["processid", "image"])

@@ -227,7 +227,7 @@ def preset_options(preset: str, **options: Any) -> dict[str, Any]:
 
 
 def _one_encoder(folders: Sequence[Path]) -> dict[str, Any]:
-    """Encoder of a modality's splits, as their manifests describe it; another in one of them is an error."""
+    """The one encoder of a modality's splits, as their manifests describe it."""
     found: list[dict[str, Any]] = []
     for folder in folders:
         if not (folder / MANIFEST).is_file():

@@ -114,7 +114,7 @@ def write_report(folder: str | Path, report: Report) -> list[Path]:
 
 
 def rules_of(far: float | None = None) -> dict[str, str]:
-    """Name of a column or table -> its rule. `far`: distance from which on a cluster is far from named ones."""
+    """Column or table -> its rule; `far` is the distance from named clusters."""
     distance = "unknown, so no cluster qualifies" if far is None else f"{far:.6g}"
     return {
         "purity": "share of the most frequent species among the cluster's specimens with a species name",

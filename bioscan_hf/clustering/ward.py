@@ -57,7 +57,7 @@ class Forest:
 
 
 def ward_tree(points: ArrayLike) -> Floats:
-    """Exact Ward's tree of finite points (N, D), in linear memory and quadratic time.
+    """Exact Ward's tree of points (N, D), in linear memory.
 
     Without ties of distances, it is that of scipy and scikit-learn; with ties, their order is undefined here as there.
     Raises ValueError if the points are not a matrix of finite numbers.
@@ -110,7 +110,7 @@ def in_order_of_first(ids: Ids) -> Ids:
 
 
 def checked_points(points: ArrayLike) -> Floats:
-    """Points (N, D) in float64; ValueError unless a matrix of finite numbers with a row."""
+    """Finite points (N, D) in float64, or ValueError."""
     matrix = np.ascontiguousarray(points, dtype=np.float64)
     if matrix.ndim != 2 or not matrix.size:
         raise ValueError(f"Points are a matrix (N, D) with at least one row; got the shape {matrix.shape}.")
@@ -147,7 +147,7 @@ def distinct_points(points: ArrayLike) -> Forest:
 
 
 def merge(forest: Forest, left: Ids, right: Ids) -> tuple[Forest, Ids]:
-    """Merges cluster `right[i]` into `left[i]`: the new forest, and the place of each old cluster in it (M,)."""
+    """Merges cluster `right[i]` into `left[i]`; also places of old clusters (M,)."""
     a, b = forest.weights[left], forest.weights[right]
     step = forest.centers[right] - forest.centers[left]
     height = np.sqrt(2 * a * b / (a + b) * np.einsum("md,md->m", step, step))
@@ -203,7 +203,7 @@ def tree_of(forest: Forest) -> Floats:
 
 
 def merge_costs(forest: Forest, one: Ids, other: Ids) -> Floats:
-    """Growth of the sum of squares by each merge of a cluster of `one` with that of `other`."""
+    """Growth of the sum of squares by merging `one[i]` and `other[i]`."""
     step = forest.centers[one] - forest.centers[other]
     scale = 1 / (1 / forest.weights[one] + 1 / forest.weights[other])
     return scale * np.einsum("md,md->m", step, step)

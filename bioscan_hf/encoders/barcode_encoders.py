@@ -1,4 +1,4 @@
-"""Encoders of barcodes by name: k-mer counts, the CNN, encoders of the Hub, and our own models."""
+"""Encoders of barcodes by name: k-mers, CNN, Hub, our own models."""
 
 from __future__ import annotations
 

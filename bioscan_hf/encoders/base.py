@@ -1,26 +1,21 @@
-"""Encoder: a network with the pooling that makes one vector of each row. And the names of encoders."""
+"""Encoder: a network with its pooling. And the names of encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 #: What may stand before the colon in the name of an encoder.
 KINDS = ("kmer", "cnn", "hf", "timm")
 
 
-class EncoderOutput(NamedTuple):
-    """Output of `Encoder`: `pooler_output` (B, D)."""
-
-    pooler_output: Tensor
-
-
 class Encoder(nn.Module):
-    """A network and its pooling `pool(network, **inputs)` -> (B, D), with what `embed` has to know about them.
+    """A network and its pooling: `pool(network, **inputs)` is (B, D).
 
     Our own models, and any other module whose `forward(**inputs).pooler_output` is (B, D), need no such wrapper.
 
@@ -46,11 +41,11 @@ class Encoder(nn.Module):
         return self.pool.__name__
 
     def values(self, table: pa.Table) -> list[Any]:
-        """Value of each row that the processor gets; None where it is missing."""
+        """Value of each row for the processor; None where missing."""
         return table[self.columns[0]].to_pylist()
 
-    def forward(self, **inputs: Tensor) -> EncoderOutput:
-        return EncoderOutput(self.pool(self.network, **inputs))
+    def forward(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(pooler_output=self.pool(self.network, **inputs))
 
 
 def split_name(name: str) -> tuple[str | None, str]:

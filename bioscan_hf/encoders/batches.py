@@ -1,4 +1,4 @@
-"""Running an encoder over barcodes or photos in batches: the computing part of `embed`.
+"""Runs an encoder over barcodes or photos in batches, for `embed`.
 
 Work that does not change the result is left out: an equal barcode is computed once, barcodes of one length go
 together, padding is cut off, and a mask without zeros is not passed.
@@ -42,7 +42,7 @@ class ColumnTokenizer(Protocol):
 
 
 def resolve_dtype(model: nn.Module, dtype: str) -> torch.dtype:
-    """Precision in which `embed` computes on the device of the model; ValueError for an unknown dtype."""
+    """Precision in which `embed` computes; ValueError for an unknown dtype."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown. There are {', '.join(DTYPES)}.")
     return DTYPES[dtype] or (torch.bfloat16 if device_of(model).type == "cuda" else torch.float32)
@@ -58,7 +58,7 @@ def embed_barcodes(
     known: Known | None = None,
     progress: Progress = silent,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embeddings (n, D) of barcodes or other texts, and which (n,) are valid.
+    """Embeddings (n, D) of barcodes or texts, and their validity (n,).
 
     A barcode without a whole token is not valid, and its vector is zeros. Call it within `inference(model)`. Raises
     ValueError if the model or the processor does not give a row for each barcode.
@@ -88,7 +88,7 @@ def embed_photos(
     dtype: torch.dtype = torch.float32,
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """Embeddings (n, D) of photos. A GPU computes one batch while the next is decoded.
+    """Embeddings (n, D) of photos; a GPU computes while others are decoded.
 
     Call it within `inference(model)`. `progress` is called with "embedding", the photos done, and None. Raises
     ValueError if the model does not give a row for each photo.
@@ -193,7 +193,7 @@ def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, wha
 
 
 def pools_by_mask(model: nn.Module) -> bool:
-    """Whether the model averages attended tokens only, so that padding can be cut off."""
+    """Whether only attended tokens are averaged, so padding can be cut."""
     return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
 
 

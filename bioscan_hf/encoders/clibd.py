@@ -18,7 +18,7 @@ from .image_encoders import clibd_image_encoder
 
 
 class TaxonomyEncoder(Encoder):
-    """The text encoder of CLIBD. The value of a row is the text of its taxonomy."""
+    """The text encoder of CLIBD, for the taxonomy of a row."""
 
     def __init__(self, model: ClibdModel, template: str):
         super().__init__(model, clibd_text_features, columns=tuple(RANKS), description="clibd text")
@@ -52,10 +52,10 @@ def embed_clibd(
 
 
 def clibd_dna_features(network: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Unit vectors of barcodes in the space that CLIBD shares with photos and taxonomy."""
+    """Unit vectors of barcodes in the shared space of CLIBD."""
     return network.get_dna_features(input_ids, attention_mask)
 
 
 def clibd_text_features(network: Any, text_input_ids: Tensor, text_attention_mask: Tensor) -> Tensor:
-    """Unit vectors of texts in the space that CLIBD shares with photos and barcodes."""
+    """Unit vectors of texts in the shared space of CLIBD."""
     return network.get_text_features(text_input_ids, text_attention_mask)

@@ -1,4 +1,4 @@
-"""The convolutional network of BarcodeBERT's comparison: model, training, and conversion of its published weights.
+"""The CNN of BarcodeBERT's comparison: model, training, conversion of published weights.
 
 One-hot barcodes go through three blocks of convolution, ReLU, batch normalisation and max pooling along the barcode,
 each letter separately; the embedding is the layer of 500 before the tanh (https://arxiv.org/abs/2311.02401).
@@ -40,7 +40,7 @@ _CODES[list(b"ACGT")] = range(4)
 
 @strict
 class BarcodeCnnConfig(PreTrainedConfig):
-    """Configuration of `BarcodeCnn`: `id2label` has its classes; the architecture is fixed as published."""
+    """Configuration of `BarcodeCnn`: `id2label` has its classes."""
 
     model_type = "barcode_cnn"
 
@@ -54,7 +54,7 @@ class BarcodeCnnOutput(ModelOutput):
 
 
 class BarcodeCnn(PreTrainedModel):
-    """Classifier of barcodes. Its weights have the names and shapes of the published network."""
+    """Classifier of barcodes, with the published names and shapes of weights."""
 
     config_class = BarcodeCnnConfig
     main_input_name = "letters"
@@ -135,7 +135,7 @@ class BarcodeCnn(PreTrainedModel):
 
 
 def encode_letters(barcodes: Sequence[str]) -> NDArray[np.uint8]:
-    """Codes (n, 660) of the first 660 letters of each barcode; ValueError if one is missing (None).
+    """Codes of the first 660 letters of each barcode, (n, 660).
 
     A, C, G, T and N are 0 to 4, and 5 is past the end. Every other character (IUPAC codes, gaps, lower case) counts
     as N. The published code raises an error for them.
@@ -148,7 +148,7 @@ def encode_letters(barcodes: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def cnn_inputs(barcodes: Sequence[str]) -> dict[str, Tensor]:
-    """Letters (B, 660), and a mask (B, 1) of barcodes with a nucleotide."""
+    """Letters (B, 660), and mask (B, 1) of barcodes with a nucleotide."""
     letters = torch.from_numpy(encode_letters(barcodes))
     return {"letters": letters, "attention_mask": (letters < 4).any(1, keepdim=True).long()}
 
@@ -225,7 +225,7 @@ def fit_cnn(
 
 
 def classify(model: BarcodeCnn, barcodes: Sequence[str], batch_size: int = 512) -> NDArray[np.int64]:
-    """Most probable class of each barcode, (n,). Leaves the model in evaluation mode."""
+    """Most probable class of each barcode (n,), in evaluation mode."""
     model.eval()
     letters = torch.from_numpy(encode_letters(barcodes))
     with torch.inference_mode():
@@ -234,7 +234,7 @@ def classify(model: BarcodeCnn, barcodes: Sequence[str], batch_size: int = 512) 
 
 
 def load_cnn(folder: str | Path) -> tuple[BarcodeCnn, Any]:
-    """Model and processor for `embed`, from a folder of `save_pretrained`; ValueError if weights are missing."""
+    """Model and processor for `embed`, from a folder of `save_pretrained`."""
     loaded: Any = BarcodeCnn.from_pretrained(folder, output_loading_info=True)
     model, info = loaded
     if info["missing_keys"]:
@@ -243,7 +243,7 @@ def load_cnn(folder: str | Path) -> tuple[BarcodeCnn, Any]:
 
 
 def convert_cnn(state: Mapping[str, Tensor], names: Sequence[str] | None = None) -> BarcodeCnn:
-    """The network of a published state dict, as `load_checkpoint` reads it, in float32.
+    """The network of a published state dict, in float32.
 
     `names` are those of the classes, which the file does not contain. Raises ValueError for weights of another
     network, or fewer names than classes.

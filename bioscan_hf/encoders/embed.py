@@ -1,4 +1,4 @@
-"""Embeddings of a whole dataset by any encoder: in memory, or on disk in shards that several processes share.
+"""Embeddings of a dataset, in memory or in shards on disk.
 
 A folder of embeddings holds `manifest.json` and `embeddings-00000-of-000NN.parquet` with the columns processid,
 embedding (D numbers), valid, and the columns that are kept; `stored.py` reads it.
@@ -146,7 +146,7 @@ class _Encoding:
         return min(self.shard_size, len(self.rows) - shard * self.shard_size)
 
     def compute(self, shard: int, progress: Progress) -> Embeddings:
-        """Embeddings of a shard; ValueError, with the processids, if the model gives NaN or infinite numbers."""
+        """Embeddings of a shard; ValueError for NaN or infinite ones."""
         rows, start, size = self.rows, shard * self.shard_size, self.size(shard)
         processids, there = rows.present(start, size)
         if there.any():
@@ -207,7 +207,7 @@ class _Encoding:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """sha256 of a model's class, `extra_repr`, weights, and the entries of its config that change its output.
+    """sha256 of a model's class, `extra_repr`, weights and relevant config.
 
     It stays the same when the model is saved and loaded, or moved to another device.
     """

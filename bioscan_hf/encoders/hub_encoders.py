@@ -61,7 +61,7 @@ NO_LIMIT = 10**9
 
 
 def mean_of_tokens(network: Any, input_ids: Tensor, attention_mask: Tensor, masked: bool = True) -> Tensor:
-    """Mean of the last hidden states over the attended tokens; zeros without one.
+    """Mean of the last hidden states over the attended tokens (zeros without).
 
     `masked`: whether the network also gets the mask. Raises ValueError if the first output of the network is not a
     vector for each token.
@@ -92,7 +92,7 @@ class HubTokens:
         self.tokenizer, self.settings, self.limit = tokenizer, settings, limit
 
     def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask (B, L); the mask of an empty barcode is 0."""
+        """Token ids and mask (B, L); 0 for an empty barcode."""
         encoded = self.tokenizer(
             [*barcodes, "", "A"],  # "" shows how many tokens are added to each; "A" has one token at least
             add_special_tokens=self.settings.special_tokens,
@@ -110,7 +110,7 @@ class HubTokens:
 def load_hub_encoder(
     name: str, *, trust_remote_code: bool = False, settings: HubSettings | None = None
 ) -> tuple[Encoder, HubTokens]:
-    """Model and processor for `embed`, in evaluation mode, of a Hub id or folder.
+    """Model and processor for `embed` of a Hub id or folder.
 
     Most published models bring Python code, which runs on your machine only with `trust_remote_code`. Read it first.
     `settings` None are those of the published comparison. Raises ValueError if code of the model may not run, weights
@@ -137,7 +137,7 @@ def load_hub_encoder(
 
 
 def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertModel, KmerTokenizer]:
-    """The published BarcodeBERT as our own class, with our tokenizer. None of its code runs.
+    """The published BarcodeBERT as our own class; none of its code runs.
 
     Raises ValueError if the model is not a BERT over the k-mers of BarcodeBERT, or weights are missing.
     """

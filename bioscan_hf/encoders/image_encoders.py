@@ -1,4 +1,4 @@
-"""Encoders of photos: the 11 of BIOSCAN-5M's clustering, and others of timm and transformers.
+"""Encoders of photos: those of BIOSCAN-5M's clustering, timm and transformers.
 
 Heads are removed. Photos are prepared as published (https://arxiv.org/abs/2406.12723, section 5.2): the shorter side
 is resized to 224 pixels, the centre of 224 x 224 is cropped, and the colours are normalised as the encoder expects.
@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..checkpoints.image_weights import load_weights
 from ..models.pixels import decode_batch, normalize_on_device
 from ..provenance import without_folders
-from .base import Encoder, EncoderOutput, default_device, split_name
+from .base import Encoder, default_device, split_name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -75,7 +76,7 @@ ENCODERS = (
 
 
 class ImageEncoder(Encoder):
-    """An encoder that first normalises the colours of uint8 photos (B, 3, H, W) for its `pool(network, pixels)`."""
+    """An encoder that first normalises the colours of uint8 photos."""
 
     mean: Tensor
     std: Tensor
@@ -92,21 +93,21 @@ class ImageEncoder(Encoder):
         self.register_buffer("mean", torch.tensor(list(mean)))
         self.register_buffer("std", torch.tensor(list(std)))
 
-    def forward(self, pixel_values: Tensor) -> EncoderOutput:  # type: ignore[override]
+    def forward(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:  # type: ignore[override]
         pixels = normalize_on_device(pixel_values, self.mean.tolist(), self.std.tolist())
-        return EncoderOutput(self.pool(self.network, pixels))
+        return BaseModelOutputWithPooling(pooler_output=self.pool(self.network, pixels))
 
 
 @dataclass(frozen=True)
 class PhotoProcessor:
-    """Decodes photos in `workers` threads, resizes their shorter side to `resized` pixels, and crops the centre."""
+    """Decodes photos in threads, resizes their shorter side, crops the centre."""
 
     size: int = SIZE
     resized: int = SIZE
     workers: int = 1
 
     def __call__(self, photos: Sequence[bytes], names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """`pixel_values`, uint8 (B, 3, size, size); ValueError, with the name, for a broken photo."""
+        """uint8 (B, 3, size, size); ValueError that names a broken photo."""
         called = list(names or (f"Photo {i} of the batch" for i in range(len(photos))))
 
         def decode(rows: slice) -> Tensor:
@@ -131,7 +132,7 @@ def load_image_encoder(
     zoom: float | None = None,
     workers: int = 1,
 ) -> tuple[ImageEncoder, PhotoProcessor]:
-    """Model and processor for `embed` of photos, by name; on the GPU if available.
+    """Model and processor for `embed` of photos, on the GPU if available.
 
     Args:
         name: A key of `PUBLISHED`, "timm:ID" or "hf:ID", each also with a folder instead of the id, or the folder or
@@ -206,7 +207,7 @@ def _timm_encoder(
 
 
 def _timm_size(settings: Mapping[str, Any]) -> int:
-    """Side of the photos of a network, in pixels: its own if fixed, else 224."""
+    """Side of photos in pixels: fixed by the network, or 224."""
     from timm.models import get_pretrained_cfg
 
     # The architecture, not a saved folder, shows whether the size is fixed.
@@ -249,7 +250,7 @@ def _transformers_encoder(
 
 
 def clibd_image_encoder(model: Any, images: Any, workers: int = 1) -> tuple[ImageEncoder, PhotoProcessor]:
-    """Image tower of a CLIBD model, with its image processor `images`, for `embed`."""
+    """Image tower and image processor of a CLIBD model, for `embed`."""
     encoder = ImageEncoder(model, clibd_image, images.image_mean, images.image_std, "clibd image")
     return encoder, PhotoProcessor(images.crop_size["height"], images.size["shortest_edge"], workers)
 
@@ -279,18 +280,18 @@ def pool_avg(network: Any, pixels: Tensor) -> Tensor:
 
 
 def pool_avg_before_norm(network: Any, pixels: Tensor) -> Tensor:
-    """Mean of the patch tokens before the last LayerNorm, then a LayerNorm without weights."""
+    """Mean of the patch tokens, then a LayerNorm without weights."""
     vectors = pool_avg(network, pixels)  # whose last LayerNorm is an Identity now
     return nn.functional.layer_norm(vectors, vectors.shape[1:], eps=1e-6)
 
 
 def clibd_image(network: Any, pixels: Tensor) -> Tensor:
-    """Unit vectors of photos in the space that CLIBD shares with barcodes and taxonomy."""
+    """Unit vectors of photos in the shared space of CLIBD."""
     return network.get_image_features(pixels)
 
 
 def _tokens(network: Any, pixels: Tensor) -> tuple[Tensor, int]:
-    """Tokens of the last layer (B, T, D), and the number before the patches."""
+    """Tokens of the last layer (B, T, D), and how many precede patches."""
     if hasattr(network, "forward_features"):  # timm
         return network.forward_features(pixels), network.num_prefix_tokens
     return network(pixels).last_hidden_state, 1 + network.config.to_dict().get("num_register_tokens", 0)
@@ -300,7 +301,7 @@ POOLINGS = {"model": pool_model, "token": pool_token, "avg": pool_avg, "avg_befo
 
 
 def choose_pooling(network: Any, pooling: str | None, model_type: str | None = None) -> Callable[..., Tensor]:
-    """The function of a pooling; ValueError if unknown or not possible with the network.
+    """The function of a pooling; ValueError if the network cannot have it.
 
     The default is "model", and "token" for vision transformers of transformers (`model_type`), whose poolers are often
     random.

@@ -79,7 +79,7 @@ def kmer_encoder(k: int = 4, *more: int) -> tuple[Encoder, Callable[[Sequence[st
 
 
 def kmer_inputs(barcodes: Sequence[str], ks: Sequence[int]) -> dict[str, Tensor]:
-    """Counts (n, D), of length 1 for each k, and a mask (n, 1) of rows with a k-mer."""
+    """Counts (n, D) of length 1 for each k, and a mask (n, 1)."""
     counts = np.concatenate([kmer_counts(barcodes, k, normalize=True) for k in ks], axis=1)
     return {
         "counts": torch.from_numpy(counts),
@@ -92,7 +92,7 @@ def counts_as_they_are(network: Any, counts: Tensor, attention_mask: Tensor | No
 
 
 def parse_ks(name: str, digits: str) -> list[int]:
-    """[4, 6] for "4+6", the part of the name "kmer:4+6" after its colon; ValueError for others."""
+    """[4, 6] for "4+6" of the name "kmer:4+6", or ValueError."""
     parts = digits.split("+")
     if not all(part.isdecimal() for part in parts):
         numbers = f"a number from 1 to {LARGEST_K}, or several, such as kmer:4 or kmer:4+6"

@@ -1,4 +1,4 @@
-"""Rows of a dataset as `embed` reads them: processids, values to encode, and columns to keep."""
+"""Rows of a dataset, as `embed` reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING = ("error", "invalid")
 
 
 class Rows:
-    """Reads a `datasets.Dataset` or an Arrow table, a part at a time; the arguments are those of `embed`.
+    """Reads a `datasets.Dataset` or an Arrow table, part by part.
 
     Raises TypeError for a streamed dataset, or another object. Raises ValueError for a missing column, an empty
     dataset, or an unknown `missing`.
@@ -59,7 +59,7 @@ class Rows:
         return _slice(self._data, start, size)
 
     def kept(self, start: int, size: int) -> dict[str, list[Any]]:
-        """Columns of these rows that are written beside the embeddings: name -> values."""
+        """Columns that are written beside the embeddings: name -> values."""
         return _slice(self._kept, start, size).to_pydict() if self.keep else {}
 
     def values(self, start: int, size: int) -> tuple[list[str], list[Any]]:
@@ -90,7 +90,7 @@ class Rows:
         return table["processid"].to_pylist(), pc.and_(found, pc.is_valid(photos)).to_numpy()
 
     def photo_batches(self, start: int, size: int, batch_size: int) -> Iterator[tuple[list[str], list[bytes]]]:
-        """Processids and encoded photos of batches of these rows; missing photos are left out."""
+        """Processids and encoded photos in batches, without missing photos."""
         for first in range(start, start + size, batch_size):
             processids, values = self.values(first, min(batch_size, start + size - first))
             there = [i for i, value in enumerate(values) if value is not None]
@@ -98,7 +98,7 @@ class Rows:
                 yield [processids[i] for i in there], photo_bytes([values[i] for i in there])[0]
 
     def first(self, size: int) -> int:
-        """Start of the first window of `size` rows with a value; ValueError if there is none."""
+        """Start of the first window with a value, or ValueError."""
         for start in range(0, len(self), size):
             if self.present(start, size)[1].any():
                 return start
@@ -129,6 +129,6 @@ def _slice(data: Any, start: int, size: int) -> pa.Table:
 
 
 def text_hash(*parts: str) -> str:
-    """sha256 of texts; it also depends on where one ends and the next begins."""
+    """sha256 of texts and of their lengths."""
     lengths = ",".join(str(len(part)) for part in parts)
     return hashlib.sha256("\n".join([lengths, *parts]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Embeddings of a dataset, in memory or read from a folder that `embed` wrote.
+"""Embeddings of a dataset, in memory or on disk.
 
 Older folders of the evaluation of CLIBD are read as well: `specimens-*.parquet`, with a column for each modality
 instead of the columns embedding and valid.
@@ -48,7 +48,7 @@ class Embeddings:
 
 
 class StoredEmbeddings(Embeddings):
-    """Embeddings in a folder. Each attribute is read when it is first used."""
+    """Embeddings in a folder; each attribute is read on first use."""
 
     def __init__(self, paths: Sequence[Path], column: str):
         self.paths, self._column = list(paths), column
@@ -117,7 +117,7 @@ def load_embeddings(folder: str | Path, modality: str | None = None) -> StoredEm
 
 
 def modalities_of(folder: str | Path) -> list[str]:
-    """Modalities of a folder that holds embeddings of several; none for any other folder."""
+    """Modalities of a folder of several; none for any other folder."""
     folder = Path(folder)
     found = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if found or not (folder / MANIFEST).exists():

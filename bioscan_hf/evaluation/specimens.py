@@ -1,4 +1,4 @@
-"""Embeddings on disk as `Specimens`, with their labels, for the protocol of retrieval."""
+"""Embeddings on disk as `Specimens` with their labels, for retrieval."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_specimens(folder: str | Path) -> Specimens:
 
 
 def barcode_specimens(folder: str | Path, source: str | Path, split: str) -> Specimens:
-    """Embeddings of the barcodes of a split that `bioscan-hf embed` wrote, with the labels of their dataset.
+    """Embeddings of the barcodes of a split, with their labels.
 
     Raises ValueError if a specimen is not in that split of `source`, which is as `load_bioscan5m` takes it.
     """

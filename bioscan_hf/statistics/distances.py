@@ -1,4 +1,4 @@
-"""Edit distances between the barcodes of a species, genus or other group (G = groups).
+"""Edit distances between the barcodes of a group (G = groups).
 
 The distance is the restricted Damerau-Levenshtein distance (optimal string alignment) of the first 625 nucleotides.
 Those of BIOSCAN-5M (https://arxiv.org/abs/2406.12723) are computed after a multiple alignment; here each pair is
@@ -88,7 +88,7 @@ def barcode_distances(
 
 
 def _choose(specimens: Specimens, rank: str, seed: int, limit: int | None) -> None:
-    """Makes the tables `chosen` (name, barcode, place) and `sequences` (barcode, sequence) of compared barcodes.
+    """Makes tables of barcodes: `chosen` (name, barcode, place) and `sequences`.
 
     The order within a group depends on the barcodes and the seed only, so that it is the same for any order of rows.
     """

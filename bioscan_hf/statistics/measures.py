@@ -1,18 +1,14 @@
 """Counts, imbalance, diversity, places, sizes and lengths of a release.
 
-The formulas are those of the BIOSCAN-5M paper (https://arxiv.org/abs/2406.12723) and of the programs published with
-it.
+Each function takes any source that `load_bioscan5m` takes, or the result of `read_specimens`; results do not depend on
+the order of rows. The formulas are those of BIOSCAN-5M (https://arxiv.org/abs/2406.12723) and of its programs:
 
 - A missing value belongs to no category.
 - Imbalance ratio: samples of the largest category divided by those of the smallest.
 - Mean, median and standard deviation are over the categories; the deviation is that of the population.
-- Two barcodes are distinct if they differ after removing the N at their two ends, as in the partition. (With
-  `unique_barcodes`, `load_bioscan5m` cuts barcodes first and ignores only trailing N.)
+- Two barcodes are distinct if they differ after removing the N at their two ends, as in the partition.
 - Shannon diversity of a group: -sum p log2 p in bits, where p is the share of its samples with each barcode. That of a
   rank is the unweighted mean over its groups.
-
-Each function takes any source that `load_bioscan5m` takes, or the result of `read_specimens`. Results do not depend on
-the order of rows or threads.
 """
 
 from __future__ import annotations
@@ -215,7 +211,7 @@ def geography(source: Source) -> dict[str, Any]:
 
 
 def _category_sizes(specimens: Specimens, column: str) -> Row:
-    """Sizes of the categories of a column, given in SQL; None where there is no category."""
+    """Sizes of the categories of a column, given in SQL."""
     found = specimens.query(
         f"SELECT size, count(*), min(name) FROM "
         f"(SELECT {column} AS name, count(*) AS size FROM specimens WHERE {column} IS NOT NULL GROUP BY 1) "

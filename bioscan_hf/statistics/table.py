@@ -47,7 +47,7 @@ BARCODE_ID = f"CASE WHEN {TRIMMED} <> '' THEN md5_number_lower({TRIMMED}) END"
 
 @dataclass(frozen=True)
 class Specimens:
-    """Columns of a release in a temporary database, whose table `specimens` can be queried.
+    """Columns of a release in the table `specimens` of a temporary database.
 
     Columns are named as in the release, null where a value is missing (null, "" or NaN). `dna_barcode` is
     replaced by `barcode` (an id), `length` (letters, with the N at the ends), and whether the barcode holds an N
@@ -101,7 +101,7 @@ def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str |
 
 
 def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Table) -> None:
-    """Runs `sql` with "$part" replaced by the relation of a part; ReleaseError if that cannot be read."""
+    """Runs `sql` with "$part" replaced by a part, or ReleaseError."""
     try:
         if isinstance(part, str):
             database.execute(sql.replace("$part", "read_parquet(?)"), [escape(part)])
@@ -167,7 +167,7 @@ def _selected(name: str) -> list[str]:
 
 
 def specimens_of(source: Source, columns: Sequence[str]) -> Specimens:
-    """`source` with these columns: as it is, or read now; ValueError if read without one of them."""
+    """`source` as it is, or read now; ValueError without a column."""
     if not isinstance(source, Specimens):
         return read_specimens(source, columns)
     if absent := [name for name in columns if name not in source.columns]:

@@ -100,7 +100,7 @@ def _lengths(found: dict[str, Any]) -> Table:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str | None = None) -> Table:
-    """A table that breaks no number and cuts only long names; floats have one decimal."""
+    """A table that breaks no number and cuts only long names."""
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     table.padding, table.show_edge, table.pad_edge = (0, 1, 0, 0), False, False
     texts = [[x if isinstance(x, str) else _number(x, int(isinstance(x, float))) for x in row] for row in rows]

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from bioscan_hf.encoders import stored
 from bioscan_hf.encoders.embed import embed
@@ -91,6 +93,16 @@ def test_kept_columns_and_missing_values(tmp_path):
         embed(*encoder, table(), missing="skip")
     with pytest.raises(ValueError, match="no column 'family'"):
         embed(*encoder, table(), keep=["family"])
+
+
+def test_own_models_keep_columns_too():
+    """A model that is not an `Encoder` reads the barcodes, whatever else is kept."""
+    model = torch.nn.Module()
+    model.forward = lambda codes: SimpleNamespace(pooler_output=codes)
+    rows = table().set_column(1, "dna_barcode", pa.array(["A" * (i + 1) for i in range(7)]))
+    found = embed(model, lambda texts: {"codes": np.array([[len(text)] for text in texts])}, rows, keep=["genus"])
+    assert found.columns == {"genus": table()["genus"].to_pylist()}
+    assert found.embeddings.ravel().tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_shard_without_any_value_has_the_width_of_the_others(tmp_path):
