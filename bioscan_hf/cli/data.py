@@ -39,7 +39,7 @@ def download(
     check: Annotated[
         bool, Option("--check", help="Download nothing: list present, missing and damaged files.")
     ] = False,
-    reread: Annotated[bool, Option("--reread", help="With --check: compute all checksums again.")] = False,
+    reread: Annotated[bool, Option("--reread", help="Compute the checksums of all files again.")] = False,
     *,
     out: Output,
 ) -> Result:
@@ -59,6 +59,7 @@ def download(
                 source=source,
                 revision=revision or REVISION,
                 boxes=boxes,
+                reread=reread,
                 retries=retries,
                 progress=progress,
                 say=out.say,
@@ -75,8 +76,10 @@ def download(
 
 @command(PANEL, "bioscan-hf split barcodes.csv.gz partitioned.csv --seed 0")
 def split(
-    input: Annotated[Path, Argument(help="CSV or .csv.gz with processid, genus, species and dna_barcode.")],
-    output: Annotated[Path, Argument(help="CSV to write. The column `split` is added or filled.")],
+    input: Annotated[Path, Argument(help="Table with processid, genus, species and dna_barcode (or BOLD's names).")],
+    output: Annotated[
+        Path, Argument(help="Table to write, .csv, .tsv or .jsonl, also .gz. The column `split` is added or filled.")
+    ],
     seed: Seed = 0,
     hold_out_species: Annotated[
         float, Option(metavar="SHARE", help="Simulation: treat this share of the species as unnamed.")
@@ -84,31 +87,32 @@ def split(
     unlabel: Annotated[
         float, Option(metavar="SHARE", help="Simulation: remove the labels of this share of other barcodes.")
     ] = 0.0,
+    no_overlap: Annotated[
+        bool,
+        Option("--no-overlap", help="Move test barcodes that are part of a reference (or contain one) to train."),
+    ] = False,
+    encoding: Annotated[str, Option(help="Text encoding of the table.")] = "utf-8",
     force: Force = False,
     *,
     out: Output,
 ) -> Result:
-    """Partition a metadata CSV as in the paper."""
-    from ..partition.assign import make_splits
-    from ..partition.check import split_summary
+    """Partition a table of barcodes as in the paper."""
+    from ..dataset.split_file import split_file
     from ..provenance import write_results
-    from ..release.tables import read_table
-    from ..release.write import write_table
 
     about = output.with_name(f"{output.name}.results.json")
     refuse_to_replace(force, output, about)
-    table = read_table(input, required=("processid", "genus", "species", "dna_barcode"))
-    table = make_splits(table, seed, hold_out_species=hold_out_species, unlabel=unlabel)
-    write_table(table, output)
+    options: dict[str, Any] = {"hold_out_species": hold_out_species, "unlabel": unlabel, "no_overlap": no_overlap}
+    splits = split_file(input, output, seed, encoding=encoding, tell=out.say, **options)
     simulated = bool(hold_out_species or unlabel)
     result = write_results(
         about,
         task="partition",
         source=input.name,
         output=str(output),
-        options={"seed": seed, "simulated": simulated, "hold_out_species": hold_out_species, "unlabel": unlabel},
+        options={"seed": seed, "simulated": simulated, **options},
         metrics={},
-        splits=split_summary(table),
+        splits=splits,
     )
     if simulated:
         out.say(
@@ -124,7 +128,7 @@ def split(
 
 @command(PANEL, "bioscan-hf crop release crops --boxes release/BIOSCAN_5M_Insect_bbox.tsv")
 def crop(
-    source: Annotated[Path, Argument(help="Release with original photos, or folder of JPEGs.")],
+    source: Annotated[Path, Argument(help="Release with original photos, or folder of photos.")],
     output: Annotated[Path, Argument(help="New folder, or the folder of an interrupted run.")],
     boxes: Annotated[Path | None, Option(help="Tab-separated table of bounding boxes.")] = None,
     model: Annotated[str | None, Option(help="Folder or Hub id of a DETR that detects insects.")] = None,
@@ -168,7 +172,7 @@ def crop(
         )
     out.say(f"{done.written:,} new crops, {done.present:,} already present")
     if done.problems:
-        out.say(f"Without a crop: {len(done.problems):,}; see {output / 'problems.csv'}")
+        out.say(f"Left out: {len(done.problems):,}; see {output / 'problems.csv'}")
     out.wrote(output)
     return {
         "output": str(output),
@@ -245,14 +249,23 @@ def publish(
     repo_id: Annotated[str, Argument(help="user/name. The repository is created if it does not exist.")],
     private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, Option(help="Branch. Default: main.")] = None,
+    license: Annotated[
+        str | None,
+        Option(metavar="ID", help="Licence of the data, such as cc0-1.0. Default: that of the card (README.md)."),
+    ] = None,
+    force: Annotated[
+        bool, Option("--force", help="Publish the card of the folder even if it was edited on the Hub as well.")
+    ] = False,
     *,
     out: Output,
 ) -> Result:
-    """Upload a build to the Hub, or resume an upload."""
+    """Upload a build to the Hub, or resume an upload. Edits of the card are kept."""
     from ..dataset.publish import publish as upload
 
     with out.progress(in_bytes=True) as progress:
-        url = upload(folder, repo_id, private=private, revision=revision, progress=progress)
+        url = upload(
+            folder, repo_id, private=private, revision=revision, license=license, force=force, progress=progress
+        )
     out.say(f"Published: {url}", f'  load_dataset("{repo_id}", split="train", streaming=True)')
     return {"repo_id": repo_id, "commit": url}
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from ..files import replacing
 from ..progress import Progress, silent
 from ..release.columns import without_markers
-from ..release.problems import Problem, ReleaseError
+from ..release.problems import refuse
 from ..release.rows import known_names, read_rows
 from ..release.tables import csv_columns
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 BARCODE_MARKER = "COI-5P"
 
 #: Names of the column of markers, in any case.
-_MARKER_NAMES = ("marker_code", "markercode", "marker")
+MARKER_NAMES = ("marker_code", "markercode", "marker")
 
 _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 26  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
@@ -117,13 +117,13 @@ def read_sequences(
         if duplicates == "error":
             _refuse_duplicates(table["processid"], path)
         if left_out:
-            tell(f"{path.name}: left out {_counted(left_out)}.")
+            tell(f"{path.name}: left out {counted(left_out)}.")
 
     found = _blocks(file, id_column, sequence_column, progress)
-    blocks = (_of_marker(block, marker, left_out) for block in found)
+    blocks = (_barcodes(block, marker, left_out) for block in found)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
-        why = f", but {_counted(left_out)}" if left_out else ""
+        why = f", but {counted(left_out)}" if left_out else ""
         raise ValueError(f"{str(path)!r} does not hold any sequence{why}.")
     if arrow_file is None:
         table = pa.concat_tables([first, *blocks])
@@ -137,25 +137,28 @@ def read_sequences(
     return _mapped(arrow_file)
 
 
-def _counted(left_out: Counter[str]) -> str:
+def counted(left_out: Counter[str]) -> str:
+    """The records that were left out, and why."""
     return ", ".join(f"{n:,} record{'s' * (n > 1)} {what}" for what, n in left_out.items())
 
 
-def _of_marker(block: pa.Table, marker: str | None, left_out: Counter[str]) -> pa.Table:
-    """The records of a marker, and those that name none, without a column of markers. Others are counted.
-
-    Records of a file with markers (BOLD) that have no sequence are left out too.
-    """
+def _barcodes(block: pa.Table, marker: str | None, left_out: Counter[str]) -> pa.Table:
+    """The records of a marker, without the column of markers."""
     if "marker" not in block.column_names:
         return block
-    names = block["marker"]
-    block = block.drop_columns("marker")
-    if marker is None:
-        return block
+    if marker is not None:
+        block = of_marker(block, "marker", marker, left_out)
+    return block.drop_columns("marker")
+
+
+def of_marker(block: pa.Table, column: str, marker: str, left_out: Counter[str]) -> pa.Table:
+    """The records of a marker, and those that name none. Others are counted, and so are records without a sequence."""
+    names = without_markers(block[column])
     other = pc.fill_null(pc.not_equal(pc.utf8_upper(names), marker.upper()), False)
     for name, count in Counter(names.filter(other).to_pylist()).items():
         left_out[f"of the marker {name}"] += count
-    empty = pc.and_(pc.invert(other), pc.equal(pc.binary_length(block["dna_barcode"]), 0))
+    lengths = pc.fill_null(pc.binary_length(block["dna_barcode"]), 0)
+    empty = pc.and_(pc.invert(other), pc.equal(lengths, 0))
     if count := pc.sum(empty).as_py():
         left_out["without a sequence"] += count
     return block.filter(pc.invert(pc.or_(other, empty)))
@@ -242,9 +245,9 @@ def _read_table(file: SequenceFile, id_column: str | None, sequence_column: str 
     chosen = {ids: "processid", barcodes: "dna_barcode"}
     found = _columns(file.path, file.encoding, chosen)
     labels = [column for column in LABEL_COLUMNS if column in found]
-    markers = [name for name in names if name.lower() in _MARKER_NAMES][:1]
+    markers = [name for name in names if name.lower() in MARKER_NAMES][:1]
     wanted = ["processid", "dna_barcode", *labels, *markers]
-    for row, table in read_rows(file.path, wanted, _refuse, encoding=file.encoding, names=chosen):
+    for row, table in read_rows(file.path, wanted, refuse, encoding=file.encoding, names=chosen):
 
         def place(record: int, character: int, row: int = row) -> str:
             return f"row {row + record}"
@@ -258,12 +261,8 @@ def _read_table(file: SequenceFile, id_column: str | None, sequence_column: str 
         for rank in labels:
             block = block.append_column(rank, table[rank])
         for name in markers:
-            block = block.append_column("marker", without_markers(table[name]))
+            block = block.append_column("marker", table[name])
         yield block
-
-
-def _refuse(problem: Problem) -> None:
-    raise ReleaseError(f"{problem}. Correct the file.")
 
 
 def _column(names: list[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path) -> str:

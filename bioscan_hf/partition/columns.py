@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..barcodes import spelled
+
 NEEDED_COLUMNS = ("processid", "genus", "species", "dna_barcode")
 
 
@@ -67,7 +69,7 @@ def require_columns(table: pa.Table, needed: Iterable[str]) -> None:
 
 def barcode_ids(table: pa.Table) -> tuple[np.ndarray, Any]:
     """Barcode ids (R,) and the barcodes (B,). Raises ValueError if a row has none."""
-    ids, barcodes = encode(pc.utf8_trim(large(table["dna_barcode"]), "N"))
+    ids, barcodes = encode(pc.utf8_trim(spelled(large(table["dna_barcode"])), "N"))
     empty = (ids == -1) | (ids == pc.index(barcodes, pa.scalar("", pa.large_string())).as_py())
     if empty.any():
         processids = table["processid"].filter(pa.array(empty))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..barcodes import barcode_digests
+from ..barcodes import barcode_digests, spelled
 from ..schema import SPLITS
 
 #: Rows without a split, and the name under which they are counted.
@@ -34,7 +34,7 @@ def count_splits(blocks: Iterable[pa.Table | pa.RecordBatch]) -> list[dict[str, 
         for split in of_row.unique().to_pylist():
             rows = block.filter(pc.equal(of_row, split))
             samples[split] += len(rows)
-            barcodes = pc.unique(pc.utf8_trim(rows["dna_barcode"].cast(pa.large_string()), "N"))
+            barcodes = pc.unique(pc.utf8_trim(spelled(rows["dna_barcode"].cast(pa.large_string())), "N"))
             digests[split].append(barcode_digests(barcodes))
             species[split].update(name for name in rows["species"].unique().to_pylist() if name)
     order = [split for split in (*SPLITS, _UNASSIGNED) if split in samples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,25 @@ _OPEN_NOMENCLATURE = (
     r"\bsp\b\.?[\s\w\d]+",
     r"affinis\s+[0-9A-Z]+",
 )
-PLACEHOLDER_SPECIES = re.compile("|".join((_MALAISE, "^[a-z]", "[0-9]", "[^$][A-Z]", r"[._?]", *_OPEN_NOMENCLATURE)))
+_SP_ALONE = r"\bspp?$"  # not published: "Apis sp" is no more a name than "Apis sp."
+PLACEHOLDER_SPECIES = re.compile(
+    "|".join((_MALAISE, "^[a-z]", "[0-9]", "[^$][A-Z]", r"[._?]", _SP_ALONE, *_OPEN_NOMENCLATURE))
+)
 PLACEHOLDER_GENUS = re.compile("|".join((_MALAISE, "^(?!unclassified|unassigned)[a-z]", *_OPEN_NOMENCLATURE)))
 
 
-def _matches(pattern: re.Pattern[str], names: Any) -> np.ndarray:
-    """Which names match; the last element is False, for the id -1."""
-    return np.array([bool(pattern.search(name)) for name in names.to_pylist()] + [False], dtype=bool)
+def placeholder_species(names: Sequence[str]) -> np.ndarray:
+    """Which names of species are placeholders; the last element is False, for the id -1."""
+    return _matches(PLACEHOLDER_SPECIES, names)
+
+
+def placeholder_genera(names: Sequence[str]) -> np.ndarray:
+    """Which names of genera are placeholders; the last element is False, for the id -1."""
+    return _matches(PLACEHOLDER_GENUS, names)
+
+
+def _matches(pattern: re.Pattern[str], names: Sequence[str]) -> np.ndarray:
+    return np.array([bool(pattern.search(name)) for name in names] + [False], dtype=bool)
 
 
 def is_placeholder(species: Any, genus: Any) -> np.ndarray:
@@ -32,7 +45,7 @@ def is_placeholder(species: Any, genus: Any) -> np.ndarray:
 
     A placeholder contains a digit, a dot, a capital letter inside, "sp", "aff", "gen" and the like, or a spelling of
     "Malaise", or begins with a lower-case letter. This is the published rule with its quirks: "Ethmia Janzeni" is a
-    placeholder because of its capital.
+    placeholder because of its capital. One form is added to it: "Apis sp", without a dot.
 
     Args:
         species: Arrow column (R,). A missing name (null or "") is not a placeholder.
@@ -43,6 +56,5 @@ def is_placeholder(species: Any, genus: Any) -> np.ndarray:
     """
     species_ids, species_names = encode(text(species))
     genus_ids, genus_names = encode(text(genus))
-    return (
-        _matches(PLACEHOLDER_SPECIES, species_names)[species_ids] | _matches(PLACEHOLDER_GENUS, genus_names)[genus_ids]
-    )
+    named = placeholder_species(species_names.to_pylist())[species_ids]
+    return named | placeholder_genera(genus_names.to_pylist())[genus_ids]

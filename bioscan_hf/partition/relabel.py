@@ -5,14 +5,17 @@ Letters: R = rows, B = distinct barcodes. An id of -1 means missing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schema import RANKS
 from .columns import put, text
+from .specimens import Names
 
 #: Ranks that a row takes from, or loses with, its species. The input's names are kept in `original_RANK`.
 FINE_RANKS = ("subfamily", "genus", "species")
@@ -57,29 +60,52 @@ def label_sources(processids: Any, barcode: np.ndarray, species: np.ndarray, win
     return source
 
 
-def relabel(table: pa.Table, source: np.ndarray, unlabelled: np.ndarray) -> pa.Table:
-    """The table with the labels of each row's source, without labels where `unlabelled`, and with the input's labels.
+def relabel(
+    given: pa.Table,
+    table: pa.Table,
+    names: Mapping[str, Names],
+    source: npt.NDArray[np.int64],
+    hidden: npt.NDArray[np.bool_],
+    first: int,
+) -> pa.Table:
+    """A block with the labels of each row's source, without labels where `hidden`, and with the input's labels.
 
     A row that changes takes the ranks down to family from its source where the source has them, and the finer ranks
     and `taxon` always, so two lineages are never mixed.
+
+    Args:
+        given: The block as it was given.
+        table: The block with names in their one form.
+        names: Names of the whole table.
+        source: Source of each row of the whole table (R,).
+        hidden: Rows of the whole table that lose their labels (R,).
+        first: Number of the block's first row.
     """
-    changed = (source != np.arange(len(source))) & ~unlabelled
-    if not (changed.any() or unlabelled.any()):
+    if not (hidden.any() or (source != np.arange(len(source))).any()):
         return table
     for rank in FINE_RANKS:
         if rank in table.column_names:
-            table = table.append_column(f"original_{rank}", table[rank])
-    source = np.where(changed, source, np.arange(len(source)))
-    rows, kept = pa.array(source), pa.array(source, mask=unlabelled)
+            table = table.append_column(f"original_{rank}", given[rank])
+    rows = slice(first, first + len(table))
+    source, hidden = source[rows], hidden[rows]
+    changed = (source != np.arange(first, first + len(table))) & ~hidden
+    mask = pa.array(changed)
     coarse = [rank for rank in COARSE_RANKS if rank in table.column_names]
-    for rank in coarse:
-        names = text(table[rank])
-        table = put(table, rank, pc.coalesce(names.take(rows), names).cast(pa.string()))
-    for name in (*FINE_RANKS, "taxon"):
-        if name in table.column_names:
-            names = text(table[name]).take(kept)
-            if name == "taxon" and coarse:
-                remaining = pc.coalesce(*(text(table[rank]) for rank in reversed(coarse)))
-                names = pc.if_else(pa.array(unlabelled), remaining, names)
-            table = put(table, name, names.cast(pa.string()))
+    for rank in (name for name in (*COARSE_RANKS, *FINE_RANKS, "taxon") if name in table.column_names):
+        column = text(table[rank]).cast(pa.string())
+        taken = _names_of(names[rank], np.where(changed, source, -1))
+        if rank in coarse:
+            table = put(table, rank, pc.coalesce(taken, column))
+            continue
+        column = pc.if_else(mask, taken, column)
+        rest = pa.scalar(None, pa.string())
+        if rank == "taxon" and coarse:
+            rest = pc.coalesce(*(text(table[name]).cast(pa.string()) for name in reversed(coarse)))
+        table = put(table, rank, pc.if_else(pa.array(hidden), rest, column))
     return table
+
+
+def _names_of(names: Names, rows: npt.NDArray[np.int64]) -> pa.Array:
+    """Names of some rows of the whole table; null for the row -1."""
+    ids = np.where(rows < 0, -1, names.ids[rows])
+    return pa.array(names.names, pa.string()).take(pa.array(ids, mask=ids < 0))

@@ -100,7 +100,7 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan
         splits = pc.fill_null(table["split"], UNASSIGNED)
         named = pc.fill_null(pc.match_substring_regex(table["processid"], ID), False)
         good = pc.and_(pc.is_in(splits, known_splits), named).to_numpy(zero_copy_only=False)
-        good &= _are_dna(table["dna_barcode"])
+        good &= are_dna(table["dna_barcode"])
         rows = first + np.arange(len(table))
         for i in np.flatnonzero(~good).tolist():
             report(_describe_bad_row(table, i, path.name, first))
@@ -130,7 +130,7 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan
     return checked
 
 
-def _are_dna(barcodes: pa.ChunkedArray) -> NDArray[np.bool_]:
+def are_dna(barcodes: pa.ChunkedArray) -> NDArray[np.bool_]:
     """(n,) whether each barcode is DNA, or missing."""
     letters = LETTERS.encode()
     for chunk in barcodes.chunks:

@@ -37,3 +37,8 @@ def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
 def stop(problem: Problem) -> None:
     """Raises the problem as a ReleaseError: the default wherever a release is read."""
     raise ReleaseError(f"{problem}. Correct it, or continue without it with keep_going (--keep-going).")
+
+
+def refuse(problem: Problem) -> None:
+    """Raises the problem as a ReleaseError, where nothing is left out."""
+    raise ReleaseError(f"{problem}. Correct the file.")

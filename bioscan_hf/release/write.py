@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ..files import replacing
 
-#: Endings of tables that are written; all but .parquet also with .gz.
-WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
+#: Endings of tables that are written, also with .gz.
+WRITTEN = (".csv", ".tsv", ".jsonl")
 
 _ROWS = 10_000
 
@@ -27,43 +27,54 @@ def check_ending(path: str | Path) -> str:
     Raises:
         ValueError: for a format that is not written.
     """
-    name = Path(path).name
-    ending = Path(name.removesuffix(".gz")).suffix
-    if ending not in WRITTEN or (ending == ".parquet" and name.endswith(".gz")):
-        raise ValueError(
-            f"{str(path)!r} is not a table that can be written: its name ends in {', '.join(WRITTEN[:-1])} (also with "
-            f".gz) or {WRITTEN[-1]}."
-        )
+    ending = Path(Path(path).name.removesuffix(".gz")).suffix
+    if ending not in WRITTEN:
+        raise ValueError(f"{str(path)!r} cannot be written: a table ends in {', '.join(WRITTEN)}, also with .gz.")
     return ending
 
 
-def write_table(table: pa.Table, path: str | Path) -> None:
-    """Writes a table as CSV, TSV, JSON lines or Parquet, atomically; gzipped if the name ends in .gz.
+@contextmanager
+def writing_table(path: str | Path) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that writes blocks of a table as CSV, TSV or JSON lines, gzipped if the name ends in .gz.
+
+    The file is there once all blocks are written.
 
     Raises:
         ValueError: for another ending, or a cell of a TSV with a tab or line break, since a TSV is not quoted.
     """
     ending = check_ending(path)
-    if ending == ".tsv":
-        _check_cells(table, path)
-    with replacing(path) as part:
-        if ending == ".parquet":
-            pq.write_table(table, part, compression="zstd")
-            return
-        compression = "gzip" if str(path).endswith(".gz") else None
-        with (
-            pa.output_stream(str(part), compression=compression) as stream,
-            io.TextIOWrapper(stream, "utf-8", newline="") as text,
-        ):
-            if ending == ".jsonl":
-                for row in _rows(table):
-                    record = dict(zip(table.column_names, row, strict=True))
-                    text.write(json.dumps(record, ensure_ascii=False) + "\n")
-                return
-            # pyarrow would quote every string
-            lines = _Unquoted(text) if ending == ".tsv" else csv.writer(text, lineterminator="\n")
-            lines.writerow(table.column_names)
-            lines.writerows(_rows(table))
+    compression = "gzip" if str(path).endswith(".gz") else None
+    with (
+        replacing(path) as part,
+        pa.output_stream(str(part), compression=compression) as stream,
+        io.TextIOWrapper(stream, "utf-8", newline="") as text,
+    ):
+        done = 0
+        # pyarrow would quote every string
+        lines = csv.writer(text, lineterminator="\n")
+
+        def write(block: pa.Table) -> None:
+            nonlocal done
+            names = block.column_names
+            if ending == ".tsv":
+                _check_cells(block, path, done)
+            if ending == ".csv":
+                lines.writerows(_rows(block) if done else [names, *_rows(block)])
+            elif ending == ".tsv":
+                text.writelines("\t".join(_texts(row)) + "\n" for row in ([] if done else [names]))
+                text.writelines("\t".join(_texts(row)) + "\n" for row in _rows(block))
+            else:
+                records = (dict(zip(names, row, strict=True)) for row in _rows(block))
+                text.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            done += max(len(block), 1)
+
+        yield write
+
+
+def write_table(table: pa.Table, path: str | Path) -> None:
+    """Writes a whole table (`writing_table`)."""
+    with writing_table(path) as write:
+        write(table)
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -71,29 +82,19 @@ def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-class _Unquoted:
-    """Writes tab-separated lines without quotes."""
-
-    def __init__(self, text: io.TextIOWrapper):
-        self.text = text
-
-    def writerow(self, row: Any) -> None:
-        self.text.write("\t".join("" if cell is None else str(cell) for cell in row) + "\n")
-
-    def writerows(self, rows: Any) -> None:
-        for row in rows:
-            self.writerow(row)
+def _texts(row: Any) -> Iterator[str]:
+    return ("" if cell is None else str(cell) for cell in row)
 
 
-def _check_cells(table: pa.Table, path: str | Path) -> None:
+def _check_cells(table: pa.Table, path: str | Path, before: int) -> None:
     for name in table.column_names:
         column = table[name]
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             continue
         broken = pc.fill_null(pc.match_substring_regex(column, "[\t\r\n]"), False)
         if pc.any(broken).as_py():
-            row = pc.index(broken, True).as_py()
+            row = before + pc.index(broken, True).as_py() + 1
             raise ValueError(
-                f"Row {row + 1}, column {name!r} has a tab or line break, which {str(path)!r} cannot hold, since a "
-                f"TSV is not quoted. Give a name that ends in .csv."
+                f"Row {row}, column {name!r} has a tab or line break, which {str(path)!r} cannot hold, since a TSV is "
+                f"not quoted. Give a name that ends in .csv."
             )

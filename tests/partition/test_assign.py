@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from bioscan_hf.partition.draws import (
     max_test_rows,
     target_test_rows,
 )
+from bioscan_hf.partition.overlap import contained
 from bioscan_hf.partition.placeholders import is_placeholder
 
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "partition_published.json"
@@ -84,6 +86,8 @@ def test_sizes():
         ("Aus n sp", "Aus", True),
         ("Aus gen bus", "Aus", True),
         ("Aus sp bus", "Aus", True),
+        ("Aus sp", "Aus", True),
+        ("Aus spp", "Aus", True),
         ("Aus bus_cus", "Aus", True),
         ("Aus bus?", "Aus", True),
         ("aus bus", "Aus", True),
@@ -355,6 +359,110 @@ def test_bad_input():
         make_splits(table, -1)
     with pytest.raises(ValueError, match="'original_species'.*Start from the original table"):
         make_splits(make_splits(table, unlabel=0.5))
+
+
+def test_any_kind_of_data_is_taken_and_given_back():
+    """Arrow, with dictionaries, views or large strings; a Dataset; a DataFrame with its index."""
+    table = open_world()
+    expected = make_splits(table)["split"].to_pylist()
+    for kind in (pa.dictionary(pa.int32(), pa.string()), pa.string_view(), pa.large_string()):
+        columns = [column.cast(kind) for column in table.columns]
+        assert make_splits(pa.table(columns, table.column_names))["split"].to_pylist() == expected
+    data = make_splits(Dataset(table))
+    assert isinstance(data, Dataset) and data["split"][:] == expected
+    frame = table.to_pandas().set_index(np.arange(len(table)) * 2)
+    result = make_splits(frame)
+    assert result["split"].tolist() == expected and result.index.equals(frame.index)
+    with pytest.raises(TypeError, match="not a list"):
+        make_splits([1])
+
+
+def test_spellings_of_a_barcode_are_one():
+    """Each barcode in five spellings, 8 rows of each: no barcode is in two splits."""
+    spellings = [str, str.lower, lambda b: b.replace("T", "U"), lambda b: f"--{b}-", lambda b: f"N{b[:3]} {b[3:]}NN"]
+    groups = [("Aphis", "Aphis bus", spell(letters(i)), 1) for i in range(40) for spell in spellings]
+    result = make_splits(table_of(groups))
+    check_partition(result)
+    found = defaultdict(set)
+    for barcode, split in zip(result["dna_barcode"].to_pylist(), result["split"].to_pylist(), strict=True):
+        found[barcode.strip("N")].add(split)
+    assert len(found) == 40 and {len(splits) for splits in found.values()} == {1}
+    assert {"train", "test"} <= set(result["split"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    "marker", ["NA", "nan", "N/A", "None", "null", "-", "n", "?", "Unknown", "not_classified", ""]
+)
+def test_markers_are_no_species(marker):
+    groups = [("Aphis", "Aphis bus", letters(i), 1) for i in range(9)]
+    result = make_splits(table_of([*groups, ("Aphis", marker, letters(99), 9)]))
+    check_partition(result)
+    assert rows_by_split(result)["pretrain"] == 9
+    with pytest.raises(ValueError, match="9 of 18 rows have no barcode"):
+        make_splits(table_of([*groups, ("Aphis", None, marker, 9)]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Apis  mellifera", "Apis\xa0mellifera", " Apis mellifera ", "Apis mellifera Linnaeus, 1758", "Apis mellifera L."]
+    + ["Apis mellifera (Linnaeus, 1758)", "Apis (Apis) mellifera Linnaeus", "Apis mellifera (L.)"],
+)
+def test_a_name_has_one_form(name):
+    told = []
+    groups = [("Apis", given, letters(i), 1) for i in range(12) for given in ("Apis mellifera", name)]
+    result = make_splits(
+        table_of([group[:2] + (f"{group[2]}{'AC'[i % 2]}", 1) for i, group in enumerate(groups)]), tell=told.append
+    )
+    assert set(result["species"].to_pylist()) == {"Apis mellifera"}
+    assert set(result["split"].to_pylist()) <= {"train", "val", "test"}
+    assert told[-1].startswith("WARNING: all rows with a species have the same one")
+
+
+def test_what_the_rules_did_is_told():
+    told = []
+    make_splits(table_of([("Aphis", "Aphis sp. 1BIO", letters(i), 1) for i in range(9)]), tell=told.append)
+    assert told[0].startswith("Placeholders by the published rule (sp., digits, capitals inside): 1 of 1 species")
+    assert told[-1].startswith("WARNING: no species has a scientific name, so all rows with a species are held out")
+    make_splits(table_of([("Aphis", None, letters(i), 1) for i in range(9)]), tell=told.append)
+    assert told[-1].startswith("WARNING: no row has a species")
+
+
+def test_overlaps_with_references_are_counted_and_moved():
+    """Half of the barcodes are trimmed copies of others, at either end, and N may stand around them."""
+    rng = np.random.default_rng(0)
+    whole = ["".join(rng.choice(list("ACGT"), 80)) for _ in range(60)]
+    trimmed = [barcode[5:] if i % 2 else f"N{barcode[:-7]}" for i, barcode in enumerate(whole[:30])]
+    table = table_of([("Aphis", "Aphis bus", barcode, 1) for barcode in whole + trimmed])
+    told = []
+    plain = make_splits(table, tell=told.append)
+    cleaned = make_splits(table, no_overlap=True, tell=told.append)
+    check_partition(cleaned)
+    barcodes = cleaned["dna_barcode"].to_pylist()
+
+    def leaks(result):
+        of = {barcode.strip("N"): split for barcode, split in zip(barcodes, result["split"].to_pylist(), strict=True)}
+        train = [barcode for barcode, split in of.items() if split == "train"]
+        return sum(any(a in b or b in a for b in train) for a, split in of.items() if split == "test")
+
+    assert leaks(plain) > 0 and leaks(cleaned) == 0
+    number = rows_by_split(plain)["test"]
+    assert f"{leaks(plain)} of {number} barcodes of test ({leaks(plain) / number:.1%}) are part of" in " ".join(told)
+    moved = [(a, b) for a, b in zip(plain["split"].to_pylist(), cleaned["split"].to_pylist(), strict=True) if a != b]
+    assert moved and set(moved) <= {("test", "train"), ("val", "train")}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6))
+def test_contained_finds_every_part(seed):
+    """Against the plain search of every sequence in every other, with N, ends and repeats."""
+    rng = np.random.default_rng(seed)
+    wholes = [
+        "".join(rng.choice(list("ACGTN"), rng.integers(20, 90), p=[0.3, 0.3, 0.2, 0.19, 0.01])) for _ in range(8)
+    ]
+    parts = [whole[(start := rng.integers(0, 20)) : start + rng.integers(24, 60)] for whole in wholes]
+    expected = {(i, j) for i, part in enumerate(parts) for j, whole in enumerate(wholes) if part in whole}
+    comparable = {i for i, part in enumerate(parts) if any(len(run) >= 24 for run in part.split("N"))}
+    assert set(contained(parts, wholes)) == {(i, j) for i, j in expected if i in comparable}
 
 
 def read(path):
