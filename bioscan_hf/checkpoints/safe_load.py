@@ -142,7 +142,7 @@ def _placeholders(pickled: bytes, path: Path) -> list[Any]:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """Every tensor in nested dicts, sequences, sets and namespaces, each object once."""
+    """Every tensor and storage (as tensor) in nested dicts, sequences, sets and namespaces, each object once."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -151,6 +151,8 @@ def _tensors(content: Any) -> Iterator[Tensor]:
         seen.add(id(value))
         if isinstance(value, Tensor):
             yield value
+        if isinstance(value, torch.UntypedStorage):
+            yield torch.empty(0, dtype=torch.uint8, device=value.device).set_(value)
         if isinstance(value, dict):
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set):

@@ -235,6 +235,10 @@ def rebuild(size: str, stride: str, count: str = "K\x04") -> bytes:
         (rebuild("K\x04\x85", "K\x01\x85", "J\x00\x00\x00\x7f"), "more bytes of weights than the 16 that it has"),
         (rebuild("K\x06\x85", "K\x01\x85", "K\x06"), "more bytes of weights than the 16 that it has"),
         (b"\x80\x02X\xff\xff\xff\x7fa.", "cannot be read"),
+        (  # UntypedStorage(2**32)
+            b"\x80\x02}X\x01\x00\x00\x00wctorch.storage\nUntypedStorage\n\x8a\x05\x00\x00\x00\x00\x01\x85Rs.",
+            "more bytes of weights than the 16 that it has",
+        ),
     ],
 )
 def test_declared_sizes_are_checked(pickled, message, tmp_path):
