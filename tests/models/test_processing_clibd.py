@@ -211,7 +211,7 @@ def test_pixels_without_a_known_range_raise(dtype):
         (np.zeros((40, 40, 4), np.uint8), ValueError, r"shape \(40, 40, 4\)"),
         (torch.zeros(40, 40, 3, dtype=torch.uint8), ValueError, r"tensor of the shape \(40, 40, 3\)"),
         (np.zeros((40, 40, 3)), ValueError, r"array of float64. Give uint8"),
-        (Image.fromarray(np.zeros((40, 40), np.int32)), ValueError, r"mode 'I', more than 8 bits"),
+        (Image.fromarray(np.zeros((40, 40), np.int32)), ValueError, r"mode is 'I', whose range is unknown"),
         ("nowhere.jpg", FileNotFoundError, r"nowhere.jpg"),
         (7, TypeError, r"Row 1 of the batch: the photo is a int"),
     ],
