@@ -6,11 +6,14 @@ or from a detector. Sources: https://arxiv.org/abs/2307.10455, https://arxiv.org
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from ..models.photos import LARGEST_PIXELS
 
 Box = tuple[float, float, float, float]
 Corners = Sequence[float] | np.ndarray
@@ -61,12 +64,33 @@ def check_box(box: Corners) -> Box:
     """The box as four floats.
 
     Raises:
-        ValueError: unless it is x0 < x1 and y0 < y1.
+        ValueError: unless it is x0 < x1 and y0 < y1, all finite.
     """
     x0, y0, x1, y1 = map(float, box)
-    if not (x0 < x1 and y0 < y1):  # also false for NaN
+    if not (-math.inf < x0 < x1 < math.inf and -math.inf < y0 < y1 < math.inf):  # also false for NaN
         raise ValueError(f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty: x0 < x1 and y0 < y1 must hold.")
     return x0, y0, x1, y1
+
+
+def scale_box(box: Corners, size: tuple[int, int]) -> np.ndarray:
+    """Corners of a box in a photo of the given width and height.
+
+    Args:
+        box: x0, y0, x1, y1, and width and height of the photo in which the box was found.
+
+    Raises:
+        ValueError: if that photo has another shape than this one, by more than a pixel, or no size.
+    """
+    values = np.asarray(box, dtype=np.float64)
+    width, height = values[4:]
+    if width < 1 or height < 1:
+        raise ValueError(f"The table gives its photo a size of {width:g} x {height:g} pixels.")
+    if abs(size[0] * height - size[1] * width) > max(width, height):
+        raise ValueError(
+            f"The box is of a photo of {width:g} x {height:g} pixels, but this photo has {size[0]} x {size[1]}: it is "
+            f"another photo, or was turned or cut."
+        )
+    return values[:4] * np.tile(size / values[4:], 2)
 
 
 def area_fraction(box: Corners, size: tuple[int, int]) -> float:
@@ -142,10 +166,16 @@ def crop(image: Image.Image, box: Corners, style: str | Style = "bioscan5m") -> 
             left, top, right, bottom = top, image.width - right, bottom, image.width - left
             image = image.transpose(Image.Transpose.ROTATE_90)
         left, top, right, bottom = widen_box((left, top, right, bottom))
+    _check_size(right - left, bottom - top)
     canvas = Image.new("RGB", (right - left, bottom - top), style.padding)
     inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
     canvas.paste(image.crop(inside), (inside[0] - left, inside[1] - top))
     return canvas
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > LARGEST_PIXELS:
+        raise ValueError(f"The crop would have {width:,} x {height:,} pixels; at most {LARGEST_PIXELS:,} are written.")
 
 
 def resize_shorter_side(image: Image.Image, size: int = 256) -> Image.Image:
@@ -154,4 +184,5 @@ def resize_shorter_side(image: Image.Image, size: int = 256) -> Image.Image:
     if shorter == size:
         return image
     width, height = (int(size * side / shorter) for side in image.size)
+    _check_size(width, height)
     return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,21 +23,19 @@ from PIL import Image
 from ..dataset.executors import in_order
 from ..dataset.problems import ProblemList
 from ..files import delete_temporaries, locked, read_json, write_json, writing
+from ..models.photos import decode_photo
 from ..progress import Progress, silent
 from ..release.boxes import Boxes, places_in, read_boxes
-from ..release.layout import find_metadata, packages, photo_root
+from ..release.layout import packages, photo_root
 from ..release.photos import Photos
-from ..release.problems import Problem, ReleaseError, stop
-from ..release.rows import read_rows
-from ..schema import BOX_TABLE_COLUMNS, SPLITS, image_path, resolve_splits
-from .boxes import area_fraction, crop, find_style, resize_shorter_side, scale_factor
+from ..release.problems import Problem, ReleaseError
+from ..schema import BOX_TABLE_COLUMNS
+from .boxes import area_fraction, crop, find_style, resize_shorter_side, scale_box, scale_factor
 from .detector import Detector
+from .sources import Photo, photos_of_folder, photos_of_release
 
 MANIFEST_FILE = "crops.json"
 ORIGINALS = ("original_full", "original_256")
-
-#: Errors of Pillow for a damaged photo.
-UNREADABLE = (ReleaseError, OSError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class CropOptions:
 
 
 class Cropped(NamedTuple):
-    """Result of a run: crops written, crops that were there before, and photos without a crop."""
+    """Result of a run: crops written, crops that were there before, and files without a crop."""
 
     written: int
     present: int
@@ -88,12 +85,13 @@ def crop_folder(
     """Crops every photo of a folder or release.
 
     Run again, it continues where it stopped and replaces nothing. Beside the crops, `output` gets the table of boxes
-    (boxes.tsv, once the run is complete) and, if some photos could not be cropped, problems.csv. A box from a table is
-    in pixels of the photo in which it was found, and is scaled to a smaller photo (original_256). This process reads
+    (boxes.tsv, once the run is complete) and, if some files have no crop, problems.csv. Photos are upright, also those
+    with an EXIF orientation, and so are boxes. A box from a table is in pixels of the photo in which it was found; it
+    is scaled to a smaller photo (original_256) of the same shape, and refused for another shape. This process reads
     the photos, runs the detector and writes the files; workers decode, crop and encode.
 
     Args:
-        source: Folder of JPEGs, or a release with original photos.
+        source: Folder of photos, or a release with original photos.
         boxes: Table of boxes, or a detector that finds them.
         package: Of the release: "original_full" or "original_256"; None is the first of them that it holds.
         split: Of the release, see `resolve_splits`.
@@ -116,14 +114,14 @@ def crop_folder(
     else:
         digest = boxes.digest()
     about = {"package": package, **vars(options), "boxes": digest}
+    problems = ProblemList(keep_going)
     opened = None if package is None else Photos(photo_root(source), package)
     if opened is None:
-        photos = photos_of_folder(source)
+        photos = photos_of_folder(source, problems.note, skip=output)
     else:
         target = "cropped" if options.size is None else f"cropped_{options.size}"
-        photos = photos_of_release(source, opened, target, split)
+        photos = photos_of_release(source, opened, target, split, problems.report)
     _check_output(output, about)
-    problems = ProblemList(keep_going)
     written = 0
     with locked(output, "crop run"), nullcontext() if opened is None else closing(opened):
         _check_output(output, about)
@@ -167,58 +165,6 @@ def _check_output(output: Path, about: dict[str, Any]) -> None:
         raise FileExistsError(f"{str(output)!r} holds something else ({others[0]!r}, ...). Give a new folder.")
 
 
-# ---- photos --------------------------------------------------------------------------------------------------------
-
-
-class Photo(NamedTuple):
-    """A photo to crop.
-
-    Attributes:
-        processid: Its specimen.
-        file: File of its crop, relative to the output.
-        read: Returns the JPEG bytes.
-    """
-
-    processid: str
-    file: str
-    read: Callable[[], bytes]
-
-
-def photos_of_folder(folder: str | Path) -> Iterator[Photo]:
-    """The JPEGs below a folder, in order. The name of a file, without its extension, is the processid.
-
-    Raises:
-        FileNotFoundError: if there are none.
-        ValueError: if two have the same name.
-    """
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(place, name)
-            if path.suffix.lower() in (".jpg", ".jpeg"):
-                if path.stem in seen:
-                    raise ValueError(
-                        f"Two photos below {str(folder)!r} are called {path.stem!r}: {path} is the second."
-                    )
-                seen.add(path.stem)
-                yield Photo(path.stem, path.relative_to(folder).with_suffix(".jpg").as_posix(), path.read_bytes)
-    if not seen:
-        raise FileNotFoundError(f"No JPEGs in {str(folder)!r}, and no original photos of a release either.")
-
-
-def photos_of_release(source: str | Path, photos: Photos, target: str, split: str = "all") -> Iterator[Photo]:
-    """Photos of an open package, in the order of the metadata; their crops become the package `target`."""
-    metadata, splits = find_metadata(source), resolve_splits(split)
-    for first, table in read_rows(metadata, ("processid", "split")):
-        for number, row in enumerate(table.to_pylist(), start=first):
-            processid, part = row["processid"], row["split"]
-            if processid is None or part not in SPLITS:
-                stop(Problem(metadata.name, number, processid, f"no processid, or no split ({part})", "left out"))
-            if part in splits:
-                yield Photo(processid, image_path(processid, part, target), partial(photos.read, processid, part))
-
-
 # ---- crops ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,19 +193,24 @@ def cut(task: Task) -> tuple[Task, bytes | str]:
     assert box is not None
     try:
         image = _decode(jpeg)
-        picture = crop(image, box[:4] * np.tile(image.size / box[4:], 2), options.style)
-    except UNREADABLE as error:
+    except ReleaseError as error:
         return task, f"cannot be read ({error})"
+    try:
+        picture = crop(image, scale_box(box, image.size), options.style)
+        picture = picture if options.size is None else resize_shorter_side(picture, options.size)
     except ValueError as error:
-        return task, str(error)
+        return task, str(error).removesuffix(".")
     buffer = io.BytesIO()
-    picture = picture if options.size is None else resize_shorter_side(picture, options.size)
     picture.save(buffer, "JPEG", quality=options.quality)
     return task, buffer.getvalue()
 
 
-def _decode(jpeg: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+def _decode(photo: bytes) -> Image.Image:
+    """The upright photo; by Pillow, so that crops do not depend on other decoders being installed."""
+    try:
+        return Image.fromarray(decode_photo(photo, decoder="pillow"))
+    except ValueError as error:
+        raise ReleaseError(str(error.__cause__ or error)) from error
 
 
 def _save(path: Path, jpeg: bytes) -> None:
@@ -301,7 +252,7 @@ def _with_boxes(
         for task in unknown:
             try:
                 images[task.processid] = _decode(task.jpeg)
-            except UNREADABLE as error:
+            except ReleaseError as error:
                 report(task, f"cannot be read ({error})")
         found = dict(zip(images, boxes.find(list(images.values())), strict=True))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -25,16 +25,23 @@ class Photos:
     Args:
         index: Folder for the index of the zips, or one that another process has filled; by default a temporary one,
             which `close` removes.
+        splits: Splits to read; zips that hold none of them are not opened. None reads all.
 
     Raises:
         FileNotFoundError: if the release has no photos of the package; the message says which packages it has.
     """
 
-    def __init__(self, root: str | Path, package: str, index: str | Path | None = None):
+    def __init__(
+        self,
+        root: str | Path,
+        package: str,
+        index: str | Path | None = None,
+        splits: Collection[str] | None = None,
+    ):
         self.root, self.package = Path(root), package
         self.folder = photo_folder(self.root, package)
-        self.zips = photo_zips(self.root, package)
-        if self.folder is None and not self.zips:
+        self.zips = photo_zips(self.root, package, splits)
+        if self.folder is None and not photo_zips(self.root, package):
             here = packages(self.root)
             raise FileNotFoundError(
                 f"No photos of {package!r} in {str(self.root)!r}: it has neither bioscan5m/images/{package}/ nor "
@@ -77,7 +84,7 @@ class Photos:
         try:
             name = image_path(processid, split, self.package)
         except ValueError as error:
-            raise ReleaseError(str(error)) from error
+            raise ReleaseError(str(error).removesuffix(".")) from error
         if self.folder is not None and (path := self.folder / name.split(f"/{self.package}/", 1)[1]).is_file():
             data, where = read_file(path, LARGEST_PHOTO), name
         else:

@@ -5,6 +5,7 @@ import io
 import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -180,6 +181,148 @@ def test_problems_stop_or_are_reported(folder, tmp_path):
     assert not (output / "problems.csv").exists()
 
 
+SQUARE = (60, 290, 120, 350)  # of red, in pixels of the photo as it is seen, 200 wide and 400 high
+
+
+def with_square():
+    """Grey noise with a red square."""
+    pixels = np.random.default_rng(0).integers(90, 110, (400, 200, 3), dtype=np.uint8)
+    pixels[SQUARE[1] : SQUARE[3], SQUARE[0] : SQUARE[2]] = (230, 20, 20)
+    return Image.fromarray(pixels)
+
+
+def write_boxes(path, boxes):
+    lines = [
+        "processid\twidth_original\theight_original\tx0\ty0\tx1\ty1",
+        *("\t".join(map(str, box)) for box in boxes),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return read_boxes(path)
+
+
+def red(path):
+    """Share of red pixels: (60 / 84)² = 51 % where the crop shows the square, 40 % in 4:3."""
+    pixels = np.asarray(Image.open(path)).astype(int)
+    return ((pixels[..., 0] > 180) & (pixels[..., 1] < 80)).mean()
+
+
+def test_exif(tmp_path):
+    """A photo that is turned by its EXIF orientation has the same crop as the upright one; the crop has no EXIF."""
+    (tmp_path / "photos").mkdir()
+    for orientation in range(1, 9):
+        turns = (None, None, 0, 3, 1, 5, 2, 6, 4)  # what undoes an orientation, as a transposition of Pillow
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = with_square() if orientation == 1 else with_square().transpose(turns[orientation])
+        image.save(tmp_path / f"photos/P{orientation}.jpg", quality=95, exif=exif)
+    boxes = write_boxes(tmp_path / "boxes.tsv", [(f"P{i}", 200, 400, *SQUARE) for i in range(1, 9)])
+    assert crop_folder(tmp_path / "photos", tmp_path / "out", boxes) == (8, 0, [])
+    expected = np.asarray(Image.open(tmp_path / "out/P1.jpg")).astype(int)
+    assert red(tmp_path / "out/P1.jpg") > 0.35
+    for i in range(2, 9):
+        crop_ = Image.open(tmp_path / f"out/P{i}.jpg")
+        assert not crop_.getexif() and np.abs(np.asarray(crop_) - expected).mean() < 2
+
+
+def test_other_size(tmp_path):
+    """A box whose table speaks of a photo of another shape is refused with both sizes; the same shape is scaled."""
+    (tmp_path / "photos").mkdir()
+    with_square().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photos/lying.jpg")
+    with_square().resize((100, 200)).save(tmp_path / "photos/small.jpg", quality=95)
+    boxes = write_boxes(tmp_path / "boxes.tsv", [(name, 200, 400, *SQUARE) for name in ("lying", "small")])
+    with pytest.raises(ReleaseError, match="lying.jpg .* photo of 200 x 400 pixels, but this photo has 400 x 200"):
+        crop_folder(tmp_path / "photos", tmp_path / "stopped", boxes)
+    done = crop_folder(tmp_path / "photos", tmp_path / "out", boxes, keep_going=True)
+    assert done.written == 1 and [problem.processid for problem in done.problems] == ["lying"]
+    assert red(tmp_path / "out/small.jpg") > 0.35 and not (tmp_path / "out/lying.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("box", "what"),
+    [
+        ((200, 400, 60, 290, 60, 350), "is empty"),
+        ((200, 400, 120, 290, 60, 350), "is empty"),
+        ((200, 400, 200, 400, 260, 460), "lies outside the photo of 200 x 400"),
+        ((200, 400, -90, -90, -1, -1), "lies outside the photo of 200 x 400"),
+        ((0, 400, *SQUARE), "a size of 0 x 400"),
+        ((-200, -400, *SQUARE), "a size of -200 x -400"),
+        ((200, 400, 0, 0, 2**31 - 1, 2**31 - 1), "The crop would have"),
+        ((200, 400, 0, 0, 2**31 - 1, 1), "The crop would have"),
+        ((200, 400, "", 1, 2, 3), "no box in the table"),
+    ],
+)
+def test_impossible_boxes_are_named(tmp_path, box, what):
+    """Width 0, negative, outside the photo, sizes of 0, and crops of more than 67 million pixels."""
+    (tmp_path / "photos").mkdir()
+    with_square().save(tmp_path / "photos/P1.jpg")
+    boxes = write_boxes(tmp_path / "boxes.tsv", [("P1", *box)])
+    with pytest.raises(ReleaseError, match=rf"P1.jpg \(P1\): .*{what}"):
+        crop_folder(tmp_path / "photos", tmp_path / "out", boxes)
+    assert [path.name for path in (tmp_path / "out").glob("*.jpg")] == []
+
+
+def test_endings(tmp_path):
+    """Photos of all formats are cropped; other files are named; what an operating system adds is told once."""
+    photos = tmp_path / "photos"
+    (photos / "__MACOSX").mkdir(parents=True)
+    names = ["a.jpg", "b.JPG", "c.jpeg", "d.png", "e.tif", "f.bmp", "g.webp", "h.TIFF"]
+    for name in names:
+        with_square().save(photos / name)
+    for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._b.jpg", "notes.txt", "moth.cr2", "tab\t.jpg"):
+        (photos / name).write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+    boxes = write_boxes(tmp_path / "boxes.tsv", [(name[0], 200, 400, *SQUARE) for name in names])
+    done = crop_folder(photos, photos / "out", boxes)
+    assert (done.written, done.present) == (8, 0)
+    assert all(red(photos / f"out/{name[0]}.jpg") > 0.35 for name in names)
+    told = {problem.file: (problem.what, problem.consequence) for problem in done.problems}
+    assert {name for name, (_, consequence) in told.items() if consequence == "left out"} == {
+        "notes.txt",
+        "moth.cr2",
+        "tab\t.jpg",
+    }
+    assert [what for what, consequence in told.values() if consequence == "passed over"] == [
+        "4 hidden files or folders of the operating system"
+    ]
+    again = crop_folder(photos, photos / "out", boxes)
+    assert (again.written, again.present) == (0, 8), "crops in a folder of the photos are not cropped again"
+
+
+def test_sixteen_bits(tmp_path):
+    """The upper 8 bits, as `decode_photo` reads them: 40,000 is light grey, 10,000 dark grey."""
+    (tmp_path / "photos").mkdir()
+    deep = np.full((400, 200), 10_000, np.uint16)
+    deep[SQUARE[1] : SQUARE[3], SQUARE[0] : SQUARE[2]] = 40_000
+    for name in ("deep.png", "deep_named.jpg"):
+        Image.fromarray(deep).save(tmp_path / "photos" / name, format="PNG")
+    boxes = write_boxes(tmp_path / "boxes.tsv", [(name, 200, 400, *SQUARE) for name in ("deep", "deep_named")])
+    assert crop_folder(tmp_path / "photos", tmp_path / "out", boxes, options=CropOptions(size=None)) == (2, 0, [])
+    for name in ("deep", "deep_named"):
+        pixels = np.asarray(Image.open(tmp_path / f"out/{name}.jpg")).astype(int)
+        centre = pixels[pixels.shape[0] // 2, pixels.shape[1] // 2]
+        assert abs(centre - 156).max() < 4 and abs(pixels[0, pixels.shape[1] // 2] - 39).max() < 4
+
+
+def test_traversal_crop(tmp_path):
+    """A processid that leads out of the output is refused, with keep_going as well; nothing is written outside."""
+    away = "../../../../../victim/overwritten"
+    metadata = tmp_path / "release/bioscan5m/metadata/csv" / METADATA_CSV
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"processid,split\n{away},val\n..\\..\\x,val\nP1,../val\n")
+    jpeg = io.BytesIO()
+    with_square().save(jpeg, "JPEG")
+    with ZipFile(tmp_path / "release/BIOSCAN_5M_original_256_eval.zip", "w") as archive:
+        archive.writestr(f"bioscan5m/images/original_256/val/{away}.jpg", jpeg.getvalue())
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/overwritten.jpg").write_bytes(b"a file of the user")
+    boxes = write_boxes(tmp_path / "boxes.tsv", [(away, 200, 400, *SQUARE)])
+    with pytest.raises(ReleaseError, match="row 1 .*cannot be the name of a file"):
+        crop_folder(tmp_path / "release", tmp_path / "crops", boxes)
+    done = crop_folder(tmp_path / "release", tmp_path / "crops", boxes, keep_going=True)
+    assert (done.written, len(done.problems)) == (0, 3)
+    assert (tmp_path / "victim/overwritten.jpg").read_bytes() == b"a file of the user"
+    assert not [path for path in tmp_path.rglob("*.jpg") if "victim" not in path.parts]
+
+
 def test_detected_boxes_are_found_once(folder, tmp_path, monkeypatch):
     """With a model, the table holds its boxes and their sizes, and a second run does not ask it again.
 
@@ -239,5 +382,5 @@ def test_unusable_arguments_are_refused_before_anything_is_written(folder, relea
     with pytest.raises(ValueError, match="Two photos below .* are called 'A-20'"):
         crop_folder(folder, output, boxes)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="No JPEGs in"):
+    with pytest.raises(FileNotFoundError, match="No photos .*jpg .jpeg .png .*in"):
         crop_folder(tmp_path / "empty", tmp_path / "crops2", boxes)
