@@ -165,12 +165,13 @@ def _write_metadata(
     checked.labels.save(manifest.path.parent / LABELS_FILE)
 
 
-def add_photos(folder: Path, root: Path, config: str, splits: Sequence[str]) -> Manifest:
+def add_photos(folder: Path, root: Path, config: str, splits: Sequence[str], workers: int = 1) -> Manifest:
     """Adds the missing photo shards of some splits to a complete build of metadata; returns its manifest.
 
     Args:
         folder: The build.
         root: Folder of the release.
+        workers: Processes that write.
 
     Raises:
         FileNotFoundError: if the release does not have the photos of these splits.
@@ -182,7 +183,8 @@ def add_photos(folder: Path, root: Path, config: str, splits: Sequence[str]) -> 
     with locked(folder, "build"):
         manifest = Manifest.read(folder)
         delete_temporaries(folder)
-        _write_photos(_photo_shards(root, config, manifest, splits, False), manifest, ProblemList(False), silent)
+        tasks = _photo_shards(root, config, manifest, splits, False)
+        _write_photos(tasks, manifest, ProblemList(False), silent, workers=workers)
     return manifest
 
 
@@ -216,7 +218,7 @@ def _write_photos(
     output, root, config = tasks[0].output, tasks[0].root, tasks[0].config
     # Inside `output`, so that other machines see it too.
     with TemporaryDirectory(prefix=_INDEX_PREFIX, dir=output) as index:
-        with closing(Photos(root, config, index)) as photos:
+        with closing(Photos(root, config, index, {task.split for task in tasks})) as photos:
             photos.open()  # makes the index
         tasks = [replace(task, index=index) for task in tasks]
         total = sum(manifest.counts.values())

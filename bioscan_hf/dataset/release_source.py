@@ -94,7 +94,7 @@ class Release:
             return open_files(built.files("dna", splits), request)
         folder = built.path.parent
         with locked(folder.parent, "build", wait=True, name=f"{folder.name}.lock"):
-            built = add_photos(folder, self.photo_root, request.config, splits)
+            built = add_photos(folder, self.photo_root, request.config, splits, request.num_proc or 1)
         return open_files(built.files(request.config, splits), request)
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
@@ -136,9 +136,9 @@ class _PhotosOf:
     """Photos of a config of a release, for other processes to open. The index of the zips is made once, and cached."""
 
     def __init__(self, source: Release, config: str, splits: Sequence[str]):
-        photos = Photos(source.photo_root, config)
+        photos = Photos(source.photo_root, config, splits=splits)
         photos.check(splits)
-        self.root, self.config = source.photo_root, config
+        self.root, self.config, self.splits = source.photo_root, config, tuple(splits)
         self.index = cache_folder("zip-index", _VERSION + _stats(photos.zips), source.cache_dir)
         if photos.zips:
             with locked(self.index.parent, "index", wait=True, name=f"{self.index.name}.lock"):
@@ -147,7 +147,7 @@ class _PhotosOf:
                 photos.close()
 
     def open(self) -> Photos:
-        return Photos(self.root, self.config, self.index)
+        return Photos(self.root, self.config, self.index, self.splits)
 
 
 _Piece = tuple[str, int, int, int]  # file, row group, its first row here, and the row after the last

@@ -6,7 +6,7 @@ Layout: https://arxiv.org/abs/2406.12723.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ..schema import IMAGE_PACKAGES
@@ -15,7 +15,7 @@ from .catalogue import BOXES_TSV, METADATA_NAME, METADATA_ZIP, SPLIT_GROUPS, ZIP
 #: Endings of tables.
 TABLE_NAME = re.compile(r"\.(csv|tsv|json|jsonl|jsonld)(\.gz)?$")
 
-_ZIP_NAME = re.compile(rf"BIOSCAN_5M_({'|'.join(IMAGE_PACKAGES)})(?:_(?:pretrain|train|eval))?(?:\.\d\d)?\.zip")
+_ZIP_NAME = re.compile(rf"BIOSCAN_5M_({'|'.join(IMAGE_PACKAGES)})(?:_(pretrain|train|eval))?(?:\.\d\d)?\.zip")
 
 
 def is_metadata(name: str) -> bool:
@@ -77,10 +77,24 @@ def photo_folder(root: Path, package: str, split: str = "") -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def photo_zips(root: Path, package: str) -> list[Path]:
-    """Zips of a package in the folder of a release, by their published names."""
+def photo_zips(root: Path, package: str, splits: Collection[str] | None = None) -> list[Path]:
+    """Zips of a package in the folder of a release, by their published names.
+
+    Args:
+        splits: Leaves out the zips that hold other splits only.
+    """
+    groups = None if splits is None else {None, *(_group(split) for split in splits)}
     found = ((path, _ZIP_NAME.fullmatch(path.name)) for path in sorted(root.glob("BIOSCAN_5M_*.zip")))
-    return [path for path, match in found if match is not None and match[1] == package]
+    return [
+        path
+        for path, match in found
+        if match is not None and match[1] == package and (groups is None or match[2] in groups)
+    ]
+
+
+def _group(split: str) -> str:
+    """The group of splits that share zips."""
+    return next((group for group, inside in SPLIT_GROUPS.items() if split in inside), "eval")
 
 
 def packages(root: str | Path) -> list[str]:
@@ -96,10 +110,9 @@ def missing_zips(root: str | Path, package: str, splits: Iterable[str]) -> dict[
     zip of the whole package or all its parts.
     """
     root = Path(root)
-    groups = {split: group for group, inside in SPLIT_GROUPS.items() for split in inside}
     missing: dict[str, list[str]] = {}
     for split in splits:
-        variants = zip_variants(package, groups.get(split, "eval"))
+        variants = zip_variants(package, _group(split))
         lacking = [[name for name in names if not (root / name).is_file()] for names in variants]
         if photo_folder(root, package, split) or not all(lacking):
             continue
