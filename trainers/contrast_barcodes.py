@@ -84,6 +84,7 @@ class ContrastOptions:
     validation_splits: list[str] = option(list(QUESTIONS), f"Some of {', '.join(QUESTIONS)}; 'none' for none.")
     unique_barcodes: bool = option(True, "Keep one specimen per barcode.")
     ranks: list[str] = option(["species"], "Ranks, or dna_bin, at which equal taxa are positives.")
+    labels: str | None = option(None, "File labels.json with the label ids. Default: those of --source.")
     rank_weights: list[float] | None = option(None, "One weight for each of --ranks. Default: equal weights.")
     temperature: float = option(0.1, "Temperature of the loss.")
     views: int = option(1, "Altered reads of each barcode in a batch.")
@@ -175,7 +176,13 @@ def load_rows(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dat
     Raises:
         ValueError: if there are no rows, or rows without a barcode.
     """
-    loaded = load_bioscan5m(options.source, split=split, ranks=list(ranks), unique_barcodes=options.unique_barcodes)
+    loaded = load_bioscan5m(
+        options.source,
+        split=split,
+        ranks=list(ranks),
+        unique_barcodes=options.unique_barcodes,
+        labels=options.labels,
+    )
     data = cast(Dataset, loaded).select_columns(["dna_barcode", *(f"{rank}_index" for rank in ranks)])
     check_rows(data, options.source, split)
     return data

@@ -29,6 +29,10 @@ def probe(
     protocol: Annotated[
         Literal["default", "upstream"], Option(help="linear: upstream is the published protocol.")
     ] = "default",
+    labels: Annotated[
+        Path | None,
+        Option(metavar="labels.json", help="Label ids. Default: those of SOURCE, which must be a whole release."),
+    ] = None,
     force: Force = False,
     *,
     out: Output,
@@ -50,7 +54,7 @@ def probe(
         how = {"protocol": protocol}
     metrics = probe_barcodes(
         {name: part.embeddings for name, part in found.items()},
-        {name: labels_of(source, name, part.processids) for name, part in found.items()},
+        {name: labels_of(source, name, part.processids, labels) for name, part in found.items()},
         probe=linear_probe if probe == "linear" else knn_probe,
         **how,
     )

@@ -1,18 +1,19 @@
 """`load_bioscan5m`: one dataset from every kind of source, with the label ids of the bioscan-dataset package."""
 
 import csv
-import os
+import inspect
 import shutil
 import subprocess
 import sys
+from typing import Literal, get_overloads
 
 import pandas
 import pytest
-from datasets import Image
+from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, load_dataset
 
 from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import load as data
-from bioscan_hf.dataset.load import labels_of, load_bioscan5m, load_label_maps, parse_taxon
+from bioscan_hf.dataset.load import LoadOptions, labels_of, load_bioscan5m, load_label_maps, parse_taxon
 from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.release.tables import read_table
 from bioscan_hf.release.write import write_table
@@ -243,6 +244,57 @@ def test_labels_of_follow_the_ids_asked_for(dataset):
     assert labels_of(dataset, "test", ids)["genus"].tolist() == labels
     with pytest.raises(ValueError, match="'NOBODY' and 0 more are not in the split 'test'"):
         labels_of(dataset, "test", [*ids, "NOBODY"])
+
+
+@pytest.mark.parametrize("config", ["dna", "cropped_256"])
+def test_load_dataset_gives_the_same_rows_except_for_the_cut(dataset, config):
+    """`datasets.load_dataset` of a build, without our code: equal rows and features but for barcodes over 660."""
+    theirs = load_dataset(str(dataset), config)
+    ours = load_bioscan5m(dataset, config)
+    assert set(theirs) == set(ours) == set(SPLITS)
+    longest = 0
+    for split in SPLITS:
+        assert ours[split].features == theirs[split].features
+        expected = raw(theirs[split])
+        assert raw(load_bioscan5m(dataset, config, split, max_nucleotides=None)) == expected
+        streamed = load_dataset(str(dataset), config, split=split, streaming=True)
+        assert raw(streamed) == expected
+        longest = max(longest, *(len(row["dna_barcode"]) for row in expected))
+        for row in expected:
+            row["dna_barcode"] = row["dna_barcode"][:660]
+        assert raw(ours[split]) == expected
+        assert raw(load_bioscan5m(dataset, config, split, streaming=True)) == expected
+    assert longest > 660, "no long barcode: this test would prove nothing"
+
+
+def test_the_signature_is_the_published_one():
+    """Names and order of design.md; the type of the result follows `split` and `streaming`."""
+    named = list(inspect.signature(load_bioscan5m).parameters)
+    assert (
+        named
+        == (
+            "source config split streaming columns taxon ranks max_nucleotides unique_barcodes "
+            "revision token cache_dir num_proc labels"
+        ).split()
+    )
+    kinds = [inspect.signature(one, eval_str=True) for one in get_overloads(load_bioscan5m)]
+    found = [
+        (kind.parameters["split"].annotation, kind.parameters["streaming"].annotation, kind.return_annotation)
+        for kind in kinds
+    ]
+    assert found[:4] == [
+        (None, Literal[False], DatasetDict),
+        (None, Literal[True], IterableDatasetDict),
+        (str, Literal[False], Dataset),
+        (str, Literal[True], IterableDataset),
+    ]
+    assert set(LoadOptions.__annotations__) == set(named[4:]), "overloads take the same options"
+
+
+def test_results_have_the_declared_types(dataset):
+    for split, kinds in ((None, (DatasetDict, IterableDatasetDict)), ("val", (Dataset, IterableDataset))):
+        for streaming, kind in zip((False, True), kinds, strict=True):
+            assert type(load_bioscan5m(dataset, "dna", split, streaming=streaming)) is kind
 
 
 def test_clean_barcodes():

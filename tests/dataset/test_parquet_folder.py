@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Image
 
+from bioscan_hf.cli.main import main
 from bioscan_hf.dataset.load import labels_of, load_bioscan5m, load_label_maps
 from bioscan_hf.dataset.sources import source_kind
 from bioscan_hf.labels import LabelMaps
@@ -207,6 +208,25 @@ def test_a_split_copied_without_labels_json(alone, dataset):
         assert labels_of(alone, "test", ids, labels)["species"].tolist() == whole[:2]
     with pytest.raises(KeyError, match="is not a species of this release, which has 1"):
         load_bioscan5m(alone, "dna", "test", ranks=["species"], labels=LabelMaps({"species": ["No such"]}))
+
+
+def test_commands_that_need_label_ids(dataset, tmp_path, capsys):
+    """`probe` of a copy without labels.json: one line that says what to do, and the same numbers with --labels."""
+    copied = shutil.copytree(dataset, tmp_path / "copied")
+    for name in ("labels.json", "manifest.json"):
+        (copied / name).unlink()
+    splits = [part for name in ("train", "test", "test_unseen") for part in ("--split", name)]
+    main(["embed", str(copied), str(tmp_path / "e"), "--model", "kmer:3", *splits, "--quiet"])
+    results = []
+    for source, more in ((dataset, []), (copied, ["--labels", str(dataset / "labels.json")])):
+        main(["probe", str(source), str(tmp_path / "e"), "--force", "--json", *more])
+        results.append(json.loads(capsys.readouterr().out)["metrics"])
+    assert results[0] == results[1]
+    with pytest.raises(SystemExit) as stopped:
+        main(["probe", str(copied), str(tmp_path / "e"), "--force"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and len(error.splitlines()) == 1
+    assert "copied' has no labels.json" in error and "--labels" in error
 
 
 def test_taxa_without_labels_json(alone, dataset):

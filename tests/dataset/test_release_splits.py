@@ -46,7 +46,7 @@ def test_download_of_one_split_then_load_of_it(part, release, dataset, cache):
     assert {name for name in copied(cache) if name.startswith("cropped")} == {"cropped_256/train"}
     for split in ("val", "train+val", "seen", None):
         for streaming in (False, True):
-            with pytest.raises(FileNotFoundError, match="no cropped_256 photos of .*_eval.zip.* missing. Download them"):
+            with pytest.raises(FileNotFoundError, match="no cropped_256 photos of .*_eval.zip.* missing. Download"):
                 load_bioscan5m(part, "cropped_256", split, streaming=streaming)
     shutil.copy(release / "BIOSCAN_5M_cropped_256_eval.zip", part)
     assert rows(load_bioscan5m(part, "cropped_256", "val")) == rows(load_bioscan5m(dataset, "cropped_256", "val"))
