@@ -1,12 +1,15 @@
 """The metadata of a release of 5,150,850 specimens: building, opening and reading, beside bioscan-dataset's loader.
 
-    python benchmarks/bench_dataset_scale.py --work FOLDER            # about 13 GB on disk, 10 minutes on two cores
-    python benchmarks/bench_dataset_scale.py --work FOLDER --rows 100000 --output trial.json
+    python benchmarks/bench_dataset_scale.py --work FOLDER            # about 20 GB on disk, 20 minutes on two cores
+    python benchmarks/bench_dataset_scale.py --work FOLDER --rows 200000 --output trial.json    # two minutes
+    python benchmarks/bench_dataset_scale.py --work FOLDER --before PYTHON    # also an earlier version, for comparison
 
 Every step is a process of its own: seconds are its wall clock without imports, RSS is its peak (`ru_maxrss`), and
 "added" is that without what the imports need. Pages of mapped files count in it, though the system can drop them;
 "anonymous" at the end of a step is what the process holds itself. The peer reads the same CSV in the same run. Bytes
 read are those of the process's `read` calls (/proc/self/io, Linux alone); a cached page counts like one from disk.
+Bytes read by a build over those of the metadata are its passes over the metadata, and a little for what it wrote.
+With `--before`, a Python in which an earlier version is installed runs the steps of `COMPARED` as well.
 """
 
 from __future__ import annotations
@@ -32,11 +35,18 @@ simulate_release(release, rows, metadata_only=True, force=True)
 result = {"csv_bytes": csv.stat().st_size, "bytes_per_row": csv.stat().st_size / rows}
 """,
     "build": """
-from bioscan_hf.dataset.build import build
+import pyarrow.parquet
 start()
-manifest = build(release, parquet, ["dna"])
-sizes = [shard["bytes"] for shard in manifest.shards.values()]
-result = {"rows": sum(manifest.counts.values()), "bytes": sum(sizes), "largest_shard": max(sizes)}
+command(["build", str(release), str(parquet), "--config", "dna", "--quiet"])
+files = list(parquet.glob("dna/*.parquet"))
+sizes = [file.stat().st_size for file in files]
+count = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+result = {"rows": count, "bytes": sum(sizes), "largest_shard": max(sizes), "csv_bytes": csv.stat().st_size}
+""",
+    "split": """
+start()
+command(["split", str(csv), str(parquet.with_suffix(".csv")), "--quiet"])
+result = {"bytes": parquet.with_suffix(".csv").stat().st_size}
 """,
     "peer_load": """
 from bioscan_dataset.bioscan5m import load_bioscan5m_metadata
@@ -55,6 +65,21 @@ from bioscan_hf.dataset.load import load_bioscan5m
 start()
 data = load_bioscan5m(parquet, "dna", "all")
 result = {"rows": len(data), "row": data[0]["processid"]}
+""",
+    "open_with_labels": """
+from bioscan_hf import load_bioscan5m
+ranks = ["phylum", "class", "order", "family", "subfamily", "genus", "species", "dna_bin"]
+start()
+data = load_bioscan5m(parquet, "dna", "all", ranks=ranks)
+result = {"rows": len(data), "ids": [data[len(data) - 1][f"{rank}_index"] for rank in ranks]}
+""",
+    "label_lookups": """
+from bioscan_hf.labels import LabelMaps
+maps = LabelMaps.load(parquet / "labels.json")
+names = maps.names("dna_bin")[:10_000]
+start()
+ids = [maps.label2index("dna_bin", name) for name in names]
+result = {"lookups": len(ids)}
 """,
     "first_open_whole_barcodes": """
 from bioscan_hf.dataset.load import load_bioscan5m
@@ -76,6 +101,20 @@ start()
 data = load_bioscan5m(parquet, "dna", "train", streaming=True).with_format("arrow")
 result = {"rows": sum(len(table) for table in data.iter(10_000))}
 """,
+    "stream_release": """
+import torch
+from bioscan_hf import load_bioscan5m
+start()
+data = load_bioscan5m(release, "dna", "train", streaming=True, ranks=["species"])
+result = {"rows": sum(1 for row in data)}
+""",
+    "stream_release_again": """
+import torch
+from bioscan_hf import load_bioscan5m
+start()
+data = load_bioscan5m(release, "dna", "train", streaming=True, ranks=["species"])
+result = {"rows": sum(1 for row in data)}
+""",
     "labels_of_train": """
 import pyarrow.dataset
 start()
@@ -85,12 +124,17 @@ result = {"rows": len(table)}
 """,
 }
 
+#: Steps that earlier versions can run.
+COMPARED = ("build", "split", "open_with_labels", "stream_release", "stream_release_again")
+
 FRAME = """
 import json, os, resource, sys, time
+from importlib.metadata import entry_points
 from pathlib import Path
 release, parquet, rows = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 csv = release / "bioscan5m/metadata/csv/BIOSCAN_5M_Insect_Dataset_metadata.csv"
 began = {{}}
+[command] = [entry.load() for entry in entry_points(group="console_scripts", name="bioscan-hf")]
 
 def read_bytes():
     lines = dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())
@@ -114,11 +158,11 @@ os._exit(0)  # the reader threads of a stream that was left in the middle may ne
 """
 
 
-def run(step: str, work: Path, rows: int) -> dict[str, Any]:
+def run(step: str, release: Path, work: Path, rows: int, python: str = sys.executable) -> dict[str, Any]:
     """Figures of one step, in a process of its own."""
     program = FRAME.format(step=STEPS[step])
     environment = {**os.environ, "HF_HOME": str(work / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-c", program, str(work / "release"), str(work / "parquet"), str(rows)]
+    command = [python, "-c", program, str(release), str(work / "parquet"), str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"The step {step!r} failed:\n{done.stderr}")
@@ -138,23 +182,38 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="empty or new folder for the release and the caches")
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--before", metavar="PYTHON", help="Python in which an earlier version is installed")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "dataset_scale.json")
     options = parser.parse_args(arguments)
     if options.work.exists() and any(options.work.iterdir()):
         parser.error(f"{options.work} is not empty: the caches in it would make the first opening a second one")
 
-    metrics = {step: run(step, options.work, options.rows) for step in STEPS}
-    peer, total = metrics["peer_load"]["seconds"], metrics["build"]["bytes"]
+    release = options.work / "release"
+    metrics = {step: run(step, release, options.work, options.rows) for step in STEPS}
+    before = {}
+    if options.before:
+        print(f"with {options.before}:")
+        folder = options.work / "before"
+        folder.mkdir()
+        before = {step: run(step, release, folder, options.rows, options.before) for step in COMPARED}
+    peer, total, lookups = metrics["peer_load"]["seconds"], metrics["build"]["bytes"], metrics["label_lookups"]
     ratios = {
+        "build_passes_over_metadata": metrics["build"]["bytes_read"] / metrics["build"]["csv_bytes"],
+        "milliseconds_per_label_lookup": 1000 * lookups["seconds"] / lookups["lookups"],
         "peer_over_build": peer / metrics["build"]["seconds"],
         "peer_over_first_open": peer / metrics["first_open"]["seconds"],
         "peer_over_reopen": peer / metrics["reopen"]["seconds"],
         "train_share_of_bytes_read": metrics["stream_train"]["bytes_read"] / total,
         "train_labels_share_of_bytes_read": metrics["labels_of_train"]["bytes_read"] / total,
     }
+    for step, figures in before.items():
+        ratios[f"before_over_{step}"] = figures["seconds"] / metrics[step]["seconds"]
+        ratios[f"before_over_{step}_peak_rss"] = figures["peak_rss"] / metrics[step]["peak_rss"]
     for name, value in ratios.items():
         print(f"{name:<36}{value:>9.3f}")
-    return write_results(options.output, task="dataset/scale", rows=options.rows, metrics={**metrics, **ratios})
+    return write_results(
+        options.output, task="dataset/scale", rows=options.rows, metrics={**metrics, **ratios}, before=before
+    )
 
 
 if __name__ == "__main__":

@@ -5,28 +5,36 @@ import gzip
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from hashlib import md5
 from multiprocessing import get_context
 from pathlib import Path
 from zipfile import ZipFile
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Image, load_dataset
 from PIL import Image as PILImage
+from torch.utils.data import DataLoader
 
 from bioscan_hf.dataset import build as builder
+from bioscan_hf.dataset import release_source
 from bioscan_hf.dataset.build import build
+from bioscan_hf.dataset.load import load_bioscan5m
+from bioscan_hf.dataset.request import label_ids
 from bioscan_hf.files import file_hash
 from bioscan_hf.labels import LabelMaps
 from bioscan_hf.models.pixels import decode_batch
+from bioscan_hf.release import photos, rows, tables
 from bioscan_hf.release.catalogue import BOXES_TSV
 from bioscan_hf.release.columns import BOX_COLUMNS
 from bioscan_hf.release.layout import find_metadata
@@ -160,10 +168,14 @@ def test_missing_sources(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_column_is_named(tmp_path):
-    path = write_rows(tmp_path / "m.csv", [row()], [column for column in COLUMNS if column != "dna_bin"])
-    with pytest.raises(ReleaseError, match="m.csv has no column 'dna_bin' .its columns: processid, sampleid"):
+def test_missing_columns_are_named_or_null(tmp_path):
+    """Ids and barcodes are needed, and named together; other columns are null."""
+    path = write_rows(tmp_path / "m.csv", [row()], ["species", "split"])
+    with pytest.raises(ReleaseError, match="m.csv has no column 'processid'.*'dna_barcode'.*Its columns are species"):
         build(path, tmp_path / "out")
+    build(write_rows(path, [row()], ["processid", "dna_barcode", "split"]), tmp_path / "out")
+    [found] = load_dataset(str(tmp_path / "out"), "dna", split="train")
+    assert list(found) == list(COLUMNS) and {name for name in COLUMNS if found[name] is not None} == set(row())
 
 
 def test_truncated_files_are_told(release, tmp_path):
@@ -172,7 +184,7 @@ def test_truncated_files_are_told(release, tmp_path):
     with pytest.raises(ReleaseError, match="cut.csv: line .*has the file been cut off"):
         build(tmp_path / "cut.csv", tmp_path / "out")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(data)[:-2000])
-    with pytest.raises(ReleaseError, match="cut.csv.gz cannot be read to its end"):
+    with pytest.raises(ReleaseError, match="cut.csv.gz is not a readable table"):
         build(tmp_path / "cut.csv.gz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -180,7 +192,7 @@ def test_truncated_files_are_told(release, tmp_path):
 BAD_ROWS = [
     (row("A2", "tset"), r"row 2 \(A2\): unknown split 'tset' .BIOSCAN-5M has pretrain, train"),
     (row("A2", ""), r"row 2 \(A2\): its split is empty; `bioscan-hf split` partitions"),
-    (row("A2", barcode="HELLO WORLD"), r"row 2 \(A2\): dna_barcode is not DNA: it contains 'E'"),
+    (row("A2", barcode="HELLOWORLD"), r"row 2 \(A2\): dna_barcode is not DNA: it contains 'E'"),
     (row("A1"), r"row 2 \(A1\): repeats the processid of row 1"),
     (row(""), r"row 2: processid None is not an id"),
     (row("A 2"), r"row 2 \(A 2\): processid 'A 2' is not an id"),
@@ -424,7 +436,7 @@ def test_every_kind_of_damage_is_listed(copy, tmp_path):
     metadata = find_metadata(copy)
     rows = read_csv(copy)
     others = [r for r in rows if r["processid"] not in ids]
-    rows += [{**others[0]}, {**others[1], "processid": "NEW-1", "dna_barcode": "not DNA"}]
+    rows += [{**others[0]}, {**others[1], "processid": "NEW-1", "dna_barcode": "NOTDNA"}]
     write_rows(metadata, rows)
 
     with pytest.raises(ReleaseError, match=r"metadata.csv, row 402 .NEW-1.: dna_barcode is not DNA"):
@@ -610,3 +622,109 @@ def test_builds_from_every_format_are_equal(release, dataset, tmp_path, kind):
     build(source, tmp_path / "out", rows_per_shard={"dna": 100})
     for file in dataset.glob("dna/*.parquet"):
         assert pq.read_table(file).equals(pq.read_table(tmp_path / "out" / file.relative_to(dataset)))
+
+
+# ---- passes and copies ---------------------------------------------------------------------------------------------
+
+
+def count_openings(monkeypatch):
+    """Path -> how often a table was opened, and how often all of it was read."""
+    opened, read = Counter(), Counter()
+    original, reader = tables._open, tables.read_strings
+
+    def open_table(path, *arguments, **options):
+        opened[Path(path).name] += 1
+        return original(path, *arguments, **options)
+
+    def read_strings(path, *arguments, **options):
+        yield from reader(path, *arguments, **options)
+        read[Path(path).name] += 1
+
+    monkeypatch.setattr(tables, "_open", open_table)
+    monkeypatch.setattr(rows, "read_strings", read_strings)
+    return opened, read
+
+
+def test_a_build_reads_the_metadata_twice(release, tmp_path, monkeypatch):
+    """Once to check it, once to write it; besides, only header lines are read. Photos do not add passes."""
+    opened, read = count_openings(monkeypatch)
+    build(release, tmp_path / "out", rows_per_shard=SIZES)
+    metadata = find_metadata(release).name
+    assert read[metadata] == 2 and opened[metadata] <= 7
+    build(release, tmp_path / "out", rows_per_shard=SIZES)
+    assert read[metadata] == 2, "a build that is whole reads nothing"
+
+
+def bytes_in(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_photos_are_copied_once_and_only_if_asked_for(release, dataset, tmp_path, monkeypatch):
+    """Caches of `datasets`: none holds photos for columns without them, one holds them for all other columns."""
+    photos = sum(len(row["image"]["bytes"]) for path in dataset.glob("cropped_256/train-*") for row in rows_of(path))
+    for source in (dataset, release):
+        cache = tmp_path / source.name
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        assert load_bioscan5m(source, "cropped_256", "train", columns=["processid"])["processid"]
+        assert bytes_in(cache) < 0.5 * photos, "only text was asked for"
+        load_bioscan5m(source, "cropped_256", "train")
+        once = bytes_in(cache)
+        assert once > photos
+        for columns in (["image", "species"], ["processid", "image"]):
+            data = load_bioscan5m(source, "cropped_256", "train", columns=columns)
+            assert data.column_names == columns and data[0]["image"].size
+        load_bioscan5m(source, "cropped_256", "train+val")
+        val = sum(len(row["image"]["bytes"]) for path in dataset.glob("cropped_256/val-*") for row in rows_of(path))
+        assert bytes_in(cache) - once < 0.5 * photos + 3 * val, "the photos of train were copied again"
+
+
+def rows_of(path):
+    return pq.read_table(path).to_pylist()
+
+
+def test_a_split_without_the_photos_of_the_others(copy, dataset):
+    """`download --split train`, then `load_bioscan5m(release, "cropped_256", "train")`."""
+    for path in copy.glob("BIOSCAN_5M_cropped_256_*.zip"):
+        if path.name != "BIOSCAN_5M_cropped_256_train.zip":
+            path.unlink()
+    expected = load_bioscan5m(dataset, "cropped_256", "train", ranks=["species"])
+    for streaming in (False, True):
+        data = load_bioscan5m(copy, "cropped_256", "train", ranks=["species"], streaming=streaming)
+        assert list(data.select_columns(["processid", "species_index"])) == list(
+            expected.select_columns(["processid", "species_index"])
+        )
+        with pytest.raises(FileNotFoundError, match="no cropped_256 photos of pretrain"):
+            load_bioscan5m(copy, "cropped_256", "pretrain", streaming=streaming)
+
+
+def test_workers_share_a_streamed_release(release, dataset, monkeypatch):
+    """A stream with photos has several shards, and pickles without rows; the zips are indexed once for all epochs."""
+    monkeypatch.setattr(release_source, "STREAM_ROWS", 20)
+    indexed = []
+    original = photos.index_zips
+    monkeypatch.setattr(photos, "index_zips", lambda *given: (indexed.append(given), original(*given)))
+    stream = load_bioscan5m(release, "cropped_256", "pretrain", streaming=True, ranks=["species"])
+    assert stream.num_shards == -(-240 // 20) and len(pickle.dumps(stream)) < 100_000
+    stream = stream.select_columns(["processid", "species_index"])
+    expected = load_bioscan5m(dataset, "dna", "pretrain", ranks=["species"], columns=["processid"])
+    for _ in range(2):
+        assert list(stream) == list(expected)
+    loader = DataLoader(stream, batch_size=16, num_workers=2)
+    found = [processid for batch in loader for processid in batch["processid"]]
+    assert sorted(found) == sorted(expected["processid"]) and len(indexed) <= 1
+
+
+def test_each_name_of_a_block_is_looked_up_once(monkeypatch):
+    """Label ids of a block take a look-up per different name, however many names the release has."""
+    maps = LabelMaps({"genus": [f"G{i:04}" for i in range(1000)]})
+    looked_up = []
+    encode = maps.encode
+    monkeypatch.setattr(maps, "encode", lambda rank, names: (looked_up.extend(names), encode(rank, names))[1])
+    names = pa.chunked_array([["G0007", None, "G0999"] * 100, ["G0007"] * 50])
+    assert label_ids(names, "genus", maps).to_pylist() == [7, -1, 999] * 100 + [7] * 50
+    assert looked_up == ["G0007", "G0999", "G0007"]
+    coded = pa.chunked_array([pa.array(["G0001", None]).dictionary_encode()])
+    assert label_ids(coded, "genus", maps).to_pylist() == [1, -1]
+    assert label_ids(pa.chunked_array([], pa.string()), "genus", maps).to_pylist() == []
+    with pytest.raises(KeyError, match="'G1000' is not a genus of this release"):
+        label_ids(pa.chunked_array([["G1000"]]), "genus", maps)
