@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,8 @@ GAPS = "-."
 #: IUPAC codes -> N.
 TO_N = str.maketrans(dict.fromkeys(AMBIGUOUS, "N"))
 
-_REMOVED = str.maketrans(dict.fromkeys(GAPS))
+_SPELLING = str.maketrans({**{letter: letter.upper() for letter in ascii_lowercase}, "u": "T", "U": "T"})
+_SPELLING |= str.maketrans(dict.fromkeys(GAPS))
 _LONGEST_MARKER = max(len(marker) for marker in MISSING_TAXA if not set(marker.upper()) - set(LETTERS))
 _BLOCK = 10_000  # rows that are hashed at a time
 
@@ -50,7 +52,8 @@ def spell(barcode: str | None) -> str | None:
     """
     if barcode is None or barcode.strip().lower() in MISSING_TAXA:
         return None
-    return "".join(barcode.split()).translate(_REMOVED).upper().replace("U", "T") or None
+    spelling = "".join(barcode.split()).translate(_SPELLING)
+    return None if spelling.lower() in MISSING_TAXA else spelling
 
 
 def spelled(barcodes: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -64,10 +67,11 @@ def spelled(barcodes: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         barcodes = barcodes.cast(pa.large_string() if pa.types.is_large_binary(barcodes.type) else pa.string())
     if _is_spelled(barcodes):
         return barcodes
-    missing = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(barcodes)), pa.array(MISSING_TAXA, barcodes.type))
-    upper = pc.utf8_upper(pc.replace_substring_regex(barcodes, r"[\s\p{Z}.\-]+", ""))
+    markers = pa.array(MISSING_TAXA, barcodes.type)
+    missing = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(barcodes)), markers)
+    upper = pc.ascii_upper(pc.replace_substring_regex(barcodes, r"[\s\x0b\x1c-\x1f\x{85}\p{Z}.\-]+", ""))
     upper = pc.replace_substring(upper, "U", "T")
-    return pc.if_else(pc.or_(missing, pc.equal(upper, "")), pa.scalar(None, barcodes.type), upper)
+    return pc.if_else(pc.or_(missing, pc.is_in(pc.ascii_lower(upper), markers)), pa.scalar(None, barcodes.type), upper)
 
 
 def _is_spelled(barcodes: pa.Array) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..barcodes import spelled
 from ..models.tokenization_kmer import arrow_text, string_chunks
 from .base import Encoder
 
@@ -29,8 +31,8 @@ def kmer_counts(
 ) -> NDArray[np.float32]:
     """Counts (n, V) of the overlapping k-mers of each barcode.
 
-    K-mers with characters other than A, C, G and T in upper case are not counted. The strand of a barcode is known, so
-    reverse complements are counted separately. A barcode shorter than `k` is a row of zeros.
+    Barcodes get their one spelling (`barcodes.spell`). K-mers with N or an IUPAC code are not counted. The strand of
+    a barcode is known, so reverse complements are counted separately. A barcode shorter than `k` is a row of zeros.
 
     Args:
         column: The barcodes. An Arrow column is read without a copy.
@@ -46,7 +48,7 @@ def kmer_counts(
         [1, 6]
     """
     _check_k(k)
-    chunks = string_chunks(column)
+    chunks = [pc.fill_null(spelled(chunk), "") for chunk in string_chunks(column)]
     counts = np.empty((sum(map(len, chunks)), 4**k), np.float32)
     row = 0
     for strings in chunks:

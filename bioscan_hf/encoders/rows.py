@@ -13,9 +13,12 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
 
+from ..barcodes import spelled
 from ..models.pixels import photo_bytes
 from .base import Encoder
 from .stored import named
+
+BARCODE = "dna_barcode"
 
 #: What `embed` does with a row whose value is missing.
 MISSING = ("error", "invalid")
@@ -36,7 +39,7 @@ class Rows:
             )
         if missing not in MISSING:
             raise ValueError(f"missing={missing!r} is unknown. Choose {' or '.join(MISSING)}.")
-        self.columns: tuple[str, ...] = (column or "dna_barcode",)
+        self.columns: tuple[str, ...] = (column or BARCODE,)
         self._values: Callable[[pa.Table], list[Any]] = lambda table: table[self.columns[0]].to_pylist()
         if column is None and isinstance(model, Encoder):
             self.columns, self._values = model.columns, model.values
@@ -55,8 +58,15 @@ class Rows:
         return len(self._data)
 
     def table(self, start: int, size: int) -> pa.Table:
-        """Rows from `start` on, at most `size` of them."""
-        return _slice(self._data, start, size)
+        """Rows from `start` on, at most `size` of them, with barcodes in their one spelling."""
+        table = _slice(self._data, start, size)
+        if BARCODE in self.columns:
+            given = table[BARCODE]
+            barcodes = spelled(given)
+            if barcodes.null_count > given.null_count:  # "" is a sequence without letters
+                barcodes = pc.if_else(pc.equal(given, ""), pa.scalar("", barcodes.type), barcodes)
+            table = table.set_column(table.column_names.index(BARCODE), BARCODE, barcodes)
+        return table
 
     def kept(self, start: int, size: int) -> dict[str, list[Any]]:
         """Columns that are written beside the embeddings: name -> values."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig
 
+from bioscan_hf.barcodes import spell
 from bioscan_hf.encoders import kmers
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.base import split_name
@@ -20,9 +21,9 @@ from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
 
 def counts_by_loop(barcodes, k):
-    """The definition, one k-mer at a time."""
+    """The definition, one k-mer at a time, of barcodes in their one spelling."""
     counts = np.zeros((len(barcodes), 4**k), np.float32)
-    for row, barcode in enumerate(barcodes):
+    for row, barcode in enumerate(spell(barcode) or "" for barcode in barcodes):
         for start in range(len(barcode) - k + 1):
             kmer = barcode[start : start + k]
             if set(kmer) <= set("ACGT"):

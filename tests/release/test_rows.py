@@ -1,0 +1,117 @@
+"""Rows of specimens: names of columns, missing values, names of taxa, spelling of barcodes, coordinates."""
+
+import pytest
+
+from bioscan_hf.release.check import read_typed, scan
+from bioscan_hf.release.problems import ReleaseError
+from bioscan_hf.release.rows import Changes, read_rows, row_columns
+from bioscan_hf.schema import COLUMNS
+
+BOLD = "processid\trecord_id\tbin_uri\tmarker_code\tgenus\tspecies\tcoord\tnuc\n"
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def rows_of(path, **options):
+    return [row for _, table in read_rows(path, **options) for row in table.to_pylist()]
+
+
+def typed(path, report=None):
+    checked = scan(path, *([report] if report else []), unassigned=True)
+    found = read_typed(path, checked, *([report] if report else []))
+    return [row for _, table in found for row in table.to_pylist()], checked
+
+
+def test_names_of_bold(tmp_path):
+    path = write(tmp_path / "bcdm.tsv", BOLD + "P1-20\t7\tBOLD:A\tCOI-5P\tApis\tApis mellifera\tx\tacgu\n")
+    [row] = rows_of(path)
+    assert list(row) == [*COLUMNS, "record_id", "marker_code", "coord"] == row_columns(path)
+    known = {"processid": "P1-20", "dna_bin": "BOLD:A", "dna_barcode": "ACGT", "genus": "Apis", "record_id": "7"}
+    assert known.items() <= row.items() and row["family"] is None and row["split"] is None
+
+
+def test_minimal_columns_are_enough(tmp_path):
+    rows, checked = typed(write(tmp_path / "own.csv", "id;sequence\nP1;ACGT\n"))
+    assert checked.counts == {"unassigned": 1} and rows[0]["dna_barcode"] == "ACGT" and rows[0]["species"] is None
+    with pytest.raises(ReleaseError, match="has no column 'processid' .or .*; no column 'dna_barcode' .or .*"):
+        rows_of(write(tmp_path / "none.csv", "a,b\n1,2\n"))
+    with pytest.raises(ReleaseError, match="several columns of sequences: nuc, seq. Rename the right one"):
+        rows_of(write(tmp_path / "two.csv", "id,seq,nuc\nP1,A,C\n"))
+
+
+@pytest.mark.parametrize(
+    "marker", ["NA", "NaN", "nan", "N/A", "None", "null", "NULL", "-", "n", "?", "", "#N/A", " NA "]
+)
+def test_markers_are_missing_everywhere(tmp_path, marker):
+    header = "processid,species,dna_bin,dna_barcode,coord-lat,image_measurement_value,split,country\n"
+    path = write(tmp_path / "own.csv", header + f"P1,{','.join([marker] * 7)}\n")
+    [row], checked = typed(path)
+    assert {name for name, value in row.items() if value is not None} == {"processid"}
+    assert checked.labels.names("species") == ()
+
+
+@pytest.mark.parametrize("name", ["Unknown", "not_classified", "unidentified", "undetermined", "UNKNOWN"])
+def test_words_for_unknown_taxa_are_missing(tmp_path, name):
+    [row] = rows_of(write(tmp_path / "own.csv", f"id,seq,species,genus\nP1,ACGT,{name},Apis\n"))
+    assert row["species"] is None and row["genus"] == "Apis"
+
+
+def test_changes_and_suspicious_values_are_counted(tmp_path):
+    lines = [
+        f"P{i},ac gt,{name},{genus}"
+        for i, (name, genus) in enumerate(
+            [("Apis  mellifera", "Apis")] * 3 + [("Apis\xa0mellifera", "NA")] * 2 + [("tbd", "Apis")] * 4
+        )
+    ]
+    changes = Changes()
+    rows = rows_of(write(tmp_path / "own.csv", "id,seq,species,genus\n" + "\n".join(lines)), changes=changes)
+    assert {row["species"] for row in rows} == {"Apis mellifera", "tbd"}
+    assert sorted(str(problem) for problem in changes.problems("own.csv")) == [
+        "own.csv: 2 cells of genus emptied (markers of missing values), such as 'NA'",
+        "own.csv: 4 of 9 rows have the species 'tbd': is that a name?",
+        "own.csv: 5 cells of species respelled, such as 'Apis  mellifera'",
+        "own.csv: 9 cells of dna_barcode respelled, such as 'ac gt'",
+    ]
+
+
+def test_coordinates_are_on_the_earth(tmp_path):
+    """Each cell outside, infinite or no number is reported and emptied; NaN and NA are empty."""
+    pairs = [
+        ("45.5", "-73.6"),
+        ("999", "10"),
+        ("inf", "10"),
+        ("10", "-180.5"),
+        ("nan", "NA"),
+        ("-90", "180"),
+        ("x", "1e400"),
+    ]
+    lines = [f"P{i},ACGT,{lat},{lon}" for i, (lat, lon) in enumerate(pairs)]
+    problems = []
+    rows, _ = typed(write(tmp_path / "own.csv", "id,seq,coord-lat,coord-lon\n" + "\n".join(lines)), problems.append)
+    assert [(row["coord-lat"], row["coord-lon"]) for row in rows] == [
+        (45.5, -73.6),
+        (None, 10),
+        (None, 10),
+        (10, None),
+        (None, None),
+        (-90, 180),
+        (None, None),
+    ]
+    assert sorted((problem.row, problem.what.split(" is ")[0]) for problem in problems) == [
+        (2, "coord-lat"),
+        (3, "coord-lat"),
+        (4, "coord-lon"),
+        (7, "coord-lat"),
+        (7, "coord-lon"),
+    ]
+    assert "coord-lat is '999', not a number from -90 to 90" in str(problems[0])
+
+
+@pytest.mark.parametrize("name", ["P é", "Ñ1", "P 1", ""])
+def test_ids_that_are_not_ascii_are_named(tmp_path, name):
+    path = write(tmp_path / "own.csv", f"id,seq\nP1,ACGT\n{name},ACGT\n")
+    with pytest.raises(ReleaseError, match="row 2.*is not an id .printable ASCII, no spaces"):
+        scan(path, unassigned=True)
