@@ -170,8 +170,11 @@ def _vectorised(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] |
     several = np.flatnonzero(np.diff(before, append=lines) > 1)
     if any(wrong[i] or dialect.swallows(data[starts[i] : ends[i]]) for i in several.tolist()):
         return None
+    breaks = len(several) > 0
     for place in _not_text(data, letters):
-        if place < ends[-1]:
+        if quoted and letters[place] and np.searchsorted(quotes, place) % 2:
+            breaks = True  # a carriage return inside a quoted cell
+        elif place < ends[-1]:
             wrong[np.searchsorted(ends, place, side="right")] = True
     bad, pieces, kept = [], [], 0
     for i in np.flatnonzero(wrong).tolist():
@@ -179,7 +182,7 @@ def _vectorised(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] |
         pieces.append(data[kept : starts[i]])
         kept = int(ends[i])
     pieces.append(data[kept : int(ends[-1])])
-    block = Block(b"".join(pieces), line + before[~(wrong | empty)], bad, bool(len(several)), lines)
+    block = Block(b"".join(pieces), line + before[~(wrong | empty)], bad, breaks, lines)
     return block, int(ends[-1])
 
 
@@ -229,12 +232,12 @@ def _by_record(data: bytes, dialect: Dialect, line: int, last: bool) -> tuple[Bl
         if end < 0 or end > first and (cells != dialect.cells or dialect.swallows(record)):
             end = first  # its other lines can be records
             bad.append(Bad(line, _stray_quote(data, dialect, place, end), _start(record)))
-        elif cells != dialect.cells and record.strip(b"\r\n") or _not_text(record, np.frombuffer(record, np.uint8)):
+        elif cells != dialect.cells and record.strip(b"\r\n") or b"\0" in record:
             bad.append(_describe(record, dialect, line))
         elif record.strip(b"\r\n"):
             pieces.append(record)
             lines.append(line)
-            several |= end > first
+            several |= end > first or b"\r" in record
         line += data.count(b"\n", place, end)
         place = end
     return Block(b"".join(pieces), np.array(lines, np.int64), bad, several, line - begin), place

@@ -182,7 +182,7 @@ def read_rows(
         what = "; ".join(f"no column {name!r} (or {', '.join(known[name][1:])})" for name in lacking)
         raise ReleaseError(f"{path} has {what}. Its columns are {', '.join(given)}.")
     there = [name for name in wanted if name in ours]
-    texts = {name: _cleaning(name) for name in there}
+    texts = {name: cleaning(name) for name in there}
     read = [ours[name] for name in there] or [ours["processid"]]
     for first, table in read_strings(path, (), read, report, encoding=encoding):
         cells = dict(zip(there, table.columns, strict=False))
@@ -197,7 +197,7 @@ def read_rows(
         yield first, pa.table({name: cells.get(name, nothing) for name in wanted})
 
 
-def _cleaning(name: str) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
+def cleaning(name: str) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
     """The rule of a column."""
     if name == "dna_barcode":
         return spelled

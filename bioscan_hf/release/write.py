@@ -50,8 +50,7 @@ def writing_table(path: str | Path) -> Iterator[Callable[[pa.Table], None]]:
         io.TextIOWrapper(stream, "utf-8", newline="") as text,
     ):
         done = 0
-        # pyarrow would quote every string
-        lines = csv.writer(text, lineterminator="\n")
+        lines = csv.writer(_Lines(text), lineterminator="\r\n")  # pyarrow would quote every string
 
         def write(block: pa.Table) -> None:
             nonlocal done
@@ -75,6 +74,16 @@ def write_table(table: pa.Table, path: str | Path) -> None:
     """Writes a whole table (`writing_table`)."""
     with writing_table(path) as write:
         write(table)
+
+
+class _Lines:
+    """Ends the lines of `csv.writer` with "\\n". With this line end it would not quote a cell with "\\r"."""
+
+    def __init__(self, text: io.TextIOWrapper):
+        self.text = text
+
+    def write(self, line: str) -> None:
+        self.text.write(line.removesuffix("\r\n") + "\n")
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
