@@ -164,6 +164,13 @@ def test_import_is_light(statement):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_the_tokenizer_is_light():
+    """A tokenizer needs neither torch nor the models."""
+    code = "import bioscan_hf.models.tokenization_kmer\nimport sys\n"
+    code += "print([name for name in ('torch', 'datasets') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
 def test_import_hooks_nothing():
     """`import bioscan_hf` adds no finder, so other packages' post-import hooks still run."""
     code = "import sys\nbefore = list(sys.meta_path)\nimport bioscan_hf\nprint(sys.meta_path == before)"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..models.configuration_barcodebert import VOCABULARIES
+from ..models.vocabularies import VOCABULARIES
 
 
 def check_state(

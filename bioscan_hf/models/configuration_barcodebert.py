@@ -5,43 +5,13 @@ Paper: BarcodeBERT, https://arxiv.org/abs/2311.02401
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, PreTrainedConfig
 
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Tokens of `KmerTokenizer`: special ones, then the k-mers of ACGT in alphabetical order, then k-mers with N.
-
-    Attributes:
-        special_tokens: Ids 0, 1, ...; the first is the mask token, the last the unknown token.
-        letters: "ACGTN" if k-mers with N have ids.
-        leading: Whether each barcode starts with the token of id 0.
-        largest_k: Maximum of k, because the size of the vocabulary is a power of k.
-    """
-
-    special_tokens: tuple[str, ...]
-    letters: str = "ACGT"
-    leading: bool = False
-    largest_k: int = 8
-
-    def size(self, k: int) -> int:
-        """Number of tokens."""
-        return len(self.letters) ** k + len(self.special_tokens)
-
-
-#: `barcodebert`: the checkpoints of BarcodeBERT since 2024; `barcodebert-n`: the same with k-mers that contain N;
-#: `barcodebert-2023`: the first checkpoints; `clibd`: CLIBD and the Bayesian zero-shot classifier.
-VOCABULARIES = {
-    "barcodebert": Vocabulary(("[MASK]", "[UNK]")),
-    "barcodebert-n": Vocabulary(("[MASK]", "[UNK]"), letters="ACGTN", largest_k=6),
-    "barcodebert-2023": Vocabulary(("<MASK>", "<CLS>", "<UNK>")),
-    "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=True),
-}
+from .vocabularies import VOCABULARIES, check_choice
 
 POOLINGS = ("masked_mean", "mean")
 
@@ -52,12 +22,6 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_barcodebert.BarcodeBertForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_barcodebert.BarcodeBertForSequenceClassification",
 }
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"Unknown {name} {value!r}. Choose one of {', '.join(choices)}.")
 
 
 def check_taxa(

@@ -9,7 +9,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import Mamba2Config
 
-from .configuration_barcodebert import BarcodeConfigMixin, check_choice
+from .configuration_barcodebert import BarcodeConfigMixin
+from .vocabularies import check_choice
 
 OBJECTIVES = ("masked", "next")
 

@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_barcodebert import BarcodeBertConfig, check_choice
+from .configuration_barcodebert import BarcodeBertConfig
+from .vocabularies import check_choice
 
 MODALITIES = ("image", "dna", "text")
 

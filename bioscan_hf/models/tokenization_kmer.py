@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
-from .configuration_barcodebert import VOCABULARIES, check_choice
+from .vocabularies import VOCABULARIES, check_choice
 
 _BLOCK_ROWS = 1024  # the arrays of a block fit into the second-level cache
 _INVALID = -(2**28)  # value of an invalid letter, which makes the value of its k-mer negative

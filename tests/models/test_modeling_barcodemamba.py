@@ -247,7 +247,7 @@ def test_remote_code_runs_without_the_package(tmp_path):
         files = {path.name for path in (tmp_path / name).glob("*.py")}
         assert files == {
             *("configuration_barcodebert.py", "configuration_barcodemamba.py", "modeling_barcodemamba.py"),
-            *("barcode_heads.py", "taxon_classifier.py"),
+            *("barcode_heads.py", "taxon_classifier.py", "vocabularies.py"),
         }
     done = subprocess.run(
         [sys.executable, "-c", REMOTE, str(tmp_path)],
