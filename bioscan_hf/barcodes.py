@@ -35,7 +35,7 @@ GAPS = "-."
 TO_N = str.maketrans(dict.fromkeys(AMBIGUOUS, "N"))
 
 _SPELLING = str.maketrans({**{letter: letter.upper() for letter in ascii_lowercase}, "u": "T", "U": "T"})
-_SPELLING |= str.maketrans(dict.fromkeys(GAPS))
+_SPELLING |= str.maketrans("", "", GAPS)
 _LONGEST_MARKER = max(len(marker) for marker in MISSING_TAXA if not set(marker.upper()) - set(LETTERS))
 _BLOCK = 10_000  # rows that are hashed at a time
 

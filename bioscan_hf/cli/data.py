@@ -19,6 +19,8 @@ KeepGoing = Annotated[
     bool, Option("--keep-going", help="List problems in problems.csv instead of stopping at the first.")
 ]
 
+TableEncoding = Annotated[str, Option(help="Text encoding of the table.")]
+
 
 def _known_configs(given: list[str] | None) -> list[str] | None:
     for name in given or ():
@@ -91,7 +93,7 @@ def split(
         bool,
         Option("--no-overlap", help="Move test barcodes that are part of a reference (or contain one) to train."),
     ] = False,
-    encoding: Annotated[str, Option(help="Text encoding of the table.")] = "utf-8",
+    encoding: TableEncoding = "utf-8",
     force: Force = False,
     *,
     out: Output,
@@ -207,6 +209,7 @@ def build(
         ),
     ] = None,
     keep_going: KeepGoing = False,
+    encoding: TableEncoding = "utf-8",
     force: Annotated[bool, Option("--force", help="Replace another build in that folder.")] = False,
     *,
     out: Output,
@@ -224,6 +227,7 @@ def build(
             workers=workers,
             executor=executor,
             keep_going=keep_going,
+            encoding=encoding,
             force=force,
             progress=progress,
         )

@@ -45,6 +45,7 @@ def build(
     force: bool = False,
     unassigned: bool = False,
     rows_per_shard: dict[str, int] | None = None,
+    encoding: str = "utf-8",
     progress: Progress = silent,
 ) -> Manifest:
     """Writes a release as sharded Parquet that `datasets.load_dataset(output, config, split=...)` reads by name.
@@ -65,6 +66,7 @@ def build(
         force: Replace what an earlier build has written to `output`, and allow other files beside it.
         unassigned: Accept rows without a split; they go to a split called "unassigned".
         rows_per_shard: Config -> rows, instead of `ROWS_PER_SHARD`.
+        encoding: Text encoding of the metadata, such as "latin-1".
         progress: Called with the config, its rows written so far, and all its rows.
 
     Raises:
@@ -93,7 +95,7 @@ def build(
         return manifest
     found, checked = ProblemList(keep_going), None
     if not manifest.has_metadata():  # before anything is written
-        checked = scan(metadata, found.report, unassigned=unassigned)
+        checked = scan(metadata, found.report, unassigned=unassigned, encoding=encoding)
         _restrict(checked.counts, splits)
         for config in wanted[1:]:
             Photos(root, config).check(checked.counts)

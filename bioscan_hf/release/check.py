@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,7 @@ from ..labels import LabelMaps
 from ..schema import COLUMNS, LABEL_COLUMNS, SPLITS, UNASSIGNED
 from .boxes import Boxes, add_boxes, ids_of, places_in, read_boxes
 from .columns import BOX_COLUMNS, features, to_types
-from .layout import find_boxes, find_metadata, photo_root
-from .photos import Photos
+from .layout import find_boxes
 from .problems import Problem, ReleaseError, stop
 from .rows import Changes, read_rows, row_columns
 
@@ -38,6 +36,7 @@ class Scan:
         counts: Split -> rows.
         left_out: Numbers of the rows that `read_typed` leaves out.
         boxes: Boxes that `read_typed` joins by processid; None without a table of boxes.
+        encoding: Text encoding of the metadata.
         notes: What was corrected in the cells, what looks suspicious, and boxes that are not used.
     """
 
@@ -47,6 +46,7 @@ class Scan:
     left_out: set[int] = field(default_factory=set)
     boxes: Boxes | None = None
     notes: list[Problem] = field(default_factory=list)
+    encoding: str = "utf-8"
 
 
 class _Ids:
@@ -70,20 +70,20 @@ class _Ids:
         return ids[order], rows[order]
 
 
-def extra_columns(metadata: Path) -> list[str]:
+def extra_columns(metadata: Path, encoding: str = "utf-8") -> list[str]:
     """Columns of the rows beyond the 23 published ones: others of the metadata, and those of the boxes.
 
     If the metadata have a box column of their own, the table of boxes is not joined.
     """
-    names = [name for name in row_columns(metadata) if name not in COLUMNS]
-    return names + (list(BOX_COLUMNS.values()) if _boxes_to_join(metadata) is not None else [])
+    names = [name for name in row_columns(metadata, encoding) if name not in COLUMNS]
+    return names + (list(BOX_COLUMNS.values()) if _boxes_to_join(metadata, encoding) is not None else [])
 
 
-def _boxes_to_join(metadata: Path) -> Path | None:
-    return None if set(row_columns(metadata)) & set(BOX_COLUMNS.values()) else find_boxes(metadata)
+def _boxes_to_join(metadata: Path, encoding: str) -> Path | None:
+    return None if set(row_columns(metadata, encoding)) & set(BOX_COLUMNS.values()) else find_boxes(metadata)
 
 
-def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan:
+def scan(path: Path, report: Report = stop, *, unassigned: bool = False, encoding: str = "utf-8") -> Scan:
     """Checks every row of the metadata.
 
     Reported are: an unknown or (unless `unassigned`) empty split, a missing or repeated processid, and a barcode that
@@ -96,7 +96,7 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan
     known_splits = pa.array(SPLITS + ((UNASSIGNED,) if unassigned else ()))
     needed = ("processid", "split", "dna_barcode", *LABEL_COLUMNS)
     changes = Changes()
-    for first, table in read_rows(path, needed, report, changes=changes):
+    for first, table in read_rows(path, needed, report, encoding=encoding, changes=changes):
         splits = pc.fill_null(table["split"], UNASSIGNED)
         named = pc.fill_null(pc.match_substring_regex(table["processid"], ID), False)
         good = pc.and_(pc.is_in(splits, known_splits), named).to_numpy(zero_copy_only=False)
@@ -117,14 +117,15 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False) -> Scan
     if not sum(counts.values()):
         raise ReleaseError(f"{path} has no rows.")
     ids, id_rows = good_ids.sorted()
-    for row, earlier, processid, split in _repeated(ids, id_rows, path):
+    for row, earlier, processid, split in _repeated(ids, id_rows, path, encoding):
         report(Problem(path.name, row, processid, f"repeats the processid of row {earlier}", "left out"))
         left_out.add(row)
         counts[split] -= 1
     ordered = {split: counts[split] for split in (*SPLITS, UNASSIGNED) if counts[split]}
     labels = LabelMaps({column: pa.chunked_array(found).unique().to_pylist() for column, found in names.items()})
-    checked = Scan(ordered, labels, extra_columns(path), left_out, notes=changes.problems(path.name))
-    if (table_of_boxes := _boxes_to_join(path)) is not None:
+    checked = Scan(ordered, labels, extra_columns(path, encoding), left_out)
+    checked.notes, checked.encoding = changes.problems(path.name), encoding
+    if (table_of_boxes := _boxes_to_join(path, encoding)) is not None:
         checked.boxes = read_boxes(table_of_boxes, report)
         checked.notes += _stray_boxes(checked.boxes, [ids, bad_ids.sorted()[0]], table_of_boxes.name)
     return checked
@@ -158,7 +159,9 @@ def _describe_bad_row(table: pa.Table, i: int, file: str, first: int) -> Problem
     return Problem(file, first + i, processid, what, "left out")
 
 
-def _repeated(ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path) -> Iterator[tuple[int, int, str, str]]:
+def _repeated(
+    ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path, encoding: str
+) -> Iterator[tuple[int, int, str, str]]:
     """Rows with the processid of an earlier row: (row, earlier row, processid, split). `ids` are sorted stably."""
     same = ids[1:] == ids[:-1]
     if not same.any():
@@ -167,7 +170,7 @@ def _repeated(ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path) -> I
     first_of_run = np.flatnonzero(start)[np.cumsum(start) - 1]
     found = {int(rows[i]): int(rows[first_of_run[i]]) for i in np.flatnonzero(~start)}
     numbers = np.array(sorted(found))
-    for first, table in read_rows(path, ("processid", "split"), report=lambda problem: None):
+    for first, table in read_rows(path, ("processid", "split"), lambda problem: None, encoding=encoding):
         low, high = np.searchsorted(numbers, [first, first + len(table)])
         for number in numbers[low:high].tolist():
             i = number - first
@@ -190,7 +193,7 @@ def read_typed(path: Path, checked: Scan, report: Report = stop) -> Iterator[tup
     """Streams the valid rows of scanned metadata with the types of `features("dna", checked.extra_columns)`."""
     schema = pa.schema([(f.name, f.type) for f in features("dna", checked.extra_columns).arrow_schema])
     left_out = np.array(sorted(checked.left_out), dtype=np.int64)
-    for first, table in read_rows(path, report=lambda problem: None):
+    for first, table in read_rows(path, report=lambda problem: None, encoding=checked.encoding):
         table = to_types(table, first, path.name, report)
         if checked.boxes is not None:
             table = add_boxes(table, checked.boxes)
@@ -201,31 +204,3 @@ def read_typed(path: Path, checked: Scan, report: Report = stop) -> Iterator[tup
             good[left_out[low:high] - first] = False
             table = table.filter(pa.array(good))
         yield first, table
-
-
-def iterate_rows(
-    source: str | Path, config: str = "dna", splits: Sequence[str] = SPLITS, report: Report = stop
-) -> Iterator[dict[str, Any]]:
-    """Rows of a release as dicts, split after split; a photo is `{"bytes": ..., "path": "PROCESSID.jpg"}`.
-
-    Reads the metadata once per split, so that rows have the order of the Parquet shards.
-    """
-    path = find_metadata(source)
-    checked = scan(path, report, unassigned=UNASSIGNED in splits)
-    photos = None if config == "dna" else Photos(photo_root(source), config)
-    if photos is not None:
-        photos.check(split for split in splits if split in checked.counts)
-    for split in splits:
-        for _, table in read_typed(path, checked, report):
-            for row in table.filter(pc.equal(pc.fill_null(table["split"], UNASSIGNED), split)).to_pylist():
-                if photos is None:
-                    yield row
-                    continue
-                try:
-                    data = photos.read(row["processid"], split)
-                except ReleaseError as error:
-                    report(Problem(path.name, None, row["processid"], str(error), f"left out of {config}"))
-                    continue
-                yield {"image": {"bytes": data, "path": f"{row['processid']}.jpg"}, **row}
-    if photos is not None:
-        photos.close()

@@ -30,7 +30,7 @@ def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
     """The error for bytes that are not UTF-8."""
     return ReleaseError(
         f"{path.name}, {where}: {data.decode('latin-1')[:60]!r} is not UTF-8. Save the file as UTF-8, or give its "
-        f"encoding, such as encoding='latin-1' (--encoding latin-1)."
+        f"encoding, such as encoding='latin-1' (--encoding latin-1 of split, build, embed and identify)."
     )
 
 

@@ -115,3 +115,6 @@ def test_ids_that_are_not_ascii_are_named(tmp_path, name):
     path = write(tmp_path / "own.csv", f"id,seq\nP1,ACGT\n{name},ACGT\n")
     with pytest.raises(ReleaseError, match="row 2.*is not an id .printable ASCII, no spaces"):
         scan(path, unassigned=True)
+    problems = []
+    checked = scan(path, problems.append, unassigned=True)
+    assert checked.counts == {"unassigned": 1} and [problem.row for problem in problems] == [2]
