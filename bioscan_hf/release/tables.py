@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -183,9 +183,10 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
 def _checked(path: Path, names: list[str]) -> list[str]:
     """Names of columns without white space around them; raises ReleaseError if they cannot be used."""
     names = [name.strip() for name in names]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    counts = Counter(names)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
-        raise ReleaseError(f"{path} has {names.count(repeated[0])} columns {repeated[0]!r}. Rename or remove one.")
+        raise ReleaseError(f"{path} has {counts[repeated[0]]} columns {repeated[0]!r}. Rename or remove one.")
     return names
 
 
