@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +21,10 @@ import pyarrow.compute as pc
 
 from ..labels import LabelMaps
 from ..release.columns import features
-from ..release.photos import check_jpeg
+from ..release.photos import check_jpeg, read_file
 from ..release.problems import ReleaseError
 from ..release.tables import csv_columns
+from ..release.zips import LARGEST_PHOTO
 from ..schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, check_config
 from .blocks import (
     CLIBD_ALIASES,
@@ -171,7 +173,7 @@ def _read(path: str, partition: str, clibd: str | None, config: str, splits: Seq
                 for start in range(0, len(table), PHOTO_ROWS):
                     rows = table.slice(start, PHOTO_ROWS)
                     files = zip(rows["chunk"].to_pylist(), rows["image_file"].to_pylist(), strict=True)
-                    yield add_photos(rows, [photos.read(f"part{chunk}/{file}") for chunk, file in files])
+                    yield add_photos(rows, [photos.read(chunk, file) for chunk, file in files])
 
 
 def _clean(table: pa.Table) -> pa.Table:
@@ -226,15 +228,26 @@ class _Photos:
                 f"No photos of {package!r} by {str(root)!r}: neither images/{package}/ nor {package}.zip."
             )
 
-    def read(self, name: str) -> bytes:
-        """JPEG bytes of "part<chunk>/<image_file>"."""
+    def read(self, chunk: str, file_name: str) -> bytes:
+        """JPEG bytes of part<chunk>/<image_file>.
+
+        Raises:
+            ReleaseError: if the photo is missing or damaged, has more than `LARGEST_PHOTO` bytes, or its name leads to
+                another folder.
+        """
+        name = f"part{chunk}/{file_name}"
+        if not re.fullmatch(r"part\w+/[^./\\\0][^/\\\0]*", name):
+            raise ReleaseError(f"{name!r} is not the name of a photo: chunk_number and image_file must be plain names")
         if self.folder is not None and (self.folder / name).is_file():
-            data = (self.folder / name).read_bytes()
+            data = read_file(self.folder / name, LARGEST_PHOTO)
         elif name in self.members:
             file, member = self.members[name]
             try:
-                data = file.read(member)
-            except (BadZipFile, OSError, EOFError) as error:
+                with file.open(member) as stream:
+                    data = stream.read(LARGEST_PHOTO + 1)
+                if len(data) > LARGEST_PHOTO:
+                    raise BadZipFile(f"it unpacks to more than a photo, {LARGEST_PHOTO:,} bytes")
+            except (BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
                 raise ReleaseError(f"{file.filename}:{member} cannot be read ({error})") from error
         else:
             raise ReleaseError(f"no photo {name} in {', '.join(self.places)}")

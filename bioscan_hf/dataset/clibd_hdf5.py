@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,7 @@ from ..release.columns import features
 from ..release.photos import check_jpeg
 from ..release.problems import ReleaseError
 from ..release.tables import csv_columns, read_strings
+from ..release.zips import LARGEST_PHOTO
 from ..schema import MAX_NUCLEOTIDES, NOT_CLASSIFIED
 from .blocks import CLIBD_ALIASES, PHOTO_ROWS, BlockSource, Values, add_photos, load, refuse, to_columns
 
@@ -103,12 +105,12 @@ def _open(path: str | Path) -> Any:
 
 def _read(path: str, bins: str | None, config: str, splits: Sequence[str]) -> Iterator[pa.Table]:
     known = None if bins is None else _bins(Path(bins))
-    step = PHOTO_ROWS if config != "dna" else 10_000
     with _open(path) as file:
         for split in splits:
             if split not in file:
                 continue
             group = file[split]
+            step = 10_000 if config == "dna" else _photos_at_once(group, path)
             for start in range(0, len(group["barcode"]), step):
                 rows = slice(start, start + step)
                 columns = {name: _texts(group[name][rows]) for name in COLUMNS if name in group}
@@ -128,6 +130,23 @@ def _texts(values: Any) -> pa.Array:
     texts = pa.array([value.decode("utf-8") for value in values], pa.string())
     missing = pc.is_in(texts, pa.array(["", NOT_CLASSIFIED]))
     return pc.if_else(missing, pa.scalar(None, pa.string()), texts)
+
+
+def _photos_at_once(group: Any, path: str) -> int:
+    """Rows whose photos are read together, of at most `LARGEST_PHOTO` bytes.
+
+    Raises:
+        ReleaseError: if one photo, or one block of the file, has more.
+    """
+    images = group["image"]
+    width = int(np.prod(images.shape[1:])) * images.dtype.itemsize
+    block = int(np.prod(images.chunks or (1,))) * images.dtype.itemsize
+    if max(width, block) > LARGEST_PHOTO:
+        raise ReleaseError(
+            f"{path}:{group.name}/image holds photos or blocks of {max(width, block):,} bytes; at most "
+            f"{LARGEST_PHOTO:,} bytes are read."
+        )
+    return max(1, min(PHOTO_ROWS, LARGEST_PHOTO // max(width, 1)))
 
 
 def _photos(group: Any, rows: slice, path: str) -> list[bytes]:
