@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from glob import escape
 from pathlib import Path
@@ -125,8 +126,14 @@ class HubDataset:
         folder = self._folder(chosen)
         return [folder / name for names in chosen.values() for name in names]
 
+    @property
+    def built(self) -> bool:
+        """Whether `build` has written the files: names and barcodes have one spelling."""
+        return any((self.snapshot / name).is_file() for name in (LABELS_FILE, MANIFEST_FILE))
+
     def open(self, request: Request) -> dict[str, Dataset]:
         """The chosen splits. Photos are downloaded only if they are among the columns."""
+        request = replace(request, clean=not self.built)
         chosen = self._chosen(request)
         if request.config != "dna" and request.columns is not None and "image" not in request.columns:
             folder = self._read_columns(chosen, request)
@@ -136,6 +143,7 @@ class HubDataset:
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
         """A stream of each chosen split."""
+        request = replace(request, clean=not self.built)
         start = f"hf://datasets/{self.name}@{self.commit}"
         urls = {split: [f"{start}/{name}" for name in names] for split, names in self._chosen(request).items()}
         with explained(self.name, self.token):
@@ -154,7 +162,8 @@ class HubDataset:
                 continue
             with explained(self.name, self.token), files.open(f"datasets/{self.name}@{self.commit}/{name}") as file:
                 request.check_columns(pq.read_schema(file).names)
-                table = pq.read_table(file, columns=columns, filters=request.filters)
+                filters = None if request.clean else request.filters
+                table = pq.read_table(file, columns=columns, filters=filters)
             with replacing(folder / name) as part:
                 pq.write_table(table, part)
         return folder

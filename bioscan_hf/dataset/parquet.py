@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, IterableDataset, Value
+from datasets import Dataset, Features, Image, IterableDataset, Value, concatenate_datasets
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from ..release.problems import ReleaseError
+from ..release.rows import Changes, cleaning
+from ..schema import LABEL_COLUMNS
 from .request import TEXT_ROWS, Request, Taxon, prepare_stream
 
 Files = Mapping[str, Sequence[Path]]
+
+_LOGGER = logging.getLogger(__name__)
+
+_CLEANED = {*LABEL_COLUMNS, "taxon", "dna_barcode"}
 
 
 def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
@@ -50,7 +58,7 @@ class _Plan:
 
     Attributes:
         options: For the Parquet builder of `datasets`.
-        taxon: What is left to filter after reading: filters of Arrow know plain strings only.
+        taxon: What is left to filter after reading: filters of Arrow know plain strings only, and names as they are.
     """
 
     options: dict[str, Any]
@@ -65,7 +73,7 @@ class _Plan:
                     f"There is no column {column!r} to choose rows by; there are {', '.join(schema.names)}."
                 )
         options: dict[str, Any] = {"features": _plain_features(schema)}
-        late = any(not pa.types.is_string(schema.field(column).type) for column in request.taxon)
+        late = request.clean or any(not pa.types.is_string(schema.field(one).type) for one in request.taxon)
         if request.taxon and not late:
             options["filters"] = request.filters
         if columns is not None:
@@ -131,6 +139,8 @@ def _open(split: str, files: Sequence[Path], request: Request) -> Dataset:
         features = builder.info.features  # `as_dataset` refuses a split without rows
         return Dataset.from_dict({name: [] for name in features}, features=features)
     data = builder.as_dataset(split=split)
+    if request.clean:
+        data = _cleaned(data, paths[0])
     if not plan.taxon:
         return data
     return data.select(np.flatnonzero(plan.mask(data.select_columns(list(plan.taxon)).with_format("arrow")[:])))
@@ -168,9 +178,49 @@ def stream_urls(
 
 def _stream(builder: Parquet, split: str, plan: _Plan, request: Request) -> IterableDataset:
     data = builder.as_streaming_dataset(split=split).reshard()
+    if request.clean:
+        data = data.with_format("arrow").map(clean_table, batched=True, features=data.features).with_format(None)
     if plan.taxon:
         chosen = data.with_format("arrow").map(
             lambda table: table.filter(pa.array(plan.mask(table))), batched=True, features=data.features
         )
         data = chosen.with_format(None)
     return prepare_stream(data, request.maps, request.max_nucleotides)
+
+
+# ---- names and barcodes of files that `build` has not written ------------------------------------------------------
+
+
+def clean_table(table: pa.Table, changes: Changes | None = None) -> pa.Table:
+    """The table with names of taxa and barcodes in the one spelling that a release has."""
+    for i, name in enumerate(table.column_names):
+        if name in _CLEANED:
+            column = table[name].cast(pa.string())
+            new = cleaning(name)(column)
+            if changes is not None and new is not column:
+                changes.add(name, column, new)
+            table = table.set_column(i, name, new)
+    return table
+
+
+def _cleaned(data: Dataset, file: str) -> Dataset:
+    """The dataset with names and barcodes in one spelling. What is changed is told the first time."""
+    names, changes = data.column_names, Changes()
+    texts = [name for name in names if name in _CLEANED]
+    if not texts:
+        return data
+    new = data.select_columns(texts).with_format("arrow")
+    new = new.map(
+        lambda table: clean_table(table, changes),
+        batched=True,
+        batch_size=TEXT_ROWS,
+        writer_batch_size=TEXT_ROWS,
+        features=Features({name: data.features[name] for name in texts}),
+        new_fingerprint=hashlib.sha256(f"clean 1:{data._fingerprint}".encode()).hexdigest()[:16],
+        desc="names and barcodes",
+    )
+    for problem in changes.problems(file):
+        _LOGGER.warning("%s", problem)
+    rest = data.remove_columns(texts)
+    pieces = [piece for piece in (rest, new.with_format(None)) if piece.column_names]
+    return concatenate_datasets(pieces, axis=1).select_columns(names)

@@ -18,7 +18,7 @@ from ..release.problems import ReleaseError
 from ..schema import LABEL_COLUMNS, SPLIT_ALIASES, SPLITS, UNASSIGNED
 from .layout import BY_COLUMN, check_shards, find_splits, incomplete, split_order
 from .manifest import LABELS_FILE, MANIFEST_FILE, shard_names
-from .parquet import check_files, open_files, stream_files
+from .parquet import check_files, clean_table, open_files, stream_files
 from .request import Request
 
 NO_LABELS = (
@@ -51,6 +51,11 @@ class ParquetFolder:
         """manifest.json of a build; None if there is none, or if one file was given."""
         path = self.path / MANIFEST_FILE
         return read_json(path, {"complete": bool}) if path.is_file() and self.source == str(self.path) else None
+
+    @property
+    def built(self) -> bool:
+        """Whether `build` has written the files: names and barcodes have one spelling."""
+        return self.manifest is not None or (self.path / LABELS_FILE).is_file()
 
     def label_maps(self, config: str = "dna") -> LabelMaps:
         """The label ids in labels.json. If it is missing, they are rebuilt from a build that is complete and whole.
@@ -169,6 +174,7 @@ class ParquetFolder:
             )
         if request.config == "dna" and request.columns is None and "image" in available:
             request = replace(request, columns=tuple(name for name in available if name != "image"))
+        request = replace(request, clean=not self.built)
         return replace(request, taxon={**request.taxon, "split": part.cells}) if part.cells else request
 
     def open(self, request: Request) -> dict[str, Dataset]:
@@ -203,6 +209,6 @@ def _names_in(files: Sequence[Path]) -> LabelMaps:
     names: dict[str, set[str]] = {}
     for file, schema in zip(files, check_files(files), strict=True):
         for column in [column for column in LABEL_COLUMNS if column in schema.names]:
-            values = pc.cast(pq.read_table(file, columns=[column])[column], "string")
-            names.setdefault(column, set()).update(values.unique().drop_null().to_pylist())
+            table = clean_table(pq.read_table(file, columns=[column]))
+            names.setdefault(column, set()).update(table[column].unique().drop_null().to_pylist())
     return LabelMaps(names)

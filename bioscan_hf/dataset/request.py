@@ -36,6 +36,7 @@ class Request:
         max_nucleotides: Length to which barcodes are cut; None keeps them whole.
         cache_dir: Folder for what is prepared; None is the cache of `datasets`.
         num_proc: Processes that prepare.
+        clean: Whether names and barcodes are brought to one spelling: files that `build` has not written need it.
     """
 
     config: str
@@ -46,6 +47,7 @@ class Request:
     max_nucleotides: int | None = None
     cache_dir: str | None = None
     num_proc: int | None = None
+    clean: bool = False
 
     @property
     def filters(self) -> list[tuple[str, str, list[str | None]]] | None:

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.parquet import check_files
+from ..dataset.parquet import check_files, clean_table
 from ..dataset.release_source import Release
 from ..dataset.sources import resolve
 from ..progress import Progress, silent
@@ -97,7 +97,12 @@ def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str |
             raise ReleaseError(f"{file} has no column {absent[0]!r}. Its columns are {names}.")
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     for file in files:
-        yield str(file), rows
+        if found.built:
+            yield str(file), rows
+            continue
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(50_000, columns=list(columns)):
+                yield clean_table(pa.Table.from_batches([batch])), rows
 
 
 def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Table) -> None:

@@ -335,3 +335,43 @@ def test_numbers_stay_as_they_are(tmp_path):
     pq.write_table(table, tmp_path / "val.parquet")
     assert load_bioscan5m(tmp_path, split="val")["inferred_ranks"][::2] == [0.0, 2.0]
     assert set(SPLITS) >= {"val"}
+
+
+MARKED = [None, "", "NA", "none", "Unknown", "not_classified"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_of_other_makes_have_one_spelling(tmp_path, caplog, streaming):
+    """Markers, blanks and lower case in a pandas file: as from a CSV. Taxa are chosen by the names that come out."""
+    names = [*MARKED, "Apis  mellifera", " Apis\u00a0mellifera"]
+    barcodes = ["acgu" * 10, "NA", None, "--", "ACGT" * 10, "ACGT-ACGT" * 5, "ac gt" * 9, "ACRT" * 10]
+    table = pa.table({"processid": [f"P{i}" for i in range(8)], "species": names, "dna_barcode": barcodes})
+    pq.write_table(table.append_column("split", pa.array(["val"] * 8)), tmp_path / "mine.parquet")
+    found = list(load_bioscan5m(tmp_path, split="val", streaming=streaming))
+    assert [row["species"] for row in found] == [None] * 6 + ["Apis mellifera"] * 2
+    whole = "ACGT" * 10
+    expected = [whole, None, None, None, whole, whole, "ACGT" * 9, "ACRT" * 10]
+    assert [row["dna_barcode"] for row in found] == expected
+    assert [list(row) for row in found] == [["processid", "species", "dna_barcode", "split"]] * 8
+    bees = {"taxon": {"species": "Apis mellifera"}, "columns": ["processid"], "streaming": streaming}
+    assert list(load_bioscan5m(tmp_path, split="val", **bees)) == [{"processid": "P6"}, {"processid": "P7"}]
+    if not streaming:
+        assert "mine.parquet: 5 cells of species" in caplog.text, caplog.text
+
+
+def test_stats_of_files_of_other_makes(dataset, tmp_path):
+    """Markers are no taxa, and spellings of one barcode are one, as in the statistics of a release."""
+    table = table_of(dataset)
+    expected = {**describe_of(table, tmp_path / "one"), "source": None}
+    for column, change in (("species", "NA"), ("family", "not_classified")):
+        values = [change if value is None else value for value in table[column].to_pylist()]
+        table = table.set_column(table.column_names.index(column), column, pa.array(values))
+    lower = pc.utf8_lower(table["dna_barcode"])
+    table = table.set_column(table.column_names.index("dna_barcode"), "dna_barcode", lower)
+    assert {**describe_of(table, tmp_path / "two"), "source": None} == expected
+
+
+def describe_of(table, folder):
+    folder.mkdir()
+    pq.write_table(table, folder / "val.parquet")
+    return describe(folder)
