@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset
 
-from ..files import locked, replacing
+from ..files import delete_temporaries, locked, replacing
 from ..labels import LabelMaps
 from ..release.boxes import ids_of, places_in
 from ..release.columns import features
@@ -176,6 +176,7 @@ def _memory_map(source: BlockSource, names: Sequence[str] | None, max_nucleotide
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{slug}-{key}"
     files = {split: folder / f"{split}.arrow" for split in splits}
     with locked(folder, "load", wait=True):
+        delete_temporaries(folder)
         if missing := {split: file for split, file in files.items() if not file.is_file()}:
             _write(source, missing, max_nucleotides)
     loaded = {split: Dataset.from_file(str(file)) for split, file in files.items()}

@@ -68,7 +68,7 @@ class SplitShards:
     def add(self, table: pa.Table) -> None:
         """Takes the next rows of the split."""
         if len(table):
-            self._waiting.append(table.cast(self.schema))
+            self._waiting.append(pa.Table.from_arrays(table.columns, schema=self.schema))
             if sum(map(len, self._waiting)) >= METADATA_ROWS_PER_GROUP:
                 self.flush()
 

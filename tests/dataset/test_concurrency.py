@@ -242,6 +242,7 @@ def test_publishing_killed_at_any_read(dataset, tmp_path):
             found = hub.files("tester/killed")
             if clear:
                 del hub.repos["tester/killed"]
+                hub.blobs.clear()  # or they need not be sent again
             return found
 
         check_kills(PUBLISH, folder, [], result, env=minihub.environment(hub, tmp_path / "home"))

@@ -230,7 +230,7 @@ def test_bioscan1m_errors(bioscan1m, tmp_path):
         load_bioscan1m(alone, split="train", partition="clibd")
     lines = alone.read_text().splitlines()
     alone.write_text("\n".join([*lines[:5], lines[5][:30]]))
-    with pytest.raises(ReleaseError, match="row 5: a line with 3 cells instead of 28.*Repair the file"):
+    with pytest.raises(ReleaseError, match="line 6 has 3 cells instead of 28.*Repair the file"):
         load_bioscan1m(alone, split="train")
     alone.write_text("\n".join(lines).replace("\turi\t", "\tbin\t", 1))
     with pytest.raises(ReleaseError, match="has no column 'uri'"):
