@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from PIL import Image
+from PIL import Image, ImageOps
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -123,7 +123,7 @@ def photo_grid(photos: Sequence[tuple[bytes, str]], columns: int = 6) -> Figure:
     figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
     for i, (data, caption) in enumerate(photos):
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(Image.open(io.BytesIO(data)).convert("RGB"))
+        axes.imshow(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
         axes.set_title(caption, fontsize=7, y=-0.02, va="top")
         axes.set_axis_off()
     return figure

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..files import write_text
 from ..schema import LABEL_COLUMNS
@@ -104,7 +104,7 @@ def thumbnail(photo: bytes, processid: str) -> str:
     try:
         with Image.open(io.BytesIO(photo)) as image:
             image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size
-            small = image.convert("RGB")
+            small = ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"The photo of {processid} cannot be decoded ({error}).") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -39,7 +39,7 @@ BARCODE_MARKER = "COI-5P"
 MARKER_NAMES = ("marker_code", "markercode", "marker")
 
 _BLOCK_BYTES = 1 << 23
-_LONGEST = 1 << 26  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
+_LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
 _OTHER_FORMATS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard"}
 

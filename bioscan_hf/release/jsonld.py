@@ -48,7 +48,7 @@ def json_tables(path: Path, stream: Bytes, names: list[str], wanted: list[str]) 
 
 def first_keys(path: Path, start: bytes) -> list[str]:
     """Column names: the keys of the first object. `start` is the beginning of the file."""
-    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs)
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs, parse_int=str, parse_float=str)
     text = start.decode("utf-8", "replace")
     try:
         pairs = decoder.raw_decode(text, _BETWEEN.match(text).end())[0]  # type: ignore[union-attr]
