@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,8 +34,7 @@ GAPS = "-."
 #: IUPAC codes -> N.
 TO_N = str.maketrans(dict.fromkeys(AMBIGUOUS, "N"))
 
-_SPELLING = str.maketrans({**{letter: letter.upper() for letter in ascii_lowercase}, "u": "T", "U": "T"})
-_SPELLING |= str.maketrans("", "", GAPS)
+_SPELLING = str.maketrans(ascii_lowercase + "U", ascii_uppercase.replace("U", "T") + "T", GAPS)
 _LONGEST_MARKER = max(len(marker) for marker in MISSING_TAXA if not set(marker.upper()) - set(LETTERS))
 _BLOCK = 10_000  # rows that are hashed at a time
 

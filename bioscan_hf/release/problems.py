@@ -36,7 +36,7 @@ def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
 
 def stop(problem: Problem) -> None:
     """Raises the problem as a ReleaseError: the default wherever a release is read."""
-    raise ReleaseError(f"{problem}. Correct it, or continue without it with keep_going (--keep-going).")
+    raise ReleaseError(f"{problem}. Correct it, or continue without it with keep_going.")
 
 
 def refuse(problem: Problem) -> None:

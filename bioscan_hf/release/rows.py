@@ -37,6 +37,7 @@ _OTHER_NAMES = {
 }
 #: Other columns in which markers of missing values are null; numbers have their own check.
 _MARKED = {"split", "country", "province_state"}
+_HIGHER = re.compile(r"[A-Z][a-z]|unassigned |unclassified")  # the published metadata have the last two
 _NAME = {"species": re.compile(r"[A-Z][\w-]+ \S"), "dna_bin": re.compile(r"")}
 
 
@@ -124,7 +125,7 @@ class Changes:
         """Counts the values of a rank that do not look like names."""
         self.rows[rank] += len(column) - column.null_count
         known = self.values.setdefault(rank, {})
-        pattern = _NAME.get(rank, re.compile(r"[A-Z][a-z]"))
+        pattern = _NAME.get(rank, _HIGHER)
         values = column.unique().to_pylist()
         for value in values:
             if value not in known:

@@ -77,6 +77,12 @@ def test_changes_and_suspicious_values_are_counted(tmp_path):
     ]
 
 
+def test_published_words_are_no_suspicious_names(tmp_path):
+    changes = Changes()
+    rows_of(write(tmp_path / "own.csv", "id,seq,subfamily\n" + "P,ACGT,unassigned Apidae\n" * 9), changes=changes)
+    assert changes.problems("own.csv") == []
+
+
 def test_coordinates_are_on_the_earth(tmp_path):
     """Each cell outside, infinite or no number is reported and emptied; NaN and NA are empty."""
     pairs = [
