@@ -32,6 +32,7 @@ _UNREADABLE = (pa.ArrowInvalid, OSError, BadZipFile, zlib.error, EOFError)
 _OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
 _AHEAD = 2  # blocks that are parsed ahead
 _DELIMITERS = ",\t;|"
+_MOST_COLUMNS = 10_000
 
 Report = Callable[[Problem], None]
 
@@ -183,6 +184,8 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
 def _checked(path: Path, names: list[str]) -> list[str]:
     """Names of columns without white space around them; raises ReleaseError if they cannot be used."""
     names = [name.strip() for name in names]
+    if len(names) > _MOST_COLUMNS:
+        raise ReleaseError(f"{path} has {len(names):,} columns; at most {_MOST_COLUMNS:,} are read.")
     counts = Counter(names)
     repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:

@@ -114,6 +114,8 @@ def _members(file: IO[bytes], place: int, left: int, shift: int) -> Iterator[Mem
         signature, flags, method, crc, packed, size, n, extra, comment, _, offset = _CENTRAL.unpack_from(data, at)
         if signature != b"PK\1\2":
             raise BadZipFile("its central directory is damaged")
+        if at + 46 + n + extra + comment > len(data):
+            raise BadZipFile("its central directory is cut off")
         name = data[at + 46 : at + 46 + n]
         if 0xFFFFFFFF in (packed, size, offset):
             packed, offset = _zip64(data[at + 46 + n : at + 46 + n + extra], size, packed, offset)
