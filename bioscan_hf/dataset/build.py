@@ -184,7 +184,7 @@ def add_photos(folder: Path, root: Path, config: str, splits: Sequence[str], wor
         photos.check(splits)
     with locked(folder, "build"):
         manifest = Manifest.read(folder)
-        delete_temporaries(folder)
+        _clean(folder, ())
         tasks = _photo_shards(root, config, manifest, splits, False)
         _write_photos(tasks, manifest, ProblemList(False), silent, workers=workers)
     return manifest
