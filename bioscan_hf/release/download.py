@@ -138,6 +138,8 @@ def _base(source: str) -> str | None:
             f"Unknown source {source!r}: give 'hub', or the http(s) address of a folder with the files, such as "
             f"https://zenodo.org/records/11973457/files."
         )
+    if "@" in parts.netloc:
+        raise ValueError("The address of the source holds a user name or password, which is not supported: remove it.")
     return source.rstrip("/")
 
 
@@ -359,7 +361,7 @@ def _extent(response: Any) -> tuple[int, int | None]:
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match is None:
-            raise DownloadError(f"{response.url} answers with a range but does not say which")
+            raise DownloadError(f"{response.url.partition('?')[0]} answers with a range but does not say which")
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length")
     return 0, None if length is None else int(length)

@@ -253,6 +253,9 @@ def test_invalid_arguments_create_nothing(tmp_path):
         download(tmp_path / "new", "cropped_265")
     with pytest.raises(ValueError, match="Unknown split 'tran'"):
         check(tmp_path / "new", "dna", "tran")
+    with pytest.raises(ValueError, match="holds a user name or password") as error:
+        download(tmp_path / "new", source="https://ann:s3cret@example.org/files")
+    assert "s3cret" not in str(error.value)
     assert not (tmp_path / "new").exists()
 
 
