@@ -196,7 +196,7 @@ def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str,
     if photo is None:
         axes.text(0.5, 0.5, "no photo", size=7, color="#666666", ha="center", va="center", transform=axes.transAxes)
     else:
-        image = Image.open(io.BytesIO(photo)).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(photo))).convert("RGB")
         square = ImageOps.fit(image, (min(image.size),) * 2)
         axes.imshow(square.resize((160, 160)))
     axes.set(xticks=[], yticks=[])
