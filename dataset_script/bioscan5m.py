@@ -49,7 +49,6 @@ class Bioscan5M(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
             features=self._source().features(self.config.name) if self.config.data_dir else None,
-            license="CC BY 3.0",
             homepage="https://biodiversitygenomics.net/5M-insects/",
         )
 

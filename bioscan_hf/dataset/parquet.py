@@ -67,11 +67,9 @@ class _Plan:
     @classmethod
     def of(cls, schema: pa.Schema, request: Request, columns: tuple[str, ...] | None) -> _Plan:
         request.check_columns(schema.names)
-        for column in request.taxon:
+        for column in [*request.taxon, *request.maps.columns]:
             if column not in schema.names:
-                raise ValueError(
-                    f"There is no column {column!r} to choose rows by; there are {', '.join(schema.names)}."
-                )
+                raise ValueError(f"There is no column {column!r}; there are {', '.join(schema.names)}.")
         options: dict[str, Any] = {"features": _plain_features(schema)}
         late = request.clean or any(not pa.types.is_string(schema.field(one).type) for one in request.taxon)
         if request.taxon and not late:

@@ -112,6 +112,8 @@ def combine(
         datasets_ = list(parts.values())
         parts = {split: datasets_[0] if len(datasets_) == 1 else concatenate_datasets(datasets_)}
     if unique_barcodes:
+        if any("dna_barcode" not in part.column_names for part in parts.values()):
+            raise ValueError("There is no column 'dna_barcode', so barcodes cannot be unique.")
         parts = {name: part.select(first_of_each_barcode(part)) for name, part in parts.items()}
     if columns is not None:
         parts = {name: part.select_columns(list(columns)) for name, part in parts.items()}

@@ -375,3 +375,17 @@ def describe_of(table, folder):
     folder.mkdir()
     pq.write_table(table, folder / "val.parquet")
     return describe(folder)
+
+
+def test_columns_that_a_file_does_not_have(tmp_path):
+    """Named at once, with the columns that there are."""
+    pq.write_table(pa.table({"processid": ["P1"]}), tmp_path / "val.parquet")
+    maps = LabelMaps({"genus": ["Apis"]})
+    for options, message in (
+        ({"ranks": ["genus"], "labels": maps}, "There is no column 'genus'; there are processid"),
+        ({"taxon": {"genus": "Apis"}, "labels": maps}, "There is no column 'genus'; there are processid"),
+        ({"columns": ["genus"]}, "Unknown column 'genus'. The config 'dna' has processid"),
+        ({"unique_barcodes": True}, "There is no column 'dna_barcode'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_bioscan5m(tmp_path, split="val", **options)
