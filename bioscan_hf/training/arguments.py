@@ -79,6 +79,10 @@ class BaseTrainingArguments(TrainingArguments):
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         super().__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the token: the Trainer pickles its arguments into folders that are pushed."""
+        return {**vars(self), "hub_token": None}
+
 
 @dataclass
 class BarcodeTrainingArguments(BaseTrainingArguments):

@@ -215,6 +215,8 @@ def run_program(program: Callable[[], object]) -> None:
     Errors that are raised after training has started keep their traceback, in every process.
     """
     logging.basicConfig(level=logging.INFO)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)  # it logs addresses that are signed for an upload
     try:
         program()
     except EXPECTED as error:
