@@ -163,7 +163,8 @@ def run(step: str, release: Path, work: Path, rows: int, python: str = sys.execu
     program = FRAME.format(step=STEPS[step])
     environment = {**os.environ, "HF_HOME": str(work / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     command = [python, "-c", program, str(release), str(work / "parquet"), str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    # In `work`, because Python would import the package from a checkout that is the current folder.
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work)
     if done.returncode:
         raise RuntimeError(f"The step {step!r} failed:\n{done.stderr}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -188,12 +189,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if options.work.exists() and any(options.work.iterdir()):
         parser.error(f"{options.work} is not empty: the caches in it would make the first opening a second one")
 
-    release = options.work / "release"
-    metrics = {step: run(step, release, options.work, options.rows) for step in STEPS}
+    work = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    release = work / "release"
+    metrics = {step: run(step, release, work, options.rows) for step in STEPS}
     before = {}
     if options.before:
         print(f"with {options.before}:")
-        folder = options.work / "before"
+        folder = work / "before"
         folder.mkdir()
         before = {step: run(step, release, folder, options.rows, options.before) for step in COMPARED}
     peer, total, lookups = metrics["peer_load"]["seconds"], metrics["build"]["bytes"], metrics["label_lookups"]
