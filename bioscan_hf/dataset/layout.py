@@ -49,24 +49,31 @@ def find_splits(names: Iterable[str], config: str, source: str) -> dict[str, lis
     if not found:
         raise ValueError(f"{source!r} has no config {config!r}; it has {', '.join(built)}.")
     splits: dict[str, list[str]] = {}
+    places: dict[str, tuple[PurePosixPath, str]] = {}
     for path, inside in sorted(found):
-        splits.setdefault(_split_of(inside, source), []).append(str(path))
+        name = _name_of_split(inside, source)
+        split = SPLIT_ALIASES.get(name, name)
+        split = split if split in _KNOWN else BY_COLUMN
+        place = places.setdefault(split, (path.parent, name))
+        if split != BY_COLUMN and place != (path.parent, name):
+            raise ValueError(
+                f"{source!r} holds {split} twice: {splits[split][0]} and {path}. Move one of them elsewhere."
+            )
+        splits.setdefault(split, []).append(str(path))
     return {split: splits[split] for split in sorted(splits, key=split_order)}
 
 
-def _split_of(path: PurePosixPath, source: str) -> str:
-    """The split of a file, from its name inside the folder of a config."""
-    if len(path.parts) > 1:
-        name = path.parts[0]
-        if name.startswith("partial-"):
-            raise ValueError(
-                f"{source!r} holds only a part of {name.removeprefix('partial-')} (in {path.parent}): the Hub "
-                f"converts only the beginning of large datasets. Load the repository itself."
-            )
-    else:
-        name = re.split(r"[-.]", path.name)[0]
-    name = SPLIT_ALIASES.get(name, name)
-    return name if name in _KNOWN else BY_COLUMN
+def _name_of_split(path: PurePosixPath, source: str) -> str:
+    """The part of a path inside the folder of a config that can be the name of a split."""
+    if len(path.parts) == 1:
+        return re.split(r"[-.]", path.name)[0]
+    name = path.parts[0]
+    if name.startswith("partial-"):
+        raise ValueError(
+            f"{source!r} holds only a part of {name.removeprefix('partial-')} (in {path.parent}): the Hub "
+            f"converts only the beginning of large datasets. Load the repository itself."
+        )
+    return name
 
 
 def check_shards(names: Sequence[str], config: str, split: str, source: str) -> None:

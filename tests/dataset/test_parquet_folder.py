@@ -128,6 +128,8 @@ def test_layouts_that_say_too_little(dataset, tmp_path):
     for first, second, message in (
         ("a/x.parquet", "b/x.parquet", "has no config 'dna'; it has a, b"),
         ("a/x.parquet", "x.parquet", "has no config 'dna'; it has a"),
+        ("dna/val.parquet", "dna/validation.parquet", "holds val twice: dna/val.parquet and dna/validation.parquet"),
+        ("dna/val/0000.parquet", "dna/val-0.parquet", "holds val twice: dna/val/0000.parquet and dna/val-0.parquet"),
         ("val.parquet", "more.parquet", "holds more.parquet, whose name is not a split, beside files of val"),
     ):
         folder = tmp_path / f"{first}+{second}".replace("/", "-")
