@@ -130,7 +130,7 @@ def chunk(processid: str, split: str) -> str:
     It is the first hexadecimal digits of the md5 of the id: two in pretrain, one in train and other_heldout.
     """
     digits = {"pretrain": 2, "train": 1, "other_heldout": 1}.get(split, 0)
-    return md5(processid.encode("ascii"), usedforsecurity=False).hexdigest()[:digits] if digits else ""
+    return md5(processid.encode(), usedforsecurity=False).hexdigest()[:digits] if digits else ""
 
 
 def check_id(name: str, what: str = "processid") -> None:

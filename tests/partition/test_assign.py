@@ -258,6 +258,8 @@ def test_split_and_chunk_are_replaced():
     assert result["chunk"].to_pylist() == [taxonomy.chunk(*pair) or None for pair in pairs]
     assert result["split"].equals(make_splits(open_world())["split"])
     assert make_splits(result).equals(result)
+    ids = pa.array([f"Ñ{i}" for i in range(len(table))])
+    assert make_splits(table.set_column(table.column_names.index("processid"), "processid", ids))["chunk"].null_count
 
 
 def test_simulation():
