@@ -212,10 +212,10 @@ def _candidates(
         return [_possible(n_clusters, rows)], {"by": "given", "asked": n_clusters, "oracle": False}
     if isinstance(n_clusters, str) and n_clusters != "silhouette":
         if n_clusters not in labels:
-            raise ValueError(f"n_clusters={n_clusters!r} is neither 'silhouette' nor a rank of {', '.join(labels)}.")
+            raise ValueError(f"{n_clusters!r} is neither 'silhouette' nor a rank of the labels: {', '.join(labels)}.")
         asked = int(labels[n_clusters].max(initial=-1)) + 1
         if not asked:
-            raise ValueError(f"No specimen has a name at {n_clusters!r}: pass n_clusters as a number or 'silhouette'.")
+            raise ValueError(f"No specimen has a name at {n_clusters!r}: give a number of clusters or 'silhouette'.")
         return [_possible(asked, rows)], {"by": "rank", "rank": n_clusters, "asked": asked, "oracle": True}
     numbers = np.geomspace(2, max(2, rows // 2), CANDIDATES).round() if n_clusters == "silhouette" else n_clusters
     tried = sorted({int(k) for k in numbers})
@@ -237,7 +237,7 @@ def _best(
     scores = {k: silhouette(x, cut(k), seed=seed) for k in candidates}  # the seed gives all the same sample
     known = {k: score for k, score in scores.items() if score is not None}
     if not known:
-        raise ValueError(f"None of {list(candidates)} clusters has a silhouette: pass n_clusters as a number.")
+        raise ValueError(f"None of {list(candidates)} clusters has a silhouette: give a number of clusters.")
     return min(k for k, score in known.items() if score >= max(known.values()) - SILHOUETTE_TOLERANCE), scores
 
 

@@ -183,7 +183,7 @@ def _timm_encoder(
     chosen = PUBLISHED.get(name) or Published(rest)
     download = weights is None and not random_weights
     if chosen.file and download:
-        raise ValueError(f"{name!r} is not in timm: give its published file, {chosen.file}, as weights.")
+        raise ValueError(f"{name!r} is not in timm: give its published weights, the file {chosen.file}.")
     folder = Path(chosen.timm)
     architecture = f"local-dir:{folder.resolve()}" if (folder / "config.json").is_file() else chosen.timm
     head: dict[str, Any] = {} if chosen.clip else {"num_classes": 0}

@@ -478,7 +478,7 @@ def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
         (("--model", "timm:x", "--trust-remote-code", *photos), "Photo encoders run no remote code"),
         (("--model", "timm:nowhere", *photos), "timm has no 'nowhere'"),
         (("--model", "kmer:4", *photos), "An encoder of photos is"),
-        (("--model", "mocov3_resnet50", *photos), "give their published file, r-50-1000ep.pth.tar"),
+        (("--model", "mocov3_resnet50", *photos), "give its published weights, the file r-50-1000ep.pth.tar"),
         (("--model", "timm:test_resnet", "--random-weights", "--config", "original_256"), "original_256"),
     ):
         assert told in fails(capsys, *command, *arguments)

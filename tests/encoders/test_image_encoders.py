@@ -89,7 +89,7 @@ def test_the_published_ones_are_in_timm_with_the_settings_of_the_comparison():
 
 
 def test_published_file_has_to_be_given():
-    with pytest.raises(ValueError, match="give its published file, r-50-1000ep.pth.tar, as weights"):
+    with pytest.raises(ValueError, match="give its published weights, the file r-50-1000ep.pth.tar"):
         load_image_encoder("mocov3_resnet50")
 
 

@@ -441,7 +441,13 @@ def test_remote_code_runs_without_the_package(tmp_path):
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert config["auto_map"] == AUTO_MAP
         assert {path.name for path in (tmp_path / name).glob("*.py")} == {
-            *("configuration_barcodebert.py", "modeling_barcodebert.py", "barcode_heads.py", "taxon_classifier.py", "vocabularies.py"),
+            *(
+                "configuration_barcodebert.py",
+                "modeling_barcodebert.py",
+                "barcode_heads.py",
+                "taxon_classifier.py",
+                "vocabularies.py",
+            ),
         }
     done = subprocess.run(
         [sys.executable, "-c", REMOTE, str(tmp_path)],
