@@ -75,7 +75,7 @@ def test_folder_of_several_modalities(tmp_path):
 def test_kept_columns_and_missing_values(tmp_path):
     """Rows without a value are zero and not valid, in memory and on disk; labels come back, also a column of nulls."""
     encoder = kmer_encoder(1)
-    with pytest.raises(ValueError, match="^P2: the processid or the value of 'dna_barcode' is missing"):
+    with pytest.raises(ValueError, match="^P2, P4: the processid or the value of 'dna_barcode' is missing"):
         embed(*encoder, table())
     for output in (None, tmp_path):
         found = embed(*encoder, table(), output=output, shard_size=2, keep=["genus"], missing="invalid")
@@ -116,7 +116,7 @@ def test_writing_reads_nothing_back(tmp_path, monkeypatch):
     read, original = [], pq.read_table
     monkeypatch.setattr(stored.pq, "read_table", lambda *a, **k: read.append(k["columns"]) or original(*a, **k))
     rows = table().filter(pa.array([True, True, False, True, True, True, True]))
-    found = embed(*kmer_encoder(1), rows, output=tmp_path, shard_size=2)
+    found = embed(*kmer_encoder(1), rows, output=tmp_path, shard_size=2, missing="invalid")
     assert (len(found), found.dim) == (6, 4) and read == []
     assert found.valid.sum() == 5 and read == [["valid"]] * 3
     assert found.embeddings is found.embeddings and read[3:] == [["embedding"]] * 3
@@ -124,7 +124,7 @@ def test_writing_reads_nothing_back(tmp_path, monkeypatch):
 
 def test_a_shard_of_another_length_is_refused(tmp_path):
     rows = table().filter(pa.array([True, True, False, True, True, True, True]))
-    embed(*kmer_encoder(1), rows, output=tmp_path, shard_size=2)
+    embed(*kmer_encoder(1), rows, output=tmp_path, shard_size=2, missing="invalid")
     shards = sorted(tmp_path.glob("*.parquet"))
     pq.write_table(pq.read_table(shards[1]).slice(0, 1), shards[1])
     with pytest.raises(ValueError, match="00001-of-00003.parquet' has 1 instead of 2 rows"):

@@ -264,7 +264,11 @@ def test_a_killed_run_resumes_exactly(source, tmp_path):
         ({"embedding_size": -1}, ValueError, r"embedding_size \(-1\)"),
         ({"profile_weight": 1.0}, ValueError, "profile_weight 1.0"),
         ({"positions": 61}, ValueError, "0 of the barcodes have exactly 61 nucleotides"),
-        ({"positions": 700}, ValueError, "must be at least positions"),
+        (
+            {"positions": 700},
+            ValueError,
+            r"positions \(700\) must be at least anchor_k \(6\) and at most max_nucleotides \(660\)",
+        ),
         ({"train_split": "training"}, ValueError, "Unknown split 'training'"),
         ({"train_split": "pretrain"}, ValueError, "No rows of split 'pretrain'"),
         ({"validation_splits": ["test"]}, ValueError, r"validation_splits are \['test'\]. Choose among val, val_un"),
