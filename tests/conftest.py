@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _CACHE = tempfile.TemporaryDirectory(prefix="bioscan_hf-tests-")
 os.environ.update(
@@ -17,6 +18,11 @@ os.environ.update(
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
 )
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Property tests draw the same examples in every run; BIOSCAN_HF_HYPOTHESIS=random draws others.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("random")
+settings.load_profile(os.environ.get("BIOSCAN_HF_HYPOTHESIS", "fixed"))
 
 
 @pytest.fixture(scope="session")
