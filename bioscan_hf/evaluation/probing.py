@@ -145,12 +145,12 @@ def linear_probe(
         raise ValueError(
             f"A linear probe needs 2 or more classes, and the {len(y)} labelled train rows have {len(classes)}."
         )
+    where = torch.device(device)
     if protocol == "default":
-        shares = fit_logistic(x, y, test, torch.device(device))
+        codes, confidences, shares = fit_logistic(x, y, test, where, probabilities)
     else:
-        shares = fit_sgd(x, y, test, epochs, seed, torch.device(device))
-    predictions, confidences = classes[shares.argmax(axis=1)], shares.max(axis=1).astype(np.float64)
-    return _result(predictions, confidences, train_ids, test_ids, probabilities=shares if probabilities else None)
+        codes, confidences, shares = fit_sgd(x, y, test, epochs, seed, where, probabilities)
+    return _result(classes[codes], confidences, train_ids, test_ids, probabilities=shares)
 
 
 def probe_ranks(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bioscan_hf.evaluation import linear_fits
 from bioscan_hf.evaluation.probing import knn_probe, linear_probe, probe_barcodes, probe_metrics, probe_ranks
@@ -355,6 +356,35 @@ def test_logistic_regression_is_scikit_learns():
     np.testing.assert_allclose(result.confidences, result.probabilities.max(1))
     assert 0.2 < result.confidences.min() < result.confidences.max() < 1, "too easy to tell fits apart"
     assert linear_probe(train, train_ids, test, test_ids).probabilities is None
+
+
+class LargestTensor(TorchDispatchMode):
+    """Keeps the largest number of elements of a tensor that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("protocol", ["default", "upstream"])
+def test_blocks_of_rows_bound_memory_and_change_nothing(monkeypatch, protocol):
+    """Scores of 25 rows at a time, the last block incomplete, against those of all 300 train and 110 test rows."""
+    data = blobs(n_train=300, n_test=110, dim=4, classes=40, noise=0.5)
+    how = {"protocol": protocol, "epochs": 2, "probabilities": True}
+    whole = linear_probe(*data, **how)
+    monkeypatch.setattr(linear_fits, "BLOCK", 1000)
+    with LargestTensor() as largest:
+        blocks = linear_probe(*data, **how)
+    np.testing.assert_allclose(blocks.probabilities, whole.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(blocks.predictions, whole.predictions)
+    np.testing.assert_allclose(blocks.confidences, whole.probabilities.max(1), atol=1e-5)
+    scores = {"default": 1000, "upstream": 300 * 40}[protocol]  # a batch of SGD has up to 1,024 rows
+    assert 0 < largest.elements <= max(scores, 300 * 4, 10 * 2 * 5 * 40)
 
 
 def test_unfinished_fit_warns(monkeypatch):
