@@ -1,6 +1,6 @@
 """Metrics of taxon identification: numpy in, fractions in [0, 1] out; None where no specimen counts.
 
-`predictions` and `references` are class ids (N,); specimens whose reference is `ignore` are left out.
+`predictions` and `references` are class ids (N,); specimens whose reference is negative or `ignore` are left out.
 `probabilities` (N,) are the confidences of the predictions, in [0, 1].
 Shape letters: N = specimens, K = ranked predictions of a specimen, T = distinct confidences.
 """
@@ -24,7 +24,7 @@ def accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE
     """Micro and macro accuracy of one taxonomic rank.
 
     Micro is the share of the specimens. Macro is the mean over the classes in `references` (balanced accuracy). A
-    prediction `ignore` is wrong.
+    prediction that is negative or `ignore` is wrong.
 
     Returns:
         micro_accuracy, macro_accuracy; support and classes: numbers of specimens and classes that count.
@@ -46,11 +46,12 @@ def top_k_accuracy(predictions: ArrayLike, references: ArrayLike, ignore: int = 
 def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> Scores:
     """F1 as in scikit-learn: f1_micro, f1_macro, and f1_weighted by the numbers of references.
 
-    The classes are those of the references and the predictions. A prediction `ignore` is wrong but is not a class: it
-    lowers recall only, and micro F1 equals the accuracy.
+    The classes are those of the references and the predictions. A prediction that is negative or `ignore` is wrong but
+    is not a class: it lowers recall only, and micro F1 equals the accuracy.
     """
     predicted, true = _id_pair(predictions, references)
-    predicted, true = predicted[true != ignore], true[true != ignore]
+    known = _known(true, ignore)
+    predicted, true = predicted[known], true[known]
     if not len(true):
         return {"f1_micro": None, "f1_macro": None, "f1_weighted": None}
     classes, codes = np.unique(np.concatenate([true, predicted]), return_inverse=True)
@@ -61,7 +62,7 @@ def f1(predictions: ArrayLike, references: ArrayLike, ignore: int = IGNORE) -> S
     per_class = 2 * hits / (support + guesses)
     return {
         "f1_micro": float(hits.sum() / len(true)),
-        "f1_macro": float(per_class[classes != ignore].mean()),
+        "f1_macro": float(per_class[_known(classes, ignore)].mean()),
         "f1_weighted": float((per_class * support).sum() / len(true)),
     }
 
@@ -81,7 +82,7 @@ def coverage(references: ArrayLike, classes: ArrayLike, ignore: int = IGNORE) ->
     This is an upper bound of the accuracy of the classifier.
     """
     true, known = _ids("references", references, 1), _ids("classes", classes, 1)
-    labelled = true[true != ignore]
+    labelled = true[_known(true, ignore)]
     return float(np.isin(labelled, known).mean()) if len(labelled) else None
 
 
@@ -205,7 +206,7 @@ def hierarchical_accuracy(
     pairs = [_id_pair(predictions[rank], references[rank]) for rank in references]
     if len({len(true) for _, true in pairs}) > 1:
         raise ValueError(f"The ranks have {[len(true) for _, true in pairs]} specimens; each needs the same ones.")
-    known = np.stack([true != ignore for _, true in pairs])  # (ranks, N)
+    known = np.stack([_known(true, ignore) for _, true in pairs])  # (ranks, N)
     hits = np.stack([predicted == true for predicted, true in pairs])[:, known.any(axis=0)]
     known = known[:, known.any(axis=0)]
     if not hits.size:
@@ -237,14 +238,19 @@ def adjusted_mutual_information(predictions: ArrayLike, references: ArrayLike, i
     from sklearn.metrics import adjusted_mutual_info_score  # takes a second to import
 
     clusters, true = _id_pair(predictions, references)
-    known = true != ignore
+    known = _known(true, ignore)
     if not known.any():
         return {"ami": None, "ami_labelled": None, "support": 0}
     return {
-        "ami": float(adjusted_mutual_info_score(true, clusters)),
+        "ami": float(adjusted_mutual_info_score(np.where(known, true, IGNORE), clusters)),
         "ami_labelled": float(adjusted_mutual_info_score(true[known], clusters[known])),
         "support": int(known.sum()),
     }
+
+
+def _known(labels: NDArray[np.int64], ignore: int) -> NDArray[np.bool_]:
+    """Which labels are classes; models and collators write a missing label as -1 or -100."""
+    return (labels >= 0) & (labels != ignore)
 
 
 def _bins(bins: int) -> int:
@@ -270,7 +276,7 @@ def _answers(
         raise ValueError(
             f"probabilities must lie in [0, 1]; row {wrong[0]} has {confidence[wrong[0]]} ({len(wrong)} such rows)."
         )
-    known = true != ignore
+    known = _known(true, ignore)
     return np.minimum(confidence[known], 1), (predicted == true)[known].astype(np.float64)
 
 
@@ -312,7 +318,7 @@ def _id_pair(
 
 
 def _accuracy_of_hits(hits: NDArray[np.bool_], true: NDArray[np.int64], ignore: int) -> Scores:
-    known = true != ignore
+    known = _known(true, ignore)
     if not known.any():
         return {"micro_accuracy": None, "macro_accuracy": None, "support": 0, "classes": 0}
     classes, codes = np.unique(true[known], return_inverse=True)

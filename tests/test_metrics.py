@@ -13,6 +13,7 @@ from bioscan_hf.hub.evaluate_metrics import TaxonAccuracy
 from bioscan_hf.metrics import (
     accuracy,
     adaptive_calibration_error,
+    adjusted_mutual_information,
     brier_score,
     confidence_threshold,
     coverage,
@@ -50,8 +51,19 @@ def test_nothing_left_is_null():
     assert f1([3], [-1]) == {"f1_micro": None, "f1_macro": None, "f1_weighted": None}
 
 
-def test_another_id_can_mean_missing():
-    assert accuracy([0, 1], [0, -100], ignore=-100)["support"] == 1
+@pytest.mark.parametrize("missing", [-1, -100, -1000])
+def test_every_negative_label_is_missing(missing):
+    """Collators and losses write -100 where tables have -1; both are the same in every metric."""
+    predicted, true, sure = [0, 1, 2, 0, 1], [0, 1, missing, missing, 0], [0.9, 0.8, 0.7, 0.6, 0.5]
+    for metric in (accuracy, f1, adjusted_mutual_information):
+        assert metric(predicted, true) == metric(predicted, [0, 1, -1, -1, 0])
+    for metric in (expected_calibration_error, adaptive_calibration_error, brier_score, selective_accuracy):
+        assert metric(sure, predicted, true) == metric(sure, predicted, [0, 1, -1, -1, 0])
+    assert accuracy(predicted, true)["support"] == 3 and coverage(true, [0]) == pytest.approx(2 / 3)
+    assert top_k_accuracy(np.array(predicted)[:, None], true)["support"] == 3
+    assert hierarchical_accuracy({"genus": predicted}, {"genus": true})["support"] == 3
+    assert accuracy([missing, 1], [0, 1])["micro_accuracy"] == 0.5, "a negative prediction is wrong"
+    assert accuracy([0, 1], [0, 7], ignore=7)["support"] == 1, "another id can mean missing too"
 
 
 def test_hand_made_top_k():

@@ -90,7 +90,7 @@ def summarize_kmers(prediction: EvalPrediction, objective: str) -> dict[str, flo
             "No k-mer of the validation split is predicted: it has too few barcodes, or they are too short. Choose "
             "another --validation_split."
         )
-    accuracy, loss = scores.mean(0)
+    accuracy, loss = scores.mean(0, dtype=np.float64)  # a sum of float32 over many rows loses its digits
     return {f"{objective}_accuracy": float(accuracy), f"{objective}_loss": float(loss)}
 
 
