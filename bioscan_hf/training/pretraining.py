@@ -1,7 +1,6 @@
-"""Options, presets, data and Trainer for pretraining.
+"""Options, data and Trainer for pretraining.
 
-Source: BarcodeBERT, https://arxiv.org/abs/2311.02401 (`main`: its public code for BIOSCAN-5M, and `workshop2023`: the
-code of its first version); BarcodeMAE, https://github.com/bioscan-ml/BarcodeMAE (`masked-only`)
+Source: BarcodeBERT, https://arxiv.org/abs/2311.02401
 Shape letters: B = batch, L = tokens.
 """
 
@@ -26,74 +25,12 @@ from ..schema import MAX_NUCLEOTIDES, resolve_splits
 from .arguments import OVERWRITE_HELP, check_workers, option, required
 from .inputs import check_rows
 from .masking import IGNORED
+from .presets import PRESETS
 from .trainer import BarcodeTrainer
 
 DEDUPLICATIONS = ("none", "split", "upstream")
 
 BACKBONES = ("bert", "mamba")
-
-
-# ---- presets --------------------------------------------------------------------------------------------------------
-
-_MAIN: dict[str, Any] = {
-    "train_split": "pretrain+other_heldout",
-    "validation_split": "train",  # only its barcodes are read
-    "deduplicate": "upstream",
-    "vocabulary": "barcodebert",
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "dropout": 0.1,
-    "mlm_head": "kmers",
-    "mask_ratio": 0.5,
-    "loss_on": "valid",
-    "mask_token_share": 1.0,
-    "random_token_share": 0.0,
-    "mask_token_id": 0,
-    "random_offset": True,
-    "attend_padding": False,
-    "cut_padding": True,
-    "learning_rate": 1e-4,
-    "scale_learning_rate": True,
-    "schedule": "onecycle",
-    "weight_decay": 0.0,
-    "decay_all_parameters": True,
-    "per_device_train_batch_size": 16,
-    "num_train_epochs": 35.0,
-    "max_grad_norm": 0.0,  # no clipping
-    "train_sampling_strategy": "random",
-    "similar_lengths": False,
-    "dataloader_drop_last": True,
-    "bf16": False,
-}
-
-#: Its data were another release, split and deduplicated beforehand; the splits here are our choice.
-_WORKSHOP_2023 = _MAIN | {
-    "train_split": "pretrain",
-    "validation_split": "val",
-    "deduplicate": "split",
-    "vocabulary": "barcodebert-2023",
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "mlm_head": "tied",
-    "loss_on": "all",
-    "mask_token_id": 1,
-    "random_offset": False,
-    "attend_padding": True,
-    "cut_padding": False,
-    "scale_learning_rate": False,
-    "schedule": "epoch-warmup",
-    "weight_decay": 1e-5,
-    "num_train_epochs": 100.0,
-    "train_sampling_strategy": "sequential",
-    "dataloader_drop_last": False,
-}
-
-#: Published recipes: preset -> option -> value.
-PRESETS: dict[str, dict[str, Any]] = {
-    "main": _MAIN,
-    "workshop2023": _WORKSHOP_2023,
-    "masked-only": _MAIN | {"loss_on": "masked", "weight_decay": 1e-5, "num_train_epochs": 45.0},
-}
 
 
 # ---- options --------------------------------------------------------------------------------------------------------
@@ -104,7 +41,12 @@ class PretrainingOptions:
     """Options of pretraining: data, model and loss."""
 
     source: str = required("Hub id, Parquet folder, release folder or metadata CSV of BIOSCAN-5M.")
-    preset: str = option("none", f"Published recipe: {', '.join(PRESETS)}. Other options override its values.")
+    preset: str = option(
+        "none",
+        "Recipe: 'main', 'workshop2023' or 'masked-only', as published and in single precision; or 'fast', the "
+        "published objective in large batches for a GPU: bfloat16, TF32, a compiled model. Other options override its "
+        "values.",
+    )
     train_split: str = option("pretrain", "Split to train on; 'a+b' joins two.")
     validation_split: str = option("val", "Split to validate on (its labels are not read); 'none': no validation.")
     deduplicate: str = option(
