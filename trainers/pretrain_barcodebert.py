@@ -46,8 +46,8 @@ from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training.arguments import BarcodeTrainingArguments, global_batch_size, read_options
 from bioscan_hf.training.masking import IGNORED, MaskedKmerCollator, Masking
+from bioscan_hf.training.presets import PRESETS
 from bioscan_hf.training.pretraining import (
-    PRESETS,
     PretrainingOptions,
     PretrainingTrainer,
     check_options,

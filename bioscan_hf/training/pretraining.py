@@ -25,7 +25,6 @@ from ..schema import MAX_NUCLEOTIDES, resolve_splits
 from .arguments import OVERWRITE_HELP, check_workers, option, required
 from .inputs import check_rows
 from .masking import IGNORED
-from .presets import PRESETS
 from .trainer import BarcodeTrainer
 
 DEDUPLICATIONS = ("none", "split", "upstream")

@@ -32,7 +32,8 @@ from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import pretrain_barcodebert as program
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
-from bioscan_hf.training.pretraining import PRESETS, PretrainingOptions, check_options, weighted_loss
+from bioscan_hf.training.presets import PRESETS
+from bioscan_hf.training.pretraining import PretrainingOptions, check_options, weighted_loss
 from bioscan_hf.training.run import begin_run
 
 MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
