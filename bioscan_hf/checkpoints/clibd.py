@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..models.configuration_clibd import MODALITIES, ClibdConfig
+from ..models.logit_scale import with_dimension
 from ..models.lora import add_lora, fused_layers
 from ..models.modeling_clibd import ClibdModel
 from ..models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
@@ -154,7 +155,8 @@ def _parts(weights: Mapping[str, Tensor], name: str) -> Parts:
         if ours in place:
             raise ValueError(f"{name} has the weight {original} twice, under two keys.")
         place[ours] = value
-    parts.state.setdefault("logit_scale.log_scale", torch.tensor(FIXED_LOG_SCALE))
+    parts.state.setdefault("logit_scale.log_scale", torch.tensor([FIXED_LOG_SCALE]))
+    with_dimension(parts.state, "logit_scale.log_scale")
     return parts
 
 

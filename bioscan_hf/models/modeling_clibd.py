@@ -5,7 +5,6 @@ the weights and the files of BarcodeBERT; photo encoders also need timm. Paper: 
 Shape letters: B = batch, L = tokens, H = hidden size of an encoder, E = projection_dim.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .barcode_heads import pool
 from .configuration_clibd import ClibdConfig
+from .logit_scale import LogitBias, LogitScale
 from .modeling_barcodebert import BarcodeBertModel
 
 
@@ -35,36 +35,6 @@ class ClibdOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
     logit_bias: torch.Tensor | None = None
-
-
-class LogitScale(nn.Module):
-    """Inverse temperature. It is a module because adapters can train modules, but not single parameters."""
-
-    def __init__(self, config: ClibdConfig):
-        super().__init__()
-        self.max = config.logit_scale_max
-        self.log_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-
-    def forward(self) -> torch.Tensor:
-        if self.max is None:
-            return self.log_scale.exp()
-        if self.training:  # changes the parameter, because above the maximum a clamp has no gradient
-            with torch.no_grad():
-                self.log_scale.clamp_(max=math.log(self.max))
-            return self.log_scale.exp()
-        return self.log_scale.exp().clamp(max=self.max)
-
-
-class LogitBias(nn.Module):
-    """Learned bias of the similarities, for the loss of SigLIP."""
-
-    def __init__(self, initial: float):
-        super().__init__()
-        self.initial = initial
-        self.bias = nn.Parameter(torch.tensor(initial))
-
-    def forward(self) -> torch.Tensor:
-        return self.bias.clone()
 
 
 class DnaTokenHead(nn.Module):
@@ -142,7 +112,7 @@ class ClibdModel(PreTrainedModel):
             encoder = AutoModel.from_config(config.text_config)
             self.text_model = encoder if config.text_pooling == "pooler" else drop_pooler(encoder)
             self.text_projection = nn.Linear(encoder.config.hidden_size, size)
-        self.logit_scale = LogitScale(config)
+        self.logit_scale = LogitScale(config.logit_scale_init_value, config.logit_scale_max)
         initial = config.logit_bias_init_value
         self.logit_bias = None if initial is None else LogitBias(initial)
         self.post_init()
@@ -153,7 +123,7 @@ class ClibdModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LogitScale):
-            init.constant_(module.log_scale, self.config.logit_scale_init_value)
+            init.constant_(module.log_scale, module.initial)
         if isinstance(module, LogitBias):
             init.constant_(module.bias, module.initial)
 

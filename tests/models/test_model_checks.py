@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.distributed
 from tiny import BERT, TREE, clibd_batch, close, tiny_clibd
 
 from bioscan_hf.losses.contrastive import contrastive_loss
@@ -259,3 +260,34 @@ def test_loaded_in_bfloat16(name, tmp_path):
     for one, other in zip(tensors(half(**given)), tensors(model(**inputs)), strict=True):
         assert one.isfinite().all()
         close(one.float(), other.float(), 0.3)
+
+
+@pytest.fixture(scope="module")
+def process_group(tmp_path_factory):
+    """One process, which is enough for torch to shard parameters and refuse those that it cannot shard."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    store = torch.distributed.FileStore(str(tmp_path_factory.mktemp("store") / "file"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@ALL
+def test_fsdp_makes_the_same_step(name, process_group):
+    """`fully_shard` of the layers and the model, as accelerate does: the same loss and weights after a step."""
+    from torch.distributed.fsdp import fully_shard
+
+    plain, sharded = MODELS[name](), MODELS[name]()
+    for layer in sharded.modules():
+        if type(layer).__name__ in ("BertLayer", "Mamba2Block", "Block"):
+            fully_shard(layer, mesh=process_group)
+    fully_shard(sharded, mesh=process_group)
+    for model in (plain, sharded):
+        optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], 0.1)
+        loss_of(model, inputs_of(model)).backward()
+        optimizer.step()
+    start = MODELS[name]().state_dict()
+    assert any(not torch.equal(weight, start[key]) for key, weight in plain.state_dict().items())
+    for key, weight in sharded.state_dict().items():
+        close(weight.full_tensor() if hasattr(weight, "full_tensor") else weight, plain.state_dict()[key], 1e-6)

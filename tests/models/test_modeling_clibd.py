@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import CLIBD, CLIBD_INPUTS, CLIBD_SIZES, clibd_batch, tiny_clibd
 from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextConfig, CLIPVisionConfig, TimmWrapperConfig
 from transformers import TimmWrapperModel as TimmModel
@@ -192,11 +193,11 @@ def test_inverse_temperature_has_a_maximum_and_a_gradient():
     with torch.no_grad():
         scale.log_scale.fill_(math.log(50))
     torch.testing.assert_close(scale.eval()(), torch.tensor(20.0))
-    torch.testing.assert_close(scale.log_scale.exp(), torch.tensor(50.0))
+    torch.testing.assert_close(scale.log_scale.exp(), torch.tensor([50.0]))
     value = scale.train()()
     torch.testing.assert_close(value, torch.tensor(20.0))
     value.backward()
-    torch.testing.assert_close(scale.log_scale.grad, torch.tensor(20.0))
+    torch.testing.assert_close(scale.log_scale.grad, torch.tensor([20.0]))
     free = tiny_clibd("dna", logit_scale_max=None).logit_scale.train()
     with torch.no_grad():
         free.log_scale.fill_(math.log(500))
@@ -467,3 +468,29 @@ def test_new_photo_encoder_is_initialized_as_in_timm():
     model = ClibdModel(config)
     convolutions = [module for module in model.image_model.modules() if isinstance(module, torch.nn.Conv2d)]
     assert min(module.weight.std().item() for module in convolutions) > 0.05
+
+
+def test_temperatures_without_a_dimension_load(tmp_path):
+    """Version 0.1 saved the temperature and the bias as scalars, in models, training states and adapters."""
+    pytest.importorskip("peft")
+    model = tiny_clibd("dna", logit_bias_init_value=-10.0)
+    with torch.no_grad():
+        model.logit_scale.log_scale.fill_(1.5)
+        model.logit_bias.bias.fill_(-8.0)
+    model.save_pretrained(tmp_path / "model")
+    add_lora(tiny_clibd("dna", logit_bias_init_value=-10.0)).save_pretrained(tmp_path / "adapter")
+    for file in (tmp_path / "model" / "model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors"):
+        state = load_file(file)
+        scalars = {key: weight.squeeze() for key, weight in state.items() if weight.shape == (1,)}
+        assert len(scalars) == 2
+        save_file(state | scalars, file, {"format": "pt"})
+    old = load_file(tmp_path / "model" / "model.safetensors")
+    loaded, info = ClibdModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(info.values())
+    resumed = tiny_clibd("dna", logit_bias_init_value=-10.0)
+    resumed.load_state_dict(old)
+    for one in (loaded, resumed):
+        assert one.logit_scale().item() == pytest.approx(math.exp(1.5)) and one.logit_bias() == -8
+        assert all(weight.ndim for weight in one.parameters())
+    adapted = load_lora(loaded, tmp_path / "adapter")
+    assert adapted.logit_scale().item() == pytest.approx(1 / 0.07) and adapted.logit_bias() == -10

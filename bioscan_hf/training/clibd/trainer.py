@@ -18,6 +18,7 @@ from ...evaluation.retrieval_protocol import REPORTED_RANKS, Specimens, combinat
 from ...losses.cached import cached_embeddings
 from ...losses.contrastive import contrastive_loss, siglip_loss
 from ...losses.supervised import supervised_contrastive_loss
+from ...models.logit_scale import LogitScale
 from ...models.processing_clibd import MODALITIES, photos_on_device
 from ...models.random_crops import ALTERATIONS
 from ..trainer import BarcodeTrainer
@@ -55,6 +56,13 @@ class ClibdTrainer(BarcodeTrainer):
         super().__init__(*args, **kwargs)
         self.options, self.image_processor = options, image_processor
         self.model_accepts_loss_kwargs = False  # the loss is already a mean
+
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """One step. It limits the temperature first: in `forward` under FSDP, parameters are copies."""
+        for module in model.modules():
+            if isinstance(module, LogitScale):
+                module.limit()
+        return super().training_step(model, *args, **kwargs)
 
     def embed(self, model: Any, inputs: Mapping[str, Tensor]) -> Any:
         """The model's output for a batch, whose photos are altered and normalised first."""
