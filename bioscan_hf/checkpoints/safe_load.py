@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..release.zips import UNREADABLE
+
 #: Names that torch loads. Others that it allows, such as `bytearray`, could allocate any amount of memory.
 PLAIN = re.compile(
     r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)|torch\.(Size|device|\w+Storage)|"
@@ -84,7 +86,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as file:
             pickled, stored = _parts(file, path)
-    except zipfile.BadZipFile as error:
+    except UNREADABLE as error:
         raise ValueError(f"{str(path)!r} is not a checkpoint, or is cut off ({error}). {_EXPECTED}") from error
     placeholders = _placeholders(pickled, path)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..release.columns import features
 from ..release.photos import check_jpeg, read_file
 from ..release.problems import ReleaseError
 from ..release.tables import csv_columns
-from ..release.zips import LARGEST_PHOTO
+from ..release.zips import LARGEST_PHOTO, UNREADABLE
 from ..schema import COLUMNS, IMAGE_PACKAGES, MAX_NUCLEOTIDES, NOT_CLASSIFIED, RANKS, check_config
 from .blocks import (
     CLIBD_ALIASES,
@@ -219,7 +218,7 @@ class _Photos:
                 continue
             try:
                 opened = stack.enter_context(ZipFile(path))
-            except (BadZipFile, OSError) as error:
+            except UNREADABLE as error:
                 raise ReleaseError(f"{path} is not a readable zip ({error}): download it again.") from error
             self.places.append(str(path))
             self.members.update(("/".join(n.split("/")[-2:]), (opened, n)) for n in opened.namelist())
@@ -247,7 +246,7 @@ class _Photos:
                     data = stream.read(LARGEST_PHOTO + 1)
                 if len(data) > LARGEST_PHOTO:
                     raise BadZipFile(f"it unpacks to more than a photo, {LARGEST_PHOTO:,} bytes")
-            except (BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
+            except UNREADABLE as error:
                 raise ReleaseError(f"{file.filename}:{member} cannot be read ({error})") from error
         else:
             raise ReleaseError(f"no photo {name} in {', '.join(self.places)}")

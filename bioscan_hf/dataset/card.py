@@ -123,8 +123,18 @@ def dataset_card(
 def write_card(folder: Path, generated: str) -> None:
     """Writes the card of a build; in a card that was edited, only the generated parts are replaced."""
     path = folder / CARD_FILE
-    old = path.read_text(encoding="utf-8") if path.is_file() else None
+    old = read_card(path)
     write_text(path, renewed(old, generated) if old is not None and is_edited(old) else generated)
+
+
+def read_card(path: str | Path) -> str | None:
+    """Content of a card; None if there is none. Raises ValueError unless it is UTF-8."""
+    if not Path(path).is_file():
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}). Save it as UTF-8, or delete it.") from None
 
 
 def merged(

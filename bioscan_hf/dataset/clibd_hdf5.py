@@ -7,6 +7,7 @@ BIOSCAN-1M and BIOSCAN-5M alike).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _source(path: str | Path, images: bool, bins: str | Path | None) -> BlockSou
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file {str(path)!r}: give one of CLIBD's HDF5 files.")
-    with _open(path) as file:
+    with _opened(path) as file:
         groups = tuple(name for name, group in file.items() if {"barcode", "order"} <= set(group))
     if not groups:
         raise ReleaseError(f"{path} is not a split file of CLIBD: none of its groups holds `barcode` and `order`.")
@@ -92,25 +93,30 @@ def _source(path: str | Path, images: bool, bins: str | Path | None) -> BlockSou
     )
 
 
-def _open(path: str | Path) -> Any:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """The open file. What h5py raises for a damaged part is a ReleaseError."""
     try:
         import h5py
     except ImportError as error:
         raise ImportError("HDF5 files need h5py: `pip install bioscan_hf[hdf5]`.") from error
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except ReleaseError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise ReleaseError(f"{path} is not a readable HDF5 file ({error}).") from error
 
 
 def _read(path: str, bins: str | None, config: str, splits: Sequence[str]) -> Iterator[pa.Table]:
     known = None if bins is None else _bins(Path(bins))
-    with _open(path) as file:
+    with _opened(path) as file:
         for split in splits:
             if split not in file:
                 continue
             group = file[split]
-            step = 10_000 if config == "dna" else _photos_at_once(group, path)
+            step = _rows_at_once(group, path, config)
             for start in range(0, len(group["barcode"]), step):
                 rows = slice(start, start + step)
                 columns = {name: _texts(group[name][rows]) for name in COLUMNS if name in group}
@@ -132,21 +138,27 @@ def _texts(values: Any) -> pa.Array:
     return pc.if_else(missing, pa.scalar(None, pa.string()), texts)
 
 
-def _photos_at_once(group: Any, path: str) -> int:
-    """Rows whose photos are read together, of at most `LARGEST_PHOTO` bytes.
+def _rows_at_once(group: Any, path: str, config: str) -> int:
+    """Rows of a group that are read together: their photos have at most `LARGEST_PHOTO` bytes.
 
     Raises:
-        ReleaseError: if one photo, or one block of the file, has more.
+        ReleaseError: if one value, or one block of the file, has more, or there are more rows than the file can hold.
     """
-    images = group["image"]
-    width = int(np.prod(images.shape[1:])) * images.dtype.itemsize
-    block = int(np.prod(images.chunks or (1,))) * images.dtype.itemsize
-    if max(width, block) > LARGEST_PHOTO:
-        raise ReleaseError(
-            f"{path}:{group.name}/image holds photos or blocks of {max(width, block):,} bytes; at most "
-            f"{LARGEST_PHOTO:,} bytes are read."
-        )
-    return max(1, min(PHOTO_ROWS, LARGEST_PHOTO // max(width, 1)))
+    if len(group["barcode"]) > 10 * Path(path).stat().st_size:
+        raise ReleaseError(f"{path}:{group.name} tells of {len(group['barcode']):,} rows, more than it can hold.")
+    names = [name for name in ("barcode", *COLUMNS) if name in group] + ["image"] * (config != "dna")
+    widest = 1
+    for name in names:
+        values = group[name]
+        width = int(np.prod(values.shape[1:])) * values.dtype.itemsize
+        block = int(np.prod(values.chunks or (1,))) * values.dtype.itemsize
+        if max(width, block) > LARGEST_PHOTO:
+            raise ReleaseError(
+                f"{path}:{group.name}/{name} holds photos or blocks of {max(width, block):,} bytes; at most "
+                f"{LARGEST_PHOTO:,} bytes are read."
+            )
+        widest = max(widest, width)
+    return max(1, min(10_000 if config == "dna" else PHOTO_ROWS, LARGEST_PHOTO // widest))
 
 
 def _photos(group: Any, rows: slice, path: str) -> list[bytes]:

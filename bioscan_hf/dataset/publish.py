@@ -21,7 +21,7 @@ from ..partition.counts import count_splits
 from ..progress import Progress, silent
 from ..provenance import without_folders
 from ..schema import CONFIGS
-from .card import CARD_FILE, dataset_card, merged, pending
+from .card import CARD_FILE, dataset_card, merged, pending, read_card
 from .hub_errors import explained
 from .manifest import LABELS_FILE, MANIFEST_FILE, fingerprint
 from .problems import PROBLEMS_FILE
@@ -78,7 +78,7 @@ def publish(
         _check_repository(repo_id, there, manifest["configs"])
         texts = _texts(folder, manifest)
         texts[CARD_FILE] = merged(
-            _local_card(folder),
+            read_card(folder / CARD_FILE),
             _card_there(api, repo_id, revision) if CARD_FILE in there else None,
             texts[CARD_FILE],
             force=force,
@@ -176,14 +176,8 @@ def _texts(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _local_card(folder: Path) -> str | None:
-    path = folder / CARD_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str:
-    path = hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=revision, token=api.token)
-    return Path(path).read_text(encoding="utf-8")
+def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+    return read_card(hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=revision, token=api.token))
 
 
 def _files_there(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ instead of the columns embedding and valid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from ..files import read_json
 
 MANIFEST = "manifest.json"
+
+#: Most shards of a folder.
+MOST_SHARDS = 1_000_000
 
 
 @dataclass(eq=False)
@@ -52,11 +56,15 @@ class StoredEmbeddings(Embeddings):
 
     def __init__(self, paths: Sequence[Path], column: str):
         self.paths, self._column = list(paths), column
-        self._schema = pq.read_schema(paths[0])
+        with readable(paths[0]):
+            self._schema = pq.read_schema(paths[0])
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Each shard in turn, with some of its columns or all."""
-        return (pq.read_table(path, columns=columns) for path in self.paths)
+        for path in self.paths:
+            with readable(path):
+                table = pq.read_table(path, columns=columns)
+            yield table
 
     def __len__(self) -> int:
         return sum(pq.read_metadata(path).num_rows for path in self.paths)
@@ -153,6 +161,8 @@ def _shards(folder: Path) -> tuple[list[Path], pa.Schema]:
     if min(rows, size) < 1:
         raise ValueError(f"'rows' and 'shard_size' in {str(folder / MANIFEST)!r} have to be 1 or more.")
     shards = -(-rows // size)
+    if shards > MOST_SHARDS:
+        raise ValueError(f"{str(folder / MANIFEST)!r} tells of {shards:,} shards; at most {MOST_SHARDS:,} are read.")
     prefix = "specimens" if next(folder.glob("specimens-*.parquet"), None) else "embeddings"
     paths = [shard_path(folder, shard, shards, prefix) for shard in range(shards)]
     missing = [path.name for path in paths if not path.exists()]
@@ -162,7 +172,19 @@ def _shards(folder: Path) -> tuple[list[Path], pa.Schema]:
             f"model, data and output: it computes them."
         )
     for shard, path in enumerate(paths):
-        expected, found = min(size, rows - shard * size), pq.read_metadata(path).num_rows
+        with readable(path):
+            expected, found = min(size, rows - shard * size), pq.read_metadata(path).num_rows
         if found != expected:
             raise ValueError(f"{str(path)!r} has {found} instead of {expected} rows. Delete it, and run embed again.")
-    return paths, pq.read_schema(paths[0])
+    with readable(paths[0]):
+        return paths, pq.read_schema(paths[0])
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises ValueError, with the name of the file, for errors of Arrow."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        told = " ".join(str(error)[:300].split())
+        raise ValueError(f"{path} is damaged ({told}). Delete it, and run embed again.") from error

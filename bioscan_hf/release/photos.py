@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,7 +14,7 @@ from ..models.photos import is_jpeg
 from ..schema import image_path
 from .layout import missing_zips, packages, photo_folder, photo_zips
 from .problems import ReleaseError
-from .zips import LARGEST_PHOTO, ZipIndex, index_zips, read_index, read_member
+from .zips import LARGEST_PHOTO, UNREADABLE, ZipIndex, index_zips, read_index, read_member
 
 
 class Photos:
@@ -103,7 +101,7 @@ class Photos:
                 self._open[part.path] = open(part.path, "rb")  # noqa: SIM115 (closed by `close`)
             try:
                 return read_member(self._open[part.path], part.entries[i], key), f"{part.label}:{name}"
-            except (BadZipFile, OSError, EOFError, zlib.error) as error:
+            except UNREADABLE as error:
                 raise ReleaseError(f"{part.label}:{name} cannot be read ({error})") from error
         places = [path.name for path in self.zips] or [str(self.folder)]
         raise ReleaseError(f"no photo {name} in {', '.join(places)}")

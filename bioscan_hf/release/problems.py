@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,10 @@ class Problem:
 
 
 class ReleaseError(ValueError):
-    """A release that cannot be read."""
+    """A release that cannot be read. The message is one line, also where a library's error is part of it."""
+
+    def __init__(self, message: str):
+        super().__init__(re.sub(r"\s*[\r\n]+\s*", " ", message))
 
 
 def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:

@@ -7,6 +7,7 @@ take about 600 bytes per member in each process. Format: https://pkware.cachefly
 from __future__ import annotations
 
 import json
+import lzma
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,11 @@ from numpy.typing import NDArray
 
 from ..files import delete_inside, write_text
 from .problems import ReleaseError
+
+#: Errors of `zipfile` and zlib for a damaged, encrypted or newer zip.
+UNREADABLE = (
+    *(BadZipFile, OSError, EOFError, RuntimeError, UnicodeDecodeError, struct.error, zlib.error, lzma.LZMAError),
+)
 
 _ENTRY = np.dtype([("offset", "u8"), ("bytes", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")])
 _CENTRAL = struct.Struct("<4s4xHH4xIIIHHHH6xI")  # signature to offset of the local header, 46 bytes
@@ -246,7 +252,7 @@ def index_zips(paths: Iterable[Path], folder: Path) -> None:
         indexer = _Indexer(folder, size)
         try:
             indexer.add(path, path.name, 0, size)
-        except (BadZipFile, OSError, struct.error, zlib.error) as error:
+        except UNREADABLE as error:
             for part in indexer.made:
                 delete_inside(folder, part.name)
             raise ReleaseError(f"{path} is not a readable zip ({error}): download it again.") from error

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -222,10 +223,14 @@ def load_index(folder: str | Path) -> RetrievalIndex:
         raise ValueError(f"{folder} is an index of format {about['format']}; this version reads format {FORMAT}.")
     if kind not in KINDS:
         raise ValueError(f"'kind' in {folder}/index.json is {kind!r}, but must be one of {', '.join(KINDS)}.")
-    tensors, table = load_file(folder / "vectors.safetensors"), pq.read_table(folder / "labels.parquet")
+    try:
+        tensors, table = load_file(folder / "vectors.safetensors"), pq.read_table(folder / "labels.parquet")
+        approximate = None if kind == "exact" else _faiss().read_index(str(folder / "index.faiss"))
+    except (SafetensorError, pa.ArrowException, OSError, RuntimeError) as error:
+        told = " ".join(str(error)[:300].split())
+        raise ValueError(f"A file of the index {folder} is damaged ({told}). Build the index again.") from error
     _check_tables(folder, tensors, table)
     vectors, group = tensors["vectors"], tensors["group"].numpy()
-    approximate = None if kind == "exact" else _faiss().read_index(str(folder / "index.faiss"))
     distinct = {len(vectors)} if approximate is None else {len(vectors), approximate.ntotal}
     for name, sizes in (("keys", {len(group), len(table)}), ("distinct", distinct), ("dim", {vectors.shape[1]})):
         if sizes != {about[name]}:

@@ -242,7 +242,7 @@ def test_a_safetensors_file_with_a_lying_header_is_refused(content, bounded, tmp
         AutoModel.from_pretrained(tmp_path / "model")
     index = save_index(build_index(np.eye(2), {"species": ["A", "B"]}), tmp_path / "index")
     (index / "vectors.safetensors").write_bytes(content)
-    with pytest.raises(SafetensorError):
+    with pytest.raises(ValueError, match="A file of the index .* is damaged .*. Build the index again"):
         load_index(index)
 
 
@@ -258,7 +258,7 @@ def test_a_pickle_in_an_index_is_not_run(name, tmp_path):
             about = json.loads((folder / "index.json").read_text())
             (folder / "index.json").write_text(json.dumps(about | {"kind": "hnsw"}))
         (folder / name).write_bytes(content)
-        with pytest.raises((SafetensorError, pa.ArrowInvalid, RuntimeError)):
+        with pytest.raises(ValueError, match="A file of the index .* is damaged"):
             load_index(folder)
     assert not marker.exists()
 
@@ -279,7 +279,7 @@ def test_an_embeddings_folder_with_objects_is_refused(tmp_path):
     np.save(buffer, np.array([Code(marker)], object))
     for content in (buffer.getvalue(), pickle.dumps(Code(marker))):
         shard.write_bytes(content)
-        with pytest.raises(pa.ArrowInvalid):
+        with pytest.raises(ValueError, match="parquet is damaged .*. Delete it, and run embed again"):
             load_embeddings(tmp_path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4, np.float32)), 2)
     pq.write_table(pa.table({"processid": ["a", "b"], "embedding": vectors, "valid": [True, True]}), shard)
