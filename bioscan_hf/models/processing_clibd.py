@@ -284,13 +284,15 @@ def photos_on_device(
 
     Args:
         batch: `pixel_values` uint8; optionally `crop` and `flip` (see `random_crops.photos_to_crop`) and `rotation`
-            (B,), in degrees. Photos are cropped, flipped, normalized and rotated in this order.
+            (B,), in degrees. Photos are cropped, flipped, rotated and normalized in this order. Corners of a rotated
+            photo have the mean colour.
     """
-    pixels = batch["pixel_values"]
+    pixels, mean = batch["pixel_values"], image_processor.image_mean
     if "crop" in batch:
         pixels = crops_on_device(pixels, batch["crop"], batch["flip"], image_processor.crop_size["height"])
-    pixels = normalize_on_device(pixels, image_processor.image_mean, image_processor.image_std, dtype=dtype)
-    return rotate_by(pixels, batch["rotation"]) if "rotation" in batch else pixels
+    if "rotation" in batch:
+        pixels = rotate_by(pixels, batch["rotation"], [255 * colour for colour in mean])
+    return normalize_on_device(pixels, mean, image_processor.image_std, dtype=dtype)
 
 
 def _several(values: Any) -> list[Any] | None:

@@ -217,6 +217,13 @@ def test_normalize_is_that_of_torchvision():
     expected = reference.normalize(pixels.float() / 255, photos.BIOSCAN1M_MEAN, photos.BIOSCAN1M_STD)
     found = normalize_on_device(pixels, photos.BIOSCAN1M_MEAN, photos.BIOSCAN1M_STD)
     assert torch.allclose(found, expected, atol=1e-5)
+    buffer = torch.full(pixels.shape, torch.nan)
+    for layout in (torch.contiguous_format, torch.channels_last):  # of the photos, and of the result without a buffer
+        given = pixels.contiguous(memory_format=layout)
+        for out in (None, buffer, buffer.contiguous(memory_format=torch.channels_last)):
+            found = normalize_on_device(given, photos.BIOSCAN1M_MEAN, photos.BIOSCAN1M_STD, out=out)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+            assert out is None or found is out
     half = normalize_on_device(pixels, photos.BIOSCAN1M_MEAN, photos.BIOSCAN1M_STD, torch.bfloat16)
     assert half.dtype == torch.bfloat16 and torch.allclose(half.float(), expected, atol=0.1)
 
@@ -230,6 +237,21 @@ def test_rotation_is_that_of_torchvision():
         expected = reference.rotate(picture_, angle, reference.InterpolationMode.NEAREST)
         assert (found == expected).float().mean() > 0.998
     assert torch.equal(turned[2], picture_) and turned[0, :, 0, 0].eq(0).all()
+    # Of bytes, in either layout, the same pixels, and corners of the colour asked for.
+    whole = (picture_ * 255).to(torch.uint8).expand(4, -1, -1, -1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        bytes_ = rotate_by(whole.contiguous(memory_format=layout), angles, fill=[0.6, 2, 3.4])
+        assert bytes_.dtype == torch.uint8 and bytes_[0, :, 0, 0].tolist() == [1, 2, 3]
+        inside = turned.ne(0).all(1, keepdim=True).expand_as(turned)
+        assert torch.equal(bytes_[inside], (turned * 255).to(torch.uint8)[inside]) and inside.float().mean() > 0.6
+
+
+def test_a_gpu_would_rotate_the_same_way(monkeypatch):
+    """The way of other devices, for several photos at once, on the CPU."""
+    given, angles = torch.randint(0, 256, (5, 3, 30, 20), dtype=torch.uint8), torch.tensor([3.0, -44, 17, 90, 0])
+    one = rotate_by(given, angles)
+    monkeypatch.setattr(photos, "_photos_at_once", lambda device: 2)
+    assert torch.equal(rotate_by(given, angles), one)
 
 
 def test_random_angles_stay_in_range():

@@ -301,10 +301,11 @@ def test_training_augments_photos_as_published(processor):
     assert set(device) == {"pixel_values", "rotation"} and device["pixel_values"].dtype == torch.uint8
     assert torch.equal(photos_on_device(device, processor.image_processor), one["pixel_values"])
     straight = (device["pixel_values"].float() / 255 - 0.5) / 0.5
-    torch.testing.assert_close(rotate_by(straight, device["rotation"]), one["pixel_values"])
+    # The colour of the corners, 127.5, is rounded.
+    torch.testing.assert_close(rotate_by(straight, device["rotation"]), one["pixel_values"], atol=0.004, rtol=0)
     assert device["rotation"].abs().max() <= 45 and len(set(device["rotation"].tolist())) == 4
     assert not torch.equal(one["pixel_values"][0], one["pixel_values"][1])
-    assert (one["pixel_values"] == 0).any(), "no corner was left empty"
+    assert (one["pixel_values"][:, :, 0, 0].abs() < 0.004).any(), "no corner was left empty"
 
 
 def test_augmentation_depends_only_on_the_specimen(processor):
