@@ -2,6 +2,8 @@
 
 The text is cut into blocks of whole records. Malformed records are taken out and named by the line of the file, so
 the parser gets only records with the right number of cells, and has to return as many rows as were counted here.
+Blocks in which every line is a record are first passed on as they are: only if the parser does not find as many rows
+as lines, `Block.checked` looks at each record.
 
 Cells are quoted as in RFC 4180: a quote opens a cell only as its first letter; inside an unquoted cell it is a
 letter. Tab-separated files (BOLD) do not use quotes.
@@ -9,8 +11,6 @@ letter. Tab-separated files (BOLD) do not use quotes.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 LONGEST_RECORD = 1 << 20
 
 _NEWLINE, _RETURN, _QUOTE = b'\n\r"'
+_SMALLEST = 1 << 16  # bytes that are read record by record, before whole windows are tried again
 
 
 class Bytes(Protocol):
@@ -50,6 +51,7 @@ class Block:
         lines: Line of the file in which each record begins.
         several: Whether a record has line breaks in its cells.
         ends: Lines of the file that the block covers.
+        unchecked: Whether every line was taken for a record with the right number of cells.
     """
 
     data: bytes
@@ -57,6 +59,15 @@ class Block:
     bad: list[Bad] = field(default_factory=list)
     several: bool = False
     ends: int = 0
+    unchecked: bool = False
+
+    def checked(self, dialect: Dialect) -> Block:
+        """The block without its malformed records and blank lines."""
+        if not self.unchecked:
+            return self
+        found = _vectorised(self.data, dialect, int(self.lines[0]))
+        assert found is not None  # it has no quotes
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -95,9 +106,15 @@ class Dialect:
         match = self._patterns[1].match(data, start)
         return match.end() if match else start
 
+    def unfinished(self, data: bytes, start: int) -> bool:
+        """Whether the record that begins at `start` can go on behind the end of `data`."""
+        return data.find(b"\n", start) < 0 or self.begun(data, start) >= len(data) - data.endswith(b"\r")
+
     def count(self, line: bytes) -> int:
-        """Cells of one line of the file, read by itself."""
-        return self._patterns[2].sub(b"", line.rstrip(b"\r")).count(self.delimiter.encode()) + 1
+        """Cells of one line of the file read by itself, or of a well-formed record."""
+        if b'"' in line:
+            line = self._patterns[2].sub(b"", line.rstrip(b"\r"))
+        return line.count(self.delimiter.encode()) + 1
 
     def swallows(self, record: bytes) -> bool:
         """Whether every line of a record with line breaks is a whole record by itself.
@@ -113,28 +130,54 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
     Args:
         line: Line of the file at which the stream begins.
     """
-    rest, more = b"", True
+    rest, more, size = b"", True, block_bytes
     while more:
         read = stream.read(block_bytes)
         more = bool(read)
         data = rest + read
         if not more and data and not data.endswith(b"\n"):
             data += b"\n"
-        while data:
-            found = _vectorised(data, dialect, line) or _by_record(data, dialect, line, last=not more)
-            if not found[1] and (not more or len(data) > LONGEST_RECORD):  # a line without end
-                found = _by_record(data, dialect, line, last=not more)
-            block, end = found
+        place = 0
+        while place < len(data):
+            window = data if not place and size >= len(data) else data[place : place + size]
+            whole = place + len(window) == len(data)
+            found = _plain(window, dialect, line) or _vectorised(window, dialect, line)
+            if found is None and size > _SMALLEST and len(window) > _SMALLEST:
+                size = _SMALLEST
+                continue
+            if found is not None and not found[1] and not whole:  # a record longer than the window
+                size *= 2
+                continue
+            if found is None or not found[1] and (not more or len(window) > LONGEST_RECORD):
+                found = _by_record(data, dialect, line, last=not more, start=place, stop=place + _SMALLEST)
+            else:
+                size = min(2 * size, 1 << 30)
+            block, used = found
             line += block.ends
-            data = data[end:]
+            place += used
             if len(block.lines) or block.bad:
                 yield block
-            if more:
+            if not used:
                 break
-        rest = data
+        rest = data[place:]
 
 
 # ---- well-formed blocks --------------------------------------------------------------------------------------------
+
+
+def _plain(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] | None:
+    """Lines as they are, and their end. None if a quote, NUL, carriage return or long line has to be looked at."""
+    if dialect.quoted and b'"' in data or b"\0" in data:
+        return None
+    end = data.rfind(b"\n") + 1
+    if b"\r" in data and data.count(b"\r", 0, end) != data.count(b"\r\n", 0, end):
+        return None
+    half = LONGEST_RECORD // 2
+    if not end or any(data.find(b"\n", start, start + half) < 0 for start in range(0, end, half)):
+        return None
+    rows = int(np.count_nonzero(np.frombuffer(data, np.uint8, end) == _NEWLINE))
+    lines = np.arange(line, line + rows, dtype=np.int64)
+    return Block(data[:end], lines, ends=rows, unchecked=True), end
 
 
 def _vectorised(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] | None:
@@ -171,11 +214,12 @@ def _vectorised(data: bytes, dialect: Dialect, line: int) -> tuple[Block, int] |
     if any(wrong[i] or dialect.swallows(data[starts[i] : ends[i]]) for i in several.tolist()):
         return None
     breaks = len(several) > 0
-    for place in _not_text(data, letters):
-        if quoted and letters[place] and np.searchsorted(quotes, place) % 2:
-            breaks = True  # a carriage return inside a quoted cell
-        elif place < ends[-1]:
-            wrong[np.searchsorted(ends, place, side="right")] = True
+    control = _not_text(data, letters)
+    if quoted:
+        inside = (letters[control] == _RETURN) & (np.searchsorted(quotes, control) % 2 == 1)
+        breaks |= bool(inside.any())  # a carriage return inside a quoted cell
+        control = control[~inside]
+    wrong[np.searchsorted(ends, control[control < ends[-1]], side="right")] = True
     bad, pieces, kept = [], [], 0
     for i in np.flatnonzero(wrong).tolist():
         bad.append(_describe(data[starts[i] : ends[i]], dialect, line + int(before[i])))
@@ -202,37 +246,42 @@ def _well_formed(letters: NDArray[np.uint8], quotes: NDArray[np.int64], delimite
     return bool((outside | escaped).all() and (ends | np.append(escaped[1:], False)).all())
 
 
-def _not_text(data: bytes, letters: NDArray[np.uint8]) -> list[int]:
+def _not_text(data: bytes, letters: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Places of NUL, and of carriage returns that do not end a line."""
-    places: list[int] = []
+    places = [np.zeros(0, np.int64)]
     if b"\0" in data:
-        places += np.flatnonzero(letters == 0).tolist()
+        places.append(np.flatnonzero(letters == 0))
     if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
         returns = np.flatnonzero(letters[:-1] == _RETURN)
-        places += returns[letters[returns + 1] != _NEWLINE].tolist()
-    return places
+        places.append(returns[letters[returns + 1] != _NEWLINE])
+    return np.concatenate(places)
 
 
 # ---- other blocks --------------------------------------------------------------------------------------------------
 
 
-def _by_record(data: bytes, dialect: Dialect, line: int, last: bool) -> tuple[Block, int]:
-    """The same, record by record, for blocks with stray quotes. `last` blocks are read to their end."""
+def _by_record(data: bytes, dialect: Dialect, line: int, last: bool, start: int, stop: int) -> tuple[Block, int]:
+    """The same, record by record, for windows with stray quotes: the records that begin in [start, stop).
+
+    Args:
+        last: Whether the text ends with `data`.
+    """
     pieces: list[bytes] = []
     lines: list[int] = []
     bad: list[Bad] = []
-    place, several, begin = 0, False, line
-    while place < len(data):
+    place, several, begin = start, False, line
+    while place < min(stop, len(data)):
         first = data.find(b"\n", place) + 1 or len(data)  # end of its first line
         end = dialect.record(data, place)
-        if end < 0 and not last and dialect.begun(data, place) == len(data) and len(data) - place <= LONGEST_RECORD:
+        if end < 0 and not last and len(data) - place <= LONGEST_RECORD and dialect.unfinished(data, place):
             break
         record = data[place : max(end, first)]
         cells = _cells(record, dialect) if end > 0 else 0
-        if end < 0 or end > first and (cells != dialect.cells or dialect.swallows(record)):
+        long = len(record) > LONGEST_RECORD
+        if end < 0 or end > first and (cells != dialect.cells or long or dialect.swallows(record)):
             end = first  # its other lines can be records
             bad.append(Bad(line, _stray_quote(data, dialect, place, end), _start(record)))
-        elif cells != dialect.cells and record.strip(b"\r\n") or b"\0" in record:
+        elif cells != dialect.cells and record.strip(b"\r\n") or long or b"\0" in record:
             bad.append(_describe(record, dialect, line))
         elif record.strip(b"\r\n"):
             pieces.append(record)
@@ -240,7 +289,7 @@ def _by_record(data: bytes, dialect: Dialect, line: int, last: bool) -> tuple[Bl
             several |= end > first or b"\r" in record
         line += data.count(b"\n", place, end)
         place = end
-    return Block(b"".join(pieces), np.array(lines, np.int64), bad, several, line - begin), place
+    return Block(b"".join(pieces), np.array(lines, np.int64), bad, several, line - begin), place - start
 
 
 def _stray_quote(data: bytes, dialect: Dialect, start: int, end: int) -> str:
@@ -271,8 +320,7 @@ def _cells(record: bytes, dialect: Dialect) -> int:
     """Number of cells of a record."""
     if not dialect.quoted or b'"' not in record:
         return record.count(dialect.delimiter.encode()) + 1
-    lines = io.StringIO(record.decode("latin-1"), newline="")
-    return len(next(csv.reader(lines, delimiter=dialect.delimiter), []))
+    return dialect.count(record.rstrip(b"\r\n"))
 
 
 def _start(record: bytes) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,20 +14,21 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from ..schema import COLUMNS
+from . import zips
 from .catalogue import METADATA_NAME
 from .jsonld import first_keys, json_tables
 from .layout import TABLE_NAME
 from .problems import Problem, ReleaseError, not_utf8, stop
-from .records import LONGEST_RECORD, Block, Dialect, read_blocks
+from .records import LONGEST_RECORD, Bad, Block, Dialect, read_blocks
 
 _BLOCK_BYTES = 4 << 20  # larger blocks do not fit the processor's cache: half the speed
-_UNREADABLE = (pa.ArrowInvalid, OSError, BadZipFile, zlib.error, EOFError)
+_UNREADABLE = (pa.ArrowInvalid, *zips.UNREADABLE)
 _OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
 _AHEAD = 2  # blocks that are parsed ahead
 _DELIMITERS = ",\t;|"
@@ -172,13 +172,21 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
     outside = "".join(line.split('"')[::2]) or line
     usual = "\t" if kind == "tsv" else ","
     delimiter = max(_DELIMITERS, key=lambda letter: (outside.count(letter), letter == usual))
-    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    names = next(csv.reader([line], delimiter=delimiter, quoting=quoting), [])
+    try:
+        names = _cells_of_line(line, delimiter)
+    except csv.Error as error:
+        raise ReleaseError(f"{path} is not a table: its first line does not name the columns ({error}).") from None
     if delimiter == "\t":
         names = [name[1:-1] if name[:1] == name[-1:] == '"' and len(name) > 1 else name for name in names]
     text.read(end)
     dialect = Dialect(delimiter, len(names))
     return Header(_checked(path, names), dialect, start.count(b"\n", 0, end) + 1)
+
+
+def _cells_of_line(line: str, delimiter: str) -> list[str]:
+    """Cells of one line. Raises csv.Error."""
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    return next(csv.reader([line], delimiter=delimiter, quoting=quoting), [])
 
 
 def _checked(path: Path, names: list[str]) -> list[str]:
@@ -254,32 +262,63 @@ def read_strings(
 
 
 def _csv_tables(path: Path, text: _Text, header: Header, wanted: list[str], report: Report) -> Iterator[pa.Table]:
-    dialect = header.dialect
-    assert dialect is not None
-    waiting: deque[tuple[Block, Future[pa.Table] | None]] = deque()
-    blocks = read_blocks(text, dialect, header.line, _BLOCK_BYTES)
+    assert header.dialect is not None
+    waiting: deque[Future[tuple[pa.Table | None, list[Bad]]]] = deque()
+    blocks = read_blocks(text, header.dialect, header.line, _BLOCK_BYTES)
     with ThreadPoolExecutor(1) as parser:  # parses a block while the next is scanned
         for block in chain(blocks, [None] * _AHEAD):
             if block is not None:
-                parse = parser.submit(_parse, path, block, header, dialect, wanted) if len(block.lines) else None
-                waiting.append((block, parse))
+                waiting.append(parser.submit(_parse, path, block, header, wanted))
             if waiting and (block is None or len(waiting) > _AHEAD):
-                parsed, table = waiting.popleft()
+                table, bad = waiting.popleft().result()
                 if table is not None:
-                    yield table.result()
-                for line, what, start in parsed.bad:
+                    yield table
+                for line, what, start in bad:
                     report(Problem(path.name, None, None, f"line {line} {what}: {start!r}", "left out"))
 
 
-def _parse(path: Path, block: Block, header: Header, dialect: Dialect, wanted: list[str]) -> pa.Table:
-    """The cells of a block. Raises ReleaseError unless there are as many rows as were counted."""
-    rows = len(block.lines)
-    if not block.data.isascii():
+def _parse(path: Path, block: Block, header: Header, wanted: list[str]) -> tuple[pa.Table | None, list[Bad]]:
+    """The cells of a block (None without rows), and its malformed records.
+
+    Raises:
+        ReleaseError: unless there are as many rows as were counted.
+    """
+    dialect = header.dialect
+    assert dialect is not None
+    if block.unchecked:
+        if _not_decoded(block.data) is None:
+            try:
+                table = _table(block, header, dialect, wanted)
+                if len(table) == len(block.lines):
+                    return table, []
+            except pa.ArrowInvalid:  # a line has another number of cells
+                pass
+        block = block.checked(dialect)
+    if (place := _not_decoded(block.data)) is not None:
+        raise _encoding_error(path, block, header, dialect, place)
+    if not len(block.lines):
+        return None, block.bad
+    table = _table(block, header, dialect, wanted)
+    if len(table) != len(block.lines):
+        raise ReleaseError(
+            f"{path}: lines {block.lines[0]} to {block.lines[-1]} hold {len(block.lines):,} rows, but {len(table):,} "
+            f"were read. Check their quotes."
+        )
+    return table, block.bad
+
+
+def _not_decoded(data: bytes) -> int | None:
+    """Place of the first byte that is not UTF-8."""
+    if not data.isascii():
         try:
-            block.data.decode()
+            data.decode()
         except UnicodeDecodeError as error:
-            raise _encoding_error(path, block, header, dialect, error.start) from None
-    table = pacsv.read_csv(
+            return error.start
+    return None
+
+
+def _table(block: Block, header: Header, dialect: Dialect, wanted: list[str]) -> pa.Table:
+    return pacsv.read_csv(
         pa.BufferReader(block.data),
         pacsv.ReadOptions(column_names=header.names, block_size=len(block.data) + 1),
         pacsv.ParseOptions(
@@ -295,12 +334,6 @@ def _parse(path: Path, block: Block, header: Header, dialect: Dialect, wanted: l
             strings_can_be_null=True,
         ),
     )
-    if len(table) != rows:
-        raise ReleaseError(
-            f"{path}: lines {block.lines[0]} to {block.lines[-1]} hold {rows:,} rows, but {len(table):,} were read. "
-            f"Check their quotes."
-        )
-    return table
 
 
 def _encoding_error(path: Path, block: Block, header: Header, dialect: Dialect, place: int) -> ReleaseError:
@@ -309,8 +342,11 @@ def _encoding_error(path: Path, block: Block, header: Header, dialect: Dialect, 
     row = before.count(b"\n")  # as lines, which are rows unless cells have line breaks
     start = before.rfind(b"\n") + 1
     end = block.data.find(b"\n", place)
-    cells = next(csv.reader([block.data[start : max(end, place)].decode("latin-1")], delimiter=dialect.delimiter), [])
-    column = len(next(csv.reader([before[start:].decode("latin-1") + "x"], delimiter=dialect.delimiter))) - 1
+    try:
+        cells = _cells_of_line(block.data[start : max(end, place)].decode("latin-1"), dialect.delimiter)
+        column = len(_cells_of_line(before[start:].decode("latin-1") + "x", dialect.delimiter)) - 1
+    except csv.Error:  # a carriage return, or a cell of over 128 KiB
+        cells, column = [], 0
     line = int(block.lines[min(row, len(block.lines) - 1)])
     name = header.names[min(column, len(header.names) - 1)]
     cell = cells[column] if column < len(cells) else ""

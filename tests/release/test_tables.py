@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import time
 from zipfile import ZipFile
 
 import pyarrow as pa
@@ -82,13 +81,19 @@ CELLS = st.text(st.sampled_from('ab,;"\n\t é'), max_size=6)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=12), st.integers(1, 40), st.sampled_from(",;"))
-@example([("", "", "\n;;"), ("", "\n", ";a")], 1, ";")
-def test_well_formed_records_are_those_of_the_csv_module(rows, block, delimiter):
+@given(
+    st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=12),
+    st.integers(1, 40),
+    st.sampled_from(",;"),
+    st.sampled_from(["\n", "\r\n"]),
+)
+@example([("", "", "\n;;"), ("", "\n", ";a")], 1, ";", "\n")
+def test_well_formed_records_are_those_of_the_csv_module(rows, block, delimiter, end):
     """Whatever csv writes is read back, at any size of the blocks, or a quote is reported (three whole lines)."""
     text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
-    blocks = list(read_blocks(io.BytesIO(text.getvalue().encode()), Dialect(delimiter, 3), 2, block))
+    csv.writer(text, delimiter=delimiter, lineterminator=end).writerows(rows)
+    dialect = Dialect(delimiter, 3)
+    blocks = [one.checked(dialect) for one in read_blocks(io.BytesIO(text.getvalue().encode()), dialect, 2, block)]
     expected = [list(row) for row in rows]
     if any(block.bad for block in blocks):
         assert "quote" in next(bad.what for block in blocks for bad in block.bad)  # later ones may follow from it
@@ -102,12 +107,13 @@ def test_well_formed_records_are_those_of_the_csv_module(rows, block, delimiter)
 @given(st.text(st.sampled_from('ab,"\n\r\0'), max_size=60), st.integers(1, 40))
 def test_any_text_is_counted_as_it_is_parsed(text, block):
     """Rows and lines that are counted: every line without quotes that has two cells is a row, at its own line."""
-    blocks = list(read_blocks(io.BytesIO(text.encode()), Dialect(",", 2), 1, block))
-    lines = [int(line) for block in blocks for line in block.lines]
     header = tables.Header(["a", "b"], Dialect(",", 2), 1)
-    for block in blocks:
-        if len(block.lines):
-            assert len(tables._parse(tables.Path("x"), block, header, header.dialect, ["a", "b"])) == len(block.lines)
+    lines = []
+    for found in read_blocks(io.BytesIO(text.encode()), header.dialect, 1, block):
+        checked = found.checked(header.dialect)
+        table, bad = tables._parse(tables.Path("x"), found, header, ["a", "b"])
+        assert bad == checked.bad and (0 if table is None else len(table)) == len(checked.lines)
+        lines += checked.lines.tolist()
     assert lines == sorted(set(lines))
     if '"' not in text and "\r" not in text and "\0" not in text:
         assert lines == [i for i, line in enumerate(text.split("\n"), start=1) if line.count(",") == 1]
@@ -127,11 +133,28 @@ def test_malformed_lines_are_named_by_their_line_each(tmp_path):
     ]
 
 
-def test_many_malformed_lines_take_time_in_proportion(tmp_path):
+def test_many_malformed_lines_are_all_named(tmp_path):
     path = write(tmp_path / "own.csv", HEADER + "\nP1,a,b,c,AC\ncut,off" * 4000 + "\n")
-    begun = time.perf_counter()
     rows, problems = rows_of(path)
-    assert len(rows) == 4000 and len(set(problems)) == 4000 and time.perf_counter() - begun < 2
+    assert len(rows) == 4000 and len(set(problems)) == 4000
+
+
+@pytest.mark.parametrize("end", ["", '"P0",a,b,c,AC\n'])
+def test_the_lines_around_a_stray_quote_are_not_read_one_by_one(tmp_path, monkeypatch, end):
+    """A stray quote before 100,000 short lines: few records are matched by themselves, wherever a quote closes it."""
+    seen, original = [], Dialect.record
+    monkeypatch.setattr(Dialect, "record", lambda *given: seen.append(0) or original(*given))
+    path = write(tmp_path / "own.csv", f'{HEADER}\nP1,"a,b,c,AC\n' + "P,a,b,c,A\n" * 100_000 + end)
+    rows, problems = rows_of(path)
+    assert len(rows) == 100_000 + bool(end) and "line 2 has a quote that is not closed" in problems[0]
+    assert len(problems) == 1 and len(seen) < 10_000
+
+
+def test_a_malformed_line_in_another_encoding_is_left_out(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_bytes(f"{HEADER}\nP1,a,b,c,AC\n".encode() + b"Qu\xe9bec\nP2,a,b,c,CG\n")
+    rows, [problem] = rows_of(path)
+    assert [row[0] for row in rows] == ["P1", "P2"] and "line 3 has 1 cell instead of 5" in problem
 
 
 @pytest.mark.parametrize(("letter", "what"), [("\0", "holds a NUL character"), ("\r", "holds a carriage return")])
