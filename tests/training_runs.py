@@ -26,14 +26,14 @@ LAUNCHERS = {
 KILLER = """
 import os, signal, sys
 from importlib import import_module
-from bioscan_hf.training import run
+from bioscan_hf.training import trainer
 
-class Killer(run.CheckpointCallback):
+class Killer(trainer.EpochCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-run.CheckpointCallback = Killer
+trainer.EpochCallback = Killer
 program = import_module(f"bioscan_hf.trainers.{sys.argv[1]}")
 program.main(*program.parse(sys.argv[3:]))
 """

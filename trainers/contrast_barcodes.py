@@ -56,6 +56,7 @@ from bioscan_hf.training.arguments import (
     required,
 )
 from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator
+from bioscan_hf.training.checks import check_training
 from bioscan_hf.training.inputs import check_batch, check_rows, load_tokenizer
 from bioscan_hf.training.run import begin_run, run_program, run_training
 from bioscan_hf.training.trainer import BarcodeTrainer
@@ -168,6 +169,9 @@ def check_options(options: ContrastOptions, training_args: ContrastArguments) ->
         raise ValueError(f"{', '.join(changed)} cannot be chosen for the model {options.model!r}. Leave it out.")
     check_no_accumulation(training_args)
     check_workers(training_args)
+    check_training(training_args)
+    if training_args.eval_strategy != "no":
+        raise ValueError("--eval_strategy must stay 'no': nearest neighbours are searched at the end. Leave it out.")
 
 
 def load_rows(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dataset:
@@ -274,6 +278,8 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     check_options(options, training_args)
     how = Augmentation(**{field.name: getattr(options, field.name) for field in fields(Augmentation)})
     run = begin_run("barcodes/contrast", RUN_FILE, options, training_args)
+    if run.finished:
+        return run.finished
     with training_args.main_process_first(desc="loading the barcodes"):
         data = load_rows(options, options.train_split, options.ranks)
         questions = load_questions(options)
@@ -299,7 +305,6 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
         ranks=options.ranks,
         weights=options.rank_weights,
         temperature=options.temperature,
-        callbacks=run.callbacks(tokenizer, collator),
     )
 
     def evaluate() -> dict[str, float | None]:

@@ -103,7 +103,6 @@ def make_trainer(
         sampler=sampler,
         compute_metrics=partial(flat_metrics, classes=data.classes),
         preprocess_logits_for_metrics=partial(score_logits, model=model),
-        callbacks=run.callbacks(tokenizer, collator, sampler),
     )
 
 
@@ -142,10 +141,11 @@ def main(options: FinetuningOptions, training_args: BarcodeTrainingArguments) ->
     logger.info("%d training barcodes; classes: %s", len(data.train), sizes)
     same = {"classes": hashlib.sha256(json.dumps(data.classes).encode()).hexdigest()}
     run = begin_run("barcodebert/finetune", RUN_FILE, options, training_args, PRESETS, same)
+    if run.finished:
+        return run.finished
     run.about |= data.about
     set_seed(training_args.seed)
     model = make_model(options, config, data)
-    training_args.label_names = ["labels"]  # the Trainer does not find them in a model with an adapter
     if options.validation_split == "none":
         training_args.eval_strategy = "no"
     trainer = make_trainer(run, model, tokenizer, data)

@@ -178,7 +178,6 @@ def make_trainer(
         masked_loss_weight=options.masked_loss_weight,
         compute_metrics=partial(summarize_kmers, objective=options.objective),
         preprocess_logits_for_metrics=partial(score_kmers, first_id=first_id, objective=options.objective),
-        callbacks=run.callbacks(collators[0].tokenizer, collators[0], sampler),
     )
 
 
@@ -194,6 +193,8 @@ def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -
     check_options(options, training_args)
     config, collators = make_config(options), make_collators(options, training_args.seed)
     run = begin_run("barcodebert/pretrain", RUN_FILE, options, training_args, PRESETS)
+    if run.finished:
+        return run.finished
     with training_args.main_process_first(desc="loading the barcodes"):
         splits = [options.train_split, *({options.validation_split} - {"none"})]
         how = options.deduplicate, options.max_nucleotides

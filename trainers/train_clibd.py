@@ -132,7 +132,6 @@ def make_trainer(
         eval_collator=ClibdCollator(processor, modalities, mode="eval", trim_padding=trim),
         sampler=sampler,
         compute_metrics=compute_metrics,
-        callbacks=run.callbacks(processor, collator, sampler),
     )
 
 
@@ -166,6 +165,8 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
     """
     check_options(options, training_args)
     run = begin_run("clibd/train", RUN_FILE, options, training_args, PRESETS)
+    if run.finished:
+        return run.finished
     set_seed(training_args.seed)
     made, processor = make_model(options)
     modalities = modalities_of(options, made.config)

@@ -20,6 +20,7 @@ from ..dataset.load import load_bioscan5m
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
 from .arguments import OVERWRITE_HELP, BarcodeTrainingArguments, check_workers, option, required
+from .checks import check_training
 from .inputs import check_rows
 from .taxa import add_labels, class_parents, training_classes
 from .trainer import BarcodeTrainer
@@ -86,14 +87,8 @@ def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArgu
         raise ValueError("--lora_rank trains the encoder and --freeze_encoder does not: leave one of them out.")
     if options.lora_rank and importlib.util.find_spec("peft") is None:
         raise ImportError("--lora_rank needs the package peft: pip install peft.")
-    if training_args.label_smoothing_factor:
-        raise ValueError("--label_smoothing_factor would count missing labels. Leave it out.")
-    if training_args.n_gpu > 1:
-        raise ValueError(
-            f"One process sees {training_args.n_gpu} GPUs. Launch one process per GPU: accelerate launch "
-            f"--num_processes {training_args.n_gpu} ...; or choose one GPU with CUDA_VISIBLE_DEVICES."
-        )
     check_workers(training_args)
+    check_training(training_args)
     if training_args.load_best_model_at_end and options.validation_split == "none":
         raise ValueError("--load_best_model_at_end needs a --validation_split.")
     return sorted(options.ranks, key=LABEL_COLUMNS.index)

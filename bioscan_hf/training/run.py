@@ -13,21 +13,23 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from ..cards import write_card
 from ..files import file_hash, read_json, write_json
 from ..provenance import without_folders, write_results
 from .arguments import (
     BaseTrainingArguments,
-    check_processes,
     describe_training,
     global_batch_size,
     preset_values,
     scaled_learning_rate,
 )
-from .checkpoints import CheckpointCallback, describe_run, find_checkpoint, remove_checkpoints
-from .trainer import BarcodeTrainer, EpochCallback
+from .checkpoints import clear_output, describe_run, find_checkpoint, find_finished, run_hash
+from .publish import publish_finished
+from .trainer import BarcodeTrainer
+
+logger = logging.getLogger(__name__)
 
 #: Errors that a user can correct: shown as one line if they are raised before training starts.
 EXPECTED = (ValueError, FileExistsError, FileNotFoundError, ImportError)
@@ -46,6 +48,7 @@ class TrainingRun:
         same: Values that must be the same in a resumed run.
         checkpoint: The checkpoint to resume from.
         about: Further fields of results.json; a trainer adds `splits` and others.
+        finished: The results of the run, if it had finished before: then nothing is left to do.
         start: `time.perf_counter()` at the start.
     """
 
@@ -56,20 +59,8 @@ class TrainingRun:
     same: dict[str, Any]
     checkpoint: Path | None
     about: dict[str, Any]
+    finished: dict[str, Any] | None
     start: float
-
-    def callbacks(self, processor: Any, *listeners: Any) -> list[TrainerCallback]:
-        """Callbacks of the Trainer.
-
-        Args:
-            processor: Tokenizer or processor to save in each checkpoint.
-            listeners: Collators and samplers that have `set_epoch`; None is left out.
-        """
-        output = Path(self.training_args.output_dir)
-        return [
-            EpochCallback(*(listener for listener in listeners if listener is not None)),
-            CheckpointCallback(processor, output, self.run_file, self.same),
-        ]
 
 
 def begin_run(
@@ -80,7 +71,7 @@ def begin_run(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     same: Mapping[str, Any] | None = None,
 ) -> TrainingRun:
-    """Checks processes, preset and output folder, finds the checkpoint, and scales the learning rate.
+    """Checks preset and output folder, finds the checkpoint, and scales the learning rate.
 
     Args:
         options: The dataclass of the trainer's options.
@@ -91,7 +82,6 @@ def begin_run(
         ValueError, FileExistsError, FileNotFoundError: if the run is not possible. Nothing is written.
     """
     start = time.perf_counter()
-    check_processes(training_args.world_size)
     values = asdict(options) | describe_training(training_args)
     about: dict[str, Any] = {"dataset": options.source}
     if presets is not None:
@@ -100,11 +90,19 @@ def begin_run(
         about["preset_overrides"] = {name: used[name] for name, value in preset.items() if used[name] != value}
     described = describe_run(options, training_args) | dict(same or {})
     output, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
-    checkpoint = find_checkpoint(output, resume, options.overwrite, run_file, described)
+    finished = find_finished(output, resume, described)
+    checkpoint = None if finished else find_checkpoint(output, resume, options.overwrite, run_file, described)
     training_args.learning_rate = scaled_learning_rate(training_args)
     training_args.scale_learning_rate = False  # it is scaled now
+    training_args.label_names = ["labels"]  # the Trainer does not find them in a model with adapters
     about["options"] = values | {"scaled_learning_rate": training_args.learning_rate}
-    return TrainingRun(task, run_file, options, training_args, described, checkpoint, about, start)
+    about["run"] = run_hash(described)
+    if finished:
+        if training_args.push_to_hub and training_args.process_index == 0:
+            publish_finished(training_args)
+        logger.info("%r is finished: %d steps. Nothing is left to do.", training_args.output_dir, finished["steps"])
+    PartialState().wait_for_everyone()  # before one of them writes into the output folder
+    return TrainingRun(task, run_file, options, training_args, described, checkpoint, about, finished, start)
 
 
 def run_training(
@@ -117,7 +115,7 @@ def run_training(
     card: Callable[[str, dict[str, Any]], str],
     train: bool = True,
 ) -> dict[str, Any]:
-    """Trains, evaluates and saves a model, and writes its results and model card.
+    """Trains, saves and evaluates a model, and writes its results and model card.
 
     Args:
         processor: Tokenizer or processor to save beside the model.
@@ -130,16 +128,15 @@ def run_training(
         The content of results.json; empty in all processes but the main one, which alone writes.
     """
     args, output = trainer.args, Path(trainer.args.output_dir)
-    if run.options.overwrite and args.should_save:
-        remove_checkpoints(output)
+    trainer.processor, trainer.run_file, trainer.run = processor, run.run_file, run.same
+    if args.should_save:
+        clear_output(output, run.run_file, everything=run.options.overwrite)
     trained = trainer.get_num_trainable_parameters()
     try:
         if train:
-            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        try:
-            metrics = evaluate()
-        finally:
-            _save(trainer, processor)  # also if the evaluation fails
+            trainer.train_from(run.checkpoint)
+        _save(trainer)  # before the evaluation, which may fail, or change the type of the weights
+        metrics = evaluate()
         results: dict[str, Any] = {}
         if trainer.is_world_process_zero():
             model, curve = cast(Any, trainer.model), loss_curve(trainer)
@@ -172,17 +169,15 @@ def run_training(
     return results
 
 
-def _save(trainer: BarcodeTrainer, processor: Any) -> None:
+def _save(trainer: BarcodeTrainer) -> None:
     """Writes the model and its processor; adapters also on their own, and the model with them merged in."""
-    output, model = Path(trainer.args.output_dir), cast(Any, trainer.model)
+    model = cast(Any, trainer.model)
     if hasattr(model, "merge_and_unload"):  # a peft model
         if trainer.args.should_save:
-            _save_adapter(model, output / "adapter")
+            _save_adapter(model, Path(trainer.args.output_dir) / "adapter")
         trainer.model = trainer.model_wrapped = model.merge_and_unload()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
-    if trainer.args.should_save:
-        processor.save_pretrained(output)
 
 
 def _save_adapter(model: Any, folder: Path) -> None:
@@ -196,9 +191,11 @@ def _save_adapter(model: Any, folder: Path) -> None:
 def describe_machine(training_args: TrainingArguments) -> dict[str, Any]:
     """Device, precision, processes and global batch size, for results.json."""
     device = training_args.device
+    whole = "bf16" if training_args.bf16_full_eval else "fp16" if training_args.fp16_full_eval else None
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32",
+        **({"precision_of_evaluation": whole} if whole else {}),
         "processes": training_args.world_size,
         "global_batch_size": global_batch_size(training_args),
     }

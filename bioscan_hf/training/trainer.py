@@ -1,4 +1,4 @@
-"""The Trainer with the published learning rate schedules.
+"""The Trainer with the published learning rate schedules, complete checkpoints and clean pushes.
 
 Source: BarcodeBERT, https://arxiv.org/abs/2311.02401; OneCycle, https://arxiv.org/abs/1708.07120
 """
@@ -6,17 +6,23 @@ Source: BarcodeBERT, https://arxiv.org/abs/2311.02401; OneCycle, https://arxiv.o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sized
+import time
+from collections.abc import Callable, Mapping, Sized
+from concurrent.futures import Future, wait
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
+from ..files import write_json
 from ..provenance import without_folders
-from .arguments import BaseTrainingArguments
+from .arguments import BaseTrainingArguments, global_batch_size
+from .publish import publish, publish_checkpoint
 
 
 def epoch_warmup(optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LRScheduler:
@@ -37,6 +43,12 @@ class BarcodeTrainer(Trainer):
     Args:
         eval_collator: Collator of validation and test batches; None uses `data_collator`.
         sampler: Order of the training rows; None uses the Trainer's.
+
+    Attributes:
+        processor: Tokenizer or processor to save beside the model. It is not the Trainer's `processing_class`, which
+            would change the special tokens in the model's config.
+        run_file: Name of the file that completes a checkpoint.
+        run: Content of that file, of `describe_run`.
     """
 
     args: BaseTrainingArguments
@@ -53,6 +65,11 @@ class BarcodeTrainer(Trainer):
     ):
         super().__init__(*args, **kwargs)
         self.eval_collator, self.sampler = eval_collator, sampler
+        self.processor: Any = None
+        self.run_file, self.run = "run.json", cast(Mapping[str, Any], {})
+        self.pushed: Future[Any] | None = None
+        self.last_logged = -1, 0.0
+        self.add_callback(EpochCallback(self.data_collator, sampler))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Batches of all validation rows, by the validation collator; `dataloader_drop_last` is for training only."""
@@ -94,12 +111,60 @@ class BarcodeTrainer(Trainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
+    # ---- training and logs ----
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Trains from a checkpoint, or from the beginning; a checkpoint of the last step is only loaded."""
+        if checkpoint is None:
+            self.train()
+            return
+        state, args = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")), self.args
+        done, steps = state.epoch or 0.0, args.max_steps
+        if state.global_step < steps if steps > 0 else done + 1e-6 < args.num_train_epochs:
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs values; with a loss, also the training rows per second since the last one."""
+        if "loss" in logs:
+            step, now = self.state.global_step, time.perf_counter()
+            before, then = self.last_logged
+            if step > before >= 0:
+                logs["samples_per_second"] = round((step - before) * global_batch_size(self.args) / (now - then), 1)
+            self.last_logged = step, now
+        super().log(logs, start_time)
+
+    # ---- saving ----
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Leaves no pickle beside the finished model: the arguments are in `results.json`."""
+        """Saves the model and its processor, without the pickle of the arguments: these are in `results.json`."""
         super()._save(output_dir, state_dict)
-        finished = Path(self.args.output_dir)
-        if Path(output_dir or finished) == finished:
-            (finished / "training_args.bin").unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint, then the file that completes it, then publishes it; only then deletes older ones."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / self.run_file).unlink(missing_ok=True)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its random state
+        if self.args.should_save:
+            write_json(folder / self.run_file, self.run)
+        if self.args.push_to_hub and self.is_world_process_zero():
+            self._publish_checkpoint(folder)
+        if self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def save_state(self) -> None:
         """Writes `trainer_state.json`, without folders in the name of the best checkpoint: the file is pushed."""
@@ -108,15 +173,50 @@ class BarcodeTrainer(Trainer):
         super().save_state()
         self.state.best_model_checkpoint = best
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Keeps our model card, which the Trainer would replace before a push."""
+    # ---- the Hub ----
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: `_save_checkpoint` publishes a checkpoint when it is complete."""
+
+    def _publish_checkpoint(self, folder: Path) -> None:
+        """Publishes the model of a checkpoint, in the background: usable as it is, without states that are pickles.
+
+        Adapters are published at the end, merged: alone, they need a base that may be a folder of this machine.
+        """
+        args = self.args
+        if args.hub_strategy == HubStrategy.END or not isinstance(self.model, PreTrainedModel):
+            return
+        if self.pushed is not None and not self.pushed.done() and not args.hub_always_push:
+            return
+        self._finish_current_push()
+        left_out = (self.run_file, "trainer_state.json", "pytorch_model_fsdp*")
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        self.pushed = publish_checkpoint(folder, cast(str, self.hub_model_id), args, copy(self.state), left_out)
+
+    def _finish_current_push(self) -> None:
+        """Waits for the push of a checkpoint."""
+        if self.pushed is not None:
+            wait([self.pushed])
+
+    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> Any:  # type: ignore[override]
+        """Publishes the folder of the finished model as it is: weights, results and card."""
+        if self.is_world_process_zero():
+            self._finish_current_push()
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            folder, repo = Path(self.args.output_dir), cast(str, self.hub_model_id)
+            publish(folder, repo, self.args, commit_message or "End of training").result()
 
 
 class EpochCallback(TrainerCallback):
-    """Passes the epoch to collators and samplers that have `set_epoch`."""
+    """Passes the epoch to collators and samplers that have `set_epoch`, and gives each process its own dropout."""
 
     def __init__(self, *listeners: Any):
-        self.listeners = listeners
+        self.listeners = [listener for listener in listeners if hasattr(listener, "set_epoch")]
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called after the order of the rows was drawn, which must be the same in every process."""
+        if args.process_index:
+            torch.manual_seed(args.seed + args.process_index)
 
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Called before the data loader and its workers start."""

@@ -278,7 +278,7 @@ def test_a_killed_run_resumes_exactly(source, tmp_path):
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"model": "no/such/folder", "hidden_size": 3}, ValueError, "hidden_size cannot be chosen for the model"),
-        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
+        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),
         ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
     ],
 )

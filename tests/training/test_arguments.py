@@ -13,7 +13,7 @@ from bioscan_hf.training.arguments import (
     read_options,
     scaled_learning_rate,
 )
-from bioscan_hf.training.checkpoints import describe_run, find_checkpoint, remove_checkpoints
+from bioscan_hf.training.checkpoints import clear_output, describe_run, find_checkpoint
 from bioscan_hf.training.run import STARTED, run_program
 from bioscan_hf.training.trainer import BarcodeTrainer, steps_per_epoch
 
@@ -187,7 +187,9 @@ def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
     """It must be of the same run; the source and the preset's name may differ."""
     args = BarcodeTrainingArguments(output_dir=str(tmp_path / "other"), use_cpu=True)
     run = describe_run(Options(source="a"), args)
-    assert run == {"size": 1, "flag": True, "seed": 42, "global_batch_size": 64}
+    expected = {"size": 1, "flag": True, "seed": 42, "global_batch_size": 64, "optim": "adamw_torch_fused"}
+    assert expected.items() <= run.items() and {"source", "preset"}.isdisjoint(run)
+    assert json.loads(json.dumps(run)) == run
     folder = tmp_path / "run"
 
     def find(resume, overwrite=False, run=run):
@@ -203,12 +205,55 @@ def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
     assert find(None, overwrite=True) is None
     with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last"):
         find(None)
-    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+    with pytest.raises(FileNotFoundError, match="not a complete checkpoint .* --resume_from_checkpoint last"):
         find(str(folder / "checkpoint-11"))
     with pytest.raises(ValueError, match="another run: size was 1 and is 2"):
         find("last", run=run | {"size": 2})
     with pytest.raises(ValueError, match="exclude each other"):
         find("last", overwrite=True)
-    (folder / "kept.txt").write_text("")
-    remove_checkpoints(folder)
+    for name in ("kept.txt", "results.json"):
+        (folder / name).write_text("{}")
+    clear_output(folder, "run.json", everything=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10", "checkpoint-9", "kept.txt"]
+    clear_output(folder, "run.json", everything=True)
     assert [path.name for path in folder.iterdir()] == ["kept.txt"]
+    assert find("last") is None, "nothing complete is there: the run starts from the beginning"
+    (folder / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="results of a run with other options, and no checkpoint"):
+        find("last")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "changed", "message"),
+    [
+        ({"schedule": "onecycle"}, {"num_train_epochs": 40.0}, "cannot be extended or shortened"),
+        ({"schedule": "onecycle"}, {"max_steps": 9}, "max_steps was -1 and is 9"),
+        ({"lr_scheduler_type": "cosine"}, {"num_train_epochs": 40.0}, "cannot be extended or shortened"),
+        ({"lr_scheduler_type": "constant"}, {"num_train_epochs": 40.0}, "cannot be extended"),  # 30 % are warm-up
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0}, {"num_train_epochs": 40.0}, None),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0}, {"num_train_epochs": 4.0}, "cannot be extended"),
+        ({"schedule": "epoch-warmup"}, {"num_train_epochs": 40.0}, None),
+        ({}, {"learning_rate": 1e-3}, "learning_rate was 0.0001 and is 0.001.*Restore these options, or start a new"),
+        ({}, {"weight_decay": 0.1, "optim": "sgd"}, "optim was 'adamw_torch_fused' and is 'sgd'; weight_decay was 0.0"),
+        ({}, {"bf16": True}, "bf16 was False and is True"),
+        ({}, {"seed": 1}, "seed was 42 and is 1"),
+        ({}, {"per_device_train_batch_size": 32, "gradient_accumulation_steps": 2}, None),
+        ({}, {"per_device_train_batch_size": 32}, "global_batch_size was 64 and is 32"),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_has_the_same_hyper_parameters(tmp_path, schedule, changed, message):
+    """Its results state one set of them. Only a run whose learning rate does not follow from its length may grow."""
+
+    def run(**options):
+        return describe_run(Options(source="a"), BarcodeTrainingArguments(str(tmp_path), use_cpu=True, **options))
+
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(run(**schedule)))
+    again = run(**schedule | changed)
+    if message is None:
+        assert find_checkpoint(tmp_path, "last", False, "run.json", again) == folder
+    else:
+        with pytest.raises(ValueError, match=message):
+            find_checkpoint(tmp_path, "last", False, "run.json", again)

@@ -1,0 +1,66 @@
+"""Options of transformers' Trainer that no trainer of this package supports, refused before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from .arguments import check_processes
+
+#: Option -> its only values, and why there are no others.
+ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
+    "prediction_loss_only": ((False,), "a validation without predictions has no metrics"),
+    "eval_do_concat_batches": ((True,), "the metrics of a validation are those of all rows together"),
+    "batch_eval_metrics": ((False,), "the metrics of a validation are those of all rows together"),
+    "remove_unused_columns": ((False,), "the collator makes batches of columns that the model does not have"),
+    "label_names": ((None, ["labels"]), "the collator calls the labels 'labels'"),
+    "label_smoothing_factor": ((0.0,), "it would count missing labels, and contrastive losses have no labels"),
+    "average_tokens_across_devices": ((True,), "the steps would depend on the number of processes"),
+    "auto_find_batch_size": (
+        (False,),
+        "learning rate and order of rows follow from the batch size. Find it with --max_steps 2 and give "
+        "--per_device_train_batch_size",
+    ),
+    "save_only_model": (
+        (False,),
+        "such checkpoints cannot be resumed. --save_total_limit 1 saves disk space; --save_strategy no saves only the "
+        "finished model",
+    ),
+    "train_sampling_strategy": (
+        ("random", "sequential"),
+        "rows of the datasets have no length. --similar_lengths True makes batches of similar length",
+    ),
+}
+
+
+def check_training(training_args: TrainingArguments) -> None:
+    """Raises ValueError for options that would fail later, or would not do what they say.
+
+    Raises:
+        ImportError: if the optimizer needs a package that is not installed.
+    """
+    check_processes(training_args.world_size)
+    if training_args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {training_args.n_gpu} GPUs. Start one process per GPU: accelerate launch "
+            f"--num_processes {training_args.n_gpu} PROGRAM OPTIONS; or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+    for name, (allowed, why) in ONLY.items():
+        value = getattr(training_args, name, allowed[0])
+        if value not in allowed:
+            raise ValueError(f"--{name} is {value}, which is not supported: {why}. Leave it out.")
+    if training_args.fp16 and training_args.device.type == "cpu":
+        raise ValueError("--fp16 needs a GPU; on a CPU it would be ignored. Leave it out, or use --bf16 True.")
+    if getattr(training_args.accelerator_config, "split_batches", False):
+        raise ValueError(
+            "--accelerator_config has split_batches, which divides --per_device_train_batch_size among the processes. "
+            "Leave it out, and give the rows of one process."
+        )
+    if training_args.load_best_model_at_end and training_args.eval_strategy == "no":
+        raise ValueError("--load_best_model_at_end chooses by validation, but --eval_strategy is 'no'. Change it.")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(training_args)
+    except (ImportError, ValueError) as error:
+        if "need to pass a" not in str(error):  # some optimizers need the model, too
+            raise ImportError(f"--optim {training_args.optim} cannot be used: {error}") from None
