@@ -84,6 +84,9 @@ MISSING_TAXA = MISSING_MARKERS | {"unknown", "unidentified", "undetermined", NOT
 #: Processids, splits and packages of which a path is made: ASCII, at most 200 letters.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")
 
+#: Column of a build: number of the row among the rows of the metadata, over all splits. Loaded only if asked for.
+ROW_COLUMN = "metadata_row"
+
 #: Columns of loaded data: the photo, and label ids. A table cannot have columns of these names.
 RESERVED_COLUMNS = frozenset({"image", *(f"{column}_index" for column in LABEL_COLUMNS)})
 

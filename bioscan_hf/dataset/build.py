@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..files import delete_inside, delete_temporaries, locked
@@ -23,7 +25,7 @@ from ..release.check import Scan, read_typed, scan
 from ..release.columns import features
 from ..release.layout import find_boxes, find_metadata, packages, photo_root
 from ..release.photos import Photos
-from ..schema import SPLITS, UNASSIGNED, check_config
+from ..schema import ROW_COLUMN, SPLITS, UNASSIGNED, check_config
 from .card import dataset_card, write_card
 from .executors import in_order
 from .manifest import LABELS_FILE, ROWS_PER_SHARD, Manifest, fingerprint
@@ -153,15 +155,16 @@ def _write_metadata(
     """Writes the missing shards of the config `dna`, in one pass, and the label ids."""
     manifest.counts = checked.counts
     manifest.save()
-    schema = features("dna", checked.extra_columns).arrow_schema
+    schema = features("dna", [*checked.extra_columns, ROW_COLUMN]).arrow_schema
     shards = {split: SplitShards(manifest, split, schema) for split in checked.counts}
-    done, total = 0, sum(checked.counts.values())
+    read, total = 0, sum(checked.counts.values())
     for _, table in read_typed(metadata, checked, problems.report):
         splits = pc.fill_null(table["split"], UNASSIGNED)
+        table = table.append_column(ROW_COLUMN, pa.array(np.arange(read, read + len(table), dtype=np.int32)))
         for split, writer in shards.items():
             writer.add(table.filter(pc.equal(splits, split)))
-        done += len(table)
-        progress("dna", done, total)
+        read += len(table)
+        progress("dna", read, total)
     for writer in shards.values():
         writer.flush(last=True)
     checked.labels.save(manifest.path.parent / LABELS_FILE)

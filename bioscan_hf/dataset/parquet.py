@@ -21,7 +21,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 
 from ..release.problems import ReleaseError
 from ..release.rows import Changes, cleaning
-from ..schema import LABEL_COLUMNS
+from ..schema import LABEL_COLUMNS, ROW_COLUMN
 from .request import TEXT_ROWS, Request, Taxon, prepare_stream
 
 Files = Mapping[str, Sequence[Path]]
@@ -74,6 +74,8 @@ class _Plan:
         late = request.clean or any(not pa.types.is_string(schema.field(one).type) for one in request.taxon)
         if request.taxon and not late:
             options["filters"] = request.filters
+        if columns is None and ROW_COLUMN in schema.names:
+            columns = tuple(name for name in schema.names if name != ROW_COLUMN)
         if columns is not None:
             options["columns"] = list(dict.fromkeys([*columns, *(request.taxon if late else ())]))
         return cls(options, request.taxon if late else {})

@@ -24,6 +24,7 @@ from ..release.check import extra_columns
 from ..release.columns import features
 from ..release.layout import find_boxes, find_metadata, photo_root
 from ..release.photos import Photos
+from ..schema import ROW_COLUMN
 from .build import add_photos, build
 from .manifest import LABELS_FILE, Manifest
 from .parquet import open_files, stream_files
@@ -33,7 +34,7 @@ from .request import Request, prepare_table, with_index_columns
 STREAM_ROWS = 1_000
 
 #: Changes when builds in the cache must be made anew.
-_VERSION = "release 2"
+_VERSION = "release 3"
 
 
 def cache_folder(config: str, content: str, cache_dir: str | None = None) -> Path:
@@ -80,7 +81,7 @@ class Release:
     def _chosen(self, request: Request) -> tuple[Manifest, list[str], list[str]]:
         """The build, the chosen splits and the chosen columns."""
         available = list(self.features(request.config))
-        request.check_columns(available)
+        request.check_columns([*available, ROW_COLUMN])
         if request.config != "dna":
             Photos(self.photo_root, request.config).close()  # raises if there are none
         built = self.built()

@@ -17,7 +17,7 @@ from ..files import file_hash, replacing
 from ..release.columns import features
 from ..release.photos import Photos
 from ..release.problems import Problem, ReleaseError
-from ..schema import COLUMNS
+from ..schema import COLUMNS, ROW_COLUMN
 from .manifest import Manifest
 from .problems import ProblemList
 
@@ -129,7 +129,7 @@ def write_photo_shard(task: PhotoShard) -> tuple[str, dict[str, Any], list[Probl
     problems = ProblemList(task.keep_going)
     photos = Photos(task.root, task.config, task.index)
     table = _read_rows([task.output / name for name in task.metadata], *task.rows)
-    extra = [column for column in table.column_names if column not in COLUMNS]
+    extra = [column for column in table.column_names if column not in (*COLUMNS, ROW_COLUMN)]
     schema = features(task.config, extra).arrow_schema
     shard = ParquetShard(task.output / task.name, task.config, schema)
     for start in range(0, len(table), PHOTO_ROWS_PER_GROUP):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..schema import COLUMNS, MISSING_MARKERS, check_config
+from ..schema import COLUMNS, MISSING_MARKERS, ROW_COLUMN, check_config
 from .problems import Problem, stop
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ NUMBERS = {
     "scale_factor": pa.float64(),
     "inferred_ranks": pa.uint8(),
     "index_bioscan_1M_insect": pa.int64(),
-    **dict.fromkeys(BOX_COLUMNS.values(), pa.int32()),
+    **dict.fromkeys((*BOX_COLUMNS.values(), ROW_COLUMN), pa.int32()),
 }
 
 #: Column -> smallest and largest number.
@@ -45,7 +45,7 @@ LIMITS = {"coord-lat": (-90.0, 90.0), "coord-lon": (-180.0, 180.0)}
 def features(config: str, extra_columns: Sequence[str] = ()) -> Features:
     """Types of a row: the 23 published columns, `extra_columns`, and the image unless `config` is "dna".
 
-    Extra columns are strings, those of `BOX_COLUMNS` int32.
+    Extra columns are strings, those of `BOX_COLUMNS` and `ROW_COLUMN` int32.
     """
     from datasets import Features, Image, Value
 

@@ -16,7 +16,16 @@ import pyarrow.compute as pc
 
 from ..barcodes import spelled
 from ..labels import Cleaned, taxon_name
-from ..schema import COLUMNS, ID_NAMES, LABEL_COLUMNS, LABEL_NAMES, MISSING_MARKERS, RESERVED_COLUMNS, SEQUENCE_NAMES
+from ..schema import (
+    COLUMNS,
+    ID_NAMES,
+    LABEL_COLUMNS,
+    LABEL_NAMES,
+    MISSING_MARKERS,
+    RESERVED_COLUMNS,
+    ROW_COLUMN,
+    SEQUENCE_NAMES,
+)
 from .problems import Problem, ReleaseError, stop
 from .tables import csv_columns, read_strings
 
@@ -84,7 +93,7 @@ def row_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
 
 
 def _all_columns(path: str | Path, own: Iterable[str]) -> list[str]:
-    more = [name for name in own if name not in COLUMNS]
+    more = [name for name in own if name not in (*COLUMNS, ROW_COLUMN)]  # rows are numbered anew
     for name in more:
         if name in RESERVED_COLUMNS:
             use = "photos" if name == "image" else "label ids"

@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, TrainingArguments
 
-from ..barcodes import barcode_digests
-from ..dataset.load import load_bioscan5m, source_kind
+from ..barcodes import first_of_each_barcode
+from ..dataset.load import load_bioscan5m
+from ..dataset.request import prepare
+from ..labels import LabelMaps
 from ..models.configuration_barcodemamba import OBJECTIVES
-from ..release.layout import find_metadata
-from ..release.rows import read_rows
-from ..schema import MAX_NUCLEOTIDES, resolve_splits
+from ..schema import MAX_NUCLEOTIDES, ROW_COLUMN, resolve_splits
 from .arguments import OVERWRITE_HELP, check_workers, option, required
 from .inputs import check_rows
 from .masking import IGNORED
@@ -128,8 +127,8 @@ def load_barcodes(source: str, split: str, deduplicate: str, max_nucleotides: in
             Trailing N does not count. "split" compares barcodes after cutting to `max_nucleotides`, "upstream" before.
 
     Raises:
-        ValueError: if there are no rows, or rows without a barcode; or if "upstream" is used with a source without a
-            metadata file: Parquet does not keep the order of the file.
+        ValueError: if there are no rows, or rows without a barcode; or if "upstream" is used with a source that does
+            not hold all rows of a metadata file and their order.
     """
     if deduplicate == "upstream":
         data = _first_of_the_file(source, split, max_nucleotides)
@@ -143,24 +142,24 @@ def load_barcodes(source: str, split: str, deduplicate: str, max_nucleotides: in
 
 def _first_of_the_file(source: str, split: str, max_nucleotides: int) -> Dataset:
     """Rows of a split that are the first of their barcode in the metadata file, in the order of the file."""
-    names = pa.array(resolve_splits(split), pa.string())
-    kind = source_kind(source)
-    if kind != "release":
+    advice = "Build the whole release with `bioscan-hf build`, or use --deduplicate split."
+    try:
+        parts = load_bioscan5m(source, columns=["dna_barcode", ROW_COLUMN], max_nucleotides=None)
+    except ValueError as error:
+        if ROW_COLUMN not in str(error):
+            raise
         raise ValueError(
-            f"--deduplicate upstream needs the order of the metadata file, which {source!r} ({kind}) does not have. "
-            f"Give a release folder or its metadata file, or use --deduplicate split."
-        )
-    seen = {b""}
-    kept = []
-    for _, table in read_rows(find_metadata(source), ("dna_barcode", "split")):
-        first = []
-        for digest in barcode_digests(table["dna_barcode"]).tolist():
-            first.append(digest not in seen)
-            seen.add(digest)
-        rows = pc.and_(pa.array(first, pa.bool_()), pc.is_in(table["split"], value_set=names))
-        kept.append(pc.utf8_slice_codeunits(table["dna_barcode"].filter(rows), 0, max_nucleotides))
-    pieces = [chunk for column in kept for chunk in column.chunks]
-    return Dataset(pa.table({"dna_barcode": pa.chunked_array(pieces, pa.string())}))
+            f"--deduplicate upstream needs the order of the metadata file, which {source!r} does not tell. {advice}"
+        ) from None
+    whole = concatenate_datasets(list(parts.values()))
+    numbers = whole.data.column(ROW_COLUMN).to_numpy()
+    if numbers.max(initial=-1) != len(numbers) - 1:
+        raise ValueError(f"--deduplicate upstream needs all rows of the metadata file; {source!r} lacks some. {advice}")
+    order = np.argsort(numbers)
+    first = order[first_of_each_barcode(whole.select(order))]
+    wanted = [name in resolve_splits(split) for name in parts]
+    chosen = first[np.repeat(wanted, [len(part) for part in parts.values()])[first]]
+    return prepare(whole.select(chosen).select_columns(["dna_barcode"]), LabelMaps({}), max_nucleotides)
 
 
 # ---- losses ---------------------------------------------------------------------------------------------------------

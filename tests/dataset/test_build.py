@@ -175,6 +175,7 @@ def test_missing_columns_are_named_or_null(tmp_path):
         build(path, tmp_path / "out")
     build(write_rows(path, [row()], ["processid", "dna_barcode", "split"]), tmp_path / "out")
     [found] = load_dataset(str(tmp_path / "out"), "dna", split="train")
+    assert found.pop("metadata_row") == 0
     assert list(found) == list(COLUMNS) and {name for name in COLUMNS if found[name] is not None} == set(row())
 
 

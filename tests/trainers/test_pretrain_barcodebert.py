@@ -8,6 +8,7 @@ import math
 import random
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from training_runs import (
@@ -27,6 +28,7 @@ from training_runs import (
 )
 from transformers import AutoTokenizer
 
+from bioscan_hf.dataset.build import build
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
@@ -175,7 +177,7 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"train_split": "training"}, ValueError, "Unknown split 'training'"),
         ({"train_split": "test"}, ValueError, "No rows of split 'test'"),
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
-        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "nothing to resume"),
+        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),
         ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
         ({"deduplicate": "all"}, ValueError, "Unknown --deduplicate 'all'. Choose one of none, split, upstream"),
         ({"loss_on": "weighted"}, ValueError, "masked_loss_weight is None and --loss_on is 'weighted'"),
@@ -199,7 +201,7 @@ def test_impossible_options_are_refused_before_writing(source, tmp_path, options
 
 
 def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
-    """A run is not mixed with other files or another run; "last" starts a new run only in an empty folder."""
+    """A run is not mixed with other files or another run; "last" starts anew where no checkpoint is complete."""
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
     folder = tmp_path / "run"
     program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
@@ -209,9 +211,6 @@ def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
         program.main(*arguments(source, folder, resume_from_checkpoint="last", mask_ratio=0.3, **options))
     with pytest.raises(ValueError, match="k was 3 and is 4"):
         program.main(*arguments(source, folder, resume_from_checkpoint="last", **options | {"k": 4}))
-    (folder / "checkpoint-1" / program.RUN_FILE).unlink()  # as if killed while it was written
-    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
-        program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
     (folder / "checkpoint-7").mkdir()
     program.main(*arguments(source, folder, overwrite=True, **options))
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
@@ -291,10 +290,18 @@ def test_duplicates_are_dropped_as_the_published_code_does(tmp_path):
     assert found["pretrain", "upstream"] == ["CCCC", "GGGG", "GGGGTT"]
     assert found["val", "upstream"] == ["AAAA"]
     assert found["pretrain", "split"] == ["CCCC", "AAAANN", "GGGG", "GGGGTT"]
-    (tmp_path / "built/dna").mkdir(parents=True)
-    (tmp_path / "built/dna/pretrain-00000-of-00001.parquet").touch()
+    build(path, tmp_path / "built", rows_per_shard={"dna": 2})
+    for split in ("pretrain", "val"):
+        kept = program.load_barcodes(str(tmp_path / "built"), split, "upstream", 6)
+        assert list(kept["dna_barcode"]) == found[split, "upstream"]
+    build(path, tmp_path / "part", splits=["pretrain"])
+    with pytest.raises(ValueError, match="needs all rows of the metadata file; .*part' lacks some. .*--deduplicate"):
+        program.load_barcodes(str(tmp_path / "part"), "pretrain", "upstream", 6)
+    (tmp_path / "other/dna").mkdir(parents=True)
+    table = pq.read_table(next((tmp_path / "built/dna").glob("*.parquet"))).drop(["metadata_row"])
+    pq.write_table(table, tmp_path / "other/dna/pretrain-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="needs the order of the metadata file.*--deduplicate split"):
-        program.load_barcodes(str(tmp_path / "built"), "pretrain", "upstream", 6)
+        program.load_barcodes(str(tmp_path / "other"), "pretrain", "upstream", 6)
 
 
 def test_the_weighted_loss_by_hand():
