@@ -36,7 +36,6 @@ from datasets import Dataset
 from transformers import AutoModel, PreTrainedModel, set_seed
 
 import bioscan_hf.auto  # noqa: F401
-from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.batches import embed_barcodes, inference, pools_by_mask
 from bioscan_hf.evaluation.probing import knn_probe
 from bioscan_hf.hub.cards import barcodebert_card
@@ -46,26 +45,21 @@ from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.schema import LABEL_COLUMNS, MISSING
 from bioscan_hf.training.arguments import (
-    OVERWRITE_HELP,
     BaseTrainingArguments,
     check_no_accumulation,
     check_rank_weights,
     check_workers,
-    option,
     read_options,
-    required,
 )
 from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator
 from bioscan_hf.training.checks import check_training
-from bioscan_hf.training.inputs import check_batch, check_rows, load_tokenizer
+from bioscan_hf.training.inputs import check_batch, load_rows, load_tokenizer, pinned
+from bioscan_hf.training.options.contrast import QUESTIONS, ContrastDefaults, ContrastOptions
 from bioscan_hf.training.run import begin_run, run_program, run_training
 from bioscan_hf.training.trainer import BarcodeTrainer
 
 #: Completes a checkpoint: a checkpoint without this file is incomplete.
 RUN_FILE = "contrast.json"
-
-#: Validation split -> rank at which its nearest neighbours in the split `train` are compared.
-QUESTIONS = {"val": "species", "val_unseen": "genus"}
 
 #: Model types that can be trained.
 ENCODERS = ("alignedbarcode", "barcodebert", "barcodemamba")
@@ -76,45 +70,8 @@ SHAPE += ["embedding_size", "profile_weight", "positions", "anchor_k"]
 
 
 @dataclass
-class ContrastOptions:
-    """Options of contrastive training: data, model, loss and alterations."""
-
-    source: str = required("Hub id, Parquet folder, release folder or metadata CSV of BIOSCAN-5M.")
-    model: str = option("aligned", "'aligned' for a new encoder, or a folder or Hub id.")
-    train_split: str = option("train", "Split to train on; 'a+b' joins two.")
-    validation_splits: list[str] = option(list(QUESTIONS), f"Some of {', '.join(QUESTIONS)}; 'none' for none.")
-    unique_barcodes: bool = option(True, "Keep one specimen per barcode.")
-    ranks: list[str] = option(["species"], "Ranks, or dna_bin, at which equal taxa are positives.")
-    labels: str | None = option(None, "File labels.json with the label ids. Default: those of --source.")
-    rank_weights: list[float] | None = option(None, "One weight for each of --ranks. Default: equal weights.")
-    temperature: float = option(0.1, "Temperature of the loss.")
-    views: int = option(1, "Altered reads of each barcode in a batch.")
-    truncation: float = option(0.5, "Probability that a read is cut at an end.")
-    largest_cut: float = option(0.4, "Largest share that is cut off at an end.")
-    substitution: float = option(0.01, "Substitution rate at first and second codon positions.")
-    third_substitution: float = option(0.01, "Substitution rate at third codon positions.")
-    unread: float = option(0.0, "Probability that a stretch becomes N.")
-    positions: int = option(658, "aligned: nucleotides of a full barcode.")
-    embedding_size: int = option(512, "aligned: width of the learned part; 0 for none.")
-    hidden_size: int = option(0, "aligned: width of the hidden layer; 0 for none.")
-    profile_weight: float | None = option(
-        None, "aligned: share of the profile in the cosine. Default: 0, or 1 with --embedding_size 0."
-    )
-    overwrite: bool = option(False, OVERWRITE_HELP)
-
-
-@dataclass
-class ContrastArguments(BaseTrainingArguments):
-    """Training arguments with the defaults of this recipe."""
-
-    output_dir: str = option("barcode_encoder", "Folder of the model and the results.")
-    learning_rate: float = option(3e-4, "Peak learning rate.")
-    per_device_train_batch_size: int = option(1024, "Barcodes per process and batch.")
-    num_train_epochs: float = option(0.0, "Passes over the training split; 0 only fits an aligned encoder.")
-    weight_decay: float = option(0.01, "Weight decay of AdamW.")
-    warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of all steps.")
-    eval_strategy: str = option("no", "Leave it at 'no': validation runs at the end.")
-    dataloader_drop_last: bool = option(True, "Leave out an incomplete last batch; processes need equal batches.")
+class ContrastArguments(ContrastDefaults, BaseTrainingArguments):
+    """Training arguments of this recipe."""
 
 
 class ContrastTrainer(BarcodeTrainer):
@@ -174,22 +131,15 @@ def check_options(options: ContrastOptions, training_args: ContrastArguments) ->
         raise ValueError("--eval_strategy must stay 'no': nearest neighbours are searched at the end. Leave it out.")
 
 
-def load_rows(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dataset:
+def load_split(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dataset:
     """Barcodes and label ids of a split.
 
     Raises:
         ValueError: if there are no rows, or rows without a barcode.
     """
-    loaded = load_bioscan5m(
-        options.source,
-        split=split,
-        ranks=list(ranks),
-        unique_barcodes=options.unique_barcodes,
-        labels=options.labels,
-    )
-    data = cast(Dataset, loaded).select_columns(["dna_barcode", *(f"{rank}_index" for rank in ranks)])
-    check_rows(data, options.source, split)
-    return data
+    how = {"unique_barcodes": options.unique_barcodes, "labels": options.labels}
+    data = load_rows(options.source, split, ranks=list(ranks), **how)
+    return data.select_columns(["dna_barcode", *(f"{rank}_index" for rank in ranks)])
 
 
 def check_data(data: Dataset, options: ContrastOptions, training_args: ContrastArguments) -> None:
@@ -213,15 +163,15 @@ def load_questions(options: ContrastOptions) -> dict[str, Dataset]:
     """
     if options.validation_splits in (["none"], []):
         return {}
-    questions = {split: load_rows(options, split, [QUESTIONS[split]]) for split in options.validation_splits}
-    return {"train": load_rows(options, "train", list(QUESTIONS.values()))} | questions
+    questions = {split: load_split(options, split, [QUESTIONS[split]]) for split in options.validation_splits}
+    return {"train": load_split(options, "train", list(QUESTIONS.values()))} | questions
 
 
 def make_model(options: ContrastOptions, barcodes: Sequence[str]) -> tuple[PreTrainedModel, KmerTokenizer]:
     """The encoder and its tokenizer: a new encoder fitted to the barcodes, or a loaded one."""
     if options.model != "aligned":
         _, tokenizer = load_tokenizer(options.model, ENCODERS)
-        return AutoModel.from_pretrained(options.model), tokenizer
+        return AutoModel.from_pretrained(pinned(options.model)), tokenizer
     share = options.profile_weight
     config = AlignedBarcodeConfig(
         positions=options.positions,
@@ -281,7 +231,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     if run.finished:
         return run.finished
     with training_args.main_process_first(desc="loading the barcodes"):
-        data = load_rows(options, options.train_split, options.ranks)
+        data = load_split(options, options.train_split, options.ranks)
         questions = load_questions(options)
     run.about["splits"] = {options.train_split: len(data)}
     set_seed(training_args.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from .arguments import check_processes
 
@@ -63,4 +64,5 @@ def check_training(training_args: TrainingArguments) -> None:
         Trainer.get_optimizer_cls_and_kwargs(training_args)
     except (ImportError, ValueError) as error:
         if "need to pass a" not in str(error):  # some optimizers need the model, too
-            raise ImportError(f"--optim {training_args.optim} cannot be used: {error}") from None
+            name = OptimizerNames(training_args.optim).value
+            raise ImportError(f"--optim {name} cannot be used: {error}") from None

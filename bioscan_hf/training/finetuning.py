@@ -9,19 +9,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from ..dataset.load import load_bioscan5m
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
-from .arguments import OVERWRITE_HELP, BarcodeTrainingArguments, check_workers, option, required
+from .arguments import BarcodeTrainingArguments, check_workers
 from .checks import check_training
-from .inputs import check_rows
+from .inputs import load_rows, pinned
+from .options.finetune import FinetuningOptions
 from .taxa import add_labels, class_parents, training_classes
 from .trainer import BarcodeTrainer
 
@@ -51,26 +51,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class FinetuningOptions:
-    """Options of fine-tuning: data, model and classes."""
-
-    source: str = required("Hub id, Parquet folder, release folder or metadata CSV of BIOSCAN-5M.")
-    model: str = required("Folder or Hub id of the pretrained model; the head of a classifier is left out.")
-    ranks: list[str] = option(["species"], "Ranks to classify, or dna_bin.")
-    preset: str = option("default", "'default', or 'published' for the published recipe.")
-    train_split: str = option("train", "Split to train on; 'a+b' joins two.")
-    validation_split: str = option("val", "Split to validate on; 'none' for no validation.")
-    test_splits: list[str] = option(["test"], "Splits to test on at the end; 'none' for no test.")
-    unique_barcodes: bool = option(False, "Train on one specimen per barcode.")
-    pooling: str = option("masked_mean", "'masked_mean', or 'mean' over padding too, as published.")
-    random_offset: bool = option(True, "Draw the reading frame of each barcode in each epoch.")
-    freeze_encoder: bool = option(False, "Train only the head.")
-    encoder_dropout: bool | None = option(None, "Dropout in the encoder. Default: on, unless the encoder is frozen.")
-    lora_rank: int = option(0, "Rank of a low-rank adapter; 0 trains all weights.")
-    overwrite: bool = option(False, OVERWRITE_HELP)
-
-
 def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArguments) -> list[str]:
     """The ranks, the highest first.
 
@@ -97,22 +77,15 @@ def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArgu
 # ---- data and model -------------------------------------------------------------------------------------------------
 
 
-def load_rows(options: FinetuningOptions, split: str, ranks: Sequence[str], tokenizer: KmerTokenizer) -> Dataset:
-    """`processid`, `dna_barcode` and the names at `ranks` of a split.
-
-    Raises:
-        ValueError: if there are no rows, or rows without a barcode.
-    """
-    loaded = load_bioscan5m(
+def load_split(options: FinetuningOptions, split: str, ranks: Sequence[str], tokenizer: KmerTokenizer) -> Dataset:
+    """`processid`, `dna_barcode` and the names at `ranks` of a split; errors are those of `inputs.load_rows`."""
+    return load_rows(
         options.source,
-        split=split,
+        split,
         columns=["processid", "dna_barcode", *ranks],
         max_nucleotides=tokenizer.max_nucleotides,
         unique_barcodes=options.unique_barcodes and split == options.train_split,
     )
-    data = cast(Dataset, loaded)
-    check_rows(data, options.source, split)
-    return data
 
 
 @dataclass(frozen=True)
@@ -141,9 +114,9 @@ def load_splits(options: FinetuningOptions, ranks: Sequence[str], tokenizer: Kme
     """Every split of the options, labelled with the classes of the training split.
 
     Raises:
-        ValueError: see `load_rows` and `training_classes`.
+        ValueError: see `load_split` and `training_classes`.
     """
-    rows = load_rows(options, options.train_split, ranks, tokenizer)
+    rows = load_split(options, options.train_split, ranks, tokenizer)
     classes = training_classes(rows, ranks)
     parents, divided = class_parents(rows, classes)
     labelled = add_labels(rows, classes)
@@ -151,7 +124,7 @@ def load_splits(options: FinetuningOptions, ranks: Sequence[str], tokenizer: Kme
     train = labelled.select(np.flatnonzero(np.stack([column.to_numpy() for column in labels.columns]).max(0) >= 0))
     tested = [split for split in dict.fromkeys(options.test_splits) if split != "none"]
     splits = {
-        split: add_labels(load_rows(options, split, ranks, tokenizer), classes)
+        split: add_labels(load_split(options, split, ranks, tokenizer), classes)
         for split in dict.fromkeys([options.validation_split, *tested])
         if split != "none"
     }
@@ -178,7 +151,7 @@ def make_model(options: FinetuningOptions, config: PreTrainedConfig, data: Taxon
     else:
         (names,) = data.classes.values()
         fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    encoder, found = AutoModel.from_pretrained(options.model, output_loading_info=True, dtype=torch.float32)
+    encoder, found = AutoModel.from_pretrained(pinned(options.model), output_loading_info=True, dtype=torch.float32)
     if found["missing_keys"]:
         raise ValueError(
             f"{options.model!r} has no weights for {', '.join(sorted(found['missing_keys']))}. Give a complete model."

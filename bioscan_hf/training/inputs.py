@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow.compute as pc
 from datasets import Dataset
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file
 
+from ..dataset.load import load_bioscan5m
 from ..models import register  # noqa: F401  (our classes for AutoConfig)
 from ..models.tokenization_kmer import KmerTokenizer
 
@@ -24,7 +28,7 @@ def check_rows(data: Dataset, source: str, split: str) -> None:
         raise ValueError(f"{missing} of {len(data)} rows of the split {split!r} have no barcode. Remove them first.")
 
 
-def check_batch(data: Dataset, split: str, smallest: int) -> None:
+def check_batch(data: Sized, split: str, smallest: int) -> None:
     """Raises ValueError if a split has fewer rows than one batch over all processes."""
     if len(data) < smallest:
         raise ValueError(
@@ -33,12 +37,44 @@ def check_batch(data: Dataset, split: str, smallest: int) -> None:
         )
 
 
-def check_model_name(name: str) -> None:
-    """Raises FileNotFoundError unless `name` is a folder or has the form of a Hub id."""
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Hub id and branch, tag or commit of "owner/name@revision"; None without one, and for a path that exists."""
+    if Path(name).exists() or "@" not in name:
+        return name, None
+    name, _, revision = name.rpartition("@")
+    return name, revision
+
+
+def pinned(model: str) -> str:
+    """A folder or Hub id; of "owner/name@revision" the folder in the cache, to which it is downloaded.
+
+    Raises:
+        FileNotFoundError: if it is neither, or the Hub has no such revision.
+    """
+    name, revision = split_revision(model)
     if not Path(name).is_dir() and (Path(name).is_absolute() or name.count("/") != 1):
         raise FileNotFoundError(
-            f"The model {name!r} is neither an existing folder nor a Hub id (owner/name). Give one of them."
+            f"The model {name!r} is neither an existing folder nor a Hub id (owner/name or owner/name@REVISION). Give "
+            f"one of them."
         )
+    if revision is None:
+        return name
+    try:
+        return str(snapshot_download(name, revision=revision, ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"]))
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise FileNotFoundError(f"The Hub has no model {name!r} with a revision {revision!r}.") from None
+
+
+def load_rows(source: str, split: str, **how: Any) -> Dataset:
+    """Rows of a split, by `load_bioscan5m`, of a source that may also be "owner/name@revision".
+
+    Raises:
+        ValueError: if there are no rows, or rows without a barcode.
+    """
+    name, revision = split_revision(source)
+    data = cast(Dataset, load_bioscan5m(name, split=split, revision=revision, **how))
+    check_rows(data, source, split)
+    return data
 
 
 def load_tokenizer(model: str, types: Sequence[str]) -> tuple[PreTrainedConfig, KmerTokenizer]:
@@ -52,7 +88,7 @@ def load_tokenizer(model: str, types: Sequence[str]) -> tuple[PreTrainedConfig, 
         ValueError: if the model has another type, or the tokenizer does not fit it.
         FileNotFoundError: if there is no model or no tokenizer.
     """
-    check_model_name(model)
+    model = pinned(model)
     config = AutoConfig.from_pretrained(model)
     if config.model_type not in types:
         raise ValueError(

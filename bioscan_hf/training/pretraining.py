@@ -7,7 +7,6 @@ Shape letters: B = batch, L = tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -20,72 +19,17 @@ from ..dataset.load import load_bioscan5m
 from ..dataset.request import prepare
 from ..labels import LabelMaps
 from ..models.configuration_barcodemamba import OBJECTIVES
-from ..schema import MAX_NUCLEOTIDES, ROW_COLUMN, resolve_splits
-from .arguments import OVERWRITE_HELP, check_workers, option, required
-from .inputs import check_rows
+from ..schema import ROW_COLUMN, resolve_splits
+from .arguments import check_workers
+from .checks import check_training
+from .inputs import check_rows, load_rows, split_revision
 from .masking import IGNORED
+from .options.pretrain import PretrainingOptions
 from .trainer import BarcodeTrainer
 
 DEDUPLICATIONS = ("none", "split", "upstream")
 
 BACKBONES = ("bert", "mamba")
-
-
-# ---- options --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class PretrainingOptions:
-    """Options of pretraining: data, model and loss."""
-
-    source: str = required("Hub id, Parquet folder, release folder or metadata CSV of BIOSCAN-5M.")
-    preset: str = option(
-        "none",
-        "Recipe: 'main', 'workshop2023' or 'masked-only', as published and in single precision; or 'fast', the "
-        "published objective in large batches for a GPU: bfloat16, TF32, a compiled model. Other options override its "
-        "values.",
-    )
-    train_split: str = option("pretrain", "Split to train on; 'a+b' joins two.")
-    validation_split: str = option("val", "Split to validate on (its labels are not read); 'none': no validation.")
-    deduplicate: str = option(
-        "split",
-        "'none'; 'split': one specimen per barcode in a split; 'upstream': the first specimen of each barcode in the "
-        "metadata file, whatever its split, as published.",
-    )
-    k: int = option(4, "Nucleotides per token.")
-    vocabulary: str = option("barcodebert", "Vocabulary of the tokenizer.")
-    max_nucleotides: int = option(MAX_NUCLEOTIDES, "Nucleotides read of a barcode.")
-    backbone: str = option("bert", "'bert', or 'mamba', a state-space encoder.")
-    objective: str = option("masked", "'masked' k-mers, or, with --backbone mamba, the 'next' k-mer.")
-    hidden_size: int = option(768, "Width of the encoder.")
-    intermediate_size: int = option(3072, "bert: width inside the feed-forward layers.")
-    num_hidden_layers: int = option(4, "Layers of the encoder.")
-    num_attention_heads: int = option(4, "bert: attention heads per layer.")
-    head_dim: int = option(64, "mamba: width of a head.")
-    state_size: int = option(64, "mamba: size of the state of a channel.")
-    dropout: float = option(0.1, "bert: dropout of hidden states and attention.")
-    attention_dropout: float | None = option(
-        None, "bert: dropout of attention alone; 0 is faster. Default: the value of --dropout."
-    )
-    attention: str = option("sdpa", "bert: implementation of attention; in bfloat16 on a CPU, 'eager' is faster.")
-    mlm_head: str = option("kmers", "'kmers', or 'tied' as in the models of 2023.")
-    mask_ratio: float = option(0.5, "Probability of a k-mer to be masked.")
-    loss_on: str = option(
-        "masked",
-        "'masked': masked k-mers; 'valid': also the visible ones; 'weighted': both, weighted by --masked_loss_weight; "
-        "'all': every position, padding included.",
-    )
-    masked_loss_weight: float | None = option(
-        None, "With --loss_on weighted: w in w * masked loss + (1 - w) * visible loss."
-    )
-    mask_token_share: float = option(1.0, "Share of the masked k-mers that become the mask token.")
-    random_token_share: float = option(0.0, "Share of the masked k-mers that become another k-mer.")
-    mask_token_id: int | None = option(None, "Id of the mask token. Default: the published id.")
-    random_offset: bool = option(True, "Draw the reading frame of each barcode in each epoch.")
-    attend_padding: bool = option(False, "Attend to padding, as in 2023.")
-    cut_padding: bool = option(True, "Cut each batch to its longest row.")
-    sparse_loss: bool = option(True, "With --loss_on masked: compute logits only for masked k-mers.")
-    overwrite: bool = option(False, OVERWRITE_HELP)
 
 
 def check_options(options: PretrainingOptions, training_args: TrainingArguments) -> None:
@@ -113,6 +57,9 @@ def check_options(options: PretrainingOptions, training_args: TrainingArguments)
             f"the next k-mer, and masks nothing: leave --loss_on (given: {options.loss_on}) out."
         )
     check_workers(training_args)
+    check_training(training_args)
+    if training_args.load_best_model_at_end and options.validation_split == "none":
+        raise ValueError("--load_best_model_at_end needs a --validation_split.")
 
 
 # ---- barcodes -------------------------------------------------------------------------------------------------------
@@ -132,19 +79,20 @@ def load_barcodes(source: str, split: str, deduplicate: str, max_nucleotides: in
     """
     if deduplicate == "upstream":
         data = _first_of_the_file(source, split, max_nucleotides)
-    else:
-        unique = deduplicate == "split"
-        loaded = load_bioscan5m(source, split=split, max_nucleotides=max_nucleotides, unique_barcodes=unique)
-        data = cast(Dataset, loaded).select_columns(["dna_barcode"])
-    check_rows(data, source, split)
-    return data
+        check_rows(data, source, split)
+        return data
+    unique = deduplicate == "split"
+    data = load_rows(source, split, max_nucleotides=max_nucleotides, unique_barcodes=unique)
+    return data.select_columns(["dna_barcode"])
 
 
 def _first_of_the_file(source: str, split: str, max_nucleotides: int) -> Dataset:
     """Rows of a split that are the first of their barcode in the metadata file, in the order of the file."""
     advice = "Build the whole release with `bioscan-hf build`, or use --deduplicate split."
     try:
-        parts = load_bioscan5m(source, columns=["dna_barcode", ROW_COLUMN], max_nucleotides=None)
+        name, revision = split_revision(source)
+        columns = ["dna_barcode", ROW_COLUMN]
+        parts = load_bioscan5m(name, columns=columns, max_nucleotides=None, revision=revision)
     except ValueError as error:
         if ROW_COLUMN not in str(error):
             raise
@@ -154,7 +102,9 @@ def _first_of_the_file(source: str, split: str, max_nucleotides: int) -> Dataset
     whole = concatenate_datasets(list(parts.values()))
     numbers = whole.data.column(ROW_COLUMN).to_numpy()
     if numbers.max(initial=-1) != len(numbers) - 1:
-        raise ValueError(f"--deduplicate upstream needs all rows of the metadata file; {source!r} lacks some. {advice}")
+        raise ValueError(
+            f"--deduplicate upstream needs all rows of the metadata file; {source!r} lacks some. {advice}"
+        )
     order = np.argsort(numbers)
     first = order[first_of_each_barcode(whole.select(order))]
     wanted = [name in resolve_splits(split) for name in parts]
