@@ -2,15 +2,12 @@
 
 The published step (BarcodeBERT, https://arxiv.org/abs/2311.02401: single precision, plain attention with a mask, masks
 drawn on the device in two draws, the loss of all valid k-mers, plain AdamW, three accuracies per step) is implemented
-here again. Both run in turns in one process, from the same weights and tokens. Ours draws its masks in the collator:
-on a CPU this counts; on a GPU, where workers of the data loader do it, it is reported separately.
+here again. Both run in turns in one process, from the same weights and tokens. Ours draws its masks in the collator,
+which counts here; on a GPU (`gpu_run.py`, which measures these steps there) workers of the data loader do it.
 
     python benchmarks/bench_pretrain_step.py                                  # about 5 minutes on 2 CPU cores
     python benchmarks/bench_pretrain_step.py --quick --output trial.json      # seconds, a tiny model: no claim
     python benchmarks/bench_pretrain_step.py --compile                        # also with torch.compile
-
-On a GPU it runs the shapes 4-4-4 and 8-4-4 (k, heads, layers), each way at its best batch size, and reports samples/s,
-the utilisation of 790 TFLOP/s (bf16), and peak memory. It needs only torch, transformers and numpy.
 
 Shape letters: B = batch, L = tokens.
 """
@@ -34,9 +31,7 @@ from bioscan_hf.provenance import write_results
 from bioscan_hf.training.masking import MaskedKmerCollator, Masking
 
 REQUIRED = {"ours, same objective": 2.0, "ours, masked only": 3.0}
-PEAK = 790e12  # FLOP/s of an H200 in bf16, measured on a product of matrices of 8192
 NUCLEOTIDES = 658
-BATCH_SIZES = (64, 128, 256, 512, 1024, 2048)
 LEARNING_RATE = 1e-4
 
 
@@ -47,10 +42,12 @@ class Way:
     published: bool = False
     loss_on: str = "valid"
     bf16: bool = True
+    dropout: float = 0.1  # of hidden states
     attention_dropout: float = 0.0
     cut_padding: bool = True
     attention: str = "sdpa"
     compiled: bool = False
+    max_grad_norm: float = 0.0
 
 
 WAYS = {
@@ -60,16 +57,13 @@ WAYS = {
     "and no attention dropout": Way(cut_padding=False),
     "and padding cut": Way(),
 }
-#: On a CPU, plain attention in bfloat16 takes less time than torch's fused one.
-FASTEST_ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
 
 
-def ways_on(device: str, compiled: bool) -> dict[str, Way]:
-    """The ways to compare on a device."""
-    attention = FASTEST_ATTENTION[device]
+def ways_on_cpu(compiled: bool) -> dict[str, Way]:
+    """The ways to compare. On a CPU, plain attention in bfloat16 takes less time than torch's fused one."""
     ours = {
-        "ours, same objective": Way(attention=attention),
-        "ours, masked only": Way(attention=attention, loss_on="masked"),
+        "ours, same objective": Way(attention="eager"),
+        "ours, masked only": Way(attention="eager", loss_on="masked"),
     }
     if compiled:
         ours |= {f"{name}, compiled": replace(way, compiled=True) for name, way in ours.items()}
@@ -116,32 +110,54 @@ def published_step(model: Any, optimizer: Any, scheduler: Any, ids: torch.Tensor
     loss.item()
 
 
-def our_step(model: Any, optimizer: Any, scheduler: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
-    """The step of the Trainer with the options of a way."""
-    device = batch["input_ids"].device.type
-    with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        loss = model(**batch).loss
-    loss.backward()
-    optimizer.step()
-    scheduler.step()
-    optimizer.zero_grad()
+@dataclass(frozen=True)
+class Built:
+    """A model in training, and its way."""
+
+    way: Way
+    device: torch.device
+    model: Any
+    run: Any  # the model, compiled or not
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
 
 
-def make_stepper(
-    way: Way, config: dict[str, Any], tokens: PreparedTokens, batch_size: int, device: torch.device
-) -> tuple[Callable[[], None], Callable[[], dict[str, torch.Tensor]]]:
-    """A function that does a step (on a CPU with masking), and one that only draws a batch."""
+def build(way: Way, config: dict[str, Any], device: torch.device) -> Built:
+    """A new model, its optimizer and schedule."""
     torch.manual_seed(0)
+    dropout: dict[str, Any] = {
+        "hidden_dropout_prob": way.dropout,
+        "attention_probs_dropout_prob": way.attention_dropout,
+    }
     model = BarcodeBertForMaskedLM._from_config(
-        BarcodeBertConfig(
-            **config, attention_probs_dropout_prob=way.attention_dropout, sparse_prediction=way.loss_on == "masked"
-        ),
+        BarcodeBertConfig(**config, **dropout, sparse_prediction=way.loss_on == "masked"),
         attn_implementation=way.attention,
     )
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.0, fused=not way.published)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=1_000_000)
-    run = torch.compile(model) if way.compiled else model
+    run = torch.compile(model, dynamic=False) if way.compiled else model
+    return Built(way, device, model, run, optimizer, scheduler)
+
+
+def our_step(built: Built, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The step of the Trainer with the options of a way; gives the loss."""
+    with torch.autocast(built.device.type, torch.bfloat16, enabled=built.way.bf16):
+        loss = built.run(**batch).loss
+    loss.backward()
+    if built.way.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(built.model.parameters(), built.way.max_grad_norm)
+    built.optimizer.step()
+    built.scheduler.step()
+    built.optimizer.zero_grad()
+    return loss.detach()
+
+
+def make_stepper(
+    built: Built, tokens: PreparedTokens, batch_size: int
+) -> tuple[Callable[[], Any], Callable[[], dict[str, torch.Tensor]]]:
+    """A function that does a step (on a CPU with masking), and one that only draws a batch."""
+    way, device = built.way, built.device
     collator = MaskedKmerCollator(
         tokens,  # type: ignore[arg-type]
         Masking(loss_on=way.loss_on),
@@ -154,19 +170,18 @@ def make_stepper(
         return collator([{"dna_barcode": str(row)} for row in rows])
 
     if way.published:
-        ids, mask = (
-            torch.from_numpy(part)
-            for part in tokens.encode_column([str(i % len(tokens.ids)) for i in range(batch_size)], 0)
-        )
-        return lambda: published_step(run, optimizer, scheduler, ids.to(device), mask.to(device)), collate
+        names = [str(row % len(tokens.ids)) for row in range(batch_size)]
+        ids, mask = (torch.from_numpy(part) for part in tokens.encode_column(names, 0))
+        given = built.run, built.optimizer, built.scheduler
+        return lambda: published_step(*given, ids.to(device), mask.to(device)), collate
     if device.type == "cpu":
-        return lambda: our_step(run, optimizer, scheduler, collate(), way.bf16), collate
+        return lambda: our_step(built, collate()), collate
     ready = [{name: part.pin_memory() for name, part in collate().items()} for _ in range(4)]
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         batch = {name: part.to(device, non_blocking=True) for name, part in ready[0].items()}
         ready.append(ready.pop(0))
-        our_step(run, optimizer, scheduler, batch, way.bf16)
+        return our_step(built, batch)
 
     return step, collate
 
@@ -188,7 +203,7 @@ def compare_on_cpu(
 ) -> dict[str, dict[str, float]]:
     """Median seconds per step of each way, and the median speed-up over the published way."""
     device, tokens = torch.device("cpu"), PreparedTokens(config["k"], 1024, 0)
-    steppers = {name: make_stepper(way, config, tokens, batch_size, device) for name, way in ways.items()}
+    steppers = {name: make_stepper(build(way, config, device), tokens, batch_size) for name, way in ways.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for step, _ in steppers.values():
         timed(step, 2, device)  # warms up, compiles
@@ -217,49 +232,6 @@ def flop_per_sample(config: BarcodeBertConfig, tokens: float, predicted: float) 
     return 3 * (config.num_hidden_layers * layer + predicted * 2 * d * config.num_kmers)
 
 
-def measure_on_gpu(way: Way, config: dict[str, Any], batch_size: int, repeats: int, steps: int) -> dict[str, float]:
-    """Samples/s, utilisation and peak memory of a way at one batch size."""
-    device, tokens = torch.device("cuda"), PreparedTokens(config["k"], 8192, 0)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    step, collate = make_stepper(way, config, tokens, batch_size, device)
-    timed(step, 8, device)
-    seconds = median(timed(step, steps, device)[0] for _ in range(repeats))
-    batch = collate()
-    attended = batch["attention_mask"].float().sum(1).mean().item() if "attention_mask" in batch else None
-    length = attended or batch["input_ids"].shape[1]
-    predicted = (batch["labels"] >= 0).float().sum(1).mean().item()
-    flop = flop_per_sample(BarcodeBertConfig(**config), length, predicted)
-    return {
-        "batch_size": batch_size,
-        "samples_per_second": round(batch_size / seconds, 1),
-        "utilisation": round(batch_size / seconds * flop / PEAK, 4),
-        "gflop_per_sample": round(flop / 1e9, 2),
-        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
-        "collator_samples_per_second_and_core": round(batch_size / timed(collate, 3, device)[0]),
-    }
-
-
-def compare_on_gpu(
-    ways: dict[str, Way], config: dict[str, Any], batch_sizes: tuple[int, ...], repeats: int, steps: int
-) -> dict[str, dict[str, Any]]:
-    """Each way at its best batch size, and its speed-up over the published way."""
-    measured: dict[str, dict[str, Any]] = {}
-    for name, way in ways.items():
-        tried = []
-        for batch_size in batch_sizes:
-            try:
-                tried.append(measure_on_gpu(way, config, batch_size, repeats, steps))
-            except torch.OutOfMemoryError:
-                break
-            print(f"  {name}: {tried[-1]}", flush=True)
-        best = max(tried, key=lambda one: one["samples_per_second"])
-        measured[name] = best | {"tried": {one["batch_size"]: one["samples_per_second"] for one in tried}}
-    for values in measured.values():
-        values["ratio_wall"] = round(values["samples_per_second"] / measured["published"]["samples_per_second"], 2)
-    return measured
-
-
 def shape(k: int, quick: bool) -> dict[str, Any]:
     """Config values of a model of 4 heads and 4 layers, or of a tiny one."""
     tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -269,37 +241,25 @@ def shape(k: int, quick: bool) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark, writes the results file, and returns 1 if a speed-up is below the claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=16, help="barcodes on a CPU (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=16, help="barcodes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="number of turns; the median is reported")
-    parser.add_argument("--steps", type=int, default=None, help="steps in a turn (default: 1 on a CPU, 10 on a GPU)")
+    parser.add_argument("--steps", type=int, default=1, help="steps in a turn (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="also measure ours with torch.compile")
     parser.add_argument("--quick", action="store_true", help="smoke test with a tiny model")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pretrain_step.json")
     options = parser.parse_args(arguments)
-    on_gpu = options.device == "cuda"
-    ways = ways_on(options.device, options.compile)
-    steps = options.steps or (10 if on_gpu else 1)
-    metrics: dict[str, Any] = {}
-    for k in (4, 8) if on_gpu else (4,):
-        print(f"{k}-4-4 on {options.device}", flush=True)
-        config = shape(k, options.quick)
-        if on_gpu:
-            sizes = BATCH_SIZES[:2] if options.quick else BATCH_SIZES
-            metrics[f"{k}-4-4"] = compare_on_gpu(ways, config, sizes, options.repeats, steps)
-        else:
-            metrics[f"{k}-4-4"] = compare_on_cpu(ways, config, options.batch_size, options.repeats, steps)
-        print(*(f"  {name}: {values}" for name, values in metrics[f"{k}-4-4"].items()), sep="\n")
-    ratios = {name: metrics["4-4-4"][name]["ratio_wall"] for name in REQUIRED}
+    ways = ways_on_cpu(options.compile)
+    measured = compare_on_cpu(ways, shape(4, options.quick), options.batch_size, options.repeats, options.steps)
+    print(*(f"{name}: {values}" for name, values in measured.items()), sep="\n")
+    ratios = {name: measured[name]["ratio_wall"] for name in REQUIRED}
     write_results(
         options.output,
         task="benchmark/pretrain_step",
-        metrics=metrics,
-        options={"batch_size": options.batch_size, "repeats": options.repeats, "steps": steps, "quick": options.quick},
+        metrics={"4-4-4": measured},
+        options={name: getattr(options, name) for name in ("batch_size", "repeats", "steps", "quick")},
         ways={name: asdict(way) for name, way in ways.items()},
-        device=torch.cuda.get_device_name() if on_gpu else "cpu",
+        device="cpu",
         threads=torch.get_num_threads(),
-        peak_flop_per_second=PEAK,
         required_ratios=REQUIRED,
         ratios=ratios,
     )
