@@ -58,8 +58,9 @@ from bioscan_hf.provenance import write_results
 from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.search.retrieve import TIES, retrieve
-from bioscan_hf.training.arguments import check_processes, option, read_options, required
+from bioscan_hf.training.arguments import check_processes, read_options
 from bioscan_hf.training.clibd.batches import encoded_photo
+from bioscan_hf.training.options.shared import option, required
 from bioscan_hf.training.run import run_program
 
 #: Evaluation -> splits of the queries of seen and of unseen species.

@@ -60,7 +60,7 @@ from bioscan_hf.training.clibd.data import (
     modalities_of,
     prepare_model,
 )
-from bioscan_hf.training.clibd.options import BEST_BY, PRESETS, ClibdArguments, ClibdOptions, check_options
+from bioscan_hf.training.clibd.options import PRESETS, ClibdArguments, ClibdOptions, check_options
 from bioscan_hf.training.clibd.trainer import (
     ClibdTrainer,
     SimclrTrainer,
@@ -70,6 +70,7 @@ from bioscan_hf.training.clibd.trainer import (
     retrieval_tables,
 )
 from bioscan_hf.training.clibd.views import TwoViewCollator
+from bioscan_hf.training.options.clibd import BEST_BY
 from bioscan_hf.training.run import TrainingRun, begin_run, run_program, run_training
 
 #: Completes a checkpoint: a checkpoint without this file is incomplete.

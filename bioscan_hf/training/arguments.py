@@ -6,69 +6,29 @@ Source of the schedules and the learning rate rule: BarcodeBERT, https://arxiv.o
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
+import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
-SCHEDULES = ("onecycle", "epoch-warmup", "trainer")
-
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with a help text; a list as default is copied."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-def required(help: str) -> Any:
-    """A dataclass field without a default, with a help text."""
-    return field(metadata={"help": help})
-
-
-OVERWRITE_HELP = "Delete the checkpoints in the output folder and start from the beginning."
+from .options.given import Given, check_names, read_given
+from .options.shared import SCHEDULES, BarcodeTrainingDefaults, TrainingDefaults
 
 
 @dataclass
-class BaseTrainingArguments(TrainingArguments):
+class BaseTrainingArguments(TrainingDefaults, TrainingArguments):  # type: ignore[misc]
     """Arguments of the Trainer, with the published schedules and our defaults."""
 
     #: Rows of the global batch that the learning rate is given for.
     batch_of_learning_rate: ClassVar[int] = 64
-
-    output_dir: str = option("barcodebert", "Folder of the model and the results.")
-    learning_rate: float = option(1e-4, "Peak learning rate.")
-    scale_learning_rate: bool = option(
-        False, "Multiply the learning rate by (global batch / 64; CLIBD: / 500), as published."
-    )
-    schedule: str = option(
-        "trainer",
-        "Schedule of the learning rate: 'onecycle' (torch's OneCycleLR), 'epoch-warmup' (rises from a tenth over 5 "
-        "epochs, then is constant) or 'trainer' (--lr_scheduler_type).",
-    )
-    lr_scheduler_type: str = option("cosine", "Schedule of the learning rate with --schedule trainer.")
-    warmup_steps: float = option(0.3, "Steps of warm-up with --schedule trainer; below 1, a share of all steps.")
-    weight_decay: float = option(0.0, "Weight decay of AdamW.")
-    decay_all_parameters: bool = option(False, "Apply weight decay to biases and layer norms too.")
-    per_device_train_batch_size: int = option(64, "Training rows per process and batch.")
-    per_device_eval_batch_size: int = option(256, "Validation rows per process and batch.")
-    num_train_epochs: float = option(35.0, "Passes over the training split.")
-    eval_strategy: str = option("epoch", "When to validate: 'no', 'steps' or 'epoch'.")
-    save_strategy: str = option("epoch", "When to save a checkpoint: 'no', 'steps' or 'epoch'.")
-    save_total_limit: int | None = option(2, "Number of checkpoints to keep.")
-    logging_steps: float = option(50, "Steps between two logged losses.")
-    optim: str = option("adamw_torch_fused", "Optimizer.")
-    remove_unused_columns: bool = option(False, "Leave it off: the collator needs all columns.")
-    ddp_find_unused_parameters: bool | None = option(False, "Leave it off: every step uses all parameters.")
-    bf16: bool | None = option(  # type: ignore[assignment]
-        None, "bfloat16 autocast. Default: on for a GPU that supports it, off on a CPU."
-    )
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -85,59 +45,112 @@ class BaseTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class BarcodeTrainingArguments(BaseTrainingArguments):
+class BarcodeTrainingArguments(BarcodeTrainingDefaults, BaseTrainingArguments):
     """Arguments of the trainers whose batches may hold barcodes of similar length."""
-
-    similar_lengths: bool = option(True, "Make batches of barcodes with the same number of tokens.")
 
 
 # ---- reading options ------------------------------------------------------------------------------------------------
 
 
 def read_options(
-    arguments: Sequence[str], kinds: Sequence[type], presets: Mapping[str, Mapping[str, Any]] | None = None
+    arguments: Sequence[str],
+    kinds: Sequence[type],
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    program: str | None = None,
 ) -> tuple[Any, ...]:
-    """One object of each of the dataclasses `kinds`, from flags or from one YAML file.
+    """One object of each of the dataclasses `kinds`, from flags, or from a YAML file and flags that override it.
 
     Args:
         presets: Name -> values that an option `preset` of that name sets; options that are given override them.
+        program: Name in `PROGRAMS`, whose page `--help` shows; --help-all lists the options of `kinds`.
 
     Raises:
+        FileNotFoundError: if there is no such YAML file.
+        SystemExit: after --help.
         ValueError: for an unknown option, value or preset, or a missing option.
     """
-    parser = HfArgumentParser(list(kinds))  # type: ignore[arg-type]
+    parser = HfArgumentParser(list(kinds), allow_abbrev=False)  # type: ignore[arg-type]
+    if program is not None and {"--help", "-h"} & set(arguments):
+        from .options.programs import help_page
+
+        print(help_page(program, command_line()[0]))
+        raise SystemExit(0)
+    if "--help-all" in arguments:
+        parser.parse_args(["--help"])
+    given = read_given(arguments)
+    check_names(given, kinds)
+    words = _prepare(parser, given, presets or {})
+    namespace, rest = parser.parse_known_args(words)
+    if rest:
+        raise ValueError(
+            f"{rest[0]!r} belongs to no option. Write options as --name value, after the YAML file if there is one."
+        )
+    values = vars(namespace)
+    try:
+        return parser.parse_dict(values)
+    except ValueError as error:
+        texts = {name: f"{value} is not a valid" for name, value in values.items() if isinstance(value, str)}
+        wrong = [f"--{name}: " for name, text in texts.items() if text in str(error)]
+        raise ValueError(f"{''.join(wrong[:1])}{error}") from None
+
+
+def _prepare(parser: HfArgumentParser, given: Given, presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The words to parse: those of the YAML file and then the flags. Sets the defaults of the preset.
+
+    Values that no flag can have, such as None and dicts, become defaults as well.
+    """
     parser.error = _fail  # type: ignore[method-assign]
-    if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
-        given = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
-        if not isinstance(given, dict):
-            raise ValueError(f"{arguments[0]!r} holds no options. Write one `name: value` per line.")
-        _check_names(given, kinds, "")
-        return parser.parse_dict({**preset_values(given.get("preset"), presets or {}), **given})
+    several = set()  # options that take several values
+    for action in parser._actions:
+        action.required = False  # is checked
+        if action.nargs == "+":
+            several.add(action.dest)
+        if action.type is string_to_bool:
+            action.type = to_bool
+    words: list[str] = []
+    fixed: dict[str, Any] = {}
+    for name, value in given.values.items():
+        if isinstance(value, list) and value and name in several:
+            words += [f"--{name}", *map(str, value)]
+        elif value is None or isinstance(value, list | dict):
+            fixed[name] = _typed(value)
+        else:
+            words.append(f"--{name}={value}")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset")
-    parser.set_defaults(**preset_values(finder.parse_known_args(arguments)[0].preset, presets or {}))
-    *found, rest = parser.parse_args_into_dataclasses(list(arguments), return_remaining_strings=True)
-    if rest:
-        _check_names(
-            [word.partition("=")[0].removeprefix("--") for word in rest if word.startswith("--")], kinds, "--"
-        )
-        raise ValueError(f"{rest[0]!r} belongs to no option. Write options as --name value.")
-    return tuple(found)
+    words += given.flags
+    chosen = finder.parse_known_args(words)[0].preset
+    parser.set_defaults(**{**preset_values(chosen, presets), **fixed})
+    return words
+
+
+def _typed(value: Any) -> Any:
+    """Texts inside a list or dict of a YAML file as numbers and booleans, where they look so."""
+    if isinstance(value, dict):
+        return {name: _typed(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_typed(one) for one in value]
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            continue
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    return words.get(str(value).lower(), value)
+
+
+def to_bool(text: str) -> bool:
+    """True or False of a text; YAML's on and off too."""
+    try:
+        return bool(string_to_bool({"on": "true", "off": "false"}.get(text.lower(), text)))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
 
 
 def _fail(message: str) -> NoReturn:
     """Replaces argparse's error, which prints the usage of all options."""
-    raise ValueError(f"{message[:1].upper()}{message[1:]}. --help lists all options.")
-
-
-def _check_names(given: Sequence[str] | Mapping[str, Any], kinds: Sequence[type], mark: str) -> None:
-    """Raises ValueError for an unknown option, and names a similar one."""
-    known = [known.name for kind in kinds for known in fields(kind)]
-    for name in given:
-        if name not in known:
-            similar = difflib.get_close_matches(str(name), known, 1)
-            hint = f"Did you mean {mark}{similar[0]}? " if similar else ""
-            raise ValueError(f"Unknown option {mark}{name}. {hint}--help lists all options.")
+    message = re.sub(r"argument (--\w+)[^:]*: ", r"\1: ", message)
+    raise ValueError(f"{message[:1].upper()}{message[1:].rstrip('.')}. --help lists the options.")
 
 
 def preset_values(name: str | None, presets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -151,6 +164,14 @@ def preset_values(name: str | None, presets: Mapping[str, Mapping[str, Any]]) ->
     if name not in presets:
         raise ValueError(f"Unknown preset {name!r}. Choose one of {', '.join([*presets, 'none'])}.")
     return presets[name]
+
+
+def command_line() -> tuple[str, str]:
+    """How this program was started: the program and, for a shell, the program with its options."""
+    name, words = Path(sys.argv[0]), sys.argv[1:]
+    if name.name in ("bioscan-hf", "main.py"):
+        return " ".join(["bioscan-hf", *words[:2]]), shlex.join(["-m", "bioscan_hf.cli.main", *words])
+    return str(name), shlex.join([str(name), *words])
 
 
 # ---- checks and values that follow from options ---------------------------------------------------------------------

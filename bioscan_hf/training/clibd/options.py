@@ -13,20 +13,15 @@ from ...models.processing_clibd import MODALITIES
 from ...models.taxonomy_text import TEXT_TEMPLATES
 from ...schema import LABEL_COLUMNS
 from ..arguments import (
-    OVERWRITE_HELP,
     BaseTrainingArguments,
     check_no_accumulation,
     check_rank_weights,
     check_workers,
     global_batch_size,
-    option,
-    required,
 )
+from ..checks import check_training
+from ..options.clibd import ClibdDefaults, ClibdOptions
 from .views import VIEWED
-
-#: Metric that chooses the best checkpoint: photos find barcodes of their species, macro top-1 accuracy, harmonic mean
-#: of seen and unseen species.
-BEST_BY = "image_to_dna_harmonic_mean"
 
 OBJECTIVES = ("contrast", "simclr")
 
@@ -71,75 +66,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class ClibdOptions:
-    """Options of CLIBD training: data, model and loss."""
-
-    source: str = required("Hub id, Parquet folder, or release folder of BIOSCAN-5M.")
-    model: str | None = option(None, "Folder or Hub id of a CLIBD model to continue from.")
-    image_encoder: str | None = option(
-        None,
-        "New model: a photo encoder such as timm/vit_base_patch16_224.augreg2_in21k_ft_in1k, or new:ARCHITECTURE for "
-        "one of timm's architectures with random weights.",
-    )
-    dna_encoder: str | None = option(None, "New model: a BarcodeBERT.")
-    text_encoder: str | None = option(None, "New model: a text encoder such as prajjwal1/bert-small.")
-    architecture: str = option("improved", "New model: 'improved', or 'published' for the released models' heads.")
-    projection_dim: int = option(768, "New model: width of the shared embedding space.")
-    preset: str = option("none", "'published', 'published-simclr', or 'none'.")
-    objective: str = option("contrast", "'contrast' between modalities, or 'simclr' between views of one modality.")
-    simclr_modalities: list[str] = option(["image"], "simclr: modalities to train separately: image, dna.")
-    loss: str = option("softmax", "contrast: 'softmax' (CLIP's, as published) or 'siglip' (pairwise).")
-    image_config: str = option("cropped_256", "Image package of the source.")
-    train_split: str = option("pretrain+train", "Split to train on; 'a+b' joins two.")
-    streaming: bool = option(False, "Read the data during training; needs --max_steps.")
-    stream_buffer: int = option(10_000, "Rows of the shuffle buffer of a stream.")
-    key_splits: str = option("train+key_unseen", "Validation: splits of the keys; 'none' for no validation.")
-    seen_split: str = option("val", "Validation: queries of seen species.")
-    unseen_split: str = option("val_unseen", "Validation: queries of unseen species.")
-    text_templates: list[str] | None = option(
-        None, f"Templates of the text, drawn at random: {', '.join(TEXT_TEMPLATES)}. Default: the processor's own."
-    )
-    label_columns: list[str] | None = option(
-        None, "Ranks, or dna_bin, at which equal taxa are positives. Default: each specimen is its own class."
-    )
-    rank_weights: list[float] | None = option(
-        None, "Weight of each of the --label_columns in the loss. Default: equal weights."
-    )
-    target_normalization: str = option("mean", "'mean' over the positives of a row, or 'none' (sum), as published.")
-    pairs: list[str] | None = option(None, "Pairs to compare, such as image-dna dna-text. Default: all.")
-    bind_to: str | None = option(None, "Compare only this modality with each other one.")
-    mask_duplicates: list[str] = option(
-        ["dna", "text"], "Modalities whose equal inputs in a batch are not negatives; 'none'."
-    )
-    distinct: str = option("none", "Column, such as dna_barcode, whose values occur once in a batch; 'none'.")
-    augment_on_device: bool = option(False, "Crop and flip photos on the GPU; the data loader only decodes them.")
-    rows_at_a_time: int = option(
-        0, "Rows per forward pass; saves memory for a second forward pass; 0: the whole batch."
-    )
-    chunk_size: int = option(0, "Rows whose similarities are in memory at once; 0: all.")
-    fixed_temperature: bool = option(False, "Do not train the temperature.")
-    temperature: float = option(0.07, "simclr: temperature of the loss.")
-    freeze: list[str] | None = option(None, "Modalities whose encoders are not trained.")
-    lora_rank: int = option(0, "Rank of low-rank adapters (published: 4); 0 for none.")
-    overwrite: bool = option(False, OVERWRITE_HELP)
-
-
-@dataclass
-class ClibdArguments(BaseTrainingArguments):
-    """Training arguments with the defaults of this recipe."""
+class ClibdArguments(ClibdDefaults, BaseTrainingArguments):
+    """Training arguments of this recipe."""
 
     batch_of_learning_rate: ClassVar[int] = 500
-
-    output_dir: str = option("clibd", "Folder of the model and the results.")
-    learning_rate: float = option(5e-5, "Peak learning rate.")
-    per_device_train_batch_size: int = option(500, "Specimens per process and batch.")
-    num_train_epochs: float = option(20.0, "Passes over the training split.")
-    weight_decay: float = option(0.01, "Weight decay of AdamW.")
-    warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of all steps.")
-    dataloader_drop_last: bool = option(True, "Leave it on: processes need equal batches.")
-    dataloader_num_workers: int = option(0, "Processes that decode photos; 8 or more are recommended.")
-    load_best_model_at_end: bool = option(True, "Keep the model of the best validation.")
-    metric_for_best_model: str | None = option(BEST_BY, "Metric of the best validation.")
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
@@ -183,6 +113,7 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
         raise ValueError("A batch of 1 row has nothing to compare. Give --per_device_train_batch_size 2 or more.")
     check_no_accumulation(training_args)
     check_workers(training_args)
+    check_training(training_args)
     if not training_args.dataloader_drop_last:
         raise ValueError("--dataloader_drop_last must stay on, because processes need equal batches. Leave it out.")
     if options.streaming and training_args.max_steps <= 0:

@@ -1,0 +1,29 @@
+"""Options of fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .shared import OVERWRITE_HELP, SOURCE_HELP, option, required
+
+
+@dataclass
+class FinetuningOptions:
+    """Options of fine-tuning: data, model and classes."""
+
+    source: str = required(SOURCE_HELP)
+    model: str = required(
+        "Folder or Hub id (or ID@REVISION) of the pretrained model; the head of a classifier is left out."
+    )
+    ranks: list[str] = option(["species"], "Ranks to classify, or dna_bin.")
+    preset: str = option("default", "'default', or 'published' for the published recipe.")
+    train_split: str = option("train", "Split to train on; 'a+b' joins two.")
+    validation_split: str = option("val", "Split to validate on; 'none' for no validation.")
+    test_splits: list[str] = option(["test"], "Splits to test on at the end; 'none' for no test.")
+    unique_barcodes: bool = option(False, "Train on one specimen per barcode.")
+    pooling: str = option("masked_mean", "'masked_mean', or 'mean' over padding too, as published.")
+    random_offset: bool = option(True, "Draw the reading frame of each barcode in each epoch.")
+    freeze_encoder: bool = option(False, "Train only the head.")
+    encoder_dropout: bool | None = option(None, "Dropout in the encoder. Default: on, unless the encoder is frozen.")
+    lora_rank: int = option(0, "Rank of a low-rank adapter; 0 trains all weights.")
+    overwrite: bool = option(False, OVERWRITE_HELP)

@@ -1,0 +1,123 @@
+"""The trainers: names, examples and options, and the page that `--help` shows."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any
+
+from .clibd import ClibdDefaults, ClibdOptions
+from .contrast import ContrastDefaults, ContrastOptions
+from .finetune import FinetuningOptions
+from .given import is_required
+from .pretrain import PretrainingOptions
+from .shared import BarcodeTrainingDefaults
+
+LAUNCH = "accelerate launch --num_processes 4 -m bioscan_hf.cli.main train"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A trainer.
+
+    Attributes:
+        module: Its module in `bioscan_hf.trainers`.
+        about: What it does, in one line.
+        examples: Two command lines: one process, and several.
+        options: Dataclass of its options.
+        training: Dataclass of its defaults for transformers' Trainer.
+    """
+
+    module: str
+    about: str
+    examples: tuple[str, str]
+    options: type
+    training: type
+
+
+PROGRAMS = {
+    "pretrain": Program(
+        "pretrain_barcodebert",
+        "Pretrain BarcodeBERT, or a BarcodeMamba, on the k-mers of barcodes.",
+        (
+            "bioscan-hf train pretrain --source dataset --preset main --output_dir out/barcodebert",
+            f"{LAUNCH} pretrain --source dataset --preset main --k 8 --output_dir out/barcodebert_k8",
+        ),
+        PretrainingOptions,
+        BarcodeTrainingDefaults,
+    ),
+    "finetune": Program(
+        "finetune_barcodebert",
+        "Fine-tune a pretrained encoder to classify taxa.",
+        (
+            "bioscan-hf train finetune --source dataset --model out/barcodebert --ranks genus species "
+            "--output_dir out/taxa",
+            f"{LAUNCH} finetune --source dataset --model out/barcodebert --preset published --output_dir out/species",
+        ),
+        FinetuningOptions,
+        BarcodeTrainingDefaults,
+    ),
+    "contrast": Program(
+        "contrast_barcodes",
+        "Fit the aligned-barcode encoder, or train an encoder so that reads of one taxon lie close together.",
+        (
+            "bioscan-hf train contrast --source dataset --output_dir out/aligned",
+            f"{LAUNCH} contrast --source dataset --model out/barcodebert --num_train_epochs 10 "
+            "--output_dir out/contrast",
+        ),
+        ContrastOptions,
+        ContrastDefaults,
+    ),
+    "clibd": Program(
+        "train_clibd",
+        "Train CLIBD: photos, barcodes and names in one embedding space.",
+        (
+            "bioscan-hf train clibd --source dataset --output_dir out/clibd",
+            f"{LAUNCH} clibd --source dataset --preset published --dna_encoder out/barcodebert "
+            "--output_dir out/clibd4",
+        ),
+        ClibdOptions,
+        ClibdDefaults,
+    ),
+}
+
+
+def help_page(name: str, command: str) -> str:
+    """The page of a trainer: examples, then our own options.
+
+    Args:
+        command: How the trainer is called, for the first line.
+    """
+    program = PROGRAMS[name]
+    width = min(shutil.get_terminal_size((100, 24)).columns, 119)
+    lines = [f"Usage: {command} [OPTIONS.yaml] --source SOURCE [OPTIONS]", "", "Examples:"]
+    lines += [f"  {example}" for example in program.examples]
+    lines += ["", program.about, "", "Options:", *_described(program.options, width)]
+    lines += ["", "Training (defaults of this program):", *_described(program.training, width)]
+    text = (
+        "The first word may be a YAML file with one `name: value` per line, which flags override. "
+        "--resume_from_checkpoint last resumes a stopped run. The options of transformers' Trainer can be given as "
+        "well: --help-all lists them."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(text, width)])
+
+
+def _described(kind: type, width: int) -> Iterator[str]:
+    """Lines that describe the options of a dataclass."""
+    for option in fields(kind):
+        text = f"{option.metadata['help']} {_default(option)}".strip()
+        yield from textwrap.wrap(
+            text, width, initial_indent=f"  --{option.name:<28} ", subsequent_indent=" " * 33, break_on_hyphens=False
+        )
+
+
+def _default(option: Field[Any]) -> str:
+    """The default of an option, where its help does not tell it."""
+    if is_required(option):
+        return "[required]"
+    value = option.default if option.default_factory is MISSING else option.default_factory()
+    if value is None or value == "":
+        return ""
+    return f"[{' '.join(map(str, value)) if isinstance(value, list) else value}]"
