@@ -123,9 +123,8 @@ def decode_batch(
     if size < 1 or (mode == "eval" and size > resized):
         raise ValueError(f"size is {size}; it may be 1 to {resized}, the shorter side of the resized photo.")
     decoder = decoder or default_decoder()
-    # The layout in memory in which crops come, so that no pixel is moved twice: decoded ones differ from resized ones.
-    layout = torch.channels_last if mode == "eval" else torch.contiguous_format
-    pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8, memory_format=layout)
+    # The layout in memory in which decoders write, so that no pixel is moved twice.
+    pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8, memory_format=torch.channels_last)
     draws = torch.rand(len(photos), 2 * ATTEMPTS + 4, generator=generator).tolist() if mode == "train" else []
     for i, data in enumerate(photos):
         if isinstance(data, bytes):
@@ -148,8 +147,9 @@ def decode_batch(
 
 
 def _resize(photo: Tensor, height: int, width: int) -> Tensor:
-    """A photo (3, H, W), resized with antialiasing."""
-    return torch.nn.functional.interpolate(photo[None], (height, width), mode="bilinear", antialias=True)[0]
+    """A photo (3, H, W), resized with antialiasing; fastest with the colours side by side and no gaps between rows."""
+    photos = photo[None].contiguous(memory_format=torch.channels_last)
+    return torch.nn.functional.interpolate(photos, (height, width), mode="bilinear", antialias=True)[0]
 
 
 def random_box(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
@@ -249,16 +249,15 @@ def normalize_on_device(
             several times as fast, because a new one of this size is new memory of the system each time.
     """
     out = torch.empty_like(pixels, dtype=dtype) if out is None else out
-    out.copy_(pixels)
     # Colours lie side by side within a row, or in planes: either way the fastest dimension is worked along.
     side_by_side = out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous()
-    times = out.shape[3] if side_by_side else 1
-    scale = torch.tensor([1 / (255 * s) for s in std] * times, device=out.device, dtype=out.dtype)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)] * times, device=out.device, dtype=out.dtype)
-    if side_by_side:
-        out.permute(0, 2, 3, 1).flatten(2).mul_(scale).sub_(shift)
-    else:
-        out.mul_(scale.view(3, 1, 1)).sub_(shift.view(3, 1, 1))
+    times, shape = (out.shape[3], (-1,)) if side_by_side else (1, (3, 1, 1))
+    scale = torch.tensor([1 / (255 * s) for s in std] * times, device=out.device, dtype=out.dtype).view(shape)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)] * times).to(scale).view(shape)
+    parts = (pixels, out, out.permute(0, 2, 3, 1).flatten(2) if side_by_side else out)
+    for given, floats, view in zip(*parts, strict=True) if out.device.type == "cpu" else [parts]:
+        floats.copy_(given)
+        view.mul_(scale).sub_(shift)
     return out
 
 
