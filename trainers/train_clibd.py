@@ -31,8 +31,9 @@ Rows are contrasted over all processes: one process and two take the same steps.
 
 A validation retrieves photos, barcodes and texts of `--seen_split` and `--unseen_split` from `--key_splits`, and
 keeps the best model by `--metric_for_best_model`: by default the harmonic mean of the macro top-1 accuracy of seen
-and unseen species, from photos to barcodes. Processes, YAML files and resuming are as in pretrain_barcodebert.py. A
-resumed stream (`--streaming`) is read again from its beginning.
+and unseen species, from photos to barcodes. Processes, YAML files and resuming are as in pretrain_barcodebert.py.
+`--streaming` reads the data while it trains: each pass in a new order, each specimen once; a resumed run goes on
+where it stopped. `--max_train_specimens 1000000` trains on a part of the split, which larger numbers contain.
 
 The output folder holds the model (with adapters: merged, and the adapters in `adapter/`) and its processor,
 `results.json` (options, data, loss curve, all accuracies of the kept model), the model card, and `trainer_state.json`
@@ -61,11 +62,13 @@ from bioscan_hf.training.clibd.data import (
     prepare_model,
 )
 from bioscan_hf.training.clibd.options import PRESETS, ClibdArguments, ClibdOptions, check_options
+from bioscan_hf.training.clibd.streams import PassStream, fit_stream, steps_of
 from bioscan_hf.training.clibd.trainer import (
     ClibdTrainer,
     SimclrTrainer,
     flat_metrics,
     metric_name,
+    metric_names,
     questions,
     retrieval_tables,
 )
@@ -80,15 +83,27 @@ RUN_FILE = "clibd.json"
 def set_up_validation(
     training_args: ClibdArguments, objective: str, modalities: Sequence[str], validation: Validation | None
 ) -> None:
-    """Sets the metric of the best checkpoint, or turns validation off where there is none."""
+    """Sets the metric of the best checkpoint, or turns validation off where there is none.
+
+    Raises:
+        ValueError: for a metric that the validation does not have.
+    """
+    training_args.greater_is_better = True
+    training_args.label_names = ["labels"]
     if validation is None:
         training_args.eval_strategy = "no"
         training_args.load_best_model_at_end = False
-    elif training_args.metric_for_best_model == BEST_BY:
-        own = f"{modalities[0]}->{modalities[0]}"  # simclr compares no modality with another
-        training_args.metric_for_best_model = metric_name(own if objective == "simclr" else questions(modalities)[0])
-    training_args.greater_is_better = True
-    training_args.label_names = ["labels"]
+        return
+    # simclr compares no modality with another
+    asked = [f"{modalities[0]}->{modalities[0]}"] if objective == "simclr" else questions(modalities)
+    if training_args.metric_for_best_model == BEST_BY:
+        training_args.metric_for_best_model = metric_name(asked[0])
+    name, measured = str(training_args.metric_for_best_model), metric_names(asked, validation)
+    if training_args.load_best_model_at_end and name.removeprefix("eval_") not in measured:
+        raise ValueError(
+            f"--metric_for_best_model is {name!r}, which this validation does not measure; names that queries do not "
+            f"have are not measured. Choose among {', '.join(measured)}, or --load_best_model_at_end False."
+        )
 
 
 def make_trainer(
@@ -119,7 +134,9 @@ def make_trainer(
     sampler = make_sampler(options, data, cast(ClibdArguments, training_args))
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        return flat_metrics(retrieval_tables(prediction, cast(Validation, validation), modalities))
+        return flat_metrics(
+            retrieval_tables(prediction, cast(Validation, validation), modalities, training_args.device)
+        )
 
     kind = SimclrTrainer if options.objective == "simclr" else ClibdTrainer
     return kind(
@@ -143,7 +160,7 @@ def evaluate(trainer: ClibdTrainer, validation: Validation | None, modalities: S
     trainer.compute_metrics = None  # the tables hold what it would log
     found = trainer.predict(cast(Any, validation.rows), metric_key_prefix="last")
     prediction = EvalPrediction(predictions=found.predictions, label_ids=cast(Any, found.label_ids))
-    return {"retrieval": retrieval_tables(prediction, validation, modalities)}
+    return {"retrieval": retrieval_tables(prediction, validation, modalities, trainer.args.device)}
 
 
 def describe_model(model: ClibdModel) -> dict[str, Any]:
@@ -165,7 +182,8 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
             data, the model or the output folder do not allow the run.
     """
     check_options(options, training_args)
-    run = begin_run("clibd/train", RUN_FILE, options, training_args, PRESETS)
+    divided = {"processes": training_args.world_size, "workers": training_args.dataloader_num_workers}
+    run = begin_run("clibd/train", RUN_FILE, options, training_args, PRESETS, divided if options.streaming else None)
     if run.finished:
         return run.finished
     set_seed(training_args.seed)
@@ -173,14 +191,15 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
     modalities = modalities_of(options, made.config)
     model = prepare_model(made, options)
     with training_args.main_process_first(desc="loading the specimens"):
-        data = load_training_rows(options, training_args, modalities)
+        data = load_training_rows(options, training_args, modalities, steps_of(run.checkpoint))
         validation = load_validation(options, modalities)
-    run.about["splits"] = {options.train_split: None if options.streaming else len(data)}
+    rows = data.rows if isinstance(data, PassStream) else len(data)
+    run.about["splits"] = {options.train_split: rows}
     if validation is not None:
         run.about["splits"] |= {part: place.stop - place.start for part, place in validation.parts.items()}
     set_up_validation(training_args, options.objective, modalities, validation)
     if options.streaming:
-        training_args.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
+        fit_stream(training_args, rows)
     trainer = make_trainer(run, model, processor, data, validation, modalities)
     return run_training(
         run,

@@ -29,14 +29,14 @@ def matrix(name: str, values: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
 
 
 def class_ids(name: str, values: ArrayLike) -> Ids:
-    """Class ids in one dimension, int64, -1 for none; ValueError for anything else."""
+    """Class ids in one dimension, int64, -1 for every negative id: none; ValueError for anything else."""
     ids = np.asarray(values)
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)) or (ids < IGNORE).any():
+    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise ValueError(
-            f"{name} must be class ids in one dimension (whole numbers, -1 for none), got {ids.dtype} {ids.shape}. "
-            f"Turn names into ids with LabelMaps.encode."
+            f"{name} must be class ids in one dimension (whole numbers, negative for none), got {ids.dtype} "
+            f"{ids.shape}. Turn names into ids with LabelMaps.encode."
         )
-    return ids.astype(np.int64)
+    return np.maximum(ids.astype(np.int64), IGNORE)
 
 
 def train_and_test(

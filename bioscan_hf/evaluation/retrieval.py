@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+import torch.distributed as dist
+from numpy.typing import ArrayLike, NDArray
 
+from ..losses.rows import process_count
 from ..metrics import top_k_accuracy
+from ..search.exact import QUERIES_AT_ONCE
 from ..search.index import UNKNOWN, RetrievalIndex, build_index
 from ..search.retrieve import Retrieval, retrieve
 from ..search.vectors import Floats, Ids, slices, unit_vectors
@@ -61,6 +64,47 @@ def retrieval_accuracy(
     index = build_index(key_embeddings, {rank: key_labels[rank] for rank in query_labels})
     found = retrieve(index, query_embeddings, k=ks[-1], ties=ties, device=device)
     return accuracies(index, found, query_labels, ks)
+
+
+def retrieve_together(
+    index: RetrievalIndex,
+    queries: ArrayLike,
+    *,
+    k: int,
+    ties: str,
+    ids: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> Retrieval:
+    """`search.retrieve.retrieve`, for which each process of torch.distributed searches its share of the queries.
+
+    All processes call this with the same index and queries, and get all results. More than 1,024 queries are divided
+    into the blocks that one process would search, so that the similarities are the same to the last bit.
+
+    Args:
+        queries: (Q, D).
+        device: Of this process; also for the exchange of the results.
+    """
+    x, processes = np.asarray(queries), process_count()
+    if processes == 1:
+        return retrieve(index, x, k=k, ties=ties, ids=ids, device=device)
+    block = QUERIES_AT_ONCE if len(x) > QUERIES_AT_ONCE else -(-len(x) // processes)
+    rows = np.flatnonzero(np.arange(len(x)) // block % processes == dist.get_rank())
+    none = np.empty((0, k), np.int64)
+    own = Retrieval(dict.fromkeys(index.codes, none), none, np.empty((0, k), np.float32))
+    if len(rows):
+        names = None if ids is None else [ids[row] for row in rows.tolist()]
+        own = retrieve(index, x[rows], k=k, ties=ties, ids=names, device=device)
+
+    def everywhere(part: NDArray[Any]) -> NDArray[Any]:
+        """Rows (Q, k) of all processes: each adds its own to zeros."""
+        whole = np.zeros((len(x), k), part.dtype)
+        whole[rows] = part
+        shared = torch.from_numpy(whole).to(device)
+        dist.all_reduce(shared)
+        return shared.cpu().numpy()
+
+    predictions = {rank: everywhere(codes) for rank, codes in own.predictions.items()}
+    return Retrieval(predictions, everywhere(own.neighbours), everywhere(own.similarities))
 
 
 def accuracies(index: RetrievalIndex, found: Retrieval, query_labels: Labels, top_k: Sequence[int]) -> Accuracies:

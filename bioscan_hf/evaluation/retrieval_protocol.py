@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 from typing import Any, NamedTuple
 
@@ -18,9 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..metrics import harmonic_mean
 from ..search.index import RetrievalIndex, build_index
-from ..search.retrieve import retrieve
+from ..search.retrieve import Retrieval, retrieve
 from ..search.vectors import Floats, unit_vectors
-from .retrieval import Accuracies, accuracies, chance_accuracies, check_ranks, check_top_k, prototypes
+from .retrieval import (
+    Accuracies,
+    accuracies,
+    chance_accuracies,
+    check_ranks,
+    check_top_k,
+    prototypes,
+    retrieve_together,
+)
 
 MODALITIES = ("image", "dna", "text")
 QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")
@@ -110,6 +119,7 @@ def evaluate_retrieval(
     kind: str = "exact",
     prototype_rank: str | None = None,
     device: str | torch.device = "cpu",
+    across_processes: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Accuracies of every combination of modalities, and the accuracies of chance.
 
@@ -123,6 +133,8 @@ def evaluate_retrieval(
         kind: Kind of index: "exact", "hnsw" or "ivfpq".
         prototype_rank: Uses one key per taxon of this rank instead of one per specimen.
         device: Where the products of an exact index are computed.
+        across_processes: Whether every process of torch.distributed calls this with the same specimens: then each
+            searches its share of the queries, and all get the result.
 
     Returns:
         Combination -> {"keys": n, name of the queries -> {"queries": n, "labelled": {rank: n}, "micro" and "macro":
@@ -137,6 +149,7 @@ def evaluate_retrieval(
     unknown = [name for name in wanted if name not in possible]
     if unknown or not wanted:
         raise ValueError(f"Unknown combination {', '.join(unknown) or '(none)'}. Choose from {', '.join(possible)}.")
+    search = partial(retrieve_together if across_processes else retrieve, k=ks[-1], ties=ties, device=device)
     found: dict[str, dict[str, Any]] = {}
     all_ranks = [*ranks] if prototype_rank in (None, *ranks) else [*ranks, str(prototype_rank)]
     for key_kind in dict.fromkeys(name.split("->")[1] for name in wanted):
@@ -149,7 +162,7 @@ def evaluate_retrieval(
             table: dict[str, Any] = {"keys": len(index)}
             for split, specimens in queries.items():
                 asked = rows_of(specimens, name.split("->")[0], ranks)
-                table[split] = _table(index, asked, ks, ties, device)
+                table[split] = _table(index, asked, search(index, asked.vectors, ids=asked.ids), ks)
             if {"seen", "unseen"} <= set(queries):
                 table["harmonic_mean"] = harmonic_means(table["seen"], table["unseen"])
             found[name] = table
@@ -196,10 +209,7 @@ def two_stage_names(
     return {rank: np.where(near, names(0, rank), names(1, rank)).tolist() for rank in ranks}
 
 
-def _table(
-    index: RetrievalIndex, asked: Rows, ks: Sequence[int], ties: str, device: str | torch.device
-) -> dict[str, Any]:
-    found = retrieve(index, asked.vectors, k=ks[-1], ties=ties, ids=asked.ids, device=device)
+def _table(index: RetrievalIndex, asked: Rows, found: Retrieval, ks: Sequence[int]) -> dict[str, Any]:
     return {
         "queries": len(asked.ids),
         "labelled": {rank: sum(name is not None for name in names) for rank, names in asked.labels.items()},

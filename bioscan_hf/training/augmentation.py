@@ -129,10 +129,10 @@ class AugmentingCollator(SeededCollator):
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch of rows that have a `dna_barcode`, and a `<rank>_index` for each rank."""
-        barcodes = barcodes_of(features)
+        barcodes, epochs = barcodes_of(features), self.epochs_of(features)
         reads: list[str] = []
         for view in range(self.views):
-            reads += augment(barcodes, draw_keys(barcodes, self.seed, self.epoch, view), self.how)
+            reads += augment(barcodes, draw_keys(barcodes, self.seed, epochs, view), self.how)
         labels = torch.tensor([[feature[f"{rank}_index"] for rank in self.ranks] for feature in features])
         return token_batch(self.tokenizer, reads, 0, self.cut_padding) | {"labels": labels.repeat(self.views, 1)}
 

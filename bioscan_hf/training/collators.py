@@ -13,20 +13,40 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from .draws import row_generator
+
+#: Column of the number of the pass of a row, in streams that count their passes.
+PASS = "pass"
+
 
 class SeededCollator:
     """A collator whose random draws follow from a seed, the epoch and each row.
 
-    Attributes:
-        epoch: Changes the draws; set it with `set_epoch` before each epoch.
+    The epoch is in shared memory, so the workers of a DataLoader notice a new one, also if they persist.
     """
 
     def __init__(self, seed: int):
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Changes the draws; set it with `set_epoch` before each epoch."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch; call it before each epoch begins."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    def epochs_of(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The epoch of each row: its pass in a stream that counts passes, otherwise `epoch`."""
+        epoch = self.epoch
+        return [row.get(PASS, epoch) for row in rows]
+
+    def generators(self, rows: Sequence[Mapping[str, Any]]) -> list[torch.Generator]:
+        """The random generator of each specimen in its epoch."""
+        epochs = self.epochs_of(rows)
+        return [row_generator(self.seed, epoch, row["processid"]) for epoch, row in zip(epochs, rows, strict=True)]
 
 
 def barcodes_of(features: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,12 +16,19 @@ from numpy.typing import NDArray
 from ..schema import MISSING
 
 
-def draw_keys(texts: Sequence[str], *seed: int) -> NDArray[np.uint64]:
-    """Keys of the random streams of some texts, uint64 (B,): a hash of each text and of the numbers in `seed`."""
-    keyed = blake2b(digest_size=8, key=":".join(map(str, seed)).encode())
+def draw_keys(texts: Sequence[str], seed: int, epochs: Sequence[int], *more: int) -> NDArray[np.uint64]:
+    """Keys of the random streams of some texts, uint64 (B,): a hash of each text and of the numbers.
+
+    Args:
+        epochs: Epoch of each text (B,).
+        more: Further numbers, such as that of a view.
+    """
+    keyed = {
+        epoch: blake2b(digest_size=8, key=":".join(map(str, (seed, epoch, *more))).encode()) for epoch in set(epochs)
+    }
     digests = []
-    for text in texts:
-        hasher = keyed.copy()
+    for text, epoch in zip(texts, epochs, strict=True):
+        hasher = keyed[epoch].copy()
         hasher.update(text.encode())
         digests.append(hasher.digest())
     return np.frombuffer(b"".join(digests), np.dtype("<u8")).astype(np.uint64)

@@ -113,7 +113,7 @@ class MaskedKmerCollator(SeededCollator):
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch of rows that have a `dna_barcode`."""
         barcodes = barcodes_of(features)
-        keys = draw_keys(barcodes, self.seed, self.epoch)
+        keys = draw_keys(barcodes, self.seed, self.epochs_of(features))
         frames = (uniform(keys, 0, 1)[:, 0] * self.tokenizer.k).astype(np.int64) if self.masking.random_offset else 0
         ids, attention_mask = self.tokenizer.encode_column(barcodes, offset=frames)  # both (B, L)
         length, loss_on = ids.shape[1], self.masking.loss_on

@@ -139,14 +139,15 @@ class TaxonCollator(SeededCollator):
         """A batch of rows that have a `dna_barcode`, and a `<rank>_label` for each rank."""
         barcodes = barcodes_of(features)
         labels = torch.tensor([[feature[f"{rank}_label"] for rank in self.ranks] for feature in features])  # (B, R)
-        batch = token_batch(self.tokenizer, barcodes, self._offsets(barcodes), self.cut_padding)
+        offsets = self._offsets(barcodes, self.epochs_of(features))
+        batch = token_batch(self.tokenizer, barcodes, offsets, self.cut_padding)
         return batch | {"labels": labels if len(self.ranks) > 1 else labels.squeeze(1)}
 
-    def _offsets(self, barcodes: Sequence[str]) -> NDArray[np.int64] | int:
+    def _offsets(self, barcodes: Sequence[str], epochs: Sequence[int]) -> NDArray[np.int64] | int:
         """Nucleotides to skip at the start of each barcode, (B,)."""
         if not self.random_offset:
             return 0
-        lots = uniform(draw_keys(barcodes, self.seed, self.epoch), 0, 1)[:, 0]
+        lots = uniform(draw_keys(barcodes, self.seed, epochs), 0, 1)[:, 0]
         return (lots * self.tokenizer.k).astype(np.int64)
 
 

@@ -1,10 +1,13 @@
 """Accuracies of retrieval, chance, prototypes, and errors."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from bioscan_hf.evaluation import retrieval
 from bioscan_hf.evaluation.retrieval import (
     accuracies,
     chance_accuracies,
@@ -35,6 +38,50 @@ def test_accuracy_by_hand():
     assert found["macro"][1] == pytest.approx({"species": 0.5, "order": 1.0})
     assert found["micro"][2] == {"species": 0.75, "order": 1.0}
     assert found["macro"][2] == pytest.approx({"species": 2 / 3, "order": 1.0})
+
+
+class Meeting:
+    """The calls of torch.distributed that the search of several processes makes; here, the processes are threads."""
+
+    def __init__(self, processes):
+        self.ranks, self.parts, self.barrier = threading.local(), {}, threading.Barrier(processes)
+
+    def get_rank(self):
+        return self.ranks.own
+
+    def all_reduce(self, tensor):
+        self.parts[self.get_rank()] = tensor.clone()
+        self.barrier.wait()
+        tensor.copy_(sum(self.parts.values()))
+        self.barrier.wait()
+
+
+@pytest.mark.parametrize("count", [2, 7, 2500], ids="{} queries".format)
+def test_processes_share_the_queries_and_find_the_same(monkeypatch, count):
+    """Three processes, of which one has no query of two, and blocks of 1,024 queries of 2,500."""
+    draw = np.random.default_rng(0)
+    keys, queries = draw.normal(size=(60, 8)), draw.normal(size=(count, 8))
+    keys[30:] = keys[:30]  # ties
+    index = build_index(keys, {"order": draw.choice(["A", "B", None], 60).tolist()})
+    one, sizes = retrieve(index, queries, k=3, ties="parity"), []
+    meeting = Meeting(3)
+    monkeypatch.setattr(retrieval, "dist", meeting)
+    monkeypatch.setattr(retrieval, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        retrieval, "retrieve", lambda *args, **rest: sizes.append(len(args[1])) or retrieve(*args, **rest)
+    )
+
+    def process(rank):
+        meeting.ranks.own = rank
+        return retrieval.retrieve_together(index, queries, k=3, ties="parity")
+
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(process, range(3)):
+            np.testing.assert_array_equal(found.predictions["order"], one.predictions["order"])
+            np.testing.assert_array_equal(found.neighbours, one.neighbours)
+            atol = 0 if count > 1024 else 1e-6
+            np.testing.assert_allclose(found.similarities, one.similarities, rtol=0, atol=atol)
+    assert sorted(sizes) == {2: [1, 1], 7: [1, 3, 3], 2500: [452, 1024, 1024]}[count]
 
 
 def test_unknown_names_count_nowhere():

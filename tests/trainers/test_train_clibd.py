@@ -75,17 +75,19 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     The validation of two processes finds the same accuracies. Photos are cropped on the device.
     """
     options = SGD | {"learning_rate": 0.1, "key_splits": "train", "mask_duplicates": ["text"]}
-    options |= {"augment_on_device": True} | way
-    one, parts, two = (tmp_path / name for name in ("one", "parts", "two"))
+    options |= {"augment_on_device": True, "save_strategy": "steps", "save_steps": 3} | way
+    one, parts, two, resumed = (tmp_path / name for name in ("one", "parts", "two", "resumed"))
     program.main(*arguments(dataset, model, one, **options))
     program.main(*arguments(dataset, model, parts, **options, rows_at_a_time=3, chunk_size=5))
     launch("train_clibd", flags(dataset, model, two, **options, per_device_train_batch_size=8), "accelerate")
     assert (results_of(two)["processes"], results_of(two)["global_batch_size"]) == (2, 16)
+    last = {"resume_from_checkpoint": str(two / "checkpoint-3")}
+    program.main(*arguments(dataset, model, resumed, **options, **last))  # one process goes on with the run of two
     start = weights(model)
     if way is SIGLIP:
         start["logit_bias.bias"] = torch.tensor(-10.0)
         assert abs(weights(one)["logit_bias.bias"] + 10) > 5e-5, "the bias is not trained"
-    for other in (parts, two):
+    for other in (parts, two, resumed):
         np.testing.assert_allclose(losses(other), losses(one), rtol=1e-5)
         same_weights(one, other, atol=2e-6)
         assert results_of(other)["metrics"]["retrieval"] == results_of(one)["metrics"]["retrieval"]
@@ -109,6 +111,24 @@ def test_a_killed_run_resumes(dataset, tmp_path, way):
     np.testing.assert_allclose(losses(killed), losses(whole), rtol=1e-5)
     rates = [[entry.get("learning_rate") for entry in history(folder)] for folder in (killed, whole)]
     assert rates[0] == rates[1]
+
+
+def test_two_processes_resume_a_stream(dataset, tmp_path):
+    """Two processes of two workers each, with dropout, from a checkpoint within the second pass; curves are equal.
+
+    Streams of more processes, workers and passes are in tests/training/clibd/test_streams.py.
+    """
+    model = make_folder(tmp_path / "model", dropout=0.1)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    options = {"streaming": True, "max_steps": 6, "save_strategy": "steps", "save_steps": 4, "max_train_specimens": 40}
+    options |= {"per_device_train_batch_size": 8, "dataloader_num_workers": 2, "learning_rate": 1e-3}
+    launch("train_clibd", flags(dataset, model, whole, **options), "accelerate")
+    options |= {"resume_from_checkpoint": str(whole / "checkpoint-4")}
+    launch("train_clibd", flags(dataset, model, resumed, **options), "accelerate")
+    assert results_of(whole)["splits"] == {"train": 40} and results_of(whole)["options"]["max_train_specimens"] == 40
+    np.testing.assert_allclose(losses(resumed), losses(whole), rtol=1e-6)
+    assert len(set(losses(whole))) == 6 and history(whole)[-1]["epoch"] == pytest.approx(6 * 16 / 40)
+    same_weights(whole, resumed, atol=1e-6)
 
 
 def test_simclr_trains_the_photo_encoder_alone(dataset, model, tmp_path):
@@ -174,6 +194,9 @@ def test_a_new_model_from_encoders(dataset, model, tmp_path):
     assert processor.image_size == 32 and processor.dna_tokenizer.k == 4
 
 
+VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -183,7 +206,8 @@ def test_a_new_model_from_encoders(dataset, model, tmp_path):
         ({"text_templates": ["poem"]}, "Unknown --text_templates 'poem'"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2"),
         ({"dataloader_drop_last": False}, "dataloader_drop_last"),
-        ({"streaming": True, "max_steps": -1}, "--max_steps"),
+        ({"streaming": True, "schedule": "epoch-warmup"}, "--schedule epoch-warmup"),
+        ({"max_train_specimens": 0}, "max_train_specimens is 0. Give 1 or more"),
         ({"streaming": True, "distinct": "species"}, "leave --distinct out"),
         ({"label_columns": ["order", "genus"], "target_normalization": "none"}, "target_normalization mean"),
         ({"loss": "hinge"}, "Unknown --loss 'hinge'"),
@@ -206,6 +230,14 @@ def test_a_new_model_from_encoders(dataset, model, tmp_path):
         ({"pairs": ["image-smell"]}, "is not a pair"),
         ({"bind_to": "smell"}, "bind_to"),
         ({"image_encoder": "x/y"}, "Give either --model"),
+        (
+            {**VALIDATED, "metric_for_best_model": "loss"},
+            "--metric_for_best_model is 'loss', .* Choose among image_to_dna_seen_family, ",
+        ),
+        ({**VALIDATED, "save_strategy": "steps"}, "--save_strategy is 'steps' and --eval_strategy is 'epoch'"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"prediction_loss_only": True}, "prediction_loss_only"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches"),
         ({"train_split": "test_unseen", "per_device_train_batch_size": 500}, "fewer than one batch"),
     ],
     ids=str,

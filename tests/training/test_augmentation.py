@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator, augment, reading_frame
+from bioscan_hf.training.collators import PASS, SeededCollator
 
 STRONG = Augmentation(truncation=0.7, substitution=0.1, third_substitution=0.4, unread=0.5)
 
@@ -234,3 +236,24 @@ def test_impossible_batches_are_refused():
         collator(views=0)
     with pytest.raises(ValueError, match="1 of 2 rows have no barcode"):
         collator()([*features(1), {"dna_barcode": None, "genus_index": 0, "species_index": 0}])
+
+
+class _Draw(SeededCollator):
+    """The first number that each row draws."""
+
+    def __call__(self, rows):
+        return [torch.rand((), generator=draw).item() for draw in self.generators(rows)]
+
+
+def test_workers_that_persist_notice_a_new_epoch():
+    """The draws of an epoch are those of workers that start anew; rows of a stream draw for their own pass."""
+    rows, collator = [{"processid": f"P{i}"} for i in range(4)], _Draw(seed=1)
+    loader = DataLoader(rows, 2, collate_fn=collator, num_workers=1, persistent_workers=True)
+    found = []
+    for epoch in (0, 1, 0):
+        collator.set_epoch(epoch)
+        found.append([draw for batch in loader for draw in batch])
+        assert found[-1] == collator(rows)
+    assert found[0] == found[2] != found[1] and len(set(found[0] + found[1])) == 8
+    assert collator([row | {PASS: 1} for row in rows]) == found[1]
+    assert pickle.loads(pickle.dumps(collator))(rows) == collator(rows)

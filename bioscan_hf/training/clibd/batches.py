@@ -22,7 +22,7 @@ from ...models.random_crops import photos_to_crop
 from ...models.taxonomy_text import clibd_text
 from ...schema import LABEL_COLUMNS, RANKS
 from ..collators import SeededCollator
-from ..draws import digest_id, row_generator, text_id
+from ..draws import digest_id, text_id
 
 
 class ClibdCollator(SeededCollator):
@@ -74,7 +74,7 @@ class ClibdCollator(SeededCollator):
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch of rows."""
         names = [f"The specimen {row['processid']}" for row in rows]
-        draws = [row_generator(self.seed, self.epoch, row["processid"]) for row in rows]
+        draws = self.generators(rows)
         batch: dict[str, Tensor] = {}
         if "text" in self.modalities:
             texts = [self._text(row, draw) for row, draw in zip(rows, draws, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -26,9 +27,10 @@ from ...models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_pro
 from ...models.tokenization_kmer import KmerTokenizer
 from ...schema import RANKS
 from ..arguments import global_batch_size
-from ..inputs import check_batch, check_model_name
+from ..inputs import check_batch, pinned, split_revision
 from ..sampling import EpochSampler, distinct_order, groups_of
 from .options import ClibdArguments, ClibdOptions, chosen_pairs
+from .streams import PassStream, ids_of_shards, kept, largest_id
 
 #: Fields of `ClibdConfig` of the published models.
 PUBLISHED_HEADS: dict[str, Any] = {
@@ -55,30 +57,65 @@ def columns_needed(options: ClibdOptions, modalities: Sequence[str]) -> list[str
     return list(dict.fromkeys(columns))
 
 
-def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str], streaming: bool = False) -> Any:
+def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) -> Dataset:
     """Rows of a split, with encoded photos.
 
     Raises:
         ValueError: if there are no rows.
     """
-    config = options.image_config if "image" in columns else "dna"
-    data = load_bioscan5m(options.source, config, split, columns=list(columns), streaming=streaming)
-    if not streaming and len(data) == 0:
+    data: Any = _read(options, split, columns, columns)
+    if len(data) == 0:
         raise ValueError(f"The split {split!r} of {options.source!r} has no rows. Choose another split or source.")
-    return data.cast_column("image", ImageFeature(decode=False)) if "image" in columns else data
+    return data
 
 
-def load_training_rows(options: ClibdOptions, training_args: ClibdArguments, modalities: Sequence[str]) -> Any:
+def load_training_rows(
+    options: ClibdOptions, training_args: ClibdArguments, modalities: Sequence[str], first_step: int = 0
+) -> Dataset | PassStream:
     """The training rows: a dataset, or a shuffled stream without an end.
+
+    Args:
+        first_step: Steps that a stream leaves out: those before the checkpoint of a resumed run.
 
     Raises:
         ValueError: if there are fewer rows than one batch over all processes.
     """
-    data = load_specimens(options, options.train_split, columns_needed(options, modalities), options.streaming)
-    if options.streaming:  # without an end, because processes need equal numbers of batches
-        return data.shuffle(seed=training_args.seed, buffer_size=options.stream_buffer).repeat(None)
-    check_batch(data, options.train_split, global_batch_size(training_args))
+    split, most = options.train_split, options.max_train_specimens
+    columns, smallest = columns_needed(options, modalities), global_batch_size(training_args)
+    if options.streaming:
+        stream = _read(options, split, columns, columns, streaming=True)
+        ids = ids_of_shards(_read(options, split, ["processid"], columns, streaming=True), stream.num_shards)
+        limit = largest_id(chain.from_iterable(ids), most)
+        rows = PassStream(
+            stream,
+            [len(kept(of_shard, limit)) for of_shard in ids],
+            training_args.per_device_train_batch_size,
+            buffer=options.stream_buffer,
+            seed=training_args.seed,
+            rank=training_args.process_index,
+            processes=training_args.world_size,
+            first_step=first_step,
+            limit=limit,
+        )
+        check_batch(range(rows.rows), split, smallest)
+        return rows
+    data = load_specimens(options, split, columns)
+    if most is not None:
+        names = data["processid"][:]
+        data = data.select(kept(names, largest_id(names, most)))
+    check_batch(data, split, smallest)
     return data
+
+
+def _read(
+    options: ClibdOptions, split: str, columns: Sequence[str], config_of: Sequence[str], streaming: bool = False
+) -> Any:
+    """Some columns of a split, of the config that has the columns `config_of`; photos are not decoded."""
+    config = options.image_config if "image" in config_of else "dna"
+    name, revision = split_revision(options.source)
+    how: dict[str, Any] = {"columns": list(columns), "streaming": streaming, "revision": revision}
+    data: Any = load_bioscan5m(name, config, split, **how)
+    return data.cast_column("image", ImageFeature(decode=False)) if "image" in columns else data
 
 
 @dataclass(frozen=True)
@@ -130,21 +167,21 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
         FileNotFoundError: if a model or encoder does not exist.
     """
     photos = options.image_encoder if not (options.image_encoder or "").startswith(NEW) else None
-    for name in filter(None, (options.model, photos, options.dna_encoder, options.text_encoder)):
-        check_model_name(name)
-    if options.model is not None:
-        return load_model(options.model, options.loss), ClibdProcessor.from_pretrained(options.model)
+    names = (options.model, photos, options.dna_encoder, options.text_encoder)
+    whole, photos, dna, text_encoder = (pinned(name) if name else None for name in names)
+    if whole is not None:
+        return load_model(whole, options.loss), ClibdProcessor.from_pretrained(whole)
     published = options.architecture == "published"
     siglip = {"logit_scale_init_value": SIGLIP_SCALE, "logit_bias_init_value": SIGLIP_BIAS}
     model = ClibdModel.from_pretrained_towers(
-        image=options.image_encoder if photos else new_image_encoder(options.image_encoder),
-        dna=options.dna_encoder,
-        text=options.text_encoder,
+        image=photos or new_image_encoder(options.image_encoder),
+        dna=dna,
+        text=text_encoder,
         projection_dim=options.projection_dim,
         **(PUBLISHED_HEADS if published else {}),
         **(siglip if options.loss == "siglip" else {}),
     )
-    text = AutoTokenizer.from_pretrained(options.text_encoder) if options.text_encoder else None
+    text = AutoTokenizer.from_pretrained(text_encoder) if text_encoder else None
     return model, make_processor(model.config, text, published=published)
 
 

@@ -71,6 +71,15 @@ class ClibdArguments(ClibdDefaults, BaseTrainingArguments):
 
     batch_of_learning_rate: ClassVar[int] = 500
 
+    def __post_init__(self) -> None:
+        if self.load_best_model_at_end and self.save_strategy not in (self.eval_strategy, "best"):
+            raise ValueError(
+                f"--save_strategy is {self.save_strategy!r} and --eval_strategy is {self.eval_strategy!r}, but the "
+                f"best model is chosen among validated checkpoints. Give both the same value, or "
+                f"--load_best_model_at_end False."
+            )
+        super().__post_init__()
+
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
@@ -89,7 +98,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 #: Option -> its smallest value.
-SMALLEST = {"rows_at_a_time": 0, "chunk_size": 0, "lora_rank": 0, "projection_dim": 1, "stream_buffer": 1}
+SMALLEST = {
+    **{"rows_at_a_time": 0, "chunk_size": 0, "lora_rank": 0, "projection_dim": 1, "stream_buffer": 1},
+    "max_train_specimens": 1,
+}
 
 
 def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
@@ -100,8 +112,9 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
             if value not in allowed:
                 raise ValueError(f"Unknown --{name} {value!r}. Choose among {', '.join(allowed)}.")
     for name, smallest in SMALLEST.items():
-        if getattr(options, name) < smallest:
-            raise ValueError(f"--{name} is {getattr(options, name)}. Give {smallest} or more.")
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise ValueError(f"--{name} is {value}. Give {smallest} or more.")
     encoders = [options.image_encoder, options.dna_encoder, options.text_encoder]
     if (options.model is None) == (not any(encoders)):
         raise ValueError(
@@ -116,10 +129,10 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
     check_training(training_args)
     if not training_args.dataloader_drop_last:
         raise ValueError("--dataloader_drop_last must stay on, because processes need equal batches. Leave it out.")
-    if options.streaming and training_args.max_steps <= 0:
-        raise ValueError("--streaming reads a stream of unknown length. Give --max_steps.")
     if options.streaming and options.distinct != "none":
         raise ValueError("--streaming cannot reorder its rows: leave --distinct out.")
+    if options.streaming and training_args.schedule == "epoch-warmup":
+        raise ValueError("--streaming has no --schedule epoch-warmup. Choose onecycle or trainer.")
 
 
 def _check_loss(options: ClibdOptions) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
 from ...evaluation.retrieval_protocol import REPORTED_RANKS, Specimens, combinations_of, evaluate_retrieval
@@ -21,9 +23,11 @@ from ...losses.supervised import supervised_contrastive_loss
 from ...models.logit_scale import LogitScale
 from ...models.processing_clibd import MODALITIES, photos_on_device
 from ...models.random_crops import ALTERATIONS
+from ..arguments import global_batch_size
 from ..trainer import BarcodeTrainer
 from .data import Validation
 from .options import ClibdArguments, ClibdOptions, chosen_pairs
+from .streams import PassStream
 
 #: Batch keys passed to the model.
 INPUTS = (
@@ -56,6 +60,44 @@ class ClibdTrainer(BarcodeTrainer):
         super().__init__(*args, **kwargs)
         self.options, self.image_processor = options, image_processor
         self.model_accepts_loss_kwargs = False  # the loss is already a mean
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of training rows. A stream is already divided among the processes, and resumes by itself."""
+        stream, args = self.train_dataset, self.args
+        if not isinstance(stream, PassStream):
+            return super().get_train_dataloader()
+        loader: DataLoader = DataLoader(
+            stream,
+            stream.batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            generator=torch.Generator(),  # so that a resumed run draws the same dropout
+        )
+        alone: dict[str, Any] = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
+        return prepare_data_loader(loader, args.device, put_on_device=True, **alone)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs values; the epoch of a stream is its number of passes, which the Trainer does not know."""
+        if isinstance(self.train_dataset, PassStream):
+            self.state.epoch = self.state.global_step * global_batch_size(self.args) / self.train_dataset.rows
+        super().log(logs, start_time)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Names of the parameters with weight decay: matrices, as in open_clip; all with `decay_all_parameters`.
+
+        The published code decays the temperature too.
+        """
+        chosen = super().get_decay_parameter_names(model)
+        if self.args.decay_all_parameters:
+            return chosen
+        flat = {
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.numel() == max(parameter.shape, default=1)
+        }
+        return [name for name in chosen if name not in flat]
 
     def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Tensor:
         """One step. It limits the temperature first: in `forward` under FSDP, parameters are copies."""
@@ -156,13 +198,28 @@ def metric_name(question: str, rank: str = "species", what: str = "harmonic_mean
     return name if rank == "species" else f"{name}_{rank}"
 
 
-def retrieval_tables(prediction: EvalPrediction, validation: Validation, modalities: Sequence[str]) -> dict[str, Any]:
-    """Retrieval accuracies of a validation, of `evaluate_retrieval`."""
+def metric_names(asked: Sequence[str], validation: Validation) -> list[str]:
+    """Names of the metrics of some combinations, for the ranks at which queries have names."""
+    named = {
+        part: {rank for rank in REPORTED_RANKS if any(validation.labels[rank][validation.parts[part]])}
+        for part in ("seen", "unseen")
+    }
+    named["harmonic_mean"] = named["seen"] & named["unseen"]
+    return [metric_name(question, rank, what) for question in asked for what in named for rank in sorted(named[what])]
+
+
+def retrieval_tables(
+    prediction: EvalPrediction, validation: Validation, modalities: Sequence[str], device: torch.device
+) -> dict[str, Any]:
+    """Retrieval accuracies of a validation, of `evaluate_retrieval`; each process searches its share of the queries.
+
+    Args:
+        device: Where this process searches.
+    """
     found: Any = prediction.predictions
-    order = np.argsort(np.asarray(prediction.label_ids))
-    *embeddings, present = [np.asarray(part)[order] for part in found]
-    if len(order) != len(validation.rows):
-        raise ValueError(f"{len(order)} of {len(validation.rows)} specimens of the validation were embedded.")
+    *embeddings, present = (np.asarray(part) for part in found)
+    if not np.array_equal(np.asarray(prediction.label_ids), np.arange(len(validation.rows))):
+        raise ValueError("The validation was not embedded in its order, or not all of it.")
 
     def specimens(part: slice) -> Specimens:
         return Specimens(
@@ -178,6 +235,8 @@ def retrieval_tables(prediction: EvalPrediction, validation: Validation, modalit
         {part: specimens(validation.parts[part]) for part in ("seen", "unseen")},
         combinations=questions(modalities),
         top_k=[k for k in (1, 3, 5) if k <= fewest],
+        device=device,
+        across_processes=True,
     )
 
 

@@ -19,7 +19,7 @@ from ...models.pixels import photo_pixels, random_box
 from ...models.processing_clibd import ClibdProcessor
 from ..augmentation import Augmentation, augment
 from ..collators import SeededCollator
-from ..draws import row_generator, text_id
+from ..draws import text_id
 from .batches import check_names, encoded_photo
 
 #: Modalities that have views.
@@ -66,7 +66,7 @@ class TwoViewCollator(SeededCollator):
         Raises:
             ValueError: if a row has no photo or no barcode, or a photo cannot be read.
         """
-        draws = [row_generator(self.seed, self.epoch, row["processid"]) for row in rows]
+        draws = self.generators(rows)
         batch: dict[str, Tensor] = {}
         if "image" in self.modalities:
             batch["pixel_values"] = self._photos(rows, draws)

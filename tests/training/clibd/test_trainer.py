@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from clibd_runs import TRAINING, arguments
+from tiny import tiny_clibd
 from torch.utils.data import SequentialSampler
 
 from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
@@ -144,3 +145,17 @@ def test_specimens_without_a_modality_count_in_their_other_pairs(dataset, model,
     assert alone.item() == 0.0  # no pair is left
     one = dict(batch) | {"text_present": torch.zeros(8, dtype=torch.bool)}
     assert 0 < trainer.compute_loss(loaded, one).item() < 10
+
+
+def test_only_matrices_decay(tmp_path):
+    """Temperature, biases and norms do not decay, as in open_clip; in the published code, all parameters do."""
+    model = tiny_clibd(logit_bias_init_value=-10.0)
+    for decay_all in (False, True):
+        args = published_arguments(tmp_path)
+        args.decay_all_parameters = decay_all
+        trainer = ClibdTrainer(model=model, args=args, options=ClibdOptions(""), image_processor=None)
+        names = trainer.get_decay_parameter_names(model)
+        small = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+        assert {"logit_scale.log_scale", "logit_bias.bias", "dna_projection.bias"} < small
+        weights = {name for name, parameter in model.named_parameters() if parameter.ndim == 2}
+        assert set(names) >= weights and (small <= set(names) if decay_all else not small & set(names))
