@@ -11,6 +11,10 @@ Again for the embeddings on disk, in seconds:
 
     python trainers/evaluate_clibd.py --embeddings out/retrieval/embeddings --output_dir out/published --ties parity
 
+The paper's table of several models, such as none, 1 M and 5 M specimens, from the folders that this program wrote:
+
+    python trainers/evaluate_clibd.py --table "no alignment=out/none" "1 M=out/1m" "5 M=out/5m" --output_dir out/table
+
 `--baseline` is measured in the same way and shown in each table and in `bars.png`: a model that was not aligned
 (`ClibdModel.from_pretrained_towers`, saved without training), or a folder of its embeddings. Every table shows chance:
 a key drawn at random.
@@ -37,6 +41,7 @@ from transformers import PreTrainedConfig
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.clibd import embed_clibd
 from bioscan_hf.encoders.stored import modalities_of
+from bioscan_hf.evaluation.comparison import comparison, read_evaluations
 from bioscan_hf.evaluation.retrieval import check_ranks, check_top_k, class_accuracies
 from bioscan_hf.evaluation.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
 from bioscan_hf.evaluation.retrieval_protocol import (
@@ -60,7 +65,7 @@ from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_ind
 from bioscan_hf.search.retrieve import TIES, retrieve
 from bioscan_hf.training.arguments import check_processes, read_options
 from bioscan_hf.training.clibd.batches import encoded_photo
-from bioscan_hf.training.options.shared import option, required
+from bioscan_hf.training.options.shared import check_choices, option, required
 from bioscan_hf.training.run import run_program
 
 #: Evaluation -> splits of the queries of seen and of unseen species.
@@ -83,6 +88,9 @@ class EvaluateOptions:
     config: str = option("cropped_256", "Image package of the source.")
     embeddings: str | None = option(None, "Folder of embeddings, instead of --model.")
     baseline: str | None = option(None, "Another model or folder of embeddings, to compare with.")
+    table: list[str] = option(
+        [], "Write only the table that compares finished evaluations: output folders, or NAME=FOLDER."
+    )
     evaluate: str = option("test", "Splits of the queries: 'test' or 'val'.")
     key_splits: str = option("train+key_unseen", "Splits of the keys.")
     combinations: list[str] = option([], "Combinations such as 'image->dna'. Default: all of the model.")
@@ -99,33 +107,32 @@ class EvaluateOptions:
     overwrite: bool = option(False, "Replace existing results.")
 
 
+#: Option -> its allowed values.
+CHOICES: dict[str, Sequence[str]] = {
+    "evaluate": tuple(QUERIES),
+    "combinations": combinations_of(MODALITIES),
+    "ties": TIES,
+    "index": KINDS,
+    "dtype": ("auto", "float32", "bfloat16"),
+    "prototypes": LABEL_COLUMNS,
+    "save_index": KEY_TYPES,
+}
+
+
 def check_options(options: EvaluateOptions) -> None:
     """Raises ValueError or FileExistsError for options that are unknown or exclude each other."""
-    if (options.model is None) == (options.embeddings is None):
-        raise ValueError("Give either --model and --source, or --embeddings.")
+    if sum(bool(given) for given in (options.model, options.embeddings, options.table)) != 1:
+        raise ValueError("Give either --model and --source, or --embeddings, or --table.")
     if options.model is not None and options.source is None:
         raise ValueError("--model needs --source, the dataset to embed.")
     resolve_splits(options.key_splits)
     check_top_k(options.top_k)
     check_ranks(options.ranks, dict.fromkeys(LABEL_COLUMNS))
-    choices: dict[str, tuple[str | None, Sequence[str]]] = {
-        "evaluate": (options.evaluate, tuple(QUERIES)),
-        "ties": (options.ties, TIES),
-        "index": (options.index, KINDS),
-        "dtype": (options.dtype, ("auto", "float32", "bfloat16")),
-        "prototypes": (options.prototypes, LABEL_COLUMNS),
-        "save_index": (options.save_index, KEY_TYPES),
-    }
-    for name, (value, allowed) in choices.items():
-        if value is not None and value not in allowed:
-            raise ValueError(f"--{name} is {value!r}. Choose one of {', '.join(allowed)}.")
-    possible = combinations_of(MODALITIES)
-    if unknown := [name for name in options.combinations if name not in possible]:
-        raise ValueError(f"Unknown combination {unknown[0]!r}. Choose among {', '.join(possible)}.")
-    output = Path(options.output_dir)
+    check_choices(options, CHOICES)
+    output, written = Path(options.output_dir), "table.md" if options.table else "results.json"
     if options.save_index is not None and (output / "index/index.json").exists():
         raise FileExistsError(f"{str(output / 'index')!r} holds an index. Delete it, or choose another --output_dir.")
-    if (output / "results.json").exists() and not options.overwrite:
+    if (output / written).exists() and not options.overwrite:
         raise FileExistsError(
             f"{str(output)!r} has results. Choose another --output_dir, or replace them with --overwrite True."
         )
@@ -251,7 +258,8 @@ def write_plots(
         names = np.array([*index.classes[shown], None], object)
         true += asked.labels[shown]
         guessed += names[found.predictions[shown][:, 0]].tolist()
-    _write(output / "confusion.png", confusion_matrix(true, guessed, title=f"{title}, {shown}"))
+    if any(true):
+        _write(output / "confusion.png", confusion_matrix(true, guessed, title=f"{title}, {shown}"))
     counts = Counter(taxon for taxon in rows.labels[rank] if taxon is not None)
     _write(output / "keys.png", accuracy_by_keys(by_taxon, counts, sizes))
     if options.source is not None and "image" in keys.embeddings:
@@ -314,10 +322,22 @@ def _write(path: Path, figure: Any) -> None:
         file.write(png(figure))
 
 
+def compare(options: EvaluateOptions) -> dict[str, Any]:
+    """Writes `table.md` and `table.csv` of finished evaluations, and gives both texts."""
+    shown = options.combinations or REPORTED
+    text, values = comparison(read_evaluations(options.table), options.ranks, shown, k=min(options.top_k))
+    write_text(Path(options.output_dir) / "table.md", text)
+    write_text(Path(options.output_dir) / "table.csv", values)
+    print(text)
+    return {"markdown": text, "csv": values}
+
+
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Runs the evaluation, and gives the content of results.json; an empty dict in all processes but the main one."""
     (options,) = read_options(arguments, (EvaluateOptions,))
     check_options(options)
+    if options.table:
+        return compare(options)
     state = this_process()
     check_processes(state.num_processes)
     start, output = time.time(), Path(options.output_dir)

@@ -15,13 +15,13 @@ pretrain_barcodebert.py writes; the photo encoder is new:
     python trainers/train_clibd.py --source out/release --image_encoder new:test_vit --dna_encoder out/smoke \
         --per_device_train_batch_size 32 --max_steps 3 --output_dir out/smoke_clibd
 
-A new model is made of two or three of `--image_encoder`, `--dna_encoder` and `--text_encoder`; `--model` continues
-from an existing one. `--preset published` is the published recipe and, for a new model, includes the published heads
-(`--architecture published`). `--lora_rank 4` trains adapters (needs peft); `--freeze image text` freezes encoders.
-`--loss siglip` compares pairs independently. `--label_columns order family genus species` makes equal taxa positives,
-rank by rank, weighted by `--rank_weights`. `--objective simclr` trains each of `--simclr_modalities` separately, on
-two views of each specimen (altered photos, altered reads): as pretraining for a later `--model`, or as a control
-without alignment.
+A new model is made of two or three of `--image_encoder`, `--dna_encoder` and `--text_encoder`, or without any of them,
+of the three of the paper, which are downloaded; `--model` continues from an existing one. `--preset published` is the
+published recipe and, for a new model, includes the published heads (`--architecture published`). `--lora_rank 4`
+trains adapters (needs peft); `--freeze image text` freezes encoders. `--loss siglip` compares pairs independently.
+`--label_columns order family genus species` makes equal taxa positives, rank by rank, weighted by `--rank_weights`.
+`--objective simclr` trains each of `--simclr_modalities` separately, on two views of each specimen (altered photos,
+altered reads): as pretraining for a later `--model`, or as a control without alignment.
 
 Specimens without a photo, a barcode or a taxonomy count in the pairs that they have. By default, equal barcodes and
 equal texts in a batch are not negatives of each other; `--distinct dna_barcode` keeps them out of the same batch.
@@ -99,7 +99,11 @@ def set_up_validation(
     if training_args.metric_for_best_model == BEST_BY:
         training_args.metric_for_best_model = metric_name(asked[0])
     name, measured = str(training_args.metric_for_best_model), metric_names(asked, validation)
-    if training_args.load_best_model_at_end and name.removeprefix("eval_") not in measured:
+    if name.removeprefix("eval_") in measured:
+        return
+    if not training_args.load_best_model_at_end and training_args.save_strategy != "best":
+        training_args.metric_for_best_model = None  # the Trainer would look for it in each validation
+    else:
         raise ValueError(
             f"--metric_for_best_model is {name!r}, which this validation does not measure; names that queries do not "
             f"have are not measured. Choose among {', '.join(measured)}, or --load_best_model_at_end False."
@@ -212,7 +216,7 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
 
 
 #: Options from flags, or from one YAML file; options that are given override the preset.
-parse = partial(read_options, kinds=(ClibdOptions, ClibdArguments), presets=PRESETS)
+parse = partial(read_options, kinds=(ClibdOptions, ClibdArguments), presets=PRESETS, program="clibd")
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

@@ -213,7 +213,7 @@ def test_impossible_options_are_refused(model, dataset, tmp_path):
     def attempt(*arguments):
         main(["--output_dir", str(tmp_path), *map(str, arguments)])
 
-    with pytest.raises(ValueError, match="either --model and --source, or --embeddings"):
+    with pytest.raises(ValueError, match="either --model and --source, or --embeddings, or --table"):
         attempt("--source", dataset)
     with pytest.raises(ValueError, match="--model needs --source"):
         attempt("--model", model)
@@ -228,7 +228,7 @@ def test_impossible_options_are_refused(model, dataset, tmp_path):
             attempt("--embeddings", tmp_path, f"--{name}", value)
     with pytest.raises(ValueError, match="save_index is 'smell'. Choose one of image, dna, text, averaged"):
         attempt("--embeddings", tmp_path, "--save_index", "smell")
-    with pytest.raises(ValueError, match="Unknown combination 'dna->smell'"):
+    with pytest.raises(ValueError, match="combinations is 'dna->smell'. Choose one of image->image"):
         attempt("--embeddings", tmp_path, "--combinations", "dna->smell")
     with pytest.raises(FileNotFoundError, match="has no manifest.json"):
         attempt("--embeddings", tmp_path)

@@ -8,13 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from clibd_runs import arguments, flags, make_folder
+from clibd_runs import SMALL, arguments, flags, make_folder
 from tiny import text_tokenizer
 from training_runs import SGD, history, kill, launch, losses, results_of, same_weights, weights
+from transformers import BertConfig, BertModel
 
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.trainers import train_clibd as program
+from bioscan_hf.training.clibd import data as clibd_data
 from bioscan_hf.training.clibd.options import PRESETS, ClibdArguments, ClibdOptions
 
 
@@ -174,15 +176,17 @@ def test_modalities_without_a_pair_do_not_change(dataset, model, tmp_path):
     assert set(retrieval) == {"image->dna", "image->image", "dna->dna"}
 
 
-def test_a_new_model_from_encoders(dataset, model, tmp_path):
-    """Encoders of a saved model, with the published heads."""
+def test_a_new_model_from_the_default_encoders(dataset, model, tmp_path, monkeypatch):
+    """Encoders of a saved model, with the published heads; that of barcodes is a plain BERT, as it is published."""
     whole = ClibdModel.from_pretrained(model)
-    for modality in ("image", "dna", "text"):
+    for modality in ("image", "text"):
         getattr(whole, f"{modality}_model").save_pretrained(tmp_path / modality)
     text_tokenizer().save_pretrained(tmp_path / "text")
-    encoders = {f"{modality}_encoder": str(tmp_path / modality) for modality in ("image", "dna", "text")}
+    BertModel(BertConfig(vocab_size=258, **SMALL)).save_pretrained(tmp_path / "dna")
+    encoders = {modality: str(tmp_path / modality) for modality in ("image", "dna", "text")}
+    monkeypatch.setattr(clibd_data, "ENCODERS", encoders)
     options, training_args = arguments(
-        dataset, model, tmp_path / "run", **encoders, architecture="published", projection_dim=8, freeze=["image"]
+        dataset, model, tmp_path / "run", architecture="published", projection_dim=8, freeze=["image"]
     )
     options.model = None
     program.main(options, training_args)
@@ -200,17 +204,17 @@ VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "clip"}, "Unknown --objective 'clip'"),
-        ({"freeze": ["audio"]}, "Unknown --freeze 'audio'"),
-        ({"label_columns": ["tribe"]}, "Unknown --label_columns 'tribe'"),
-        ({"text_templates": ["poem"]}, "Unknown --text_templates 'poem'"),
+        ({"objective": "clip"}, "objective is 'clip'. Choose one of contrast, simclr"),
+        ({"freeze": ["audio"]}, "freeze is 'audio'"),
+        ({"label_columns": ["tribe"]}, "label_columns is 'tribe'"),
+        ({"text_templates": ["poem"]}, "text_templates is 'poem'"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2"),
         ({"dataloader_drop_last": False}, "dataloader_drop_last"),
         ({"streaming": True, "schedule": "epoch-warmup"}, "--schedule epoch-warmup"),
         ({"max_train_specimens": 0}, "max_train_specimens is 0. Give 1 or more"),
         ({"streaming": True, "distinct": "species"}, "leave --distinct out"),
         ({"label_columns": ["order", "genus"], "target_normalization": "none"}, "target_normalization mean"),
-        ({"loss": "hinge"}, "Unknown --loss 'hinge'"),
+        ({"loss": "hinge"}, "loss is 'hinge'"),
         ({"loss": "siglip", "label_columns": ["order", "genus"]}, "siglip takes one"),
         (
             {"label_columns": ["order"], "rank_weights": [1.0, 2.0]},
@@ -218,7 +222,7 @@ VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "
         ),
         ({"label_columns": ["order"], "rank_weights": [0.0]}, "one number above 0"),
         ({"label_columns": ["order"], "rank_weights": [1.0], "loss": "siglip"}, "need --loss softmax"),
-        ({"objective": "simclr", "simclr_modalities": ["text"]}, "Unknown --simclr_modalities 'text'"),
+        ({"objective": "simclr", "simclr_modalities": ["text"]}, "simclr_modalities is 'text'"),
         ({"objective": "simclr", "simclr_modalities": []}, "names no modality"),
         ({"objective": "simclr", "augment_on_device": True}, "leave --loss and --augment_on_device out"),
         ({"objective": "simclr", "bind_to": "dna"}, "leave --pairs, --bind_to and --chunk_size out"),
@@ -229,7 +233,7 @@ VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "
         ({"pairs": ["image"]}, "image-dna"),
         ({"pairs": ["image-smell"]}, "is not a pair"),
         ({"bind_to": "smell"}, "bind_to"),
-        ({"image_encoder": "x/y"}, "Give either --model"),
+        ({"image_encoder": "x/y"}, "Leave one of them out"),
         (
             {**VALIDATED, "metric_for_best_model": "loss"},
             "--metric_for_best_model is 'loss', .* Choose among image_to_dna_seen_family, ",
@@ -246,6 +250,16 @@ def test_impossible_options_are_refused_before_writing(dataset, model, tmp_path,
     with pytest.raises(ValueError, match=message):
         program.main(*arguments(dataset, model, tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_encoders_that_are_missing_are_named_at_once(dataset, tmp_path):
+    """The command of README on a machine without network: what to add is said in one line."""
+    given = ["--source", str(dataset), "--output_dir", str(tmp_path / "run"), "--use_cpu", "True"]
+    given += ["--per_device_train_batch_size", "16"]
+    names = r"--image_encoder timm/vit_base_patch16_224\S*, --dna_encoder bioscan-ml/BarcodeBERT, --text_encoder prajj"
+    with pytest.raises(FileNotFoundError, match=rf"{names}.*--image_encoder new:vit_base_patch16_224") as refused:
+        program.main(*program.parse(given))
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
 
 
 def test_a_missing_model_is_refused(dataset, tmp_path):

@@ -7,23 +7,26 @@ Shape letters: n = rows of a dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets import Image as ImageFeature
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperConfig
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
 
 from ...dataset.load import load_bioscan5m
+from ...encoders.hub_encoders import BARCODEBERT, load_published_barcodebert
 from ...losses.pairs import choose_pairs
 from ...models import register  # noqa: F401  (our classes for AutoModel)
 from ...models.configuration_clibd import ClibdConfig
+from ...models.modeling_barcodebert import BarcodeBertModel
 from ...models.modeling_clibd import ClibdModel, draw_as_timm
-from ...models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor
+from ...models.processing_clibd import MODALITIES, PUBLISHED, ClibdProcessor, make_image_processor
 from ...models.tokenization_kmer import KmerTokenizer
 from ...schema import RANKS
 from ..arguments import global_batch_size
@@ -42,6 +45,13 @@ PUBLISHED_HEADS: dict[str, Any] = {
 
 #: Initial values of the SigLIP loss: logarithm of the inverse temperature, and bias of a model without one.
 SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0
+
+#: Encoders of the paper: those of a new model if no others are given.
+ENCODERS = {
+    "image": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    "dna": BARCODEBERT,
+    "text": "prajjwal1/bert-small",
+}
 
 #: Start of the name of an encoder with random weights.
 NEW = "new:"
@@ -166,23 +176,51 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
         ValueError: if the weights of the model are not complete.
         FileNotFoundError: if a model or encoder does not exist.
     """
-    photos = options.image_encoder if not (options.image_encoder or "").startswith(NEW) else None
-    names = (options.model, photos, options.dna_encoder, options.text_encoder)
-    whole, photos, dna, text_encoder = (pinned(name) if name else None for name in names)
-    if whole is not None:
+    if options.model is not None:
+        whole = pinned(options.model)
         return load_model(whole, options.loss), ClibdProcessor.from_pretrained(whole)
+    names = {modality: getattr(options, f"{modality}_encoder") for modality in MODALITIES}
+    names = names if any(names.values()) else ENCODERS
+    towers, text = load_encoders({modality: name for modality, name in names.items() if name})
     published = options.architecture == "published"
-    siglip = {"logit_scale_init_value": SIGLIP_SCALE, "logit_bias_init_value": SIGLIP_BIAS}
-    model = ClibdModel.from_pretrained_towers(
-        image=photos or new_image_encoder(options.image_encoder),
-        dna=dna,
-        text=text_encoder,
-        projection_dim=options.projection_dim,
-        **(PUBLISHED_HEADS if published else {}),
-        **(siglip if options.loss == "siglip" else {}),
-    )
-    text = AutoTokenizer.from_pretrained(text_encoder) if text_encoder else None
+    fields: dict[str, Any] = {**(PUBLISHED_HEADS if published else {}), "projection_dim": options.projection_dim}
+    if options.loss == "siglip":
+        fields |= {"logit_scale_init_value": SIGLIP_SCALE, "logit_bias_init_value": SIGLIP_BIAS}
+    model = ClibdModel.from_pretrained_towers(**towers, **fields)
     return model, make_processor(model.config, text, published=published)
+
+
+def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, PreTrainedModel], Any]:
+    """Modality -> encoder, and the tokenizer of texts, None without texts.
+
+    Raises:
+        FileNotFoundError: if encoders are neither on this machine nor can be downloaded. All are named.
+    """
+    towers: dict[str, PreTrainedModel] = {}
+    text, missing = None, []
+    for modality, given in names.items():
+        if given.startswith(NEW):
+            towers[modality] = new_image_encoder(given)
+            continue
+        name = pinned(given)
+        try:
+            if modality != "dna":
+                towers[modality] = AutoModel.from_pretrained(name, dtype=torch.float32)
+            elif PreTrainedConfig.get_config_dict(name)[0].get("model_type") == "bert":
+                towers[modality] = load_published_barcodebert(name)[0]
+            else:
+                towers[modality] = BarcodeBertModel.from_pretrained(name, dtype=torch.float32)
+            text = AutoTokenizer.from_pretrained(name) if modality == "text" else text
+        except OSError as error:  # what transformers raises for missing files and for a missing network
+            if Path(name).is_dir():
+                raise FileNotFoundError(f"--{modality}_encoder {given} cannot be read: {error}") from None
+            missing.append(f"--{modality}_encoder {given}")
+    if missing:
+        raise FileNotFoundError(
+            f"Not on this machine, and cannot be downloaded: {', '.join(missing)}. Give folders of encoders, such as "
+            f"one of a pretrained BarcodeBERT, or --image_encoder {NEW}vit_base_patch16_224, with random weights."
+        )
+    return towers, text
 
 
 def load_model(name: str, loss: str) -> ClibdModel:
@@ -205,14 +243,12 @@ def load_model(name: str, loss: str) -> ClibdModel:
     return loaded[0]
 
 
-def new_image_encoder(name: str | None) -> PreTrainedModel | None:
-    """A photo encoder of timm with random weights, for the name "new:ARCHITECTURE"; None for None.
+def new_image_encoder(name: str) -> PreTrainedModel:
+    """A photo encoder of timm with random weights, for the name "new:ARCHITECTURE".
 
     Raises:
         ValueError: if timm has no such architecture.
     """
-    if name is None:
-        return None
     import timm  # slow to import
 
     architecture = name.removeprefix(NEW)

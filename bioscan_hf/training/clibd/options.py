@@ -21,6 +21,7 @@ from ..arguments import (
 )
 from ..checks import check_training
 from ..options.clibd import ClibdDefaults, ClibdOptions
+from ..options.shared import check_choices
 from .views import VIEWED
 
 OBJECTIVES = ("contrast", "simclr")
@@ -106,20 +107,16 @@ SMALLEST = {
 
 def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
     """Raises ValueError for options that are unknown or exclude each other, before anything is loaded."""
-    for name, allowed in CHOICES.items():
-        given = getattr(options, name)
-        for value in [given] if isinstance(given, str) else given or ():
-            if value not in allowed:
-                raise ValueError(f"Unknown --{name} {value!r}. Choose among {', '.join(allowed)}.")
+    check_choices(options, CHOICES)
     for name, smallest in SMALLEST.items():
         value = getattr(options, name)
         if value is not None and value < smallest:
             raise ValueError(f"--{name} is {value}. Give {smallest} or more.")
     encoders = [options.image_encoder, options.dna_encoder, options.text_encoder]
-    if (options.model is None) == (not any(encoders)):
+    if options.model is not None and any(encoders):
         raise ValueError(
-            "Give either --model, to continue from a CLIBD model, or encoders for a new one: --image_encoder, "
-            "--dna_encoder, --text_encoder."
+            "--model continues from a CLIBD model, and --image_encoder, --dna_encoder and --text_encoder make a new "
+            "one. Leave one of them out."
         )
     _check_loss(options)
     if global_batch_size(training_args) < 2:

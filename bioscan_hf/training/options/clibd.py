@@ -23,8 +23,10 @@ class ClibdOptions:
         "New model: a photo encoder such as timm/vit_base_patch16_224.augreg2_in21k_ft_in1k, or new:ARCHITECTURE for "
         "one of timm's architectures with random weights.",
     )
-    dna_encoder: str | None = option(None, "New model: a BarcodeBERT.")
-    text_encoder: str | None = option(None, "New model: a text encoder such as prajjwal1/bert-small.")
+    dna_encoder: str | None = option(None, "New model: a BarcodeBERT, such as bioscan-ml/BarcodeBERT.")
+    text_encoder: str | None = option(
+        None, "New model: a text encoder such as prajjwal1/bert-small. Without any encoder: these three."
+    )
     architecture: str = option("improved", "New model: 'improved', or 'published' for the released models' heads.")
     projection_dim: int = option(768, "New model: width of the shared embedding space.")
     preset: str = option("none", "'published', 'published-simclr', or 'none'.")

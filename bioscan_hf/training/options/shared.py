@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,15 @@ def option(default: Any, help: str) -> Any:
 def required(help: str) -> Any:
     """A dataclass field without a default, with a help text."""
     return field(metadata={"help": help})
+
+
+def check_choices(options: Any, choices: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for a value of an option, or one of its values, that is not among those allowed."""
+    for name, allowed in choices.items():
+        given = getattr(options, name)
+        for value in [given] if isinstance(given, str) else given or ():
+            if value not in allowed:
+                raise ValueError(f"--{name} is {value!r}. Choose one of {', '.join(allowed)}.")
 
 
 OVERWRITE_HELP = "Delete the checkpoints in the output folder and start from the beginning."
