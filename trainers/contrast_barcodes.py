@@ -273,7 +273,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
 
 
 #: Options from flags, or from one YAML file.
-parse = partial(read_options, kinds=(ContrastOptions, ContrastArguments))
+parse = partial(read_options, kinds=(ContrastOptions, ContrastArguments), program="contrast")
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

@@ -165,7 +165,7 @@ def main(options: FinetuningOptions, training_args: BarcodeTrainingArguments) ->
 
 
 #: Options from flags, or from one YAML file; options that are given override the preset.
-parse = partial(read_options, kinds=(FinetuningOptions, BarcodeTrainingArguments), presets=PRESETS)
+parse = partial(read_options, kinds=(FinetuningOptions, BarcodeTrainingArguments), presets=PRESETS, program="finetune")
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

@@ -224,7 +224,9 @@ def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -
 
 
 #: Options from flags, or from one YAML file; options that are given override the preset.
-parse = partial(read_options, kinds=(PretrainingOptions, BarcodeTrainingArguments), presets=PRESETS)
+parse = partial(
+    read_options, kinds=(PretrainingOptions, BarcodeTrainingArguments), presets=PRESETS, program="pretrain"
+)
 
 if __name__ == "__main__":
     run_program(lambda: main(*parse(sys.argv[1:])))

@@ -8,10 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from typing import Annotated, Any
 
 import typer
 from typer import Option
-from typer.models import OptionInfo
 
 from .. import __version__
 from ..progress import Progress, silent
+from ..training.options.given import OptionError
 
 Result = dict[str, Any]
 
@@ -114,7 +113,7 @@ class Output:
 
     def finish(self, result: Result) -> None:
         """Prints the result if --json is given."""
-        if self.json:
+        if self.json and in_main_process():
             print(json.dumps(result, ensure_ascii=False))
         sys.stdout.flush()
 
@@ -125,33 +124,6 @@ _COMMON = {
     "quiet": (Option("--quiet", help="Print errors only.", rich_help_panel=_SHOWN), False),
     "debug": (Option("--debug", help="Show the traceback of an error.", rich_help_panel=_SHOWN), False),
 }
-
-
-#: Python arguments in error messages of the library -> option of a command, where the names differ.
-OPTIONS_OF_ARGUMENTS = {"num_attention_heads": "--heads", "max_per_group": "--max-barcodes"}
-
-
-def _options(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
-    """Python argument -> option of a command, such as n_clusters -> --n-clusters."""
-    found = dict(OPTIONS_OF_ARGUMENTS)
-    for parameter in parameters:
-        for info in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(info, OptionInfo):
-                found[parameter.name] = (info.param_decls or [f"--{parameter.name.replace('_', '-')}"])[0]
-    return found
-
-
-def _with_options(message: str, options: Mapping[str, str]) -> str:
-    """The message with options of the command in place of Python arguments.
-
-    Example:
-        >>> _with_options("n_clusters is 5000; give at most 27.", {"n_clusters": "--n-clusters"})
-        '--n-clusters is 5000; give at most 27.'
-    """
-    for name, option in options.items():
-        after = r"(=True)?(?![\w'\"(=]|\.\w)" if "_" in name else r"(?= is [\d'\"-])"
-        message = re.sub(rf"(?<![\w'\"./-]){name}{after}", option, message)
-    return message
 
 
 def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -173,14 +145,13 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
             )
             for name, (option, default) in _COMMON.items()
         ]
-        options = _options(own)
         parameters = [*(parameter for parameter in own if parameter.name != "out"), *common]
 
         def run(**given: Any) -> None:
             out = Output(**{name: given.pop(name) for name in _COMMON})
             if out.json and out.quiet:
                 raise typer.BadParameter("--json prints the result and --quiet prints nothing: give one of them.")
-            _run(function, out, given, options)
+            run_command(function.__name__, out, lambda: function(**given, out=out))
 
         run.__dict__["__signature__"] = inspect.Signature(parameters)  # typer reads it
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -197,29 +168,39 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
     return register
 
 
-def _run(function: Callable[..., Result], out: Output, given: dict[str, Any], options: Mapping[str, str]) -> None:
-    """Runs a command; turns exceptions into one line on standard error and an exit status."""
-    name = f"bioscan-hf {function.__name__}"
+def run_command(name: str, out: Output, function: Callable[[], Result], one_line: bool = False) -> None:
+    """Runs a command; turns exceptions into a message on standard error and an exit status.
+
+    Where several processes run the command, the first of each machine prints.
+
+    Args:
+        one_line: Joins the lines of messages, which are those of other libraries.
+    """
 
     def stop(status: int, message: str) -> typer.Exit:
-        print(f"{name}: {' '.join(message.split())}" if status == 3 else f"{name}: {message}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"bioscan-hf {name}: {' '.join(message.split()) if one_line else message}", file=sys.stderr)
         return typer.Exit(status)
 
     try:
-        out.finish(function(**given, out=out))
+        out.finish(function())
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         raise stop(130, "interrupted.") from None
     except typer.BadParameter:
         raise
-    except EXPECTED as error:
-        if out.debug:
-            raise
-        message = str(error.args[0] if isinstance(error, KeyError) else error)
-        raise stop(1, _with_options(message, options)) from None
     except Exception as error:
-        if out.debug:
+        if out.debug or getattr(error, "__notes__", ()):  # raised after hours of training, with advice
             raise
-        told = f"a fault of this program, {type(error).__name__}: {error}. --debug shows where; please report it."
+        if isinstance(error, EXPECTED):
+            status = 2 if isinstance(error, OptionError) else 1
+            raise stop(status, str(error.args[0] if isinstance(error, KeyError) else error)) from None
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        told = f"a fault of this program, {what}. --debug shows where; please report it."
         raise stop(3, told) from None
+
+
+def in_main_process() -> bool:
+    """Whether this is the only process, or the first of those that were launched."""
+    return os.environ.get("RANK", "0") == "0"

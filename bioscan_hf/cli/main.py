@@ -13,12 +13,12 @@ from .command import Output, Result, app, command
 
 # Importing a topic registers its commands.
 # isort: off
-from . import simulated, data, models, identify, evaluate, cluster
+from . import simulated, data, train, models, identify, evaluate, cluster
 
 # isort: on
 
 #: Topics in the order of the overview.
-TOPICS = (simulated, data, models, identify, evaluate, cluster)
+TOPICS = (simulated, data, train, models, identify, evaluate, cluster)
 
 
 @command("This program", "bioscan-hf completion bash > ~/.local/share/bash-completion/completions/bioscan-hf")

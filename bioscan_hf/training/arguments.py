@@ -19,7 +19,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from .options.given import Given, check_names, read_given
+from .options.given import Given, OptionError, check_names, read_given
 from .options.shared import SCHEDULES, BarcodeTrainingDefaults, TrainingDefaults
 
 
@@ -67,13 +67,13 @@ def read_options(
     Raises:
         FileNotFoundError: if there is no such YAML file.
         SystemExit: after --help.
-        ValueError: for an unknown option, value or preset, or a missing option.
+        OptionError: for an unknown option, value or preset, or a missing option.
     """
     parser = HfArgumentParser(list(kinds), allow_abbrev=False)  # type: ignore[arg-type]
     if program is not None and {"--help", "-h"} & set(arguments):
         from .options.programs import help_page
 
-        print(help_page(program, command_line()[0]))
+        print(help_page(program, sys.argv[0]))
         raise SystemExit(0)
     if "--help-all" in arguments:
         parser.parse_args(["--help"])
@@ -82,7 +82,7 @@ def read_options(
     words = _prepare(parser, given, presets or {})
     namespace, rest = parser.parse_known_args(words)
     if rest:
-        raise ValueError(
+        raise OptionError(
             f"{rest[0]!r} belongs to no option. Write options as --name value, after the YAML file if there is one."
         )
     values = vars(namespace)
@@ -91,7 +91,7 @@ def read_options(
     except ValueError as error:
         texts = {name: f"{value} is not a valid" for name, value in values.items() if isinstance(value, str)}
         wrong = [f"--{name}: " for name, text in texts.items() if text in str(error)]
-        raise ValueError(f"{''.join(wrong[:1])}{error}") from None
+        raise OptionError(f"{''.join(wrong[:1])}{error}") from None
 
 
 def _prepare(parser: HfArgumentParser, given: Given, presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -150,28 +150,28 @@ def to_bool(text: str) -> bool:
 def _fail(message: str) -> NoReturn:
     """Replaces argparse's error, which prints the usage of all options."""
     message = re.sub(r"argument (--\w+)[^:]*: ", r"\1: ", message)
-    raise ValueError(f"{message[:1].upper()}{message[1:].rstrip('.')}. --help lists the options.")
+    raise OptionError(f"{message[:1].upper()}{message[1:].rstrip('.')}. --help lists the options.")
 
 
 def preset_values(name: str | None, presets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """Values of a preset; none for None and "none".
 
     Raises:
-        ValueError: for an unknown preset.
+        OptionError: for an unknown preset.
     """
     if name is None or name == "none":
         return {}
     if name not in presets:
-        raise ValueError(f"Unknown preset {name!r}. Choose one of {', '.join([*presets, 'none'])}.")
+        raise OptionError(f"Unknown preset {name!r}. Choose one of {', '.join([*presets, 'none'])}.")
     return presets[name]
 
 
-def command_line() -> tuple[str, str]:
-    """How this program was started: the program and, for a shell, the program with its options."""
-    name, words = Path(sys.argv[0]), sys.argv[1:]
-    if name.name in ("bioscan-hf", "main.py"):
-        return " ".join(["bioscan-hf", *words[:2]]), shlex.join(["-m", "bioscan_hf.cli.main", *words])
-    return str(name), shlex.join([str(name), *words])
+def launch_command(processes: int) -> str:
+    """The command that runs this program on several processes, with its options."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name in ("bioscan-hf", "main.py"):
+        program = ["-m", "bioscan_hf.cli.main"]
+    return f"accelerate launch --num_processes {processes} {shlex.join([*program, *sys.argv[1:]])}"
 
 
 # ---- checks and values that follow from options ---------------------------------------------------------------------

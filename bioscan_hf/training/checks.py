@@ -7,7 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from .arguments import check_processes
+from .arguments import check_processes, launch_command
 
 #: Option -> its only values, and why there are no others.
 ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -44,8 +44,8 @@ def check_training(training_args: TrainingArguments) -> None:
     check_processes(training_args.world_size)
     if training_args.n_gpu > 1:
         raise ValueError(
-            f"One process sees {training_args.n_gpu} GPUs. Start one process per GPU: accelerate launch "
-            f"--num_processes {training_args.n_gpu} PROGRAM OPTIONS; or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+            f"One process sees {training_args.n_gpu} GPUs. Start one process per GPU: "
+            f"{launch_command(training_args.n_gpu)}; or choose one GPU with CUDA_VISIBLE_DEVICES=0."
         )
     for name, (allowed, why) in ONLY.items():
         value = getattr(training_args, name, allowed[0])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -30,6 +30,8 @@ from .publish import publish_finished
 from .trainer import BarcodeTrainer
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Errors that a user can correct: shown as one line if they are raised before training starts.
 EXPECTED = (ValueError, FileExistsError, FileNotFoundError, ImportError)
@@ -211,15 +213,21 @@ def run_program(program: Callable[[], object]) -> None:
 
     Errors that are raised after training has started keep their traceback, in every process.
     """
-    logging.basicConfig(level=logging.INFO)
-    for client in ("httpx", "httpx2"):
-        logging.getLogger(client).setLevel(logging.WARNING)  # it logs addresses that are signed for an upload
     try:
-        program()
+        in_processes(program)
     except EXPECTED as error:
         if STARTED in getattr(error, "__notes__", ()):
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def in_processes(program: Callable[[], Result]) -> Result:
+    """The result of a function that trains in one process or in several; logs to standard error."""
+    logging.basicConfig(level=logging.INFO)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)  # it logs addresses that are signed for an upload
+    result = program()
     PartialState().destroy_process_group()  # its threads could abort the exit
+    return result

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+class OptionError(ValueError):
+    """An option that is unknown, missing, or has a value that it cannot have."""
+
+
 @dataclass(frozen=True)
 class Given:
     """Options of a command line.
@@ -41,7 +45,7 @@ def read_given(arguments: Sequence[str]) -> Given:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no options.
+        OptionError: if it holds no options.
     """
     if not arguments or not arguments[0].endswith((".yaml", ".yml")):
         return Given(list(arguments))
@@ -68,14 +72,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Texts)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from None
+        raise OptionError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{str(path)!r} holds no options. Write one `name: value` per line.")
+        raise OptionError(f"{str(path)!r} holds no options. Write one `name: value` per line.")
     return {str(name): value for name, value in found.items()}
 
 
 def check_names(given: Given, kinds: Sequence[type], more: Callable[[], Iterable[str]] = list) -> None:
-    """Raises ValueError for an unknown option, naming a similar one, and then for one that is missing.
+    """Raises OptionError for an unknown option, naming a similar one, and then for one that is missing.
 
     Args:
         kinds: Dataclasses of options.
@@ -86,14 +90,14 @@ def check_names(given: Given, kinds: Sequence[type], more: Callable[[], Iterable
     if any(name not in known for name in names.values()):
         known += more()
     for written, name in names.items():
-        mark = "" if written == name else "--"
+        mark = "--" if written.startswith("-") else ""
         if name not in known and not (mark and name.removeprefix("no_") in known):
             similar = difflib.get_close_matches(name.lstrip("-"), known, 1)
             hint = f"Did you mean {mark}{similar[0]}? " if similar else ""
-            raise ValueError(f"Unknown option {written}. {hint}--help lists the options.")
+            raise OptionError(f"Unknown option {written}. {hint}--help lists the options.")
     for one in options:
         if is_required(one) and one.name not in names.values():
-            raise ValueError(f"Give --{one.name}: {one.metadata['help']}")
+            raise OptionError(f"Give --{one.name}: {one.metadata['help']}")
 
 
 def is_required(option: Field[Any]) -> bool:

@@ -1,0 +1,136 @@
+"""The commands train pretrain, finetune, contrast and clibd: the programs of `bioscan_hf.trainers`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from importlib import import_module
+from io import StringIO
+from typing import Any
+
+import typer
+
+from ..training.options.given import check_names, read_given, trainer_options
+from ..training.options.programs import PROGRAMS, help_page
+from .command import Output, Result, app, in_main_process, run_command
+
+#: Added to the options of a trainer, which has options of its own for these names elsewhere.
+OUTPUT = """
+Output:
+  --json                         Print the result as JSON and nothing else.
+  --quiet                        Print errors only.
+  --debug                        Show the traceback of an error."""
+
+group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(
+    group,
+    name="train",
+    help="\b\nExample:\n"
+    + "\n".join(f"  {program.examples[0]}" for program in PROGRAMS.values())
+    + "\n\nTrain models: each program has its own --help. `accelerate launch -m bioscan_hf.cli.main train ...` uses "
+    "several GPUs.",
+    short_help="Train BarcodeBERT, taxon classifiers, encoders for nearest neighbours, and CLIBD.",
+    rich_help_panel="Models",
+)
+
+
+def _command(name: str) -> Callable[[typer.Context], None]:
+    """The command of a trainer, which takes all words as they are."""
+
+    def command(context: typer.Context) -> None:
+        words, out = _output_of(context.args)
+        if {"--help", "-h"} & set(words):
+            print(help_page(name, f"bioscan-hf train {name}"), OUTPUT, sep="\n")
+            return
+        run_command(f"train {name}", out, lambda: _train(name, words, out), one_line=True)
+
+    return command
+
+
+for _name, _program in PROGRAMS.items():
+    group.command(
+        _name,
+        help="\b\nExamples:\n" + "\n".join(f"  {example}" for example in _program.examples) + f"\n\n{_program.about}",
+        short_help=_program.about,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(_command(_name))
+
+
+def _output_of(words: Sequence[str]) -> tuple[list[str], Output]:
+    """The words without --json, --quiet and --debug; `--debug VALUE` is an option of transformers' Trainer."""
+    rest, found = [], set()
+    for word, after in zip(words, [*words[1:], "--"], strict=True):
+        if word in ("--json", "--quiet") or (word == "--debug" and after.startswith("--")):
+            found.add(word[2:])
+        else:
+            rest.append(word)
+    return rest, Output(**dict.fromkeys(found, True))
+
+
+def _train(name: str, words: list[str], out: Output) -> Result:
+    """Runs a trainer, and shows its metrics and the next command."""
+    program = PROGRAMS[name]
+    if "--help-all" not in words:
+        check_names(read_given(words), (program.options, program.training), trainer_options)
+    trainer = import_module(f"bioscan_hf.trainers.{program.module}")
+    from ..training.run import in_processes
+
+    options, training_args = trainer.parse(words)
+    if out.silent:
+        training_args.disable_tqdm, training_args.log_level = True, "error"
+    with redirect_stdout(StringIO()) if out.silent else nullcontext():  # the Trainer prints what it logs
+        results: Result = in_processes(lambda: trainer.main(options, training_args))
+    if results and in_main_process():
+        folder = training_args.output_dir
+        out.say(*_aligned(_metrics(results)), f"Wrote {folder}", "Next:")
+        out.say(*(f"  {command}" for command in _next(name, options.source, folder)))
+    return results
+
+
+def _metrics(results: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """The rows of a table with the metrics of a training, in percent where no unit is given."""
+    metrics = results["metrics"]
+    if "retrieval" in metrics:
+        yield "query->key", "rank", "seen", "unseen", "harmonic mean"
+        for question, found in metrics["retrieval"].items():
+            top1 = [next(iter(found[part]["macro"].values())) for part in ("seen", "unseen", "harmonic_mean")]
+            yield from ((question, rank, *(_shown(part.get(rank)) for part in top1)) for rank in top1[0])
+    elif "independent" in metrics:
+        yield "split", "rank", "accuracy", "macro accuracy", "macro F1"
+        for split, ranks in metrics["independent"].items():
+            for rank, values in ranks.items():
+                yield split, rank, *(_shown(values[key]) for key in ("micro_accuracy", "macro_accuracy", "f1_macro"))
+    else:
+        yield "metric", "value"
+        for key, value in metrics.items():
+            name, nats = key.replace("_", " "), key.endswith("_nats")
+            yield name.removesuffix(" nats"), f"{value:.4f} nats" if nats and value is not None else _shown(value)
+
+
+def _shown(share: float | None) -> str:
+    return "no data" if share is None else f"{100 * share:.1f}"
+
+
+def _aligned(rows: Iterator[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns are aligned."""
+    cells = list(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _next(name: str, source: str, folder: str) -> list[str]:
+    """Commands that use the trained model."""
+    source, model, beside = shlex.quote(source), shlex.quote(folder), folder.rstrip("/")
+    embeddings, retrieval = shlex.quote(f"{beside}_embeddings"), shlex.quote(f"{beside}_retrieval")
+    if name == "pretrain":
+        return [
+            f"bioscan-hf embed {source} {embeddings} --model {model}",
+            f"bioscan-hf probe {source} {embeddings}",
+        ]
+    if name == "clibd":
+        return [
+            f"python -m bioscan_hf.trainers.evaluate_clibd --model {model} --source {source} --output_dir {retrieval}"
+        ]
+    return [f"bioscan-hf identify reads.fasta names.csv --model {model} --references {source}"]
