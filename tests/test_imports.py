@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 #:
 #: Root files of floor 1 may import root files of floor 0. `models` holds the files that are uploaded beside weights;
 #: they import their siblings only. `evaluation` lies below `training` because CLIBD is evaluated while it trains.
+#: `cli` lies above `trainers` because `bioscan-hf train` runs them.
 FLOORS = {
     "schema": 0,
     "files": 0,
@@ -40,9 +41,9 @@ FLOORS = {
     "identification": 7,
     "hub": 7,
     "auto": 8,
-    "cli": 8,
     "dataset_script": 8,
     "trainers": 9,
+    "cli": 10,
 }
 
 #: Files of `models` that may import more than their siblings, because they are not uploaded.

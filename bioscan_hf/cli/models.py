@@ -31,6 +31,12 @@ from .options import (
 PANEL = "Models"
 PHOTOS = "Photos"
 
+#: Splits that `probe` and `retrieve` read.
+EVALUATED = ("train", "key_unseen", "test", "test_unseen")
+
+EmbeddedSplits = Annotated[
+    list[str] | None, Option("--split", help=f"Split, repeatable. Default: {', '.join(EVALUATED)}, those that exist.")
+]
 EmbedConfig = Annotated[Config, Option(help="dna embeds barcodes, the others embed photos.", rich_help_panel=PHOTOS)]
 Weights = Annotated[
     Path | None, Option(help="Weights file of a published encoder or of timm:ID.", rich_help_panel=PHOTOS)
@@ -55,7 +61,7 @@ def embed(
     source: Annotated[str, Argument(help=f"{SOURCE}; or FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
     output: Annotated[Path, Argument(help="Folder, with a subfolder per split. Interrupted runs resume.")],
     model: Annotated[str, Option(help="Folder or Hub id, kmer:K, cnn:FOLDER, hf:ID or timm:ID.")],
-    split: Annotated[list[str] | None, Option(help="Split, repeatable. Default: train, test, test_unseen.")] = None,
+    split: EmbeddedSplits = None,
     taxon: Annotated[
         list[str] | None, Option(metavar="RANK=NAME", help="Only this taxon, such as order=Diptera.")
     ] = None,
@@ -81,6 +87,7 @@ def embed(
     """Embed the barcodes or photos of a dataset, or your own sequences."""
     given = dict(locals())
     from ..dataset.load import load_bioscan5m, parse_taxon
+    from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write
 
@@ -99,11 +106,17 @@ def embed(
     else:
         only: dict[str, Any] = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": unique_barcodes}
         parts = {
-            name: (output / name, partial(load_bioscan5m, source, config, name, **only))
-            for name in split or ("train", "test", "test_unseen")
+            name: (output / name, partial(load_bioscan5m, source, config, name, **only)) for name in split or EVALUATED
         }
     for name, (folder, read) in parts.items():
-        found = write(encoder, processor, read(), output=folder, **how)
+        try:
+            rows = read()
+        except MissingSplit as error:
+            if split or name == EVALUATED[-1] and not sizes:
+                raise
+            out.say(f"{name}: left out. {error}")
+            continue
+        found = write(encoder, processor, rows, output=folder, **how)
         sizes[name] = len(found)
         short = int((~found.valid).sum())
         note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""

@@ -23,6 +23,10 @@ Taxon = Mapping[str, tuple[str | None, ...]]
 TEXT_ROWS = 50_000
 
 
+class MissingSplit(ValueError):
+    """A split that a source does not have."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Rows and columns to read, and how to change them.
@@ -87,7 +91,7 @@ def present_splits(
     if not present or not asked <= set(present):
         absent = ", ".join(sorted(asked - set(present))) or split
         advice = " Partition it first: `bioscan-hf split IN.csv OUT.csv`." if UNASSIGNED in available else ""
-        raise ValueError(f"No rows of split {absent!r} in {source!r}; it holds {', '.join(available)}.{advice}")
+        raise MissingSplit(f"No rows of split {absent!r} in {source!r}; it holds {', '.join(available)}.{advice}")
     return present
 
 
