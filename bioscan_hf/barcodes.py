@@ -56,9 +56,15 @@ def spell(barcode: str | None) -> str | None:
 
 
 def spelled(barcodes: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """A column of barcodes in their one spelling (`spell`), null where a barcode is missing."""
+    """A column of barcodes in their one spelling (`spell`), null where a barcode is missing.
+
+    The same object if nothing changes; all its letters are then among `LETTERS`.
+    """
     if isinstance(barcodes, pa.ChunkedArray):
-        chunks = [spelled(chunk) for chunk in barcodes.chunks]
+        given = barcodes.chunks
+        chunks = [spelled(chunk) for chunk in given]
+        if chunks and all(new is old for new, old in zip(chunks, given, strict=True)):
+            return barcodes
         return pa.chunked_array(chunks, chunks[0].type if chunks else pa.string())
     if pa.types.is_dictionary(barcodes.type):
         return spelled(barcodes.dictionary).take(barcodes.indices)

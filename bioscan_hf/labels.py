@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: Second words that are not the epithet of a species.
 _NO_EPITHET = "sp spp ssp nr cf aff gr gen group complex indet agg near ex var".split()
 
+_PRINTABLE = bytes(range(32, 127))
 _LONGEST_NAME = 150
 _WORD = r"[^\W\d_]"
 _PARTICLES = r"(?:(?:d[aei]s?|della?|von|van|der|den|du|la|le|zu|ter|[dDO]['’]) ?|[A-Z]\. ?-?)*"
@@ -62,22 +63,41 @@ def without_author(species: str) -> str:
     return " ".join(part for part in match.groups() if part)
 
 
-class Cleaned:
-    """Applies a function to each distinct text of columns, and remembers its results."""
+def are_taxon_names(names: pa.Array) -> bool:
+    """Whether `taxon_name` surely leaves all of `names` as they are. False for any that are not ASCII."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def __init__(self, clean: Callable[[str], str | None]) -> None:
-        self._clean = clean
+    if names.null_count or pc.any(pc.is_in(pc.ascii_lower(names), pa.array(MISSING_TAXA, names.type))).as_py():
+        return False
+    joined = pc.binary_join(pa.LargeListArray.from_arrays([0, len(names)], names), " ")[0].as_buffer().to_pybytes()
+    return b"  " not in b" " + joined + b" " and not joined.translate(None, _PRINTABLE)
+
+
+class Cleaned:
+    """Applies a function to each distinct text of columns, and remembers its results.
+
+    Args:
+        unchanged: A quick test of an array of distinct texts: True if the function surely changes none of them.
+    """
+
+    def __init__(
+        self, clean: Callable[[str], str | None], unchanged: Callable[[pa.Array], bool] | None = None
+    ) -> None:
+        self._clean, self._unchanged = clean, unchanged
         self._known: dict[str | None, str | None] = {None: None}
 
     def __call__(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """The column with cleaned texts; the same object if nothing changes."""
         import pyarrow as pa
 
-        if not len(column):
+        if column.null_count == len(column):
             return column
         encoded = column.dictionary_encode().combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.chunk(0)
+        if self._unchanged is not None and self._unchanged(encoded.dictionary):
+            return column
         texts = encoded.dictionary.to_pylist()
         for text in texts:
             if text not in self._known:

@@ -25,7 +25,7 @@ from ..progress import Progress, silent
 from ..release.columns import without_markers
 from ..release.problems import refuse
 from ..release.rows import known_names, read_rows
-from ..release.tables import csv_columns
+from ..release.tables import csv_columns, separators
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .fasta import normalized, read_fasta, read_fastq
 from .letters import WHITE_SPACE, SequenceFile, rules
@@ -56,8 +56,8 @@ def is_sequence_file(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_file() or path.name.removesuffix(".gz").endswith((".json", ".jsonl", ".jsonld", ".zip")):
         return False
-    with _opened(path) as stream:
-        kind = _kind(stream, path)
+    with opened(path) as stream:
+        kind = file_kind(stream, path)
     return kind != "table" or not {"processid", "dna_barcode", "split"} <= _columns(path, "latin-1").keys()
 
 
@@ -84,7 +84,8 @@ def read_sequences(
     the result. Of the records of BOLD, those of other markers and those without a sequence are left out and counted.
 
     Args:
-        clean: "none" keeps IUPAC codes; "barcode" turns them into N, and cuts N at the end.
+        clean: "none" keeps IUPAC codes; "barcode" turns them into N, and cuts N at the end; "any" turns letters that
+            are not DNA into N instead of raising an error.
         duplicates: "error", or "keep" for several records with one id.
         empty: "error", or "keep" for records without a sequence, as "".
         id_column: Column of the ids in a table; None takes the first of `ID_NAMES`.
@@ -147,12 +148,12 @@ def _barcodes(block: pa.Table, marker: str | None, left_out: Counter[str]) -> pa
     if "marker" not in block.column_names:
         return block
     if marker is not None:
-        block = of_marker(block, "marker", marker, left_out)
+        block = block.filter(of_marker(block, "marker", marker, left_out))
     return block.drop_columns("marker")
 
 
-def of_marker(block: pa.Table, column: str, marker: str, left_out: Counter[str]) -> pa.Table:
-    """The records of a marker, and those that name none. Others are counted, and so are records without a sequence."""
+def of_marker(block: pa.Table, column: str, marker: str, left_out: Counter[str]) -> pa.ChunkedArray:
+    """Mask of the records of a marker or of none. Others are counted, and so are records without a sequence."""
     names = without_markers(block[column])
     other = pc.fill_null(pc.not_equal(pc.utf8_upper(names), marker.upper()), False)
     for name, count in Counter(names.filter(other).to_pylist()).items():
@@ -161,7 +162,7 @@ def of_marker(block: pa.Table, column: str, marker: str, left_out: Counter[str])
     empty = pc.and_(pc.invert(other), pc.equal(lengths, 0))
     if count := pc.sum(empty).as_py():
         left_out["without a sequence"] += count
-    return block.filter(pc.invert(pc.or_(other, empty)))
+    return pc.invert(pc.or_(other, empty))
 
 
 def _mapped(file: str | Path) -> pa.Table:
@@ -172,8 +173,8 @@ def _blocks(
     file: SequenceFile, id_column: str | None, sequence_column: str | None, progress: Progress
 ) -> Iterator[pa.Table]:
     done = 0
-    with _opened(file.path) as stream:
-        kind = _kind(stream, file.path, file.encoding)
+    with opened(file.path) as stream:
+        kind = file_kind(stream, file.path, file.encoding)
         if kind == "table":
             found = _read_table(file, id_column, sequence_column)
         elif id_column or sequence_column:
@@ -190,7 +191,7 @@ def _blocks(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
+def opened(path: Path) -> Iterator[io.BufferedReader]:
     """The file, decompressed, as a buffered stream of bytes. Errors while it is read name the file."""
     with open(path, "rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
@@ -202,7 +203,7 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
             raise ValueError(f"{str(path)!r} cannot be decompressed to its end ({error}). Is it complete?") from error
 
 
-def _kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") -> str:
+def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") -> str:
     """ "fasta", "fastq" or "table", from the first characters; skips a byte order mark."""
     start = stream.peek(4096)[:4096]
     for magic, name in _OTHER_FORMATS.items():
@@ -274,7 +275,7 @@ def _column(names: list[str], given: str | None, known: Sequence[str], what: str
         return given
     found = sorted((known.index(name.lower()), name) for name in names if name.lower() in known)
     if not found:
-        raise ValueError(f"{str(path)!r} has no column of {what} (none of {', '.join(known)}). {advice}")
+        raise ValueError(f"{str(path)!r} has no column of {what} (none of {', '.join(known)}). {advice}{separators(names)}")
     if len(found) > 1 and known is SEQUENCE_NAMES or len({name for _, name in found}) < len(found):
         raise ValueError(f"{str(path)!r} has several columns of {what}: {', '.join(n for _, n in found)}. {advice}")
     return found[0][1]

@@ -21,7 +21,7 @@ from ..partition.specimens import NAMED_COLUMNS, Specimens
 from ..release.check import ID, are_dna
 from ..release.problems import ReleaseError, refuse
 from ..release.rows import Changes, known_names, read_rows, row_columns
-from ..release.tables import csv_columns
+from ..release.tables import csv_columns, separators
 from ..release.write import check_ending, writing_table
 from ..schema import SPLITS
 from .sequences import BARCODE_MARKER, MARKER_NAMES, counted, of_marker
@@ -61,9 +61,9 @@ def split_file(
     specimens, changes, left_out = Specimens(), Changes(), Counter[str]()
     needed = [name for name in columns if name in {*_NEEDED, *NAMED_COLUMNS} or name.lower() in MARKER_NAMES]
     for first, block in read_rows(source, needed, refuse, encoding=encoding, changes=changes):
-        block = _one_marker(block, left_out)
-        _check_rows(source, block, first)
-        specimens.add(block)
+        changes.kept = _one_marker(block, left_out)
+        _check_rows(source, block, first, changes.kept)
+        specimens.add(block if changes.kept is None else block.filter(changes.kept))
     specimens.finish()
     for note in changes.problems(source.name):
         tell(str(note))
@@ -87,25 +87,28 @@ def _columns(source: Path, encoding: str) -> list[str]:
     if missing := [name for name in _NEEDED if name not in columns]:
         raise ReleaseError(
             f"{source} has no column {', '.join(map(repr, missing))}. A partition needs {', '.join(_NEEDED)}; the "
-            f"table has {', '.join(names)}."
+            f"table has {', '.join(names)}.{separators(names)}"
         )
     check_columns(columns)
     return columns
 
 
-def _one_marker(block: pa.Table, left_out: Counter[str]) -> pa.Table:
-    """The records of COI-5P, with their column of markers."""
+def _one_marker(block: pa.Table, left_out: Counter[str]) -> pa.ChunkedArray | None:
+    """Mask of the records of COI-5P; None if the table has no markers."""
     names = [name for name in block.column_names if name.lower() in MARKER_NAMES]
-    return of_marker(block, names[0], BARCODE_MARKER, left_out) if names else block
+    return of_marker(block, names[0], BARCODE_MARKER, left_out) if names else None
 
 
-def _check_rows(source: Path, block: pa.Table, first: int) -> None:
+def _check_rows(source: Path, block: pa.Table, first: int, kept: pa.ChunkedArray | None) -> None:
     good = pc.fill_null(pc.match_substring_regex(block["processid"], ID), False)
+    dna = are_dna(block["dna_barcode"])
+    if kept is not None:  # whatever the other rows hold
+        good = pc.or_(good, pc.invert(kept))
+        dna |= ~kept.to_numpy()
     if not pc.all(good).as_py() and len(block):
         row = pc.index(good, False).as_py()
         name = block["processid"][row].as_py()
         raise ReleaseError(f"{source.name}, row {first + row}: {name!r} is not an id (printable ASCII, no spaces).")
-    dna = are_dna(block["dna_barcode"])
     if not dna.all():
         row = int(dna.argmin())
         name, barcode = block["processid"][row].as_py(), block["dna_barcode"][row].as_py()
@@ -121,8 +124,8 @@ def _written(
     """Blocks of the result, each after it is written."""
     first = 0
     for _, block in read_rows(source, columns, refuse, encoding=encoding):
-        block = _one_marker(block, Counter())
-        block = found.apply(block, first)
+        kept = _one_marker(block, Counter())
+        block = found.apply(block if kept is None else block.filter(kept), first)
         write(block)
         first += len(block)
         yield block.select(["split", "dna_barcode", "species"])

@@ -25,6 +25,8 @@ from .rows import Changes, read_rows, row_columns
 #: Printable ASCII without spaces.
 ID = r"^[!-~]+$"
 
+_CHECKED = ("processid", "split", "dna_barcode", *LABEL_COLUMNS)
+
 Report = Callable[[Problem], None]
 
 
@@ -38,6 +40,7 @@ class Scan:
         boxes: Boxes that `read_typed` joins by processid; None without a table of boxes.
         encoding: Text encoding of the metadata.
         notes: What was corrected in the cells, what looks suspicious, and boxes that are not used.
+        clean: Columns in which no cell of a row that stays was corrected.
     """
 
     counts: dict[str, int]
@@ -47,6 +50,7 @@ class Scan:
     boxes: Boxes | None = None
     notes: list[Problem] = field(default_factory=list)
     encoding: str = "utf-8"
+    clean: frozenset[str] = frozenset()
 
 
 class _Ids:
@@ -94,20 +98,21 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False, encodin
     left_out: set[int] = set()
     good_ids, bad_ids = _Ids(), _Ids()
     known_splits = pa.array(SPLITS + ((UNASSIGNED,) if unassigned else ()))
-    needed = ("processid", "split", "dna_barcode", *LABEL_COLUMNS)
     changes = Changes()
-    for first, table in read_rows(path, needed, report, encoding=encoding, changes=changes):
+    for first, table in read_rows(path, _CHECKED, report, encoding=encoding, changes=changes):
         splits = pc.fill_null(table["split"], UNASSIGNED)
         named = pc.fill_null(pc.match_substring_regex(table["processid"], ID), False)
         good = pc.and_(pc.is_in(splits, known_splits), named).to_numpy(zero_copy_only=False)
-        good &= are_dna(table["dna_barcode"])
+        if "dna_barcode" in changes.touched:  # otherwise they are in their one spelling
+            good &= are_dna(table["dna_barcode"])
         rows = first + np.arange(len(table))
         for i in np.flatnonzero(~good).tolist():
             report(_describe_bad_row(table, i, path.name, first))
             left_out.add(first + i)
         if not good.all():
             bad_ids.add(table["processid"].filter(pa.array(~good)), rows[~good])
-            table, splits = table.filter(pa.array(good)), splits.filter(pa.array(good))
+            changes.kept = pa.array(good)
+            table, splits = table.filter(changes.kept), splits.filter(changes.kept)
         counts.update({value["values"]: value["counts"] for value in splits.value_counts().to_pylist()})
         for column, found in names.items():
             found.append(table[column].unique())
@@ -117,14 +122,17 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False, encodin
     if not sum(counts.values()):
         raise ReleaseError(f"{path} has no rows.")
     ids, id_rows = good_ids.sorted()
-    for row, earlier, processid, split in _repeated(ids, id_rows, path, encoding):
+    repeats = Changes()
+    for row, earlier, processid, split in _repeated(ids, id_rows, path, encoding, repeats):
         report(Problem(path.name, row, processid, f"repeats the processid of row {earlier}", "left out"))
         left_out.add(row)
         counts[split] -= 1
+    changes.subtract(repeats)
     ordered = {split: counts[split] for split in (*SPLITS, UNASSIGNED) if counts[split]}
     labels = LabelMaps({column: pa.chunked_array(found).unique().to_pylist() for column, found in names.items()})
     checked = Scan(ordered, labels, extra_columns(path, encoding), left_out)
     checked.notes, checked.encoding = changes.problems(path.name), encoding
+    checked.clean = frozenset(_CHECKED) - {column for column, _ in changes.counts}
     if (table_of_boxes := _boxes_to_join(path, encoding)) is not None:
         checked.boxes = read_boxes(table_of_boxes, report)
         checked.notes += _stray_boxes(checked.boxes, [ids, bad_ids.sorted()[0]], table_of_boxes.name)
@@ -160,9 +168,13 @@ def _describe_bad_row(table: pa.Table, i: int, file: str, first: int) -> Problem
 
 
 def _repeated(
-    ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path, encoding: str
+    ids: NDArray[np.bytes_], rows: NDArray[np.int64], path: Path, encoding: str, changes: Changes
 ) -> Iterator[tuple[int, int, str, str]]:
-    """Rows with the processid of an earlier row: (row, earlier row, processid, split). `ids` are sorted stably."""
+    """Rows with the processid of an earlier row: (row, earlier row, processid, split). `ids` are sorted stably.
+
+    Args:
+        changes: Gets the changes in these rows.
+    """
     same = ids[1:] == ids[:-1]
     if not same.any():
         return
@@ -170,8 +182,9 @@ def _repeated(
     first_of_run = np.flatnonzero(start)[np.cumsum(start) - 1]
     found = {int(rows[i]): int(rows[first_of_run[i]]) for i in np.flatnonzero(~start)}
     numbers = np.array(sorted(found))
-    for first, table in read_rows(path, ("processid", "split"), lambda problem: None, encoding=encoding):
+    for first, table in read_rows(path, _CHECKED, lambda problem: None, encoding=encoding, changes=changes):
         low, high = np.searchsorted(numbers, [first, first + len(table)])
+        changes.kept = pa.array(np.isin(np.arange(first, first + len(table)), numbers[low:high]))
         for number in numbers[low:high].tolist():
             i = number - first
             yield number, found[number], table["processid"][i].as_py(), table["split"][i].as_py() or UNASSIGNED
@@ -193,8 +206,14 @@ def read_typed(path: Path, checked: Scan, report: Report = stop) -> Iterator[tup
     """Streams the valid rows of scanned metadata with the types of `features("dna", checked.extra_columns)`."""
     schema = pa.schema([(f.name, f.type) for f in features("dna", checked.extra_columns).arrow_schema])
     left_out = np.array(sorted(checked.left_out), dtype=np.int64)
-    for first, table in read_rows(path, report=lambda problem: None, encoding=checked.encoding):
-        table = to_types(table, first, path.name, report)
+
+    def report_kept(problem: Problem) -> None:
+        if problem.row not in checked.left_out:
+            report(problem)
+
+    reading = read_rows(path, report=lambda problem: None, encoding=checked.encoding, clean=checked.clean)
+    for first, table in reading:
+        table = to_types(table, first, path.name, report_kept)
         if checked.boxes is not None:
             table = add_boxes(table, checked.boxes)
         table = table.select(schema.names).cast(schema)

@@ -108,7 +108,7 @@ class Dialect:
 
     def unfinished(self, data: bytes, start: int) -> bool:
         """Whether the record that begins at `start` can go on behind the end of `data`."""
-        return data.find(b"\n", start) < 0 or self.begun(data, start) >= len(data) - data.endswith(b"\r")
+        return self.begun(data, start) >= len(data) - data.endswith(b"\r")
 
     def count(self, line: bytes) -> int:
         """Cells of one line of the file read by itself, or of a well-formed record."""
@@ -139,6 +139,8 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
             data += b"\n"
         place = 0
         while place < len(data):
+            if more and len(data) - place <= LONGEST_RECORD and data.find(b"\n", place) < 0:
+                break
             window = data if not place and size >= len(data) else data[place : place + size]
             whole = place + len(window) == len(data)
             found = _plain(window, dialect, line) or _vectorised(window, dialect, line)
@@ -273,8 +275,9 @@ def _by_record(data: bytes, dialect: Dialect, line: int, last: bool, start: int,
     while place < min(stop, len(data)):
         first = data.find(b"\n", place) + 1 or len(data)  # end of its first line
         end = dialect.record(data, place)
-        if end < 0 and not last and len(data) - place <= LONGEST_RECORD and dialect.unfinished(data, place):
-            break
+        if end < 0 and not last and len(data) - place <= LONGEST_RECORD:
+            if data.find(b"\n", place) < 0 or dialect.unfinished(data, place):
+                break
         record = data[place : max(end, first)]
         cells = _cells(record, dialect) if end > 0 else 0
         long = len(record) > LONGEST_RECORD

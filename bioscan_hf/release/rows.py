@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,19 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..barcodes import spelled
-from ..labels import Cleaned, taxon_name
+from ..labels import Cleaned, are_taxon_names, taxon_name
 from ..schema import (
     COLUMNS,
     ID_NAMES,
     LABEL_COLUMNS,
     LABEL_NAMES,
     MISSING_MARKERS,
+    RANKS,
     RESERVED_COLUMNS,
     ROW_COLUMN,
     SEQUENCE_NAMES,
 )
 from .problems import Problem, ReleaseError, stop
-from .tables import csv_columns, read_strings
+from .tables import csv_columns, read_strings, separators
 
 #: Columns without which no row can be used.
 NEEDED = ("processid", "dna_barcode")
@@ -46,8 +47,8 @@ _OTHER_NAMES = {
 }
 #: Other columns in which markers of missing values are null; numbers have their own check.
 _MARKED = {"split", "country", "province_state"}
-_HIGHER = re.compile(r"[A-Z][a-z]|unassigned |unclassified")  # the published metadata have the last two
-_NAME = {"species": re.compile(r"[A-Z][\w-]+ \S"), "dna_bin": re.compile(r"")}
+_HIGHER = r"^([A-Z][a-z]|unassigned |unclassified)"  # the published metadata have the last two
+_SPECIES = r"^[A-Z][\w-]+ \S"
 
 
 def known_names(path: str | Path, names: Sequence[str], chosen: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -112,14 +113,38 @@ class Changes:
     Attributes:
         counts: (Column, what was done) -> cells.
         examples: The same -> the first such cell.
-        values: Rank -> its values, and the rows of those that do not look like names (None for the others).
+        values: Rank -> its values that do not look like names, and their rows.
         rows: Rank -> rows with a name.
+        touched: Columns of the current block that are not as they were given.
+        kept: (n,) mask of the rows of the current block that its reader does not leave out; the others do not count.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
-    values: dict[str, dict[str | None, int | None]] = field(default_factory=dict)
+    values: dict[str, dict[str, int]] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
+    touched: frozenset[str] = frozenset()
+    kept: pa.Array | None = None
+
+    def count(self, before: Mapping[str, pa.ChunkedArray], after: Mapping[str, pa.ChunkedArray]) -> None:
+        """Counts the cells of the current block, in rows that are `kept`."""
+        kept, self.kept = self.kept, None
+        for name, column in after.items():
+            if name not in self.touched and name not in LABEL_COLUMNS:
+                continue
+            new = column if kept is None else column.filter(kept)
+            if name in self.touched:
+                self.add(name, before[name] if kept is None else before[name].filter(kept), new)
+            if name in RANKS:
+                self.look(name, new)
+
+    def subtract(self, others: Changes) -> None:
+        """Takes off what was counted in other rows."""
+        self.counts -= others.counts
+        self.rows -= others.rows
+        for rank, counted in others.values.items():
+            for value, number in counted.items():
+                self.values[rank][value] -= number
 
     def add(self, column: str, before: pa.ChunkedArray, after: pa.ChunkedArray) -> None:
         """Counts the cells that differ."""
@@ -133,15 +158,12 @@ class Changes:
     def look(self, rank: str, column: pa.ChunkedArray) -> None:
         """Counts the values of a rank that do not look like names."""
         self.rows[rank] += len(column) - column.null_count
-        known = self.values.setdefault(rank, {})
-        pattern = _NAME.get(rank, _HIGHER)
-        values = column.unique().to_pylist()
-        for value in values:
-            if value not in known:
-                known[value] = None if value is None or pattern.match(value) else 0
-        for value in values:
-            if (number := known[value]) is not None:
-                known[value] = number + pc.sum(pc.equal(column, value)).as_py()
+        pattern, known = _SPECIES if rank == "species" else _HIGHER, self.values.setdefault(rank, {})
+        counted = column.value_counts()
+        odd = counted.filter(pc.invert(pc.match_substring_regex(counted.field("values"), pattern)))
+        for value, number in zip(odd.field("values").to_pylist(), odd.field("counts").to_pylist(), strict=True):
+            if not re.match(pattern, value):  # which knows letters that are not ASCII
+                known[value] = known.get(value, 0) + number
 
     def problems(self, file: str) -> list[Problem]:
         """Notes on all changes, and on values that are probably not names."""
@@ -152,7 +174,7 @@ class Changes:
         ]
         for rank, counted in self.values.items():
             for value, number in counted.items():
-                if number is not None and number >= max(SUSPICIOUS_SHARE * self.rows[rank], 2):
+                if number >= max(SUSPICIOUS_SHARE * self.rows[rank], 2):
                     what = f"{number:,} of {self.rows[rank]:,} rows have the {rank} {value!r}: is that a name?"
                     found.append(Problem(file, None, None, what, "kept"))
         return found
@@ -166,6 +188,7 @@ def read_rows(
     encoding: str = "utf-8",
     changes: Changes | None = None,
     names: Mapping[str, str] | None = None,
+    clean: Collection[str] = (),
 ) -> Iterator[tuple[int, pa.Table]]:
     """Streams a table of specimens as strings, with our names of columns; columns that it does not have are null.
 
@@ -176,6 +199,7 @@ def read_rows(
         report: Called with each malformed record, which is left out if the call returns.
         changes: Counts what is changed.
         names: Column of the table -> our name, for columns that are not found by their names.
+        clean: Columns in which an earlier reading of the file found nothing to change.
 
     Yields:
         Number of the first row, and the table, as `read_strings`.
@@ -190,32 +214,40 @@ def read_rows(
     if lacking := [name for name in NEEDED if name in wanted and name not in ours]:
         known = {"processid": ID_NAMES, "dna_barcode": SEQUENCE_NAMES}
         what = "; ".join(f"no column {name!r} (or {', '.join(known[name][1:])})" for name in lacking)
-        raise ReleaseError(f"{path} has {what}. Its columns are {', '.join(given)}.")
+        raise ReleaseError(f"{path} has {what}. Its columns are {', '.join(given)}.{separators(given)}")
     there = [name for name in wanted if name in ours]
-    texts = {name: cleaning(name) for name in there}
+    rules = {name: cleaning(name) for name in there if name not in clean}
     read = [ours[name] for name in there] or [ours["processid"]]
     for first, table in read_strings(path, (), read, report, encoding=encoding):
-        cells = dict(zip(there, table.columns, strict=False))
-        for name, column in cells.items():
-            cells[name] = texts[name](column)
-            if changes is not None:
-                if cells[name] is not column:
-                    changes.add(name, column, cells[name])
-                if name in LABEL_COLUMNS:
-                    changes.look(name, cells[name])
+        before = dict(zip(there, table.columns, strict=False))
+        cells = before | {name: rule(before[name]) for name, rule in rules.items()}
+        if changes is not None:
+            changes.touched = frozenset(name for name in rules if cells[name] is not before[name])
         nothing = pa.chunked_array([pa.nulls(len(table), pa.string())])
         yield first, pa.table({name: cells.get(name, nothing) for name in wanted})
+        if changes is not None:  # after the reader has told which rows it keeps
+            changes.count(before, cells)
 
 
 def cleaning(name: str) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
-    """The rule of a column."""
+    """The rule of a column, which returns the same object if nothing changes."""
     if name == "dna_barcode":
         return spelled
     if name in LABEL_COLUMNS or name == "taxon":
-        return Cleaned(taxon_name)
+        return Cleaned(taxon_name, are_taxon_names)
     if name == "processid":
-        return pc.utf8_trim_whitespace
-    return Cleaned(_without_marker) if name in _MARKED else lambda column: column
+        return _trimmed
+    return Cleaned(_without_marker, _are_values) if name in _MARKED else lambda column: column
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    trimmed = pc.utf8_trim_whitespace(column)
+    return column if trimmed.equals(column) else trimmed
+
+
+def _are_values(texts: pa.Array) -> bool:
+    lower = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    return not pc.any(pc.is_in(lower, pa.array(MISSING_MARKERS, texts.type))).as_py()
 
 
 def _without_marker(text: str) -> str | None:

@@ -103,3 +103,20 @@ def test_the_encoding_can_be_given(tmp_path):
         split_file(source, tmp_path / "out.csv")
     split_file(source, tmp_path / "out.csv", encoding="latin-1")
     assert read_table(tmp_path / "out.csv", ("processid",))["place"].to_pylist() == ["Québec"]
+
+
+def test_records_that_are_left_out_are_neither_counted_nor_checked(tmp_path):
+    """Row 1 is of another marker: it counts as no correction, may hold anything, and still is row 1."""
+    lines = [
+        ["processid", "marker_code", "genus", "species", "dna_barcode"],
+        ["X 1", "28S", "x", "Apis  cerana", "ac!"],
+    ]
+    lines += [[i, "COI-5P", genus, name, sequence] for i, genus, name, sequence in rows()]
+    source, told = tmp_path / "bcdm.tsv", []
+    source.write_text("\n".join("\t".join(line) for line in lines) + "\n")
+    split_file(source, tmp_path / "out.tsv", tell=told.append)
+    assert not any("respelled" in line for line in told)
+    assert len(read_table(tmp_path / "out.tsv", ("processid",))) == 30
+    source.write_text("\n".join("\t".join(line) for line in [*lines, ["P 9", "COI-5P", *lines[2][2:]]]) + "\n")
+    with pytest.raises(ReleaseError, match="row 32: 'P 9' is not an id"):
+        split_file(source, tmp_path / "other.tsv")

@@ -1,7 +1,9 @@
 """Rows of specimens: names of columns, missing values, names of taxa, spelling of barcodes, coordinates."""
 
+import pyarrow as pa
 import pytest
 
+from bioscan_hf.labels import Cleaned, are_taxon_names, taxon_name
 from bioscan_hf.release.check import read_typed, scan
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.release.rows import Changes, read_rows, row_columns
@@ -124,3 +126,36 @@ def test_ids_that_are_not_ascii_are_named(tmp_path, name):
     problems = []
     checked = scan(path, problems.append, unassigned=True)
     assert checked.counts == {"unassigned": 1} and [problem.row for problem in problems] == [2]
+
+
+def test_rows_that_are_left_out_are_not_counted_as_corrected(tmp_path):
+    """Rows 2 (id) and 3 (a repeat) are left out: their names, and their coordinates, are told nowhere else."""
+    header = "processid,dna_barcode,species,genus,split,coord-lat\n"
+    rows = [
+        "P1,ACGT,Apis  mellifera,Apis,train,1",
+        "P 2,AC GT,Apis  mellifera,NA,train,x",
+        "P1,AC GT,tbd,NA,train,x",
+        "P3,ACGT,tbd,Apis,train,2",
+        "P4,ACGT,tbd,Apis,train,2",
+    ]
+    problems = []
+    kept, checked = typed(write(tmp_path / "own.csv", header + "\n".join(rows) + "\n"), problems.append)
+    assert [row["processid"] for row in kept] == ["P1", "P3", "P4"] and kept[0]["species"] == "Apis mellifera"
+    assert [problem.row for problem in problems] == [2, 3]
+    assert list(map(str, checked.notes)) == [
+        "own.csv: 1 cell of species respelled, such as 'Apis  mellifera'",
+        "own.csv: 2 of 3 rows have the species 'tbd': is that a name?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Apis mellifera", "apis  b", " Apis", "Apis ", "Apis\tb", "NA", "Unknown", "Apis\xa0b", "Ae\u0301", "é", ""],
+)
+def test_a_quick_test_finds_names_that_change(name):
+    """`are_taxon_names` is False wherever `taxon_name` changes one of the names, and True for plain ones."""
+    names = pa.array(["Apidae", name, "Bombus"])
+    assert are_taxon_names(names) <= (taxon_name(name) == name)
+    assert are_taxon_names(names) == (name == "Apis mellifera")
+    column = pa.chunked_array([names])
+    assert (Cleaned(taxon_name, are_taxon_names)(column) is column) == (taxon_name(name) == name)
