@@ -24,7 +24,7 @@ accuracy of the validation splits against the split `train`), the model card, an
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import AutoModel, PreTrainedModel, set_seed
 
@@ -127,8 +129,8 @@ def check_options(options: ContrastOptions, training_args: ContrastArguments) ->
     check_no_accumulation(training_args)
     check_workers(training_args)
     check_training(training_args)
-    if training_args.eval_strategy != "no":
-        raise ValueError("--eval_strategy must stay 'no': nearest neighbours are searched at the end. Leave it out.")
+    if training_args.do_eval or training_args.eval_on_start:
+        raise ValueError("Nearest neighbours are searched at the end: leave --eval_strategy and --eval_on_start out.")
 
 
 def load_split(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dataset:
@@ -167,8 +169,21 @@ def load_questions(options: ContrastOptions) -> dict[str, Dataset]:
     return {"train": load_split(options, "train", list(QUESTIONS.values()))} | questions
 
 
-def make_model(options: ContrastOptions, barcodes: Sequence[str]) -> tuple[PreTrainedModel, KmerTokenizer]:
-    """The encoder and its tokenizer: a new encoder fitted to the barcodes, or a loaded one."""
+class EncodedBarcodes:
+    """Token ids and attention masks of the barcodes of a dataset, batch by batch each time it is iterated."""
+
+    def __init__(self, tokenizer: KmerTokenizer, data: Dataset, size: int = 4096):
+        self.tokenizer, self.size = tokenizer, size
+        self.data = data.select_columns(["dna_barcode"]).with_format("arrow")
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(self.data), self.size):
+            ids, mask = self.tokenizer.encode_column(self.data[start : start + self.size]["dna_barcode"])
+            yield torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def make_model(options: ContrastOptions, data: Dataset) -> tuple[PreTrainedModel, KmerTokenizer]:
+    """The encoder and its tokenizer: a new encoder fitted to the barcodes of the dataset, or a loaded one."""
     if options.model != "aligned":
         _, tokenizer = load_tokenizer(options.model, ENCODERS)
         return AutoModel.from_pretrained(pinned(options.model)), tokenizer
@@ -182,16 +197,23 @@ def make_model(options: ContrastOptions, barcodes: Sequence[str]) -> tuple[PreTr
     )
     tokenizer = KmerTokenizer(k=1, max_nucleotides=config.max_nucleotides)
     model = AlignedBarcodeModel(config)
-    model.fit_region(encode_batches(tokenizer, barcodes))
+    fit_once(model, EncodedBarcodes(tokenizer, data))
     return model, tokenizer
 
 
-def encode_batches(
-    tokenizer: KmerTokenizer, barcodes: Sequence[str], size: int = 4096
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids and attention masks of barcodes, in batches."""
-    parts = [tokenizer.encode_column(barcodes[start : start + size]) for start in range(0, len(barcodes), size)]
-    return [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in parts]
+def fit_once(model: AlignedBarcodeModel, barcodes: EncodedBarcodes) -> None:
+    """Fits the model in the main process; all others get the result, or its error."""
+    state, outcome = PartialState(), cast(list[Any], [None])
+    if state.is_main_process:
+        try:
+            model.fit_region(barcodes)
+            outcome = [model.state_dict()]
+        except ValueError as error:
+            outcome = [error]
+    fitted: Any = broadcast_object_list(outcome)[0]
+    if isinstance(fitted, ValueError):
+        raise fitted
+    model.load_state_dict(fitted)
 
 
 def validate(model: PreTrainedModel, tokenizer: KmerTokenizer, data: dict[str, Dataset]) -> dict[str, float | None]:
@@ -235,7 +257,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
         questions = load_questions(options)
     run.about["splits"] = {options.train_split: len(data)}
     set_seed(training_args.seed)
-    model, tokenizer = make_model(options, data["dna_barcode"][:])
+    model, tokenizer = make_model(options, data)
     learns = is_training(training_args) and any(weight.requires_grad for weight in model.parameters())
     if learns:
         check_data(data, options, training_args)

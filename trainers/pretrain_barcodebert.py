@@ -66,20 +66,15 @@ SHAPE = ("k", "vocabulary", "num_hidden_layers", "hidden_size")
 BERT_SHAPE, MAMBA_SHAPE = ("num_attention_heads", "intermediate_size"), ("num_heads", "head_dim", "state_size")
 
 
-def score_kmers(logits: torch.Tensor, labels: torch.Tensor, first_id: int, objective: str) -> torch.Tensor:
+def score_kmers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """For each token (B, L, 2): whether it was predicted (1 or 0), and its loss in nats.
 
     Args:
-        logits: (B, L, classes).
+        logits: (B, L, tokens of the vocabulary).
         labels: Token ids (B, L).
-        first_id: Token id of the first class.
-        objective: With "next", the logits of a position predict the label of the next position.
     """
-    if objective == "next":
-        logits = logits.roll(1, 1)  # the first position has no label
-    targets = (labels - first_id).masked_fill(labels == IGNORED, IGNORED)
-    loss = torch.nn.functional.cross_entropy(logits.float().mT, targets, ignore_index=IGNORED, reduction="none")
-    return torch.stack([(logits.argmax(-1) == targets).float(), loss], dim=-1)
+    loss = torch.nn.functional.cross_entropy(logits.float().mT, labels, ignore_index=IGNORED, reduction="none")
+    return torch.stack([(logits.argmax(-1) == labels).float(), loss], dim=-1)
 
 
 def summarize_kmers(prediction: EvalPrediction, objective: str) -> dict[str, float]:
@@ -164,7 +159,6 @@ def make_trainer(
     """A Trainer of a model, with the collators of training and of validation."""
     options, training_args = run.options, run.training_args
     sampler = make_sampler(data, options, cast(BarcodeTrainingArguments, training_args))
-    first_id = 0 if options.mlm_head == "tied" else model.config.num_special_tokens
     return PretrainingTrainer(
         model=model,
         args=training_args,
@@ -173,11 +167,10 @@ def make_trainer(
         data_collator=collators[0],
         eval_collator=collators[1],
         sampler=sampler,
-        first_id=first_id,
         sparse=options.sparse_loss and (options.objective, options.loss_on) == ("masked", "masked"),
         masked_loss_weight=options.masked_loss_weight,
         compute_metrics=partial(summarize_kmers, objective=options.objective),
-        preprocess_logits_for_metrics=partial(score_kmers, first_id=first_id, objective=options.objective),
+        preprocess_logits_for_metrics=score_kmers,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
 from .arguments import check_processes, launch_command
@@ -28,6 +30,7 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
         "such checkpoints cannot be resumed. --save_total_limit 1 saves disk space; --save_strategy no saves only the "
         "finished model",
     ),
+    "use_liger_kernel": ((False,), "it has no kernels for these models"),
     "train_sampling_strategy": (
         ("random", "sequential"),
         "rows of the datasets have no length. --similar_lengths True makes batches of similar length",
@@ -58,11 +61,33 @@ def check_training(training_args: TrainingArguments) -> None:
             "--accelerator_config has split_batches, which divides --per_device_train_batch_size among the processes. "
             "Leave it out, and give the rows of one process."
         )
-    if training_args.load_best_model_at_end and training_args.eval_strategy == "no":
-        raise ValueError("--load_best_model_at_end chooses by validation, but --eval_strategy is 'no'. Change it.")
+    if (training_args.load_best_model_at_end or training_args.save_strategy == "best") and not training_args.do_eval:
+        raise ValueError(
+            "--load_best_model_at_end and --save_strategy best choose by validation, but --eval_strategy is 'no'. "
+            "Leave them out, or validate."
+        )
+    for name in set(training_args.report_to or ()) - set(get_available_reporting_integrations()):
+        raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {name}.")
     try:
         Trainer.get_optimizer_cls_and_kwargs(training_args)
     except (ImportError, ValueError) as error:
         if "need to pass a" not in str(error):  # some optimizers need the model, too
             name = OptimizerNames(training_args.optim).value
             raise ImportError(f"--optim {name} cannot be used: {error}") from None
+
+
+def check_metric(training_args: TrainingArguments, known: Collection[str]) -> None:
+    """Sets in which direction the metric of the best checkpoint is better.
+
+    Args:
+        known: Names of the metrics of a validation.
+
+    Raises:
+        ValueError: if the metric is not one of them.
+    """
+    if training_args.metric_for_best_model is None:
+        return
+    name = training_args.metric_for_best_model.removeprefix("eval_")
+    if name not in known:
+        raise ValueError(f"--metric_for_best_model is {name!r}, but validation gives {', '.join(known)}. Choose one.")
+    training_args.greater_is_better = not name.endswith(("loss", "nats", "error"))

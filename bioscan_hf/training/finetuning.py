@@ -19,10 +19,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
 from .arguments import BarcodeTrainingArguments, check_workers
-from .checks import check_training
+from .checks import check_metric, check_training
 from .inputs import load_rows, pinned
 from .options.finetune import FinetuningOptions
-from .taxa import add_labels, class_parents, training_classes
+from .taxa import METRICS, add_labels, class_parents, training_classes
 from .trainer import BarcodeTrainer
 
 #: Model type -> names of the layers that get a low-rank adapter.
@@ -71,6 +71,7 @@ def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArgu
     check_training(training_args)
     if training_args.load_best_model_at_end and options.validation_split == "none":
         raise ValueError("--load_best_model_at_end needs a --validation_split.")
+    check_metric(training_args, ["loss", *(f"{rank}_{name}" for rank in options.ranks for name in METRICS)])
     return sorted(options.ranks, key=LABEL_COLUMNS.index)
 
 

@@ -1,7 +1,7 @@
 """Options, data and Trainer for pretraining.
 
 Source: BarcodeBERT, https://arxiv.org/abs/2311.02401
-Shape letters: B = batch, L = tokens.
+Shape letters: B = batch, L = tokens, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..labels import LabelMaps
 from ..models.configuration_barcodemamba import OBJECTIVES
 from ..schema import ROW_COLUMN, resolve_splits
 from .arguments import check_workers
-from .checks import check_training
+from .checks import check_metric, check_training
 from .inputs import check_rows, load_rows, split_revision
 from .masking import IGNORED
 from .options.pretrain import PretrainingOptions
@@ -60,6 +60,7 @@ def check_options(options: PretrainingOptions, training_args: TrainingArguments)
     check_training(training_args)
     if training_args.load_best_model_at_end and options.validation_split == "none":
         raise ValueError("--load_best_model_at_end needs a --validation_split.")
+    check_metric(training_args, ["loss", f"{options.objective}_loss", f"{options.objective}_accuracy"])
 
 
 # ---- barcodes -------------------------------------------------------------------------------------------------------
@@ -116,18 +117,18 @@ def _first_of_the_file(source: str, split: str, max_nucleotides: int) -> Dataset
 
 
 def weighted_loss(
-    logits: torch.Tensor, targets: torch.Tensor, masked: torch.Tensor, weight: float, counts: torch.Tensor
+    logits: torch.Tensor, labels: torch.Tensor, masked: torch.Tensor, weight: float, counts: torch.Tensor
 ) -> torch.Tensor:
     """`weight` times the mean loss of masked k-mers plus (1 - `weight`) times that of visible ones, in nats.
 
     Args:
-        logits: (B, L, classes).
-        targets: Classes (B, L), -100 where nothing is predicted.
+        logits: Of all tokens, (B, L, V).
+        labels: Token ids (B, L), -100 where nothing is predicted.
         masked: Which k-mers are masked, bool (B, L).
         counts: Masked and visible k-mers (2,) of the whole step, of which this batch may be a part.
     """
     losses = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
     masked = masked.flatten()
     shares = torch.tensor([weight, 1 - weight], device=losses.device) / counts.clamp(min=1)
@@ -138,16 +139,13 @@ class PretrainingTrainer(BarcodeTrainer):
     """A Trainer with sparse logits and a weighted loss.
 
     Args:
-        first_id: Token id of the first class of the head.
         sparse: Whether training applies the head only to labelled positions. Evaluation needs all logits.
         masked_loss_weight: Weight of the masked k-mers, for batches that have `masked`.
     """
 
-    def __init__(
-        self, *args: Any, first_id: int, sparse: bool = False, masked_loss_weight: float | None = None, **kwargs: Any
-    ):
+    def __init__(self, *args: Any, sparse: bool = False, masked_loss_weight: float | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.first_id, self.sparse, self.masked_loss_weight = first_id, sparse, masked_loss_weight
+        self.sparse, self.masked_loss_weight = sparse, masked_loss_weight
         self.counts = torch.zeros(2)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -183,7 +181,6 @@ class PretrainingTrainer(BarcodeTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels, masked = inputs.pop("labels"), inputs.pop("masked")
         outputs = model(**inputs)
-        targets = (labels - self.first_id).masked_fill(labels == IGNORED, IGNORED)
-        loss = weighted_loss(outputs.logits, targets, masked, cast(float, self.masked_loss_weight), self.counts)
+        loss = weighted_loss(outputs.logits, labels, masked, cast(float, self.masked_loss_weight), self.counts)
         loss = loss * self.accelerator.num_processes  # because gradients are averaged over processes
         return (loss, outputs) if return_outputs else loss

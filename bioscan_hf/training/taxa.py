@@ -35,6 +35,12 @@ UNSEEN = -1000
 #: Columns of `score_logits`.
 SCORES = ("id", "probability", "nats", "consistent id", "consistent probability")
 
+#: Metrics of a rank, see `summarize`.
+METRICS = (
+    *("micro_accuracy", "macro_accuracy", "support", "classes", "f1_micro", "f1_macro", "f1_weighted"),
+    *("expected_calibration_error", "coverage", "cross_entropy_nats"),
+)
+
 #: Rank -> metric -> value.
 Metrics = dict[str, dict[str, Any]]
 

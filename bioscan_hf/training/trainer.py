@@ -64,6 +64,8 @@ class BarcodeTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if self.args.neftune_noise_alpha is not None:
+            _check_embeddings(self.model)
         self.eval_collator, self.sampler = eval_collator, sampler
         self.processor: Any = None
         self.run_file, self.run = "run.json", cast(Mapping[str, Any], {})
@@ -205,6 +207,17 @@ class BarcodeTrainer(Trainer):
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
             folder, repo = Path(self.args.output_dir), cast(str, self.hub_model_id)
             publish(folder, repo, self.args, commit_message or "End of training").result()
+
+
+def _check_embeddings(model: Any) -> None:
+    """Raises ValueError for a model without an embedding of tokens, to which NEFTune adds noise."""
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        raise ValueError(
+            f"--neftune_noise_alpha adds noise to one token embedding, which a {type(model).__name__} does not have. "
+            f"Leave it out."
+        ) from None
 
 
 class EpochCallback(TrainerCallback):
