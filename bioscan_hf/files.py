@@ -30,6 +30,15 @@ def temporary_name(path: str | Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
 
 
+def is_missing_path(name: str) -> bool:
+    """Whether nothing is at a path that is not meant as a Hub id, so that it is not looked up there.
+
+    It is not one if it has not the form owner/name, or if the folder "owner" exists here.
+    """
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not Path(name).parent.is_dir()
+    return not is_id and not Path(name).exists()
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; renamed to `path` at the end, deleted if an error is raised. Makes the folder.

@@ -17,6 +17,7 @@ from bioscan_hf.files import (
     delete_inside,
     delete_temporaries,
     file_hash,
+    is_missing_path,
     locked,
     read_json,
     replacing,
@@ -233,3 +234,11 @@ def test_large_and_missing_json(tmp_path):
         read_json(tmp_path / "c.json")
     (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
     assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_paths_are_not_taken_for_ids_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/bert").mkdir(parents=True)
+    missing = ("dataset", "out/other", "./a/b", "/nowhere", "a/b/c", "~/data")
+    assert all(map(is_missing_path, missing))
+    assert not any(map(is_missing_path, ("owner/name", "out", "out/bert")))

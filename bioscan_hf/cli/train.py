@@ -104,9 +104,9 @@ def _metrics(results: Mapping[str, Any]) -> Iterator[Sequence[str]]:
                 yield split, rank, *(_shown(values[key]) for key in ("micro_accuracy", "macro_accuracy", "f1_macro"))
     else:
         yield "metric", "value"
-        for key, value in metrics.items():
+        for key, value in ((key, value) for key, value in metrics.items() if value is not None):
             name, nats = key.replace("_", " "), key.endswith("_nats")
-            yield name.removesuffix(" nats"), f"{value:.4f} nats" if nats and value is not None else _shown(value)
+            yield name.removesuffix(" nats"), f"{value:.4f} nats" if nats else _shown(value)
 
 
 def _shown(share: float | None) -> str:

@@ -6,9 +6,9 @@ asked for are not read, and row groups whose statistics exclude the taxa are ski
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from ..files import is_missing_path
 from ..labels import LabelMaps
 from ..release.layout import find_metadata
 from ..schema import CONFIGS
@@ -38,8 +38,9 @@ def resolve(
         if revision is not None:
             raise ValueError(f"{str(source)!r} is on this machine, so it has no revision {revision!r}.")
         return _local(path, cache_dir)
-    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith("."):
-        return HubDataset(source, revision, token)
+    named = isinstance(source, str) and source.count("/") == 1 and source[0] not in "./~"
+    if named and (revision is not None or not is_missing_path(str(source))):
+        return HubDataset(str(source), revision, token)
     raise FileNotFoundError(
         f"There is nothing at {str(source)!r}. Give a Hub id (user/name), a folder of Parquet shards, the folder of a "
         f"release, or its metadata CSV."

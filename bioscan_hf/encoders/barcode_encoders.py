@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..files import is_missing_path
 from .base import default_device, split_name
 from .kmers import kmer_encoder, parse_ks
 
@@ -38,6 +39,8 @@ def load_encoder(name: str, *, trust_remote_code: bool = False) -> tuple[nn.Modu
     if kind == "timm":
         raise ValueError(f"{name!r} is an encoder of photos, not of barcodes. {ENCODERS}")
     try:
+        if kind is None and revision is None and is_missing_path(rest):
+            raise FileNotFoundError("There is no such folder.")
         model, processor = _load(name, kind, rest, trust_remote_code)
     except OSError as error:
         raise OSError(f"No model at {name!r}. {ENCODERS} {error}") from error

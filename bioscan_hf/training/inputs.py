@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file
 
 from ..dataset.load import load_bioscan5m
+from ..files import is_missing_path
 from ..models import register  # noqa: F401  (our classes for AutoConfig)
 from ..models.tokenization_kmer import KmerTokenizer
 
@@ -52,7 +53,8 @@ def pinned(model: str) -> str:
         FileNotFoundError: if it is neither, or the Hub has no such revision.
     """
     name, revision = split_revision(model)
-    if not Path(name).is_dir() and (Path(name).is_absolute() or name.count("/") != 1):
+    lacking = is_missing_path(name) if revision is None else name.count("/") != 1
+    if not Path(name).is_dir() and (lacking or Path(name).exists()):
         raise FileNotFoundError(
             f"The model {name!r} is neither an existing folder nor a Hub id (owner/name or owner/name@REVISION). Give "
             f"one of them."
