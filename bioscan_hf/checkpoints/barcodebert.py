@@ -202,7 +202,7 @@ def _config(
         if found["hidden_size"] != 768:
             raise ValueError(
                 f"{name} has no number of attention heads, and {found['hidden_size']} columns and {layers} layers are "
-                f"not a published size. Give num_attention_heads."
+                f"not a published size. Give it (num_attention_heads=, --heads)."
             )
         told["num_attention_heads"] = layers
     return BarcodeBertConfig(

@@ -127,7 +127,7 @@ def convert_clibd(
         )
     parts = _parts(weights, name)
     if adapters == "keep" and not parts.adapters:
-        raise ValueError(f"{name} has no adapters to keep. Choose adapters='merge'.")
+        raise ValueError(f"{name} has no adapters to keep. Merge them (adapters='merge', --adapters merge).")
     model = ClibdModel(_config(parts, num_attention_heads, name))
     _check(parts, model.state_dict(), name)
     state = parts.state | (_merged(parts) if adapters == "merge" else {})
@@ -218,7 +218,7 @@ def _attention_heads(given: int | None, modality: str, width: int, name: str) ->
     if width not in PUBLISHED_WIDTHS:
         raise ValueError(
             f"{name} has no number of attention heads, and the width of its {modality} encoder, {width}, is not a "
-            f"published size. Give num_attention_heads."
+            f"published size. Give it (num_attention_heads=, --heads)."
         )
     return width // 64
 

@@ -198,16 +198,16 @@ def _candidates(
     """Numbers of clusters to try (0: none), and how one is chosen."""
     if clusterer in FREE:
         if n_clusters is not None or distance_threshold is not None:
-            raise ValueError(
-                f"{clusterer!r} finds the number of clusters itself: pass no number, no distance_threshold."
-            )
+            raise ValueError(f"{clusterer!r} finds the number of clusters itself: leave number and distance out.")
         return [0], {"by": clusterer, "oracle": False}
     if distance_threshold is not None:
         if n_clusters is not None:
-            raise ValueError("distance_threshold replaces the number of clusters: n_clusters must be None.")
+            raise ValueError("A distance replaces the number of clusters: leave one of them out.")
         return [0], {"by": "distance_threshold", "distance_threshold": distance_threshold, "oracle": False}
     if n_clusters is None:
-        raise ValueError(f"{clusterer!r} needs a number of clusters (n_clusters) or a distance_threshold.")
+        raise ValueError(
+            f"{clusterer!r} needs a number of clusters or a distance (--n-clusters, --distance-threshold)."
+        )
     if isinstance(n_clusters, int):
         return [_possible(n_clusters, rows)], {"by": "given", "asked": n_clusters, "oracle": False}
     if isinstance(n_clusters, str) and n_clusters != "silhouette":
@@ -226,7 +226,7 @@ def _candidates(
 
 def _possible(number: int, rows: int) -> int:
     if not 1 <= number <= rows:
-        raise ValueError(f"{rows} specimens make 1 to {rows} clusters, but n_clusters is {number}.")
+        raise ValueError(f"{rows} specimens make 1 to {rows} clusters, not {number}.")
     return number
 
 

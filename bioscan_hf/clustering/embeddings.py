@@ -113,7 +113,8 @@ def reduced(x: Floats, reducer: str, options: Mapping[str, Any], seed: int) -> F
     if len(x) < fewest:
         raise ValueError(
             f"UMAP with {options['n_neighbors']} neighbours and {options['n_components']} dimensions needs {fewest} "
-            f"points or more, but there are {len(x)}: pass smaller reducer_options, or reducer='none'."
+            f"points or more, but there are {len(x)}: reduce less (reducer_options=), or not at all "
+            f"(reducer='none', --reducer none)."
         )
     made = import_library("umap").UMAP(**options, random_state=seed, n_jobs=1)  # with a seed, UMAP has one thread
     return np.asarray(made.fit_transform(x), np.float32)

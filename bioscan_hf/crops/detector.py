@@ -33,7 +33,7 @@ class Detector:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; give a positive number.")
+            raise ValueError(f"Photos come in batches of 1 or more, not {self.batch_size}.")
 
     def find(self, images: Sequence[Image.Image]) -> np.ndarray:
         """x0, y0, x1, y1, width and height of each image: int64 (n, 6)."""

@@ -85,7 +85,7 @@ def embed(
         RuntimeError: if another run is writing to `output`.
     """
     if batch_size < 1 or shard_size < 1:
-        raise ValueError(f"batch_size and shard_size must be 1 or more; got {batch_size} and {shard_size}.")
+        raise ValueError(f"Batches and shards need 1 row or more; got {batch_size} and {shard_size}.")
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     if output is None and state.num_processes > 1:
         raise ValueError(f"{state.num_processes} processes meet on disk: pass an output folder that all of them see.")

@@ -92,7 +92,8 @@ class Rows:
         if len(set(sizes)) > 1 or sum(sizes) < 2:
             raise ValueError(
                 f"The processes have {', '.join(map(str, sizes))} rows. A contrastive loss needs two or more, and the "
-                f"same number in each process: drop the last batch (dataloader_drop_last=True)."
+                f"same number in each process: drop the last batch (dataloader_drop_last=True, "
+                f"--dataloader_drop_last True)."
             )
         first = dist.get_rank() * len(some) if processes > 1 else 0
         index = torch.arange(sum(sizes), device=some.device)

@@ -42,10 +42,10 @@ def _check(k: int, vocabulary: str, max_nucleotides: int) -> None:
     largest = VOCABULARIES[vocabulary].largest_k
     if type(k) is not int or not 1 <= k <= largest:
         raise ValueError(
-            f"k={k!r} is not possible: the vocabulary {vocabulary!r} takes an integer from 1 to {largest}."
+            f"k {k!r} is not possible: the vocabulary {vocabulary!r} takes an integer from 1 to {largest}."
         )
     if type(max_nucleotides) is not int or max_nucleotides < k:
-        raise ValueError(f"max_nucleotides={max_nucleotides!r} is not possible: give an integer of at least k={k}.")
+        raise ValueError(f"max_nucleotides {max_nucleotides!r} is not possible: give an integer of at least k, {k}.")
 
 
 def _special_tokens(k: int, vocabulary: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ def barcode_distances(
     """
     check_rank(rank)
     if max_per_group is not None and max_per_group < MIN_BARCODES:
-        raise ValueError(f"max_per_group is {max_per_group}; give {MIN_BARCODES} or more: fewer are left out.")
+        raise ValueError(f"A sample of {max_per_group} barcodes per group is too small: give {MIN_BARCODES} or more.")
     require_rapidfuzz()
     specimens = specimens_of(source, (rank, BARCODE))
     _choose(specimens, rank, seed, max_per_group or (None if rank == "species" else BARCODES_COMPARED))

@@ -99,8 +99,8 @@ def load_tokenizer(model: str, types: Sequence[str]) -> tuple[PreTrainedConfig, 
         )
     if cached_file(model, "tokenizer.json", _raise_exceptions_for_missing_entries=False) is None:
         raise FileNotFoundError(
-            f"{model!r} has no tokenizer.json. Save its tokenizer there: KmerTokenizer(k={config.k}, "
-            f"vocabulary={config.vocabulary!r}).save_pretrained(...)."
+            f"{model!r} has no tokenizer.json. Save its KmerTokenizer there, of k {config.k} and "
+            f"vocabulary {config.vocabulary!r}."
         )
     tokenizer = KmerTokenizer.from_pretrained(model)
     for name in ("k", "vocabulary", "max_nucleotides"):

@@ -216,7 +216,7 @@ def test_presets_are_the_published_options(monkeypatch, preset, seed, expected):
     assert PRESETS[preset]["seed"] == {"bioscan5m": 0, "caninv": 42}[preset]
     if preset == "caninv":
         assert options["n_clusters"] == 3479
-        with pytest.raises(ValueError, match="120 specimens make 1 to 120 clusters, but n_clusters is 3479"):
+        with pytest.raises(ValueError, match="120 specimens make 1 to 120 clusters, not 3479"):
             zero_shot_cluster(x, {"species": names}, **options)
         options["n_clusters"] = "species"
     found = zero_shot_cluster(x, {"species": names}, **options)
@@ -273,8 +273,8 @@ X, NAMES = blobs(40, 4)
         (X[:, 0], {}, "must be a matrix"),
         ({}, {}, "No embeddings"),
         ({"dna": X, "image": X[:39]}, {}, "different numbers of rows.*'image': 39"),
-        (X, {"n_clusters": 41}, "1 to 40 clusters, but n_clusters is 41"),
-        (X, {"n_clusters": 0}, "1 to 40 clusters, but n_clusters is 0"),
+        (X, {"n_clusters": 41}, "1 to 40 clusters, not 41"),
+        (X, {"n_clusters": 0}, "1 to 40 clusters, not 0"),
         (X, {"n_clusters": "genus"}, "neither 'silhouette' nor a rank"),
         (X, {"n_clusters": [2, 40]}, "from 2 to 39"),
         (X, {"n_clusters": None}, "needs a number"),

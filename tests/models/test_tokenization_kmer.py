@@ -447,11 +447,11 @@ def test_loads_without_the_package(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"vocabulary": "dnabert"}, "Unknown vocabulary 'dnabert'. Choose one of barcodebert, barcodebert-n, "),
-        ({"k": 0}, "k=0 is not possible.* from 1 to 8"),
-        ({"k": 9}, "k=9 is not possible.* from 1 to 8"),
-        ({"k": 4.0}, r"k=4\.0 is not possible"),
-        ({"k": 7, "vocabulary": "barcodebert-n"}, "k=7 is not possible.*'barcodebert-n' takes .* from 1 to 6"),
-        ({"k": 6, "max_nucleotides": 5}, "max_nucleotides=5 is not possible.* at least k=6"),
+        ({"k": 0}, "k 0 is not possible.* from 1 to 8"),
+        ({"k": 9}, "k 9 is not possible.* from 1 to 8"),
+        ({"k": 4.0}, r"k 4\.0 is not possible"),
+        ({"k": 7, "vocabulary": "barcodebert-n"}, "k 7 is not possible.*'barcodebert-n' takes .* from 1 to 6"),
+        ({"k": 6, "max_nucleotides": 5}, "max_nucleotides 5 is not possible.* at least k, 6"),
         ({"pad_token": "[PAD]"}, r"pad_token is '\[PAD\]', but must be '\[UNK\]' in 'barcodebert'"),
     ],
 )

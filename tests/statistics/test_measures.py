@@ -225,7 +225,7 @@ def test_bad_arguments(dataset):
     for function in (statistics.diversity, distances.barcode_distances):
         with pytest.raises(ValueError, match="Unknown rank 'tribe'. Barcodes are grouped by phylum"):
             function(dataset, "tribe")
-    with pytest.raises(ValueError, match="max_per_group is 4; give 5 or more"):
+    with pytest.raises(ValueError, match="sample of 4 barcodes per group is too small: give 5 or more"):
         distances.barcode_distances(dataset, "genus", max_per_group=4)
     with pytest.raises(ValueError, match="read without 'dna_barcode'"):
         statistics.diversity(read_specimens(dataset, ("genus",)), "genus")
