@@ -142,6 +142,7 @@ def crop(
     size: Annotated[int, Option(help="Shorter side in pixels; 0 does not resize.")] = 256,
     workers: Annotated[int, Option(help="Processes that crop.")] = 1,
     keep_going: KeepGoing = False,
+    encoding: Annotated[str, Option(help="Text encoding of the tables: boxes and metadata.")] = "utf-8",
     *,
     out: Output,
 ) -> Result:
@@ -154,7 +155,7 @@ def crop(
 
     options = CropOptions(style, size or None)
     if boxes is not None:
-        found: Any = read_boxes(boxes)
+        found: Any = read_boxes(boxes, encoding=encoding)
     else:
         from transformers import AutoImageProcessor, DetrForObjectDetection
 
@@ -170,6 +171,7 @@ def crop(
             options=options,
             workers=workers,
             keep_going=keep_going,
+            encoding=encoding,
             progress=progress,
         )
     out.say(f"{done.written:,} new crops, {done.present:,} already present")
@@ -283,6 +285,7 @@ def stats(
         int | None, Option(metavar="N", help="Sample at most N barcodes per group for the distances.")
     ] = None,
     seed: Seed = 0,
+    encoding: TableEncoding = "utf-8",
     force: Force = False,
     *,
     out: Output,
@@ -293,7 +296,14 @@ def stats(
     if plots is not None:
         refuse_to_replace(force, *sorted(plots.glob("*.png")))
     with out.progress() as progress:
-        summary = describe(source, distances=distances, seed=seed, max_per_group=max_barcodes, progress=progress)
+        summary = describe(
+            source,
+            distances=distances,
+            seed=seed,
+            max_per_group=max_barcodes,
+            encoding=encoding,
+            progress=progress,
+        )
     if not out.silent:
         from rich.console import Console
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ..checkpoints.safe_load import load_checkpoint
+from ..checkpoints.shapes import check_state
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,9 @@ def convert_detr(checkpoint: str | Path, output: str | Path, config: Any | None 
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
-    if wrong:
-        kind, keys = next(iter(wrong.items()))
-        raise ValueError(
-            f"{str(checkpoint)!r} does not fit the detector: {len(keys)} {kind.replace('_', ' ')}, such as {keys[0]}."
-        )
+    missing, unexpected, shapes = (
+        sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    )
+    check_state(str(checkpoint), "detector", {}, {}, missing=missing, unexpected=unexpected, shapes=shapes, most=3)
     model.save_pretrained(output)
     transformers.DetrImageProcessor().save_pretrained(output)

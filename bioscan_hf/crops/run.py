@@ -29,7 +29,7 @@ from ..release.boxes import Boxes, places_in, read_boxes
 from ..release.layout import packages, photo_root
 from ..release.photos import Photos
 from ..release.problems import Problem, ReleaseError
-from ..schema import BOX_TABLE_COLUMNS
+from ..schema import BOX_TABLE_COLUMNS, resolve_splits
 from .boxes import area_fraction, crop, find_style, resize_shorter_side, scale_box, scale_factor
 from .detector import Detector
 from .sources import Photo, photos_of_folder, photos_of_release
@@ -80,6 +80,7 @@ def crop_folder(
     workers: int = 1,
     executor: Executor | None = None,
     keep_going: bool = False,
+    encoding: str = "utf-8",
     progress: Progress = silent,
 ) -> Cropped:
     """Crops every photo of a folder or release.
@@ -98,6 +99,7 @@ def crop_folder(
         workers: Processes that crop.
         executor: Any `concurrent.futures.Executor` that crops instead; it needs no access to the files.
         keep_going: List photos that cannot be read or have no box, and go on; by default the first one stops the run.
+        encoding: Text encoding of the metadata of a release.
         progress: Called with "photos", the photos that are done, and None.
 
     Raises:
@@ -115,12 +117,12 @@ def crop_folder(
         digest = boxes.digest()
     about = {"package": package, **vars(options), "boxes": digest}
     problems = ProblemList(keep_going)
-    opened = None if package is None else Photos(photo_root(source), package)
+    opened = None if package is None else Photos(photo_root(source), package, splits=resolve_splits(split))
     if opened is None:
         photos = photos_of_folder(source, problems.note, skip=output)
     else:
         target = "cropped" if options.size is None else f"cropped_{options.size}"
-        photos = photos_of_release(source, opened, target, split, problems.report)
+        photos = photos_of_release(source, opened, target, split, problems.report, encoding=encoding)
     _check_output(output, about)
     written = 0
     with locked(output, "crop run"), nullcontext() if opened is None else closing(opened):
@@ -174,25 +176,25 @@ class Task(NamedTuple):
     Attributes:
         processid: The specimen.
         file: File of the crop, relative to the output.
-        jpeg: The photo.
+        photo: The photo: its file, or its pixels where a detector has seen them.
         box: x0, y0, x1, y1, and width and height of the photo in which the box was found; None if it is not known yet.
         options: How the crop is made.
     """
 
     processid: str
     file: str
-    jpeg: bytes
+    photo: bytes | np.ndarray
     box: np.ndarray | None
     options: CropOptions
 
 
 def cut(task: Task) -> tuple[Task, bytes | str]:
     """The task without its photo, and the JPEG of the crop; a text says why there is no crop."""
-    jpeg, box, options = task.jpeg, task.box, task.options
-    task = task._replace(jpeg=b"")
+    photo, box, options = task.photo, task.box, task.options
+    task = task._replace(photo=b"")
     assert box is not None
     try:
-        image = _decode(jpeg)
+        image = _decode(photo) if isinstance(photo, bytes) else Image.fromarray(photo)
     except ReleaseError as error:
         return task, f"cannot be read ({error})"
     try:
@@ -245,25 +247,27 @@ def _with_boxes(
     tasks: list[Task], boxes: Boxes | Detector, report: Callable[[Photo | Task, str], None]
 ) -> Iterator[Task]:
     """The tasks with a box: their own, that of the table, or a detected one."""
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Task] = {task.processid: task for task in tasks if task.box is not None}
     unknown = [task for task in tasks if task.box is None]
     if isinstance(boxes, Detector):
         images = {}
         for task in unknown:
+            assert isinstance(task.photo, bytes)
             try:
-                images[task.processid] = _decode(task.jpeg)
+                images[task.processid] = _decode(task.photo)
             except ReleaseError as error:
                 report(task, f"cannot be read ({error})")
-        found = dict(zip(images, boxes.find(list(images.values())), strict=True))
+        for task, box in zip(
+            [task for task in unknown if task.processid in images], boxes.find(list(images.values())), strict=True
+        ):
+            found[task.processid] = task._replace(photo=np.asarray(images[task.processid]), box=box)
     else:
         for task in unknown:
             if (box := _find(boxes, task.processid)) is not None:
-                found[task.processid] = box
+                found[task.processid] = task._replace(box=box)
             else:
                 report(task, "no box in the table")
-    for task in tasks:
-        if task.box is not None or task.processid in found:
-            yield task if task.box is not None else task._replace(box=found[task.processid])
+    yield from (found[task.processid] for task in tasks if task.processid in found)
 
 
 # ---- the table of boxes --------------------------------------------------------------------------------------------

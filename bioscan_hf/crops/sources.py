@@ -82,11 +82,13 @@ def photos_of_folder(folder: str | Path, note: Report, skip: str | Path | None =
         )
 
 
-def photos_of_release(source: str | Path, photos: Photos, target: str, split: str, report: Report) -> Iterator[Photo]:
+def photos_of_release(
+    source: str | Path, photos: Photos, target: str, split: str, report: Report, *, encoding: str = "utf-8"
+) -> Iterator[Photo]:
     """Photos of an open package, in the order of the metadata; their crops become the package `target`."""
     metadata, splits = find_metadata(source), resolve_splits(split)
     needed = ("processid", "split")
-    for first, table in read_strings(metadata, needed, needed, report):
+    for first, table in read_strings(metadata, needed, needed, report, encoding=encoding):
         for number, row in enumerate(table.to_pylist(), start=first):
             processid, part = row["processid"], row["split"]
             try:

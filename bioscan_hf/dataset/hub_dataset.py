@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
-from ..files import read_json, replacing
+from ..files import replacing
 from ..labels import LabelMaps
 from .card import CARD_FILE
 from .hub_errors import explained
 from .layout import BY_COLUMN, check_shards, find_splits
-from .manifest import LABELS_FILE, MANIFEST_FILE
+from .manifest import LABELS_FILE, MANIFEST_FILE, read_manifest
 from .parquet import open_files, stream_urls
 from .parquet_folder import NO_LABELS, parquet_names
 from .release_source import cache_folder
@@ -172,4 +172,4 @@ class HubDataset:
 def _manifest(folder: Path) -> dict[str, Any]:
     """manifest.json of a build; empty without it."""
     path = folder / MANIFEST_FILE
-    return read_json(path) if path.is_file() else {}
+    return read_manifest(path) if path.is_file() else {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_json
 from ..release.problems import Problem
+from ..schema import CONFIGS, SPLITS, UNASSIGNED
 from .problems import PROBLEMS_FILE
 
 LABELS_FILE = "labels.json"
@@ -24,6 +26,11 @@ ROWS_PER_SHARD = {
     "original_full": 12_000,
 }
 
+#: Most shards of a build.
+MOST_SHARDS = 1_000_000
+
+_SHARD = re.compile(rf"({'|'.join(CONFIGS)})/({'|'.join((*SPLITS, UNASSIGNED))})-\d{{5,}}-of-\d{{5,}}\.parquet")
+_PROBLEM = tuple(one.name for one in fields(Problem))
 _FIELDS = {"complete": bool, "rows": dict, "shards": dict, "problems": list}
 
 
@@ -65,7 +72,7 @@ class Manifest:
                     f"Give a new folder, or force=True (--force) to write into this one."
                 )
             return manifest
-        old = read_json(manifest.path, _FIELDS)
+        old = read_manifest(manifest.path, _FIELDS)
         if different := [key for key in about if old.get(key) != about[key]]:
             if not force:
                 raise FileExistsError(
@@ -82,7 +89,7 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """The manifest of a build that is there."""
-        old = read_json(folder / MANIFEST_FILE, _FIELDS)
+        old = read_manifest(folder / MANIFEST_FILE, _FIELDS)
         about = {key: value for key, value in old.items() if key not in _FIELDS}
         return cls.open(folder, about, force=False)
 
@@ -117,6 +124,58 @@ class Manifest:
     def is_whole(self) -> bool:
         """Whether the build is complete and every shard is still there."""
         return self.complete and all(map(self.holds, self.shards))
+
+
+def read_manifest(path: str | Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """Content of a manifest.json, which may have been changed since it was written.
+
+    Args:
+        fields: Required fields and their types.
+
+    Raises:
+        ValueError: if it is not JSON, or one of its fields has another form than `build` writes.
+    """
+    content = read_json(path, {"complete": bool, **(fields or {})})
+    for name, fits in _FORMS.items():
+        if name in content and not fits(content[name]):
+            raise ValueError(
+                f"The field {name!r} of {str(path)!r} is damaged. Build the dataset again in a new folder."
+            )
+    rows, sizes = content.get("rows", {}), content.get("rows_per_shard", {})
+    if sum(rows.values()) > MOST_SHARDS * min(sizes.values(), default=1):
+        raise ValueError(f"{str(path)!r} tells of more than {MOST_SHARDS:,} shards. Build the dataset again.")
+    return content
+
+
+def _is_problem(entry: Any) -> bool:
+    return isinstance(entry, dict) and set(entry) == set(_PROBLEM)
+
+
+def _are_counts(value: Any, names: Sequence[str], least: int) -> bool:
+    return isinstance(value, dict) and all(
+        name in names and type(count) is int and count >= least for name, count in value.items()
+    )
+
+
+def _is_shard(name: str, entry: Any) -> bool:
+    kinds = {"rows": int, "bytes": int, "sha256": str}
+    return (
+        bool(_SHARD.fullmatch(name))
+        and isinstance(entry, dict)
+        and all(type(entry.get(key, kind())) is kind for key, kind in kinds.items())
+        and "bytes" in entry
+    )
+
+
+#: Field -> whether a value has its form. Names of shards stay inside of the folder.
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "configs": lambda value: isinstance(value, list) and set(map(str, value)) <= set(CONFIGS),
+    "source": lambda value: isinstance(value, dict) and isinstance(value.get("name"), str),
+    "rows": lambda value: _are_counts(value, (*SPLITS, UNASSIGNED), 0),
+    "rows_per_shard": lambda value: _are_counts(value, CONFIGS, 1),
+    "shards": lambda value: isinstance(value, dict) and all(_is_shard(*one) for one in value.items()),
+    "problems": lambda value: isinstance(value, list) and all(map(_is_problem, value)),
+}
 
 
 def shard_names(config: str, counts: Mapping[str, int], rows_per_shard: int) -> dict[str, list[str]]:

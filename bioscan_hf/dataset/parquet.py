@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 
+from ..release.columns import value_type
 from ..release.problems import ReleaseError
 from ..release.rows import Changes, cleaning
 from ..schema import LABEL_COLUMNS, ROW_COLUMN
@@ -41,10 +42,8 @@ def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
     for file in files:
         try:
             schemas.append(pq.read_schema(file))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ReleaseError(
-                f"{file} is not a readable Parquet file ({error}). Copy, download or build it again."
-            ) from error
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(file, error) from error
         if other := set(schemas[-1].names) ^ set(schemas[0].names):
             raise ReleaseError(
                 f"{files[0]} and {file} have different columns: only one has {min(other)!r}. Are they of one dataset?"
@@ -89,22 +88,52 @@ class _Plan:
 
 
 def _plain_features(schema: pa.Schema) -> Features | None:
-    """Features with strings for all kinds of text, and images; None if the schema has these already."""
+    """Features with strings for all kinds of text and for empty columns, and images; None if the schema has these."""
     found = Features.from_arrow_schema(schema)
     plain = dict(found)
     for field in schema:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or kind != field.type:
+        if pa.types.is_null(kind):  # no cell of the column has a value
+            plain[field.name] = Value(value_type(field.name))
+        elif pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or kind != field.type:
             plain[field.name] = Value("string")
     if "image" in plain:
         plain["image"] = Image()
     return Features(plain) if plain != found else None
 
 
+class _Parquet(Parquet):
+    """The Parquet builder of `datasets`, which names a file that cannot be read."""
+
+    def _generate_tables(self, files: Sequence[str], *groups: Any, **more: Any) -> Iterator[Any]:
+        last = ""
+
+        def told() -> Iterator[str]:
+            nonlocal last
+            for last in files:  # noqa: UP028 (the file that is being read)
+                yield last
+
+        try:
+            for key, table in super()._generate_tables(told(), *groups, **more):
+                table.validate(full=True)  # text that is not UTF-8 would fail where a row is read
+                yield key, table
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and type(error) is not OSError:  # of the network
+                raise
+            raise unreadable(last, error) from error
+
+
+def unreadable(file: str | Path, error: Exception) -> ReleaseError:
+    """The error for a file that is damaged, or not Parquet."""
+    return ReleaseError(
+        f"{file} is not a readable Parquet file ({str(error)[:300]}). Copy, download or build it again."
+    )
+
+
 def _builder(split: str, paths: Sequence[str], stats: Sequence[Any], request: Request, **options: Any) -> Parquet:
     """The Parquet builder of `datasets`, for files as they are named: `load_dataset` would take "[" for a pattern."""
     files = DataFilesDict({split: DataFilesList(list(paths), list(stats))})
-    return Parquet(cache_dir=request.cache_dir, data_files=files, **options)
+    return _Parquet(cache_dir=request.cache_dir, data_files=files, **options)
 
 
 def open_files(files: Files, request: Request) -> dict[str, Dataset]:
@@ -132,9 +161,7 @@ def _open(split: str, files: Sequence[Path], request: Request) -> Dataset:
     try:
         builder.download_and_prepare(num_proc=request.num_proc)
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, pa.ArrowInvalid):
-            raise ReleaseError(f"A file of {split} cannot be read ({error.__cause__}): {paths[0]}, ...") from error
-        raise
+        raise error.__cause__ if isinstance(error.__cause__, ReleaseError) else error from error.__cause__
     if not builder.info.splits[split].num_examples:
         features = builder.info.features  # `as_dataset` refuses a split without rows
         return Dataset.from_dict({name: [] for name in features}, features=features)

@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
-from ..files import read_json
 from ..labels import LabelMaps
 from ..release.problems import ReleaseError
 from ..schema import LABEL_COLUMNS, SPLIT_ALIASES, SPLITS, UNASSIGNED
 from .layout import BY_COLUMN, check_shards, find_splits, incomplete, split_order
-from .manifest import LABELS_FILE, MANIFEST_FILE, shard_names
+from .manifest import LABELS_FILE, MANIFEST_FILE, read_manifest, shard_names
 from .parquet import check_files, clean_table, open_files, stream_files
 from .request import Request
 
@@ -50,7 +49,7 @@ class ParquetFolder:
     def manifest(self) -> Mapping[str, Any] | None:
         """manifest.json of a build; None if there is none, or if one file was given."""
         path = self.path / MANIFEST_FILE
-        return read_json(path, {"complete": bool}) if path.is_file() and self.source == str(self.path) else None
+        return read_manifest(path) if path.is_file() and self.source == str(self.path) else None
 
     @property
     def built(self) -> bool:

@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
-from ..files import read_json
 from ..partition.counts import count_splits
 from ..progress import Progress, silent
 from ..provenance import without_folders
 from ..schema import CONFIGS
 from .card import CARD_FILE, dataset_card, merged, pending, read_card
 from .hub_errors import explained
-from .manifest import LABELS_FILE, MANIFEST_FILE, fingerprint
+from .manifest import LABELS_FILE, MANIFEST_FILE, fingerprint, read_manifest
 from .problems import PROBLEMS_FILE
 
 #: Shards of one commit. The Hub limits the time of a commit.
@@ -134,7 +133,7 @@ def complete_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{str(folder)!r} has no build (no {MANIFEST_FILE}): run `bioscan-hf build` first.")
-    manifest = read_json(path, {"complete": bool, "configs": list, "shards": dict, "source": dict})
+    manifest = read_manifest(path, {"configs": list, "shards": dict, "source": dict})
     if not manifest["complete"]:
         raise ValueError(f"The build in {str(folder)!r} is not complete: run `bioscan-hf build` again to go on.")
     sizes = {name: shard["bytes"] for name, shard in manifest["shards"].items()}

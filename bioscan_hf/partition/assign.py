@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from ..schema import SPLITS, chunk
 from .columns import put, require_columns
 from .draws import KEY_UNSEEN, MIN_ROWS, OTHER_HELDOUT, TRAIN, assign_splits
-from .overlap import move_overlaps
+from .overlap import Overlaps, move_overlaps
 from .placeholders import placeholder_genera, placeholder_species
 from .relabel import commonest, label_sources, relabel
 from .specimens import Specimens, blocks_of
@@ -119,7 +119,7 @@ class Assignment:
         split: Index in SPLITS of each row (R,).
         source: Row that each row takes its labels from (R,).
         hidden: Rows that lose their labels (R,).
-        overlapping: Evaluation split -> barcodes that are part of a reference or contain one, and all its barcodes.
+        overlapping: Evaluation split -> its barcodes that equal a reference where they overlap.
         notes: Lines on what was done.
     """
 
@@ -127,7 +127,7 @@ class Assignment:
     split: np.ndarray
     source: np.ndarray
     hidden: np.ndarray
-    overlapping: dict[str, tuple[int, int]] = field(default_factory=dict)
+    overlapping: dict[str, Overlaps] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def apply(self, table: pa.Table, first: int = 0) -> pa.Table:
@@ -201,11 +201,12 @@ def _notes(
     changed = int((found.source != np.arange(len(found.source))).sum())
     if changed:
         notes.append(f"{_counted(changed, 'row')}: species taken from rows with the same barcode.")
-    for split, (part, all_of) in found.overlapping.items():
+    for split, (part, shifted, all_of) in found.overlapping.items():
         done = " and moved to the references" if no_overlap else ""
+        left = shifted if no_overlap else part + shifted
         notes.append(
             f"{part:,} of {all_of:,} barcodes of {split} ({part / all_of:.1%}) are part of a reference or contain one"
-            f"{done}."
+            f"{done}; with staggered ones, {left:,} ({left / all_of:.1%}) equal a reference where they overlap."
         )
     scientific = int((present & ~placeholders).sum())
     if not present.any():

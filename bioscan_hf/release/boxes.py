@@ -48,19 +48,19 @@ def places_in(ids: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> tuple[NDAr
     return place, ids[place] == wanted
 
 
-def read_boxes(path: Path, report: Callable[[Problem], None] = stop) -> Boxes:
-    """Reads a TSV of boxes, about 40 bytes each. The first box of a repeated processid is kept, the others reported.
+def read_boxes(path: Path, report: Callable[[Problem], None] = stop, *, encoding: str = "utf-8") -> Boxes:
+    """Reads a table of boxes, about 40 bytes each. The first box of a repeated processid is kept, the others reported.
 
     Raises:
         ReleaseError: if a column is missing, or the file is cut off.
     """
     kinds = dict.fromkeys(BOX_COLUMNS, pa.int32())
     ids, values = [], []
-    for first, table in read_strings(path, ("processid", *BOX_COLUMNS), ("processid", *BOX_COLUMNS), report):
+    columns = ("processid", *BOX_COLUMNS)
+    for first, table in read_strings(path, columns, columns, report, encoding=encoding):
         table = to_types(table, first, path.name, report, kinds)
         ids.append(ids_of(table["processid"]))
-        columns = [pc.fill_null(table[name], _NO_NUMBER).to_numpy() for name in BOX_COLUMNS]
-        values.append(np.stack(columns, axis=1))
+        values.append(np.stack([pc.fill_null(table[name], _NO_NUMBER).to_numpy() for name in BOX_COLUMNS], axis=1))
     if not ids:
         raise ReleaseError(f"{path} has no boxes.")
     all_ids, boxes = np.concatenate(ids), np.concatenate(values)

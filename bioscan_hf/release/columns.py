@@ -52,8 +52,13 @@ def features(config: str, extra_columns: Sequence[str] = ()) -> Features:
     check_config(config)
     columns: dict[str, Any] = {"image": Image()} if config != "dna" else {}
     for name in (*COLUMNS, *extra_columns):
-        columns[name] = Value(str(NUMBERS[name]).replace("double", "float64") if name in NUMBERS else "string")
+        columns[name] = Value(value_type(name))
     return Features(columns)
+
+
+def value_type(column: str) -> str:
+    """Type of a column's values, as `datasets.Value` names it."""
+    return str(NUMBERS[column]).replace("double", "float64") if column in NUMBERS else "string"
 
 
 def to_types(

@@ -57,7 +57,7 @@ class Photos:
             zips = sorted({name for names in missing.values() for name in names})
             raise FileNotFoundError(
                 f"{str(self.root)!r} has no {self.package} photos of {', '.join(missing)}: {', '.join(zips)} missing. "
-                f"Download them, or name the splits to build (--split)."
+                f"Download them, or ask for splits whose photos are there."
             )
 
     def open(self) -> None:

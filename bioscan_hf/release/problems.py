@@ -34,13 +34,14 @@ def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
     """The error for bytes that are not UTF-8."""
     return ReleaseError(
         f"{path.name}, {where}: {data.decode('latin-1')[:60]!r} is not UTF-8. Save the file as UTF-8, or give its "
-        f"encoding, such as encoding='latin-1' (--encoding latin-1 of split, build, embed and identify)."
+        f"encoding, such as --encoding latin-1 (in Python encoding='latin-1'; before load_bioscan5m, build it with "
+        f"its encoding)."
     )
 
 
 def stop(problem: Problem) -> None:
     """Raises the problem as a ReleaseError: the default wherever a release is read."""
-    raise ReleaseError(f"{problem}. Correct it, or continue without it with keep_going.")
+    raise ReleaseError(f"{problem}. Correct it, or continue without it (--keep-going, keep_going=True).")
 
 
 def refuse(problem: Problem) -> None:

@@ -19,7 +19,7 @@ from zipfile import ZipFile
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from ..schema import COLUMNS
+from ..schema import COLUMNS, ID_NAMES, LABEL_NAMES, SEQUENCE_NAMES
 from . import zips
 from .catalogue import METADATA_NAME
 from .jsonld import first_keys, json_tables
@@ -33,6 +33,7 @@ _OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard"
 _AHEAD = 2  # blocks that are parsed ahead
 _DELIMITERS = ",\t;|"
 _MOST_COLUMNS = 10_000
+_KNOWN = {*(name.lower() for name in COLUMNS), *ID_NAMES, *SEQUENCE_NAMES, *LABEL_NAMES}
 
 Report = Callable[[Problem], None]
 
@@ -106,8 +107,8 @@ class _Text:
         self._waiting = stream.read(_BLOCK_BYTES)
         if self._waiting.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and self.plain:
             raise ReleaseError(
-                f"{path} is text in UTF-16. Save it as UTF-8, or give its encoding: encoding='utf-16' "
-                f"(--encoding utf-16)."
+                f"{path} is text in UTF-16. Save it as UTF-8, or give its encoding (encoding='utf-16', --encoding "
+                f"utf-16)."
             )
         self._old_mac = b"\r" in self._waiting and b"\n" not in self._waiting
         self._waiting = self._decoded(self._waiting).removeprefix(codecs.BOM_UTF8)
@@ -169,9 +170,7 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
         raise ReleaseError(f"{path} is not a table: its first line is longer than {LONGEST_RECORD:,} bytes.")
     _check_utf8(path, start[blank:end], "its first line")
     line = start[blank:end].decode().rstrip("\r\n")
-    outside = "".join(line.split('"')[::2]) or line
-    usual = "\t" if kind == "tsv" else ","
-    delimiter = max(_DELIMITERS, key=lambda letter: (outside.count(letter), letter == usual))
+    delimiter = _find_delimiter(line, "\t" if kind == "tsv" else ",")
     try:
         names = _cells_of_line(line, delimiter)
     except csv.Error as error:
@@ -181,6 +180,20 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
     text.read(end)
     dialect = Dialect(delimiter, len(names))
     return Header(_checked(path, names), dialect, start.count(b"\n", 0, end) + 1)
+
+
+def _find_delimiter(line: str, usual: str) -> str:
+    """The delimiter that gives most known names of columns, and then most cells."""
+    outside = "".join(line.split('"')[::2]) or line
+
+    def known(delimiter: str) -> int:
+        try:
+            cells = _cells_of_line(line, delimiter)
+        except csv.Error:
+            return 0
+        return len(_KNOWN & {cell.strip('" ').lower() for cell in cells})
+
+    return max(_DELIMITERS, key=lambda letter: (known(letter), outside.count(letter), letter == usual))
 
 
 def _cells_of_line(line: str, delimiter: str) -> list[str]:
@@ -199,6 +212,11 @@ def _checked(path: Path, names: list[str]) -> list[str]:
     if repeated:
         raise ReleaseError(f"{path} has {counts[repeated[0]]} columns {repeated[0]!r}. Rename or remove one.")
     return names
+
+
+def separators(names: Sequence[str]) -> str:
+    """Advice on a table with one column; empty for others."""
+    return " Its cells should be separated by commas, tabs, semicolons or |." if len(names) == 1 else ""
 
 
 def _check_utf8(path: Path, data: bytes, where: str) -> None:
@@ -223,8 +241,9 @@ def read_strings(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Streams a table as Arrow tables of strings, null where a cell is empty.
 
-    The delimiter is found in the first line. JSON-LD is an array or a sequence of objects, one per row; keys that
-    contain "@" or ":" are ignored. Rows are counted twice, by line ends and by the parser.
+    The delimiter (comma, tab, semicolon or |) is found in the first line. JSON-LD is an array or a sequence of
+    objects, one per row; keys that contain "@" or ":" are ignored. Rows are counted twice, by line ends and by the
+    parser.
 
     Args:
         required: Columns that must exist.
@@ -246,6 +265,7 @@ def read_strings(
             if missing:
                 raise ReleaseError(
                     f"{path} has no column {', '.join(map(repr, missing))} (its columns: {', '.join(header.names)})."
+                    f"{separators(header.names)}"
                 )
             wanted = header.names if columns is None else list(columns)
             if header.dialect is None:

@@ -105,7 +105,7 @@ def _choose(specimens: Specimens, rank: str, seed: int, limit: int | None) -> No
         f"INSERT OR IGNORE INTO sequences SELECT {BARCODE_ID} AS id, any_value(left({TRIMMED}, "
         f"{NUCLEOTIDES_COMPARED})) FROM $part WHERE id IN (SELECT barcode FROM chosen) GROUP BY id"
     )
-    for part, _ in parts_of(specimens.source, (BARCODE,)):
+    for part, _ in parts_of(specimens.source, (BARCODE,), specimens.encoding):
         run_on_part(specimens.database, insert, part)
 
 

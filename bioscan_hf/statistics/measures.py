@@ -40,11 +40,13 @@ def describe(
     seed: int = 0,
     max_per_group: int | None = None,
     workers: int = -1,
+    encoding: str = "utf-8",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """All statistics of a release; JSON can hold the result.
 
     Args:
+        encoding: Text encoding of a metadata file, such as "latin-1".
         distances: Also compares barcodes at each rank, much slower; the options after it are those of
             `barcode_distances`.
 
@@ -54,7 +56,7 @@ def describe(
     """
     if distances:
         require_rapidfuzz()  # fails before the release is read
-    specimens = read_specimens(source, progress=progress)
+    specimens = read_specimens(source, progress=progress, encoding=encoding)
     compared = [
         barcode_distances(specimens, rank, seed, max_per_group, workers=workers, progress=progress)
         for rank in (RANKS if distances else ())

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.parquet import check_files, clean_table
+from ..dataset.parquet import check_files, clean_table, unreadable
 from ..dataset.release_source import Release
 from ..dataset.sources import resolve
 from ..progress import Progress, silent
@@ -59,6 +59,7 @@ class Specimens:
     rows: int
     database: duckdb.DuckDBPyConnection
     folder: tempfile.TemporaryDirectory[str]
+    encoding: str = "utf-8"
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of the result."""
@@ -77,7 +78,9 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str | pa.Table, int | None]]:
+def parts_of(
+    source: str | Path, columns: Sequence[str], encoding: str = "utf-8"
+) -> Iterator[tuple[str | pa.Table, int | None]]:
     """Parts of a release, and the number of all rows if known.
 
     A part is the path of a Parquet file, or a table with these columns. Raises ReleaseError if a column is missing, a
@@ -87,22 +90,28 @@ def parts_of(source: str | Path, columns: Sequence[str]) -> Iterator[tuple[str |
     if isinstance(found, Release):
         path = find_metadata(source)
         wanted = ["processid", *columns]  # errors name the processid
-        for first, table in read_rows(path, wanted):
+        for first, table in read_rows(path, wanted, encoding=encoding):
             yield to_types(table, first, path.name), None
         return
     files = found.files("dna")
-    for file, schema in zip(files, check_files(files), strict=True):
-        if absent := [name for name in columns if name not in schema.names]:
-            names = ", ".join(schema.names)
-            raise ReleaseError(f"{file} has no column {absent[0]!r}. Its columns are {names}.")
+    names = check_files(files)[0].names
+    there = [name for name in columns if name in names]
+    if not there or BARCODE in columns and BARCODE not in there:
+        raise ReleaseError(f"{files[0]} has no column {BARCODE!r}. Its columns are {', '.join(names)}.")
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     for file in files:
-        if found.built:
+        if found.built and len(there) == len(columns):
             yield str(file), rows
             continue
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(50_000, columns=list(columns)):
-                yield clean_table(pa.Table.from_batches([batch])), rows
+        try:
+            with pq.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(50_000, columns=there):
+                    table = clean_table(pa.Table.from_batches([batch]))
+                    for name in set(columns) - set(there):
+                        table = table.append_column(name, pa.nulls(len(table), pa.string()))
+                    yield table, rows
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(file, error) from error
 
 
 def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Table) -> None:
@@ -118,7 +127,11 @@ def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Ta
 
 
 def read_specimens(
-    source: str | Path, columns: Sequence[str] = COLUMNS_READ, progress: Progress = silent
+    source: str | Path,
+    columns: Sequence[str] = COLUMNS_READ,
+    progress: Progress = silent,
+    *,
+    encoding: str = "utf-8",
 ) -> Specimens:
     """Reads columns of a release once, for any number of statistics.
 
@@ -127,6 +140,7 @@ def read_specimens(
 
     Args:
         source: Whatever `load_bioscan5m` takes. From the Hub, only the config `dna` is downloaded.
+        encoding: Text encoding of a metadata file, such as "latin-1".
         progress: Called with "reading", the rows read so far and all rows (None for a metadata file).
     """
     folder = tempfile.TemporaryDirectory(prefix="bioscan_hf-statistics-", ignore_cleanup_errors=True)
@@ -143,7 +157,7 @@ def read_specimens(
     selected = ", ".join(sql for name in columns for sql in _selected(name))
     rows = 0
     database.execute("BEGIN")
-    for part, total in parts_of(source, columns):
+    for part, total in parts_of(source, columns, encoding):
         into = "INSERT INTO specimens" if rows else "CREATE OR REPLACE TABLE specimens AS"
         run_on_part(database, f"{into} SELECT {selected} FROM $part", part)
         rows = database.execute("SELECT count(*) FROM specimens").fetchall()[0][0]
@@ -151,7 +165,7 @@ def read_specimens(
     database.execute("COMMIT")
     if not rows:
         raise ReleaseError(f"{str(source)!r} holds no rows.")
-    return Specimens(source, tuple(columns), rows, database, folder)
+    return Specimens(source, tuple(columns), rows, database, folder, encoding)
 
 
 def _selected(name: str) -> list[str]:

@@ -323,6 +323,21 @@ def test_traversal_crop(tmp_path):
     assert not [path for path in tmp_path.rglob("*.jpg") if "victim" not in path.parts]
 
 
+def test_only_the_zips_of_the_split_are_opened(originals, tmp_path):
+    """A damaged zip of another split does not matter."""
+    root = tmp_path / "release"
+    shutil.copytree(originals / "bioscan5m/metadata", root / "bioscan5m/metadata")
+    photos = Photos(originals, "original_256")
+    names = [(one, split) for one, split in specimens(originals).items() if split == "train"]
+    with ZipFile(root / "BIOSCAN_5M_original_256_train.zip", "w") as archive:
+        for processid, split in names:
+            archive.writestr(image_path(processid, split, "original_256"), photos.read(processid, split))
+    photos.close()
+    (root / "BIOSCAN_5M_original_256_eval.zip").write_bytes(b"half a download")
+    boxes = read_boxes(originals / BOXES_TSV)
+    assert crop_folder(root, tmp_path / "crops", boxes, split="train").written == len(names) > 0
+
+
 def test_detected_boxes_are_found_once(folder, tmp_path, monkeypatch):
     """With a model, the table holds its boxes and their sizes, and a second run does not ask it again.
 
@@ -336,10 +351,12 @@ def test_detected_boxes_are_found_once(folder, tmp_path, monkeypatch):
         calls.append(len(images))
         return np.array([[40.0, 30.0, 140.0, 90.0]] * len(images)).reshape(-1, 4)
 
+    decoded, decode = [], crop_files.decode_photo
+    monkeypatch.setattr(crop_files, "decode_photo", lambda *args, **more: decoded.append(1) or decode(*args, **more))
     monkeypatch.setattr(detector, "detect_boxes", detect)
     model, output = torch.nn.Linear(2, 2), tmp_path / "crops"
     assert crop_folder(folder, output, Detector(model, object(), batch_size=2)).written == 3
-    assert calls == [2, 1]
+    assert calls == [2, 1] and len(decoded) == 3
     row = table(output / "boxes.tsv")["C-20"]
     assert tuple(row.values()) == ("C-20", "400", "300", "40", "30", "140", "90", "0.2344", "0.05")
     (output / "A-20.jpg").unlink()
@@ -371,7 +388,7 @@ def test_unusable_arguments_are_refused_before_anything_is_written(folder, relea
     for wrong in ({"quality": 100}, {"size": 0}):
         with pytest.raises(ValueError, match="a quality of 1 to 95 and a positive size"):
             CropOptions(**wrong)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batches of 1 or more, not 0"):
         Detector(None, None, batch_size=0)
     with pytest.raises(ValueError, match="choose original_full or original_256"):
         crop_folder(folder, output, boxes, package="cropped")

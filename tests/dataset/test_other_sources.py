@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pandas
@@ -390,6 +391,19 @@ def test_clibd_hdf5_errors(hdf5, tmp_path, monkeypatch):
         file["seen_keys/image_mask"][7] -= 20
     with pytest.raises(ReleaseError, match=r"broken.hdf5:/seen_keys/image\[7\] is a damaged JPEG"):
         load_clibd_hdf5(broken, "train")
+    data = hdf5.read_bytes()
+    for mark in (b"TREE", b"SNOD", b"HEAP"):  # parts of the file that h5py reads when they are needed
+        at = data.find(mark)
+        while at >= 0:
+            broken.write_bytes(data[:at] + b"XXXX" + data[at + 4 :])
+            with suppress(ReleaseError):
+                len(load_clibd_hdf5(broken, "train", ranks=["species"]))
+            at = data.find(mark, at + 1)
+    with h5py.File(tmp_path / "long.hdf5", "w") as file:
+        file.create_group("seen_keys")["order"] = [b"Diptera"]
+        file["seen_keys"].create_dataset("barcode", (10**12,), "S4", chunks=(1000,))
+    with pytest.raises(ReleaseError, match="long.hdf5:/seen_keys tells of 1,000,000,000,000 rows"):
+        load_clibd_hdf5(tmp_path / "long.hdf5", "train", images=False)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r"pip install bioscan_hf\[hdf5\]"):
         load_clibd_hdf5(hdf5)

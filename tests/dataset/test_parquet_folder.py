@@ -15,6 +15,7 @@ from bioscan_hf.dataset.load import labels_of, load_bioscan5m, load_label_maps
 from bioscan_hf.dataset.sources import source_kind
 from bioscan_hf.labels import LabelMaps
 from bioscan_hf.release.columns import features
+from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.schema import SPLITS
 from bioscan_hf.statistics.measures import describe
 
@@ -66,6 +67,30 @@ def test_stats_of_every_arrow_type(dataset, tmp_path):
         pq.write_table(with_text(table, TEXT[kind]) if kind in TEXT else table, tmp_path / kind / "dna/val.parquet")
         found.append({**describe(tmp_path / kind), "source": None})
     assert found[0]["splits"] and all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_without_a_value_and_damaged_pages(tmp_path, streaming):
+    """A column of the type null is one of text or numbers; damage is told by one line with the name of the file."""
+    (tmp_path / "dna").mkdir()
+    path = tmp_path / "dna/train.parquet"
+    table = pa.table(
+        {"processid": ["P1", "P2"], "dna_barcode": ["ACGT", "AC"], "genus": pa.nulls(2), "coord-lat": pa.nulls(2)}
+    )
+    pq.write_table(table, path, compression="none")
+    data = load_bioscan5m(tmp_path, split="train", streaming=streaming)
+    assert [row["genus"] for row in data] == [None, None]
+    assert {name: data.features[name].dtype for name in ("genus", "coord-lat")} == {
+        "genus": "string",
+        "coord-lat": "float64",
+    }
+    whole = path.read_bytes()
+    places = {"page": whole.find(b"PAR1") + 6, "text": whole.find(b"P1")}
+    for place in (places["page"], places["text"]):
+        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with pytest.raises(ReleaseError, match="train.parquet is not a readable Parquet file") as error:
+            list(load_bioscan5m(tmp_path, split="train", streaming=streaming))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["string_view", "binary"])

@@ -24,7 +24,7 @@ from bioscan_hf.partition.draws import (
     max_test_rows,
     target_test_rows,
 )
-from bioscan_hf.partition.overlap import contained
+from bioscan_hf.partition.overlap import contained, staggered
 from bioscan_hf.partition.placeholders import is_placeholder
 
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "partition_published.json"
@@ -467,6 +467,49 @@ def test_contained_finds_every_part(seed):
     found, holding = contained(parts, wholes)
     assert np.flatnonzero(found).tolist() == sorted({i for i, _ in pairs if i in comparable})
     assert np.flatnonzero(holding).tolist() == sorted({j for i, j in pairs if i in comparable})
+
+
+def overlap_by_search(query, references):
+    """Whether half of the query, and 50 letters, is the beginning or end of a reference."""
+    least = max(50, -(-len(query) // 2))
+    lengths = [range(least, min(len(query), len(one)) + 1) for one in references]
+    return any(
+        query[:n] == one[-n:] or query[-n:] == one[:n]
+        for one, some in zip(references, lengths, strict=True)
+        for n in some
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_staggered_finds_every_overlap(seed):
+    """Against the plain search, for sequences of several lengths, with N."""
+    rng = np.random.default_rng(seed)
+    whole = ["".join(rng.choice(list("ACGTN"), rng.integers(60, 160))) for _ in range(12)]
+    queries = [
+        one[rng.integers(0, 40) :] + "".join(rng.choice(list("ACGT"), rng.integers(0, 30))) for one in whole[:8]
+    ]
+    references = [*(one[: len(one) - rng.integers(0, 30)] for one in whole), "ACG"]
+    expected = [overlap_by_search(query, references) for query in queries]
+    assert staggered(queries, references).tolist() == expected and 0 < sum(expected) < 8
+    assert not staggered([], references).any() and not staggered(queries, []).any()
+
+
+def test_staggered_reads_are_counted_and_stay():
+    """Half of the barcodes are reads of the same 80 letters as others, 12 letters further: told, never moved."""
+    rng = np.random.default_rng(0)
+    genes = ["".join(rng.choice(list("ACGT"), 92)) for _ in range(60)]
+    table = table_of([("Aphis", "Aphis bus", gene[shift:][:80], 1) for gene in genes for shift in (0, 12)])
+    told = []
+    plain = make_splits(table, tell=told.append)
+    assert make_splits(table, no_overlap=True) == plain
+    of = dict(zip(plain["dna_barcode"].to_pylist(), plain["split"].to_pylist(), strict=True))
+    pairs = [(of[gene[:80]], of[gene[12:]]) for gene in genes]
+    number = sum({a, b} == {"train", "test"} for a, b in pairs)
+    size = sum(split == "test" for split in of.values())
+    assert (
+        f"0 of {size} barcodes of test (0.0%) are part of a reference or contain one; with staggered ones, {number} ("
+        in " ".join(told)
+    )
 
 
 def read(path):

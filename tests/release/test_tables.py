@@ -237,6 +237,40 @@ def test_columns_that_cannot_be_loaded_are_named(tmp_path, header, message):
             read(path)
 
 
+def test_a_header_that_csv_refuses(tmp_path):
+    """A carriage return inside, and a name of over 128 KiB."""
+    for header in ("processid,a\rb,dna_barcode\n", f"processid,{'a' * 140_000},dna_barcode\n"):
+        with pytest.raises(ReleaseError, match="t.csv is not a table: its first line does not name the columns"):
+            csv_columns(write(tmp_path / "t.csv", f"{header}P1,a,ACGT\n"))
+
+
+def test_a_bad_record_with_a_cell_that_csv_refuses(tmp_path):
+    """A quoted cell of over 128 KiB in a record with a cell too few, and before bytes that are not UTF-8."""
+    long = f'"{"a" * 140_000}"'
+    rows, problems = rows_of(
+        write(tmp_path / "t.csv", f"{HEADER}\nP1,{long},Apis,ACGT\nP2,,Apis,Apis mellifera,ACGT\n")
+    )
+    assert [row[0] for row in rows] == ["P2"] and "line 2 has 4 cells instead of 5" in problems[0]
+    (tmp_path / "u.csv").write_bytes(f"{HEADER}\nP1,{long},Apis,".encode() + b"Apis \xe9,ACGT\n")
+    with pytest.raises(ReleaseError, match="u.csv, line 2, .* is not UTF-8"):
+        rows_of(tmp_path / "u.csv")
+
+
+def test_zips_that_zipfile_refuses(tmp_path):
+    """Another version, encryption, a name that is not UTF-8, and a method that does not exist."""
+    with ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("t\xe9.csv", f"{HEADER}\nP1,,Apis,Apis mellifera,ACGT\n")
+    data = (tmp_path / "t.zip").read_bytes()
+    at = data.find(b"PK\1\2")
+    assert rows_of(tmp_path / "t.zip")[0]
+    for place, value in ((at + 6, 200), (at + 8, 1), (at + 47, 0xFF), (at + 10, 77)):
+        changed = bytearray(data)
+        changed[place] = value
+        (tmp_path / "t.zip").write_bytes(changed)
+        with pytest.raises(ReleaseError, match="t.zip .*(readable table|to its end)"):
+            rows_of(tmp_path / "t.zip")
+
+
 def test_all_missing_columns_are_named_at_once(tmp_path):
     with pytest.raises(ReleaseError, match="has no column 'genus', 'species' .its columns: processid, a"):
         read_table(write(tmp_path / "own.csv", "processid,a\nP1,x\n"), ("processid", "genus", "species"))

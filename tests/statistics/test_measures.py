@@ -287,6 +287,22 @@ def test_every_source_gives_the_same(release, dataset, monkeypatch, tmp_path):
     assert found["sizes"] == statistics.sizes(dataset) and found["lengths"] == statistics.lengths(dataset)
 
 
+def test_parquet_with_few_columns(tmp_path):
+    """Columns that are absent are null, as those of a CSV."""
+    (tmp_path / "dna").mkdir()
+    table = {
+        "processid": ["P1", "P2"],
+        "dna_barcode": ["ACGT", "acgu"],
+        "order": ["Diptera", None],
+        "split": ["train"] * 2,
+    }
+    pq.write_table(pa.table(table), tmp_path / "dna/train.parquet")
+    text = "\n".join(",".join(map(lambda cell: cell or "", row)) for row in zip(*table.values(), strict=True))
+    (tmp_path / "t.csv").write_text(",".join(table) + "\n" + text + "\n")
+    found = [statistics.describe(source) for source in (tmp_path, tmp_path / "t.csv")]
+    assert {**found[0], "source": ""} == {**found[1], "source": ""} and found[0]["rows"] == 2
+
+
 def test_unusable_sources(tmp_path, dataset):
     with pytest.raises(FileNotFoundError, match="nothing at"):
         statistics.describe(tmp_path / "absent")
@@ -305,7 +321,7 @@ def test_unusable_sources(tmp_path, dataset):
     other = tmp_path / "other" / "dna"
     other.mkdir(parents=True)
     pq.write_table(pa.table({"order": ["a"]}), other / "train.parquet")
-    with pytest.raises(ReleaseError, match="has no column 'phylum'"):
+    with pytest.raises(ReleaseError, match="has no column 'dna_barcode'"):
         statistics.describe(other.parent)
     pq.write_table(features("dna").arrow_schema.empty_table(), other / "train.parquet")
     with pytest.raises(ReleaseError, match="holds no rows"):
