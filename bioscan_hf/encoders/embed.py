@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import gather_object, parse_flag_from_env
 from huggingface_hub.utils import tqdm
 from numpy.typing import NDArray
 from torch import nn
@@ -57,8 +57,8 @@ def embed(
     """Embeddings of every row, in order, with the processids of the rows.
 
     The model runs on its device, in inference mode, and gets its training flags back. Equal barcodes are computed once
-    if they are in one shard or among the last 256 MB of vectors. Under accelerate each of W processes computes every
-    W-th shard, and all return the whole. Embeddings in a folder are read when they are first used.
+    if they are in one shard or among the last 256 MB of vectors. Under accelerate the processes share the shards, each
+    on its own device, and none holds vectors of another: embeddings in a folder are read when they are first used.
 
     Args:
         model: `model(**inputs).pooler_output` is (B, D). Padding is cut off if `model.config.pooling` is "masked_mean"
@@ -67,7 +67,7 @@ def embed(
             transformers is called with `return_tensors="pt"` (for more options pass a `functools.partial` with them
             and this one); a `ColumnTokenizer` encodes whole columns at once. For photos it is
             `processor(photos, names)`: their bytes, and their names in errors. See `load_image_encoder`.
-        dataset: A map-style `datasets.Dataset` or an Arrow table, with the column processid and what is encoded.
+        dataset: A map-style `datasets.Dataset`, `ParquetRows` or an Arrow table, with the column processid and what is encoded.
         output: Folder to write to, and to resume from. None keeps all in memory.
         column: Column of barcodes or other texts, or of photos (`datasets.Image`), which are read batch by batch.
             None is what the encoder names, or "dna_barcode".
@@ -89,40 +89,45 @@ def embed(
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     if output is None and state.num_processes > 1:
         raise ValueError(f"{state.num_processes} processes meet on disk: pass an output folder that all of them see.")
+    if state.num_processes > 1 and state.device.type != "cpu":
+        model = model.to(state.device)  # each process has its own; that of `model.cuda()` is the first one for all
     rows = Rows(dataset, model, column, keep, missing)
     encoding = _Encoding(model, processor, rows, batch_size, shard_size, resolve_dtype(model, dtype))
-    mine = range(state.process_index, encoding.shards, state.num_processes)
-    total = sum(encoding.size(shard) for shard in mine)
-    bar = tqdm(total=total, desc="Embedding", unit=" rows", delay=2, disable=not state.is_main_process)
-    with bar, inference(model):
-        if output is None:
-            return _concatenated([encoding.compute(shard, _advance(bar)) for shard in mine])
-        folder = Path(output)
-        with locked(folder, "embedding") if state.is_main_process else nullcontext():
-            identity, digests = encoding.identity()
-            found = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else identity
-            other = [f"{key} ({found.get(key)} there, {x} now)" for key, x in identity.items() if found.get(key) != x]
-            if other:
-                raise ValueError(
-                    f"{folder} holds other embeddings. What differs: {'; '.join(other)}. Choose another output "
-                    f"folder, or delete this one."
-                )
-            if state.is_main_process:
-                delete_temporaries(folder)
-                if not (folder / MANIFEST).exists():
-                    _write_manifest(folder, identity, model)
-            state.wait_for_everyone()
-            for shard in mine:
-                path = shard_path(folder, shard, encoding.shards)
-                fingerprint = text_hash(json.dumps(identity), digests[shard])
-                if _is_written(path, fingerprint):
-                    bar.update(encoding.size(shard))
-                else:
-                    _write_shard(path, encoding.compute(shard, _advance(bar)), fingerprint)
-            state.wait_for_everyone()
-            embeddings = load_embeddings(folder)
-            if state.is_main_process:
-                _write_manifest(folder, identity | {"dim": embeddings.dim}, model)
+    with inference(model):
+        if output is not None:
+            return _embed_to(Path(output), encoding, state)
+        with _bar(state, len(rows)) as bar:
+            return _concatenated([encoding.compute(shard, _advance(bar)) for shard in range(encoding.shards)])
+
+
+def _embed_to(folder: Path, encoding: _Encoding, state: PartialState) -> Embeddings:
+    """Writes the shards that are missing in a folder, each in one process, which alone holds its vectors."""
+    with locked(folder, "embedding") if state.is_main_process else nullcontext():
+        identity, digests = encoding.identity(state)
+        found = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else identity
+        other = [f"{key} ({found.get(key)} there, {x} now)" for key, x in identity.items() if found.get(key) != x]
+        if other:
+            raise ValueError(
+                f"{folder} holds other embeddings. What differs: {'; '.join(other)}. Choose another output folder, or "
+                f"delete this one."
+            )
+        if state.is_main_process:
+            delete_temporaries(folder)
+            if not (folder / MANIFEST).exists():
+                _write_manifest(folder, identity, encoding.model)
+        paths = [shard_path(folder, shard, encoding.shards) for shard in range(encoding.shards)]
+        fingerprints = [text_hash(json.dumps(identity), digest) for digest in digests]
+        mine = _of_process(state, range(encoding.shards))
+        # The processes share what is missing, so that none of them waits long for another.
+        missing = sorted(gather_object([i for i in mine if not _is_written(paths[i], fingerprints[i])]))
+        todo = _of_process(state, missing)
+        with _bar(state, sum(map(encoding.size, todo))) as bar:
+            for i in todo:
+                _write_shard(paths[i], encoding.compute(i, _advance(bar)), fingerprints[i])
+        state.wait_for_everyone()
+        embeddings = load_embeddings(folder)
+        if state.is_main_process:
+            _write_manifest(folder, identity | {"dim": embeddings.dim}, encoding.model)
     return embeddings
 
 
@@ -176,13 +181,14 @@ class _Encoding:
         options: dict[str, Any] = {"batch_size": self.batch_size, "dtype": self.precision, "known": self.known}
         return embed_barcodes(self.model, self.processor, texts, progress=progress, **options)
 
-    def identity(self) -> tuple[dict[str, Any], list[str]]:
-        """Manifest entries that must be equal to resume, and digests of shards.
+    def identity(self, state: PartialState) -> tuple[dict[str, Any], list[str]]:
+        """Manifest entries that must be equal to resume, and digests of shards, which the processes share.
 
         A processor is known by its output for the first barcodes or photos.
         """
-        rows = self.rows
-        digests = [rows.digest(shard * self.shard_size, self.shard_size) for shard in range(self.shards)]
+        rows, mine = self.rows, _of_process(state, range(self.shards))
+        found = dict(gather_object([(shard, rows.digest(shard * self.shard_size, self.shard_size)) for shard in mine]))
+        digests = [found[shard] for shard in range(self.shards)]
         if rows.photos:
             names, photos = next(rows.photo_batches(rows.first(4), 4, 4))
             made = {name: torch.as_tensor(x) for name, x in self.processor(photos, names).items()}
@@ -220,6 +226,15 @@ def model_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _of_process(state: PartialState, items: Sequence[int]) -> Sequence[int]:
+    """Every W-th item, of W processes."""
+    return items[state.process_index :: state.num_processes]
+
+
+def _bar(state: PartialState, rows: int) -> Any:
+    return tqdm(total=rows, desc="Embedding", unit=" rows", delay=2, disable=not state.is_main_process)
 
 
 def _advance(bar: Any) -> Progress:

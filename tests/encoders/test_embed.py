@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bioscan_hf.barcodes import spell
 from bioscan_hf.encoders import batches as embedding_batches
+from bioscan_hf.encoders import embed as embedding_module
 from bioscan_hf.encoders.embed import embed, model_fingerprint
 from bioscan_hf.encoders.kmers import kmer_counts, kmer_encoder
 from bioscan_hf.encoders.stored import load_embeddings
@@ -407,7 +409,7 @@ def test_bad_dataset_is_refused(dataset, change, error, message):
 
 
 def test_bad_options_are_refused(dataset, tmp_path):
-    with pytest.raises(ValueError, match="1 or more; got 0 and 8192"):
+    with pytest.raises(ValueError, match="1 row or more; got 0 and 8192"):
         embed(Counting(), letters, dataset, batch_size=0)
     with pytest.raises(FileNotFoundError, match="has no manifest.json"):
         load_embeddings(tmp_path)
@@ -424,10 +426,11 @@ def test_model_and_processor_that_break_the_contract_are_refused(dataset, tokeni
 
 TWO_PROCESSES = """
 import sys
+from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from accelerate import PartialState
-from bioscan_hf.encoders import batches as embedding_batches
+from bioscan_hf.encoders import embed as module
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.encoders.kmers import kmer_encoder
 
@@ -436,9 +439,21 @@ try:
     embed(*kmer_encoder(3), dataset)
 except ValueError as error:
     assert "2 processes" in str(error), error
-result = embed(*kmer_encoder(3), dataset, output=sys.argv[2], shard_size=10)
-state = PartialState()
+state = PartialState(cpu=True)
 assert state.num_processes == 2
+computed = []
+compute = module._Encoding.compute
+module._Encoding.compute = lambda self, shard, progress: computed.append(shard) or compute(self, shard, progress)
+output = Path(sys.argv[2])
+for missing in (range(7), (0, 2, 4)):  # what is missing is shared, not only what the process would have computed
+    if computed and state.is_main_process:
+        for shard in missing:
+            (output / f"embeddings-0000{shard}-of-00007.parquet").unlink()
+    computed.clear()
+    state.wait_for_everyone()
+    result = embed(*kmer_encoder(3), dataset, output=output, shard_size=10)
+    assert computed == list(missing)[state.process_index :: 2], computed
+    assert "embeddings" not in vars(result), "the vectors have been read"
 np.save(f"{sys.argv[3]}/{state.process_index}.npy", result.embeddings)
 state.destroy_process_group()
 """
@@ -457,3 +472,13 @@ def test_two_processes_share_the_work_and_return_the_whole(dataset, tmp_path):
     expected = embed(*kmer_encoder(3), dataset).embeddings
     for process in (0, 1):
         np.testing.assert_array_equal(np.load(tmp_path / f"{process}.npy"), expected)
+
+
+def test_each_process_uses_its_own_device(dataset, monkeypatch, tmp_path):
+    """A model that the program put on the first GPU moves to the device of the process; "meta" stands for a GPU."""
+    state = PartialState()
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    monkeypatch.setitem(PartialState._shared_state, "device", torch.device("meta"))
+    model = Counting()
+    monkeypatch.setattr(embedding_module, "_embed_to", lambda folder, encoding, state: encoding.model.scale.device)
+    assert embed(model, letters, dataset, output=tmp_path) == state.device
