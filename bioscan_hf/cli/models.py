@@ -54,8 +54,8 @@ Workers = Annotated[int | None, Option(help="Threads that decode photos. Default
 
 @command(
     PANEL,
-    "bioscan-hf embed dataset embeddings --model out/barcodebert --split train",
-    "bioscan-hf embed reads.fasta embeddings --model out/barcodebert",
+    "bioscan-hf embed dataset embeddings --model out/barcodebert",
+    "bioscan-hf embed reads.fasta vectors --model out/barcodebert",
 )
 def embed(
     source: Annotated[str, Argument(help=f"{SOURCE}; or FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
@@ -86,7 +86,7 @@ def embed(
 ) -> Result:
     """Embed the barcodes or photos of a dataset, or your own sequences."""
     given = dict(locals())
-    from ..dataset.load import load_bioscan5m, parse_taxon
+    from ..dataset.load import parse_taxon
     from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write
@@ -106,7 +106,7 @@ def embed(
     else:
         only: dict[str, Any] = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": unique_barcodes}
         parts = {
-            name: (output / name, partial(load_bioscan5m, source, config, name, **only)) for name in split or EVALUATED
+            name: (output / name, partial(_read_split, source, config, name, only)) for name in split or EVALUATED
         }
     for name, (folder, read) in parts.items():
         try:
@@ -123,6 +123,16 @@ def embed(
         out.say(f"{name}: {len(found):,} x {found.dim}{note}")
     out.wrote(output)
     return {"output": str(output), "model": model, "rows": sizes}
+
+
+def _read_split(source: str, config: str, split: str, only: dict[str, Any]) -> Any:
+    """Rows to embed. All photos of a split are read where they are, without a copy."""
+    from ..dataset.load import load_bioscan5m
+    from ..dataset.parquet_rows import open_rows
+
+    everything = config != "dna" and not any(only.values())
+    rows = open_rows(source, config, split, ["processid", "image"]) if everything else None
+    return rows or load_bioscan5m(source, config, split, **only)
 
 
 def _check_embed_options(given: dict[str, Any], own: bool) -> None:

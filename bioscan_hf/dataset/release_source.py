@@ -7,7 +7,7 @@ for a stream, read from the release as they are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,21 @@ class Release:
 
     def open(self, request: Request) -> dict[str, Dataset]:
         """The chosen splits. Photos of other splits are not needed; they are read only if a column asks for them."""
+        return open_files(self._built_files(request), request)
+
+    def files(self, config: str, split: str | None = None) -> list[Path]:
+        """Files of the splits asked for, in the cached build."""
+        return [file for files in self._built_files(Request(config, split)).values() for file in files]
+
+    def _built_files(self, request: Request) -> Mapping[str, Sequence[Path]]:
+        """Split -> its files in the cached build, to which photos are added if a column asks for them."""
         built, splits, columns = self._chosen(request)
         if "image" not in columns:
-            return open_files(built.files("dna", splits), request)
+            return built.files("dna", splits)
         folder = built.path.parent
         with locked(folder.parent, "build", wait=True, name=f"{folder.name}.lock"):
             built = add_photos(folder, self.photo_root, request.config, splits, request.num_proc or 1)
-        return open_files(built.files(request.config, splits), request)
+        return built.files(request.config, splits)
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
         """A stream of each chosen split: row groups of the cached metadata, and photos from the release."""

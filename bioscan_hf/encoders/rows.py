@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..barcodes import spelled
+from ..dataset.parquet_rows import ParquetRows
 from ..models.pixels import photo_bytes
 from .base import Encoder
 from .stored import named
@@ -25,14 +26,14 @@ MISSING = ("error", "invalid")
 
 
 class Rows:
-    """Reads a `datasets.Dataset` or an Arrow table, part by part.
+    """Reads a `datasets.Dataset`, `ParquetRows` or an Arrow table, part by part.
 
     Raises TypeError for a streamed dataset, or another object. Raises ValueError for a missing column, an empty
     dataset, or an unknown `missing`.
     """
 
     def __init__(self, dataset: Any, model: nn.Module, column: str | None, keep: Sequence[str], missing: str):
-        if not isinstance(dataset, (Dataset, pa.Table)):
+        if not isinstance(dataset, (Dataset, ParquetRows, pa.Table)):
             raise TypeError(
                 f"embed takes a datasets.Dataset or an Arrow table; got {type(dataset).__name__}. Choose a split of a "
                 f"DatasetDict, and load without streaming."
@@ -129,13 +130,14 @@ class Rows:
 
 
 def _arrow(dataset: Any, names: list[str]) -> Any:
-    """Columns of a table or Dataset, whose slices are Arrow tables."""
-    table = isinstance(dataset, pa.Table)
-    return dataset.select(names) if table else dataset.select_columns(names).with_format("arrow")
+    """Columns of a dataset, whose slices are Arrow tables."""
+    if isinstance(dataset, Dataset):
+        return dataset.select_columns(names).with_format("arrow")
+    return dataset.select(names) if isinstance(dataset, pa.Table) else dataset.select_columns(names)
 
 
 def _slice(data: Any, start: int, size: int) -> pa.Table:
-    return data.slice(start, size) if isinstance(data, pa.Table) else data[start : start + size]
+    return data[start : start + size] if isinstance(data, Dataset) else data.slice(start, size)
 
 
 def text_hash(*parts: str) -> str:

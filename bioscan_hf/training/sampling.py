@@ -1,4 +1,4 @@
-"""Orders of training rows: batches of similar length, and batches without duplicates.
+"""Orders of training rows: batches of similar length, batches without duplicates, and blocks of a file together.
 
 Shape letters: n = rows of a dataset.
 """
@@ -21,6 +21,9 @@ from ..schema import MISSING
 #: Global batches that are sorted by length together: enough to fill each with one length, few enough to stay random.
 SORTED_BATCHES = 64
 
+#: Streams of blocks that a batch is made of, turns of streams, and blocks whose rows are shuffled together.
+LANES, TURNS, BLOCKS_TOGETHER = 8, 4, 4
+
 #: Makes a permutation (n,) of the rows from a number for each row (n,), the global batch size and a seed.
 Order: TypeAlias = Callable[[NDArray[np.int64], int, Sequence[int]], NDArray[np.int64]]
 
@@ -31,8 +34,8 @@ class EpochSampler(Sampler[int]):
     Every process and a resumed run use the same order.
 
     Args:
-        order: `similar_length_order` or `distinct_order`.
-        values: What the order goes by: the length or the group of each row, (n,).
+        order: `similar_length_order`, `distinct_order` or `block_order`.
+        values: What the order goes by: the length, the group or the block of each row, (n,).
         batch_size: Rows of a global batch.
     """
 
@@ -107,6 +110,37 @@ def _take(waiting: dict[int, list[int]], group: int) -> int:
     if rows:
         waiting[group] = rows
     return row
+
+
+def block_order(blocks: NDArray[np.int64], batch_size: int, seed: Sequence[int]) -> NDArray[np.int64]:
+    """A permutation (n,) of the rows that reads blocks, such as row groups of Parquet, one after the other.
+
+    The blocks are shuffled and divided into streams. Within a stream, the rows of every `BLOCKS_TOGETHER` blocks are
+    shuffled. A batch takes an equal part of each of the `LANES` streams of its turn, and turns follow each other in
+    `TURNS`, so that each of up to 8 processes, and each of their data workers, reads few blocks. Rows that are left
+    over come last. Few blocks are read in any order.
+
+    Args:
+        blocks: Block of each row (n,), ascending.
+    """
+    draw = np.random.default_rng(list(seed))
+    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    lanes = next(lanes for lanes in (LANES, 4, 2, 1) if batch_size % lanes == 0)
+    share, streams = batch_size // lanes, lanes * TURNS
+    if len(starts) <= LANES * BLOCKS_TOGETHER or len(blocks) < streams * share:
+        return draw.permutation(len(blocks))
+    pieces = np.split(np.arange(len(blocks)), starts[1:])
+    rows = np.concatenate([pieces[i] for i in draw.permutation(len(pieces))])
+    together = BLOCKS_TOGETHER * len(blocks) // len(starts)
+    length = len(rows) // streams
+    parts = rows[: length * streams].reshape(streams, length)
+    for stream in parts:
+        for first in range(0, length, together):
+            draw.shuffle(stream[first : first + together])
+    whole = length // share * share
+    batches = parts[:, :whole].reshape(TURNS, lanes, -1, share).transpose(2, 0, 1, 3)
+    rest = np.concatenate([parts[:, whole:].ravel(), rows[length * streams :]])
+    return np.concatenate([batches.ravel(), draw.permutation(rest)])
 
 
 def groups_of(column: pa.ChunkedArray, *, barcodes: bool = False) -> NDArray[np.int64]:

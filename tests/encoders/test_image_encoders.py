@@ -28,6 +28,7 @@ from transformers import (
 from bioscan_hf import ClibdConfig, ClibdModel
 from bioscan_hf.checkpoints.image_weights import load_weights
 from bioscan_hf.dataset.load import load_bioscan5m
+from bioscan_hf.dataset.parquet_rows import open_rows
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.encoders.image_encoders import (
     CLIP_MEAN,
@@ -355,7 +356,10 @@ def test_embed_photos_of_a_release(dataset, tiny_timm):
     model, processor = load_image_encoder(f"timm:{tiny_timm[0]}", zoom=0.875)
     data = load_bioscan5m(dataset, "cropped_256", "test", columns=["processid", "image"])
     found = embed(model, processor, data, batch_size=16, column="image")
-    assert found.processids == data["processid"][:] and found.embeddings.shape[1] == 64
+    read = open_rows(dataset, "cropped_256", "test", ["processid", "image"])  # without a copy of the photos
+    without_copy = embed(model, processor, read, batch_size=16, shard_size=3, column="image")
+    np.testing.assert_allclose(without_copy.embeddings, found.embeddings, atol=1e-5)
+    assert found.processids == without_copy.processids == data["processid"][:] and found.embeddings.shape[1] == 64
     assert np.isfinite(found.embeddings).all() and found.embeddings.std(axis=0).max() > 0.01
 
 
