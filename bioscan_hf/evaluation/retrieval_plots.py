@@ -14,7 +14,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from PIL import Image, ImageOps
 
-from ..plots import COLOURS, plain
+from ..plots import colour, line_style, plain
 
 #: Lowest rank at which a neighbour has the query's taxon ("none": no rank) -> colour of its frame, from blue to red.
 #: The colours are safe for colour-blind readers, and the captions name the rank too.
@@ -127,19 +127,19 @@ def accuracy_by_keys(
     largest = max(numbers, default=1)
     edges = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 10**9]
     generator = np.random.default_rng(0)
-    for (name, of_taxon), colour in zip(accuracies.items(), cycle(COLOURS), strict=False):
+    for i, (name, of_taxon) in enumerate(accuracies.items()):
         counts = np.array([keys.get(taxon, 0) for taxon in of_taxon], float)
         values = 100 * np.array(list(of_taxon.values()))
         areas = [6 + 4 * queries[name][taxon] ** 0.5 for taxon in of_taxon]
         places = np.where(counts == 0, 0.5, counts) * np.exp(generator.uniform(-0.06, 0.06, len(counts)))
-        axes.scatter(places, values, s=areas, color=colour, alpha=0.35, linewidths=0)
+        axes.scatter(places, values, s=areas, color=colour(i), alpha=0.35, linewidths=0)
         means = [
             (np.exp(np.log(counts[inside]).mean()), values[inside].mean())
             for low, high in zip(edges, edges[1:], strict=False)
             if (inside := (counts >= low) & (counts < high)).sum() >= FEWEST_TAXA
         ]
         x, y = zip(*means, strict=True) if means else ((), ())
-        axes.plot(x, y, color=colour, marker="o", markersize=4, label=f"{name}: mean of taxa")
+        axes.plot(x, y, **line_style(i) | {"markersize": 4}, label=f"{name}: mean of taxa")
     axes.set_xscale("log")
     ticks = {float(tick): f"{tick:,}" for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick <= 1.5 * largest}
     if some_without := min(numbers, default=1) == 0:
@@ -168,14 +168,14 @@ def training_curve(
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, points), colour in zip(losses.items(), cycle(COLOURS), strict=False):
+    for i, (name, points) in enumerate(losses.items()):
         steps, values = (np.array(part, float) for part in zip(*points, strict=True))
         if len(steps) > 200:
             steps, values = steps[9:], np.convolve(values, np.full(10, 0.1), "valid")
-        left.plot(steps, values, color=colour, linewidth=1.2, label=name)
-    for (name, points), colour in zip(accuracies.items(), cycle(COLOURS), strict=False):
+        left.plot(steps, values, **line_style(i) | {"marker": None}, label=name)
+    for i, (name, points) in enumerate(accuracies.items()):
         steps, values = (np.array(part, float) for part in zip(*points, strict=True))
-        right.plot(steps, 100 * values, color=colour, marker="o", markersize=3, label=name)
+        right.plot(steps, 100 * values, **line_style(i) | {"markersize": 3}, label=name)
     for (name, value), style in zip((chance or {}).items(), cycle(("--", ":", "-.")), strict=False):
         right.axhline(100 * value, color="#666666", linestyle=style, linewidth=1, label=name)
     left.set(xlabel="step", ylabel="loss (nats)")

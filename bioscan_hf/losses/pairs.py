@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .rows import MeanGradient, check_weights, gather, process_count
+from .rows import MeanGradient, check_weights, gather, named_rows, process_count
 
 
 def choose_pairs(
@@ -91,8 +91,8 @@ class Rows:
         sizes = everywhere(torch.tensor([len(some)], device=some.device)).tolist()
         if len(set(sizes)) > 1 or sum(sizes) < 2:
             raise ValueError(
-                f"The processes have {', '.join(map(str, sizes))} rows. A contrastive loss needs two or more, and the "
-                f"same number in each process: drop the last batch (dataloader_drop_last=True, "
+                f"The rows of each process are {', '.join(map(str, sizes))}. A contrastive loss needs two rows or "
+                f"more, and the same number in each process: drop the last batch (dataloader_drop_last=True, "
                 f"--dataloader_drop_last True)."
             )
         first = dist.get_rank() * len(some) if processes > 1 else 0
@@ -169,7 +169,7 @@ class Rows:
                 bad = bad & self.present[name][self.own]
             numbers = torch.nonzero(bad).flatten().tolist()
             if numbers:
-                found.append(f"{name} in {len(numbers)} rows ({', '.join(map(str, numbers[:5]))})")
+                found.append(f"{name} in {named_rows(numbers)}")
         where = "; ".join(found) or "none of this process"
         return (
             f"The contrastive loss is not finite. Embeddings that are NaN or infinite: {where}. The logit_scale is "

@@ -5,7 +5,7 @@ Shape letters: N = rows of all processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,14 @@ def check_weights(weights: Mapping[str, float] | None, ranks: Collection[str]) -
             f"The weights of ranks ({dict(weights)}) must name each rank of the labels ({', '.join(ranks)}), above 0."
         )
     return weights
+
+
+def named_rows(numbers: Sequence[int]) -> str:
+    """The first 5 rows as text: "row 3", "the rows 3, 4, 5, 6, 7 and 2 more"."""
+    if len(numbers) == 1:
+        return f"row {numbers[0]}"
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"the rows {', '.join(map(str, numbers[:5]))}{more}"
 
 
 def gather(rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .rows import check_weights, gather, process_count
+from .rows import check_weights, gather, named_rows, process_count
 
 
 def supervised_contrastive_loss(
@@ -51,13 +51,13 @@ def supervised_contrastive_loss(
         raise ValueError(f"embeddings have the shape {tuple(embeddings.shape)}, but must be (rows, numbers).")
     for rank, ids in labels.items():
         if ids.shape != embeddings.shape[:1]:
-            shape, rows = tuple(ids.shape), len(embeddings)
             raise ValueError(
-                f"The labels of {rank} have the shape {shape}; give one id for each of the {rows} embeddings."
+                f"The labels of {rank} have the shape {tuple(ids.shape)}, and the embeddings "
+                f"{tuple(embeddings.shape)}; give one id for each embedding."
             )
     broken = torch.nonzero(~torch.isfinite(embeddings.detach()).all(1)).flatten().tolist()
     if broken:
-        raise ValueError(f"The embeddings of the rows {', '.join(map(str, broken[:5]))} are NaN or infinite.")
+        raise ValueError(f"The embeddings of {named_rows(broken)} are NaN or infinite.")
     everything, processes = gather(embeddings), process_count()  # (N, E)
     first = dist.get_rank() * len(embeddings) if processes > 1 else 0
     numbers = torch.arange(len(everything), device=embeddings.device)

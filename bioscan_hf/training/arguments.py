@@ -189,12 +189,9 @@ def check_processes(world_size: int) -> None:
 
 
 def check_workers(training_args: TrainingArguments) -> None:
-    """Raises ValueError for workers that would not notice a new epoch."""
-    if training_args.dataloader_persistent_workers:
-        raise ValueError(
-            "--dataloader_persistent_workers is on, but such workers would repeat the same random draws in each "
-            "epoch. Leave it out."
-        )
+    """Raises ValueError for workers that persist, without any."""
+    if training_args.dataloader_persistent_workers and not training_args.dataloader_num_workers:
+        raise ValueError("--dataloader_persistent_workers needs --dataloader_num_workers. Give 1 or more.")
 
 
 def check_no_accumulation(training_args: TrainingArguments) -> None:

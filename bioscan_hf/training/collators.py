@@ -57,7 +57,7 @@ def barcodes_of(features: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     barcodes = [feature["dna_barcode"] for feature in features]
     if None in barcodes:
-        raise ValueError(f"{barcodes.count(None)} of {len(barcodes)} rows have no barcode. Remove them first.")
+        raise ValueError(f"Rows without a barcode: {barcodes.count(None)} of {len(barcodes)}. Remove them first.")
     return barcodes
 
 

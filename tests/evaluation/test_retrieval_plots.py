@@ -115,3 +115,14 @@ def test_training_curve_shows_losses_accuracies_and_chance():
     np.testing.assert_allclose(right.lines[0].get_xydata(), [[150, 10], [300, 25]])
     assert right.lines[1].get_ydata()[0] == 1 and right.get_ylim()[0] == 0
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["seen", "chance"]
+
+
+def test_more_than_eight_lines_are_all_drawn_and_differ():
+    names = [f"run {i}" for i in range(12)]
+    curves = {name: [(1, 0.5), (2, 0.4)] for name in names}
+    figure = training_curve(curves, curves)
+    taxa = {name: {"A": 0.5, "B": 0.5, "C": 0.5} for name in names}
+    numbers = {"A": 1, "B": 1, "C": 1}
+    for axes in (*figure.axes, *accuracy_by_keys(taxa, numbers, dict.fromkeys(names, numbers)).axes):
+        looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+        assert len(axes.lines) == 12 == len(looks) == len(axes.get_legend().get_texts())

@@ -374,7 +374,7 @@ def test_errors_of_batches():
     embeddings = random_batch()
     with pytest.raises(ValueError, match="two or more"):
         contrastive_loss({"dna": embeddings["dna"]}, 5.0)
-    with pytest.raises(ValueError, match="have 1 rows.*drop the last batch"):
+    with pytest.raises(ValueError, match="rows of each process are 1. .*drop the last batch"):
         contrastive_loss({name: rows[:1] for name, rows in embeddings.items()}, 5.0)
     with pytest.raises(ValueError, match=r"shapes \{'image': \(9, 5\), 'dna': \(8, 5\)\}"):
         contrastive_loss({"image": embeddings["image"], "dna": embeddings["dna"][:8]}, 5.0)
@@ -386,7 +386,7 @@ def test_rows_that_are_not_finite_are_named():
     """A NaN and an infinite row, and an infinite scale."""
     embeddings = {name: rows.detach().clone() for name, rows in random_batch().items()}
     embeddings["dna"][4, 1], embeddings["text"][7] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match=r"dna in 1 rows \(4\); text in 1 rows \(7\)"):
+    with pytest.raises(ValueError, match="dna in row 4; text in row 7."):
         contrastive_loss(embeddings, 5.0)
     with pytest.raises(ValueError, match="none of this process. The logit_scale is inf"):
         contrastive_loss(random_batch(), math.inf)
@@ -566,6 +566,6 @@ def test_training_with_two_processes_equals_one(spread, cached, unused):
 def test_every_process_raises(spread):
     """Unequal batches, or NaN in one process, raise in every process, so that none waits."""
     for found in spread:
-        assert "have 4, 3 rows" in found["unequal"]
+        assert "The rows of each process are 4, 3." in found["unequal"]
     assert "none of this process" in spread[0]["broken"]
-    assert "dna in 4 rows (0, 1, 2, 3)" in spread[1]["broken"]
+    assert "dna in the rows 0, 1, 2, 3." in spread[1]["broken"]

@@ -1,8 +1,11 @@
 """The evaluation of CLIBD as a program: embeddings on disk, tables, pictures, baseline, index; what is refused."""
 
 import json
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -15,13 +18,13 @@ from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.clibd import embed_clibd
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.evaluation.retrieval import retrieval_accuracy
-from bioscan_hf.evaluation.retrieval_protocol import Specimens
+from bioscan_hf.evaluation.retrieval_protocol import REPORTED_RANKS, Specimens
 from bioscan_hf.evaluation.specimens import barcode_specimens, joined, load_specimens
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor, photos_on_device
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.schema import RANKS
+from bioscan_hf.schema import LABEL_COLUMNS, RANKS
 from bioscan_hf.search.index import load_index
 from bioscan_hf.trainers.evaluate_clibd import main
 from bioscan_hf.training.clibd.batches import ClibdCollator
@@ -120,6 +123,23 @@ def test_evaluation_of_embeddings_on_disk(run, tmp_path):
         main([str(argument) for argument in arguments[:4]])
 
 
+def test_queries_without_names_have_no_accuracy(run, tmp_path):
+    """No query of unseen species has a name: their accuracies are null; the rest is measured, written and drawn."""
+    shutil.copytree(run / "embeddings", tmp_path / "e")
+    for path in (tmp_path / "e/test_unseen").rglob("embeddings-*.parquet"):
+        table = pq.read_table(path)
+        for rank in LABEL_COLUMNS:
+            table = table.set_column(table.column_names.index(rank), rank, pa.nulls(len(table), pa.string()))
+        pq.write_table(table, path)
+    arguments = ["--embeddings", tmp_path / "e", "--output_dir", tmp_path / "out", "--plots", "True"]
+    table = main([str(argument) for argument in arguments])["metrics"]["model"]["tables"]["image->dna"]
+    nothing = dict.fromkeys(REPORTED_RANKS)
+    for average in ("micro", "macro"):
+        assert table["unseen"][average][1] == table["harmonic_mean"][average][1] == nothing
+        assert table["unseen"]["chance"][average][1] == nothing and table["seen"][average][1]["order"] > 0
+    assert " / - / - |" in (tmp_path / "out/tables.md").read_text() and (tmp_path / "out/confusion.png").exists()
+
+
 def embed_and_load(*arguments, **options):
     embed_clibd(*arguments, **options)
     return load_specimens(arguments[3])
@@ -150,8 +170,9 @@ def test_embedding_goes_on(model, dataset, tmp_path):
     with pytest.raises(ValueError, match="missing: embeddings-00001-of-"):
         load_specimens(tmp_path / "one")
     again = embed_and_load(network, processor, data, tmp_path / "one", **options)
+    # A barcode or text that occurred before is not embedded again, so it is in another batch now: other roundings.
     for name, vectors in one.embeddings.items():
-        np.testing.assert_allclose(again.embeddings[name], vectors, atol=1e-6)
+        np.testing.assert_allclose(again.embeddings[name], vectors, rtol=0, atol=0 if name == "image" else 1e-6)
     assert shards[0].stat().st_mtime_ns == times[0] and shards[1].stat().st_mtime_ns > times[1]
     with pytest.raises(ValueError, match="other embeddings. What differs: shard_size"):
         embed_clibd(network, processor, data, tmp_path / "one", batch_size=8)

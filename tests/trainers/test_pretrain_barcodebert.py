@@ -188,7 +188,7 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"backbone": "mamba", "mlm_head": "tied"}, ValueError, "mlm_head is 'tied'"),
         ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, workshop2023, masked-only, none"),
         (
-            {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+            {"dataloader_persistent_workers": True},
             ValueError,
             "dataloader_persistent_workers",
         ),

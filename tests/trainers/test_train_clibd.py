@@ -99,14 +99,18 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
 
 @pytest.mark.parametrize("way", [{"distinct": "species", "dataloader_num_workers": 2}, {"streaming": True}])
 def test_a_killed_run_resumes(dataset, tmp_path, way):
-    """Killed in its 7th step of 9, 5 an epoch, by SIGKILL; dropout is on, and two workers augment photos."""
+    """Killed in its 7th step of 9, 5 an epoch, by SIGKILL; dropout is on, and two workers augment photos.
+
+    The workers of the whole run persist, and those of the killed one start anew in each epoch.
+    """
     model = make_folder(tmp_path / "model", dropout=0.1)
     options = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
     options |= {"text_templates": ["known", "scientific", "taxonomic"]} | way
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     kill("train_clibd", flags(dataset, model, killed, **options), step=7)
     assert not (killed / "checkpoint-9").exists()
-    program.main(*arguments(dataset, model, whole, **options))
+    persist = {"dataloader_persistent_workers": "dataloader_num_workers" in way}
+    program.main(*arguments(dataset, model, whole, **options, **persist))
     program.main(*arguments(dataset, model, killed, resume_from_checkpoint="last", **options))
     assert len(set(losses(whole))) == 9
     # Not to the last bit: sums over a photo depend on its place in the memory of a process.
@@ -135,13 +139,14 @@ def test_two_processes_resume_a_stream(dataset, tmp_path):
 
 def test_simclr_trains_the_photo_encoder_alone(dataset, model, tmp_path):
     options = {"objective": "simclr", "max_steps": 12, "learning_rate": 1e-3, "key_splits": "train+key_unseen"}
+    options |= {"train_split": "pretrain+train"}
     results = program.main(*arguments(dataset, model, tmp_path / "run", **options))
     before, after = weights(model), weights(tmp_path / "run")
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"image_model", "image_projection"}
     assert list(results["metrics"]["retrieval"]) == ["image->image"]
     found = losses(tmp_path / "run")
-    assert np.mean(found[-3:]) < np.mean(found[:3]) < 1.5 * np.log(31)  # 31 other views
+    assert np.mean(found[-3:]) < np.log(31) < np.mean(found[:3]) < 1.3 * np.log(31)  # 31 other views
     program.main(*arguments(dataset, tmp_path / "run", tmp_path / "next", max_steps=1))
 
 

@@ -234,7 +234,7 @@ def test_kmers_too():
 def test_impossible_batches_are_refused():
     with pytest.raises(ValueError, match="views is 0"):
         collator(views=0)
-    with pytest.raises(ValueError, match="1 of 2 rows have no barcode"):
+    with pytest.raises(ValueError, match="Rows without a barcode: 1 of 2."):
         collator()([*features(1), {"dna_barcode": None, "genus_index": 0, "species_index": 0}])
 
 

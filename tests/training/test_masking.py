@@ -226,5 +226,5 @@ def test_impossible_options_are_refused(options, message):
 
 
 def test_a_missing_barcode_is_refused():
-    with pytest.raises(ValueError, match="1 of 2 rows have no barcode"):
+    with pytest.raises(ValueError, match="Rows without a barcode: 1 of 2."):
         make(seed=0)([{"dna_barcode": None}, {"dna_barcode": "ACGT"}])
