@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 #: What may stand before the colon in the name of an encoder.
-KINDS = ("kmer", "cnn", "hf", "timm")
+KINDS = ("kmer", "cnn", "frames", "hf", "timm")
 
 
 class Encoder(nn.Module):
@@ -66,3 +67,9 @@ def default_device() -> torch.device:
 
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     return device if device.type == "cuda" else torch.device("cpu")
+
+
+def hub_options(revision: str | None, token: str | bool | None, cache_dir: str | Path | None) -> dict[str, Any]:
+    """Those of the arguments of `from_pretrained` that are given."""
+    given = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    return {name: value for name, value in given.items() if value is not None}

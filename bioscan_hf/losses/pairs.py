@@ -88,7 +88,9 @@ class Rows:
         processes = process_count() if across_processes else 1
         some = next(iter(embeddings.values()))
         everywhere = gather if processes > 1 else Tensor.contiguous
-        sizes = everywhere(torch.tensor([len(some)], device=some.device)).tolist()
+        sizes = [len(some)]  # one process does not wait for its device here
+        if processes > 1:
+            sizes = gather(torch.tensor(sizes, device=some.device)).tolist()
         if len(set(sizes)) > 1 or sum(sizes) < 2:
             raise ValueError(
                 f"The rows of each process are {', '.join(map(str, sizes))}. A contrastive loss needs two rows or "
