@@ -34,8 +34,8 @@ PARTS: dict[str, tuple[str, str, float]] = {
     "steps": ("gpu_barcodes", "measure_steps", 75),
     "steps of 8-4-4": ("gpu_barcodes", "measure_steps_of_8", 35),
     "embedding": ("gpu_barcodes", "measure_embedding", 30),
-    "clibd": ("gpu_clibd", "measure_clibd", 105),
-    "training": ("gpu_training", "measure_training", 275),
+    "clibd": ("gpu_clibd", "measure_clibd", 110),
+    "training": ("gpu_training", "measure_training", 285),
     "loss": ("gpu_clibd", "measure_loss", 20),
 }
 
@@ -48,6 +48,12 @@ def best(rows: Rows, start: str, field: str = "samples_per_second") -> float | N
     """The largest number of the rows whose name starts so; None if there is none."""
     found = [row[field] for name, row in rows.items() if name.startswith(start) and field in row]
     return max(found, default=None)
+
+
+def chosen(rows: Rows) -> float | None:
+    """Species accuracy on test of the trained row that is best on val."""
+    trained = [row for name, row in rows.items() if name.startswith("BarcodeBERT, masked") and "species of val" in row]
+    return max(trained, key=lambda row: row["species of val"])["species of test"] if trained else None
 
 
 def goals(parts: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Any]]:
@@ -66,7 +72,7 @@ def goals(parts: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Any]]:
         ),
         "CLIBD, samples/s": (1_800, ours[1]),
         "CLIBD, times the published step": (3, ratios[1]),
-        "species of test after training": (0.95, best(training, "BarcodeBERT, masked", "species of test")),
+        "species of test after training": (0.95, chosen(training)),
     }
     return {
         name: {"goal": goal, "reached": value, "met": None if value is None else value >= goal}
@@ -103,11 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--barcodes", type=Path, help="folder of real_barcodes.py (default: made-up barcodes)")
     parser.add_argument("--small", action="store_true", help="tiny models, on a CPU: no goal")
     parser.add_argument("--parts", help=f"some of {','.join(PARTS)} (default: all)")
-    parser.add_argument("--seconds", type=float, default=540, help="of all parts (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=560, help="of all parts (default: %(default)s)")
     parser.add_argument("--training-seconds", type=float, help="of the real training (default: 240; --small: 5)")
     options = parser.parse_args(arguments)
-    chosen = options.parts.split(",") if options.parts else list(PARTS)
-    if unknown := [name for name in chosen if name not in PARTS]:
+    names = options.parts.split(",") if options.parts else list(PARTS)
+    if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"--parts names {', '.join(unknown)}; give some of {', '.join(PARTS)}.")
     on_gpu = torch.cuda.is_available() and not options.small
     if not on_gpu and not options.small:
@@ -120,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
     }
     report = Report(options.output, torch.device("cuda" if on_gpu else "cpu"), options.seconds, about)
-    for name in chosen:
+    for name in names:
         run_part(report, name, options)
     for name, goal in report.goals.items():
         print(f"{name}: {goal['reached']} (goal: {goal['goal']})")

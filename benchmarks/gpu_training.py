@@ -23,6 +23,7 @@ from gpu_report import Report, wait
 from torch.utils.data import DataLoader, Sampler
 
 from bioscan_hf.encoders.batches import embed_barcodes, inference
+from bioscan_hf.encoders.frames import frames_encoder
 from bioscan_hf.encoders.kmers import kmer_counts
 from bioscan_hf.evaluation.probing import knn_probe
 from bioscan_hf.losses.supervised import supervised_contrastive_loss
@@ -39,10 +40,10 @@ QUESTIONS = (("val", "species"), ("val_unseen", "genus"), ("test", "species"), (
 CHOSEN_BY = QUESTIONS[:2]
 
 #: Settings of the few minutes of training, where they differ from the preset: it is made for days.
-SHORT = {"batch_size": 256, "learning_rate": 5e-4}
+SHORT: dict[str, Any] = {"batch_size": 256, "learning_rate": 5e-4}
 
 #: The contrast recipe of `trainers/contrast_barcodes.py`.
-CONTRAST = {"batch_size": 1024, "learning_rate": 3e-4, "temperature": 0.1, "weight_decay": 0.01}
+CONTRAST: dict[str, Any] = {"batch_size": 1024, "learning_rate": 3e-4, "temperature": 0.1, "weight_decay": 0.01}
 ALTERATIONS = Augmentation(truncation=0.5, substitution=0.01, third_substitution=0.01)
 
 
@@ -135,7 +136,7 @@ class Course:
     seconds: float
     bf16: bool
     look: Callable[[], Mapping[str, Any]] | None = None
-    every: float = 30.0
+    every: float = 60.0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def train(
@@ -225,13 +226,15 @@ def nearest_neighbours(
     return found
 
 
-def encoder_vectors(model: Any, tokenizer: Any, device: torch.device) -> Callable[[list[str]], np.ndarray]:
-    """Embeddings of barcodes."""
-    dtype = torch.bfloat16 if device.type == "cuda" and isinstance(model.config, BarcodeBertConfig) else torch.float32
+def encoder_vectors(
+    model: Any, processor: Any, device: torch.device, dtype: torch.dtype | None = None, batch_size: int = 1024
+) -> Callable[[list[str]], np.ndarray]:
+    """Embeddings of barcodes, on a GPU in bfloat16 unless another dtype is given."""
+    chosen = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     def vectors(letters: list[str]) -> np.ndarray:
         with inference(model):
-            return embed_barcodes(model, tokenizer, letters, batch_size=1024, dtype=dtype)[0]
+            return embed_barcodes(model, processor, letters, batch_size=batch_size, dtype=chosen)[0]
 
     return vectors
 
@@ -244,14 +247,78 @@ def aligned_vectors(barcodes: Barcodes, device: torch.device) -> Callable[[list[
     letters = barcodes.letters["pretrain"] + barcodes.letters["train"]
     parts = [tokenizer.encode_column(letters[start : start + 4096]) for start in range(0, len(letters), 4096)]
     model.to(device).fit_region([(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)) for x, y in parts])
-    return encoder_vectors(model, tokenizer, device)
+    return encoder_vectors(model, tokenizer, device, torch.float32)
 
 
 # ---- the part -------------------------------------------------------------------------------------------------------
 
 
+class Pupil:
+    """A BarcodeBERT of the shape and dropout of the preset, in training."""
+
+    def __init__(self, report: Report, barcodes: Barcodes, small: bool, workers: int):
+        torch.manual_seed(0)
+        shape: dict[str, Any] = TINY if small else {"num_hidden_layers": FAST["num_hidden_layers"]}
+        dropout = {"hidden_dropout_prob": FAST["dropout"], "attention_probs_dropout_prob": FAST["dropout"]}
+        config = BarcodeBertConfig(k=4, num_attention_heads=FAST["num_attention_heads"], **shape, **dropout)
+        model: Any = BarcodeBertForMaskedLM._from_config(config, attn_implementation=FAST.get("attention", "sdpa"))
+        self.report, self.device, self.barcodes, self.small, self.workers = (
+            report,
+            report.device,
+            barcodes,
+            small,
+            workers,
+        )
+        self.model, self.tokenizer = model.to(report.device), KmerTokenizer(k=4)
+        frames, inputs = frames_encoder(self.model.bert, self.tokenizer)
+        self.encoders = {
+            "": encoder_vectors(self.model.bert, self.tokenizer, self.device),
+            ", mean over reading frames": encoder_vectors(frames, inputs, self.device, batch_size=256),
+        }
+
+    def look(self) -> dict[str, Any]:
+        """Accuracy on the validation splits, by each encoder."""
+        found: dict[str, Any] = {}
+        for name, vectors in self.encoders.items():
+            answers = nearest_neighbours(vectors, self.barcodes, self.device, CHOSEN_BY)
+            found |= {f"{question}{name}": value for question, value in answers.items()}
+        return found
+
+    def rows(self, name: str, train: Callable[[], dict[str, Any]] | None = None) -> None:
+        """Trains, and adds a row for each encoder; the first one also describes the training."""
+        for suffix, vectors in self.encoders.items():
+            trains = train if not suffix else None
+
+            def row(vectors: Any = vectors, trains: Any = trains) -> dict[str, Any]:
+                about = trains() if trains is not None else {}
+                return nearest_neighbours(vectors, self.barcodes, self.device) | about
+
+            self.report.row(f"BarcodeBERT, {name}{suffix}", row)
+
+    def pretrain(self, seconds: float) -> dict[str, Any]:
+        """Masked k-mers of train and pretrain, by the preset."""
+        masking = Masking(FAST["mask_ratio"], FAST["loss_on"], random_offset=FAST["random_offset"])
+        collator = MaskedKmerCollator(self.tokenizer, masking, cut_padding=FAST["cut_padding"])
+        run = torch.compile(self.model, dynamic=False) if FAST["torch_compile"] else self.model
+        settings = SHORT | ({"batch_size": 8} if self.small else {})
+        batches = make_batches(self.barcodes, ("pretrain", "train"), collator, settings["batch_size"], self.workers)
+        course = Course(self.device, seconds, FAST["bf16"], self.look)
+        trained = course.train(self.model, lambda batch: run(**batch).loss, batches, settings)
+        return trained | {"settings": {**FAST, **settings}}
+
+    def contrast(self, seconds: float) -> dict[str, Any]:
+        """Contrast of the species of train, by the recipe of the package."""
+        collator = AugmentingCollator(self.tokenizer, ["species"], ALTERATIONS, views=1, seed=0)
+        settings = CONTRAST | ({"batch_size": 8} if self.small else {})
+        batches = make_batches(self.barcodes, ("train",), collator, settings["batch_size"], self.workers)
+        course = Course(self.device, seconds, FAST["bf16"], self.look, every=30.0)
+        return course.train(self.model, partial(contrast_loss, self.model.bert), batches, settings) | {
+            "settings": settings
+        }
+
+
 def measure_training(report: Report, small: bool, folder: Path | None, seconds: float, workers: int) -> None:
-    """Baselines, masked k-mers for most of the time, then contrast of species."""
+    """Baselines, masked k-mers for three quarters of the time, then contrast of species."""
     use_tf32(True)
     torch._dynamo.reset()
     device = report.device
@@ -260,44 +327,16 @@ def measure_training(report: Report, small: bool, folder: Path | None, seconds: 
     six = partial(kmer_counts, k=6, normalize=True)
     report.row("6-mers", lambda: nearest_neighbours(six, barcodes, device))
     report.row("aligned encoder", lambda: nearest_neighbours(aligned_vectors(barcodes, device), barcodes, device))
-    torch.manual_seed(0)
-    shape = TINY if small else {"num_hidden_layers": FAST["num_hidden_layers"]}
-    dropout = {"hidden_dropout_prob": FAST["dropout"], "attention_probs_dropout_prob": FAST["dropout"]}
-    config = BarcodeBertConfig(k=4, num_attention_heads=FAST["num_attention_heads"], **shape, **dropout)
-    model = BarcodeBertForMaskedLM._from_config(config, attn_implementation=FAST.get("attention", "sdpa")).to(device)
-    tokenizer = KmerTokenizer(k=4)
-    vectors = encoder_vectors(model.bert, tokenizer, device)
-    report.row("BarcodeBERT, random weights", lambda: nearest_neighbours(vectors, barcodes, device))
-
-    total = max(2.0, min(seconds, report.left() - 30))
-
-    def course(share: float) -> Course:
-        look = partial(nearest_neighbours, vectors, barcodes, device, CHOSEN_BY)
-        return Course(device, share * total, FAST["bf16"], look)
-
-    def pretrain() -> dict[str, Any]:
-        masking = Masking(FAST["mask_ratio"], FAST["loss_on"], random_offset=FAST["random_offset"])
-        collator = MaskedKmerCollator(tokenizer, masking, cut_padding=FAST["cut_padding"])
-        batch_size = 8 if small else SHORT["batch_size"]
-        batches = make_batches(barcodes, ("pretrain", "train"), collator, int(batch_size), workers)
-        run = torch.compile(model, dynamic=False) if FAST["torch_compile"] else model
-        trained = course(0.8).train(model, lambda batch: run(**batch).loss, batches, SHORT)
-        return nearest_neighbours(vectors, barcodes, device) | trained | {"settings": {**FAST, **SHORT}}
-
-    def contrast() -> dict[str, Any]:
-        collator = AugmentingCollator(tokenizer, ["species"], ALTERATIONS, views=1, seed=0, cut_padding=False)
-        batch_size = 8 if small else CONTRAST["batch_size"]
-        batches = make_batches(barcodes, ("train",), collator, int(batch_size), workers)
-        trained = course(0.2).train(model, partial(contrast_loss, model.bert), batches, CONTRAST)
-        return nearest_neighbours(vectors, barcodes, device) | trained | {"settings": CONTRAST}
-
-    report.row("BarcodeBERT, masked k-mers", pretrain, 1)
-    report.row("BarcodeBERT, masked k-mers, then contrast of species", contrast, 1)
+    pupil = Pupil(report, barcodes, small, workers)
+    pupil.rows("random weights")
+    seconds = max(2.0, min(seconds, report.left() - (0 if small else 45)))
+    pupil.rows("masked k-mers", lambda: pupil.pretrain(0.75 * seconds))
+    pupil.rows("masked k-mers, then contrast of species", lambda: pupil.contrast(0.25 * seconds))
 
 
 def contrast_loss(encoder: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss of `trainers/contrast_barcodes.py`."""
     labels = batch["labels"][:, 0]
-    pooled = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output.float()
+    pooled = encoder(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask")).pooler_output.float()
     unit = torch.nn.functional.normalize(pooled, dim=1)
     return supervised_contrastive_loss(unit, {"species": labels}, temperature=CONTRAST["temperature"])
