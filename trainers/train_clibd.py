@@ -51,6 +51,7 @@ from bioscan_hf.hub.cards import clibd_card
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.training.arguments import read_options
+from bioscan_hf.training.checks import check_metric
 from bioscan_hf.training.clibd.batches import ClibdCollator
 from bioscan_hf.training.clibd.data import (
     Validation,
@@ -86,10 +87,8 @@ def set_up_validation(
     """Sets the metric of the best checkpoint, or turns validation off where there is none.
 
     Raises:
-        ValueError: for a metric that the validation does not have.
+        ValueError: for a metric that the validation does not have; ranks without names of queries have none.
     """
-    training_args.greater_is_better = True
-    training_args.label_names = ["labels"]
     if validation is None:
         training_args.eval_strategy = "no"
         training_args.load_best_model_at_end = False
@@ -98,16 +97,8 @@ def set_up_validation(
     asked = [f"{modalities[0]}->{modalities[0]}"] if objective == "simclr" else questions(modalities)
     if training_args.metric_for_best_model == BEST_BY:
         training_args.metric_for_best_model = metric_name(asked[0])
-    name, measured = str(training_args.metric_for_best_model), metric_names(asked, validation)
-    if name.removeprefix("eval_") in measured:
-        return
-    if not training_args.load_best_model_at_end and training_args.save_strategy != "best":
-        training_args.metric_for_best_model = None  # the Trainer would look for it in each validation
-    else:
-        raise ValueError(
-            f"--metric_for_best_model is {name!r}, which this validation does not measure; names that queries do not "
-            f"have are not measured. Choose among {', '.join(measured)}, or --load_best_model_at_end False."
-        )
+    if training_args.load_best_model_at_end or training_args.save_strategy == "best":
+        check_metric(training_args, metric_names(asked, validation))
 
 
 def make_trainer(
@@ -186,7 +177,11 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
             data, the model or the output folder do not allow the run.
     """
     check_options(options, training_args)
-    divided = {"processes": training_args.world_size, "workers": training_args.dataloader_num_workers}
+    divided = {
+        "processes": training_args.world_size,
+        "per_device_train_batch_size": training_args.per_device_train_batch_size,
+        "dataloader_num_workers": training_args.dataloader_num_workers,
+    }
     run = begin_run("clibd/train", RUN_FILE, options, training_args, PRESETS, divided if options.streaming else None)
     if run.finished:
         return run.finished

@@ -241,7 +241,7 @@ VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "
         ({"image_encoder": "x/y"}, "Leave one of them out"),
         (
             {**VALIDATED, "metric_for_best_model": "loss"},
-            "--metric_for_best_model is 'loss', .* Choose among image_to_dna_seen_family, ",
+            "--metric_for_best_model is 'loss', but validation gives image_to_dna_seen_family, ",
         ),
         ({**VALIDATED, "save_strategy": "steps"}, "--save_strategy is 'steps' and --eval_strategy is 'epoch'"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),

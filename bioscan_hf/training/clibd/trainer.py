@@ -6,7 +6,8 @@ Shape letters: B = specimens of a process and batch, E = embedding size, n = row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -230,14 +231,28 @@ def retrieval_tables(
         )
 
     fewest = validation.parts["keys"].stop - validation.parts["keys"].start
-    return evaluate_retrieval(
-        specimens(validation.parts["keys"]),
-        {part: specimens(validation.parts[part]) for part in ("seen", "unseen")},
-        combinations=questions(modalities),
-        top_k=[k for k in (1, 3, 5) if k <= fewest],
-        device=device,
-        across_processes=True,
-    )
+    with full_precision():
+        return evaluate_retrieval(
+            specimens(validation.parts["keys"]),
+            {part: specimens(validation.parts[part]) for part in ("seen", "unseen")},
+            combinations=questions(modalities),
+            top_k=[k for k in (1, 3, 5) if k <= fewest],
+            device=device,
+            across_processes=True,
+        )
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products of a GPU in float32, also in a training with TF32, whose cosines are 0.001 apart."""
+    products: Any = torch.backends.cuda.matmul
+    name, exact = ("fp32_precision", "ieee") if hasattr(products, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(products, name)
+    setattr(products, name, exact)
+    try:
+        yield
+    finally:
+        setattr(products, name, before)
 
 
 def flat_metrics(tables: Mapping[str, Any]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from bioscan_hf.trainers import train_clibd as program
 from bioscan_hf.training.clibd import data as clibd_data
 from bioscan_hf.training.clibd.batches import ClibdCollator
 from bioscan_hf.training.clibd.options import ClibdArguments, ClibdOptions
-from bioscan_hf.training.clibd.trainer import ClibdTrainer
+from bioscan_hf.training.clibd.trainer import ClibdTrainer, full_precision
 from bioscan_hf.training.run import begin_run
 
 
@@ -159,3 +159,20 @@ def test_only_matrices_decay(tmp_path):
         assert {"logit_scale.log_scale", "logit_bias.bias", "dna_projection.bias"} < small
         weights = {name for name, parameter in model.named_parameters() if parameter.ndim == 2}
         assert set(names) >= weights and (small <= set(names) if decay_all else not small & set(names))
+
+
+def test_a_validation_searches_in_full_precision():
+    """TF32 of the training is off during the search, and on again afterwards, also after an error."""
+    products = torch.backends.cuda.matmul
+    name, fast, exact = "allow_tf32", True, False
+    if hasattr(products, "fp32_precision"):
+        name, fast, exact = "fp32_precision", "tf32", "ieee"
+    before = getattr(products, name)
+    setattr(products, name, fast)
+    try:
+        with pytest.raises(KeyError), full_precision():
+            assert getattr(products, name) == exact
+            raise KeyError
+        assert getattr(products, name) == fast
+    finally:
+        setattr(products, name, before)
