@@ -137,18 +137,18 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
         data = rest + read
         if not more and data and not data.endswith(b"\n"):
             data += b"\n"
-        place = 0
+        place, longer = 0, False
         while place < len(data):
             if more and len(data) - place <= LONGEST_RECORD and data.find(b"\n", place) < 0:
                 break
             window = data if not place and size >= len(data) else data[place : place + size]
             whole = place + len(window) == len(data)
             found = _plain(window, dialect, line) or _vectorised(window, dialect, line)
-            if found is None and size > _SMALLEST and len(window) > _SMALLEST:
+            if found is None and size > _SMALLEST and len(window) > _SMALLEST and not longer:
                 size = _SMALLEST
                 continue
             if found is not None and not found[1] and not whole:  # a record longer than the window
-                size *= 2
+                size, longer = 2 * size, True
                 continue
             if found is None or not found[1] and (not more or len(window) > LONGEST_RECORD):
                 found = _by_record(data, dialect, line, last=not more, start=place, stop=place + _SMALLEST)
@@ -156,7 +156,7 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
                 size = min(2 * size, 1 << 30)
             block, used = found
             line += block.ends
-            place += used
+            place, longer = place + used, False
             if len(block.lines) or block.bad:
                 yield block
             if not used:
