@@ -96,8 +96,8 @@ def published_step(model: Any, optimizer: Any, scheduler: Any, ids: torch.Tensor
     maskable = ids > 1
     torch.rand(ids.shape, device=ids.device)  # drawn and not used
     masked = (torch.rand(ids.shape, device=ids.device) < 0.5) & maskable
-    logits = model(ids.masked_fill(masked, 0), attention_mask=mask).logits  # (B, L, 4**k)
-    targets = ids - 2
+    logits = model(ids.masked_fill(masked, 0), attention_mask=mask).logits  # (B, L, V)
+    targets = ids
     loss = torch.nn.functional.cross_entropy(logits[maskable], targets[maskable])
     optimizer.zero_grad()
     loss.backward()

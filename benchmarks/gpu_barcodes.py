@@ -13,7 +13,7 @@ from typing import Any
 
 import bench_pretrain_step as pretrain
 import torch
-from gpu_report import Report, peak_gb, seconds_per_step
+from gpu_report import Report, peak_gb
 
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
@@ -99,7 +99,7 @@ def rates(
     step: Callable[[], Any], batch: dict[str, torch.Tensor], batch_size: int, shape: dict[str, Any], report: Report
 ) -> dict[str, Any]:
     """Samples/s, the share of the peak that their operations are (MFU), and memory, of a step."""
-    seconds = seconds_per_step(step, report.device)
+    seconds = report.seconds_per_step(step)
     length = batch["input_ids"].shape[1]
     attended = batch["attention_mask"].float().sum(1).mean().item() if "attention_mask" in batch else length
     predicted = (batch["labels"] >= 0).float().sum(1).mean().item()
@@ -157,7 +157,7 @@ def _model_alone(model: Any, tokenizer: Any, barcodes: list[str], batch_size: in
         with torch.inference_mode(), torch.autocast(report.device.type, torch.bfloat16):
             return model(input_ids=ids).pooler_output
 
-    seconds = seconds_per_step(step, report.device)
+    seconds = report.seconds_per_step(step)
     rate = batch_size / seconds["step"]
     return {
         "barcodes_per_second": round(rate, 1),

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gpu_report import Report, peak_gb, seconds_per_step
+from gpu_report import Report, peak_gb
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -244,7 +244,7 @@ def rates(built: Built, rows: int, report: Report) -> dict[str, Any]:
     """Samples/s, the share of the peak (MFU), memory and the first loss of a step."""
     losses: list[Tensor] = []
     step = make_stepper(built, rows)
-    seconds = seconds_per_step(lambda: losses.append(step()), report.device)
+    seconds = report.seconds_per_step(lambda: losses.append(step()))
     rate, gflop = rows / seconds["step"], gflop_per_sample(built.model)
     return {
         "samples_per_second": round(rate, 1),
@@ -284,7 +284,7 @@ def _loss_row(published: bool, chunk: int | None, rows: int, size: int, report: 
         loss.backward()
         losses.append(loss.detach())
 
-    seconds = seconds_per_step(step, report.device, 0.5)
+    seconds = report.seconds_per_step(step)
     return {
         "seconds": round(seconds["step"], 4),
         "peak_gb": peak_gb(report.device),

@@ -14,9 +14,6 @@ import torch
 from bioscan_hf.files import write_json
 from bioscan_hf.provenance import provenance, without_folders
 
-#: About how long a step is measured.
-SECONDS = 1.0
-
 
 class Report:
     """Rows of all parts, written to a JSON file after each row.
@@ -27,11 +24,14 @@ class Report:
         path: The file.
         device: Where the parts compute.
         seconds: Seconds that all parts have.
+        measured: About how many seconds a step is measured.
         about: Further fields of the file.
     """
 
-    def __init__(self, path: Path, device: torch.device, seconds: float, about: Mapping[str, Any]):
-        self.path, self.device = path, device
+    def __init__(
+        self, path: Path, device: torch.device, seconds: float, about: Mapping[str, Any], measured: float = 1.0
+    ):
+        self.path, self.device, self.measured = path, device, measured
         self.end = self.part_end = time.monotonic() + seconds
         self.parts: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, Any] = {}
@@ -73,6 +73,21 @@ class Report:
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"[:500], "trace": traceback.format_exc()[-1500:]}
 
+    def seconds_per_step(self, step: Callable[[], Any]) -> dict[str, float]:
+        """Seconds of the first step (with compilation), and of a later step: the mean over about `measured`."""
+
+        def timed(steps: int) -> float:
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            wait(self.device)
+            return (time.perf_counter() - start) / steps
+
+        wait(self.device)
+        first = timed(1)
+        steps = round(self.measured / timed(1))
+        return {"first_step": round(first, 3), "step": timed(min(max(2, steps), 1000))}
+
     def write(self) -> None:
         """Writes the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +96,8 @@ class Report:
 
 def free_memory(device: torch.device) -> None:
     """Frees what earlier rows left on the device, and starts to count its peak anew."""
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
@@ -96,19 +111,3 @@ def wait(device: torch.device) -> None:
 def peak_gb(device: torch.device) -> float | None:
     """Most memory held on the device since it was freed, in GB; None on a CPU."""
     return round(torch.cuda.max_memory_allocated() / 1e9, 2) if device.type == "cuda" else None
-
-
-def seconds_per_step(step: Callable[[], Any], device: torch.device, seconds: float = SECONDS) -> dict[str, float]:
-    """Seconds of the first step (with compilation), and of a later step: the mean over about `seconds`."""
-
-    def timed(steps: int) -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        wait(device)
-        return (time.perf_counter() - start) / steps
-
-    wait(device)
-    first = timed(1)
-    steps = round(seconds / timed(1))
-    return {"first_step": round(first, 3), "step": timed(min(max(2, steps), 1000))}

@@ -239,9 +239,13 @@ def encoder_vectors(
     return vectors
 
 
-def aligned_vectors(barcodes: Barcodes, device: torch.device) -> Callable[[list[str]], np.ndarray]:
-    """Embeddings of the aligned encoder, fitted to the barcodes that BarcodeBERT is trained on."""
-    config = AlignedBarcodeConfig(positions=658, embedding_size=min(512, len(barcodes.letters["train"])))
+def aligned_vectors(barcodes: Barcodes, device: torch.device, size: int) -> Callable[[list[str]], np.ndarray]:
+    """Embeddings of the aligned encoder, fitted to the barcodes that BarcodeBERT is trained on.
+
+    Args:
+        size: Its principal components; 0 for the profile.
+    """
+    config = AlignedBarcodeConfig(positions=658, embedding_size=size, profile_weight=0.0 if size else 1.0)
     tokenizer = KmerTokenizer(k=1, max_nucleotides=config.max_nucleotides)
     model: Any = AlignedBarcodeModel(config)
     letters = barcodes.letters["pretrain"] + barcodes.letters["train"]
@@ -326,7 +330,10 @@ def measure_training(report: Report, small: bool, folder: Path | None, seconds: 
     report.row("barcodes", lambda: {split: len(rows) for split, rows in barcodes.letters.items()})
     six = partial(kmer_counts, k=6, normalize=True)
     report.row("6-mers", lambda: nearest_neighbours(six, barcodes, device))
-    report.row("aligned encoder", lambda: nearest_neighbours(aligned_vectors(barcodes, device), barcodes, device))
+    size = 0 if small else 512
+    report.row(
+        "aligned encoder", lambda: nearest_neighbours(aligned_vectors(barcodes, device, size), barcodes, device)
+    )
     pupil = Pupil(report, barcodes, small, workers)
     pupil.rows("random weights")
     seconds = max(2.0, min(seconds, report.left() - (0 if small else 45)))

@@ -69,7 +69,6 @@ _ON_GPU = torch.cuda.is_available()
 _FAST = _MAIN | {
     "deduplicate": "split",
     "dropout": 0.0,
-    "cut_padding": False,  # one length, so that the model is compiled once
     "learning_rate": 5e-4,
     "scale_learning_rate": False,
     "per_device_train_batch_size": 1024,
