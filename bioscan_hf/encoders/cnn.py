@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..metrics import IGNORE, accuracy
-from ..models.tokenization_kmer import rows_of_bytes, string_chunks
+from ..models.tokenization_kmer import barcode_bytes, rows_of_bytes, string_chunks
 
 NUCLEOTIDES = 660
 FEATURES = 500
@@ -137,12 +137,13 @@ class BarcodeCnn(PreTrainedModel):
 def encode_letters(barcodes: Sequence[str]) -> NDArray[np.uint8]:
     """Codes of the first 660 letters of each barcode, (n, 660).
 
-    A, C, G, T and N are 0 to 4, and 5 is past the end. Every other character (IUPAC codes, gaps, lower case) counts
-    as N. The published code raises an error for them.
+    Barcodes get their one spelling. A, C, G, T and N are 0 to 4, and 5 is past the end. Every other character (IUPAC
+    codes) counts as N. The published code raises an error for them.
     """
     parts = []
     for strings in string_chunks(barcodes):
-        letters, lengths = rows_of_bytes(strings, np.zeros(len(strings), np.int64), NUCLEOTIDES)
+        text, ends = barcode_bytes(strings)
+        letters, lengths = rows_of_bytes(text, ends, np.zeros(len(strings), np.int64), NUCLEOTIDES)
         parts.append(np.where(np.arange(NUCLEOTIDES) < lengths[:, None], _CODES[letters], np.uint8(PAST_END)))
     return np.concatenate(parts)
 
@@ -233,9 +234,9 @@ def classify(model: BarcodeCnn, barcodes: Sequence[str], batch_size: int = 512) 
     return torch.cat(parts).cpu().numpy()
 
 
-def load_cnn(folder: str | Path) -> tuple[BarcodeCnn, Any]:
-    """Model and processor for `embed`, from a folder of `save_pretrained`."""
-    loaded: Any = BarcodeCnn.from_pretrained(folder, output_loading_info=True)
+def load_cnn(folder: str | Path, **hub: Any) -> tuple[BarcodeCnn, Any]:
+    """Model and processor for `embed`, from a folder of `save_pretrained` or the Hub."""
+    loaded: Any = BarcodeCnn.from_pretrained(folder, output_loading_info=True, **hub)
     model, info = loaded
     if info["missing_keys"]:
         raise ValueError(f"{str(folder)!r} has no weights for {', '.join(sorted(info['missing_keys']))}.")

@@ -56,6 +56,9 @@ BARCODEBERT = "bioscan-ml/BarcodeBERT"
 #: Entries of a remote model's `auto_map`, in order of preference. The head of a model is left out.
 AUTO_CLASSES = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
 
+#: A barcode that tokenizers must know.
+PROBE = "AACTTTATATTTTATTTTTGGAGCTTGAGCTGGTATAGTAGGAACTTCTCTTAGAATCCTCATTCGAGCCGAA"
+
 #: A tokenizer without a limit reports one far above this.
 NO_LIMIT = 10**9
 
@@ -89,6 +92,12 @@ class HubTokens:
             raise ValueError(f"{type(tokenizer).__name__} has no limit to which barcodes could be padded.")
         if tokenizer.pad_token is None:
             raise ValueError(f"{type(tokenizer).__name__} has no padding token, so it cannot make batches.")
+        found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        if set(found) <= {tokenizer.unk_token_id}:
+            raise ValueError(
+                f"Every token of a barcode is unknown to {type(tokenizer).__name__}, so all barcodes would be equal. "
+                f"It may want k-mers with spaces between them, or other letters: such an encoder is not supported."
+            )
         self.tokenizer, self.settings, self.limit = tokenizer, settings, limit
 
     def __call__(self, barcodes: Sequence[str]) -> dict[str, Tensor]:
@@ -108,15 +117,19 @@ class HubTokens:
 
 
 def load_hub_encoder(
-    name: str, *, trust_remote_code: bool = False, settings: HubSettings | None = None
+    name: str, *, trust_remote_code: bool = False, settings: HubSettings | None = None, **hub: Any
 ) -> tuple[Encoder, HubTokens]:
     """Model and processor for `embed` of a Hub id or folder.
 
     Most published models bring Python code, which runs on your machine only with `trust_remote_code`. Read it first.
-    `settings` None are those of the published comparison. Raises ValueError if code of the model may not run, weights
-    are missing, or its tokenizer cannot pad. Raises OSError if there is no model of that name.
+    `settings` None are those of the published comparison; `hub` may have `revision`, `token` and `cache_dir`.
+
+    Raises:
+        ValueError: if code of the model may not run, weights are missing, or its tokenizer cannot pad or does not know
+            the letters of barcodes.
+        OSError: if there is no model of that name.
     """
-    config, _ = PreTrainedConfig.get_config_dict(name)
+    config, _ = PreTrainedConfig.get_config_dict(name, **hub)
     auto_map = {key: value for key, value in config.get("auto_map", {}).items() if key in AUTO_CLASSES}
     if auto_map and not trust_remote_code:
         code = ", ".join(sorted(set(auto_map.values())))
@@ -125,45 +138,47 @@ def load_hub_encoder(
             f"read it and trust it, pass trust_remote_code=True (--trust-remote-code)."
         )
     if auto_map:
-        encoder = _remote_model(name, next(auto_map[key] for key in AUTO_CLASSES if key in auto_map))
+        encoder = _remote_model(name, next(auto_map[key] for key in AUTO_CLASSES if key in auto_map), hub)
     else:
-        encoder, info = AutoModel.from_pretrained(name, output_loading_info=True)
+        encoder, info = AutoModel.from_pretrained(name, output_loading_info=True, **hub)
         _check_complete(name, info["missing_keys"])
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     settings = settings or PUBLISHED.get(name, HubSettings())
     pool = mean_of_tokens if settings.attends else mean_of_tokens_without_mask
-    model = Encoder(encoder, pool, description=f"hf:{without_folders(name)}")
+    version = f"@{hub['revision']}" if hub.get("revision") else ""
+    model = Encoder(encoder, pool, description=f"hf:{without_folders(name)}{version}")
     return model.eval(), HubTokens(tokenizer, settings)
 
 
-def load_published_barcodebert(name: str = BARCODEBERT) -> tuple[BarcodeBertModel, KmerTokenizer]:
+def load_published_barcodebert(name: str = BARCODEBERT, **hub: Any) -> tuple[BarcodeBertModel, KmerTokenizer]:
     """The published BarcodeBERT as our own class; none of its code runs.
 
-    Raises ValueError if the model is not a BERT over the k-mers of BarcodeBERT, or weights are missing.
+    `hub` may have `revision`, `token` and `cache_dir`. Raises ValueError if the model is not a BERT over the k-mers of
+    BarcodeBERT, or weights are missing.
     """
-    found, _ = PreTrainedConfig.get_config_dict(name)
+    found, _ = PreTrainedConfig.get_config_dict(name, **hub)
     sizes = {4**k + 2: k for k in range(1, 9)}
     if found.get("model_type") != "bert" or found.get("vocab_size") not in sizes:
         kind = f"of type {found.get('model_type')!r} with {found.get('vocab_size')} tokens"
         raise ValueError(f"{name!r} is {kind}, not a BarcodeBERT: expected is 'bert' with 4**k + 2 tokens.")
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     config = BarcodeBertConfig(k=sizes[found["vocab_size"]], **{key: found[key] for key in shape if key in found})
-    loaded: Any = BarcodeBertModel.from_pretrained(name, config=config, output_loading_info=True)
+    loaded: Any = BarcodeBertModel.from_pretrained(name, config=config, output_loading_info=True, **hub)
     model, info = loaded
     _check_complete(name, info["missing_keys"])
     return model.eval(), KmerTokenizer(config.k)
 
 
-def _remote_model(name: str, reference: str) -> nn.Module:
+def _remote_model(name: str, reference: str, hub: dict[str, Any]) -> nn.Module:
     """The encoder of a model whose code is stored with its weights.
 
     It is built on the CPU before its weights are read: older code makes tensors in its constructor, which transformers
     would leave uninitialised. Its config is that of the class, which may differ from the one of `auto_map`.
     """
-    model_class: Any = get_class_from_dynamic_module(reference, name)
-    model: PreTrainedModel = model_class(model_class.config_class.from_pretrained(name))
-    safe = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
-    pickled: Any = None if safe else cached_file(name, WEIGHTS_NAME)
+    model_class: Any = get_class_from_dynamic_module(reference, name, **hub)
+    model: PreTrainedModel = model_class(model_class.config_class.from_pretrained(name, **hub))
+    safe = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+    pickled: Any = None if safe else cached_file(name, WEIGHTS_NAME, **hub)
     state = load_file(safe) if safe else torch.load(pickled, map_location="cpu", weights_only=True)
     encoder: nn.Module = model.base_model
     prefix = f"{model.base_model_prefix}."

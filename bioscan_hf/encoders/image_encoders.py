@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..checkpoints.image_weights import load_weights
 from ..models.pixels import decode_batch, normalize_on_device
 from ..provenance import without_folders
-from .base import Encoder, default_device, split_name
+from .base import Encoder, default_device, hub_options, split_name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -131,6 +131,7 @@ def load_image_encoder(
     pooling: str | None = None,
     zoom: float | None = None,
     workers: int = 1,
+    **hub: Any,
 ) -> tuple[ImageEncoder, PhotoProcessor]:
     """Model and processor for `embed` of photos, on the GPU if available.
 
@@ -146,6 +147,7 @@ def load_image_encoder(
         zoom: The shorter side is resized to size / zoom, so a zoom below 1 crops the border; default 1, and for a
             CLIBD model its own.
         workers: Threads that decode photos.
+        hub: `revision`, `token` and `cache_dir` of a repository of the Hub. timm has its own settings for them.
 
     Raises:
         ValueError: for an unknown name, pooling or zoom, weights that do not fit, and a model of another kind.
@@ -160,14 +162,17 @@ def load_image_encoder(
     kind, rest = split_name(name)
     if kind in ("kmer", "cnn"):
         raise ValueError(f"{name!r} is an encoder of barcodes. {ENCODERS}")
+    hub = hub_options(**{"revision": None, "token": None, "cache_dir": None} | hub)
     model: ImageEncoder
     if name in PUBLISHED or kind == "timm":
+        if hub:
+            raise ValueError(f"{name!r} is loaded by timm, without {', '.join(hub)}. Write timm:hf_hub:ID@REVISION.")
         model, processor = _timm_encoder(name, rest, weights, random_weights, pooling)
     elif weights is not None or random_weights:
         raise ValueError(f"{name!r} has its own weights: only published encoders and timm:ID take others.")
     else:
         try:
-            model, processor = _transformers_encoder(name, kind, rest, pooling)
+            model, processor = _transformers_encoder(name, kind, rest, pooling, hub)
         except OSError as error:
             raise OSError(f"No model at {name!r}. {ENCODERS} {error}") from error
     if zoom is not None:
@@ -217,29 +222,31 @@ def _timm_size(settings: Mapping[str, Any]) -> int:
 
 
 def _transformers_encoder(
-    name: str, kind: str | None, rest: str, pooling: str | None
+    name: str, kind: str | None, rest: str, pooling: str | None, hub: dict[str, Any]
 ) -> tuple[ImageEncoder, PhotoProcessor]:
     from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 
     from ..models import register  # noqa: F401
 
-    config, _ = PreTrainedConfig.get_config_dict(rest)
+    config, _ = PreTrainedConfig.get_config_dict(rest, **hub)
     model_type = config.get("model_type", "timm_wrapper" if "architecture" in config else None)
     if model_type == "clibd":
         if pooling not in (None, "model"):
             raise ValueError(f"A CLIBD model has its own pooling of photos: {pooling!r} is not possible.")
-        return clibd_image_encoder(AutoModel.from_pretrained(rest), AutoImageProcessor.from_pretrained(rest))
+        return clibd_image_encoder(
+            AutoModel.from_pretrained(rest, **hub), AutoImageProcessor.from_pretrained(rest, **hub)
+        )
     if kind is None:
         raise ValueError(f"{name!r} holds a model of type {model_type!r}, not a CLIBD model. {ENCODERS}")
     if model_type in OTHER_TYPES:
         raise ValueError(f"A {model_type!r} such as {name!r} does not embed whole photos alone: use timm:ID.")
-    network = AutoModel.from_pretrained(rest)
+    network = AutoModel.from_pretrained(rest, **hub)
     if model_type == "timm_wrapper":
         wrapped, network, model_type = network.config.to_dict(), network.timm_model, None
         settings = network.pretrained_cfg | (wrapped.get("pretrained_cfg") or {})
         mean, std, size = settings["mean"], settings["std"], _timm_size(settings)
     else:
-        images = AutoImageProcessor.from_pretrained(rest)
+        images = AutoImageProcessor.from_pretrained(rest, **hub)
         sides = images.to_dict().get("crop_size") or images.to_dict().get("size") or {}
         side = sides.get("height") or sides.get("shortest_edge")
         if side is None:

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..barcodes import spelled
-from ..models.tokenization_kmer import arrow_text, string_chunks
+from ..models.tokenization_kmer import barcode_bytes, string_chunks
 from .base import Encoder
 
 LARGEST_K = 8
@@ -48,11 +46,11 @@ def kmer_counts(
         [1, 6]
     """
     _check_k(k)
-    chunks = [pc.fill_null(spelled(chunk), "") for chunk in string_chunks(column)]
+    chunks = string_chunks(column)
     counts = np.empty((sum(map(len, chunks)), 4**k), np.float32)
     row = 0
     for strings in chunks:
-        text, ends = arrow_text(strings)
+        text, ends = barcode_bytes(strings)
         start = 0
         while start < len(strings):
             # As many rows as fit in a block, but at least one.

@@ -64,6 +64,8 @@ def barcodebert_card(title: str, results: Mapping[str, Any]) -> str:
     model, family = _check_barcode_results(results)
     classifies = results["task"] == "barcodebert/finetune"
     hub_task, pipeline = BARCODE_TASKS[results["task"]]
+    if classifies and len(model["classes"]) > 1:
+        pipeline = "feature-extraction"  # "text-classification" gives one label
     paper, citations = FAMILIES[family]
     tags = ["biology", "dna", "dna-barcode", "bioscan", family]
     data = _model_data(title, results, pipeline, tags, hub_task, _barcode_metrics(results))

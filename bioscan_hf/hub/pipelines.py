@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY, base
 
-from ..barcodes import clean_barcodes
+from ..barcodes import LETTERS, clean_barcodes, spell
 from ..models.taxon_classifier import taxa_probabilities
 from ..models.tokenization_kmer import KmerTokenizer
 from ..search.index import RetrievalIndex, load_index
@@ -27,9 +27,6 @@ from ..search.vectors import check_query
 #: Any: its methods take any arguments, ours take named ones.
 Pipeline: Any = base.Pipeline
 
-#: Letters of a barcode. K-mers with letters other than A, C, G and T are unknown to the tokenizers.
-LETTERS = frozenset("ACGTN-RYSWKMBDHV")
-
 #: Modalities of the queries of a retrieval.
 QUERIES = ("image", "dna")
 
@@ -38,10 +35,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
-    """The barcode without white space, cleaned as `clean` says.
+    """The barcode in its one spelling (`barcodes.spell`), cleaned as `clean` says.
 
     Args:
-        clean: "none" accepts capital letters, IUPAC codes and "-"; "barcode" turns everything into A, C, G, T and N.
+        clean: "none" keeps IUPAC codes and N; "barcode" writes N for IUPAC codes and removes N at the end.
         fewest: Nucleotides of one token: the minimum length.
 
     Raises:
@@ -52,13 +49,10 @@ def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
         raise ValueError(f"clean is {clean!r}; give 'none' or 'barcode'.")
     if not isinstance(barcode, str):
         raise TypeError(f"A barcode must be a string, but a {type(barcode).__name__} was given.")
-    text = "".join(barcode.split())
-    if clean == "barcode":
-        text = clean_barcodes([text])[0]
+    text = clean_barcodes([barcode])[0] if clean == "barcode" else spell(barcode) or ""
     if wrong := next((letter for letter in text if letter not in LETTERS), None):
         raise ValueError(
-            f"The barcode {barcode[:30]!r} contains {wrong!r}. Allowed are A, C, G, T, N, the IUPAC codes and '-', as "
-            f"capital letters; clean='barcode' also takes lower case and U."
+            f"The barcode {barcode[:30]!r} contains {wrong!r}. Allowed are A, C, G, T, U, N, the IUPAC codes and '-'."
         )
     if len(text) < fewest:
         raise ValueError(f"The barcode {barcode[:30]!r} has {len(text)} nucleotides; a token needs {fewest}.")
@@ -208,7 +202,8 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
 
     Args:
         index: Folder written by `save_index`, dataset repository made by `push_index`, or a `RetrievalIndex`.
-        index_revision: Branch, tag or commit of the repository.
+        index_revision, index_token, index_cache_dir: Branch, tag or commit of the repository, token of the Hub, and
+            folder for downloads.
         modality: "image" (PIL images, paths, bytes or arrays) or "dna" (strings). None is "image" if the model has an
             image encoder.
         top_k, ties: Number of nearest keys, and their tie rule, as for `search.retrieve.retrieve`.
@@ -226,6 +221,8 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         *args: Any,
         index: str | Path | RetrievalIndex | None = None,
         index_revision: str | None = None,
+        index_token: str | bool | None = None,
+        index_cache_dir: str | Path | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -233,7 +230,7 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
             raise ValueError(f"{self.task} takes a CLIBD model, not {type(self.model).__name__}.")
         if index is None:
             raise ValueError(f"{self.task} needs reference keys: pass index=, a folder or a repository.")
-        self.index = open_index(index, index_revision)
+        self.index = open_index(index, index_revision, index_token, index_cache_dir)
         check_query(self.model.config.projection_dim, self.index.dim)
         self.model.eval()
 
@@ -284,12 +281,18 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         return answers
 
 
-def open_index(index: str | Path | RetrievalIndex, revision: str | None = None) -> RetrievalIndex:
+def open_index(
+    index: str | Path | RetrievalIndex,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> RetrievalIndex:
     """An index from a folder or from a dataset repository of the Hub."""
     if isinstance(index, RetrievalIndex):
         return index
     if not Path(index).is_dir():
-        index = snapshot_download(str(index), repo_type="dataset", revision=revision)
+        where: Options = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        index = snapshot_download(str(index), repo_type="dataset", **where)
     return load_index(index)
 
 

@@ -1,17 +1,21 @@
 """Pooling and the masked-language-model head, shared by BarcodeBERT, BarcodeMamba and CLIBD.
 
 Uploaded to the Hub beside the weights: needs torch and transformers.
-Shape letters: B = batch, L = tokens, D = hidden_size, C = classes.
+Shape letters: B = batch, L = tokens, D = hidden_size, V = vocab_size.
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import can_return_tuple
 
 #: Label that losses ignore.
 IGNORED = -100
+
+#: Logit of tokens that a head does not predict. Its probability is 0 in any precision.
+NEVER = -1e4
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
@@ -29,31 +33,79 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     return total / (~unattended).sum(1).clamp(min=1)
 
 
-def count_labels(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+def count_labels(
+    labels: torch.Tensor, predicted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
     """Number of labels to divide a loss by; at least 1, so that the loss is 0 without labels.
 
-    `num_items_in_batch` is the number over all processes and accumulated batches of a step; None counts `labels`.
+    Args:
+        labels: As given, of any shape.
+        predicted: Which of them the loss reads, bool.
+        num_items_in_batch: Number of labels over all processes and accumulated batches of a step; None counts
+            `predicted`. The Trainer counts all labels but -100: where these are the labels of this batch alone,
+            `predicted` is counted instead.
+
+    Raises:
+        ValueError: for other negative labels in a batch that is only a part of a step (not checked when compiled).
     """
+    own = predicted.sum()
     if num_items_in_batch is None:
-        num_items_in_batch = (labels != IGNORED).sum()
-    return torch.as_tensor(num_items_in_batch, device=labels.device).clamp(min=1)
+        return own.clamp(min=1)
+    total, counted = torch.as_tensor(num_items_in_batch, device=labels.device), (labels != IGNORED).sum()
+    if not torch.compiler.is_compiling() and (counted > own) & (total > counted):
+        if (wrong := labels[(labels < 0) & (labels != IGNORED) & ~predicted]).numel():
+            raise ValueError(
+                f"A missing label is {wrong[0].item():g}. With several processes or gradient_accumulation_steps, the "
+                f"Trainer counts it as a label: give {IGNORED} for missing labels."
+            )
+    return torch.where(total == counted, own, total).clamp(min=1)
 
 
-class MaskedLMMixin:
-    """Forward pass of a masked language model over the encoder `base_model`."""
+class ResizableMixin:
+    """Embeddings of further tokens, which are saved and loaded like those of the vocabulary."""
 
     config: Any
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Adds embeddings after those of the vocabulary, see `PreTrainedModel.resize_token_embeddings`.
+
+        Raises:
+            ValueError: for fewer tokens than the vocabulary has, before anything changes.
+        """
+        size = self.config.vocab_size - self.config.extra_tokens
+        if new_num_tokens is not None and new_num_tokens < size:
+            raise ValueError(
+                f"{new_num_tokens} tokens are fewer than the {size} of the vocabulary. Give {size} or more."
+            )
+        found = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)  # type: ignore[misc]
+        self.config.extra_tokens = self.config.vocab_size - size
+        return found
+
+
+class MaskedLMMixin(ResizableMixin):
+    """Forward pass of a masked language model over the encoder `base_model`."""
+
     base_model: Any
     loss_function: Any
 
     def _predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (..., C) from hidden states (..., D)."""
+        """Logits (..., V) from hidden states (..., D)."""
         raise NotImplementedError
 
+    def _as_vocabulary(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (..., V) of token ids from those of the k-mers of ACGT; `NEVER` for other tokens."""
+        first = self.config.num_special_tokens
+        others = self.config.vocab_size - first - self.config.num_kmers
+        return nn.functional.pad(logits, (first, others), value=NEVER)
+
     def _targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """Classes from token ids: the numbers of k-mers of ACGT; `IGNORED` for other tokens."""
-        numbers = labels - self.config.num_special_tokens
-        return numbers.masked_fill((numbers < 0) | (numbers >= self.config.num_kmers), IGNORED)
+        """Token ids that are predicted, the k-mers of ACGT; `IGNORED` for others."""
+        first = self.config.num_special_tokens
+        return labels.masked_fill((labels < first) | (labels >= first + self.config.num_kmers), IGNORED)
+
+    def _shift(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The hidden states (B, L, D) that predict the token at each position."""
+        return hidden
 
     @can_return_tuple
     def forward(
@@ -63,9 +115,9 @@ class MaskedLMMixin:
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        """Logits (B, L, C), and with labels the loss in nats.
+        """Logits (B, L, V) of the token ids at each position, and with labels the loss in nats.
 
-        With labels and `config.sparse_prediction`, logits are those of the N labelled positions, (N, C).
+        With labels and `config.sparse_prediction`, logits are those of the N labelled positions, (N, V).
 
         Args:
             labels: Token ids (B, L), -100 for positions without prediction.
@@ -73,16 +125,26 @@ class MaskedLMMixin:
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         outputs = self.base_model(input_ids, attention_mask, return_dict=True, **kwargs)
-        hidden, loss = outputs.last_hidden_state, None
+        hidden, loss = self._shift(outputs.last_hidden_state), None
         if labels is None:
             logits = self._predict(hidden)
         else:
             targets = self._targets(labels)
+            count = count_labels(labels, targets != IGNORED, num_items_in_batch)
             if self.config.sparse_prediction:
                 labelled = targets != IGNORED
                 hidden, targets = hidden[labelled], targets[labelled]
             logits = self._predict(hidden)
-            count = count_labels(targets, num_items_in_batch)
             loss = self.loss_function(logits, targets, vocab_size=logits.shape[-1], num_items_in_batch=count)
         attentions = getattr(outputs, "attentions", None)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=attentions)
+
+
+def without_empty(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Ids and mask (B, L) with one masked position instead of none: encoders fail for batches without a token."""
+    if input_ids is None or input_ids.shape[1]:
+        return input_ids, attention_mask
+    nothing = input_ids.new_zeros(len(input_ids), 1, dtype=torch.long)  # tensors of empty lists are floats
+    return nothing, nothing

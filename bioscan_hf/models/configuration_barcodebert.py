@@ -37,7 +37,7 @@ def check_taxa(
     ranks = list(taxa)
     if len(ranks) < 2:
         raise ValueError(f"taxa has the ranks {ranks}; give two ranks or more, or id2label for one rank.")
-    if id2label is not None and set(id2label.values()) != {"LABEL_0", "LABEL_1"}:
+    if id2label and set(id2label.values()) != {"LABEL_0", "LABEL_1"}:
         raise ValueError(
             f"id2label and taxa both name classes ({len(id2label)} in id2label). With taxa, pass id2label=None and "
             f"label2id=None."
@@ -66,6 +66,16 @@ def check_taxa(
             )
 
 
+class _SeveralRanks(dict[int, str]):
+    """The empty `id2label` of a classifier of several ranks, which says what to use instead."""
+
+    def __missing__(self, key: int) -> str:
+        raise ValueError(
+            "This classifier has several ranks, so its logits have no single label. Use the task 'dna-classification' "
+            "instead of 'text-classification', or model.predict_taxa(logits)."
+        )
+
+
 class BarcodeConfigMixin:
     """Properties and checks that the configs of barcode encoders share."""
 
@@ -74,19 +84,20 @@ class BarcodeConfigMixin:
     max_nucleotides: int
     pooling: str
     vocab_size: int | None
+    extra_tokens: int
     taxa: dict[str, list[str]] | None
     parents: dict[str, list[int]] | None
     id2label: dict[Any, str] | None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.vocab_size is None:
-            self.vocab_size = self._vocabulary_size()
+            self.vocab_size = self._vocabulary_size() + self.extra_tokens
         ranks = kwargs.pop("ranks", None)
         if ranks is not None:
             if sorted(ranks) != sorted(self.taxa or ()):
                 raise ValueError(f"ranks are {ranks}, but those of taxa are {list(self.taxa or ())}. Leave ranks out.")
             self.taxa = {rank: (self.taxa or {})[rank] for rank in ranks}
-        if self.taxa is not None and self.id2label is None:
+        if self.taxa is not None and not self.id2label:
             kwargs.setdefault("num_labels", self.num_labels)  # or transformers 5.6 would set it to 2
         super().__post_init__(**kwargs)  # type: ignore[misc]
         self.auto_map = dict(self._auto_map)  # type: ignore[attr-defined]
@@ -95,15 +106,20 @@ class BarcodeConfigMixin:
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
         check_choice("pooling", self.pooling, POOLINGS)
+        if self.extra_tokens < 0:
+            raise ValueError(f"extra_tokens is {self.extra_tokens}; give 0 or more.")
         expected = self._vocabulary_size()
-        if self.vocab_size != expected:
+        if self.vocab_size != expected + self.extra_tokens:
             raise ValueError(
                 f"vocab_size is {self.vocab_size}, but k={self.k} and vocabulary={self.vocabulary!r} give {expected} "
-                f"k-mers and special tokens. Leave vocab_size out, or correct k or vocabulary."
+                f"k-mers and special tokens, and extra_tokens is {self.extra_tokens}. Leave vocab_size out, or "
+                f"correct k or vocabulary."
             )
         if self.max_nucleotides < self.k:
             raise ValueError(f"max_nucleotides ({self.max_nucleotides}) must be at least k ({self.k}).")
         check_taxa(self.taxa, self.parents, self.id2label)
+        if self.taxa is not None:
+            self.id2label = _SeveralRanks()
 
     def _vocabulary_size(self) -> int:
         """Number of k-mers and special tokens."""
@@ -146,7 +162,7 @@ class BarcodeConfigMixin:
         """The fields, and `ranks`, the order of `taxa`: JSON files have sorted keys."""
         fields = super().to_dict()  # type: ignore[misc]
         if self.taxa is not None:
-            fields["ranks"] = list(self.taxa)
+            fields |= {"ranks": list(self.taxa), "id2label": None}
         return fields
 
 
@@ -169,9 +185,10 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
             classifier of one rank, whose names are in `id2label`.
         parents: Each rank of `taxa` but the first -> for each class, the id of its parent at the rank above; -1 where
             unknown.
-        vocab_size: None computes it from `k` and `vocabulary`.
+        vocab_size: None computes it from `k`, `vocabulary` and `extra_tokens`.
+        extra_tokens: Tokens after those of the vocabulary; `resize_token_embeddings` sets it.
         pad_token_id: Must be 0, the id of [MASK], whose embedding is zero and not trained, as in every published
-            checkpoint.
+            checkpoint. The tokenizer's, which the Trainer sets, is ignored.
         training_data: Name of the training dataset, if known.
         classifier_dropout: Dropout before the taxon classifier; None is 0, as published.
 
@@ -190,12 +207,24 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     taxa: dict[str, list[str]] | None = None
     parents: dict[str, list[int]] | None = None
     vocab_size: int | None = None  # type: ignore[assignment]
+    extra_tokens: int = 0
     training_data: str | None = None
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     use_cache: bool = False  # an encoder has no cache, and True makes gradient checkpointing warn
 
     _auto_map = AUTO_MAP
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets a field, except for the tokenizer's `pad_token_id`, which the Trainer would set."""
+        if name == "pad_token_id" and "auto_map" in self.__dict__ and value == self._tokenizer_padding():
+            return
+        super().__setattr__(name, value)
+
+    def _tokenizer_padding(self) -> int:
+        """Id with which `KmerTokenizer` pads."""
+        form = VOCABULARIES[self.vocabulary]
+        return form.size(self.k) - 1 if "N" in form.letters else len(form.special_tokens) - 1
 
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
@@ -213,8 +242,8 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
             )
         if self.pad_token_id != 0:
             raise ValueError(
-                f"pad_token_id is {self.pad_token_id}, but BarcodeBERT needs 0, the id with the zero embedding. "
-                f"`Trainer(processing_class=tokenizer)` overwrites it: save the tokenizer yourself instead."
+                f"pad_token_id is {self.pad_token_id}, but BarcodeBERT needs 0, the id with the zero embedding. Leave "
+                f"pad_token_id out."
             )
         if self.is_decoder:
             raise ValueError("is_decoder is True, but BarcodeBERT is an encoder. Leave is_decoder out.")

@@ -34,11 +34,11 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
     """Configuration of BarcodeMamba; the defaults are the small published size with k-mers of 4 nucleotides.
 
     Args:
-        k, vocabulary, max_nucleotides, sparse_prediction, taxa, parents, vocab_size, training_data: As in
-            `BarcodeBertConfig`.
+        k, vocabulary, max_nucleotides, sparse_prediction, taxa, parents, vocab_size, extra_tokens, training_data: As
+            in `BarcodeBertConfig`.
         pooling: As in `BarcodeBertConfig`; "mean" is the published one.
-        objective: Prediction target of `BarcodeMambaForMaskedLM`: "masked" is the labelled k-mer itself, "next" the
-            k-mer after each position, as in the published pretraining.
+        objective: How `BarcodeMambaForMaskedLM` predicts a k-mer: "masked" from its own position, "next" from the
+            positions before, as in the published pretraining.
         num_heads: None computes it from `hidden_size`, `expand` and `head_dim`.
         chunk_size: Tokens per block of the scan. It changes speed and memory, not the result.
         pad_token_id: None, because the attention mask marks padding.
@@ -59,6 +59,7 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
     taxa: dict[str, list[str]] | None = None
     parents: dict[str, list[int]] | None = None
     vocab_size: int | None = None  # type: ignore[assignment]
+    extra_tokens: int = 0
     training_data: str | None = None
     classifier_dropout: float | None = None
     hidden_size: int = 384

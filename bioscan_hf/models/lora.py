@@ -61,11 +61,14 @@ def add_lora(model: PreTrainedModel, *, r: int = 4, modalities: Sequence[str] | 
     return _keep_zero_blocks(get_peft_model(model, config))
 
 
-def load_lora(model: PreTrainedModel, folder: str | Path, *, trainable: bool = True) -> PeftModel:
-    """The model with saved adapters, from a folder or the Hub."""
+def load_lora(model: PreTrainedModel, folder: str | Path, *, trainable: bool = True, **hub: Any) -> PeftModel:
+    """The model with saved adapters, from a folder or the Hub.
+
+    `hub` may have `revision`, `token` and `cache_dir`.
+    """
     from peft import PeftModel
 
-    return _keep_zero_blocks(PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+    return _keep_zero_blocks(PeftModel.from_pretrained(model, folder, is_trainable=trainable, **hub))
 
 
 def _attention_layers(model: PreTrainedModel, modality: str) -> list[str]:

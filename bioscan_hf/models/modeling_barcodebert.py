@@ -13,12 +13,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from transformers.models.bert.modeling_bert import BertModel, BertOnlyMLMHead, BertPreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from .barcode_heads import MaskedLMMixin, pool
+from .barcode_heads import IGNORED, MaskedLMMixin, ResizableMixin, pool, without_empty
 from .configuration_barcodebert import BarcodeBertConfig
 from .taxon_classifier import TaxonClassifierMixin
 
 
-class BarcodeBertModel(BertModel):
+class BarcodeBertModel(ResizableMixin, BertModel):
     """Encodes barcodes: `last_hidden_state` (B, L, D) for tokens, `pooler_output` (B, D) for barcodes.
 
     The pooling has no weights. Checkpoints of either head load without the head.
@@ -41,16 +41,19 @@ class BarcodeBertModel(BertModel):
             attention_mask: 1 for tokens, 0 for padding, (B, L); None attends to all positions.
             kwargs: Arguments of `BertModel`, such as `inputs_embeds` and `output_hidden_states`.
         """
+        empty = input_ids is not None and not input_ids.shape[1]
+        input_ids, attention_mask = without_empty(input_ids, attention_mask)
         outputs = super().forward(input_ids, attention_mask, return_dict=True, **kwargs)
         outputs.pooler_output = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
+        if empty:
+            outputs.last_hidden_state = outputs.last_hidden_state[:, :0]
         return outputs
 
 
 class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
-    """Predicts masked k-mers.
+    """Predicts masked k-mers: logit j is the token id j.
 
-    With `mlm_head="kmers"`, logit j is the k-mer number j of ACGT, whose token id is j + `config.num_special_tokens`;
-    with "tied", logit j is the token id j.
+    With `mlm_head="kmers"`, only k-mers of ACGT are predicted; the logits of other tokens are -10,000.
     """
 
     config_class = BarcodeBertConfig
@@ -80,11 +83,13 @@ class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
         self.cls.predictions.bias = new_embeddings.bias
 
     def _predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.cls(hidden) if self.config.mlm_head == "tied" else self.classifier(self.dropout(hidden))
+        if self.config.mlm_head == "tied":
+            return self.cls(hidden)
+        return self._as_vocabulary(self.classifier(self.dropout(hidden)))
 
     def _targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """Token ids for the "tied" head, numbers of k-mers for the other."""
-        return labels if self.config.mlm_head == "tied" else super()._targets(labels)
+        """Token ids that are predicted; the "tied" head predicts all."""
+        return labels.masked_fill(labels < 0, IGNORED) if self.config.mlm_head == "tied" else super()._targets(labels)
 
 
 class BarcodeBertForSequenceClassification(TaxonClassifierMixin, BertPreTrainedModel):

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Model, Mamba2PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from .barcode_heads import IGNORED, MaskedLMMixin, pool
+from .barcode_heads import IGNORED, MaskedLMMixin, ResizableMixin, pool, without_empty
 from .configuration_barcodemamba import BarcodeMambaConfig
 from .taxon_classifier import TaxonClassifierMixin
 
@@ -25,7 +25,7 @@ def advice_is_useful(record: logging.LogRecord) -> bool:
     return torch.cuda.is_available() or not ("falling back to" in message.lower() and "install" in message)
 
 
-class BarcodeMambaModel(Mamba2Model):
+class BarcodeMambaModel(ResizableMixin, Mamba2Model):
     """Encodes barcodes: `last_hidden_state` (B, L, D) for tokens, `pooler_output` (B, D) for barcodes.
 
     Checkpoints of either head load without the head.
@@ -50,19 +50,22 @@ class BarcodeMambaModel(Mamba2Model):
             attention_mask: 1 for tokens, 0 for padding (at the end), (B, L); None attends to all positions.
             kwargs: Arguments of `Mamba2Model`, such as `inputs_embeds` and `output_hidden_states`.
         """
+        empty = input_ids is not None and not input_ids.shape[1]
+        input_ids, attention_mask = without_empty(input_ids, attention_mask)
         outputs = super().forward(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden = outputs.last_hidden_state.to(self.dtype)  # the residuals are always float32
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden,
+            last_hidden_state=hidden[:, :0] if empty else hidden,
             pooler_output=pool(hidden, attention_mask, self.config.pooling),
             hidden_states=outputs.hidden_states,
         )
 
 
 class BarcodeMambaForMaskedLM(MaskedLMMixin, Mamba2PreTrainedModel):
-    """Predicts masked k-mers or the next k-mer, see `config.objective`.
+    """Predicts the k-mer at each position: logit j is the token id j.
 
-    Logit j is the k-mer number j of ACGT, whose token id is j + `config.num_special_tokens`.
+    With `config.objective` "next", it is predicted from the positions before. Only k-mers of ACGT are predicted; the
+    logits of other tokens are -10,000.
     """
 
     config_class = BarcodeMambaConfig
@@ -75,14 +78,18 @@ class BarcodeMambaForMaskedLM(MaskedLMMixin, Mamba2PreTrainedModel):
         self.post_init()
 
     def _predict(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.classifier(hidden)
+        return self._as_vocabulary(self.classifier(hidden))
+
+    def _shift(self, hidden: torch.Tensor) -> torch.Tensor:
+        """With the objective "next", the hidden states of the positions before; zeros at the first."""
+        return nn.functional.pad(hidden[:, :-1], (0, 0, 1, 0)) if self.config.objective == "next" else hidden
 
     def _targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """Numbers of k-mers; with the objective "next", those of the following position."""
-        numbers = super()._targets(labels)
+        """Token ids that are predicted; with the objective "next", not those of the first position."""
+        targets = super()._targets(labels)
         if self.config.objective == "next":
-            return nn.functional.pad(numbers[:, 1:], (0, 1), value=IGNORED)
-        return numbers
+            return nn.functional.pad(targets[:, 1:], (1, 0), value=IGNORED)
+        return targets
 
 
 class BarcodeMambaForSequenceClassification(TaxonClassifierMixin, Mamba2PreTrainedModel):

@@ -5,6 +5,7 @@ the weights and the files of BarcodeBERT; photo encoders also need timm. Paper: 
 Shape letters: B = batch, L = tokens, H = hidden size of an encoder, E = projection_dim.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ def draw_as_timm(encoder: Any) -> None:
     """
     if not has_timm(encoder.config) or any(weight.is_meta for weight in encoder.parameters()):
         return
-    import timm  # slow to import
-
+    try:  # slow to import; in `try`, or transformers would demand it of models without photos
+        import timm
+    except ImportError as error:
+        raise ImportError("A photo encoder of timm needs the package timm.") from error
     drawn = timm.create_model(encoder.config.architecture, num_classes=0, **(encoder.config.model_args or {}))
     encoder.timm_model.load_state_dict(drawn.state_dict())
 
@@ -133,6 +136,10 @@ class ClibdModel(PreTrainedModel):
         image: str | Path | PreTrainedModel | None = None,
         dna: str | Path | PreTrainedModel | None = None,
         text: str | Path | PreTrainedModel | None = None,
+        *,
+        revisions: Mapping[str, str] | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
         **config: Any,
     ) -> "ClibdModel":
         """A model of pretrained encoders, with new projections that are still to be trained.
@@ -142,6 +149,8 @@ class ClibdModel(PreTrainedModel):
                 None leaves the modality out.
             dna: The same for a BarcodeBERT, whose heads are dropped.
             text: The same for a text encoder, such as "prajjwal1/bert-small".
+            revisions: Modality -> branch, tag or commit of its repository on the Hub.
+            token, cache_dir: As in `from_pretrained`.
             config: Further fields of `ClibdConfig`.
 
         Raises:
@@ -154,7 +163,8 @@ class ClibdModel(PreTrainedModel):
         for modality, tower in towers.items():
             if isinstance(tower, str | Path):
                 kind: Any = BarcodeBertModel if modality == "dna" else AutoModel
-                towers[modality] = kind.from_pretrained(tower, dtype=torch.float32)
+                hub = {"revision": (revisions or {}).get(modality, "main"), "token": token, "cache_dir": cache_dir}
+                towers[modality] = kind.from_pretrained(tower, dtype=torch.float32, **hub)
         fields: dict[str, Any] = {f"{modality}_config": _described(tower) for modality, tower in towers.items()}
         model = cls(ClibdConfig(**fields, **config))
         for modality, tower in towers.items():

@@ -11,18 +11,14 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
 from .photos import Decoder, decode_photo, default_decoder, rgb
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 #: Mean and standard deviation of red, green and blue in the cropped_256 photos, in [0, 1], as the two papers' loaders
 #: publish them: https://arxiv.org/abs/2406.12723 and https://arxiv.org/abs/2307.10455.
@@ -189,7 +185,7 @@ def photo_bytes(column: Any) -> tuple[list[bytes], list[str]]:
         ValueError: if a row has no photo.
         FileNotFoundError: if a file is not there.
     """
-    rows = column.to_pylist() if isinstance(column, (pa.Array, pa.ChunkedArray)) else column
+    rows = column.to_pylist() if hasattr(column, "to_pylist") else column
     photos, names = [], []
     for number, row in enumerate(rows):
         if row is None or (row["bytes"] is None and row["path"] is None):
@@ -200,9 +196,9 @@ def photo_bytes(column: Any) -> tuple[list[bytes], list[str]]:
 
 
 def with_pixels(
-    dataset: Dataset, size: int = 224, mode: Literal["eval", "train"] = "eval", *, column: str = "image"
-) -> Dataset:
-    """The dataset with `pixel_values` instead of photos: uint8 (3, size, size) of a row, (B, ...) of a batch.
+    dataset: Any, size: int = 224, mode: Literal["eval", "train"] = "eval", *, column: str = "image"
+) -> Any:
+    """The `datasets.Dataset` with `pixel_values` instead of photos: uint8 (3, size, size), of a batch (B, ...).
 
     Photos are decoded when rows are read, batch by batch where they are asked for so, as a `DataLoader` does. The
     other columns stay; `select_columns` first if they are many and not needed. See `decode_batch` for the modes.
@@ -211,8 +207,11 @@ def with_pixels(
         ValueError: if the dataset has no such column.
         TypeError: for a streamed dataset, whose batches can go through `photo_bytes` and `decode_batch` in a collator.
     """
-    from datasets import Dataset  # here, so that photos can be prepared where it is not installed
-    from datasets import Image as ImageFeature
+    try:  # transformers then does not demand it for folders with this file
+        from datasets import Dataset
+        from datasets import Image as ImageFeature
+    except ImportError as error:
+        raise ImportError("with_pixels needs the package datasets.") from error
 
     if not isinstance(dataset, Dataset):
         raise TypeError(

@@ -108,6 +108,11 @@ class ClibdProcessor(ProcessorMixin):
         """Tokenizer of texts, None for a model without text."""
         return self._text_tokenizer
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of texts, or else of barcodes, whose special tokens the Trainer reads."""
+        return self._text_tokenizer or self.dna_tokenizer
+
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Writes `processor_config.json`, a folder for each tokenizer, and the code that loads them."""
         if push_to_hub:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .barcode_heads import IGNORED, count_labels
+from .barcode_heads import IGNORED, ResizableMixin, count_labels
 
 
 def taxa_loss(
@@ -47,8 +47,39 @@ def taxa_loss(
     cross_entropy = partial(nn.functional.cross_entropy, ignore_index=IGNORED, reduction="sum")
     sums = torch.stack(list(map(cross_entropy, logits.float().split(list(sizes), 1), targets.unbind(1))))  # (R,)
     if counts.numel() == 1:
-        return sums.sum() / counts.reshape(()).clamp(min=1)
+        return sums.sum() / count_labels(labels, targets != IGNORED, counts.reshape(()))
     return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+
+
+def class_loss(
+    logits: torch.Tensor, labels: torch.Tensor, config: Any, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Mean loss of the labels of one rank, by `config.problem_type`; 0 without labels.
+
+    None becomes "single_label_classification" for integers, and else "multi_label_classification", as in transformers.
+
+    Args:
+        logits: (B, C).
+        labels: Ids (B,), negative ones are ignored; for several labels 0 or 1 (B, C), negative ones are ignored; for
+            "regression" numbers (B, C), -100 is ignored.
+        num_items_in_batch: See `count_labels`.
+    """
+    if config.problem_type is None:
+        kind = "multi" if labels.is_floating_point() else "single"
+        config.problem_type = f"{kind}_label_classification"
+    logits = logits.float()
+    if config.problem_type == "single_label_classification":
+        labels = labels.reshape(-1)
+        targets = labels.masked_fill(labels < 0, IGNORED)
+        known = targets != IGNORED
+        total = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    else:
+        regression = config.problem_type == "regression"
+        known = labels != IGNORED if regression else labels >= 0
+        compare = nn.functional.mse_loss if regression else nn.functional.binary_cross_entropy_with_logits
+        losses = compare(logits, labels.to(logits.dtype), reduction="none")
+        total = losses.masked_fill(~known, 0).sum()
+    return total / count_labels(labels, known, num_items_in_batch)
 
 
 class TaxonPrediction(NamedTuple):
@@ -140,15 +171,18 @@ def _sum_up(
     return masses
 
 
-class TaxonClassifierMixin:
+class TaxonClassifierMixin(ResizableMixin):
     """Classification head over the `pooler_output` of the encoder `base_model`.
 
     Classes are `config.id2label` for one rank, `config.taxa` for several, with the tree in `config.parents`.
     """
 
-    config: Any
     base_model: Any
-    loss_function: Any
+
+    @property
+    def score(self) -> nn.Module:
+        """The classifier, under the name by which peft leaves it out of "all-linear"."""
+        return self.taxon_classifier
 
     def _add_taxon_classifier(self, dropout: float) -> None:
         num_labels = self.config.num_labels or 0
@@ -170,8 +204,8 @@ class TaxonClassifierMixin:
         """Logits (B, C), concatenated over ranks, and with labels the loss in nats.
 
         Args:
-            labels: Ids of taxa, (B,) for one rank or (B, R) for several in the order of `config.taxa`. Negative ids
-                are ignored; use -100, which the Trainer does not count as a label.
+            labels: Ids of taxa, (B,) for one rank (see `class_loss`) or (B, R) for several in the order of
+                `config.taxa`. Negative ids are ignored; use -100, which the Trainer does not count as a label.
             kwargs: Arguments of the encoder, and `num_items_in_batch`, see `count_labels` and `taxa_loss`.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
@@ -181,9 +215,7 @@ class TaxonClassifierMixin:
         if labels is not None and self.config.taxa is not None:
             loss = taxa_loss(logits, labels, [len(names) for names in self.config.taxa.values()], num_items_in_batch)
         elif labels is not None:
-            targets = labels.masked_fill(labels < 0, IGNORED)
-            count = count_labels(targets, num_items_in_batch)
-            loss = self.loss_function(targets, logits.float(), self.config, num_items_in_batch=count)
+            loss = class_loss(logits, labels, self.config, num_items_in_batch)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

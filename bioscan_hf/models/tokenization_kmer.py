@@ -12,16 +12,20 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
-from tokenizers import Regex, Tokenizer
+from tokenizers import Regex, Tokenizer, normalizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from .spelling import REMOVED, is_spelled, spell, spelled_text
 from .vocabularies import VOCABULARIES, check_choice
+
+try:  # transformers then does not demand it for folders with this file
+    import pyarrow as pa
+except ImportError:
+    pa = None
 
 _BLOCK_ROWS = 1024  # the arrays of a block fit into the second-level cache
 _INVALID = -(2**28)  # value of an invalid letter, which makes the value of its k-mer negative
@@ -60,6 +64,10 @@ def _special_tokens(k: int, vocabulary: str) -> dict[str, str]:
 def _backend(k: int, vocabulary: str, ids: dict[str, int]) -> Tokenizer:
     form = VOCABULARIES[vocabulary]
     tokenizer = Tokenizer(WordLevel(ids, unk_token=form.special_tokens[-1]))
+    removed = normalizers.Replace(Regex(f"[{REMOVED}]+"), "")
+    letters = [normalizers.Replace(letter, letter.upper()) for letter in "acgtn"]
+    thymine = [normalizers.Replace(letter, "T") for letter in "Uu"]
+    tokenizer.normalizer = normalizers.Sequence([removed, *letters, *thymine])
     # Matches k characters of any kind; "removed" with "invert" drops the shorter last piece.
     tokenizer.pre_tokenizer = Split(Regex(rf"[\s\S]{{{k}}}"), behavior="removed", invert=True)
     if form.leading:
@@ -68,10 +76,19 @@ def _backend(k: int, vocabulary: str, ids: dict[str, int]) -> Tokenizer:
     return tokenizer
 
 
-def string_chunks(column: Any) -> list[pa.Array]:
-    """The column as Arrow string arrays, not copied if it is one; raises TypeError or ValueError for other values."""
+def string_chunks(column: Any) -> list[Any]:
+    """The column as Arrow string arrays, not copied if it is one; without pyarrow as one list.
+
+    Raises TypeError or ValueError for other values.
+    """
     if isinstance(column, str):
         raise TypeError("A column is a list of barcodes, but one string was given. Give [barcode].")
+    if pa is None:
+        values = list(column)
+        _refuse_missing([place for place, value in enumerate(values) if value is None], len(values))
+        if wrong := [value for value in values if not isinstance(value, str)]:
+            raise TypeError(f"A column of barcodes holds strings, but: {wrong[0]!r}. Convert it to str.")
+        return [values]
     if not isinstance(column, pa.Array | pa.ChunkedArray):
         try:
             column = pa.array(column[:], pa.large_string(), from_pandas=True)
@@ -83,10 +100,15 @@ def string_chunks(column: Any) -> list[pa.Array]:
     if column.type not in (pa.string(), pa.large_string()):
         column = column.cast(pa.large_string())
     if column.null_count:
-        missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        raise ValueError(f"{len(missing)} of {len(column)} barcodes are missing (row {named}). Drop them, or give ''.")
+        _refuse_missing(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)), len(column))
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _refuse_missing(rows: Any, n: int) -> None:
+    """Raises ValueError if there are such rows."""
+    if len(rows):
+        named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        raise ValueError(f"{len(rows)} of {n} barcodes are missing (row {named}). Drop them, or give ''.")
 
 
 def _row_offsets(offset: int | ArrayLike, n: int) -> NDArray[np.int64]:
@@ -103,30 +125,30 @@ def _row_offsets(offset: int | ArrayLike, n: int) -> NDArray[np.int64]:
     return np.broadcast_to(offsets.astype(np.int64), (n,))
 
 
-def rows_of_bytes(
-    strings: pa.Array, offsets: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first `width` bytes of each string after its offset (n, width), and the length after the offset (n,).
-
-    Bytes after the end of a string are those of the next one. Each byte is a character: "?" replaces non-ASCII ones.
-    """
-    data, ends = arrow_text(strings)
-    if data.max(initial=0) > 127:
-        data, ends = arrow_text(pc.replace_substring_regex(strings, pattern=r"[^\x00-\x7F]", replacement="?"))
-    text = np.full(len(data) + width, ord("N"), np.uint8)  # room for the last window
-    text[: len(data)] = data
-    starts = np.minimum(ends[:-1] + offsets, ends[1:])
-    return np.lib.stride_tricks.sliding_window_view(text, width)[starts], ends[1:] - starts
-
-
-def arrow_text(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Bytes of all strings, and the offsets of the strings in them (n + 1,)."""
+def barcode_bytes(strings: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bytes of the barcodes of a chunk of `string_chunks`, in their one spelling, and the offsets of each (n + 1,)."""
+    if isinstance(strings, list):
+        return spelled_text(strings)
     _, bounds, data = strings.buffers()
     dtype = np.dtype(np.int64 if pa.types.is_large_string(strings.type) else np.int32)
     ends = np.frombuffer(bounds, dtype, len(strings) + 1, strings.offset * dtype.itemsize).astype(np.int64)
     if ends[0] == ends[-1]:
         return np.empty(0, np.uint8), ends - ends[0]
-    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]], ends - ends[0]
+    text = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    return (text, ends - ends[0]) if is_spelled(text.tobytes(), np.diff(ends)) else spelled_text(strings.to_pylist())
+
+
+def rows_of_bytes(
+    text: NDArray[np.uint8], ends: NDArray[np.int64], offsets: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The first `width` bytes of each barcode after its offset (n, width), and the length after the offset (n,).
+
+    `text` and `ends` are those of `barcode_bytes`. Bytes after the end of a barcode are those of the next one.
+    """
+    padded = np.full(len(text) + width, ord("N"), np.uint8)  # room for the last window
+    padded[: len(text)] = text
+    starts = np.minimum(ends[:-1] + offsets, ends[1:])
+    return np.lib.stride_tricks.sliding_window_view(padded, width)[starts], ends[1:] - starts
 
 
 def _encode_block(
@@ -209,9 +231,12 @@ class KmerTokenizer(PreTrainedTokenizerFast):
     A call returns ids and masks (n, L), padded and truncated to the fixed length L = `number_of_tokens` unless
     `padding` and `truncation` say otherwise. As published:
 
-    - a k-mer with other letters than capital A, C, G, T is the unknown token, and is attended to;
+    - a k-mer with other letters than A, C, G, T is the unknown token, and is attended to;
     - a last piece shorter than k is padding, with mask 0;
     - a barcode shorter than k is padding throughout (`clibd`: after the leading token).
+
+    Barcodes are read in their one spelling: lower case as upper case, U as T, without gaps ("-" and ".") and white
+    space. Words for a missing barcode, such as "NA", are a barcode without letters.
 
     The padding token is the unknown token (`barcodebert-n`: the k-mer of N). As in other tokenizers, "[MASK]" in the
     text is read as that token. With `barcodebert-n` it is not: `split_special_tokens` is always on, because the
@@ -256,9 +281,14 @@ class KmerTokenizer(PreTrainedTokenizerFast):
                 )
 
     @property
+    def number_of_kmers(self) -> int:
+        """The k-mers in `max_nucleotides`."""
+        return self.max_nucleotides // self.k
+
+    @property
     def number_of_tokens(self) -> int:
-        """The fixed length L: the k-mers in `max_nucleotides`, and the leading token of `clibd`."""
-        return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary].leading
+        """The fixed length L: the k-mers, and the leading token of `clibd`."""
+        return self.number_of_kmers + VOCABULARIES[self.vocabulary].leading
 
     def __call__(
         self,
@@ -270,13 +300,17 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         **kwargs: Any,
     ) -> BatchEncoding:
         """Ids and mask of one barcode or a list; tensors are (n, L) also for n = 1."""
+        if isinstance(text, str):
+            text = text if spell(text) else ""
+        elif text is not None:
+            text = [barcode if not isinstance(barcode, str) or spell(barcode) else "" for barcode in text]
         return super().__call__(text, text_pair, padding=padding, truncation=truncation, **kwargs)
 
     def encode_column(self, column: Any, offset: int | ArrayLike = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and mask (n, L) of a column of barcodes: those of a call, many times faster.
 
         With `barcodebert-n`, a last piece shorter than k has mask 0 and the published id of the piece padded with N; a
-        call gives padding. Text such as "[MASK]" is always read as nucleotides.
+        call gives padding. Text such as "[MASK]" is always read as letters.
 
         Args:
             column: A list, tuple, array or `datasets` column of strings. Arrow arrays, such as
@@ -298,9 +332,9 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         start = 0
         for chunk in chunks:
             for first in range(0, len(chunk), _BLOCK_ROWS):
-                block = chunk.slice(first, _BLOCK_ROWS)
-                rows = slice(start, start + len(block))
-                nucleotides, lengths = rows_of_bytes(block, offsets[rows], self.max_nucleotides // self.k * self.k)
+                text, ends = barcode_bytes(chunk[first : first + _BLOCK_ROWS])
+                rows = slice(start, start + len(ends) - 1)
+                nucleotides, lengths = rows_of_bytes(text, ends, offsets[rows], self.number_of_kmers * self.k)
                 _encode_block(nucleotides, lengths, self.k, self.vocabulary, ids[rows, leading:], mask[rows, leading:])
                 start = rows.stop
         return ids, mask

@@ -158,7 +158,7 @@ def flat(answers):
         ("", {}, ValueError, "has 0 nucleotides; a token needs 2"),
         (["ACGT", "A"], {}, ValueError, "'A' has 1 nucleotides"),
         ("ACGTX", {}, ValueError, "contains 'X'"),
-        ("acgt", {}, ValueError, "clean='barcode' also takes lower case"),
+        ("ACGT?", {}, ValueError, r"contains '\?'. Allowed are A, C, G, T, U, N, the IUPAC codes and '-'"),
         ("ACGTX", {"clean": "barcode"}, ValueError, "contains 'X'"),
         ("NNNN", {"clean": "barcode"}, ValueError, "has 0 nucleotides"),
         (["ACGT", None], {}, TypeError, "NoneType was given"),

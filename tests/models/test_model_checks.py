@@ -6,82 +6,17 @@ checks are stated here once and run over every class.
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed
-from tiny import BERT, TREE, clibd_batch, close, tiny_clibd
+from every_model import MODELS, inputs_of
+from tiny import close
 
 from bioscan_hf.losses.contrastive import contrastive_loss
-from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
-from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
-from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
-from bioscan_hf.models.modeling_barcodebert import (
-    BarcodeBertForMaskedLM,
-    BarcodeBertForSequenceClassification,
-    BarcodeBertModel,
-)
-from bioscan_hf.models.modeling_barcodemamba import (
-    BarcodeMambaForMaskedLM,
-    BarcodeMambaForSequenceClassification,
-    BarcodeMambaModel,
-)
-from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
-MAMBA = {"k": 2, "max_nucleotides": 24, "hidden_size": 16, "num_hidden_layers": 1, "head_dim": 8, "state_size": 4}
-LETTERS = np.random.default_rng(0).choice(list("ACGT"), (8, 24))
-BARCODES = ["".join(row) for row in LETTERS[:7]] + ["".join(LETTERS[7, :9])]
-
-
-def barcode_bert(cls, **options):
-    torch.manual_seed(0)
-    return cls(BarcodeBertConfig(**(BERT | options))).eval()
-
-
-def barcode_mamba(cls, **options):
-    torch.manual_seed(0)
-    return cls(BarcodeMambaConfig(**(MAMBA | options))).eval()
-
-
-def aligned_barcode():
-    torch.manual_seed(0)
-    config = AlignedBarcodeConfig(positions=24, max_nucleotides=40, embedding_size=8, hidden_size=12)
-    model = AlignedBarcodeModel(config).eval()
-    inputs = inputs_of(model)
-    model.fit_region([(inputs["input_ids"][:7], inputs["attention_mask"][:7])])
-    return model
-
-
-#: Name of the class -> a tiny model of it.
-MODELS = {
-    "BarcodeBertModel": lambda: barcode_bert(BarcodeBertModel),
-    "BarcodeBertForMaskedLM": lambda: barcode_bert(BarcodeBertForMaskedLM),
-    "BarcodeBertForMaskedLM, tied": lambda: barcode_bert(BarcodeBertForMaskedLM, mlm_head="tied"),
-    "BarcodeBertForSequenceClassification": lambda: barcode_bert(BarcodeBertForSequenceClassification, **TREE),
-    "BarcodeMambaModel": lambda: barcode_mamba(BarcodeMambaModel),
-    "BarcodeMambaForMaskedLM": lambda: barcode_mamba(BarcodeMambaForMaskedLM),
-    "BarcodeMambaForSequenceClassification": lambda: barcode_mamba(BarcodeMambaForSequenceClassification, **TREE),
-    "AlignedBarcodeModel": aligned_barcode,
-    "ClibdModel": tiny_clibd,
-}
 ALL = pytest.mark.parametrize("name", MODELS)
 TRANSFORMERS = [name for name in MODELS if name.startswith(("BarcodeBert", "Clibd"))]
 LAYERED = [name for name in MODELS if name != "AlignedBarcodeModel"]
-
-
-def inputs_of(model):
-    """A batch for the model, with labels for heads; the last barcode is short."""
-    if model.config.model_type == "clibd":
-        return clibd_batch()
-    tokenizer = KmerTokenizer(k=model.config.k, max_nucleotides=model.config.max_nucleotides)
-    ids, mask = map(torch.from_numpy, tokenizer.encode_column(BARCODES))
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if "MaskedLM" in type(model).__name__:
-        inputs["labels"] = ids.masked_fill(mask == 0, -100)
-    elif "Classification" in type(model).__name__:
-        inputs["labels"] = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 2, 2], [0, 0, 3]]).repeat(2, 1)
-    return inputs
 
 
 def loss_of(model, inputs):
@@ -201,8 +136,8 @@ def test_attention_implementations_agree(name):
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("Barcode")])
-def test_embeddings_are_resized(name):
-    """New rows follow those of the vocabulary, whose outputs stay; a tied head grows too."""
+def test_embeddings_are_resized(name, tmp_path):
+    """New rows follow those of the vocabulary, whose outputs stay; a tied head grows too. Saved models have them."""
     model = MODELS[name]()
     inputs = {key: value for key, value in inputs_of(model).items() if key != "labels"}
     expected = tensors(model(**inputs))[0]
@@ -214,6 +149,12 @@ def test_embeddings_are_resized(name):
         assert found.shape[-1] == expected.shape[-1] + 3
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     close(found[..., : expected.shape[-1]], expected, 1e-6)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    assert (loaded.config.vocab_size, loaded.config.extra_tokens) == (before + 3, 3)
+    close(tensors(loaded(**inputs))[0], found, 0)
+    with pytest.raises(ValueError, match=f"{before - 1} tokens are too few: the vocabulary has {before}"):
+        model.resize_token_embeddings(before - 1)
 
 
 @ALL

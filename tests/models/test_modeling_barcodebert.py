@@ -57,6 +57,15 @@ def arrays(shared, name):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def of_kmers(model, logits):
+    """The published logits, of the k-mers of ACGT alone; the others are never predicted."""
+    first = model.config.num_special_tokens
+    kmers = slice(first, first + model.config.num_kmers)
+    assert logits.shape[-1] == model.config.vocab_size
+    assert (torch.cat([logits[..., :first], logits[..., kmers.stop :]], -1) == -10_000).all()
+    return logits[..., kmers]
+
+
 @pytest.mark.parametrize("k", [4, 5])
 def test_published_outputs(shared, k, attention):
     """Logits and both poolings are those of the published code; zero where it gives NaN (a barcode of 3 nt)."""
@@ -71,7 +80,7 @@ def test_published_outputs(shared, k, attention):
         pooled = model.bert(expected["input_ids"], expected["attention_mask"]).pooler_output
         model.config.pooling = "mean"
         mean = model.bert(expected["input_ids"], expected["attention_mask"]).pooler_output
-    stored_logits = expected["logits"]
+    stored_logits, logits = expected["logits"], of_kmers(model, logits)
     stored_live = live[: len(stored_logits)]
     close(logits[: len(stored_logits)][stored_live], stored_logits[stored_live], 1e-5)
     close(pooled[live], expected["pooled_upstream"][live], 1e-6)
@@ -91,7 +100,7 @@ def test_checkpoint_of_an_old_version_of_transformers(shared):
     expected = arrays(shared, "forward_tf429_G.npz")
     with torch.no_grad():
         output = model(expected["input_ids"], expected["attention_mask"], output_hidden_states=True)
-    close(output.logits, expected["logits"], 1e-5)
+    close(of_kmers(model, output.logits), expected["logits"], 1e-5)
     close(output.hidden_states[-1], expected["hidden_last"], 1e-5)
 
 
@@ -124,7 +133,7 @@ def test_published_masked_lm_loss(shared, case):
         with torch.no_grad():
             output = model(data["masked_input"], data["attention_mask"], labels=labels)
         assert output.loss.item() == pytest.approx(numbers[name], abs=1e-6)
-    close(output.logits[:4], data["logits_first4"], 1e-5)
+    close(of_kmers(model, output.logits[:4]), data["logits_first4"], 1e-5)
 
 
 @pytest.mark.parametrize("case", ["", "_tokenizeN"])
@@ -463,3 +472,21 @@ def test_remote_code_runs_without_the_package(tmp_path):
         encoder = model if folder == "AutoModel" else model.bert
         for name in models:
             close(torch.load(tmp_path / f"{folder}-{name}.pt"), encoder(*batch).pooler_output, 1e-6)
+
+
+@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
+@pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
+def test_a_batch_without_a_token(cls, options, pooling):
+    """Barcodes shorter than k, padded to the longest: the embedding is zero, and there are no logits of tokens."""
+    model = tiny_bert(cls, pooling=pooling, **options)
+    batch = KmerTokenizer(2, max_nucleotides=24)(["A", ""], padding="longest", return_tensors="pt")
+    assert batch["input_ids"].shape == (2, 0)
+    for given in (dict(batch), {"input_ids": batch["input_ids"].long()}):
+        output = model(**given)
+        if cls is BarcodeBertModel:
+            assert output.pooler_output.shape == (2, 16) and not output.pooler_output.any()
+            assert output.last_hidden_state.shape == (2, 0, 16)
+        elif cls is BarcodeBertForMaskedLM:
+            assert output.logits.shape == (2, 0, 18)
+        else:
+            close(output.logits, model.taxon_classifier.bias.expand(2, -1), 1e-6)

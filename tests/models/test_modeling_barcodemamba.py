@@ -97,20 +97,23 @@ def test_chunk_size_has_no_effect():
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("objective", ["masked", "next"])
 def test_losses_equal_their_definition(objective, sparse):
-    """Cross-entropy of the label's k-mer, at its position or the one before; other labels are ignored."""
+    """Cross-entropy of the label's k-mer, from its position or the one before; other labels are ignored."""
     model, (ids, mask) = tiny_mamba(objective=objective, sparse_prediction=sparse), tiny_batch()
     labels = ids.masked_fill(mask == 0, -100)
     labels[0, 3] = 1  # [UNK]
     logits = model(ids, mask).logits
-    assert logits.shape == (4, 12, 16)
-    pairs = [(row, i, labels[row, i].item() - 2) for row in range(4) for i in range(12) if labels[row, i] >= 2]
+    assert logits.shape == (4, 12, 18)
+    hidden = model.backbone(ids, mask).last_hidden_state
+    source = 5 if objective == "masked" else 4
+    close(logits[:, 5, 2:], model.classifier(hidden[:, source]), 1e-6)
+    pairs = [(row, i, labels[row, i].item()) for row in range(4) for i in range(12) if labels[row, i] >= 2]
     if objective == "next":
-        pairs = [(row, i - 1, kmer) for row, i, kmer in pairs if i > 0]
+        pairs = [(row, i, kmer) for row, i, kmer in pairs if i > 0]
         assert len(pairs) == 18 - 2, "12 + 7 + 1 tokens, less 3 first ones and [UNK], which is none of the first"
     expected = -sum(logits[row, i].log_softmax(0)[kmer] for row, i, kmer in pairs) / len(pairs)
     output = model(ids, mask, labels=labels)
     close(output.loss, expected, 1e-5)
-    assert output.logits.shape == ((len(pairs), 16) if sparse else (4, 12, 16))
+    assert output.logits.shape == ((len(pairs), 18) if sparse else (4, 12, 18))
 
 
 @pytest.mark.parametrize(("cls", "options"), HEADS[1:])
