@@ -7,6 +7,7 @@ import sys
 from sphinx.application import Sphinx
 
 from bioscan_hf import __version__
+from bioscan_hf.training.options.programs import PROGRAMS, help_page
 
 project = "bioscan_hf"
 author = "The bioscan_hf developers"
@@ -36,7 +37,9 @@ def command_line(app: Sphinx, page: str, source: list[str]) -> None:
     if page == "api/command_line":
         command = [sys.executable, "-m", "typer", "bioscan_hf.cli.main", "utils", "docs", "--name", "bioscan-hf"]
         text = subprocess.run([*command, "--title", "Command line"], capture_output=True, text=True, check=True).stdout
-        source[0] = re.sub(r"^Example:\n((?:  .*\n)+)", r"```console\n\1```\n", text, flags=re.M)
+        pages = [f"### Options of `bioscan-hf train {name}`\n\n```text\n{help_page(name)}\n```" for name in PROGRAMS]
+        text = re.sub(r"^Examples?:\n((?:  .*\n)+)", r"```console\n\1```\n", text, flags=re.M)
+        source[0] = "\n\n".join([text, *pages])
 
 
 def setup(app: Sphinx) -> None:

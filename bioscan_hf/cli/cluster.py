@@ -34,7 +34,7 @@ Preset = Annotated[
 @command(
     "Clusters of embeddings",
     "bioscan-hf cluster dataset embeddings --output clusters",
-    "bioscan-hf cluster dataset image=photos --with dna=barcodes --output both",
+    "bioscan-hf cluster dataset image=photos --with dna=embeddings --output both",
 )
 def cluster(
     source: Labels,

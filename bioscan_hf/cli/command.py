@@ -191,7 +191,7 @@ def run_command(name: str, out: Output, function: Callable[[], Result], one_line
     except typer.BadParameter:
         raise
     except Exception as error:
-        if out.debug or getattr(error, "__notes__", ()):  # raised after hours of training, with advice
+        if out.debug or hasattr(error, "__notes__"):  # raised after hours of training, with advice
             raise
         if isinstance(error, EXPECTED):
             status = 2 if isinstance(error, OptionError) else 1

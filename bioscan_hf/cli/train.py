@@ -41,7 +41,7 @@ def _command(name: str) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
         words, out = _output_of(context.args)
         if {"--help", "-h"} & set(words):
-            print(help_page(name, f"bioscan-hf train {name}"), OUTPUT, sep="\n")
+            print(help_page(name), OUTPUT, sep="\n")
             return
         run_command(f"train {name}", out, lambda: _train(name, words, out), one_line=True)
 

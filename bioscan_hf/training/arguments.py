@@ -19,6 +19,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from .machine import default_workers
 from .options.given import Given, OptionError, check_names, read_given
 from .options.shared import SCHEDULES, BarcodeTrainingDefaults, TrainingDefaults
 
@@ -37,6 +38,8 @@ class BaseTrainingArguments(TrainingDefaults, TrainingArguments):  # type: ignor
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = default_workers(on_gpu)
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class BaseTrainingArguments(TrainingDefaults, TrainingArguments):  # type: ignor
 
 
 @dataclass
-class BarcodeTrainingArguments(BarcodeTrainingDefaults, BaseTrainingArguments):
+class BarcodeTrainingArguments(BarcodeTrainingDefaults, BaseTrainingArguments):  # type: ignore[misc]
     """Arguments of the trainers whose batches may hold barcodes of similar length."""
 
 
@@ -73,7 +76,7 @@ def read_options(
     if program is not None and {"--help", "-h"} & set(arguments):
         from .options.programs import help_page
 
-        print(help_page(program, sys.argv[0]))
+        print(help_page(program))
         raise SystemExit(0)
     if "--help-all" in arguments:
         parser.parse_args(["--help"])

@@ -84,15 +84,11 @@ PROGRAMS = {
 }
 
 
-def help_page(name: str, command: str) -> str:
-    """The page of a trainer: examples, then our own options.
-
-    Args:
-        command: How the trainer is called, for the first line.
-    """
+def help_page(name: str) -> str:
+    """The page of a trainer: examples, then our own options."""
     program = PROGRAMS[name]
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
-    lines = [f"Usage: {command} [OPTIONS.yaml] --source SOURCE [OPTIONS]", "", "Examples:"]
+    lines = [f"Usage: bioscan-hf train {name} [OPTIONS.yaml] --source SOURCE [OPTIONS]", "", "Examples:"]
     lines += [f"  {example}" for example in program.examples]
     lines += ["", program.about, "", "Options:", *_described(program.options, width)]
     lines += ["", "Training (defaults of this program):", *_described(program.training, width)]
