@@ -5,7 +5,7 @@ region (anchors) vote for the start of a read. Uploaded to the Hub beside the we
 Shape letters: B = batch, L = nucleotides, P = positions of the region, V = 4**anchor_k, D = embedding size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ NOTHING = 4
 #: Weight of the most reliable anchor. Weights are whole numbers, which are exact in any precision.
 FULL_WEIGHT = 1000
 
-#: Barcodes that `fit_region` processes at a time, and the times that it finds the anchors.
-FITTED_ROWS, ROUNDS = 4096, 2
+#: Barcodes that `fit_region` processes at a time.
+FITTED_ROWS = 4096
 
 
 @dataclass
@@ -176,61 +176,89 @@ class AlignedBarcodeModel(PreTrainedModel):
         the hidden layer starts without effect.
 
         Args:
-            batches: Token ids and attention masks (B, L) of the barcodes.
+            batches: Token ids and attention masks (B, L) of the barcodes. They are read four times and not kept, so
+                any number of barcodes fits in memory; of an iterator, which ends, a byte is kept for each nucleotide.
 
         Raises:
             ValueError: if fewer than 2 barcodes are as long as the region.
         """
+        if isinstance(batches, Iterator):
+            kept = [nucleotides(ids, mask).to(torch.uint8) for ids, mask in batches]
+            batches = [(part + FIRST_NUCLEOTIDE, part < NOTHING) for part in kept]
+
+        def letters() -> Iterator[torch.Tensor]:
+            for ids, mask in batches:
+                yield from nucleotides(ids, mask).to(self.device).split(FITTED_ROWS)
+
         positions = self.config.positions
-        letters = [nucleotides(ids, mask).to(torch.uint8) for ids, mask in batches]
-        long_enough = [part for part in letters if part.shape[1] >= positions]
-        whole = [part[(part < NOTHING).sum(1) == positions, :positions] for part in long_enough]
-        reads = torch.cat([part[(part < NOTHING).all(1)] for part in whole] or [torch.empty(0, positions)])
-        if len(reads) < 2:
+        found = self._find_anchors((self._whole(part)[1] for part in letters()), fewest=2)
+        if found < 2:
             raise ValueError(
-                f"{len(reads)} of the barcodes have exactly {positions} nucleotides, but 2 or more are needed to fit "
+                f"{found} of the barcodes have exactly {positions} nucleotides, but 2 or more are needed to fit "
                 f"the barcode region. Set `positions` to the most frequent length, or give more barcodes."
             )
-        for _ in range(ROUNDS):
-            self._find_anchors(reads)
-            start = torch.cat([self._place(part.int())[1] for part in reads.split(FITTED_ROWS)])
-            reads = reads[start == 0] if (start == 0).any() else reads
-        parts = [rows for part in letters for rows in part.split(FITTED_ROWS)]
-        aligned = [self._place(part.int())[0].to(torch.uint8) for part in parts]
-        counts = torch.full((positions, 4), 0.5, dtype=torch.float64, device=reads.device)
-        for part in aligned:
-            counts += torch.stack([(part == letter).sum(0) for letter in range(4)], dim=1)
+        straight: list[torch.Tensor] = []  # for each part, whether each whole read starts with the region
+
+        def straight_reads() -> Iterator[torch.Tensor]:
+            for part in letters():
+                _, reads = self._whole(part)
+                straight.append(self._place(reads)[1] == 0)
+                yield reads[straight[-1]]
+
+        second = self._find_anchors(straight_reads(), fewest=1)
+        if not second:
+            straight = [torch.ones_like(rows) for rows in straight]
+        counts = torch.full((positions, 4), 0.5, dtype=torch.float64, device=self.device)
+        still = 0
+        for part, rows in zip(letters(), straight, strict=True):
+            aligned, start, _ = self._place(part)
+            still += int((start[self._whole(part)[0]][rows] == 0).sum())
+            counts += torch.stack([(aligned == letter).sum(0) for letter in range(4)], dim=1)
         self.nucleotide_frequency.copy_(counts / counts.sum(1, keepdim=True))
         if self.projection is not None:
-            self._start_projection(self.projection, aligned)
+            self._start_projection(self.projection, (self._place(part)[0] for part in letters()))
         if self.output is not None:
             self.output.weight.zero_()
             self.output.bias.zero_()
-        return len(reads)
+        return still or second or found
 
-    def _start_projection(self, projection: nn.Linear, aligned: list[torch.Tensor]) -> None:
+    def _whole(self, letters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which barcodes (B, L) have the region's number of nucleotides and nothing before them; and these, (n, P)."""
+        known, positions = letters < NOTHING, self.config.positions
+        whole = (known.sum(1) == positions) & known[:, :positions].all(1)
+        return whole, letters[whole, :positions] if whole.any() else letters.new_empty(0, positions)
+
+    def _start_projection(self, projection: nn.Linear, aligned: Iterable[torch.Tensor]) -> None:
         """Sets the projection to the principal components of the profiles, the largest first."""
         size = self.config.profile_size
         covariance = torch.zeros(size, size, dtype=torch.float64, device=projection.weight.device)
         for part in aligned:
-            profile = F.normalize(self.profile(part.int()), dim=1)
-            covariance += (profile.T @ profile).double()
+            profile = F.normalize(self.profile(part), dim=1)
+            covariance += profile.T @ profile
         largest = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : len(projection.weight)]
         projection.weight.zero_()
         projection.weight[: largest.shape[1]] = largest.T.to(projection.weight)
 
-    def _find_anchors(self, reads: torch.Tensor) -> None:
-        """Sets the position and weight of each k-mer, from full-length barcodes (n, P)."""
-        kinds, windows = len(self.anchor_weight), reads.shape[1] - self.config.anchor_k + 1
-        counts = torch.zeros(kinds * windows, dtype=torch.int64, device=reads.device)
-        for part in reads.split(FITTED_ROWS):
-            bins = anchor_ids(part.int(), self.config.anchor_k) * windows + torch.arange(windows, device=reads.device)
+    def _find_anchors(self, parts: Iterable[torch.Tensor], fewest: int) -> int:
+        """Sets the position and weight of each k-mer from full-length barcodes (n, P), if there are the fewest needed.
+
+        Returns their number.
+        """
+        kinds, windows = len(self.anchor_weight), self.config.positions - self.config.anchor_k + 1
+        counts = torch.zeros(kinds * windows, dtype=torch.int64, device=self.device)
+        reads = 0
+        for part in parts:
+            bins = anchor_ids(part, self.config.anchor_k) * windows + torch.arange(windows, device=self.device)
             counts += torch.bincount(bins.flatten(), minlength=kinds * windows)
+            reads += len(part)
+        if reads < fewest:
+            return reads
         most, position = counts.view(kinds, windows).max(1)
         self.anchor_position.copy_(position)
         # The share of the k-mer's occurrences at this position, times about the square root of their number.
         reliable = most / (counts.view(kinds, windows).sum(1) + 1) ** 0.5
         self.anchor_weight.copy_((FULL_WEIGHT * reliable / reliable.max()).round())
+        return reads
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):

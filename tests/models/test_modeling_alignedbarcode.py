@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from functools import cache
 
 import numpy as np
@@ -231,6 +232,36 @@ def test_full_length_barcodes_define_the_region():
     assert output.start[60:75].tolist() == [30] * 15 and output.start[75:78].tolist() == [0, 0, 0]
     counts = torch.stack([(output.aligned == letter).sum(0) for letter in range(4)], 1) + 0.5
     assert_close(model.nucleotide_frequency, counts / counts.sum(1, keepdim=True), rtol=0, atol=1e-6)
+
+
+class Passes:
+    """Batches of barcodes that are made each time, and how many are held at most."""
+
+    def __init__(self, parts):
+        self.parts, self.read, self.alive, self.most = parts, 0, weakref.WeakSet(), 0
+
+    def __iter__(self):
+        self.read += 1
+        for part in self.parts:
+            made = encode(part)
+            self.alive.add(made[0])
+            self.most = max(self.most, len(self.alive))
+            yield made
+
+
+def test_fitting_keeps_no_barcodes():
+    """Twenty batches are read four times, and at most two are held, with the result of one batch."""
+    whole = family() * 2
+    passes = Passes([whole[start : start + 6] for start in range(0, 120, 6)])
+    fitted = []
+    for batches in (passes, [encode(whole)]):
+        torch.manual_seed(0)
+        fitted.append(AlignedBarcodeModel(AlignedBarcodeConfig(positions=P, max_nucleotides=160, embedding_size=4)))
+        assert fitted[-1].fit_region(batches) == 120
+    assert passes.read == 4 and passes.most <= 2
+    one, two = (model.state_dict() for model in fitted)
+    assert all(torch.equal(one[name], two[name]) for name in one if name != "projection.weight")
+    assert_close(one["projection.weight"].abs(), two["projection.weight"].abs(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", KINDS)

@@ -231,7 +231,7 @@ def test_steps_are_the_same_for_one_process_and_two(source, bert, tmp_path, kind
 def start_of(source, options):
     """What `make_model` takes to make the model that a run begins with."""
     given, _ = arguments(source, "unused", **options)
-    return given, program.load_split(given, "train", given.ranks)["dna_barcode"][:]
+    return given, program.load_split(given, "train", given.ranks)
 
 
 def test_a_killed_run_resumes_exactly(source, tmp_path):
