@@ -106,6 +106,8 @@ def similarity_blocks(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Slices of queries and of keys, and their similarities (q, n), until all are compared.
 
+    The next block overwrites the similarities: new memory for each would take as long as products of short vectors.
+
     Arguments as of `nearest`; the slices of keys count along `rows`. "euclidean" gives 2 q k - k^2, which orders the
     keys of a query by distance; "bfloat16" gives cosines minus 1.
     """
@@ -114,13 +116,14 @@ def similarity_blocks(
     width = -(-count // -(-count // keys_at_once))  # blocks of nearly one size
     width = -(-width // 64) * 64
     block = torch.zeros((width, x.shape[1]), dtype=x.dtype, device=device)
+    products = torch.empty((min(len(x), QUERIES_AT_ONCE), width), dtype=x.dtype, device=device)
     for columns in slices(count, width):
         n = columns.stop - columns.start
         block[:n] = _prepared(keys[columns if rows is None else rows[columns]], metric, dtype, -1.0, device)
         for asked in slices(len(x), QUERIES_AT_ONCE):
-            similarity = x[asked] @ block.T
+            similarity = torch.matmul(x[asked], block.T, out=products[: asked.stop - asked.start])
             if metric == "euclidean":
-                similarity = 2 * similarity - block.square().sum(1)
+                similarity.mul_(2).sub_(block.square().sum(1))
             yield asked, columns, similarity[:, :n]
 
 
