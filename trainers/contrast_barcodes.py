@@ -56,6 +56,7 @@ from bioscan_hf.training.arguments import (
 from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator
 from bioscan_hf.training.checks import check_training
 from bioscan_hf.training.inputs import check_batch, load_rows, load_tokenizer, pinned
+from bioscan_hf.training.machine import once_per_machine
 from bioscan_hf.training.options.contrast import QUESTIONS, ContrastDefaults, ContrastOptions
 from bioscan_hf.training.run import begin_run, run_program, run_training
 from bioscan_hf.training.trainer import BarcodeTrainer
@@ -202,12 +203,13 @@ def make_model(options: ContrastOptions, data: Dataset) -> tuple[PreTrainedModel
 
 
 def fit_once(model: AlignedBarcodeModel, barcodes: EncodedBarcodes) -> None:
-    """Fits the model in the main process; all others get the result, or its error."""
-    state, outcome = PartialState(), cast(list[Any], [None])
+    """Fits the model in the main process, on its device; all others get the result, or its error."""
+    state = PartialState()
+    outcome: list[Any] = [None]
     if state.is_main_process:
         try:
-            model.fit_region(barcodes)
-            outcome = [model.state_dict()]
+            model.to(state.device).fit_region(barcodes)
+            outcome = [model.cpu().state_dict()]
         except ValueError as error:
             outcome = [error]
     fitted: Any = broadcast_object_list(outcome)[0]
@@ -252,7 +254,7 @@ def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str
     run = begin_run("barcodes/contrast", RUN_FILE, options, training_args)
     if run.finished:
         return run.finished
-    with training_args.main_process_first(desc="loading the barcodes"):
+    with once_per_machine():
         data = load_split(options, options.train_split, options.ranks)
         questions = load_questions(options)
     run.about["splits"] = {options.train_split: len(data)}

@@ -54,6 +54,7 @@ from bioscan_hf.training.finetuning import (
     make_model,
 )
 from bioscan_hf.training.inputs import load_tokenizer
+from bioscan_hf.training.machine import once_per_machine
 from bioscan_hf.training.run import TrainingRun, begin_run, run_program, run_training
 from bioscan_hf.training.sampling import EpochSampler, similar_length_order
 from bioscan_hf.training.taxa import TaxonCollator, count_tokens, score_logits, summarize, write_predictions
@@ -135,7 +136,7 @@ def main(options: FinetuningOptions, training_args: BarcodeTrainingArguments) ->
     """
     ranks = check_options(options, training_args)
     config, tokenizer = load_tokenizer(options.model, tuple(ADAPTED_LAYERS))
-    with training_args.main_process_first(desc="loading the barcodes"):
+    with once_per_machine():
         data = load_splits(options, ranks, tokenizer)
     sizes = {rank: len(names) for rank, names in data.classes.items()}
     logger.info("%d training barcodes; classes: %s", len(data.train), sizes)

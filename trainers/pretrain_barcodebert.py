@@ -45,6 +45,7 @@ from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training.arguments import BarcodeTrainingArguments, global_batch_size, read_options
+from bioscan_hf.training.machine import once_per_machine
 from bioscan_hf.training.masking import IGNORED, MaskedKmerCollator, Masking
 from bioscan_hf.training.presets import PRESETS
 from bioscan_hf.training.pretraining import (
@@ -188,7 +189,7 @@ def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -
     run = begin_run("barcodebert/pretrain", RUN_FILE, options, training_args, PRESETS)
     if run.finished:
         return run.finished
-    with training_args.main_process_first(desc="loading the barcodes"):
+    with once_per_machine():
         splits = [options.train_split, *({options.validation_split} - {"none"})]
         how = options.deduplicate, options.max_nucleotides
         loaded = {split: load_barcodes(options.source, split, *how) for split in splits}

@@ -74,6 +74,7 @@ from bioscan_hf.training.clibd.trainer import (
     retrieval_tables,
 )
 from bioscan_hf.training.clibd.views import TwoViewCollator
+from bioscan_hf.training.machine import once_per_machine
 from bioscan_hf.training.options.clibd import BEST_BY
 from bioscan_hf.training.run import TrainingRun, begin_run, run_program, run_training
 
@@ -189,7 +190,7 @@ def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]
     made, processor = make_model(options)
     modalities = modalities_of(options, made.config)
     model = prepare_model(made, options)
-    with training_args.main_process_first(desc="loading the specimens"):
+    with once_per_machine():
         data = load_training_rows(options, training_args, modalities, steps_of(run.checkpoint))
         validation = load_validation(options, modalities)
     rows = data.rows if isinstance(data, PassStream) else len(data)

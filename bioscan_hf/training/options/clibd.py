@@ -82,6 +82,5 @@ class ClibdDefaults(TrainingDefaults):
     weight_decay: float = option(0.01, "Weight decay of AdamW.")
     warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of all steps.")
     dataloader_drop_last: bool = option(True, "Leave it on: processes need equal batches.")
-    dataloader_num_workers: int = option(0, "Processes that decode photos; 8 or more are recommended.")
     load_best_model_at_end: bool = option(True, "Keep the model of the best validation.")
     metric_for_best_model: str | None = option(BEST_BY, "Metric of the best validation.")

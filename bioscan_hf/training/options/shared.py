@@ -63,6 +63,10 @@ class TrainingDefaults:
     optim: str = option("adamw_torch_fused", "Optimizer.")
     remove_unused_columns: bool = option(False, "Leave it off: the collator needs all columns.")
     ddp_find_unused_parameters: bool | None = option(False, "Leave it off: every step uses all parameters.")
+    dataloader_num_workers: int = option(
+        None,
+        "Processes that make the batches. Default: on a GPU, the cores of each process less one, at most 16; else 0.",
+    )
     bf16: bool | None = option(None, "bfloat16 autocast. Default: on for a GPU that supports it, off on a CPU.")
 
 
