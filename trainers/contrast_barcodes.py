@@ -11,7 +11,7 @@ reads of the training split, by species (or BIN: `--ranks dna_bin`). This helps 
 `--model FOLDER`: a BarcodeBERT, a BarcodeMamba or an aligned-barcode encoder. Smoke run over a simulated release:
 
     bioscan-hf simulate out/release
-    python trainers/contrast_barcodes.py --source out/release --output_dir out/smoke --max_steps 3 \
+    python trainers/contrast_barcodes.py --source out/release --output_dir out/smoke_aligned --max_steps 3 \
         --per_device_train_batch_size 64
 
 `--embedding_size 0` is the profile alone: the most accurate encoder, with 2,632 numbers per barcode. Processes, YAML
