@@ -66,6 +66,7 @@ def test_a_run_learns_and_writes_model_processor_and_results(dataset, model, tmp
     )
 
 
+VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
 RANKS_OF_LOSS = {"label_columns": ["order", "genus"], "rank_weights": [1.0, 3.0]}
 SIGLIP = {"loss": "siglip", "label_columns": ["genus"], "learning_rate": 0.01}
 
@@ -137,6 +138,17 @@ def test_two_processes_resume_a_stream(dataset, tmp_path):
     same_weights(whole, resumed, atol=1e-6)
 
 
+def test_a_stream_has_epochs(dataset, model, tmp_path):
+    """Two passes of 40 specimens in batches of 16: validated and saved after each, without a number of steps."""
+    options = {"streaming": True, "max_steps": -1, "num_train_epochs": 2, "max_train_specimens": 40, **VALIDATED}
+    options |= {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_accumulation_steps": 1}
+    results = program.main(*arguments(dataset, model, tmp_path / "run", **options))
+    name = "eval_image_to_dna_harmonic_mean"
+    assert [entry["step"] for entry in history(tmp_path / "run") if name in entry] == [2, 4, 5]
+    assert results["steps"] == 5 and history(tmp_path / "run")[-1]["epoch"] == 2.0
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {f"checkpoint-{i}" for i in (2, 4, 5)}
+
+
 def test_simclr_trains_the_photo_encoder_alone(dataset, model, tmp_path):
     options = {"objective": "simclr", "max_steps": 12, "learning_rate": 1e-3, "key_splits": "train+key_unseen"}
     options |= {"train_split": "pretrain+train"}
@@ -201,9 +213,6 @@ def test_a_new_model_from_the_default_encoders(dataset, model, tmp_path, monkeyp
     processor = ClibdProcessor.from_pretrained(tmp_path / "run")
     assert (processor.text_template, list(processor.image_processor.image_std)) == ("published", [1.0, 1.0, 1.0])
     assert processor.image_size == 32 and processor.dna_tokenizer.k == 4
-
-
-VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets import Image as ImageFeature
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
+from transformers.utils import cached_file
 
 from ...dataset.load import load_bioscan5m
 from ...encoders.hub_encoders import BARCODEBERT, load_published_barcodebert
@@ -190,13 +192,14 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
     return model, make_processor(model.config, text, published=published)
 
 
-def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, PreTrainedModel], Any]:
+def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
     """Modality -> encoder, and the tokenizer of texts, None without texts.
 
     Raises:
         FileNotFoundError: if encoders are neither on this machine nor can be downloaded. All are named.
     """
-    towers: dict[str, PreTrainedModel] = {}
+    towers: dict[str, Any] = {}
+    hub: dict[str, Any] = {"local_files_only": False}
     text, missing = None, []
     for modality, given in names.items():
         if given.startswith(NEW):
@@ -204,17 +207,19 @@ def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, PreTrainedModel],
             continue
         name = pinned(given)
         try:
+            cached_file(name, "config.json", **hub)
             if modality != "dna":
-                towers[modality] = AutoModel.from_pretrained(name, dtype=torch.float32)
-            elif PreTrainedConfig.get_config_dict(name)[0].get("model_type") == "bert":
-                towers[modality] = load_published_barcodebert(name)[0]
+                towers[modality] = AutoModel.from_pretrained(name, dtype=torch.float32, **hub)
+            elif PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type") == "bert":
+                towers[modality] = load_published_barcodebert(name, **hub)[0]
             else:
-                towers[modality] = BarcodeBertModel.from_pretrained(name, dtype=torch.float32)
-            text = AutoTokenizer.from_pretrained(name) if modality == "text" else text
+                towers[modality] = BarcodeBertModel.from_pretrained(name, dtype=torch.float32, **hub)
+            text = AutoTokenizer.from_pretrained(name, **hub) if modality == "text" else text
         except OSError as error:  # what transformers raises for missing files and for a missing network
             if Path(name).is_dir():
                 raise FileNotFoundError(f"--{modality}_encoder {given} cannot be read: {error}") from None
             missing.append(f"--{modality}_encoder {given}")
+            hub["local_files_only"] |= isinstance(error.__cause__, LocalEntryNotFoundError)  # do not wait again
     if missing:
         raise FileNotFoundError(
             f"Not on this machine, and cannot be downloaded: {', '.join(missing)}. Give folders of encoders, such as "
