@@ -78,7 +78,7 @@ class WithDimension(ConversionOps):
 
 
 conversion_mapping.register_checkpoint_conversion_mapping(
-    "ClibdModel",
+    "clibd",
     [WeightConverter(key, key, [WithDimension()]) for key in ("logit_scale.log_scale", "logit_bias.bias")],
     overwrite=True,
 )

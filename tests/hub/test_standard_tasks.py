@@ -5,6 +5,7 @@ import torch
 from tiny import TREE, close, tiny_batch, tiny_bert, tiny_mamba
 from transformers import pipeline
 
+import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM, BarcodeMambaForSequenceClassification
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
