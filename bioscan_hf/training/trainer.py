@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -23,6 +25,9 @@ from ..files import write_json
 from ..provenance import without_folders
 from .arguments import BaseTrainingArguments, global_batch_size
 from .publish import publish, publish_checkpoint
+
+#: Modules whose parameters FSDP gathers one at a time. A name that a model does not have would be refused.
+FSDP_UNITS = {"BertLayer", "Mamba2Block", "Block"}
 
 
 def epoch_warmup(optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LRScheduler:
@@ -66,6 +71,9 @@ class BarcodeTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.neftune_noise_alpha is not None:
             _check_embeddings(self.model)
+        if self.is_fsdp_enabled:
+            found = {type(module).__name__ for module in self.model.modules()}
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(found & FSDP_UNITS)
         self.eval_collator, self.sampler = eval_collator, sampler
         self.processor: Any = None
         self.run_file, self.run = "run.json", cast(Mapping[str, Any], {})
@@ -144,7 +152,8 @@ class BarcodeTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Saves the model and its processor, without the pickle of the arguments: these are in `results.json`."""
-        super()._save(output_dir, state_dict)
+        with own_class(self.model):
+            super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)
         if self.processor is not None:
@@ -207,6 +216,18 @@ class BarcodeTrainer(Trainer):
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
             folder, repo = Path(self.args.output_dir), cast(str, self.hub_model_id)
             publish(folder, repo, self.args, commit_message or "End of training").result()
+
+
+@contextmanager
+def own_class(model: Any) -> Iterator[None]:
+    """A model under FSDP has its own class meanwhile, whose code and name are saved beside the weights."""
+    sharded = type(model)
+    if isinstance(model, FSDPModule):
+        model.__class__ = next(base for base in sharded.__bases__ if base is not FSDPModule)
+    try:
+        yield
+    finally:
+        model.__class__ = sharded
 
 
 def _check_embeddings(model: Any) -> None:

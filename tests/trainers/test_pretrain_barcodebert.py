@@ -186,7 +186,7 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"objective": "next"}, ValueError, "--objective next needs --backbone mamba"),
         ({"backbone": "lstm"}, ValueError, "Unknown --backbone 'lstm'. Choose one of bert, mamba"),
         ({"backbone": "mamba", "mlm_head": "tied"}, ValueError, "mlm_head is 'tied'"),
-        ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, workshop2023, masked-only, none"),
+        ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, workshop2023, masked-only, fast, none"),
         (
             {"dataloader_persistent_workers": True},
             ValueError,

@@ -167,7 +167,7 @@ REFUSED = [
     ({"train_sampling_strategy": "group_by_length"}, "--train_sampling_strategy .*--similar_lengths True"),
     ({"fp16": True}, "--fp16 needs a GPU"),
     ({"accelerator_config": {"split_batches": True}}, "--accelerator_config has split_batches"),
-    ({"load_best_model_at_end": True, "save_strategy": "no"}, "--load_best_model_at_end chooses by validation"),
+    ({"load_best_model_at_end": True, "save_strategy": "no"}, "--load_best_model_at_end .* choose by validation"),
     ({"optim": "adamw_bnb_8bit"}, "--optim .*adamw_bnb_8bit.* cannot be used"),
 ]
 

@@ -147,8 +147,8 @@ def test_a_preset_sets_options_that_are_not_given(tmp_path):
         (["--source", "a", "--sise", "3"], "Unknown option --sise. Did you mean --size"),
         (["--source", "a", "--sise=3"], "Unknown option --sise. Did you mean --size"),
         (["--source", "a", "b"], "'b' belongs to no option"),
-        (["--source", "a", "--size", "many"], "Argument --size: invalid int value: 'many'. --help lists"),
-        (["--size", "3"], "required: --source"),
+        (["--source", "a", "--size", "many"], "--size: invalid int value: 'many'. --help lists"),
+        (["--size", "3"], "Give --source"),
     ],
 )
 def test_wrong_options_are_named(given, message):
