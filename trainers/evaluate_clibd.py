@@ -250,6 +250,8 @@ def write_plots(
     guessed: list[str | None] = []
     by_taxon, sizes = {}, {}
     for part, split in zip(PARTS, QUERIES[options.evaluate], strict=True):
+        if not tables[name][part]["queries"]:
+            continue
         asked = rows_of(specimens[split], name.split("->")[0], options.ranks)
         found = retrieve(index, asked.vectors, k=1, ties=options.ties)
         by_taxon[part] = class_accuracies(index, found, rank, asked.labels[rank])

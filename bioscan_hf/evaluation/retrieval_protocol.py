@@ -76,11 +76,8 @@ def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
         labels = {rank: list(chain.from_iterable(part.labels[rank] for part in parts)) for rank in ranks}
         ids = list(chain.from_iterable(part.ids for part in parts))
         return Rows(np.concatenate([part.vectors for part in parts]), labels, ids)
-    needed = ("image", "dna") if kind in ("averaged", "concatenated") else (kind,)
-    missing = [name for name in needed if name not in specimens.embeddings]
-    if kind not in KEY_TYPES or missing:
-        raise ValueError(f"{kind!r} needs other embeddings than those given: {', '.join(specimens.embeddings)}.")
-    rows: list[int] = np.flatnonzero(np.logical_and.reduce([_present(specimens, name) for name in needed])).tolist()
+    rows = _rows_with(specimens, kind)
+    needed = _needed(kind)
     if not rows:
         raise ValueError(f"No specimen has {' and '.join(needed)}, which {kind!r} needs.")
     names = list(specimens.ids) or [str(row) for row in range(len(_present(specimens, needed[0])))]
@@ -92,6 +89,18 @@ def rows_of(specimens: Specimens, kind: str, ranks: Sequence[str]) -> Rows:
     elif kind == "concatenated":
         vectors = np.concatenate(units, axis=1)
     return Rows(vectors, {rank: [specimens.labels[rank][row] for row in rows] for rank in ranks}, ids)
+
+
+def _needed(kind: str) -> tuple[str, ...]:
+    """Modalities of which the vectors of `kind` are made."""
+    return ("image", "dna") if kind in ("averaged", "concatenated") else (kind,)
+
+
+def _rows_with(specimens: Specimens, kind: str) -> list[int]:
+    """Rows of the specimens that have the modalities of `kind`; ValueError if there are no such embeddings."""
+    if kind not in KEY_TYPES or any(name not in specimens.embeddings for name in _needed(kind)):
+        raise ValueError(f"{kind!r} needs other embeddings than those given: {', '.join(specimens.embeddings)}.")
+    return np.flatnonzero(np.logical_and.reduce([_present(specimens, name) for name in _needed(kind)])).tolist()
 
 
 def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
@@ -161,7 +170,11 @@ def evaluate_retrieval(
         for name in (name for name in wanted if name.split("->")[1] == key_kind):
             table: dict[str, Any] = {"keys": len(index)}
             for split, specimens in queries.items():
-                asked = rows_of(specimens, name.split("->")[0], ranks)
+                query_kind = name.split("->")[0]
+                if not _rows_with(specimens, query_kind):
+                    table[split] = _no_table(ranks, ks)
+                    continue
+                asked = rows_of(specimens, query_kind, ranks)
                 table[split] = _table(index, asked, search(index, asked.vectors, ids=asked.ids), ks)
             if {"seen", "unseen"} <= set(queries):
                 table["harmonic_mean"] = harmonic_means(table["seen"], table["unseen"])
@@ -216,6 +229,12 @@ def _table(index: RetrievalIndex, asked: Rows, found: Retrieval, ks: Sequence[in
         **accuracies(index, found, asked.labels, ks),
         "chance": chance_accuracies(index, asked.labels, ks),
     }
+
+
+def _no_table(ranks: Sequence[str], ks: Sequence[int]) -> dict[str, Any]:
+    """The table of queries of which none has the modality: all accuracies are None."""
+    nothing: Accuracies = {average: {k: dict.fromkeys(ranks) for k in ks} for average in ("micro", "macro")}
+    return {"queries": 0, "labelled": dict.fromkeys(ranks, 0), **nothing, "chance": nothing}
 
 
 def _present(specimens: Specimens, modality: str) -> NDArray[np.bool_]:

@@ -146,6 +146,11 @@ def test_absent_modalities_are_neither_keys_nor_queries():
     assert tables["image->dna"]["harmonic_mean"]["micro"][1] == {"species": 1.0}
     with pytest.raises(ValueError, match=r"modality .image. are NaN, infinite or zero in the rows 1 \(p1\)"):
         evaluate_retrieval(small(nan=True), {"seen": small()}, **options)
+    nobody = small({"image": np.zeros(4, bool)})
+    nothing = evaluate_retrieval(keys, {"seen": keys, "unseen": nobody}, **options)["image->dna"]
+    assert nothing["unseen"]["queries"] == 0 and nothing["seen"] == tables["image->dna"]["seen"]
+    for of in (nothing["unseen"], nothing["unseen"]["chance"], nothing["harmonic_mean"]):
+        assert of["micro"] == of["macro"] == {1: {"species": None}}
     nobody = small({"dna": np.zeros(4, bool)})
     with pytest.raises(ValueError, match="No specimen has image and dna, which 'averaged' needs"):
         rows_of(nobody, "averaged", ["genus"])
