@@ -128,15 +128,26 @@ def _windows(
     def sent() -> Iterator[Any]:
         for rows in slices(len(barcodes), size):
             inputs, whole = encode(processor, barcodes[rows])
-            yield rows, *_window(model, processor, inputs, batch_size, dtype), whole
+            outputs, order = _window(model, processor, inputs, batch_size, dtype)
+            yield rows, *_on_the_way(outputs), order, whole
         yield None
 
-    # A window is fetched from the device after the next one has been sent, so that tokenizing does not delay it.
-    for (rows, outputs, order, whole), _ in pairwise(sent()):
+    # A window is awaited after the next one has been sent, so that tokenizing does not delay the device.
+    for (rows, outputs, arrived, order, whole), _ in pairwise(sent()):
+        arrived()
         vectors = torch.empty(outputs.shape)
-        vectors[order] = outputs.cpu()
+        vectors[order] = outputs
         vectors[~whole] = 0
         yield rows, vectors.numpy(), whole.numpy()
+
+
+def _on_the_way(outputs: Tensor) -> tuple[Tensor, Callable[[], Any]]:
+    """Outputs on the CPU, valid after a call of the function. Work that is sent later does not delay the copy."""
+    if not outputs.is_cuda:
+        return outputs, lambda: None
+    copy, done = outputs.to("cpu", non_blocking=True), torch.cuda.Event()
+    done.record(torch.cuda.current_stream(outputs.device))
+    return copy, done.synchronize
 
 
 def _window(

@@ -1,18 +1,13 @@
-"""The benchmarks of CLIBD: smoke tests, imports, counts and intervals."""
+"""The benchmark of real photos: intervals, leave-one-out, and photos of one specimen."""
 
 import importlib.util
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from bioscan_hf.models.configuration_clibd import ClibdConfig
-from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -27,67 +22,8 @@ def load(name):
 
 
 @pytest.fixture(scope="module")
-def steps():
-    return load("bench_clibd_step")
-
-
-@pytest.fixture(scope="module")
 def photos():
     return load("bench_real_photos")
-
-
-RUN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import bench_clibd_step
-code = bench_clibd_step.main(["--small", "--repeats", "1", "--batches", "6", "--output", sys.argv[2]])
-print(code, [name for name in ("datasets", "evaluate", "faiss", "umap") if name in sys.modules])
-"""
-
-
-def test_the_step_benchmark_imports_no_data_set_or_index(tmp_path):
-    """The first losses of all ways are equal: they compute the same loss, in single or half precision."""
-    command = [sys.executable, "-c", RUN, str(BENCHMARKS), str(tmp_path / "step.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "0 []"
-    results = json.loads((tmp_path / "step.json").read_text())
-    measured = results["metrics"]["6"]
-    assert set(measured) == set(results["ways"]) and results["reached_samples_per_second"] is None
-    first = [values["losses"][0] for values in measured.values()]
-    assert first == pytest.approx([first[0]] * len(first), abs=0.1)
-    assert all(values["ratio_wall"] > 0 for values in measured.values())
-
-
-def test_published_and_our_steps_are_equal_without_dropout(steps):
-    """Two steps in single precision, with the published loss or with the memory options: equal losses."""
-    found = []
-    for way in (
-        steps.Way(bf16=False, attention="eager"),
-        steps.Way(bf16=False, attention="eager", published_loss=True, anomaly_detection=True, fused_optimizer=False),
-        steps.Way(bf16=False, rows_at_a_time=3, chunk_size=2),
-        steps.Way(bf16=False, float_photos=True),
-    ):
-        step, model = steps.make_stepper(way, steps.SMALL, 7, torch.device("cpu"))
-        model.eval()
-        found.append([step().item(), step().item()])
-        assert model.dna_model.config._attn_implementation == way.attention
-    np.testing.assert_allclose(found, [found[0]] * 4, rtol=1e-4)
-    assert found[0][0] != found[0][1]
-
-
-def test_operations_of_the_published_sizes(steps):
-    """35.1 + 23.4 + 0.5 GFLOP forward for ViT-B/16, 133 tokens of DNA and 20 of text: 59.0, and 177 to train."""
-    with torch.device("meta"):
-        model = ClibdModel(ClibdConfig(**steps.FULL))
-    assert steps.gflop_per_sample(model) == pytest.approx(177.1, rel=0.005)
-    assert steps.encoder_flop(1, 1, 2, 3) == 2 * (4 * 4 + 2 * 2 * 3) + 4 * 2
-
-
-def test_the_real_sizes_need_a_gpu(steps, capsys):
-    with pytest.raises(SystemExit):
-        steps.main([])
-    assert "give --device cuda, or --small" in capsys.readouterr().err
 
 
 def test_intervals(photos):
