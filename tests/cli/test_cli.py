@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from typer.main import get_command
 
@@ -43,8 +44,8 @@ def refuses(capsys, *arguments):
 PANELS = {
     "Try it": ["demo", "simulate"],
     "The dataset": ["download", "split", "crop", "build", "publish", "stats"],
-    "Models": ["train", "embed", "convert", "card"],
-    "Names for specimens": ["identify"],
+    "Models": ["embed", "convert", "card", "train"],
+    "Names for specimens": ["references", "identify"],
     "Benchmarks of embeddings": ["probe", "retrieve"],
     "Clusters of embeddings": ["cluster"],
     "This program": ["completion"],
@@ -323,7 +324,7 @@ def test_the_overview_lists_every_command_once_in_its_group(capsys):
         elif line.startswith("│ ") and line[2] != " ":
             shown.append(line.split()[1])
     assert found.pop("Options") and found == PANELS
-    assert list(get_command(app).commands) == COMMANDS
+    assert sorted(get_command(app).commands) == sorted(COMMANDS)
 
 
 def test_quiet_prints_nothing(release, tmp_path, capsys):
@@ -404,41 +405,65 @@ def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
     assert complete("bioscan-hf", "embed", "--dtype", "b") == ["bfloat16"]
 
 
-def test_identify_names_reads_of_a_release(release, dataset, tmp_path, capsys):
-    """Barcodes of known species, and one that is too short: names at the deepest confident rank."""
+def test_identify_names_reads_of_a_release(dataset, tmp_path, capsys):
+    """Barcodes of known species, and one that is too short: names at the deepest confident rank, in every format."""
     from bioscan_hf import load_bioscan5m
 
     test = load_bioscan5m(dataset, "dna", "test", unique_barcodes=True)
     reads = tmp_path / "reads.fasta"
-    reads.write_text("".join(f">{row['processid']}\n{row['dna_barcode']}\n" for row in test) + ">short\nACG\n")
-    command = ["identify", reads, tmp_path / "names.csv", "--model", "kmer:4", "--references", dataset]
-    result = run(capsys, *command, "--least", 0.6, "--novel-share", 0.1, "--keep", tmp_path / "kept")
-    with open(tmp_path / "names.csv", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
-    assert (
-        result["sequences"]
-        == len(rows)
-        == len(test) + 1
-        == sum(result["deepest_rank"].values()) + sum(not row["name"] for row in rows.values())
+    reads.write_text(
+        "".join(f">{row['processid']};size=7\n{row['dna_barcode']}\n" for row in test) + ">short\nACG\n>bad\nNOT*DNA!\n"
     )
-    short = rows.pop("short")
-    assert {value for key, value in short.items() if key != "id"} == {""}
+    library = tmp_path / "library"
+    made = run(capsys, "references", dataset, library, "--split", "train")
+    assert made["formats"] == {"dataset": 1} and made["taxa"]["species"] > 10
+    assert "--force to replace" in fails(capsys, "references", dataset, library)
+    command = ["identify", reads, tmp_path / "names.csv", "--references", library]
+    result = run(capsys, *command, "--least", 0.6)
+    with open(tmp_path / "names.csv", newline="") as file:
+        rows = {row["id"].split(";")[0]: row for row in csv.DictReader(file)}
+    named = sum(result["deepest_rank"].values())
+    assert result["sequences"] == len(rows) == len(test) + 2 == named + sum(not row["name"] for row in rows.values())
+    for name in ("short", "bad"):
+        row = rows.pop(name)
+        assert row["status"] == "too_short" and row["note"] and not row["name"] and not row["species"]
     right = [rows[row["processid"]]["species"] == row["species"] for row in test]
     assert sum(right) > 0.8 * len(right)
     for row in rows.values():
+        assert row["size"] == "7"
         assert not row["name"] or row["name"] == row[row["rank"]] and float(row["confidence"]) >= 0.6
         assert float(row["species_confidence"] or 0) <= float(row["genus_confidence"] or 0) <= 1
     assert "--force to replace" in fails(capsys, *command)
-    assert run(capsys, *command, "--force", "--keep", tmp_path / "kept")["references"] == result["references"]
+    for ending in ("tsv", "json", "parquet", "xlsx"):
+        output = tmp_path / f"names.{ending}"
+        run(capsys, "identify", reads, output, "--references", library)
+        assert [row["id"] for row in read_answers(output)] == [*(f"{r['processid']};size=7" for r in test), "short", "bad"]
+
+
+def read_answers(path):
+    """Rows of a table of names."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".xlsx":
+        names, *rows = pytest.importorskip("openpyxl").load_workbook(path).active.values
+        return [dict(zip(names, row, strict=True)) for row in rows]
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     (tmp_path / "x.fasta").write_text(">a\nACGT\n")
-    command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--model", "kmer:4", "--references", dataset]
+    command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--references", dataset]
     assert "--least 95.0 is not a share" in fails(capsys, *command, "--least", 95)
     assert "--novel-share -1.0 is not a share" in fails(capsys, *command, "--novel-share", -1)
     assert "is not a sequence file" in fails(capsys, "identify", dataset, *command[2:])
     assert "There is no file 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
+    other = ["identify", tmp_path / "x.fasta", tmp_path / "n.doc", "--references", dataset]
+    assert "the ending tells the format. Give .csv, .tsv" in fails(capsys, *other)
+    assert "no file of references" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")
+    assert "Give one or more files of references, and last" in fails(capsys, "references", dataset)
     assert not (tmp_path / "n.csv").exists()
 
 
