@@ -94,6 +94,6 @@ def _load_frames(name: str, rest: str, trust_remote_code: bool, hub: dict[str, A
     if model_type not in ("barcodebert", "barcodemamba"):
         raise ValueError(
             f"{name!r}: after 'frames:' comes the folder or Hub id of a BarcodeBERT or BarcodeMamba, whose tokens "
-            f"depend on the reading frame; {rest!r} is a {model_type}."
+            f"depend on the reading frame; {rest!r} is of type {model_type}."
         )
     return frames_encoder(model, tokenizer, name)
