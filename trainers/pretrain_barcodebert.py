@@ -12,10 +12,10 @@ Smoke run on a laptop over a simulated release, in less than a minute:
     python trainers/pretrain_barcodebert.py --source out/release --output_dir out/smoke --hidden_size 32 \
         --intermediate_size 64 --num_hidden_layers 1 --max_steps 3
 
-On two CPU processes: `ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes 2 ...`. Options can also be
-in a YAML file: `pretrain_barcodebert.py options.yaml`. `--preset` names a published recipe (`main`, `workshop2023`,
-`masked-only`); other options override its values, and the results list these overrides. Where the package is installed
-without a checkout, the program is `-m bioscan_hf.trainers.pretrain_barcodebert`.
+The same program is `bioscan-hf train pretrain`, also without a checkout (`-m bioscan_hf.cli.main train pretrain` for
+accelerate). On two CPU processes: `ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes 2 ...`. Options
+can also be in a YAML file, the first word, which flags override. `--preset` names a recipe: `main`, `workshop2023` and
+`masked-only` are published, `fast` is for a GPU; other options override its values, and the results list these.
 
 `--resume_from_checkpoint last` resumes a stopped run exactly (only its first logged loss covers the steps since the
 checkpoint). Masks and reading frames of a barcode follow from the seed, the epoch and the barcode. Validation masks

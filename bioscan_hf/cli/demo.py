@@ -9,16 +9,18 @@ from __future__ import annotations
 import base64
 import html
 import math
-import os
 import shutil
-import subprocess
-import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, disable_progress_bars, load_dataset
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
@@ -29,7 +31,7 @@ from ..dataset.load import labels_of, load_bioscan5m
 from ..encoders.barcode_encoders import load_encoder
 from ..encoders.embed import embed
 from ..evaluation.probing import probe_barcodes
-from ..files import delete_inside, read_json, write_text
+from ..files import delete_inside, write_text
 from ..provenance import write_results
 from ..simulate.release import simulate_release
 
@@ -41,7 +43,7 @@ MARKER = "demo.json"
 #: Everything that a demo writes, and that `force` deletes.
 FOLDERS = ("release", "dataset", "barcodebert", "embeddings")
 PICTURES = ("accuracy.png", "loss.png", "taxonomy.png", "photos.png")
-FILES = (*PICTURES, "pretraining.log", "results.json", "report.html", MARKER)
+FILES = (*PICTURES, "results.json", "report.html", MARKER)
 
 
 def run_demo(
@@ -63,7 +65,6 @@ def run_demo(
 
     Raises:
         FileExistsError: if `output` has other files, or an earlier demo and `force` is False.
-        RuntimeError: if the pretraining program fails; the message ends with its last lines.
     """
     output, start = Path(output), time.perf_counter()
     _claim(output, force)
@@ -113,7 +114,7 @@ def _claim(output: Path, force: bool) -> None:
 
 
 def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, Any]:
-    """Runs the pretraining program with `accelerate launch`, as a user would; returns its results."""
+    """Runs the pretraining program; returns its results."""
     options: dict[str, Any] = {
         "source": dataset,
         "train_split": "pretrain+train",
@@ -128,23 +129,14 @@ def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, An
         "logging_steps": max(steps // 30, 1),
         "seed": seed,
         "disable_tqdm": True,
+        "use_cpu": torch.cuda.device_count() > 1,  # several GPUs would need a process each
         **MODEL,
     }
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]  # the default is one
-    program = ["-m", "bioscan_hf.trainers.pretrain_barcodebert"]
-    program += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    log = output.parent / "pretraining.log"
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    with open(log, "w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [*launch, *program], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-        )
-    if done.returncode != 0:
-        said = "\n".join(log.read_text(encoding="utf-8").splitlines()[-40:])
-        raise RuntimeError(f"Pretraining stopped with exit status {done.returncode}. The end of {log}:\n{said}")
-    return read_json(output / "results.json")
+    trainer = import_module("bioscan_hf.trainers.pretrain_barcodebert")
+    given = trainer.parse([f"--{name}={value}" for name, value in options.items()])
+    with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"):  # the Trainer prints what it logs
+        results: dict[str, Any] = trainer.main(*given)
+    return results
 
 
 def probe(model: str, dataset: Path, output: Path) -> dict[str, Any]:

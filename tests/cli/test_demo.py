@@ -76,13 +76,6 @@ def test_force_removes_what_a_demo_writes_and_nothing_else(demo, tmp_path):
     assert (copy / "notes.txt").read_text() == "keep"
 
 
-def test_failed_pretraining_says_why(demo, tmp_path):
-    from bioscan_hf.cli.demo import pretrain
-
-    with pytest.raises(RuntimeError, match="(?s)stopped with exit status 1. The end of .*There is nothing at"):
-        pretrain(tmp_path / "nowhere", tmp_path / "model", steps=1, seed=0)
-
-
 def test_python_of_the_readme_runs_on_the_output_of_the_demo(demo, monkeypatch, capsys):
     """Every block, in order, in the folder that holds `demo`."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
