@@ -15,13 +15,13 @@ pretrain_barcodebert.py writes; the photo encoder is new:
     python trainers/train_clibd.py --source out/release --image_encoder new:test_vit --dna_encoder out/smoke \
         --per_device_train_batch_size 32 --max_steps 3 --output_dir out/smoke_clibd
 
-A new model is made of two or three of `--image_encoder`, `--dna_encoder` and `--text_encoder`, or without any of them,
-of the three of the paper, which are downloaded; `--model` continues from an existing one. `--preset published` is the
-published recipe and, for a new model, includes the published heads (`--architecture published`). `--lora_rank 4`
-trains adapters (needs peft); `--freeze image text` freezes encoders. `--loss siglip` compares pairs independently.
-`--label_columns order family genus species` makes equal taxa positives, rank by rank, weighted by `--rank_weights`.
-`--objective simclr` trains each of `--simclr_modalities` separately, on two views of each specimen (altered photos,
-altered reads): as pretraining for a later `--model`, or as a control without alignment.
+A new model is made of two or three of `--image_encoder`, `--dna_encoder` and `--text_encoder`, and with fewer than
+two, of the others of the paper too, which are downloaded; `--model` continues from an existing one. `--preset
+published` is the published recipe and, for a new model, includes the published heads (`--architecture published`).
+`--lora_rank 4` trains adapters (needs peft); `--freeze image text` freezes encoders. `--loss siglip` compares pairs
+independently. `--label_columns order family genus species` makes equal taxa positives, rank by rank, weighted by
+`--rank_weights`. `--objective simclr` trains each of `--simclr_modalities` separately, on two views of each specimen
+(altered photos, altered reads): as pretraining for a later `--model`, or as a control without alignment.
 
 Specimens without a photo, a barcode or a taxonomy count in the pairs that they have. By default, equal barcodes and
 equal texts in a batch are not negatives of each other; `--distinct dna_barcode` keeps them out of the same batch.

@@ -201,11 +201,11 @@ def test_a_new_model_from_the_default_encoders(dataset, model, tmp_path, monkeyp
     text_tokenizer().save_pretrained(tmp_path / "text")
     BertModel(BertConfig(vocab_size=258, **SMALL)).save_pretrained(tmp_path / "dna")
     encoders = {modality: str(tmp_path / modality) for modality in ("image", "dna", "text")}
-    monkeypatch.setattr(clibd_data, "ENCODERS", encoders)
+    monkeypatch.setattr(clibd_data, "ENCODERS", encoders | {"dna": "not/used"})
     options, training_args = arguments(
         dataset, model, tmp_path / "run", architecture="published", projection_dim=8, freeze=["image"]
     )
-    options.model = None
+    options.model, options.dna_encoder = None, encoders["dna"]
     program.main(options, training_args)
     made = ClibdModel.from_pretrained(tmp_path / "run")
     assert made.config.dna_pooling == "softmax_mean" and made.config.projection_dim == 8

@@ -48,7 +48,7 @@ PUBLISHED_HEADS: dict[str, Any] = {
 #: Initial values of the SigLIP loss: logarithm of the inverse temperature, and bias of a model without one.
 SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0
 
-#: Encoders of the paper: those of a new model if no others are given.
+#: Encoders of the paper: added if fewer are given than the objective needs.
 ENCODERS = {
     "image": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
     "dna": BARCODEBERT,
@@ -181,9 +181,9 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
     if options.model is not None:
         whole = pinned(options.model)
         return load_model(whole, options.loss), ClibdProcessor.from_pretrained(whole)
-    names = {modality: getattr(options, f"{modality}_encoder") for modality in MODALITIES}
-    names = names if any(names.values()) else ENCODERS
-    towers, text = load_encoders({modality: name for modality, name in names.items() if name})
+    given = {modality: name for modality in MODALITIES if (name := getattr(options, f"{modality}_encoder"))}
+    enough = 2 if options.objective == "contrast" else 1
+    towers, text = load_encoders(given if len(given) >= enough else ENCODERS | given)
     published = options.architecture == "published"
     fields: dict[str, Any] = {**(PUBLISHED_HEADS if published else {}), "projection_dim": options.projection_dim}
     if options.loss == "siglip":

@@ -25,7 +25,7 @@ class ClibdOptions:
     )
     dna_encoder: str | None = option(None, "New model: a BarcodeBERT, such as bioscan-ml/BarcodeBERT.")
     text_encoder: str | None = option(
-        None, "New model: a text encoder such as prajjwal1/bert-small. Without any encoder: these three."
+        None, "New model: a text encoder such as prajjwal1/bert-small. With fewer than two encoders: these three."
     )
     architecture: str = option("improved", "New model: 'improved', or 'published' for the released models' heads.")
     projection_dim: int = option(768, "New model: width of the shared embedding space.")
