@@ -13,8 +13,8 @@ Smoke run on a laptop over a simulated release, in less than a minute:
         --intermediate_size 64 --num_hidden_layers 1 --max_steps 3
 
 The same program is `bioscan-hf train pretrain`, also without a checkout (`-m bioscan_hf.cli.main train pretrain` for
-accelerate). On two CPU processes: `ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes 2 ...`. Options
-can also be in a YAML file, the first word, which flags override. `--preset` names a recipe: `main`, `workshop2023` and
+accelerate). On two CPU processes: `ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes 2 ...`. The
+first word may be a YAML file with options, which flags override. `--preset` names a recipe: `main`, `workshop2023` and
 `masked-only` are published, `fast` is for a GPU; other options override its values, and the results list these.
 
 `--resume_from_checkpoint last` resumes a stopped run exactly (only its first logged loss covers the steps since the
