@@ -43,6 +43,10 @@ result = {"csv_bytes": csv.stat().st_size, "bytes_per_row": csv.stat().st_size /
 """,
     "build": """
 import pyarrow.parquet
+try:
+    import bioscan_hf.cli.data, bioscan_hf.dataset.build
+except ImportError:  # an earlier version imports them with its commands
+    pass
 start()
 command(["build", str(release), str(parquet), "--config", "dna", "--quiet"])
 files = list(parquet.glob("dna/*.parquet"))
@@ -51,6 +55,10 @@ count = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
 result = {"rows": count, "bytes": sum(sizes), "largest_shard": max(sizes), "csv_bytes": csv.stat().st_size}
 """,
     "split": """
+try:
+    import bioscan_hf.cli.data, bioscan_hf.dataset.split_file
+except ImportError:
+    pass
 start()
 command(["split", str(csv), str(parquet.with_suffix(".csv")), "--quiet"])
 result = {"bytes": parquet.with_suffix(".csv").stat().st_size}
@@ -178,6 +186,8 @@ def run(step: str, release: Path, work: Path, rows: int, python: str = sys.execu
     """Figures of one step, in a process of its own."""
     program = FRAME.format(step=STEPS[step])
     environment = {**os.environ, "HF_HOME": str(work / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)  # which may lead to this version
     work.mkdir(exist_ok=True)
     command = [python, "-c", program, str(release), str(work / "parquet"), str(rows)]
     # In `work`, because Python would import the package from a checkout that is the current folder.

@@ -79,6 +79,9 @@ class Cleaned:
 
     Args:
         unchanged: A quick test of an array of distinct texts: True if the function surely changes none of them.
+
+    Attributes:
+        values: Distinct results in the last column, some of them more than once.
     """
 
     def __init__(
@@ -86,17 +89,20 @@ class Cleaned:
     ) -> None:
         self._clean, self._unchanged = clean, unchanged
         self._known: dict[str | None, str | None] = {None: None}
+        self.values: pa.Array | None = None
 
     def __call__(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """The column with cleaned texts; the same object if nothing changes."""
         import pyarrow as pa
 
         if column.null_count == len(column):
+            self.values = pa.array([], pa.string())
             return column
         encoded = column.dictionary_encode().combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.chunk(0)
-        if self._unchanged is not None and self._unchanged(encoded.dictionary):
+        self.values = encoded.dictionary
+        if self._unchanged is not None and self._unchanged(self.values):
             return column
         texts = encoded.dictionary.to_pylist()
         for text in texts:
@@ -105,7 +111,8 @@ class Cleaned:
         cleaned = [self._known[text] for text in texts]
         if cleaned == texts:
             return column
-        return pa.chunked_array([pa.array(cleaned, encoded.dictionary.type).take(encoded.indices)])
+        self.values = pa.array(cleaned, encoded.dictionary.type)
+        return pa.chunked_array([self.values.take(encoded.indices)])
 
 
 def _name(value: Any) -> str | None:
@@ -231,5 +238,13 @@ class LabelMaps:
 
     @classmethod
     def load(cls, path: str | Path) -> LabelMaps:
-        """Reads a file that `save` wrote."""
-        return cls(read_json(path))
+        """Reads a file that `save` wrote.
+
+        Raises:
+            ValueError: if it is damaged; the message names the file.
+        """
+        content = read_json(path)
+        for column, names in content.items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{str(path)!r} does not hold label ids: {column[:80]!r} is not a list of names.")
+        return cls(content)

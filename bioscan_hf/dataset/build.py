@@ -7,7 +7,7 @@ killed therefore continues where it stopped, and an incomplete shard is never vi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
@@ -30,7 +30,7 @@ from .card import dataset_card, write_card
 from .executors import in_order
 from .manifest import LABELS_FILE, ROWS_PER_SHARD, Manifest, fingerprint
 from .problems import ProblemList
-from .shards import PhotoShard, SplitShards, write_photo_shard
+from .shards import METADATA_ROWS_PER_GROUP, PhotoShard, SplitShards, write_photo_shard
 
 _INDEX_PREFIX = ".zip-index-"
 
@@ -91,13 +91,14 @@ def build(
         "rows_per_shard": {config: sizes[config] for config in wanted},
         "keep_going": keep_going,
         "unassigned": unassigned,
+        "encoding": encoding,
     }
     manifest = Manifest.open(output, about, force)
     if manifest.is_whole():
         return manifest
     found, checked = ProblemList(keep_going), None
     if not manifest.has_metadata():  # before anything is written
-        checked = scan(metadata, found.report, unassigned=unassigned, encoding=encoding)
+        checked = scan(metadata, found.report, unassigned=unassigned, photos=len(wanted) > 1, encoding=encoding)
         _restrict(checked.counts, splits)
         for config in wanted[1:]:
             Photos(root, config).check(checked.counts)
@@ -158,16 +159,32 @@ def _write_metadata(
     schema = features("dna", [*checked.extra_columns, ROW_COLUMN]).arrow_schema
     shards = {split: SplitShards(manifest, split, schema) for split in checked.counts}
     read, total = 0, sum(checked.counts.values())
+    largest = max(checked.counts, key=lambda split: checked.counts[split])
+    waiting: list[pa.Table] = []  # rows of the other splits, which are told apart some blocks at a time
     for _, table in read_typed(metadata, checked, problems.report):
-        splits = pc.fill_null(table["split"], UNASSIGNED)
         table = table.append_column(ROW_COLUMN, pa.array(np.arange(read, read + len(table), dtype=np.int32)))
-        for split, writer in shards.items():
-            writer.add(table.filter(pc.equal(splits, split)))
+        of_largest = pc.equal(pc.fill_null(table["split"], UNASSIGNED), largest)
+        shards[largest].add(table.filter(of_largest))
+        waiting.append(table.filter(pc.invert(of_largest)))
+        if sum(map(len, waiting)) >= METADATA_ROWS_PER_GROUP:
+            _add(shards, waiting)
         read += len(table)
         progress("dna", read, total)
+    _add(shards, waiting)
     for writer in shards.values():
         writer.flush(last=True)
     checked.labels.save(manifest.path.parent / LABELS_FILE)
+
+
+def _add(shards: Mapping[str, SplitShards], waiting: list[pa.Table]) -> None:
+    """Gives the rows that wait to the shards of their splits; those of splits that are not built are left out."""
+    if waiting:
+        table = pa.concat_tables(waiting)
+        splits = pc.fill_null(table["split"], UNASSIGNED)
+        for split in pc.unique(splits).to_pylist():
+            if split in shards:
+                shards[split].add(table.filter(pc.equal(splits, split)))
+        waiting.clear()
 
 
 def add_photos(folder: Path, root: Path, config: str, splits: Sequence[str], workers: int = 1) -> Manifest:

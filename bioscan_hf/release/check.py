@@ -25,6 +25,9 @@ from .rows import Changes, read_rows, row_columns
 #: Printable ASCII without spaces.
 ID = r"^[!-~]+$"
 
+#: Processids of which the path of a photo is made, see `schema.check_id`.
+FILE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+
 _CHECKED = ("processid", "split", "dna_barcode", *LABEL_COLUMNS)
 
 Report = Callable[[Problem], None]
@@ -87,12 +90,15 @@ def _boxes_to_join(metadata: Path, encoding: str) -> Path | None:
     return None if set(row_columns(metadata, encoding)) & set(BOX_COLUMNS.values()) else find_boxes(metadata)
 
 
-def scan(path: Path, report: Report = stop, *, unassigned: bool = False, encoding: str = "utf-8") -> Scan:
+def scan(
+    path: Path, report: Report = stop, *, unassigned: bool = False, photos: bool = False, encoding: str = "utf-8"
+) -> Scan:
     """Checks every row of the metadata.
 
     Reported are: an unknown or (unless `unassigned`) empty split, a missing or repeated processid, and a barcode that
-    is not DNA. A barcode may be missing.
+    is not DNA. A barcode may be missing. With `photos`, a processid has to be the name of a file.
     """
+    pattern = FILE_ID if photos else ID
     counts: Counter[str] = Counter()
     names: dict[str, list[pa.Array]] = {column: [] for column in LABEL_COLUMNS}
     left_out: set[int] = set()
@@ -101,13 +107,13 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False, encodin
     changes = Changes()
     for first, table in read_rows(path, _CHECKED, report, encoding=encoding, changes=changes):
         splits = pc.fill_null(table["split"], UNASSIGNED)
-        named = pc.fill_null(pc.match_substring_regex(table["processid"], ID), False)
+        named = pc.fill_null(pc.match_substring_regex(table["processid"], pattern), False)
         good = pc.and_(pc.is_in(splits, known_splits), named).to_numpy(zero_copy_only=False)
         if "dna_barcode" in changes.touched:  # otherwise they are in their one spelling
             good &= are_dna(table["dna_barcode"])
         rows = first + np.arange(len(table))
         for i in np.flatnonzero(~good).tolist():
-            report(_describe_bad_row(table, i, path.name, first))
+            report(_describe_bad_row(table, i, path.name, first, pattern))
             left_out.add(first + i)
         if not good.all():
             bad_ids.add(table["processid"].filter(pa.array(~good)), rows[~good])
@@ -115,7 +121,8 @@ def scan(path: Path, report: Report = stop, *, unassigned: bool = False, encodin
             table, splits = table.filter(changes.kept), splits.filter(changes.kept)
         counts.update({value["values"]: value["counts"] for value in splits.value_counts().to_pylist()})
         for column, found in names.items():
-            found.append(table[column].unique())
+            distinct = None if changes.kept is not None else changes.distinct.get(column)
+            found.append(table[column].unique() if distinct is None else distinct)
             if len(found) == 64:
                 found[:] = [pa.chunked_array(found).unique()]
         good_ids.add(table["processid"], rows[good])
@@ -153,10 +160,13 @@ def are_dna(barcodes: pa.ChunkedArray) -> NDArray[np.bool_]:
     return np.asarray(good.to_numpy(zero_copy_only=False))
 
 
-def _describe_bad_row(table: pa.Table, i: int, file: str, first: int) -> Problem:
+def _describe_bad_row(table: pa.Table, i: int, file: str, first: int, pattern: str) -> Problem:
     processid, split, barcode = (table[name][i].as_py() for name in ("processid", "split", "dna_barcode"))
     if not processid or not re.fullmatch(ID, processid):
         what = f"processid {processid!r} is not an id (printable ASCII, no spaces)"
+    elif not re.fullmatch(pattern, processid):
+        allowed = "letters from A to Z, digits, '.', '_' and '-', at most 200"
+        what = f"processid {processid[:80]!r} cannot be the name of a file, so it has no photo (allowed are {allowed})"
     elif split is None:
         what = "its split is empty; `bioscan-hf split` partitions a metadata file"
     elif split not in SPLITS:

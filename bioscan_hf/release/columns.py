@@ -74,15 +74,17 @@ def to_types(
             continue
         column = table[name]
         values, bad = _typed(column, kind)
-        if pa.types.is_floating(kind):
+        if pa.types.is_floating(kind) and not _all_inside(values, *LIMITS.get(name, (-np.inf, np.inf))):
             bad |= _outside(values, *LIMITS.get(name, (-np.inf, np.inf)))
+        if not bad.any():
+            table = table.set_column(table.column_names.index(name), name, values)
+            continue
         for i in np.flatnonzero(bad).tolist():
             what = f"{name} is {column[i].as_py()!r}, not a number"
             what += f" of the type {kind}" if pa.types.is_integer(kind) else ""
             what += " from {:g} to {:g}".format(*LIMITS[name]) if name in LIMITS else ""
             report(Problem(file, first_row + i, table["processid"][i].as_py(), what, "cell emptied"))
-        if bad.any():
-            values = pc.if_else(pa.array(bad), pa.scalar(None, kind), values)
+        values = pc.if_else(pa.array(bad), pa.scalar(None, kind), values)
         table = table.set_column(table.column_names.index(name), name, values)
     return table
 
@@ -102,6 +104,12 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray,
         return pc.cast(numbers, kind), np.zeros(len(column), dtype=bool)
     except pa.ArrowInvalid:
         return _numbers_that_fit(without_markers(column), kind)
+
+
+def _all_inside(values: pa.ChunkedArray, low: float, high: float) -> bool:
+    """Whether all values are finite and inside the limits: one pass, before each value is looked at."""
+    smallest, largest = pc.min_max(values).as_py().values()
+    return smallest is None or bool(np.isfinite([smallest, largest]).all() and smallest >= low and largest <= high)
 
 
 def _outside(values: pa.ChunkedArray, low: float, high: float) -> NDArray[np.bool_]:

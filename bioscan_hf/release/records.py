@@ -134,7 +134,8 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
     while more:
         read = stream.read(block_bytes)
         more = bool(read)
-        data = rest + read
+        whole_lines = read.rfind(b"\n") + 1
+        data = b"".join((rest, memoryview(read)[:whole_lines]))  # copied once
         if not more and data and not data.endswith(b"\n"):
             data += b"\n"
         place, longer = 0, False
@@ -161,7 +162,7 @@ def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) ->
                 yield block
             if not used:
                 break
-        rest = data[place:]
+        rest = data[place:] + read[whole_lines:]
 
 
 # ---- well-formed blocks --------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ class Changes:
         values: Rank -> its values that do not look like names, and their rows.
         rows: Rank -> rows with a name.
         touched: Columns of the current block that are not as they were given.
+        distinct: Column of names -> its values in the current block, some of them more than once.
         kept: (n,) mask of the rows of the current block that its reader does not leave out; the others do not count.
     """
 
@@ -124,6 +125,7 @@ class Changes:
     values: dict[str, dict[str, int]] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
     touched: frozenset[str] = frozenset()
+    distinct: dict[str, pa.Array] = field(default_factory=dict)
     kept: pa.Array | None = None
 
     def count(self, before: Mapping[str, pa.ChunkedArray], after: Mapping[str, pa.ChunkedArray]) -> None:
@@ -159,6 +161,8 @@ class Changes:
         """Counts the values of a rank that do not look like names."""
         self.rows[rank] += len(column) - column.null_count
         pattern, known = _SPECIES if rank == "species" else _HIGHER, self.values.setdefault(rank, {})
+        if pc.all(pc.match_substring_regex(self.distinct[rank], pattern)).as_py():
+            return
         counted = column.value_counts()
         odd = counted.filter(pc.invert(pc.match_substring_regex(counted.field("values"), pattern)))
         for value, number in zip(odd.field("values").to_pylist(), odd.field("counts").to_pylist(), strict=True):
@@ -223,6 +227,7 @@ def read_rows(
         cells = before | {name: rule(before[name]) for name, rule in rules.items()}
         if changes is not None:
             changes.touched = frozenset(name for name in rules if cells[name] is not before[name])
+            changes.distinct = {name: rule.values for name, rule in rules.items() if isinstance(rule, Cleaned)}
         nothing = pa.chunked_array([pa.nulls(len(table), pa.string())])
         yield first, pa.table({name: cells.get(name, nothing) for name in wanted})
         if changes is not None:  # after the reader has told which rows it keeps

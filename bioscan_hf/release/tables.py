@@ -31,6 +31,7 @@ _BLOCK_BYTES = 4 << 20  # larger blocks do not fit the processor's cache: half t
 _UNREADABLE = (pa.ArrowInvalid, *zips.UNREADABLE)
 _OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
 _AHEAD = 2  # blocks that are parsed ahead
+_TOGETHER = 4  # blocks in one table
 _DELIMITERS = ",\t;|"
 _MOST_COLUMNS = 10_000
 _KNOWN = {*(name.lower() for name in COLUMNS), *ID_NAMES, *SEQUENCE_NAMES, *LABEL_NAMES}
@@ -284,6 +285,7 @@ def read_strings(
 def _csv_tables(path: Path, text: _Text, header: Header, wanted: list[str], report: Report) -> Iterator[pa.Table]:
     assert header.dialect is not None
     waiting: deque[Future[tuple[pa.Table | None, list[Bad]]]] = deque()
+    found: list[pa.Table] = []
     blocks = read_blocks(text, header.dialect, header.line, _BLOCK_BYTES)
     with ThreadPoolExecutor(1) as parser:  # parses a block while the next is scanned
         for block in chain(blocks, [None] * _AHEAD):
@@ -292,9 +294,14 @@ def _csv_tables(path: Path, text: _Text, header: Header, wanted: list[str], repo
             if waiting and (block is None or len(waiting) > _AHEAD):
                 table, bad = waiting.popleft().result()
                 if table is not None:
-                    yield table
+                    found.append(table)
+                if found and (bad or len(found) == _TOGETHER):
+                    yield pa.concat_tables(found)
+                    found.clear()
                 for line, what, start in bad:
                     report(Problem(path.name, None, None, f"line {line} {what}: {start!r}", "left out"))
+    if found:
+        yield pa.concat_tables(found)
 
 
 def _parse(path: Path, block: Block, header: Header, wanted: list[str]) -> tuple[pa.Table | None, list[Bad]]:

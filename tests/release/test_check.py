@@ -362,7 +362,7 @@ def test_missing_zips_are_named(tmp_path, package, present, missing):
     photos = Photos(tmp_path, package)
     if missing:
         first = next(iter(missing.values()))[0]
-        with pytest.raises(FileNotFoundError, match=f"{first} missing. Download them, or name the splits"):
+        with pytest.raises(FileNotFoundError, match=f"{first} missing. Download them, or ask for splits"):
             photos.check(splits)
 
 
