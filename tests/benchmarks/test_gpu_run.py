@@ -176,6 +176,27 @@ def test_batches_go_through_all_rows_in_each_epoch(gpu):
     assert rows[8] == {"dna_barcode": "D", "species_index": 3, "epoch": 1}
 
 
+def test_the_hours_of_the_guide_come_from_the_results():
+    """Samples x epochs / (8 GPUs x samples/s), rounded to a tenth of an hour."""
+    root = BENCHMARKS.parent
+    rows = {
+        part: found["rows"]
+        for part, found in json.loads((root / "benchmarks/results/gpu_run.json").read_text())["metrics"].items()
+    }
+    guide = (root / "docs/guides/reproduce.md").read_text(encoding="utf-8")
+    for training, samples, epochs, part, ours, published in (
+        ("8-4-4", 2_325_132, 35, "steps of 8-4-4", "8-4-4 fast, batch 512", "8-4-4 published, batch 256"),
+        ("4-4-4", 2_325_132, 35, "steps", "4-4-4 fast, batch 1024", "4-4-4 published, batch 1024"),
+        ("1 M", 1_080_142, 50, "clibd", "ours, batch 500", "published, batch 500"),
+        ("5 M", 4_966_959, 20, "clibd", "ours, batch 500", "published, batch 500"),
+    ):
+        cells = [f"{samples:,} x {epochs}"]
+        for row in (ours, published):
+            rate = rows[part][row]["samples_per_second"]
+            cells += [f"{rate:,.0f}", f"{samples * epochs / (8 * rate) / 3600:.1f}"]
+        assert f"{training}" in guide and f"| {' | '.join(cells)} |" in guide, cells
+
+
 # ---- steps of CLIBD -------------------------------------------------------------------------------------------------
 
 
