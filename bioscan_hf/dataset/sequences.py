@@ -275,7 +275,8 @@ def _column(names: list[str], given: str | None, known: Sequence[str], what: str
         return given
     found = sorted((known.index(name.lower()), name) for name in names if name.lower() in known)
     if not found:
-        raise ValueError(f"{str(path)!r} has no column of {what} (none of {', '.join(known)}). {advice}{separators(names)}")
+        advice += separators(names)
+        raise ValueError(f"{str(path)!r} has no column of {what} (none of {', '.join(known)}). {advice}")
     if len(found) > 1 and known is SEQUENCE_NAMES or len({name for _, name in found}) < len(found):
         raise ValueError(f"{str(path)!r} has several columns of {what}: {', '.join(n for _, n in found)}. {advice}")
     return found[0][1]
