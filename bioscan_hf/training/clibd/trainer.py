@@ -93,12 +93,8 @@ class ClibdTrainer(BarcodeTrainer):
         chosen = super().get_decay_parameter_names(model)
         if self.args.decay_all_parameters:
             return chosen
-        flat = {
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.numel() == max(parameter.shape, default=1)
-        }
-        return [name for name in chosen if name not in flat]
+        matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+        return [name for name in chosen if name in matrices]
 
     def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Tensor:
         """One step. It limits the temperature first: in `forward` under FSDP, parameters are copies."""
