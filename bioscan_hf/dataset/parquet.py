@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from .request import TEXT_ROWS, Request, Taxon, prepare_stream
 
 Files = Mapping[str, Sequence[Path]]
 
+#: Bytes of photos whose copy is told beforehand, and bytes that a disk is assumed to copy in a second.
+LARGE_COPY, COPIED_PER_SECOND = 10**9, 150 * 10**6
+
 _LOGGER = logging.getLogger(__name__)
 
 _CLEANED = {*LABEL_COLUMNS, "taxon", "dna_barcode"}
@@ -42,7 +46,7 @@ def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
     for file in files:
         try:
             schemas.append(pq.read_schema(file))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise unreadable(file, error) from error
         if other := set(schemas[-1].names) ^ set(schemas[0].names):
             raise ReleaseError(
@@ -158,6 +162,8 @@ def _open(split: str, files: Sequence[Path], request: Request) -> Dataset:
     stats = [(os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
     writing = {} if photos else {"writer_batch_size": TEXT_ROWS}
     builder = _builder(split, paths, stats, request, **plan.options, **writing)
+    if photos and not os.path.isdir(builder.cache_dir):
+        _tell_of_copy(split, sum(size for size, _ in stats), builder.cache_dir)
     try:
         builder.download_and_prepare(num_proc=request.num_proc)
     except DatasetGenerationError as error:
@@ -171,6 +177,18 @@ def _open(split: str, files: Sequence[Path], request: Request) -> Dataset:
     if not plan.taxon:
         return data
     return data.select(np.flatnonzero(plan.mask(data.select_columns(list(plan.taxon)).with_format("arrow")[:])))
+
+
+def _tell_of_copy(split: str, size: int, folder: str) -> None:
+    """Tells the disk space and the time that a copy of photos takes, if it takes long."""
+    if size >= LARGE_COPY:
+        minutes = size / COPIED_PER_SECOND / 60
+        there = next(parent for parent in Path(folder).absolute().parents if parent.is_dir())
+        _LOGGER.warning(
+            "The photos of %s are copied once to %s: %.1f GB (%.1f GB are free), about %.0f minutes. `open_rows` and "
+            "streaming read them without a copy.",
+            *(split, folder, size / 1e9, shutil.disk_usage(there).free / 1e9, max(1, minutes)),
+        )
 
 
 def stream_files(files: Files, request: Request) -> dict[str, IterableDataset]:

@@ -72,6 +72,8 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """The rows at some places; a DataLoader calls this for a batch."""
         places = np.asarray(rows, np.int64)
+        if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError(f"There are rows 0 to {len(self) - 1}, not {places.min()} to {places.max()}.")
         places = places if self._rows is None else self._rows[places]
         groups = self._group_of(places)
         found: list[Any] = [None] * len(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import tempfile
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 from accelerate import PartialState
 
 from ..files import locked
+
+#: Environment variables that name a launch and, if several were started on this machine, the part of it.
+LAUNCH = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
 #: Most data workers of a process.
 MOST_WORKERS = 16
@@ -27,8 +31,8 @@ def once_per_machine() -> Iterator[None]:
     if state.num_processes == 1:
         yield
         return
-    launch = "-".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
-    name = f"bioscan_hf-{os.getuid()}-{platform.node()}-{launch}.lock"
+    launch = "-".join(os.environ.get(name, "") for name in LAUNCH)
+    name = f"bioscan_hf-{getpass.getuser()}-{platform.node()}-{launch}.lock"
     if state.is_local_main_process:
         with locked(tempfile.gettempdir(), "preparation", wait=True, name=name):
             state.wait_for_everyone()  # so that the others find the lock held
@@ -44,5 +48,10 @@ def default_workers(on_gpu: bool) -> int:
     """Data workers of a process: its share of the cores beside a GPU; none on a CPU, whose cores are busy."""
     if not on_gpu:
         return 0
-    cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(cores // processes - 1, MOST_WORKERS))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(cores() // processes - 1, MOST_WORKERS))
+
+
+def cores() -> int:
+    """Cores that this process may use; those of the machine where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ import pytest
 from datasets import Image
 from torch.utils.data import DataLoader
 
-from bioscan_hf.dataset import parquet_rows
+from bioscan_hf.dataset import parquet, parquet_rows
 from bioscan_hf.dataset.build import build
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.dataset.parquet_rows import ParquetRows, open_rows
@@ -113,3 +113,17 @@ def test_few_blocks_are_read_in_any_order():
     blocks = np.repeat(np.arange(5), 10)
     assert sorted(block_order(blocks, 8, [0, 0]).tolist()) == list(range(50))
     assert len(set(blocks[block_order(blocks, 8, [0, 0])[:8]])) > 2
+
+
+def test_a_large_copy_is_told_beforehand(built, tmp_path, monkeypatch, caplog):
+    """Where photos are opened as a `Dataset`: the disk and the time, the first time only."""
+    manifest = built / "manifest.json"
+    monkeypatch.setattr(parquet, "LARGE_COPY", 1)
+    manifest.rename(built / "manifest.aside")  # the files were written anew, with other sizes
+    try:
+        for _ in range(2):
+            plain(built, "train", cache_dir=tmp_path)
+    finally:
+        (built / "manifest.aside").rename(manifest)
+    told = [record.getMessage() for record in caplog.records if "copied once" in record.getMessage()]
+    assert len(told) == 1 and "GB are free), about 1 minutes" in told[0] and str(tmp_path) in told[0]
