@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 import time
@@ -83,7 +84,7 @@ def goals(parts: Mapping[str, Mapping[str, Rows]], claimed: bool = True) -> dict
 def run_part(report: Report, name: str, options: argparse.Namespace) -> None:
     """Runs one part; an error ends the part alone."""
     module, function, budget = PARTS[name]
-    report.begin(name, budget)
+    report.begin(name, math.inf if options.small else budget)
     given: dict[str, Any] = {}
     if name == "training":
         workers = 0 if options.small else max(1, (os.cpu_count() or 2) - 2)
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--barcodes", type=Path, help="folder of real_barcodes.py (default: made-up barcodes)")
     parser.add_argument("--small", action="store_true", help="tiny models, on a CPU: no goal")
     parser.add_argument("--parts", help=f"some of {','.join(PARTS)} (default: all)")
-    parser.add_argument("--seconds", type=float, default=560, help="of all parts (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help="of all parts (default: 560; --small: no limit)")
     parser.add_argument("--training-seconds", type=float, help="of the real training (default: 240; --small: 5)")
     options = parser.parse_args(arguments)
     names = options.parts.split(",") if options.parts else list(PARTS)
@@ -120,13 +121,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("No GPU was found, and the real sizes need one. Give --small for a trial on a CPU.")
     if options.training_seconds is None:
         options.training_seconds = 5.0 if options.small else SECONDS_OF_TRAINING
+    seconds = options.seconds or (math.inf if options.small else 560.0)
     about = {
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "small": options.small,
         "threads": torch.get_num_threads(),
     }
     device = torch.device("cuda" if on_gpu else "cpu")
-    report = Report(options.output, device, options.seconds, about, measured=1.0 if on_gpu else 0.02)
+    report = Report(options.output, device, seconds, about, measured=1.0 if on_gpu else 0.02)
     for name in names:
         run_part(report, name, options)
     for name, goal in report.goals.items():

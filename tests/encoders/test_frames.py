@@ -56,7 +56,7 @@ def test_a_read_that_starts_later_stays_near(folder):
 
 
 def test_models_without_frames_are_refused(tmp_path):
-    AlignedBarcodeModel(AlignedBarcodeConfig(positions=20, embedding_size=0, anchor_k=4)).save_pretrained(tmp_path)
+    AlignedBarcodeModel(AlignedBarcodeConfig(positions=20, embedding_size=4, anchor_k=4)).save_pretrained(tmp_path)
     KmerTokenizer(k=1, max_nucleotides=20).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="^'frames:.*BarcodeBERT or BarcodeMamba.* is of type alignedbarcode"):
         load_encoder(f"frames:{tmp_path}")
