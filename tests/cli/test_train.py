@@ -121,6 +121,7 @@ def test_published_presets_on_a_build_and_the_next_commands(capsys, tmp_path):
     assert "split  rank     accuracy  macro accuracy  macro F1" in out and "bioscan-hf identify reads.fasta" in out
 
 
+@pytest.mark.shipped
 def test_two_processes_print_one_summary(tmp_path):
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "bioscan_hf.cli.main"]
     words = ["train", "contrast", "--source", "dataset", "--embedding_size", "16", "--output_dir", "aligned"]
