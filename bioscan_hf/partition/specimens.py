@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..barcodes import barcode_digests, spelled
-from ..labels import Cleaned, taxon_name, without_author
+from ..labels import Cleaned, are_taxon_names, taxon_name, without_author
 from ..schema import LABEL_COLUMNS
 from .columns import NEEDED_COLUMNS, encode, examples, put, require_columns, text
 
@@ -65,7 +65,7 @@ class Normal:
 
     def __init__(self) -> None:
         self.authors: Counter[str] = Counter()
-        self._cleaned = {name: Cleaned(taxon_name) for name in NAMED_COLUMNS}
+        self._cleaned = {name: Cleaned(taxon_name, are_taxon_names) for name in NAMED_COLUMNS}
         self._plain = {name: Cleaned(without_author) for name in ("species", "taxon")}
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bioscan_hf.files import read_json
 from bioscan_hf.release import tables
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.release.records import Dialect, read_blocks
@@ -264,6 +265,18 @@ def test_a_bad_record_with_a_cell_that_csv_refuses(tmp_path):
         rows_of(tmp_path / "u.csv")
 
 
+def test_half_of_a_character_in_json(tmp_path):
+    """JSON can write what UTF-8 cannot: in a cell, in a key, and in a file of this package."""
+    good = '[{"processid": "P1", "dna_barcode": "ACGT", "notes": "\\ud83e\\udd8b"}'
+    assert rows_of(write(tmp_path / "t.json", f"{good}]"))[0] == [("P1", "ACGT", "\U0001f98b")]
+    with pytest.raises(ReleaseError, match="t.json, row 2: notes is .*half of a character"):
+        rows_of(write(tmp_path / "t.json", good + ', {"processid": "P2", "notes": "a\\ud83e"}]'))
+    with pytest.raises(ReleaseError, match="t.json has a key .*half of a character"):
+        csv_columns(write(tmp_path / "t.json", '[{"processid": "P1", "a\\ud83e": "x"}]'))
+    with pytest.raises(ValueError, match="l.json' cannot be read as JSON"):
+        read_json(write(tmp_path / "l.json", '{"species": ["a\\ud83e"]}'))
+
+
 def test_zips_that_zipfile_refuses(tmp_path):
     """Another version, encryption, a name that is not UTF-8, and a method that does not exist."""
     with ZipFile(tmp_path / "t.zip", "w") as archive:
@@ -292,6 +305,14 @@ def test_the_ending_tells_the_format_that_is_written(tmp_path):
     for name in ("t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz"):
         write_table(table, tmp_path / name)
         assert read_table(tmp_path / name, ("processid",)).equals(table)
+    cells = ['a, "b"\nc', "a\rb", ' "', "", None, "é, ", "NA", "é", "a'b", "\t"]
+    write_table(mixed := pa.table({"processid": [f"P{i}" for i in range(10)], "notes": cells}), tmp_path / "t.csv")
+    for i in range(10):  # each row by itself is written in the same way, whether it needs quotes or not
+        write_table(mixed.slice(i, 1), tmp_path / "one.csv")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r\n").writerow([f"P{i}", cells[i]])
+        assert (tmp_path / "one.csv").read_bytes() == b"processid,notes\n" + text.getvalue()[:-2].encode() + b"\n"
+    assert read_table(tmp_path / "t.csv", ("processid",))["notes"].to_pylist() == [cell or None for cell in cells]
     plain = pa.table({"processid": ["P1", "P2"], "notes": ['a "b"', None]})
     for name in ("t.tsv", "t.tsv.gz"):
         write_table(plain, tmp_path / name)
