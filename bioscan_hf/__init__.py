@@ -25,6 +25,7 @@ _NAMES = {
     "simulate_release": "simulate.release",
     "contrastive_loss": "losses.contrastive",
     "read_sequences": "dataset.sequences",
+    "read_references": "identification.formats",
     "search_nearest": "identification.sequence_search",
     "knn_probe": "evaluation.probing",
     "linear_probe": "evaluation.probing",
@@ -57,6 +58,7 @@ _WITH_TRANSFORMERS = {
     "embed": "encoders.embed",
     "calibrate": "identification.confidence",
     "identify": "identification.confidence",
+    "ReferenceLibrary": "identification.library",
     "load_image_encoder": "encoders.image_encoders",
     "export_onnx": "hub.export",
 }

@@ -1,107 +1,230 @@
-"""The command identify: names for your own sequences."""
+"""The commands references and identify: names for your own sequences."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
 from .command import Output, Result, command
 from .options import (
-    SOURCE,
-    BatchSize,
-    Clean,
-    Dtype,
     Encoding,
     Force,
     IdColumn,
-    KeepDuplicates,
-    KeepEmpty,
     Seed,
     SequenceColumn,
-    TrustRemoteCode,
     no_library_bars,
-    read_own_sequences,
     refuse_to_replace,
 )
 
-KeepReferences = Annotated[
-    Path | None, Option(metavar="FOLDER", help="Keep the embeddings of the references here for next time.")
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..identification.library import ReferenceLibrary
+
+_LIBRARY = "References"
+_REFERENCES = "FASTA, table, dataset or Hub id with names, or a folder that `bioscan-hf references` wrote"
+
+Format = Annotated[
+    Literal["table", "crabs", "sintax", "midori2", "rdp", "qiime", "bold", "dada2", "ncbi", "fasta", "dataset"] | None,
+    Option(help="Format of the references, if it is not recognised.", rich_help_panel=_LIBRARY),
 ]
-NovelShare = Annotated[
-    float, Option(metavar="SHARE", help="Expected share of the sequences whose species has no reference.")
+Ranks = Annotated[
+    str | None,
+    Option(
+        metavar="LIST",
+        help="Ranks of lineages without prefixes, such as kingdom,phylum,class,order,family,genus,species.",
+        rich_help_panel=_LIBRARY,
+    ),
 ]
+Marker = Annotated[
+    str, Option(help="Marker of the references that are used; all: every one.", rich_help_panel=_LIBRARY)
+]
+Split = Annotated[
+    list[str] | None, Option(help="Split of a dataset, repeatable. Default: all records.", rich_help_panel=_LIBRARY)
+]
+Model = Annotated[
+    str | None,
+    Option(
+        help="Folder or Hub id of a fitted barcode encoder. Default: one is fitted to the references.",
+        rich_help_panel=_LIBRARY,
+    ),
+]
+SHOWN = 5
 
 
-@command("Names for specimens", "bioscan-hf identify reads.fasta names.csv --model out/aligned --references dataset")
+@command("Names for specimens", "bioscan-hf references bold.tsv library")
+def references(
+    sources: Annotated[list[str], Argument(metavar="FILES... OUTPUT", help=f"{_REFERENCES}; last, the new folder.")],
+    format: Format = None,
+    ranks: Ranks = None,
+    marker: Marker = "COI-5P",
+    split: Split = None,
+    model: Model = None,
+    encoding: Encoding = "utf-8",
+    seed: Seed = 0,
+    force: Force = False,
+    *,
+    out: Output,
+) -> Result:
+    """Make a library of references: sequences, names, and how far names by them can be trusted."""
+    if len(sources) < 2:
+        raise ValueError("Give one or more files of references, and last the folder of the new library.")
+    *files, folder = sources
+    output = Path(folder)
+    refuse_to_replace(force, output / "library.json")
+    library = _made(files, out, format, ranks, marker, split, model, encoding, seed)
+    library.save_pretrained(output)
+    _tell(library, out)
+    out.wrote(output)
+    return {"output": str(output), **_facts(library)}
+
+
+@command("Names for specimens", "bioscan-hf identify reads.fasta names.csv --references bold.tsv")
 def identify(
     source: Annotated[str, Argument(help="FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
-    output: Annotated[Path, Argument(help="CSV to write: the deepest confident name and the names at all ranks.")],
-    model: Annotated[str, Option(help="Folder or Hub id of a model, kmer:K, cnn:FOLDER or hf:ID.")],
-    references: Annotated[str, Option(metavar="DATASET", help=f"{SOURCE}.")],
-    split: Annotated[list[str] | None, Option(help="Split of the references, repeatable. Default: train.")] = None,
-    keep: KeepReferences = None,
+    output: Annotated[Path, Argument(help="Table to write: .csv, .tsv, .json, .parquet or .xlsx; - for the screen.")],
+    references: Annotated[list[str], Option(metavar="FILE", help=f"{_REFERENCES}, repeatable.")],
     least: Annotated[float, Option(help="Smallest confidence of the name in the column `name`.")] = 0.95,
-    novel_share: NovelShare = 0.5,
-    batch_size: BatchSize = 256,
-    dtype: Dtype = "auto",
+    novel_share: Annotated[
+        float | None,
+        Option(metavar="SHARE", help="Share of sequences whose species has no reference. Default: estimated."),
+    ] = None,
+    format: Format = None,
+    ranks: Ranks = None,
+    marker: Marker = "COI-5P",
+    split: Split = None,
+    model: Model = None,
     seed: Seed = 0,
-    trust_remote_code: TrustRemoteCode = False,
     force: Force = False,
-    clean: Clean = "barcode",
-    keep_duplicates: KeepDuplicates = False,
-    keep_empty: KeepEmpty = False,
     id_column: IdColumn = None,
     sequence_column: SequenceColumn = None,
     encoding: Encoding = "utf-8",
     *,
     out: Output,
 ) -> Result:
-    """Name your own sequences by their nearest reference, with a confidence at every rank."""
-    given = dict(locals())
-    from ..encoders.barcode_encoders import load_encoder
-    from ..encoders.embed import embed
-    from ..identification.confidence import calibrate, name_rows, write_names
-    from ..identification.confidence import identify as name
+    """Name your own sequences by the nearest references, with a confidence at every rank."""
+    from ..dataset.sequences import read_sequences
+    from ..identification.tables import check_ending, with_sizes, write_answers
 
-    refuse_to_replace(force, output)
+    if str(output) != "-":
+        refuse_to_replace(force, output)
     _check(source, least, novel_share)
+    check_ending(output)
     no_library_bars(out)
-    records = read_own_sequences(source, out, given)
-    encoder, processor = load_encoder(model, trust_remote_code=trust_remote_code)
-    splits = "+".join(split or ["train"])
-    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
-    index = _reference_index(references, splits, encoder, processor, output=keep, **how)
-    calibration = calibrate(index, novel_share=novel_share, seed=seed)
-    queries = embed(encoder, processor, records, **how)
-    found = name(queries.embeddings, index, calibration, valid=queries.valid, ids=queries.processids)
-    rows = name_rows(queries.processids, found, index.ids, least)
-    write_names(output, rows)
-    counts = {rank: sum(row["rank"] == rank for row in rows) for rank in found.names}
-    out.say(
-        f"{len(rows):,} sequences, {len(index):,} references of {splits}. Named at {least:.0%} confidence or more:"
-    )
-    out.say(*_lines(counts, len(rows)))
-    out.say(f"Assumed: the species of {novel_share:.0%} of the sequences have no reference (--novel-share).")
-    out.wrote(output)
+    with out.progress() as progress:
+        reads = read_sequences(
+            source,
+            clean="any",
+            duplicates="keep",
+            empty="keep",
+            id_column=id_column,
+            sequence_column=sequence_column,
+            encoding=encoding,
+            progress=progress,
+            tell=out.say,
+        )
+    library = _made(references, out, format, ranks, marker, split, model, encoding, seed)
+    with out.progress() as progress:
+        answers = library.identify(reads, least=least, novel_share=novel_share, progress=progress)
+    answers = with_sizes(answers)
+    write_answers(answers, output)
+    result = _summary(answers, library, least)
+    if str(output) != "-":
+        _show(answers, result, out)
+        out.wrote(output)
+    return {"output": str(output), "references": len(library), "least": least, **result}
+
+
+def _made(
+    files: list[str],
+    out: Output,
+    format: str | None,
+    ranks: str | None,
+    marker: str,
+    split: list[str] | None,
+    model: str | None,
+    encoding: str,
+    seed: int,
+) -> ReferenceLibrary:
+    """The library of the references, opened or made."""
+    from ..identification.library import open_references
+
+    with out.progress() as progress:
+        return open_references(
+            files,
+            progress=progress,
+            seed=seed,
+            model=model,
+            format=format,
+            ranks=[name.strip() for name in ranks.split(",")] if ranks else None,
+            marker=None if marker == "all" else marker,
+            split="+".join(split) if split else None,
+            encoding=encoding,
+        )
+
+
+def _facts(library: ReferenceLibrary) -> Result:
+    calibration = library.calibration
     return {
-        "output": str(output),
-        "sequences": len(rows),
-        "references": len(index),
-        "deepest_rank": counts,
-        "least": least,
-        "novel_share": novel_share,
+        "records": len(library),
+        "taxa": {rank: len(library.taxa[rank]) for rank in library.ranks},
+        "formats": library.info["formats"],
+        "notes": library.info["notes"],
+        "calibrated": calibration.asked if calibration else None,
     }
 
 
-def _lines(counts: dict[str, int], total: int) -> list[str]:
-    """One line per rank with the number of sequences whose deepest confident name is of that rank."""
-    shown = {f"to {rank}": count for rank, count in counts.items()} | {"without a name": total - sum(counts.values())}
-    return [f"  {text:<16}{count:>9,}" for text, count in shown.items()]
+def _tell(library: ReferenceLibrary, out: Output) -> None:
+    formats = ", ".join(f"{name} ({number})" for name, number in library.info["formats"].items())
+    taxa = ", ".join(f"{len(library.taxa[rank]):,} {rank}" for rank in library.ranks)
+    out.say(f"{len(library):,} references, read as {formats}: {taxa}.")
+    out.say(*(f"  {note}" for note in library.info["notes"]))
+    if library.calibration is None:
+        out.say("Fewer than 20 have a name at species or genus, so names by them have no confidence.")
 
 
-def _check(source: str, least: float, novel_share: float) -> None:
+def _summary(answers: pa.Table, library: ReferenceLibrary, least: float) -> Result:
+    """Numbers of the answers: by status, by deepest rank, and the share of new species."""
+    from collections import Counter
+
+    metadata = {key.decode(): value.decode() for key, value in (answers.schema.metadata or {}).items()}
+    ranks = Counter(answers["rank"].to_pylist())
+    result: Result = {
+        "sequences": len(answers),
+        "status": dict(Counter(answers["status"].to_pylist())),
+        "deepest_rank": {rank: ranks[rank] for rank in library.ranks},
+    }
+    if "novel_share" in metadata:
+        result["novel_share"] = float(metadata["novel_share"])
+        result["novel_share_interval"] = [float(part) for part in metadata["interval"].split(",")]
+    return result
+
+
+def _show(answers: pa.Table, result: Result, out: Output) -> None:
+    """The first answers, the numbers by rank, and those by status."""
+    for row in answers.slice(0, SHOWN).to_pylist():
+        name = f"{row['name']} ({row['rank']}, {row['confidence']:.1%})" if row["name"] else "no name"
+        told = "" if row["status"] == "ok" else f" [{row['status']}]"
+        near = "" if row["identity"] is None else f", nearest {row['nearest']} at {row['identity']:.1%}"
+        out.say(f"  {row['id']}: {name}{near}{told}")
+    total = result["sequences"]
+    lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
+    lines["without a name"] = total - sum(lines.values())
+    out.say(f"{total:,} sequences:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
+    others = {status: count for status, count in result["status"].items() if status != "ok"}
+    if others:
+        out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
+    if "novel_share" in result:
+        low, high = result["novel_share_interval"]
+        out.say(
+            f"Share of sequences whose species has no reference: {result['novel_share']:.0%} "
+            f"({low:.0%} to {high:.0%}); set it by --novel-share."
+        )
+
+
+def _check(source: str, least: float, novel_share: float | None) -> None:
     """Raises an error for a source that is not a sequence file and for shares outside [0, 1]."""
     from ..dataset.sequences import is_sequence_file
 
@@ -110,20 +233,5 @@ def _check(source: str, least: float, novel_share: float) -> None:
     if not is_sequence_file(source):
         raise ValueError(f"{source!r} is not a sequence file: give FASTA, FASTQ, CSV or TSV, also .gz.")
     for flag, value in (("--least", least), ("--novel-share", novel_share)):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{flag} {value} is not a share: give a number from 0 to 1.")
-
-
-def _reference_index(source: str, split: str, encoder: Any, processor: Any, **how: Any) -> Any:
-    """Index of the references' distinct barcodes with their names."""
-    from ..dataset.load import load_bioscan5m
-    from ..encoders.embed import embed
-    from ..schema import RANKS
-    from ..search.index import build_index
-
-    references = load_bioscan5m(source, "dna", split, unique_barcodes=True)
-    keys = embed(encoder, processor, references, **how)
-    rows = keys.valid.nonzero()[0].tolist()
-    table = references.select_columns(list(RANKS)).with_format("arrow")[:].take(rows)
-    labels = {rank: table[rank].to_pylist() for rank in RANKS}
-    return build_index(keys.embeddings[rows], labels, ids=[keys.processids[row] for row in rows])

@@ -32,13 +32,20 @@ def normalized(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
         yield b"\n"
 
 
-def read_fasta(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
+def read_fasta(file: SequenceFile, blocks: Iterator[bytes], *, headers: bool = False) -> Iterator[pa.Table]:
     """Tables of the records of a FASTA.
 
     If the first header is one of BOLD, processid|species|marker|accession, there are the columns species and marker.
+
+    Args:
+        headers: Gives the whole headers in a column `header` instead.
     """
     rest, line = b"", 1
-    bold: bool | None = None
+    bold: bool | None = None if not headers else False
+
+    def table(text: bytes) -> pa.Table:
+        return _fasta_table(file, text, line, bold or False, headers)
+
     for block in blocks:
         text = rest + block
         cut = text.rfind(b"\n>") + 1
@@ -47,10 +54,11 @@ def read_fasta(file: SequenceFile, blocks: Iterator[bytes]) -> Iterator[pa.Table
         whole, rest = text[:cut], text[cut:]
         if whole.strip():
             bold = _is_bold(whole) if bold is None else bold
-            yield _fasta_table(file, whole, line, bold)
+            yield table(whole)
         line += whole.count(b"\n")
     if rest.strip():
-        yield _fasta_table(file, rest, line, _is_bold(rest) if bold is None else bold)
+        bold = _is_bold(rest) if bold is None else bold
+        yield table(rest)
 
 
 def _is_bold(text: bytes) -> bool:
@@ -67,7 +75,7 @@ def _bold_fields(header: str) -> tuple[str, str | None, str] | None:
     return fields[0], fields[1] if place > 1 else None, fields[place]
 
 
-def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool) -> pa.Table:
+def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool, whole: bool) -> pa.Table:
     start = text.index(b">")  # only blank lines come before it
     line += text.count(b"\n", 0, start)
     records = text[start + 1 :].split(b"\n>")
@@ -81,6 +89,9 @@ def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool) -> pa.T
         return f"line {number}"
 
     headers = [header for header, _, _ in parts]
+    if whole:
+        table = file.barcodes(_ids(file, headers, place), bodies, place)
+        return table.append_column("header", pa.array([file.decode(header) for header in headers], pa.string()))
     if not bold:
         return file.barcodes(_ids(file, headers, place), bodies, place)
     texts = [file.decode(header) for header in headers]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..barcodes import AMBIGUOUS, GAPS
 from ..schema import MISSING_TAXA
 
-CLEANINGS = ("none", "barcode")
+CLEANINGS = ("none", "barcode", "any")
 WHITE_SPACE = b" \t\n\r\v\f"
 
 _MARKERS = {marker.encode() for marker in MISSING_TAXA}
@@ -39,15 +39,18 @@ class Rules(NamedTuple):
 
 
 def rules(clean: str = "none") -> Rules:
-    """The rules of `read_sequences` for `clean`.
+    """The rules of `read_sequences` for `clean`; "any" turns what is not DNA into N.
 
     Raises:
         ValueError: for an unknown cleaning.
     """
     if clean not in CLEANINGS:
-        raise ValueError(f"clean={clean!r} is unknown. Choose {' or '.join(CLEANINGS)}.")
+        raise ValueError(f"clean={clean!r} is unknown. Choose {', '.join(CLEANINGS)}.")
     spelling = bytes(range(256)).upper().replace(b"U", b"T")
     removed = WHITE_SPACE + GAPS.encode()
+    if clean == "any":
+        dna = b"ACGTN" + AMBIGUOUS.encode()
+        return Rules(bytes(byte if byte in dna else ord("N") for byte in spelling), removed, dna, b"")
     if clean == "none":
         return Rules(spelling, removed, b"ACGTN" + AMBIGUOUS.encode(), b"")
     n = spelling.translate(bytes.maketrans(AMBIGUOUS.encode(), b"N" * len(AMBIGUOUS)))
@@ -75,7 +78,7 @@ class SequenceFile:
         """The error for bytes that are not in the encoding."""
         return ValueError(
             f"{str(self.path)!r} holds ids or names that are not {self.encoding} ({error}). Give the encoding of the "
-            f"file, such as encoding='latin-1'."
+            f"file, such as --encoding latin-1 (encoding='latin-1')."
         )
 
     def decode(self, text: bytes) -> str:

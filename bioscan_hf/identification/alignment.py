@@ -1,0 +1,34 @@
+"""Edit distances and alignments of two sequences by edlib (Šošić and Šikić 2017)."""
+
+from __future__ import annotations
+
+import re
+
+_IUPAC = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT"}
+_IUPAC |= {"V": "ACG", "N": "ACGT"}
+#: Pairs of letters that are equal: IUPAC codes and what they mean.
+EQUAL_LETTERS = [(code, letter) for code, meant in _IUPAC.items() for letter in meant] + [
+    (code, other) for code, meant in _IUPAC.items() for other, others in _IUPAC.items() if set(meant) & set(others)
+]
+
+
+def unknown_letters(sequence: str) -> int:
+    """Number of letters other than A, C, G and T, which equal nearly anything."""
+    return len(sequence) - sum(map(sequence.count, "ACGT"))
+
+
+def edit_distance(read: str, key: str, bound: int) -> int:
+    """Edit distance of the shorter inside the longer, or `bound` if it is larger; IUPAC codes equal what they mean."""
+    import edlib
+
+    short, long = sorted((read, key), key=len)
+    plain = not (set(short) | set(long)) - set("ACGT")
+    found = edlib.align(
+        short, long, mode="HW", task="distance", k=bound, additionalEqualities=None if plain else EQUAL_LETTERS
+    )["editDistance"]
+    return bound if found < 0 else int(found)
+
+
+def cigar_steps(cigar: str) -> list[tuple[int, str]]:
+    """[(12, "="), (1, "I")] for "12=1I": I is a letter of the shorter alone, D one of the longer alone."""
+    return [(int(number), kind) for number, kind in re.findall(r"(\d+)([=XID])", cigar or "")]

@@ -1,0 +1,290 @@
+"""How far names can be trusted: learned from references that are named as if they were reads.
+
+Each reference that is asked about is cut and given errors at random, and then named by the others: without itself,
+and without its species, genus, family and order. From the matches, small monotone models learn two things: whether a
+taxon of the read is among the references at all, rank by rank, and whether the name is right if it is. The share of
+reads whose taxa are missing is estimated from the reads themselves (Saerens et al. 2002,
+https://doi.org/10.1162/089976602753284446).
+Shape letters: n = reads, R = ranks, F = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+#: Ranks that can be missing, the lowest first.
+LEVELS = ("species", "genus", "family", "order")
+
+#: Expected shares of reads: species known, species new, genus new, family new, order new. Reads change it.
+PRIOR = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+
+#: Reads that the expected shares count as.
+PRIOR_READS = 20.0
+
+#: Fewest references asked about, right and wrong, for a model.
+FEWEST = 10
+
+KNOTS = 6
+PENALTY = 1.0
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass
+class Monotone:
+    """Logistic regression on piecewise linear functions of features, none of which ever falls.
+
+    Attributes:
+        knots: Of each feature (F, K), ascending.
+        weights: Of the pieces (F, K - 1), at least 0.
+        bias: The constant.
+    """
+
+    knots: Numbers
+    weights: Numbers
+    bias: float
+
+    @classmethod
+    def fit(cls, x: Numbers, y: NDArray[np.bool_], weight: Numbers) -> Monotone | float:
+        """Fits to features (n, F), each of which makes True likelier; a constant if there is little to learn from."""
+        share = float((np.average(y, weights=weight) * len(y) + 0.5) / (len(y) + 1)) if len(y) else 0.0
+        if min(y.sum(), (~y).sum()) < FEWEST:
+            return share
+        knots = np.quantile(x, np.linspace(0, 1, KNOTS), axis=0).T
+        pieces = _pieces(x, knots)
+        weight = weight / weight.mean()
+        target = y.astype(np.float64)
+
+        def loss(parameters: Numbers) -> tuple[float, Numbers]:
+            score = pieces @ parameters[1:] + parameters[0]
+            value = (weight * (np.logaddexp(0, score) - target * score)).sum() + PENALTY * (
+                parameters[1:] ** 2
+            ).sum() / 2
+            slope = weight * (1 / (1 + np.exp(-score)) - target)
+            return value, np.concatenate([[slope.sum()], slope @ pieces + PENALTY * parameters[1:]])
+
+        bounds = [(None, None), *[(0, None)] * pieces.shape[1]]
+        found = minimize(loss, np.zeros(pieces.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds)
+        return cls(knots, found.x[1:].reshape(len(knots), -1), float(found.x[0]))
+
+    def __call__(self, x: Numbers) -> Numbers:
+        """Probabilities (n,)."""
+        score = _pieces(x, self.knots) @ self.weights.ravel() + self.bias
+        return np.asarray(1 / (1 + np.exp(-score.clip(-30, 30))))
+
+
+def _pieces(x: Numbers, knots: Numbers) -> Numbers:
+    """Share of each piece that lies below the value, (n, F * (K - 1))."""
+    low, high = knots[:, :-1], knots[:, 1:]
+    width = np.where(high > low, high - low, 1)
+    return (((x[:, :, None] - low) / width).clip(0, 1) * (high > low)).reshape(
+        len(x), knots.shape[0] * (knots.shape[1] - 1)
+    )
+
+
+@dataclass
+class Evidence:
+    """What the matches of reads say, as features that make a name likelier when they grow.
+
+    Attributes:
+        known: (n, F): identity, few differences, length, and how far the best taxon is ahead at each level.
+        ranks: Rank -> (n, F): the same, with the lead and the votes at that rank.
+    """
+
+    known: Numbers
+    ranks: dict[str, Numbers]
+
+
+@dataclass
+class Calibration:
+    """What was learned from references.
+
+    Attributes:
+        known: For each level, the probability that the taxon is among the references if it is not at a lower level.
+        right: Rank -> the probability that the name is right if its taxon is among the references.
+        shares: Shares of the levels in what `known` was learned from.
+        least_identity: Smallest identity for which anything was learned.
+        asked: Level -> number of references asked about.
+    """
+
+    known: list[Monotone | float]
+    right: dict[str, Monotone | float]
+    shares: Numbers
+    least_identity: float
+    asked: dict[str, int]
+
+    def levels(self, evidence: Evidence) -> Numbers:
+        """Probability of each level (n, levels) under `shares`: species known, species new, genus new, ..."""
+        rest = np.ones(len(evidence.known))
+        found = []
+        for model in self.known:
+            here = _applied(model, evidence.known)
+            found.append(rest * here)
+            rest = rest * (1 - here)
+        return np.stack([*found, rest], axis=1)
+
+    def confidences(self, evidence: Evidence, levels: Numbers) -> dict[str, Numbers]:
+        """Rank -> probability that the name is right (n,), from the probabilities of the levels."""
+        found: dict[str, Numbers] = {}
+        for rank, model in self.right.items():
+            place = LEVELS.index(rank) if rank in LEVELS else _place_of(rank)
+            present = levels[:, : place + 1].sum(1)
+            found[rank] = present * _applied(model, evidence.ranks[rank])
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "known": [_packed(model) for model in self.known],
+            "right": {rank: _packed(model) for rank, model in self.right.items()},
+            "shares": self.shares.tolist(),
+            "least_identity": self.least_identity,
+            "asked": self.asked,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
+        """From `to_dict`."""
+        return cls(
+            [_unpacked(model) for model in content["known"]],
+            {rank: _unpacked(model) for rank, model in content["right"].items()},
+            np.array(content["shares"]),
+            float(content["least_identity"]),
+            dict(content["asked"]),
+        )
+
+
+def _place_of(rank: str) -> int:
+    """The level at which a rank between two levels is known: a subfamily, if the genus is; higher ranks always."""
+    return {"subfamily": LEVELS.index("genus") + 1}.get(rank, len(LEVELS))
+
+
+def _applied(model: Monotone | float, x: Numbers) -> Numbers:
+    return np.full(len(x), model) if isinstance(model, float) else model(x)
+
+
+def _packed(model: Monotone | float) -> Any:
+    if isinstance(model, float):
+        return model
+    return {"knots": model.knots.tolist(), "weights": model.weights.tolist(), "bias": model.bias}
+
+
+def _unpacked(content: Any) -> Monotone | float:
+    if isinstance(content, int | float):
+        return float(content)
+    return Monotone(np.array(content["knots"]), np.array(content["weights"]), float(content["bias"]))
+
+
+def learn(
+    evidence: Evidence,
+    level: NDArray[np.int64],
+    right: Mapping[str, NDArray[np.int64]],
+    weight: Numbers,
+    identity: Numbers,
+) -> Calibration:
+    """Learns from references that were named as reads.
+
+    Args:
+        evidence: Of n references.
+        level: The lowest level that is known for each (n,): 0 for its species, 1 for its genus, ...
+        right: Rank -> 1 if the name is right, 0 if it is wrong, -1 if its taxon is not there or it has no name (n,).
+        weight: Of each, for equal weights of species.
+        identity: Best identity of each.
+    """
+    known: list[Monotone | float] = []
+    shares, rest = [], 1.0
+    for place in range(min(len(LEVELS), level.max())):
+        asked = level >= place
+        here = level[asked] == place
+        balance = weight[asked].copy()
+        for side in (here, ~here):
+            balance[side] /= max(balance[side].sum(), 1e-9)
+        known.append(Monotone.fit(evidence.known[asked], here, balance))
+        shares.append(rest / 2)
+        rest /= 2
+    models: dict[str, Monotone | float] = {}
+    for rank, answers in right.items():
+        asked = answers >= 0
+        if asked.sum() >= 2 * FEWEST:
+            models[rank] = Monotone.fit(evidence.ranks[rank][asked], answers[asked] == 1, weight[asked])
+    far = identity[level == level.max()] if (level == level.max()).sum() >= FEWEST else identity
+    names = ["species known", *(f"{rank} new" for rank in LEVELS)]
+    counts = {name: int((level == place).sum()) for place, name in enumerate(names)}
+    return Calibration(known, models, np.array([*shares, rest]), float(np.quantile(far, 0.01)), counts)
+
+
+def estimated_shares(levels: Numbers, learned: Numbers, novel_share: float | None = None) -> Numbers:
+    """Shares of the levels among reads, by expectation maximization from `PRIOR`.
+
+    Args:
+        levels: Probability of each level (n, levels) under the shares `learned`.
+        novel_share: Share of reads whose species is new, if it is known.
+    """
+    prior = PRIOR[: len(learned)] / PRIOR[: len(learned)].sum()
+    shares = prior
+    for _ in range(200):
+        odds = levels * (shares / learned)
+        posterior = odds / odds.sum(1, keepdims=True).clip(1e-300)
+        updated = (posterior.sum(0) + PRIOR_READS * prior) / (len(levels) + PRIOR_READS)
+        if novel_share is not None and len(shares) > 1:
+            new = max(updated[1:].sum(), 1e-9)
+            updated = np.concatenate([[1 - novel_share], updated[1:] / new * novel_share])
+        change, shares = np.abs(updated - shares).max(), updated
+        if change < 1e-6:
+            break
+    return shares
+
+
+def adjusted(levels: Numbers, learned: Numbers, shares: Numbers) -> Numbers:
+    """Probabilities of the levels (n, levels) under other shares."""
+    odds = levels * (shares / learned)
+    return np.asarray(odds / odds.sum(1, keepdims=True).clip(1e-300))
+
+
+def share_interval(levels: Numbers, learned: Numbers, shares: Numbers) -> tuple[float, float]:
+    """Shares of new species that the reads allow: a likelihood interval of 95 %."""
+    if len(shares) < 2 or not len(levels):
+        return 0.0, 1.0
+    odds = levels / learned
+    old, new = odds[:, 0], odds[:, 1:] @ (shares[1:] / max(shares[1:].sum(), 1e-9))
+    grid = np.linspace(0.001, 0.999, 999)
+    likelihood = np.array([np.log(((1 - s) * old + s * new).clip(1e-300)).sum() for s in grid])
+    allowed = grid[likelihood >= likelihood.max() - 1.92]
+    return float(allowed[0]), float(allowed[-1])
+
+
+def pseudo_read(read: str, rng: np.random.Generator) -> str:
+    """A reference as a read: whole or cut at random, with or without errors."""
+    if rng.random() < 0.6 and len(read) > 120:
+        length = int(np.exp(rng.uniform(np.log(100), np.log(len(read)))))
+        start = int(rng.integers(0, len(read) - length + 1))
+        read = read[start : start + length]
+    if rng.random() < 0.3:
+        rate = float(rng.choice([0.005, 0.01, 0.02, 0.05]))
+        letters = np.frombuffer(read.encode("ascii"), "S1").copy()
+        places = np.flatnonzero(rng.random(len(letters)) < rate)
+        letters[places] = rng.choice(np.frombuffer(b"ACGT", "S1"), len(places))
+        read = letters.tobytes().decode("ascii")
+    if rng.random() < 0.15:
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(1, len(read)))
+            read = read[:place] + read[place + 1 :] if rng.random() < 0.5 else f"{read[:place]}A{read[place:]}"
+    return read
+
+
+def by_species(species: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """References (number,) to ask about: species by turns, a random reference of each."""
+    named = np.flatnonzero(species >= 0)
+    named = named[rng.permutation(len(named))]
+    order = np.argsort(species[named], kind="stable")
+    groups = np.split(named[order], np.flatnonzero(np.diff(species[named][order])) + 1)
+    turns: Sequence[Any] = [
+        group[turn] for turn in range(max(map(len, groups))) for group in groups if turn < len(group)
+    ]
+    return np.array(turns[:number], np.int64)

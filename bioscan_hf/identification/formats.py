@@ -1,0 +1,284 @@
+"""`read_references`: named sequences in any of the common formats of reference libraries, as one table.
+
+Formats: tables of BOLD (BCDM and version 3), plain tables, CRABS; FASTA of BOLD, NCBI, SINTAX, QIIME 2, DADA2, RDP and
+MIDORI2, with or without a table of taxonomy; and datasets of this package. A format is recognised from its content.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..dataset.fasta import normalized, read_fasta
+from ..dataset.letters import SequenceFile, rules
+from ..dataset.sequences import BARCODE_MARKER, MARKER_NAMES, file_kind, opened, read_sequences
+from ..files import TEMPORARY
+from ..release.tables import read_strings
+from ..schema import LABEL_COLUMNS, RANKS
+from .lineages import HEADERS, Lineage, by_position, from_name, header_format, named, prefixed
+
+#: Columns of the references.
+COLUMNS = ("processid", "dna_barcode", *LABEL_COLUMNS)
+
+FORMATS = ("table", "crabs", *HEADERS, "fasta", "dataset")
+
+#: Names of the columns of a table of taxonomy, in lower case.
+_ID_COLUMNS = ("feature id", "feature-id", "id", "accession", "processid", "sequence_id", "seqid", "#otu id")
+_TAXON_COLUMNS = ("taxon", "taxonomy", "lineage")
+
+_DNA = re.compile(r"[ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-]{50,}")
+_BLOCK_BYTES = 1 << 23
+_LONGEST = 1 << 24
+
+
+@dataclass
+class Found:
+    """What was read from the files of a reference library.
+
+    Attributes:
+        table: Columns `COLUMNS`; null where a rank is missing.
+        formats: File -> name of its format.
+        notes: Lines for people: what was left out, and why.
+    """
+
+    table: pa.Table
+    formats: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_references(
+    files: Sequence[str | Path],
+    *,
+    format: str | None = None,
+    ranks: Sequence[str] | None = None,
+    marker: str | None = BARCODE_MARKER,
+    encoding: str = "utf-8",
+    split: str | None = None,
+) -> Found:
+    """Reads the records of reference libraries.
+
+    Args:
+        files: FASTA, tables and tables of taxonomy, also gzipped; folders and Hub ids of datasets of this package. A
+            table without sequences is the taxonomy of the FASTA files beside it.
+        format: One of `FORMATS`, for files whose format is not recognised.
+        ranks: Ranks of the names in lineages without prefixes, the highest first, "" for one that is not kept.
+        marker: Records of other markers are left out; None reads all.
+        split: Splits of a dataset, such as "train+key_unseen"; all records by default.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: for an unknown format, files without sequences, and taxonomy of other ids than the FASTA's.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"The format {format!r} is unknown. Choose {', '.join(FORMATS)}.")
+    found = Found(pa.table({}))
+    tables: list[pa.Table] = []
+    taxonomies: list[pa.Table] = []
+    plain: list[pa.Table] = []
+    for file in files:
+        name, part = _read_one(file, format, ranks, marker, encoding, split, found)
+        found.formats[str(file)] = name
+        (taxonomies if name == "taxonomy" else plain if name == "fasta" else tables).append(part)
+    if plain and taxonomies:
+        tables += [_joined(part, taxonomies, found) for part in plain]
+    elif plain:
+        unnamed = ", ".join(file for file, kind in found.formats.items() if kind == "fasta")
+        raise ValueError(
+            f"{unnamed} holds ids without names of taxa. Give the table of taxonomy beside it, or name the format "
+            f"({', '.join(HEADERS)})."
+        )
+    elif taxonomies:
+        raise ValueError("Only tables of taxonomy were given. Give the FASTA with their sequences as well.")
+    found.table = pa.concat_tables([_complete(table) for table in tables])
+    empty = pc.equal(pc.fill_null(pc.binary_length(found.table["dna_barcode"]), 0), 0)
+    if count := pc.sum(empty).as_py():
+        found.notes.append(f"left out {count:,} records without a sequence")
+        found.table = found.table.filter(pc.invert(empty))
+    if not len(found.table):
+        raise ValueError(f"{', '.join(map(str, files))}: no record with a sequence.")
+    return found
+
+
+def _read_one(
+    file: str | Path,
+    format: str | None,
+    ranks: Sequence[str] | None,
+    marker: str | None,
+    encoding: str,
+    split: str | None,
+    found: Found,
+) -> tuple[str, pa.Table]:
+    """Format and records of a file, a folder or a Hub id."""
+    path = Path(file)
+    if format == "dataset" or path.is_dir() or (format is None and _is_dataset(file)):
+        return "dataset", _read_dataset(file, split)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of references {str(file)!r}.")
+    with opened(path) as stream:
+        kind = file_kind(stream, path, encoding)
+        if kind == "fasta":
+            source = SequenceFile(path, rules("none"), encoding, _BLOCK_BYTES, _LONGEST)
+            table = pa.concat_tables(read_fasta(source, normalized(stream, _BLOCK_BYTES), headers=True))
+            return _named_fasta(table, format, ranks, marker, found, path)
+        start = stream.peek(1 << 16)[: 1 << 16].decode("latin-1")
+    lines = [line.split("\t") for line in start.splitlines()[:20]]
+    if format == "crabs" or (format is None and _is_crabs(lines)):
+        return "crabs", _read_crabs(path, encoding)
+    header = [name.strip().strip('"').lower() for name in re.split(r"[\t,;]", start.splitlines()[0])]
+    if header[0] in _ID_COLUMNS and set(header) & set(_TAXON_COLUMNS) and not _has_dna(start):
+        return "taxonomy", _read_taxonomy(path, ranks, encoding)
+    if len(lines[0]) == 2 and re.search(r"(^|;\s*)[kdp]__", lines[0][1]):
+        return "taxonomy", _read_taxonomy(path, ranks, encoding, header=False)
+    notes: list[str] = []
+    table = read_sequences(path, duplicates="keep", empty="keep", marker=marker, encoding=encoding, tell=notes.append)
+    found.notes += notes
+    return "table", table
+
+
+def _is_dataset(file: str | Path) -> bool:
+    """Whether a source is read by `load_bioscan5m`: a Hub id, or a table of this package with splits."""
+    from ..dataset.sequences import is_sequence_file
+
+    path = Path(file)
+    if not path.exists():
+        return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(file))) and not path.parent.is_dir()
+    return path.name.endswith((".jsonld", ".zip")) or (path.suffix != TEMPORARY and _has_split(path, is_sequence_file))
+
+
+def _has_split(path: Path, is_sequence_file: Callable[[Path], bool]) -> bool:
+    try:
+        return not is_sequence_file(path)
+    except ValueError:
+        return False
+
+
+def _read_dataset(source: str | Path, split: str | None) -> pa.Table:
+    from ..dataset.load import load_bioscan5m
+
+    wanted: dict[str, Any] = {"columns": list(COLUMNS), "max_nucleotides": None}
+    loaded = load_bioscan5m(str(source), "dna", split, **wanted)
+    parts = [loaded] if split is not None else list(loaded.values())
+    return pa.concat_tables([part.with_format("arrow")[:].select(COLUMNS) for part in parts])
+
+
+def _named_fasta(
+    table: pa.Table,
+    format: str | None,
+    ranks: Sequence[str] | None,
+    marker: str | None,
+    found: Found,
+    path: Path,
+) -> tuple[str, pa.Table]:
+    """Format and records of a FASTA with whole headers."""
+    headers = table["header"].to_pylist()
+    name = format if format in HEADERS else header_format(headers[:1000])
+    if name is None:
+        return "fasta", table.drop_columns("header")
+    if name == "bold":
+        notes: list[str] = []
+        records = read_sequences(path, duplicates="keep", empty="keep", marker=marker, tell=notes.append)
+        found.notes += notes
+        species = records["species"].to_pylist() if "species" in records.column_names else [None] * len(records)
+        return name, _with_lineages(
+            records.select(["processid", "dna_barcode"]), [from_name(s or "") for s in species]
+        )
+    lineages = by_position(headers, ranks) if name == "dada2" and ranks else HEADERS[name][1](headers)
+    ids = [re.split(r"[;\s]", header, maxsplit=1)[0] for header in headers]
+    if name == "dada2":
+        ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
+    records = table.select(["dna_barcode"]).add_column(0, "processid", pa.array(ids, pa.string()))
+    if not any(lineages):
+        raise ValueError(f"{str(path)!r}: no header holds a name that can be read as {name}.")
+    return name, _with_lineages(records, lineages)
+
+
+def _with_lineages(records: pa.Table, lineages: Sequence[Lineage]) -> pa.Table:
+    for rank in RANKS:
+        column = pa.array([lineage.get(rank) for lineage in lineages], pa.string())
+        if column.null_count < len(column):
+            records = records.append_column(rank, column)
+    return records
+
+
+def _is_crabs(lines: list[list[str]]) -> bool:
+    return bool(lines) and all(len(cells) == 11 and _DNA.fullmatch(cells[-1].strip()) for cells in lines[:-1] or lines)
+
+
+def _read_crabs(path: Path, encoding: str) -> pa.Table:
+    """The table of CRABS: id, name, taxid, seven ranks, sequence, without names of columns."""
+    with opened(path) as stream:
+        rows = [line.decode(encoding).rstrip("\r\n").split("\t") for line in stream if line.strip()]
+    if wrong := [number for number, row in enumerate(rows, 1) if len(row) != 11]:
+        raise ValueError(
+            f"{str(path)!r} is read as CRABS, whose lines have 11 cells; line {wrong[0]} has another number."
+        )
+    order = ("", "phylum", "class", "order", "family", "genus", "species")
+    lineages = [named({rank: name for rank, name in zip(order, row[3:10], strict=True) if rank}) for row in rows]
+    ids, letters = pa.array([row[0] for row in rows]), [row[10].encode() for row in rows]
+    source = SequenceFile(path, rules("none"), encoding, _BLOCK_BYTES, _LONGEST)
+    return _with_lineages(source.barcodes(ids, letters, lambda record, _: f"line {record + 1}"), lineages)
+
+
+def _has_dna(text: str) -> bool:
+    return any(
+        _DNA.fullmatch(cell.strip().strip('"')) for line in text.splitlines()[:3] for cell in re.split(r"[\t,;]", line)
+    )
+
+
+def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, header: bool = True) -> pa.Table:
+    """A table of ids and lineages, or of ids and a column for each rank."""
+    if header:
+        table = pa.concat_tables([block for _, block in read_strings(path, (), encoding=encoding)])
+        names = {name.lower(): name for name in table.column_names}
+        ids = table[next(names[name] for name in _ID_COLUMNS if name in names)]
+        texts = table[next(names[name] for name in _TAXON_COLUMNS if name in names)].to_pylist()
+    else:
+        with opened(path) as stream:
+            cells = [line.decode(encoding).rstrip("\r\n").split("\t") for line in stream if line.strip()]
+        ids, texts = pa.chunked_array([pa.array([row[0] for row in cells])]), [row[-1] for row in cells]
+    given = [text or "" for text in texts]
+    marked = 2 * sum("__" in text for text in given) > len(given)
+    lineages = prefixed(given) if marked else by_position(given, ranks)
+    return _with_lineages(pa.table({"processid": ids}), lineages)
+
+
+def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.Table:
+    """Records with the lineages of their ids."""
+    taxonomy = pa.concat_tables(taxonomies, promote_options="default")
+    place = pc.index_in(records["processid"], taxonomy["processid"].combine_chunks())
+    if place.null_count == len(place):
+        raise ValueError(
+            f"No id of the FASTA is in the table of taxonomy: {records['processid'][0].as_py()!r} against "
+            f"{taxonomy['processid'][0].as_py()!r}."
+        )
+    if place.null_count:
+        found.notes.append(f"{place.null_count:,} sequences are not in the table of taxonomy; they have no names")
+    for rank in RANKS:
+        if rank in taxonomy.column_names:
+            records = records.append_column(rank, taxonomy[rank].take(place))
+    return records
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """All columns as large strings, in their order; repeated columns of markers are dropped."""
+    nothing = pa.nulls(len(table), pa.large_string())
+    columns = {
+        name: table[name].cast(pa.large_string()) if name in table.column_names else nothing for name in COLUMNS
+    }
+    return pa.table(columns)
+
+
+def counted(formats: dict[str, str]) -> str:
+    """The formats that were found, for people: "2 files of SINTAX"."""
+    kinds = Counter(formats.values())
+    return ", ".join(f"{number} {'file' if number == 1 else 'files'} read as {name}" for name, number in kinds.items())
+
+
+__all__ = ["COLUMNS", "FORMATS", "MARKER_NAMES", "Found", "counted", "read_references"]

@@ -1,0 +1,375 @@
+"""`ReferenceLibrary`: named sequences with all that is needed to name reads by them.
+
+Shape letters: n = reads, N = references, C = candidates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from ..barcodes import spelled
+from ..files import read_json, replacing, write_text
+from ..models.modeling_alignedbarcode import AlignedBarcodeModel
+from ..progress import Progress, silent
+from ..provenance import provenance
+from ..schema import LABEL_COLUMNS, RANKS
+from .answers import Named, answer
+from .calibration import LEVELS, Calibration, Evidence, by_species, learn, pseudo_read
+from .formats import COLUMNS, Found, read_references
+from .names import Names, evidence_of, names_of
+from .quality import Frame, judged, unusable
+from .region import Placed, Region
+from .similarity import Matches, References, match
+
+FORMAT = 1
+
+#: References asked about for each level of the calibration.
+ASKED = 1200
+
+#: Fewest named references for confidences.
+FEWEST_NAMED = 20
+
+_READS_AT_ONCE = 4096
+
+
+class ReferenceLibrary:
+    """References, their region, and the calibration of names by them.
+
+    Attributes:
+        records: One row for each distinct sequence and lineage: `COLUMNS`, and `records`, the number of records.
+        references: What is searched.
+        frame: Reading frame of the references; None if they have none.
+        calibration: None if too few references are named.
+        info: Facts of the library: files, formats, notes, versions.
+    """
+
+    def __init__(
+        self,
+        records: pa.Table,
+        references: References,
+        frame: Frame | None,
+        calibration: Calibration | None,
+        info: dict[str, Any],
+    ) -> None:
+        self.records, self.references, self.frame = records, references, frame
+        self.calibration, self.info = calibration, info
+        self.count = records["records"].to_numpy()
+        self.codes: dict[str, NDArray[np.int64]] = {}
+        self.taxa: dict[str, list[str]] = {}
+        for rank in LABEL_COLUMNS:
+            column = records[rank].combine_chunks()
+            taxa = sorted(name for name in column.unique().to_pylist() if name is not None)
+            codes = pc.fill_null(pc.index_in(column, pa.array(taxa, column.type)), -1)
+            self.codes[rank], self.taxa[rank] = codes.to_numpy().astype(np.int64), taxa
+
+    def __len__(self) -> int:
+        return int(self.count.sum())
+
+    @property
+    def ranks(self) -> list[str]:
+        """Ranks with names, the highest first."""
+        return [rank for rank in RANKS if self.taxa[rank]]
+
+    # ---- making ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_files(
+        cls,
+        files: str | Path | Sequence[str | Path],
+        *,
+        model: str | None = None,
+        progress: Progress = silent,
+        seed: int = 0,
+        **options: Any,
+    ) -> ReferenceLibrary:
+        """Makes a library of files in any format of `read_references`.
+
+        Args:
+            model: Folder or Hub id of a barcode encoder that gives the vectors; one is fitted to the references by
+                default.
+            progress: Called with the name of a step, the references done, and their number.
+            seed: Of the calibration.
+            options: Of `read_references`: format, ranks, marker, encoding, split.
+
+        Raises:
+            FileNotFoundError, ValueError: as `read_references`.
+        """
+        sources = [files] if isinstance(files, str | Path) else list(files)
+        found = read_references(sources, **options)
+        return cls.from_records(found, model=model, progress=progress, seed=seed)
+
+    @classmethod
+    def from_records(
+        cls, found: Found, *, model: str | None = None, progress: Progress = silent, seed: int = 0
+    ) -> ReferenceLibrary:
+        """Makes a library of records that were read; arguments as of `from_files`."""
+        records = distinct(found.table)
+        sequences = records["dna_barcode"].to_pylist()
+        progress("references", 0, len(sequences))
+        region = _region(model) or Region.of(sequences, _encoder(model))
+        references = References.of(sequences, region)
+        frame = Frame.of(references.placed.aligned) if references.placed is not None else None
+        progress("references", len(sequences), len(sequences))
+        formats: dict[str, int] = {}
+        for name in found.formats.values():
+            formats[name] = formats.get(name, 0) + 1
+        info = {
+            "format": FORMAT,
+            "records": len(found.table),
+            "formats": formats,
+            "model": Path(model).name if model else None,
+            "notes": found.notes,
+            "versions": provenance()["versions"],
+        }
+        if region is not None and region.encoder is not None:
+            info["encoder"] = "given"
+        library = cls(records, references, frame, None, info)
+        library.calibration = library._calibrate(np.random.default_rng(seed), progress)
+        return library
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, model: str | None = None, revision: str | None = None, **options: Any
+    ) -> ReferenceLibrary:
+        """Opens a library: a folder of `save_pretrained`, or its id on the Hub.
+
+        Args:
+            model: The encoder that the library was made with, if one was given then.
+            revision: Of a library on the Hub.
+            options: token and cache_dir of `huggingface_hub.snapshot_download`.
+
+        Raises:
+            FileNotFoundError: if the folder is not a library.
+            ValueError: if it was written in a newer format.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(source), revision=revision, repo_type="dataset", **options))
+        if not is_library(folder):
+            raise FileNotFoundError(f"{str(folder)!r} is not a library of references: it has no library.json.")
+        info = read_json(folder / "library.json", {"format": int})
+        if info["format"] > FORMAT:
+            raise ValueError(f"{str(folder)!r} has the format {info['format']}; this version reads {FORMAT}. Update.")
+        records = pq.read_table(folder / "references.parquet", memory_map=True)
+        region = placed = None
+        if (folder / "region").is_dir():
+            region = Region(AlignedBarcodeModel.from_pretrained(folder / "region"), _encoder(model))
+            if info.get("model") and model is None and "encoder" in info:
+                raise ValueError(f"The library was made with the encoder {info['model']!r}: give it (--model).")
+            arrays = load_file(folder / "placed.safetensors")
+            placed = Placed(
+                arrays["aligned"].numpy(), arrays["start"].numpy(), arrays["score"].numpy(), arrays["vectors"]
+            )
+        content = info.pop("calibration", None)
+        frame = Frame(**info.pop("frame")) if info.get("frame") else None
+        calibration = None if content is None else Calibration.from_dict(content)
+        sequences = records["dna_barcode"].to_pylist()
+        return cls(records, References(sequences, region, placed), frame, calibration, info)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the library to a folder. `library.json` is written last, so that a cut leaves no half library."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "references.parquet") as part:
+            pq.write_table(self.records, part, compression="zstd")
+        if self.references.region is not None and self.references.placed is not None:
+            self.references.region.model.save_pretrained(folder / "region")
+            placed = self.references.placed
+            arrays = {"aligned": placed.aligned, "start": placed.start, "score": placed.score}
+            with replacing(folder / "placed.safetensors") as part:
+                save_file({**{k: torch.from_numpy(v) for k, v in arrays.items()}, "vectors": placed.vectors}, part)
+        content = {
+            **self.info,
+            "calibration": self.calibration.to_dict() if self.calibration else None,
+            "frame": self.frame.to_dict() if self.frame else None,
+        }
+        write_text(folder / "library.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def _calibrate(self, rng: np.random.Generator, progress: Progress) -> Calibration | None:
+        """Names references by the others, see `calibration`."""
+        species = self.codes["species"] if self.taxa["species"] else self.codes["genus"]
+        if (species >= 0).sum() < FEWEST_NAMED:
+            return None
+        levels = [-1, *(place for place, rank in enumerate(LEVELS) if len(self.taxa[rank]) > 1)]
+        asked = by_species(species, ASKED, rng)
+        rows = np.concatenate([asked] * len(levels))
+        without = np.repeat(levels, len(asked))
+        parts, known, weight = [], [], []
+        for start in range(0, len(rows), 512):
+            part = slice(start, start + 512)
+            own, level = rows[part], without[part]
+            allowed = self._others(own, level)
+            reads = [pseudo_read(self.references.sequences[row], rng) for row in own]
+            found = match(self.references, reads, torch.from_numpy(allowed))
+            names = names_of(found, self.codes, self.count, self.ranks)
+            parts.append(
+                (
+                    found.identity[:, 0],
+                    evidence_of(found, names, self.codes, self.count),
+                    self._right(own, names, allowed),
+                )
+            )
+            known.append(self._known(own, allowed))
+            weight.append(np.ones(len(own)))
+            progress("calibration", min(start + 512, len(rows)), len(rows))
+        evidence = Evidence(
+            np.concatenate([e.known for _, e, _ in parts]),
+            {rank: np.concatenate([e.ranks[rank] for _, e, _ in parts]) for rank in self.ranks},
+        )
+        right = {
+            rank: np.concatenate([r[rank] for _, _, r in parts]) for rank in self.ranks if len(self.taxa[rank]) > 1
+        }
+        identity = np.concatenate([i for i, _, _ in parts]).astype(np.float64)
+        return learn(evidence, np.concatenate(known), right, np.concatenate(weight), identity)
+
+    def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """References that remain without a reference's taxon at a level, or without itself at -1, (n, N)."""
+        allowed = np.ones((len(rows), len(self.records)), np.bool_)
+        single = self.count[rows] == 1
+        allowed[np.flatnonzero(single), rows[single]] = False
+        for place, rank in enumerate(LEVELS):
+            codes = self.codes[rank]
+            here = np.flatnonzero(level == place)
+            allowed[here] &= (codes[None] != codes[rows[here], None]) | (codes[rows[here], None] < 0)
+            allowed[here, rows[here]] = False
+        return allowed
+
+    def _known(self, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The lowest level whose taxon is still among the allowed references (n,); the number of levels if none."""
+        found = np.full(len(rows), len(LEVELS))
+        for place in reversed(range(len(LEVELS))):
+            codes = self.codes[LEVELS[place]]
+            there = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
+            found[there] = place
+        return found
+
+    def _right(
+        self, rows: NDArray[np.int64], names: Names, allowed: NDArray[np.bool_]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Rank -> whether names are right (n,): 1, 0, or -1 if the taxon is not there."""
+        found = {}
+        for rank in self.ranks:
+            codes = self.codes[rank]
+            own = codes[rows]
+            there = ((codes[None] == own[:, None]) & allowed).any(1) & (own >= 0) & (names.codes[rank] >= 0)
+            found[rank] = np.where(there, (names.codes[rank] == own).astype(np.int64), -1)
+        return found
+
+    # ---- naming ----------------------------------------------------------------------------------------------------
+
+    def name(self, reads: Sequence[str | None]) -> Named:
+        """What the references say of reads: matches, names and quality, without confidences."""
+        spelling = [read or "" for read in spelled(pa.array(reads, pa.string())).to_pylist()]
+        refused = unusable(spelling)
+        usable = np.flatnonzero([status is None for status in refused])
+        found = match(self.references, [spelling[i] for i in usable])
+        names = names_of(found, self.codes, self.count, self.ranks)
+        least = self.calibration.least_identity if self.calibration else 0.0
+        quality = judged(spelling, refused, usable, found, self.references, self.frame, least)
+        return Named(len(reads), usable, found, names, evidence_of(found, names, self.codes, self.count), quality)
+
+    def blocks(self, reads: pa.ChunkedArray) -> Iterator[Named]:
+        """`name` for blocks of a column of reads."""
+        for start in range(0, len(reads), _READS_AT_ONCE):
+            yield self.name(reads.slice(start, _READS_AT_ONCE).to_pylist())
+
+    def identify(
+        self,
+        reads: Sequence[str] | pa.Table,
+        ids: Sequence[str] | None = None,
+        *,
+        least: float = 0.95,
+        novel_share: float | None = None,
+        progress: Progress = silent,
+    ) -> pa.Table:
+        """Names reads, see `answers.answer`.
+
+        Args:
+            reads: Sequences, or a table with the columns `processid` and `dna_barcode`.
+            ids: Names of the reads; their numbers by default.
+            least: Smallest confidence of the name in the column `name`.
+            novel_share: Share of reads whose species is not among the references; estimated from them by default.
+
+        Raises:
+            ValueError: for a share outside [0, 1], or other numbers of ids than of reads.
+        """
+        if isinstance(reads, pa.Table):
+            ids, column = reads["processid"].to_pylist(), reads["dna_barcode"]
+        else:
+            column = pa.chunked_array([pa.array(list(reads), pa.string())])
+        ids = [str(number) for number in range(1, len(column) + 1)] if ids is None else list(ids)
+        for what, value in (("least", least), ("novel_share", novel_share)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{what} is {value}; give a share from 0 to 1.")
+        if len(ids) != len(column):
+            raise ValueError(f"There are {len(column):,} reads and {len(ids):,} ids.")
+        found = []
+        for block in self.blocks(column):
+            found.append(replace(block, matches=_without_reads(block.matches)))
+            progress("reads", sum(part.reads for part in found), len(column))
+        return answer(self, ids, found, least, novel_share)
+
+
+def _without_reads(matches: Matches) -> Matches:
+    """Matches without what only the quality needs, so that memory stays small."""
+    return replace(matches, reads=[], aligned=None)
+
+
+def distinct(table: pa.Table) -> pa.Table:
+    """One row for each distinct sequence and lineage, with the first id and the number of records."""
+    table = table.set_column(table.column_names.index("dna_barcode"), "dna_barcode", spelled(table["dna_barcode"]))
+    table = table.filter(pc.is_valid(table["dna_barcode"]))
+    keys = ["dna_barcode", *LABEL_COLUMNS]
+    groups = table.group_by(keys, use_threads=False).aggregate([("processid", "first"), ("processid", "count")])
+    groups = groups.rename_columns({"processid_first": "processid", "processid_count": "records"})
+    return groups.select([*COLUMNS, "records"])
+
+
+def _region(model: str | None) -> Region | None:
+    """The region of a fitted aligned encoder; None for another encoder."""
+    if model is None or ":" in model:
+        return None
+    from transformers import AutoConfig
+
+    if AutoConfig.from_pretrained(model).model_type != "alignedbarcode":
+        return None
+    return Region(AlignedBarcodeModel.from_pretrained(model))
+
+
+def _encoder(model: str | None) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
+    """Vectors of reads by an encoder of `load_encoder`, None for the default."""
+    if model is None or _region(model) is not None:
+        return None
+    from ..encoders.barcode_encoders import load_encoder
+    from ..encoders.batches import embed_barcodes
+
+    encoder, processor = load_encoder(model)
+    return lambda reads: embed_barcodes(encoder, processor, list(reads), batch_size=256)[0]
+
+
+def is_library(path: str | Path) -> bool:
+    """Whether a folder holds a library of references."""
+    return (Path(path) / "library.json").is_file()
+
+
+def open_references(
+    sources: Sequence[str], *, model: str | None = None, progress: Progress = silent, seed: int = 0, **options: Any
+) -> ReferenceLibrary:
+    """The library of a folder, or one made of files; arguments as of `ReferenceLibrary.from_files`."""
+    if len(sources) == 1 and is_library(sources[0]):
+        return ReferenceLibrary.from_pretrained(sources[0], model=model)
+    return ReferenceLibrary.from_files(sources, model=model, progress=progress, seed=seed, **options)

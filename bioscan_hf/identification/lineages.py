@@ -1,0 +1,142 @@
+"""Names of taxa in the headers and taxonomy columns of reference libraries, as ranks.
+
+Each function takes texts and gives a dictionary of `RANKS` for each of them; a rank that the format lacks is absent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ..labels import taxon_name, without_author
+from ..schema import RANKS
+
+Lineage = dict[str, str]
+
+#: Letters in front of the names of QIIME 2 (k__Animalia) and SINTAX (k:Animalia).
+PREFIXES = {"p": "phylum", "c": "class", "o": "order", "f": "family", "sf": "subfamily", "g": "genus", "s": "species"}
+
+#: Ranks of lineages without prefixes, by their number of names, the highest first. "" is a rank that is not kept.
+POSITIONS = {
+    5: ("", "phylum", "class", "order", "family"),
+    6: ("", "phylum", "class", "order", "family", "genus"),
+    7: ("", "phylum", "class", "order", "family", "genus", "species"),
+    8: ("", "phylum", "class", "order", "family", "subfamily", "genus", "species"),
+}
+
+#: Names of nothing in reference libraries, besides the markers of missing values.
+NOTHING = re.compile(r"(unclassified|unassigned|uncultured|incertae[ _]sedis|environmental[ _]sample|root)\b.*", re.I)
+
+BINOMIAL = re.compile(
+    r"([A-Z][a-z-]+) ((?!(?:sp|cf|aff|nr|voucher|isolate|strain|clone|mitochondrial|cytochrome|gene)\b)[a-z][a-z-]+)"
+)
+_GENUS = re.compile(r"[A-Z][a-z-]{2,}")
+_TAXID = re.compile(r"_\d+$")
+
+
+def named(lineage: Lineage) -> Lineage:
+    """A lineage with names in their one form, without missing ones; an epithet alone gets its genus."""
+    found: Lineage = {}
+    for rank in RANKS:
+        text = taxon_name(lineage.get(rank, "").replace("_", " "))
+        if text is None or NOTHING.fullmatch(text):
+            continue
+        if rank == "species":
+            text = f"{found['genus']} {text}" if "genus" in found and text.islower() and " " not in text else text
+            text = without_author(text)
+        found[rank] = text
+    return found
+
+
+def prefixed(texts: Sequence[str]) -> list[Lineage]:
+    """Lineages of QIIME 2 and SINTAX: "k__Animalia; p__Arthropoda" or "k:Animalia,p:Arthropoda"."""
+    found = []
+    for text in texts:
+        parts = re.findall(r"(?:^|[;,|]\s*)([a-z]{1,2})(?:__|:)([^;,|]*)", text)
+        found.append(named({PREFIXES[letter]: name for letter, name in parts if letter in PREFIXES}))
+    return found
+
+
+def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> list[Lineage]:
+    """Lineages without prefixes: "Animalia;Arthropoda;...;Apis;Apis mellifera".
+
+    Args:
+        ranks: Rank of each name, "" for one that is not kept. By default the ranks follow from the most names in a
+            lineage: 5 to 8, from the kingdom down to family, genus or species; with 8, the sixth is the subfamily.
+
+    Raises:
+        ValueError: if the number of names has no known meaning.
+    """
+    parts = [[name.strip() for name in text.strip().strip(";").split(";")] for text in texts]
+    most = max(map(len, parts), default=0)
+    order = tuple(ranks) if ranks else POSITIONS.get(most)
+    if order is None or most > len(order):
+        raise ValueError(
+            f"The lineages have up to {most} names, such as {texts[0][:80]!r}. Name the rank of each, the highest "
+            f"first, such as kingdom,phylum,class,order,family,genus,species (ranks=, --ranks)."
+        )
+    return [named({rank: name for rank, name in zip(order, names, strict=False) if rank in RANKS}) for names in parts]
+
+
+def sintax(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of SINTAX: "id;tax=k:Animalia,p:Arthropoda,...;"."""
+    return prefixed([header.partition("tax=")[2].rstrip("; ") for header in headers])
+
+
+def midori2(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of MIDORI2: "accession root_1;Eukaryota_2759;Arthropoda_6656;...", each name with its taxid."""
+    lineages = [header.partition(" ")[2].split(";")[1:] for header in headers]
+    return by_position([";".join(_TAXID.sub("", name) for name in names) for names in lineages])
+
+
+def after_tab(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of RDP: "id<tab>Root;Animalia;Arthropoda;..."."""
+    return by_position([re.sub(r"^(cellular)?root(rank)?;", "", h.partition("\t")[2], flags=re.I) for h in headers])
+
+
+def only_names(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of DADA2: "Animalia;Arthropoda;...;Apis;Apis mellifera;"."""
+    return by_position(headers)
+
+
+def bold(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of BOLD: "processid|species|marker|accession"."""
+    found = []
+    for header in headers:
+        name = (taxon_name(header.split("|")[1]) or "") if header.count("|") else ""
+        found.append(from_name(name))
+    return found
+
+
+def sentence(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of NCBI: "accession Genus species voucher ... cytochrome oxidase subunit 1 (COI) gene"."""
+    return [from_name(header.partition(" ")[2]) for header in headers]
+
+
+def from_name(text: str) -> Lineage:
+    """Genus and species of a text that begins with a name; nothing for another text."""
+    text = re.sub(r"^(UNVERIFIED|PREDICTED|TPA(_\w+)?): ", "", text)
+    if match := BINOMIAL.match(text):
+        return named({"genus": match[1], "species": f"{match[1]} {match[2]}"})
+    match = _GENUS.match(text)
+    return named({"genus": match[0]}) if match and not match[0].endswith(("idae", "inae", "ptera")) else {}
+
+
+#: Format of a FASTA -> what its headers match, and how they are read. The first that matches most headers is taken.
+HEADERS: dict[str, tuple[re.Pattern[str], Callable[[Sequence[str]], list[Lineage]]]] = {
+    "sintax": (re.compile(r"[^;]+;(.*;)?tax=[a-z]:"), sintax),
+    "midori2": (re.compile(r"\S+ root_\d+;"), midori2),
+    "rdp": (re.compile(r"[^\t]+\t[^;\t]+;"), after_tab),
+    "qiime": (re.compile(r"\S+\s+[kdp]__"), lambda headers: prefixed([h.split(None, 1)[-1] for h in headers])),
+    "bold": (re.compile(r"[^|\s]+\|[^|]*\|[^|]*"), bold),
+    "dada2": (re.compile(r"[^;]+;[^;]+;[^;]+;"), only_names),
+    "ncbi": (re.compile(r"[A-Z]{1,4}_?\d{5,}(\.\d+)? \S"), sentence),
+}
+
+
+def header_format(headers: Sequence[str]) -> str | None:
+    """Name of the format of headers, or None if they hold no names."""
+    for name, (pattern, _) in HEADERS.items():
+        if 2 * sum(pattern.match(header) is not None for header in headers) > len(headers):
+            return name
+    return None

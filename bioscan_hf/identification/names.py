@@ -1,0 +1,124 @@
+"""Names of reads from their matches, and the evidence for them.
+
+Shape letters: n = reads, N = references, C = candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calibration import LEVELS, Evidence
+from .similarity import Matches, lower_bound
+
+#: Identities that differ by less are equal.
+EQUAL = 1e-6
+
+#: Largest lead that counts, and candidates that vote.
+LARGEST_LEAD, VOTERS = 0.15, 10
+
+
+@dataclass
+class Names:
+    """Names of n reads by their nearest named candidates.
+
+    Attributes:
+        codes: Rank -> code of the taxon (n,), -1 if no candidate has a name.
+        place: Rank -> position of the nearest candidate of that taxon (n,).
+        lead: Rank -> how much its identity exceeds that of the best other taxon (n,).
+        second: Rank -> code of the best other taxon (n,), -1 if there is none.
+        tied: Rank -> number of taxa that are equally near (n,).
+    """
+
+    codes: dict[str, NDArray[np.int64]]
+    place: dict[str, NDArray[np.int64]]
+    lead: dict[str, NDArray[np.float64]]
+    second: dict[str, NDArray[np.int64]]
+    tied: dict[str, NDArray[np.int64]]
+
+
+def names_of(
+    found: Matches, codes: Mapping[str, NDArray[np.int64]], count: NDArray[np.int64], ranks: Sequence[str]
+) -> Names:
+    """The taxon of the nearest named candidate at each rank, within the taxon of the rank above.
+
+    Equally near candidates vote with their numbers of records, so that the order of references changes nothing.
+
+    Args:
+        codes: Rank -> code of the taxon of each reference (N,), -1 where it has no name.
+        count: Records of each reference (N,).
+        ranks: Highest first.
+    """
+    n, c = found.rows.shape
+    names = Names({}, {}, {}, {}, {})
+    there = found.rows >= 0
+    rows = found.rows.clip(0)
+    allowed = there.copy()
+    order = np.arange(c)[None].repeat(n, 0)
+    for rank in ranks:
+        own = np.where(there, codes[rank][rows], -1)
+        usable = allowed & (own >= 0)
+        first = np.where(usable, order, c).min(1)
+        has = first < c
+        at = first.clip(max=c - 1)[:, None]
+        best = np.take_along_axis(found.identity, at, 1)
+        overlap = np.take_along_axis(found.overlap, at, 1)
+        ties = usable & (np.abs(found.identity - best) < EQUAL) & (found.overlap >= 0.9 * overlap)
+        ties |= usable & (order == at)
+        chosen, tied = _voted(own, ties, np.where(there, count[rows], 0))
+        chosen[~has] = -1
+        same = usable & (own == chosen[:, None])
+        other = there & (own >= 0) & (own != chosen[:, None])
+        runner = np.where(other, found.identity, -1)
+        second = runner.argmax(1)
+        behind = np.take_along_axis(runner, second[:, None], 1)[:, 0]
+        nearest = np.where(same, found.identity, -1).max(1)
+        floor = np.where(there, found.identity, 1).min(1)  # others are at least as far as the farthest candidate
+        lead = nearest - np.where(behind >= 0, behind, floor)
+        names.codes[rank], names.tied[rank] = chosen, np.where(has, tied, 0)
+        names.place[rank] = np.where(same, order, c).min(1).clip(max=c - 1)
+        names.lead[rank] = np.clip(lead, -LARGEST_LEAD, LARGEST_LEAD)
+        names.second[rank] = np.where(behind >= 0, np.take_along_axis(own, second[:, None], 1)[:, 0], -1)
+        allowed &= (own == chosen[:, None]) | (own < 0) | ~has[:, None]
+    return names
+
+
+def _voted(
+    own: NDArray[np.int64], ties: NDArray[np.bool_], count: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The taxon with most records among tied candidates (n,), the first by name if equal, and their number."""
+    votes = np.zeros(own.shape, np.int64)
+    for place in range(own.shape[1]):
+        votes += np.where(
+            ties & ties[:, place : place + 1] & (own == own[:, place : place + 1]), count[:, place : place + 1], 0
+        )
+    votes[~ties] = -1
+    most = votes.max(1, keepdims=True)
+    chosen = np.where((votes == most) & ties, own, np.iinfo(np.int64).max).min(1)
+    ordered = np.sort(np.where(ties, own, -1), axis=1)
+    tied = (ordered[:, 0] >= 0).astype(np.int64) + ((ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] >= 0)).sum(1)
+    return np.where(chosen == np.iinfo(np.int64).max, -1, chosen), tied
+
+
+def evidence_of(
+    found: Matches, names: Names, codes: Mapping[str, NDArray[np.int64]], count: NDArray[np.int64]
+) -> Evidence:
+    """Features of reads for the confidences."""
+    identity, overlap = found.identity[:, 0].astype(np.float64), found.overlap[:, 0]
+    few = -np.log1p((1 - identity) * overlap)
+    common = [identity, few, np.log1p(overlap), lower_bound(identity.astype(np.float32), overlap), found.cosine.max(1)]
+    nothing = np.zeros(len(identity))
+    leads = [names.lead.get(rank, nothing) for rank in LEVELS]
+    ranks = {}
+    there = found.rows >= 0
+    for rank, chosen in names.codes.items():
+        own = np.where(there, codes[rank][found.rows.clip(0)], -1)[:, :VOTERS]
+        named = own >= 0
+        votes = ((own == chosen[:, None]) & named).sum(1) / np.maximum(named.sum(1), 1)
+        nearest = np.take_along_axis(found.identity, names.place[rank][:, None], 1)[:, 0].astype(np.float64)
+        alone = -np.log(np.maximum(names.tied[rank], 1))
+        ranks[rank] = np.stack([*common, names.lead[rank], votes, nearest, alone], axis=1)
+    return Evidence(np.stack([*common, *leads], axis=1), ranks)

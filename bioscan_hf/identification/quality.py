@@ -1,0 +1,191 @@
+"""What a read is, beside its name: its strand, whether it is of the region, whole, and free of insertions and stops.
+
+Shape letters: n = reads, P = positions of the region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.modeling_alignedbarcode import NOTHING
+from .alignment import EQUAL_LETTERS, cigar_steps
+from .region import LEAST_SCORE
+from .similarity import Matches, References
+
+#: Statuses, the gravest first. Only reads with the last five get names.
+STATUSES = (
+    *("empty", "too_short", "too_few_letters", "not_coi", "far", "possible_numt"),
+    *("indel", "short", "reversed", "ok"),
+)
+
+#: Statuses of reads without names: nothing like them was learned.
+UNNAMED = frozenset(STATUSES[:5])
+
+#: Fewest nucleotides, and smallest share of A, C, G and T, of a read that is compared.
+SHORTEST, LEAST_LETTERS = 60, 0.5
+
+#: Reads that cover less of the region than this are "short".
+WHOLE = 0.75
+
+#: Below this identity, a read that has no place in the region is of another gene.
+FOREIGN = 0.7
+
+#: Genetic codes by NCBI number -> stop codons.
+STOPS = {1: ("TAA", "TAG", "TGA"), 2: ("TAA", "TAG", "AGA", "AGG"), 5: ("TAA", "TAG")}
+
+#: The genetic code of invertebrate mitochondria.
+CODE = 5
+
+_NOTES = {
+    "empty": "no sequence",
+    "too_short": "fewer than 60 nucleotides",
+    "too_few_letters": "more than half of the letters are not A, C, G or T",
+    "not_coi": "of another gene or organism than the references, or not DNA of an organism",
+    "far": "of the same gene, but farther from all references than anything that was learned from them",
+    "possible_numt": "a stop codon in the reading frame: perhaps a copy in the nucleus, or an error of sequencing",
+    "indel": "an insertion or deletion that shifts the reading frame: probably an error of sequencing",
+    "short": "covers less than three quarters of the region",
+    "reversed": "was on the other strand",
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Reading frame of the references.
+
+    Attributes:
+        first: Position of the first nucleotide of a codon, 0 to 2.
+        code: Genetic code, a number of NCBI.
+    """
+
+    first: int
+    code: int = CODE
+
+    @classmethod
+    def of(cls, aligned: NDArray[np.uint8], code: int = CODE) -> Frame | None:
+        """The frame in which aligned references (n, P) have stop codons in fewer than 5 %; None if there is none."""
+        shares = [float(stops(aligned, first, code).mean()) for first in range(3)]
+        best = int(np.argmin(shares))
+        return cls(best, code) if shares[best] < 0.05 and sorted(shares)[1] > 0.5 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def stops(aligned: NDArray[np.uint8], first: int, code: int = CODE) -> NDArray[np.bool_]:
+    """Whether aligned reads (n, P) have a stop codon in a frame."""
+    count = (aligned.shape[1] - first) // 3
+    codons = aligned[:, first : first + 3 * count].reshape(len(aligned), count, 3).astype(np.int32)
+    number = codons @ np.array([25, 5, 1])
+    wanted = [sum("ACGT".index(letter) * 5**place for place, letter in enumerate(stop[::-1])) for stop in STOPS[code]]
+    return np.asarray(np.isin(number, wanted).any(1))
+
+
+@dataclass
+class Quality:
+    """Of n reads.
+
+    Attributes:
+        status: One of `STATUSES` for each read.
+        note: Why, for people; "" if all is well.
+        strand: "+", "-", or "" for reads that were not compared.
+    """
+
+    status: list[str]
+    note: list[str]
+    strand: list[str]
+
+
+def unusable(reads: Sequence[str]) -> list[str | None]:
+    """The status of reads that cannot be compared, None for the others."""
+    found: list[str | None] = []
+    for read in reads:
+        known = sum(map(read.count, "ACGT"))
+        if not read:
+            found.append("empty")
+        elif known < SHORTEST:
+            found.append("too_short" if len(read) < 2 * SHORTEST else "too_few_letters")
+        else:
+            found.append("too_few_letters" if known < LEAST_LETTERS * len(read) else None)
+    return found
+
+
+def judged(
+    reads: Sequence[str],
+    refused: Sequence[str | None],
+    usable: NDArray[np.int64],
+    found: Matches,
+    references: References,
+    frame: Frame | None,
+    least_identity: float,
+) -> Quality:
+    """Status, note and strand of reads.
+
+    Args:
+        refused: As `unusable`.
+        usable: Positions of the reads that were compared.
+        found: Their matches.
+        least_identity: Smallest identity for which confidences were learned.
+    """
+    status, strand = [text or "ok" for text in refused], ["" for _ in reads]
+    identity = found.identity[:, 0]
+    stopped = np.zeros(len(usable), np.bool_)
+    if frame is not None and found.aligned is not None:
+        stopped = stops(found.aligned, frame.first, frame.code)
+    whole = references.region.positions if references.region is not None else 0
+    shifted = _shifted(found, references)
+    for i, place in enumerate(usable):
+        strand[place] = "-" if found.turned[i] else "+"
+        if found.rows[i, 0] < 0 or (found.score[i] < LEAST_SCORE and identity[i] < FOREIGN) or identity[i] < 0.6:
+            status[place] = "not_coi"
+        elif identity[i] < least_identity:
+            status[place] = "far"
+        elif shifted[i]:
+            status[place] = "indel"
+        elif stopped[i] and found.score[i] >= LEAST_SCORE:
+            status[place] = "possible_numt"
+        elif found.within[i] < WHOLE * whole:
+            status[place] = "short"
+        elif found.turned[i]:
+            status[place] = "reversed"
+    return Quality(status, [_NOTES.get(text, "") for text in status], strand)
+
+
+def _shifted(found: Matches, references: References) -> NDArray[np.bool_]:
+    """Reads whose alignment with their nearest reference has gaps that shift the frame (n,)."""
+    import edlib
+
+    shifted = np.zeros(len(found.reads), np.bool_)
+    placed = references.placed
+    if found.aligned is None or placed is None:
+        return shifted
+    for i, row in enumerate(found.rows[:, 0]):
+        if row < 0 or found.identity[i, 0] < 0.75:
+            continue
+        both = (placed.aligned[row] != NOTHING) & (found.aligned[i] != NOTHING)
+        equal = ((placed.aligned[row] == found.aligned[i]) & both).sum()
+        if not found.gaps[i] and equal >= (found.identity[i, 0] - 0.004) * max(both.sum(), 1):
+            continue  # without gaps it is as good
+        short, long = sorted((found.reads[i], references.sequences[row]), key=len)
+        path = edlib.align(short, long, mode="HW", task="path", additionalEqualities=EQUAL_LETTERS)["cigar"]
+        shifted[i] = _shift(cigar_steps(path))
+    return shifted
+
+
+def _shift(parts: list[tuple[int, str]]) -> bool:
+    """Whether the gaps inside of an alignment shift the reading frame at some place."""
+    gaps = [n for place, (n, kind) in enumerate(parts) if kind in "ID" and _far_from_ends(parts, place)]
+    return any(n % 3 for n in gaps)
+
+
+def _far_from_ends(parts: list[tuple[int, str]], place: int) -> bool:
+    """Whether at least 10 nucleotides lie on either side of a gap: near an end, gaps say nothing."""
+    before = sum(n for n, kind in parts[:place] if kind in "=X")
+    after = sum(n for n, kind in parts[place + 1 :] if kind in "=X")
+    return min(before, after) >= 10

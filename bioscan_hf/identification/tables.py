@@ -1,0 +1,106 @@
+"""Writing tables of answers: CSV, TSV, JSON, Parquet and XLSX, by the ending of the name; "-" is standard output."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from ..files import replacing, writing
+
+FORMATS = (".csv", ".tsv", ".json", ".parquet", ".xlsx")
+
+#: Rows of a sheet, by the file format.
+MOST_ROWS = 1_048_576
+
+_SIZE = re.compile(r";size=(\d+)")
+
+
+def check_ending(path: str | Path) -> None:
+    """Raises ValueError unless the ending tells a format."""
+    if str(path) != "-" and Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"{str(path)!r}: the ending tells the format; give {', '.join(FORMATS)}, or - for the screen."
+        )
+
+
+def write_answers(table: pa.Table, path: str | Path) -> None:
+    """Writes a table of answers, numbers with four decimals except in Parquet.
+
+    Raises:
+        ValueError: for another ending, and more rows than a sheet of XLSX holds.
+        ModuleNotFoundError: for XLSX without openpyxl; it says how to install it.
+    """
+    check_ending(path)
+    if str(path) == "-":
+        pacsv.write_csv(_rounded(table), sys.stdout.buffer, _csv(","))
+        sys.stdout.flush()
+        return
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending == ".xlsx":
+        _write_xlsx(table, path)
+    elif ending == ".parquet":
+        with replacing(path) as part:
+            pq.write_table(table, part)
+    elif ending == ".json":
+        with writing(path) as file:
+            json.dump(_rounded(table).to_pylist(), file, ensure_ascii=False, indent=1)
+            file.write("\n")
+    else:
+        with writing(path, "wb") as file:
+            pacsv.write_csv(_rounded(table), file, _csv("," if ending == ".csv" else "\t"))
+
+
+def with_sizes(table: pa.Table) -> pa.Table:
+    """The table with a column `size` if ids hold ";size=N", as those of vsearch."""
+    found = [_SIZE.search(name) for name in table["id"].to_pylist()]
+    if not any(found):
+        return table
+    sizes = pa.array([int(match[1]) if match else 1 for match in found], pa.int64())
+    return table.add_column(1, "size", sizes)
+
+
+def _csv(delimiter: str) -> Any:
+    return pacsv.WriteOptions(delimiter=delimiter, quoting_style="needed")
+
+
+def _rounded(table: pa.Table) -> pa.Table:
+    for place, name in enumerate(table.column_names):
+        if pa.types.is_floating(table[name].type):
+            table = table.set_column(place, name, pc.round(table[name], 4))
+    return table
+
+
+def _write_xlsx(table: pa.Table, path: Path) -> None:
+    try:
+        from openpyxl import Workbook
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "Sheets of XLSX need openpyxl: pip install openpyxl. Or give a name that ends in .csv."
+        ) from None
+    if len(table) >= MOST_ROWS:
+        raise ValueError(f"A sheet of XLSX holds {MOST_ROWS:,} rows; {len(table):,} are to be written. Give .csv.")
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("names")
+    sheet.freeze_panes = "B2"
+    sheet.append(table.column_names)
+    for batch in _rounded(table).to_batches(10_000):
+        columns = [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            sheet.append(row)
+    with replacing(path) as part, open(part, "wb") as file:
+        save: IO[bytes] = file
+        book.save(save)
+
+
+def _cell(value: Any) -> Any:
+    """Text that a sheet cannot take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "@")) and len(value) > 1 else value

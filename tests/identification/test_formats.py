@@ -1,0 +1,168 @@
+"""Reference libraries in the common formats: all give the same names."""
+
+import csv
+import gzip
+
+import numpy as np
+import pytest
+from made_up_references import records
+
+from bioscan_hf.identification.formats import read_references
+from bioscan_hf.identification.lineages import by_position, from_name
+
+ROWS = [
+    {**row, "genus": name.split()[0], "species": name, "phylum": "Arthropoda", "family": "Tineidae"}
+    for row, name in zip(
+        records(np.random.default_rng(4), 1, 1, 2, 1, 2),
+        ("Acrolophus forbesi", "Acrolophus forbesi", "Athetis mindara", "Athetis mindara"),
+        strict=True,
+    )
+]
+LINEAGE = ("phylum", "class", "order", "family", "genus", "species")
+
+
+def lineage(row, between=";", prefix=None):
+    names = ["Animalia", *(row[rank] for rank in LINEAGE)]
+    return between.join(
+        f"{letter}{prefix}{name}" if prefix else name for letter, name in zip("kpcofgs", names, strict=True)
+    )
+
+
+def fasta(header):
+    return "".join(f">{header(row)}\n{row['dna_barcode'][:400]}\n{row['dna_barcode'][400:]}\n" for row in ROWS)
+
+
+def table(names, cells, delimiter):
+    lines = [names, *([cell(row) for cell in cells] for row in ROWS)]
+    return "".join(delimiter.join(line) + "\n" for line in lines)
+
+
+def column(name):
+    return lambda row: row[name] or ""
+
+
+def bold_table(names, marker):
+    columns = {**{name: column(rank) for rank, name in names.items()}, marker: lambda row: "COI-5P"}
+    return table([*columns], [*columns.values()], "\t")
+
+
+BCDM = {"processid": "processid", **{rank: rank for rank in LINEAGE}, "dna_barcode": "nuc"}
+V3 = {"processid": "processid", **{rank: f"{rank}_name" for rank in LINEAGE}, "dna_barcode": "nucleotides"}
+
+#: Name -> files (name -> text), format that is told, ranks that it has.
+FORMATS = {
+    "BCDM": ({"x.tsv": bold_table(BCDM, "marker_code")}, "table", LINEAGE),
+    "BOLD 3": ({"x.tsv": bold_table(V3, "markercode")}, "table", LINEAGE),
+    "BOLD FASTA": ({"x.fasta": fasta(lambda r: f"{r['processid']}|{r['species']}|COI-5P|AB1")}, "bold", LINEAGE[4:]),
+    "NCBI": (
+        {"x.fa": fasta(lambda r: f"AB5{r['processid'][1:]}.1 {r['species']} voucher 06 (COI) gene, partial cds")},
+        "ncbi",
+        LINEAGE[4:],
+    ),
+    "SINTAX": (
+        {"x.fasta": fasta(lambda r: f"{r['processid']};tax={lineage(r, ',', ':').replace(' ', '_')};")},
+        "sintax",
+        LINEAGE,
+    ),
+    "QIIME 2": (
+        {
+            "x.fasta": fasta(column("processid")),
+            "t.tsv": "Feature ID\tTaxon\n" + "".join(f"{r['processid']}\t{lineage(r, '; ', '__')}\n" for r in ROWS),
+        },
+        "fasta",
+        LINEAGE,
+    ),
+    "DADA2": ({"x.fasta": fasta(lambda r: lineage(r) + ";")}, "dada2", LINEAGE),
+    "RDP": ({"x.fasta": fasta(lambda r: f"{r['processid']}\tRoot;{lineage(r)}")}, "rdp", LINEAGE),
+    "MIDORI2": (
+        {
+            "x.fasta": fasta(
+                lambda r: (
+                    f"AB5.1.<1.>658 root_1;{';'.join(f'{name}_{i}7' for i, name in enumerate(lineage(r).split(';')))}"
+                )
+            )
+        },
+        "midori2",
+        LINEAGE,
+    ),
+    "CRABS": (
+        {
+            "x.txt": "".join(
+                "\t".join([r["processid"], r["species"], "7", *lineage(r).split(";"), r["dna_barcode"]]) + "\n"
+                for r in ROWS
+            )
+        },
+        "crabs",
+        LINEAGE,
+    ),
+    "plain table": (
+        {
+            "x.csv": table(
+                ["id", *LINEAGE, "sequence"], [column("processid"), *map(column, LINEAGE), column("dna_barcode")], ","
+            )
+        },
+        "table",
+        LINEAGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_names(name, tmp_path):
+    files, told, ranks = FORMATS[name]
+    for file, text in files.items():
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    found = read_references([tmp_path / file for file in files])
+    assert told in found.formats.values() and not found.notes
+    assert found.table["dna_barcode"].to_pylist() == [row["dna_barcode"] for row in ROWS]
+    for rank in LINEAGE:
+        expected = [row[rank] if rank in ranks else None for row in ROWS]
+        assert found.table[rank].to_pylist() == expected, rank
+
+
+def test_our_own_tables_need_no_split_and_gzip_is_read(release, tmp_path):
+    """Records of all splits serve; a gzipped FASTA is read as the plain one."""
+    with open(next(release.rglob("*.csv")), newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["dna_barcode"]]
+    assert len(read_references([release]).table) == len(rows)
+    packed = tmp_path / "x.fasta.gz"
+    packed.write_bytes(gzip.compress(FORMATS["SINTAX"][0]["x.fasta"].encode()))
+    assert read_references([packed]).table["species"].to_pylist() == [row["species"] for row in ROWS]
+
+
+def test_other_markers_and_records_without_a_sequence_are_told(tmp_path):
+    text = FORMATS["BCDM"][0]["x.tsv"].splitlines()
+    text[1] = text[1].replace("COI-5P", "28S")
+    text[2] = text[2].replace(ROWS[1]["dna_barcode"], "None")
+    (tmp_path / "x.tsv").write_text("\n".join(text) + "\n")
+    found = read_references([tmp_path / "x.tsv"])
+    assert len(found.table) == 2
+    assert "1 record of the marker 28S" in found.notes[0] and "1 record without a sequence" in found.notes[0]
+    assert len(read_references([tmp_path / "x.tsv"], marker=None).table) == 3
+
+
+def test_what_cannot_be_read_says_what_to_do(tmp_path):
+    (tmp_path / "ids.fasta").write_text(">a\nACGT\n>b\nACGT\n")
+    with pytest.raises(ValueError, match=r"ids without names of taxa. Give the table of taxonomy beside it"):
+        read_references([tmp_path / "ids.fasta"])
+    (tmp_path / "other.tsv").write_text("Feature ID\tTaxon\nx\tk__Animalia; p__Arthropoda\n")
+    with pytest.raises(ValueError, match="No id of the FASTA is in the table of taxonomy: 'a' against 'x'"):
+        read_references([tmp_path / "ids.fasta", tmp_path / "other.tsv"])
+    with pytest.raises(ValueError, match="Only tables of taxonomy were given"):
+        read_references([tmp_path / "other.tsv"])
+    with pytest.raises(FileNotFoundError, match="no file of references"):
+        read_references([tmp_path / "absent.fasta"])
+    with pytest.raises(ValueError, match="The format 'sillva' is unknown"):
+        read_references([tmp_path / "ids.fasta"], format="sillva")
+
+
+def test_lineages_of_other_depths():
+    """Named ranks decide; markers of nothing are no names; an author is cut off."""
+    eight = by_position(["Animalia;Arthropoda;Insecta;Lepidoptera;Noctuidae;Noctuinae;Noctua;Noctua pronuba"])[0]
+    assert eight["subfamily"] == "Noctuinae" and eight["genus"] == "Noctua"
+    named = by_position(["Insecta;Diptera;NA;unclassified"], ["class", "order", "family", "genus"])[0]
+    assert named == {"class": "Insecta", "order": "Diptera"}
+    with pytest.raises(ValueError, match="The lineages have up to 2 names"):
+        by_position(["Diptera;Culex"])
+    assert from_name("Apis mellifera Linnaeus 1758") == {"genus": "Apis", "species": "Apis mellifera"}
+    assert from_name("Chironomidae sp. BOLD:AAA") == {} and from_name("Apis sp. 1BIO")["genus"] == "Apis"

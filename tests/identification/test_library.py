@@ -1,0 +1,180 @@
+"""Names of reads by a library of references: any reads, statuses, confidences, and the folder of a library."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from made_up_references import evolved, records
+
+from bioscan_hf.identification import library as module
+from bioscan_hf.identification.formats import COLUMNS, Found
+from bioscan_hf.identification.library import ReferenceLibrary
+from bioscan_hf.identification.region import complement
+
+RANKS = ("order", "family", "genus", "species")
+
+
+def make(rows, **options):
+    table = pa.table({name: pa.array([row[name] for row in rows], pa.large_string()) for name in COLUMNS})
+    return ReferenceLibrary.from_records(Found(table, {"rows": "table"}), **options)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """All records, those of a library, and one read of each of 20 species of it."""
+    rows = records(np.random.default_rng(0))
+    reads = rows[::8][:20]
+    names = {row["processid"] for row in reads}
+    return {"library": [row for row in rows if row["processid"] not in names], "reads": reads}
+
+
+@pytest.fixture(scope="module")
+def library(world):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ASKED", 150)
+        return make(world["library"])
+
+
+def variants():
+    rng = np.random.default_rng(1)
+
+    def flanked(read):
+        noise = "".join(rng.choice(list("ACGT"), 300))
+        return noise + read
+
+    return {
+        "as they are": lambda read: read,
+        "lower case, with gaps and U": lambda read: f"--{read[:300].lower().replace('t', 'u')}---{read[300:]}--",
+        "the other strand": complement,
+        "one base inserted": lambda read: f"{read[:320]}A{read[320:]}",
+        "three bases missing": lambda read: read[:150] + read[151:300] + read[301:450] + read[451:],
+        "the first 313": lambda read: read[:313],
+        "the last 200": lambda read: read[-200:],
+        "150 in the middle": lambda read: read[250:400],
+        "5 % errors": lambda read: evolved(read, 0.05, rng),
+        "a fifth N": lambda read: "".join("N" if rng.random() < 0.2 else x for x in read),
+        "300 nt in front": flanked,
+    }
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_reads_are_named_whatever_happened_to_them(world, library, variant):
+    """18 of 20 species are right, no sure name is wrong, and the status tells what was done."""
+    changed = [variants()[variant](row["dna_barcode"]) for row in world["reads"]]
+    found = library.identify(changed).to_pylist()
+    right = [row["species"] == true["species"] for row, true in zip(found, world["reads"], strict=True)]
+    assert sum(right) >= 18
+    for row, true in zip(found, world["reads"], strict=True):
+        assert row["name"] is None or row["name"] == true[row["rank"]]
+    assert sum(row["rank"] in ("genus", "species") for row in found) >= 15
+    expected = {"the other strand": {"reversed"}, "one base inserted": {"indel"}, "three bases missing": {"indel"}}
+    expected |= dict.fromkeys(("the first 313", "the last 200", "150 in the middle"), {"short"})
+    assert {row["status"] for row in found} <= expected.get(variant, {"ok", "short", "possible_numt"})
+    assert {row["strand"] for row in found} == {"-" if variant == "the other strand" else "+"}
+
+
+def test_foreign_reads_get_a_status_and_no_name(library):
+    """Random letters, one letter, another tree of sequences, and reads that cannot be compared have no name at all."""
+    rng = np.random.default_rng(2)
+    random = "".join(rng.choice(list("ACGT"), 658))
+    other = records(np.random.default_rng(9), 1, 1, 1, 1, 1)[0]["dna_barcode"]
+    reads = [random, "A" * 658, other, "ACGTA", "", "N" * 500, "NA"]
+    found = library.identify(reads).to_pylist()
+    assert [row["status"] for row in found] == [
+        *("not_coi", "not_coi", "not_coi"),
+        *("too_short", "empty", "too_few_letters", "empty"),
+    ]
+    for row in found:
+        assert row["name"] is None and row["note"]
+        assert all(row[rank] is None and row[f"{rank}_confidence"] is None for rank in RANKS)
+
+
+def test_confidences_fall_with_the_rank_and_tell_new_species(world):
+    """A species, a genus and a family that are not in the library are not named, and are told as new."""
+    rows = [*world["library"], *world["reads"]]
+    gone = {"species": rows[0]["species"], "genus": rows[60]["genus"], "family": rows[-1]["family"]}
+    kept = [row for row in rows if all(row[rank] != name for rank, name in gone.items())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ASKED", 150)
+        smaller = make(kept)
+    for rank, name in gone.items():
+        asked = [row for row in rows if row[rank] == name][:8]
+        found = smaller.identify([row["dna_barcode"] for row in asked]).to_pylist()
+        for row, true in zip(found, asked, strict=True):
+            sure = [row[f"{level}_confidence"] or 0 for level in ("class", *RANKS)]
+            assert sure == sorted(sure, reverse=True)
+            assert row["name"] is None or row["name"] == {"class": "Insecta", **true}[row["rank"]]
+        assert np.mean([row["species_new"] for row in found if row["species_new"] is not None]) > 0.5
+    known = smaller.identify([row["dna_barcode"] for row in kept[:40]], novel_share=0.1)
+    assert np.mean(known["species_new"].to_pylist()) < 0.2
+
+
+def test_the_share_of_new_species_is_estimated_and_can_be_given(world, library):
+    reads = [row["dna_barcode"] for row in world["reads"]]
+    metadata = library.identify(reads).schema.metadata
+    low, high = map(float, metadata[b"interval"].split(b","))
+    assert low < 0.2 and float(metadata[b"novel_share"]) < 0.4
+    given = library.identify(reads, novel_share=0.9).schema.metadata
+    assert float(given[b"novel_share"]) == pytest.approx(0.9, abs=0.01)
+    with pytest.raises(ValueError, match=r"novel_share is 2; give a share from 0 to 1"):
+        library.identify(reads, novel_share=2)
+
+
+def test_records_that_share_a_barcode_vote_and_unnamed_ones_only_add(world):
+    """10 records against 1 name the species and the conflict is told, in any order; unnamed records change nothing."""
+    rows = world["library"]
+    one = dict(rows[0])
+    others = [{**one, "processid": f"S{i}", "species": f"{one['genus']} majoris"} for i in range(10)]
+    unnamed = [{**one, "processid": f"U{i}", "genus": None, "species": None} for i in range(3)]
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ASKED", 40)
+        for order in ([*unnamed, one, *others], [*others, one, *unnamed], [*others, one]):
+            named = make([*order, *rows[40:]]).identify([one["dna_barcode"]]).to_pylist()[0]
+            found.append((named["species"], named["conflicts"]))
+    assert set(found) == {(f"{one['genus']} majoris", "2 species equally near")}
+
+
+@pytest.mark.parametrize("kind", ["mixed lengths", "313 nt"])
+def test_libraries_of_other_lengths(world, kind):
+    """References without a common length are compared by words; those of 313 nt have a region of their own."""
+    rng = np.random.default_rng(3)
+
+    def cut(read):
+        if kind == "313 nt":
+            return read[:313]
+        start = int(rng.integers(0, 150))
+        return read[start : start + int(rng.integers(380, 500))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ASKED", 60)
+        other = make([{**row, "dna_barcode": cut(row["dna_barcode"])} for row in world["library"]])
+    assert (other.references.region is None) == (kind == "mixed lengths")
+    reads = [row["dna_barcode"] for row in world["reads"]]
+    for read in (lambda read: read, complement):
+        found = other.identify([read(text) for text in reads]).to_pylist()
+        assert sum(row["species"] == true["species"] for row, true in zip(found, world["reads"], strict=True)) >= 17
+
+
+def test_saved_libraries_name_alike(world, library, tmp_path):
+    library.save_pretrained(tmp_path / "library")
+    opened = ReferenceLibrary.from_pretrained(tmp_path / "library")
+    reads = [row["dna_barcode"][:400] for row in world["reads"]]
+    assert opened.identify(reads).equals(library.identify(reads)) and len(opened) == len(library)
+    assert not [path for path in (tmp_path / "library").rglob("*") if path.suffix in (".pkl", ".bin", ".pt")]
+    with pytest.raises(FileNotFoundError, match="is not a library of references"):
+        ReferenceLibrary.from_pretrained(tmp_path)
+
+
+def test_few_references_give_names_without_confidences(world):
+    few = make(world["library"][:6])
+    row = few.identify([world["library"][0]["dna_barcode"]]).to_pylist()[0]
+    assert few.calibration is None and row["species"] == world["library"][0]["species"]
+    assert row["name"] is None and row["species_confidence"] is None
+
+
+def test_an_encoder_of_ones_own_gives_the_shortlist(world):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ASKED", 20)
+        other = make(world["library"], model="kmer:4")
+    found = other.identify([row["dna_barcode"] for row in world["reads"]]).to_pylist()
+    assert sum(row["species"] == true["species"] for row, true in zip(found, world["reads"], strict=True)) >= 18
