@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import cached_file
 
 from ...dataset.load import load_bioscan5m
+from ...dataset.parquet_rows import ParquetRows, open_rows
 from ...encoders.hub_encoders import BARCODEBERT, load_published_barcodebert
 from ...losses.pairs import choose_pairs
 from ...models import register  # noqa: F401  (our classes for AutoModel)
@@ -33,7 +34,7 @@ from ...models.tokenization_kmer import KmerTokenizer
 from ...schema import RANKS
 from ..arguments import global_batch_size
 from ..inputs import check_batch, pinned, split_revision
-from ..sampling import EpochSampler, distinct_order, groups_of
+from ..sampling import EpochSampler, block_order, distinct_order, groups_of
 from .options import ClibdArguments, ClibdOptions, chosen_pairs
 from .streams import PassStream, ids_of_shards, kept, largest_id
 
@@ -83,7 +84,7 @@ def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) ->
 
 def load_training_rows(
     options: ClibdOptions, training_args: ClibdArguments, modalities: Sequence[str], first_step: int = 0
-) -> Dataset | PassStream:
+) -> Dataset | ParquetRows | PassStream:
     """The training rows: a dataset, or a shuffled stream without an end.
 
     Args:
@@ -111,9 +112,13 @@ def load_training_rows(
         )
         check_batch(range(rows.rows), split, smallest)
         return rows
-    data = load_specimens(options, split, columns)
+    name, revision = split_revision(options.source)
+    data: Dataset | ParquetRows | None = None
+    if "image" in columns and options.distinct == "none":  # photos are read where they are, without a copy
+        data = open_rows(name, options.image_config, split, columns, revision=revision)
+    data = data or load_specimens(options, split, columns)
     if most is not None:
-        names = data["processid"][:]
+        names = data.column("processid").to_pylist() if isinstance(data, ParquetRows) else data["processid"][:]
         data = data.select(kept(names, largest_id(names, most)))
     check_batch(data, split, smallest)
     return data
@@ -161,6 +166,8 @@ def load_validation(options: ClibdOptions, modalities: Sequence[str]) -> Validat
 
 def make_sampler(options: ClibdOptions, data: Any, training_args: ClibdArguments) -> EpochSampler | None:
     """The order of the training rows; None uses the Trainer's."""
+    if isinstance(data, ParquetRows):
+        return EpochSampler(block_order, data.blocks, global_batch_size(training_args), training_args.seed)
     if options.streaming or options.distinct == "none":
         return None
     column = data.select_columns([options.distinct]).with_format("arrow")[:][options.distinct]
