@@ -144,7 +144,7 @@ def _windows(
 def _on_the_way(outputs: Tensor) -> tuple[Tensor, Callable[[], Any]]:
     """Outputs on the CPU, valid after a call of the function. Work that is sent later does not delay the copy."""
     if not outputs.is_cuda:
-        return outputs, lambda: None
+        return outputs.cpu(), lambda: None
     copy, done = outputs.to("cpu", non_blocking=True), torch.cuda.Event()
     done.record(torch.cuda.current_stream(outputs.device))
     return copy, done.synchronize
