@@ -14,8 +14,8 @@ from transformers.utils.generic import can_return_tuple
 #: Label that losses ignore.
 IGNORED = -100
 
-#: Logit of tokens that a head does not predict. Its probability is 0 in any precision.
-NEVER = -1e4
+#: Logit of tokens that a head does not predict: exact, and with the probability 0, in any precision.
+NEVER = -(2.0**13)
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:

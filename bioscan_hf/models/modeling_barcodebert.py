@@ -53,7 +53,7 @@ class BarcodeBertModel(ResizableMixin, BertModel):
 class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
     """Predicts masked k-mers: logit j is the token id j.
 
-    With `mlm_head="kmers"`, only k-mers of ACGT are predicted; the logits of other tokens are -10,000.
+    With `mlm_head="kmers"`, only k-mers of ACGT are predicted; the logits of other tokens are -8,192.
     """
 
     config_class = BarcodeBertConfig

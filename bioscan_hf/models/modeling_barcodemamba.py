@@ -65,7 +65,7 @@ class BarcodeMambaForMaskedLM(MaskedLMMixin, Mamba2PreTrainedModel):
     """Predicts the k-mer at each position: logit j is the token id j.
 
     With `config.objective` "next", it is predicted from the positions before. Only k-mers of ACGT are predicted; the
-    logits of other tokens are -10,000.
+    logits of other tokens are -8,192.
     """
 
     config_class = BarcodeMambaConfig

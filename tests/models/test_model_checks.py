@@ -153,7 +153,7 @@ def test_embeddings_are_resized(name, tmp_path):
     loaded = type(model).from_pretrained(tmp_path).eval()
     assert (loaded.config.vocab_size, loaded.config.extra_tokens) == (before + 3, 3)
     close(tensors(loaded(**inputs))[0], found, 0)
-    with pytest.raises(ValueError, match=f"{before - 1} tokens are too few: the vocabulary has {before}"):
+    with pytest.raises(ValueError, match=f"{before - 1} tokens are fewer than the {before} of the vocabulary"):
         model.resize_token_embeddings(before - 1)
 
 
