@@ -97,7 +97,10 @@ def read_json(path: str | Path, fields: Mapping[str, type] | None = None) -> dic
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes; at most 64 MiB of JSON are read.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()  # half of a character could not be written again
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}). Is the file complete?") from None
     if not isinstance(content, dict):

@@ -18,6 +18,15 @@ def test_label_ids_are_lexicographic_and_survive_a_file(tmp_path):
     assert maps.select(["order"]).columns == ("order",)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"genus": 3}', '{"genus": [1]}', '{"genus": {"a": 1}}', '["a"]', '{"genus": ["a"']
+)
+def test_a_damaged_file_is_refused(tmp_path, content):
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(ValueError, match="labels.json"):
+        LabelMaps.load(tmp_path / "labels.json")
+
+
 def test_unknown_labels_raise():
     maps = LabelMaps({"genus": ["Aus", "Zus"]})
     with pytest.raises(KeyError, match="'Bus' is not a genus of this release"):

@@ -22,6 +22,7 @@ from sklearn.metrics import (
 
 from ..metrics import adjusted_mutual_information
 from ..schema import LABEL_COLUMNS
+from ..search.index import encode_names
 from ..search.vectors import Ids
 
 #: Specimens above which the silhouette is that of a random sample of this size: it compares all pairs.
@@ -47,15 +48,7 @@ def check_labels(labels: Mapping[str, Sequence[str | None]], rows: int, **sizes:
 def encoded_labels(labels: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, Ids]:
     """Rank -> ids of names in alphabetical order (N,), -1 for None."""
     check_labels(labels, rows)
-    encoded = {}
-    for rank, names in labels.items():
-        for name in names:
-            if name is not None and not (isinstance(name, str) and name):
-                given = f"{name!r} ({type(name).__name__})"
-                raise ValueError(f"A label of {rank!r} is {given}: give a name (LabelMaps.decode) or None.")
-        place = {name: i for i, name in enumerate(sorted(filter(None, set(names))))} | {None: -1}
-        encoded[rank] = np.fromiter((place[name] for name in names), np.int64, rows)
-    return encoded
+    return encode_names(labels)[0]
 
 
 def agreement(clusters: Ids, labels: Ids) -> Scores:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset
 
-from ..files import delete_temporaries, locked, replacing
+from ..files import delete_temporaries, locked, read_json, replacing, write_json
 from ..labels import LabelMaps
 from ..release.boxes import ids_of, places_in
 from ..release.columns import features
 from ..release.problems import Problem, ReleaseError
 from ..release.tables import read_strings
 from ..schema import COLUMNS, LABEL_COLUMNS, UNASSIGNED
+from .manifest import LABELS_FILE
 from .request import (
     check_row_options,
     combine,
@@ -130,13 +132,13 @@ def load(
     check_row_options(max_nucleotides, unique_barcodes, streaming)
     # A metasplit with its own order: not "all", and not several joined by "+".
     whole = next((name for name in source.metasplits if name != "all" and name == (split or "").strip()), None)
-    maps, present = LabelMaps({}), list(source.splits)
+    maps, present, labels = LabelMaps({}), list(source.splits), ""
     if ranks or (streaming and not source.complete):
-        maps, present = source.scan()
+        maps, present, labels = _scanned(source)
     maps = maps.select(ranks or ())
     parts: dict[str, Any]
     if streaming:
-        parts = {name: _stream(source, name, maps, max_nucleotides) for name in present}
+        parts = {name: _stream(source, name, maps, labels, max_nucleotides) for name in present}
     else:
         parts = _memory_map(source, names, max_nucleotides)
         parts = {name: prepare(data, maps, None) for name, data in parts.items()}
@@ -150,19 +152,52 @@ def load(
     return combine(parts, split, streaming=streaming, unique_barcodes=unique_barcodes)
 
 
-def _stream(source: BlockSource, split: str, maps: LabelMaps, max_nucleotides: int | None) -> IterableDataset:
-    types = with_index_columns(source.features, maps)
-    about = {"read": source.read, "about": source.about, "maps": maps, "max_nucleotides": max_nucleotides}
-    return IterableDataset.from_generator(_rows, features=types, gen_kwargs={**about, "split": split})
+def _cache(source: BlockSource, *more: Any) -> Path:
+    """Folder in the cache of `datasets` for what is made of the files as they are now."""
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
+    key = hashlib.sha256(repr((source.about, stats, *more)).encode()).hexdigest()[:16]
+    slug = re.sub(r"\W+", "-", source.name.lower())
+    return Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{slug}-{key}"
+
+
+def _scanned(source: BlockSource) -> tuple[LabelMaps, list[str], str]:
+    """The result of `scan`, kept in the cache, and the file of the label ids there."""
+    folder = _cache(source, "scan")
+    labels, splits = folder / LABELS_FILE, folder / "splits.json"
+    with locked(folder, "scan", wait=True):
+        if not splits.is_file():
+            maps, present = source.scan()
+            maps.save(labels)
+            write_json(splits, {"splits": present})
+    return LabelMaps.load(labels), read_json(splits, {"splits": list})["splits"], str(labels)
+
+
+def _stream(
+    source: BlockSource, split: str, maps: LabelMaps, labels: str, max_nucleotides: int | None
+) -> IterableDataset:
+    """A stream of one split. `datasets` hashes its arguments: the file of the label ids instead of their names."""
+    about = {"read": source.read, "about": source.about, "labels": labels, "ranks": maps.columns}
+    return IterableDataset.from_generator(
+        _rows,
+        features=with_index_columns(source.features, maps),
+        gen_kwargs={**about, "max_nucleotides": max_nucleotides, "split": split},
+    )
+
+
+@lru_cache(maxsize=2)
+def _labels(path: str, ranks: tuple[str, ...]) -> LabelMaps:
+    return LabelMaps.load(path).select(ranks)
 
 
 def _rows(
     read: Callable[..., Iterator[pa.Table]],
     about: dict[str, Any],
-    maps: LabelMaps,
+    labels: str,
+    ranks: tuple[str, ...],
     max_nucleotides: int | None,
     split: str,
 ) -> Iterator[dict[str, Any]]:
+    maps = _labels(labels, ranks) if ranks else LabelMaps({})
     for table in read(**about, splits=(split,)):
         yield from prepare_table(table, maps, max_nucleotides).to_pylist()
 
@@ -170,10 +205,7 @@ def _rows(
 def _memory_map(source: BlockSource, names: Sequence[str] | None, max_nucleotides: int | None) -> dict[str, Dataset]:
     """The splits that have rows, from Arrow files in the cache of `datasets`. Missing files are written first."""
     splits = names or (*source.splits, UNASSIGNED)
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
-    key = hashlib.sha256(repr((source.about, stats, max_nucleotides)).encode()).hexdigest()[:16]
-    slug = re.sub(r"\W+", "-", source.name.lower())
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{slug}-{key}"
+    folder = _cache(source, max_nucleotides)
     files = {split: folder / f"{split}.arrow" for split in splits}
     with locked(folder, "load", wait=True):
         delete_temporaries(folder)

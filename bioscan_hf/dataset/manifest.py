@@ -73,6 +73,7 @@ class Manifest:
                 )
             return manifest
         old = read_manifest(manifest.path, _FIELDS)
+        old.setdefault("encoding", "utf-8")  # earlier versions did not write it
         if different := [key for key in about if old.get(key) != about[key]]:
             if not force:
                 raise FileExistsError(

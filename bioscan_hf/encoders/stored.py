@@ -185,6 +185,6 @@ def readable(path: Path) -> Iterator[None]:
     """Raises ValueError, with the name of the file, for errors of Arrow."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         told = " ".join(str(error)[:300].split())
         raise ValueError(f"{path} is damaged ({told}). Delete it, and run embed again.") from error

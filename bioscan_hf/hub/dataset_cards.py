@@ -107,7 +107,7 @@ def _retrieval_results(metrics: Mapping[str, Any]) -> str:
 
 def _dataset_data(title: str, dataset: Any, file: str, tags: list[str], rows: Any) -> DatasetCardData:
     return DatasetCardData(
-        license="apache-2.0",
+        license="other",  # that of the data is not known here
         pretty_name=" ".join(title.split()),
         tags=[*TAGS, *tags],
         size_categories=[size_category(int(rows))],

@@ -67,7 +67,7 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
             import simplejpeg
 
             try:
-                return _turn(simplejpeg.decode_jpeg(data, "RGB"), _orientation(data))
+                return _turn(simplejpeg.decode_jpeg(data, "RGB"), _orientation(data, whole.header))
             except ValueError:
                 pass
         if whole is not None:
@@ -114,7 +114,7 @@ def check_jpeg(data: bytes) -> None:
     """
     try:
         whole = _Jpeg(data)
-        _orientation(data)
+        _orientation(data, whole.header)
         if default_decoder() == "simplejpeg":
             import simplejpeg
 
@@ -133,9 +133,13 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"it has {width:,} x {height:,} pixels; at most {LARGEST_PIXELS:,} are decoded")
 
 
-def _orientation(data: bytes) -> int:
-    """EXIF orientation of a JPEG, 1 to 8; read by Pillow, as `datasets` does."""
-    if b"Exif\0\0" not in data and b"tiff:Orientation" not in data:
+def _orientation(data: bytes, header: int) -> int:
+    """EXIF orientation of a JPEG, 1 to 8; read by Pillow, as `datasets` does.
+
+    Args:
+        header: Bytes before the first scan.
+    """
+    if data.find(b"Exif\0\0", 0, header) < 0 and data.find(b"tiff:Orientation", 0, header) < 0:
         return 1
     with PILImage.open(io.BytesIO(data), formats=FORMATS) as image:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -164,6 +168,7 @@ class _Jpeg:
         self.data = data
         self._missing: dict[int, list[int]] = {}  # component -> lowest bit that is sent of each of its coefficients
         self._sequential, self._scans, self._last_scan = True, 0, 0
+        self.header = 0  # bytes before the first scan
         at = 2
         for _ in range(_MOST_SEGMENTS):
             match = _MARKER.search(data, at)
@@ -176,6 +181,7 @@ class _Jpeg:
             self._read(kind, data[at + 2 : at + length])
             at += length
             if kind == 0xDA:
+                self.header = self.header or at
                 self._last_scan = at
         else:
             raise ValueError(f"it has more than {_MOST_SEGMENTS:,} segments")

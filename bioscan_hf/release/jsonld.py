@@ -36,8 +36,11 @@ def json_tables(path: Path, stream: Bytes, names: list[str], wanted: list[str]) 
         if unknown:
             raise ReleaseError(f"{path.name}, row {row}: the first object has no key {unknown[0]!r}.")
         for name in wanted:
-            if not isinstance(record.get(name), str | None):
-                raise ReleaseError(f"{path.name}, row {row}: {name} is {record[name]!r}, not a text or a number.")
+            value = record.get(name)
+            if not isinstance(value, str | None):
+                raise ReleaseError(f"{path.name}, row {row}: {name} is {value!r}, not a text or a number.")
+            if value and not value.isascii() and _SURROGATE.search(value):
+                raise ReleaseError(f"{path.name}, row {row}: {name} is {value!r}, with half of a character.")
         rows.append({name: record.get(name) or None for name in wanted})
         if len(rows) == _RECORDS:
             yield pa.Table.from_pylist(rows, schema)
@@ -58,9 +61,13 @@ def first_keys(path: Path, start: bytes) -> list[str]:
         raise ReleaseError(f"{path} is not one JSON object per row ({error}).") from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ReleaseError(f"{path} holds {str(pairs)[:60]!r} where an object was expected.")
-    return [key for key, _ in pairs if "@" not in key and ":" not in key]
+    names = [key for key, _ in pairs if "@" not in key and ":" not in key]
+    if wrong := [name for name in names if _SURROGATE.search(name)]:
+        raise ReleaseError(f"{path} has a key {wrong[0][:80]!r}, with half of a character.")
+    return names
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BETWEEN = re.compile(r"[\s,\[\]]*")
 
 

@@ -226,7 +226,7 @@ def load_index(folder: str | Path) -> RetrievalIndex:
     try:
         tensors, table = load_file(folder / "vectors.safetensors"), pq.read_table(folder / "labels.parquet")
         approximate = None if kind == "exact" else _faiss().read_index(str(folder / "index.faiss"))
-    except (SafetensorError, pa.ArrowException, OSError, RuntimeError) as error:
+    except (SafetensorError, pa.ArrowException, OSError, RuntimeError, UnicodeDecodeError) as error:
         told = " ".join(str(error)[:300].split())
         raise ValueError(f"A file of the index {folder} is damaged ({told}). Build the index again.") from error
     _check_tables(folder, tensors, table)

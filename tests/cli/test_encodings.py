@@ -47,6 +47,7 @@ def test_latin1_through_every_command(table, tmp_path, capsys):
     for command in (["build", latin1, tmp_path / "built"], ["stats", latin1]):
         assert "is not UTF-8" in (told := refused(capsys, *command)) and "--encoding latin-1" in told
     assert run(capsys, "build", latin1, tmp_path / "built", *LATIN1)["rows"] == 12
+    assert "another encoding" in refused(capsys, "build", latin1, tmp_path / "built", "--encoding", "cp1252")
     stats = [run(capsys, "stats", *source) for source in ([latin1, *LATIN1], [tmp_path / "split.csv"])]
     assert {**stats[0], "source": ""} == {**stats[1], "source": ""}
     with pytest.raises(ReleaseError, match="before load_bioscan5m, build it with its encoding"):

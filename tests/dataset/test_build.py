@@ -543,7 +543,7 @@ def test_a_manifest_deletes_only_inside_its_folder(tmp_path):
     state["shards"]["../thesis.txt"] = {"rows": 1, "bytes": 13, "sha256": ""}
     (tmp_path / "out/manifest.json").write_text(json.dumps(state))
     write_rows(tmp_path / "m.csv", [row("A1"), row("A2")])
-    with pytest.raises(ValueError, match="'../thesis.txt' is not a file inside"):
+    with pytest.raises(ValueError, match="The field 'shards' of .*manifest.json' is damaged"):
         build(tmp_path / "m.csv", tmp_path / "out", force=True)
     assert (tmp_path / "thesis.txt").exists()
 

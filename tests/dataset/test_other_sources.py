@@ -13,10 +13,12 @@ import pytest
 from datasets import Image
 from PIL import Image as PILImage
 
+from bioscan_hf.dataset import blocks
 from bioscan_hf.dataset.bioscan1m import CLIBD_SPLITS, PARTITIONS, bioscan1m_label_maps, load_bioscan1m
 from bioscan_hf.dataset.bioscan1m import TSV as BIOSCAN1M_TSV
 from bioscan_hf.dataset.canadian_invertebrates import canadian_invertebrates_label_maps, load_canadian_invertebrates
 from bioscan_hf.dataset.clibd_hdf5 import clibd_label_maps, load_clibd_hdf5
+from bioscan_hf.labels import LabelMaps
 from bioscan_hf.models.taxonomy_text import taxonomy_text
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.schema import COLUMNS
@@ -197,6 +199,27 @@ def test_photos_of_bioscan1m_are_untouched(bioscan1m, package, shift):
 
 
 @pytest.mark.filterwarnings("ignore:The partition")
+def test_a_stream_is_scanned_once_and_hashes_no_names(bioscan1m, tmp_path, monkeypatch):
+    """The label ids are kept in the cache until the files change; datasets is given the name of their file only."""
+    source = tmp_path / BIOSCAN1M_TSV
+    source.write_bytes((bioscan1m / "bioscan1m" / BIOSCAN1M_TSV).read_bytes())
+    scanned, hashed = [], []
+    scan, from_generator = blocks.BlockSource.scan, blocks.IterableDataset.from_generator
+    monkeypatch.setattr(blocks.BlockSource, "scan", lambda self: scanned.append(1) or scan(self))
+    monkeypatch.setattr(
+        blocks.IterableDataset,
+        "from_generator",
+        lambda *args, **more: hashed.append(more["gen_kwargs"]) or from_generator(*args, **more),
+    )
+    streams = [load_bioscan1m(source, split="train", ranks=["species"], streaming=True) for _ in range(2)]
+    assert list(streams[0]) == list(streams[1]) and len(scanned) == 1
+    assert not any(isinstance(value, LabelMaps) for given in hashed for value in given.values())
+    with open(source, "ab") as file:
+        file.write(source.read_bytes().splitlines(True)[1].replace(b"PROC000", b"PROC999"))
+    load_bioscan1m(source, split="train", ranks=["species"], streaming=True)
+    assert len(scanned) == 2
+
+
 def test_label_maps_and_cutting_of_bioscan1m(bioscan1m):
     maps = bioscan1m_label_maps(bioscan1m)
     data = load_bioscan1m(bioscan1m, split="all", ranks=["tribe"], max_nucleotides=410)

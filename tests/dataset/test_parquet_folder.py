@@ -85,9 +85,9 @@ def test_columns_without_a_value_and_damaged_pages(tmp_path, streaming):
         "coord-lat": "float64",
     }
     whole = path.read_bytes()
-    places = {"page": whole.find(b"PAR1") + 6, "text": whole.find(b"P1")}
-    for place in (places["page"], places["text"]):
-        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+    damaged = [whole[:place] + b"\xff" + whole[place + 1 :] for place in (whole.find(b"PAR1") + 6, whole.find(b"P1"))]
+    for content in [*damaged, whole.replace(b"genus", b"gen\xffs")]:  # a page, a text, the name of a column
+        path.write_bytes(content)
         with pytest.raises(ReleaseError, match="train.parquet is not a readable Parquet file") as error:
             list(load_bioscan5m(tmp_path, split="train", streaming=streaming))
         assert "\n" not in str(error.value)

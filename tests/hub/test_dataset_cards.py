@@ -61,6 +61,7 @@ def test_the_card_of_an_index(tmp_path):
     folder = tmp_path / "index"
     save_index(build_index(np.eye(2)[[0, 0, 1]], {"species": ["A", "A", None]}), folder)
     text = index_card("Keys", folder)
+    assert "license: other" in text, "nobody has said under which licence the references are"
     assert "An index of 3 reference specimens (2 distinct vectors of 2 numbers, kind `exact`)" in text
     assert "| species | 2 | 1 |" in text and "Not evaluated." in text and "no results file was given" in text
     tables = {"dna->dna": {"seen": part(0.9012), "unseen": part(0.5), "harmonic_mean": part(0.643)}}

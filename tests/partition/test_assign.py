@@ -490,7 +490,7 @@ def test_staggered_finds_every_overlap(seed):
     ]
     references = [*(one[: len(one) - rng.integers(0, 30)] for one in whole), "ACG"]
     expected = [overlap_by_search(query, references) for query in queries]
-    assert staggered(queries, references).tolist() == expected and 0 < sum(expected) < 8
+    assert staggered(queries, references).tolist() == expected and sum(expected)
     assert not staggered([], references).any() and not staggered(queries, []).any()
 
 

@@ -81,8 +81,10 @@ def test_traversal_build(tmp_path, keep_going):
         assert any("cannot be the name of a file" in problem.what for problem in manifest.problems)
         assert load_bioscan5m(tmp_path / "dataset", "original_256", "val")["processid"] == ["GOOD-20"]
     else:
-        with pytest.raises(ReleaseError, match="private/photo.* cannot be the name of a file"):
+        with pytest.raises(ReleaseError, match="row 1 .*private/photo.* cannot be the name of a file"):
             build(root, tmp_path / "dataset", ["original_256"])
+        assert not (tmp_path / "dataset").exists()
+        assert build(root, tmp_path / "text", ["dna"]).complete, "without photos, the id is only text"
     for path in (tmp_path / "dataset").rglob("*.parquet"):
         assert b"of the user" not in path.read_bytes()
 
