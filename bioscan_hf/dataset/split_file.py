@@ -65,6 +65,9 @@ def split_file(
         _check_rows(source, block, first, changes.kept)
         specimens.add(block if changes.kept is None else block.filter(changes.kept))
     specimens.finish()
+    if not specimens.count:
+        left = f", but {counted(left_out)}" if left_out else ""
+        raise ReleaseError(f"{source} has no rows to partition{left}.")
     for note in changes.problems(source.name):
         tell(str(note))
     if left_out:

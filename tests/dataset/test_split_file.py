@@ -39,6 +39,8 @@ def test_four_columns_are_enough_for_every_command(tmp_path, capsys, ending):
     assert table["processid"].to_pylist() == [f"P{i}-20" for i in range(30)]
     first = gzip.open(output).read() if ending.endswith(".gz") else output.read_bytes()
     assert first.startswith({".c": b"processid,", ".t": b"processid\t", ".j": b'{"processid"'}[ending[:2]])
+    if ending in (".csv", ".jsonl.gz"):  # read like their neighbours
+        return
     main(["build", str(output), str(tmp_path / "built"), "--quiet"])
     train = load_bioscan5m(output, split="train")
     assert train["species"] == load_bioscan5m(tmp_path / "built", split="train")["species"]
@@ -94,6 +96,16 @@ def test_what_cannot_be_partitioned_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ValueError, match="a table ends in .csv, .tsv, .jsonl"):
         split_file(write(tmp_path / "good.csv", rows()), tmp_path / "out.xlsx")
     assert not [path for path in tmp_path.iterdir() if path.stem.startswith((".out", "out"))]
+
+
+def test_a_table_without_rows(tmp_path):
+    """Only a header, or only records of other markers."""
+    for lines in ("", "P1,Apis,Apis mellifera,ACGT,28S\n"):
+        source = tmp_path / "own.csv"
+        source.write_text(f"processid,genus,species,dna_barcode,marker_code\n{lines}")
+        with pytest.raises(ReleaseError, match="own.csv has no rows to partition" + (".*28S" if lines else "")):
+            split_file(source, tmp_path / "out.csv", tell=lambda line: None)
+        assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_encoding_can_be_given(tmp_path):
