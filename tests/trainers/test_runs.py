@@ -6,9 +6,11 @@ import shutil
 from types import SimpleNamespace
 
 import minihub
+import numpy as np
 import pytest
 import torch
 from training_runs import as_flags, divide, history, losses, results_of, start, weights, write_csv
+from transformers import EvalPrediction
 
 from bioscan_hf.files import file_hash
 from bioscan_hf.trainers import pretrain_barcodebert as program
@@ -133,6 +135,23 @@ def test_evaluation_in_bfloat16_leaves_the_weights_as_trained(source, whole, tmp
     assert "precision_of_evaluation" not in results_of(whole)
     for name, value in weights(whole).items():
         assert torch.equal(weights(tmp_path / "run")[name], value), name
+
+
+def test_a_step_without_a_masked_kmer_costs_nothing(source, tmp_path):
+    """Barcodes of two k-mers, of which 5 % are masked: most steps have no label, and none has a loss that is NaN."""
+    options = {"mask_ratio": 0.05, "max_nucleotides": 4, "per_device_train_batch_size": 1, "validation_split": "none"}
+    run(source, tmp_path / "run", save_strategy="no", max_steps=12, **options)
+    assert 0.0 in losses(tmp_path / "run")
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_validation_metrics_of_300000_barcodes_have_all_digits():
+    """24 million masked k-mers, of which 95 % are right; each costs 0.1 nats. In float32, 70 % would be right."""
+    barcode = np.full((1, 80, 2), [1.0, 0.1], np.float32)
+    barcode[:, ::20, 0] = 0
+    scores, labels = np.broadcast_to(barcode, (300_000, 80, 2)), np.broadcast_to(np.int64(5), (300_000, 80))
+    found = program.summarize_kmers(EvalPrediction(scores, labels), "masked")
+    assert found == {"masked_accuracy": 0.95, "masked_loss": pytest.approx(0.1, rel=1e-6)}
 
 
 def test_the_log_has_samples_per_second(whole):
