@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,27 @@ def start(command: list[str], **environment: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, *command], env=os.environ | environment, capture_output=True, text=True, check=False
     )
+
+
+def launch_nodes(program: str, flags: list[str]) -> None:
+    """Runs a trainer on two nodes of one CPU process each, which share their folders and must succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = ["--master_addr", "127.0.0.1", "--master_port", str(free.getsockname()[1])]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", *address]
+    nodes = [
+        subprocess.Popen(
+            [*command, "--node_rank", str(rank), "-m", f"bioscan_hf.trainers.{program}", *flags],
+            env=os.environ | {"ACCELERATE_USE_CPU": "yes"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for node in nodes:
+        error = node.communicate()[1]
+        assert node.returncode == 0, error[-5000:]
 
 
 def launch(program: str, flags: list[str], launcher: str = "torchrun") -> None:

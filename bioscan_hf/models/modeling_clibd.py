@@ -249,6 +249,9 @@ class ClibdModel(PreTrainedModel):
         if modality not in self.config.modalities:
             raise ValueError(f"This model has no {modality!r}; it embeds {', '.join(self.config.modalities)}.")
 
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
+        """None: each encoder has its own. FSDP asks for it."""
+
     def freeze(self, *modalities: str, projections: bool = False) -> None:
         """Freezes the encoders of these modalities, without dropout; it is not saved.
 

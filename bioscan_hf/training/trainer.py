@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sized
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -72,7 +72,7 @@ class BarcodeTrainer(Trainer):
         if self.args.neftune_noise_alpha is not None:
             _check_embeddings(self.model)
         if self.is_fsdp_enabled:
-            found = {type(module).__name__ for module in self.model.modules()}
+            found = {type(module).__name__ for module in cast(Any, self.model).modules()}
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(found & FSDP_UNITS)
         self.eval_collator, self.sampler = eval_collator, sampler
         self.processor: Any = None
@@ -232,13 +232,14 @@ def own_class(model: Any) -> Iterator[None]:
 
 def _check_embeddings(model: Any) -> None:
     """Raises ValueError for a model without an embedding of tokens, to which NEFTune adds noise."""
-    try:
-        model.get_input_embeddings()
-    except NotImplementedError:
+    found = None
+    with suppress(NotImplementedError):
+        found = model.get_input_embeddings()
+    if found is None:
         raise ValueError(
             f"--neftune_noise_alpha adds noise to one token embedding, which a {type(model).__name__} does not have. "
             f"Leave it out."
-        ) from None
+        )
 
 
 class EpochCallback(TrainerCallback):

@@ -9,6 +9,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 
+from bioscan_hf.training.trainer import FSDP_UNITS
+
 FOLDER = Path(__file__).parents[2] / "trainers" / "launch"
 SIZES = {"one_gpu": (1, 1), "four_gpus": (1, 4), "two_nodes": (2, 8), "fsdp": (1, 4), "two_cpu_processes": (1, 2)}
 
@@ -18,20 +20,22 @@ def test_accelerate_reads_every_config(path):
     """accelerate refuses keys that it does not know; a config that is not in the table below is untested."""
     config = load_config_from_file(str(path))
     assert (config.num_machines, config.num_processes) == SIZES[path.stem]
-    assert f"trainers/launch/{path.name}" in path.read_text(encoding="utf-8") or path.stem == "fsdp"
+    assert f"trainers/launch/{path.name}" in path.read_text(encoding="utf-8")
 
 
-def test_fsdp_config_holds_options_that_the_plugin_has_and_layers_that_our_models_have():
-    """A misspelt option would be ignored in silence; so would the name of a layer that no model has."""
+def test_fsdp_config_holds_options_that_the_plugin_has():
+    """A misspelt option would be ignored in silence. What the config does is in test_fsdp.py."""
+    options = load_config_from_file(str(FOLDER / "fsdp.yaml")).fsdp_config
+    names = {name.removeprefix("fsdp_").replace("version", "fsdp_version") for name in options}
+    assert names <= set(FullyShardedDataParallelPlugin.__dataclass_fields__)
+
+
+def test_the_units_of_fsdp_are_layers_that_our_models_have():
     from timm.models.vision_transformer import Block
     from transformers.models.bert.modeling_bert import BertLayer
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Block
 
-    options = load_config_from_file(str(FOLDER / "fsdp.yaml")).fsdp_config
-    fields = set(FullyShardedDataParallelPlugin.__dataclass_fields__)
-    renamed = {"transformer_layer_cls_to_wrap": "transformer_cls_names_to_wrap", "version": "fsdp_version"}
-    names = {name.removeprefix("fsdp_") for name in options}
-    assert {renamed.get(name, name) for name in names} <= fields
-    assert options["fsdp_transformer_layer_cls_to_wrap"].split(",") == [BertLayer.__name__, Block.__name__]
+    assert {layer.__name__ for layer in (BertLayer, Block, Mamba2Block)} == FSDP_UNITS
 
 
 def test_two_cpu_processes_are_two(tmp_path):

@@ -6,14 +6,16 @@ Shape letters: B = specimens of a process and batch, E = embedding size, n = row
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
@@ -80,7 +82,15 @@ class ClibdTrainer(BarcodeTrainer):
         return prepare_data_loader(loader, args.device, put_on_device=True, **alone)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs values; the epoch of a stream is its number of passes, which the Trainer does not know."""
+        """Logs values; with a loss, also the temperature.
+
+        The epoch of a stream is its number of passes, which the Trainer does not know.
+        """
+        if "loss" in logs and self.options.objective == "contrast":
+            modules = cast(Any, self.model).modules()
+            scale = next(module for module in modules if isinstance(module, LogitScale)).log_scale
+            whole = scale.full_tensor() if isinstance(scale, DTensor) else scale
+            logs["temperature"] = math.exp(-whole.item())
         if isinstance(self.train_dataset, PassStream):
             self.state.epoch = self.state.global_step * global_batch_size(self.args) / self.train_dataset.rows
         super().log(logs, start_time)
