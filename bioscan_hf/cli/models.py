@@ -86,7 +86,6 @@ def embed(
 ) -> Result:
     """Embed the barcodes or photos of a dataset, or your own sequences."""
     given = dict(locals())
-    from ..dataset.load import parse_taxon
     from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write
@@ -98,17 +97,7 @@ def embed(
     how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
     how["column"] = "dna_barcode" if config == "dna" else "image"
     sizes: dict[str, int] = {}
-
-    if own:
-        parts: dict[str, tuple[Path, Callable[[], Any]]] = {
-            Path(source).name: (output, lambda: read_own_sequences(source, out, given))
-        }
-    else:
-        only: dict[str, Any] = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": unique_barcodes}
-        parts = {
-            name: (output / name, partial(_read_split, source, config, name, only)) for name in split or EVALUATED
-        }
-    for name, (folder, read) in parts.items():
+    for name, (folder, read) in _parts(given, own, out).items():
         try:
             rows = read()
         except MissingSplit as error:
@@ -123,6 +112,20 @@ def embed(
         out.say(f"{name}: {len(found):,} x {found.dim}{note}")
     out.wrote(output)
     return {"output": str(output), "model": model, "rows": sizes}
+
+
+def _parts(given: dict[str, Any], own: bool, out: Output) -> dict[str, tuple[Path, Callable[[], Any]]]:
+    """Name of a split, or of a sequence file -> folder for its embeddings, and a function that reads its rows."""
+    from ..dataset.load import parse_taxon
+
+    source, output, taxon = given["source"], given["output"], given["taxon"]
+    if own:
+        return {Path(source).name: (output, lambda: read_own_sequences(source, out, given))}
+    only = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": given["unique_barcodes"]}
+    return {
+        name: (output / name, partial(_read_split, source, given["config"], name, only))
+        for name in given["split"] or EVALUATED
+    }
 
 
 def _read_split(source: str, config: str, split: str, only: dict[str, Any]) -> Any:

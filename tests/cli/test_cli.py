@@ -412,7 +412,8 @@ def test_identify_names_reads_of_a_release(dataset, tmp_path, capsys):
     test = load_bioscan5m(dataset, "dna", "test", unique_barcodes=True)
     reads = tmp_path / "reads.fasta"
     reads.write_text(
-        "".join(f">{row['processid']};size=7\n{row['dna_barcode']}\n" for row in test) + ">short\nACG\n>bad\nNOT*DNA!\n"
+        "".join(f">{row['processid']};size=7\n{row['dna_barcode']}\n" for row in test)
+        + ">short\nACG\n>bad\nNOT*DNA!\n"
     )
     library = tmp_path / "library"
     made = run(capsys, "references", dataset, library, "--split", "train")
@@ -437,7 +438,11 @@ def test_identify_names_reads_of_a_release(dataset, tmp_path, capsys):
     for ending in ("tsv", "json", "parquet", "xlsx"):
         output = tmp_path / f"names.{ending}"
         run(capsys, "identify", reads, output, "--references", library)
-        assert [row["id"] for row in read_answers(output)] == [*(f"{r['processid']};size=7" for r in test), "short", "bad"]
+        assert [row["id"] for row in read_answers(output)] == [
+            *(f"{r['processid']};size=7" for r in test),
+            "short",
+            "bad",
+        ]
 
 
 def read_answers(path):
