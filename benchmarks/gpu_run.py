@@ -51,10 +51,12 @@ def best(rows: Rows, start: str, field: str = "samples_per_second") -> float | N
     return max(found, default=None)
 
 
-def chosen(rows: Rows) -> float | None:
-    """Species accuracy on test of the trained row that is best on val."""
-    trained = [row for name, row in rows.items() if name.startswith("BarcodeBERT, masked") and "species of val" in row]
-    return max(trained, key=lambda row: row["species of val"])["species of test"] if trained else None
+def chosen(rows: Rows) -> str | None:
+    """The trained row that is best on val; None if there is none."""
+    trained = [
+        name for name, row in rows.items() if name.startswith("BarcodeBERT, masked") and "species of val" in row
+    ]
+    return max(trained, key=lambda name: rows[name]["species of val"], default=None)
 
 
 def goals(parts: Mapping[str, Mapping[str, Rows]], claimed: bool = True) -> dict[str, dict[str, Any]]:
@@ -64,6 +66,7 @@ def goals(parts: Mapping[str, Mapping[str, Rows]], claimed: bool = True) -> dict
     ours = best(steps, "4-4-4 fast"), best(clibd, "ours")
     published = best(steps, "4-4-4 published"), best(clibd, "published")
     ratios = [mine / other if mine and other else None for mine, other in zip(ours, published, strict=True)]
+    row = chosen(training)
     reached: dict[str, tuple[float, float | None]] = {
         "4-4-4, samples/s": (12_000, ours[0]),
         "4-4-4, times the published step": (5, ratios[0]),
@@ -73,12 +76,14 @@ def goals(parts: Mapping[str, Mapping[str, Rows]], claimed: bool = True) -> dict
         ),
         "CLIBD, samples/s": (1_800, ours[1]),
         "CLIBD, times the published step": (3, ratios[1]),
-        "species of test after training": (0.95, chosen(training)),
+        "species of test after training": (0.95, training[row]["species of test"] if row else None),
     }
-    return {
+    found: dict[str, dict[str, Any]] = {
         name: {"goal": goal, "reached": value, "met": value >= goal if value is not None and claimed else None}
         for name, (goal, value) in reached.items()
     }
+    found["species of test after training"]["row, chosen by val"] = row
+    return found
 
 
 def run_part(report: Report, name: str, options: argparse.Namespace) -> None:

@@ -308,7 +308,7 @@ class Pupil:
         batches = make_batches(self.barcodes, ("pretrain", "train"), collator, settings["batch_size"], self.workers)
         course = Course(self.device, seconds, FAST["bf16"], self.look)
         trained = course.train(self.model, lambda batch: run(**batch).loss, batches, settings)
-        return trained | {"settings": {**FAST, **settings}}
+        return trained | {"settings": {**FAST, **settings}, "labels": "none"}
 
     def contrast(self, seconds: float) -> dict[str, Any]:
         """Contrast of the species of train, by the recipe of the package."""
@@ -316,9 +316,8 @@ class Pupil:
         settings = CONTRAST | ({"batch_size": 8} if self.small else {})
         batches = make_batches(self.barcodes, ("train",), collator, settings["batch_size"], self.workers)
         course = Course(self.device, seconds, FAST["bf16"], self.look, every=30.0)
-        return course.train(self.model, partial(contrast_loss, self.model.bert), batches, settings) | {
-            "settings": settings
-        }
+        trained = course.train(self.model, partial(contrast_loss, self.model.bert), batches, settings)
+        return trained | {"settings": settings, "labels": "species of train"}
 
 
 def measure_training(report: Report, small: bool, folder: Path | None, seconds: float, workers: int) -> None:
