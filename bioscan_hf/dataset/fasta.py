@@ -92,10 +92,11 @@ def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool, whole: 
     if whole:
         table = file.barcodes(_ids(file, headers, place), bodies, place)
         return table.append_column("header", pa.array([file.decode(header) for header in headers], pa.string()))
+    words = _ids(file, headers, place)
     if not bold:
-        return file.barcodes(_ids(file, headers, place), bodies, place)
+        return file.barcodes(words, bodies, place)
     texts = [file.decode(header) for header in headers]
-    found = [_bold_fields(header) or (header.split(None, 1)[0], None, None) for header in texts]
+    found = [_bold_fields(text) or (word, None, None) for text, word in zip(texts, words.to_pylist(), strict=True)]
     ids, species, markers = (pa.array(column, pa.string()) for column in zip(*found, strict=True))
     return file.barcodes(ids, bodies, place).append_column("species", species).append_column("marker", markers)
 

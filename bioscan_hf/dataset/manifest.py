@@ -90,7 +90,7 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """The manifest of a build that is there."""
-        old = read_manifest(folder / MANIFEST_FILE, _FIELDS)
+        old = read_manifest(folder / MANIFEST_FILE, {**_FIELDS, "rows_per_shard": dict})
         about = {key: value for key, value in old.items() if key not in _FIELDS}
         return cls.open(folder, about, force=False)
 

@@ -40,6 +40,15 @@ def test_a_damaged_field_is_named(dataset, tmp_path, field, value):
             read(tmp_path / "d")
 
 
+def test_a_manifest_without_a_field(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    content = json.loads((tmp_path / "d/manifest.json").read_text())
+    for field in ("shards", "rows", "problems", "rows_per_shard", "complete"):
+        (tmp_path / "d/manifest.json").write_text(json.dumps({k: v for k, v in content.items() if k != field}))
+        with pytest.raises(ValueError, match=f"has no field '{field}'"):
+            Manifest.read(tmp_path / "d")
+
+
 def test_numbers_that_would_fill_the_memory(dataset, tmp_path):
     content = json.loads((dataset / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(content | {"rows": {"train": 10**18}}))

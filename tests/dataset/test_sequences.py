@@ -154,6 +154,7 @@ FOREIGN = [
     ),
     ("a.fasta", b">P1\nAC\xe9T\n", "line 2 holds 'é'"),
     ("a.fasta", ">P1\nACGT\n> \nACGT\n", "record without an id at line 3"),
+    ("a.fasta", ">P1|Apis|COI-5P\nACGT\n>\nACGT\n", "record without an id at line 3"),
     ("a.fasta", b">P\xe9 x\nACGT\n", "ids or names that are not utf-8.*encoding='latin-1'"),
     ("a.fasta", "ACGT\n", "is not a FASTA or FASTQ: it begins with 'ACGT.n' instead of > or @"),
     ("a.fasta", "<html>", "is not a FASTA or FASTQ"),
