@@ -66,7 +66,9 @@ class ResizableMixin:
 
     config: Any
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """Adds embeddings after those of the vocabulary, see `PreTrainedModel.resize_token_embeddings`.
 
         Raises:
@@ -77,7 +79,9 @@ class ResizableMixin:
             raise ValueError(
                 f"{new_num_tokens} tokens are fewer than the {size} of the vocabulary. Give {size} or more."
             )
-        found = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)  # type: ignore[misc]
+        found: nn.Embedding = super().resize_token_embeddings(  # type: ignore[misc]
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
         self.config.extra_tokens = self.config.vocab_size - size
         return found
 

@@ -29,7 +29,7 @@ for folder in sorted(path for path in Path(sys.argv[2]).iterdir() if path.is_dir
     if model.config.model_type == "clibd":
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         photo = torch.arange(3 * 40 * 40).remainder(251).view(3, 40, 40).to(torch.uint8)
-        given = {"images": [photo] * 2, "text": ["Diptera"] * 2} if "image" in model.config.modalities else {}
+        given = {"images": [photo] * 2, "text": ["a b"] * 2} if "image" in model.config.modalities else {}
         output = model(**processor(dna=BARCODES, **given)).dna_embeds
     else:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
