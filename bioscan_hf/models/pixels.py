@@ -272,12 +272,16 @@ def rotate_by(pixels: Tensor, angles: Tensor, fill: Sequence[float] = (0, 0, 0))
     border = torch.tensor(fill, dtype=torch.float32, device=pixels.device)
     border = (border if pixels.is_floating_point() else border.round()).to(pixels.dtype).view(-1, 1, 1)
     at_once = _photos_at_once(pixels.device)
-    framed = border.repeat(min(at_once, len(pixels)), 1, height + 2, width + 2)
+    most = min(at_once, len(pixels))
+    framed = border.repeat(most, 1, height + 2, width + 2)
+    places = torch.empty(most, height, width, dtype=torch.int64, device=pixels.device)
+    scratch = torch.empty(2, most, height, width, device=pixels.device)  # new memory for each photo would take longer
     for start in range(0, len(pixels), at_once):
         part = pixels[start : start + at_once]
-        frame = framed[: len(part)]
+        frame, count = framed[: len(part)], len(part)
         frame[:, :, 1:-1, 1:-1] = part
-        sources, flat = _sources(angles[start : start + at_once], height, width), frame.flatten(2)
+        sources = places[:count].copy_(_sources(angles[start : start + at_once], scratch[:, :count]))
+        flat = frame.flatten(2)
         if at_once == 1:  # numpy gathers bytes several times as fast as torch
             for colour in range(colours):
                 np.take(flat[0, colour].numpy(), sources[0].numpy(), out=turned[start, colour].numpy(), mode="clip")
@@ -291,13 +295,19 @@ def _photos_at_once(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 256  # one stays in the cache of a CPU
 
 
-def _sources(angles: Tensor, height: int, width: int) -> Tensor:
-    """Place of each pixel of turned pictures in a picture with a frame of one pixel, (B, H, W) int64."""
+def _sources(angles: Tensor, scratch: Tensor) -> Tensor:
+    """Place of each pixel of turned pictures in a picture with a frame of one pixel, (B, H, W), in scratch[0].
+
+    Args:
+        scratch: Floats (2, B, H, W).
+    """
+    height, width = scratch.shape[2:]
     radians = torch.deg2rad(angles.float())[:, None]
     cos, sin = radians.cos(), radians.sin()
     down = torch.arange(height, device=angles.device) - (height - 1) / 2  # from the centre
     across = torch.arange(width, device=angles.device) - (width - 1) / 2
-    row = (cos * down + (height + 1) / 2)[:, :, None] + (sin * across)[:, None]
-    column = ((width + 1) / 2 - sin * down)[:, :, None] + (cos * across)[:, None]
-    row, column = row.round_().clamp_(0, height + 1), column.round_().clamp_(0, width + 1)
-    return row.mul_(width + 2).add_(column).long()  # whole numbers below 2**24 are exact in float32
+    row = torch.add((cos * down + (height + 1) / 2)[:, :, None], (sin * across)[:, None], out=scratch[0])
+    column = torch.add(((width + 1) / 2 - sin * down)[:, :, None], (cos * across)[:, None], out=scratch[1])
+    column.round_().clamp_(0, width + 1)
+    # Whole numbers below 2**24 are exact in float32.
+    return row.round_().clamp_(0, height + 1).mul_(width + 2).add_(column)
