@@ -67,6 +67,7 @@ def test_a_run_learns_and_writes_model_processor_and_results(dataset, model, tmp
 
 
 VALIDATED = {"key_splits": "train", "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+PERSISTING = {"distinct": "species", "dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 RANKS_OF_LOSS = {"label_columns": ["order", "genus"], "rank_weights": [1.0, 3.0]}
 SIGLIP = {"loss": "siglip", "label_columns": ["genus"], "learning_rate": 0.01}
 
@@ -98,20 +99,16 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     assert len(losses(one)) == 4 and moved > 3e-3, "the weights hardly moved: this would prove nothing"
 
 
-@pytest.mark.parametrize("way", [{"distinct": "species", "dataloader_num_workers": 2}, {"streaming": True}])
+@pytest.mark.parametrize("way", [PERSISTING, {"streaming": True}])
 def test_a_killed_run_resumes(dataset, tmp_path, way):
-    """Killed in its 7th step of 9, 5 an epoch, by SIGKILL; dropout is on, and two workers augment photos.
-
-    The workers of the whole run persist, and those of the killed one start anew in each epoch.
-    """
+    """Killed in its 7th step of 9, 5 an epoch, by SIGKILL; dropout is on, and two workers that persist augment."""
     model = make_folder(tmp_path / "model", dropout=0.1)
     options = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
     options |= {"text_templates": ["known", "scientific", "taxonomic"]} | way
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     kill("train_clibd", flags(dataset, model, killed, **options), step=7)
     assert not (killed / "checkpoint-9").exists()
-    persist = {"dataloader_persistent_workers": "dataloader_num_workers" in way}
-    program.main(*arguments(dataset, model, whole, **options, **persist))
+    program.main(*arguments(dataset, model, whole, **options))
     program.main(*arguments(dataset, model, killed, resume_from_checkpoint="last", **options))
     assert len(set(losses(whole))) == 9
     # Not to the last bit: sums over a photo depend on its place in the memory of a process.
