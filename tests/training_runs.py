@@ -21,7 +21,9 @@ SGD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "w
 
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"],
+    "accelerate": [
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m")
+    ],
 }
 
 KILLER = """

@@ -84,6 +84,10 @@ class ContrastTrainer(BarcodeTrainer):
         self, *args: Any, ranks: Sequence[str], weights: Sequence[float] | None, temperature: float, **kwargs: Any
     ):
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP divides the encoder, but one process validates it. Launch without FSDP: it fits one GPU."
+            )
         self.ranks = list(ranks)
         self.weights = None if weights is None else dict(zip(ranks, weights, strict=True))
         self.temperature = temperature

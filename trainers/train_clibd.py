@@ -98,8 +98,11 @@ def set_up_validation(
     asked = [f"{modalities[0]}->{modalities[0]}"] if objective == "simclr" else questions(modalities)
     if training_args.metric_for_best_model == BEST_BY:
         training_args.metric_for_best_model = metric_name(asked[0])
-    if training_args.load_best_model_at_end or training_args.save_strategy == "best":
+    judged = training_args.load_best_model_at_end or training_args.save_strategy == "best"
+    if judged or training_args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
         check_metric(training_args, metric_names(asked, validation))
+    else:
+        training_args.metric_for_best_model = None  # the Trainer would look for it in each validation
 
 
 def make_trainer(

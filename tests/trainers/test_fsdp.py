@@ -64,7 +64,16 @@ def test_steps_under_fsdp_are_those_of_one_process(dataset, tmp_path):
     for program, given in zip((pretrain_barcodebert, train_clibd), flags("one", 8), strict=True):
         program.main(*program.parse(given))
     (tmp_path / "program.py").write_text(PROGRAM)
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIG), "--num_processes", "2"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(CONFIG),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
     command = [*launch, "--mixed_precision", "no", str(tmp_path / "program.py"), json.dumps(flags("two", 4))]
     done = start(command, ACCELERATE_USE_CPU="yes")
     assert done.returncode == 0, done.stderr[-5000:]

@@ -39,10 +39,10 @@ def test_the_units_of_fsdp_are_layers_that_our_models_have():
 
 
 def test_two_cpu_processes_are_two(tmp_path):
-    code = "from accelerate import Accelerator\nstate = Accelerator().state\nprint(state.num_processes)\n"
-    (tmp_path / "x.py").write_text(code + "state.destroy_process_group()\n")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    command += [str(FOLDER / "two_cpu_processes.yaml"), str(tmp_path / "x.py")]
+    code = "from accelerate import Accelerator\none = Accelerator()\nprint(one.num_processes)\n"
+    (tmp_path / "x.py").write_text(code + "one.wait_for_everyone()\none.end_training()\n")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command += ["--config_file", str(FOLDER / "two_cpu_processes.yaml"), str(tmp_path / "x.py")]
     environment = os.environ | {"ACCELERATE_USE_CPU": "yes"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert "".join(done.stdout.split()) == "22", done.stderr[-2000:]

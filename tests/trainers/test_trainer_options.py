@@ -85,7 +85,7 @@ REFUSED = [
     (
         "clibd",
         {"eval_strategy": "steps", "save_strategy": "best", "metric_for_best_model": "loss"},
-        "--metric_for_best_model is 'loss', which this validation does not measure",
+        "--metric_for_best_model is 'loss', but validation gives image_to_dna_",
     ),
     (
         "pretrain",
