@@ -211,6 +211,7 @@ def test_losses_of_several_labels_sum_over_parts(kind):
 
 def test_sentence_transformers_trains_an_exported_encoder(tmp_path):
     transformers = pytest.importorskip("sentence_transformers")
+    losses = pytest.importorskip("sentence_transformers.losses")
     from bioscan_hf.hub.export import export_sentence_transformers
 
     export_sentence_transformers(
@@ -223,7 +224,7 @@ def test_sentence_transformers_trains_an_exported_encoder(tmp_path):
     arguments = transformers.SentenceTransformerTrainingArguments(
         str(tmp_path / "run"), max_steps=2, report_to="none", use_cpu=True, disable_tqdm=True, save_steps=1
     )
-    loss = transformers.losses.MultipleNegativesRankingLoss(model)
+    loss = losses.MultipleNegativesRankingLoss(model)
     transformers.SentenceTransformerTrainer(model=model, args=arguments, train_dataset=rows, loss=loss).train()
     model.save_pretrained(str(tmp_path / "two"))
     again = transformers.SentenceTransformer(str(tmp_path / "two"), device="cpu")
