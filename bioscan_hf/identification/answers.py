@@ -131,7 +131,8 @@ def _confidences(
     above = np.ones(len(raw))
     for rank in library.ranks:
         if rank in found:
-            confidences[rank] = above = np.minimum(above, found[rank])
+            votes = np.concatenate([block.names.votes[rank] for block in blocks])
+            confidences[rank] = above = np.minimum(above, np.minimum(found[rank], votes))
     below: NDArray[np.float64] | None = None
     for rank in reversed(library.ranks):  # of a rank with one taxon nothing can be learned: at least that of the next
         below = confidences.setdefault(rank, below) if below is not None else confidences.get(rank)

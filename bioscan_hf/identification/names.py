@@ -31,6 +31,7 @@ class Names:
         lead: Rank -> how much its identity exceeds that of the best other taxon (n,).
         second: Rank -> code of the best other taxon (n,), -1 if there is none.
         tied: Rank -> number of taxa that are equally near (n,).
+        votes: Rank -> share of this taxon in the records that are equally near (n,); 1 if there is no name.
     """
 
     codes: dict[str, NDArray[np.int64]]
@@ -38,6 +39,7 @@ class Names:
     lead: dict[str, NDArray[np.float64]]
     second: dict[str, NDArray[np.int64]]
     tied: dict[str, NDArray[np.int64]]
+    votes: dict[str, NDArray[np.float64]]
 
 
 def names_of(
@@ -53,7 +55,7 @@ def names_of(
         ranks: Highest first.
     """
     n, c = found.rows.shape
-    names = Names({}, {}, {}, {}, {})
+    names = Names({}, {}, {}, {}, {}, {})
     there = found.rows >= 0
     rows = found.rows.clip(0)
     allowed = there.copy()
@@ -68,7 +70,7 @@ def names_of(
         overlap = np.take_along_axis(found.overlap, at, 1)
         ties = usable & (np.abs(found.identity - best) < EQUAL) & (found.overlap >= 0.9 * overlap)
         ties |= usable & (order == at)
-        chosen, tied = _voted(own, ties, np.where(there, count[rows], 0))
+        chosen, tied, names.votes[rank] = _voted(own, ties, np.where(there, count[rows], 0))
         chosen[~has] = -1
         same = usable & (own == chosen[:, None])
         other = there & (own >= 0) & (own != chosen[:, None])
@@ -88,19 +90,24 @@ def names_of(
 
 def _voted(
     own: NDArray[np.int64], ties: NDArray[np.bool_], count: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The taxon with most records among tied candidates (n,), the first by name if equal, and their number."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The taxon with most records among tied candidates (n,), the first by name if equal.
+
+    Also the number of tied taxa, and the share of its records in theirs.
+    """
     votes = np.zeros(own.shape, np.int64)
     for place in range(own.shape[1]):
         votes += np.where(
             ties & ties[:, place : place + 1] & (own == own[:, place : place + 1]), count[:, place : place + 1], 0
         )
+    every = np.where(ties, count, 0).sum(1)
     votes[~ties] = -1
     most = votes.max(1, keepdims=True)
     chosen = np.where((votes == most) & ties, own, np.iinfo(np.int64).max).min(1)
     ordered = np.sort(np.where(ties, own, -1), axis=1)
     tied = (ordered[:, 0] >= 0).astype(np.int64) + ((ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] >= 0)).sum(1)
-    return np.where(chosen == np.iinfo(np.int64).max, -1, chosen), tied
+    share = np.where(every > 0, votes.max(1) / np.maximum(every, 1), 1.0)
+    return np.where(chosen == np.iinfo(np.int64).max, -1, chosen), tied, share
 
 
 def evidence_of(

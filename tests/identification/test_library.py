@@ -131,6 +131,7 @@ def test_records_that_share_a_barcode_vote_and_unnamed_ones_only_add(world):
         for order in ([*unnamed, one, *others], [*others, one, *unnamed], [*others, one]):
             named = make([*order, *rows[40:]]).identify([one["dna_barcode"]]).to_pylist()[0]
             found.append((named["species"], named["conflicts"]))
+            assert named["species_confidence"] <= 10 / 11 < named["genus_confidence"]
     assert set(found) == {(f"{one['genus']} majoris", "2 species equally near")}
 
 
