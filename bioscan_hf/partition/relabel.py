@@ -32,7 +32,8 @@ def commonest(group: np.ndarray, label: np.ndarray, last: np.ndarray, n_groups: 
     known = (group >= 0) & (label >= 0)
     if not known.any():
         return winner
-    pairs, counts = np.unique(group[known] * len(last) + label[known], return_counts=True)
+    # In 64 bits: at full size, barcodes x species exceed 32.
+    pairs, counts = np.unique(group[known].astype(np.int64) * len(last) + label[known], return_counts=True)
     of, candidate = np.divmod(pairs, len(last))
     order = np.lexsort((candidate, -counts, last[candidate], of))
     of, candidate = of[order], candidate[order]

@@ -26,6 +26,7 @@ from bioscan_hf.partition.draws import (
 )
 from bioscan_hf.partition.overlap import contained, staggered
 from bioscan_hf.partition.placeholders import is_placeholder
+from bioscan_hf.partition.relabel import commonest
 
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "partition_published.json"
 
@@ -568,3 +569,13 @@ def test_real_records_simulated(shared):
     parts = {part["split"]: part for part in split_summary(result)}
     assert parts["key_unseen"]["species"] == 1 + round(0.15 * 924)
     assert all(rows[split] for split in taxonomy.SPLITS if split != "other_heldout")
+
+
+def test_labels_of_as_many_barcodes_and_species_as_in_bioscan_5m():
+    """Barcodes x species exceed 32 bits there: the ids of barcodes are of 32 bits, and their products are not."""
+    species, barcodes = 22_622, 2_486_492
+    group = np.array([0, barcodes - 2, barcodes - 1, barcodes - 1], np.int32)
+    label = np.array([5, species - 1, 7, 7], np.int64)
+    winner = commonest(group, label, np.zeros(species, bool), barcodes)
+    assert winner[[0, barcodes - 2, barcodes - 1]].tolist() == [5, species - 1, 7]
+    assert (winner >= 0).sum() == 3
