@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 _IUPAC = {"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT"}
 _IUPAC |= {"V": "ACG", "N": "ACGT"}
 #: Pairs of letters that are equal: IUPAC codes and what they mean.
@@ -27,8 +25,3 @@ def edit_distance(read: str, key: str, bound: int) -> int:
         short, long, mode="HW", task="distance", k=bound, additionalEqualities=None if plain else EQUAL_LETTERS
     )["editDistance"]
     return bound if found < 0 else int(found)
-
-
-def cigar_steps(cigar: str) -> list[tuple[int, str]]:
-    """[(12, "="), (1, "I")] for "12=1I": I is a letter of the shorter alone, D one of the longer alone."""
-    return [(int(number), kind) for number, kind in re.findall(r"(\d+)([=XID])", cigar or "")]

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.modeling_alignedbarcode import NOTHING
-from .alignment import EQUAL_LETTERS, cigar_steps
 from .region import LEAST_SCORE
 from .similarity import Matches, References
 
@@ -139,14 +137,13 @@ def judged(
     if frame is not None and found.aligned is not None:
         stopped = stops(found.aligned, frame.first, frame.code)
     whole = references.region.positions if references.region is not None else 0
-    shifted = _shifted(found, references)
     for i, place in enumerate(usable):
         strand[place] = "-" if found.turned[i] else "+"
         if found.rows[i, 0] < 0 or (found.score[i] < LEAST_SCORE and identity[i] < FOREIGN) or identity[i] < 0.6:
             status[place] = "not_coi"
         elif identity[i] < least_identity:
             status[place] = "far"
-        elif shifted[i]:
+        elif found.shifted[i]:
             status[place] = "indel"
         elif stopped[i] and found.score[i] >= LEAST_SCORE:
             status[place] = "possible_numt"
@@ -155,37 +152,3 @@ def judged(
         elif found.turned[i]:
             status[place] = "reversed"
     return Quality(status, [_NOTES.get(text, "") for text in status], strand)
-
-
-def _shifted(found: Matches, references: References) -> NDArray[np.bool_]:
-    """Reads whose alignment with their nearest reference has gaps that shift the frame (n,)."""
-    import edlib
-
-    shifted = np.zeros(len(found.reads), np.bool_)
-    placed = references.placed
-    if found.aligned is None or placed is None:
-        return shifted
-    for i, row in enumerate(found.rows[:, 0]):
-        if row < 0 or found.identity[i, 0] < 0.75:
-            continue
-        both = (placed.aligned[row] != NOTHING) & (found.aligned[i] != NOTHING)
-        equal = ((placed.aligned[row] == found.aligned[i]) & both).sum()
-        if not found.gaps[i] and equal >= (found.identity[i, 0] - 0.004) * max(both.sum(), 1):
-            continue  # without gaps it is as good
-        short, long = sorted((found.reads[i], references.sequences[row]), key=len)
-        path = edlib.align(short, long, mode="HW", task="path", additionalEqualities=EQUAL_LETTERS)["cigar"]
-        shifted[i] = _shift(cigar_steps(path))
-    return shifted
-
-
-def _shift(parts: list[tuple[int, str]]) -> bool:
-    """Whether the gaps inside of an alignment shift the reading frame at some place."""
-    gaps = [n for place, (n, kind) in enumerate(parts) if kind in "ID" and _far_from_ends(parts, place)]
-    return any(n % 3 for n in gaps)
-
-
-def _far_from_ends(parts: list[tuple[int, str]], place: int) -> bool:
-    """Whether at least 10 nucleotides lie on either side of a gap: near an end, gaps say nothing."""
-    before = sum(n for n, kind in parts[:place] if kind in "=X")
-    after = sum(n for n, kind in parts[place + 1 :] if kind in "=X")
-    return min(before, after) >= 10

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models.modeling_alignedbarcode import NOTHING
-from .alignment import EQUAL_LETTERS, cigar_steps, edit_distance, unknown_letters
+from .alignment import edit_distance, unknown_letters
+from .mending import mended
 from .region import LEAST_SCORE, WORD, Placed, Region, blocks, complement, letters, oriented, words
 
 #: Candidates of each side.
@@ -29,7 +30,7 @@ NEAR, FEW = 0.93, 5
 #: From this identity in the region, nothing is aligned.
 CLEAR = 0.985
 
-#: A read whose identity grows by more than this when it is aligned has an insertion or deletion.
+#: A read whose identity grows by more than this when it is aligned may have an insertion or deletion.
 MENDED = 0.02
 
 #: Below this identity, candidates are ordered by the vectors of the region.
@@ -92,7 +93,7 @@ class Matches:
         reads: The reads on the strand of the references (n,).
         aligned: Codes of the reads in the region (n, P); None without a region.
         within: Nucleotides inside of the region (n,), or of the whole read without one.
-        gaps: Letters that were inserted or are missing (n,), of reads that do not lie straight in the region.
+        shifted: Reads with an insertion or deletion that shifts the reading frame (n,).
     """
 
     rows: NDArray[np.int64]
@@ -104,7 +105,7 @@ class Matches:
     reads: list[str]
     aligned: NDArray[np.uint8] | None
     within: NDArray[np.int32]
-    gaps: NDArray[np.int32]
+    shifted: NDArray[np.bool_]
 
 
 def match(references: References, reads: Sequence[str], allowed: Tensor | None = None) -> Matches:
@@ -139,7 +140,7 @@ class _Search:
         self.rows = np.full((n, 2 * CANDIDATES), -1, np.int64)
         self.identity, self.overlap = np.zeros(self.rows.shape, np.float32), np.zeros(self.rows.shape, np.int32)
         self.score: NDArray[np.float32] = np.ones(n, np.float32)
-        self.gaps = np.zeros(n, np.int32)
+        self.gaps, self.shifted = np.zeros(n, np.int32), np.zeros(n, np.bool_)
         self.own: Placed | None = None
         if references.region is not None and references.placed is not None:
             self.reads, self.turned, self.own = oriented(references.region, reads)
@@ -195,20 +196,21 @@ class _Search:
                     self.identity[i, place], self.overlap[i, place] = 1 - share, length
 
     def mend(self, some: NDArray[np.int64]) -> None:
-        """Takes insertions and deletions out of the place in the region of some reads, and searches them again."""
-        assert self.own is not None and self.references.placed is not None
-        keys = self.references.placed
-        best = self.identity.argmax(1)
-        mended = []
-        for i in some:
-            row = int(self.rows[i, best[i]])
-            if keys.score[row] < LEAST_SCORE:
+        """Takes insertions and deletions out of the place of some reads in the region, and searches them again."""
+        assert self.own is not None and self.references.placed is not None and self.references.region is not None
+        keys, best = self.references.placed, lower_bound(self.identity, self.overlap).argmax(1)
+        near = self.rows[np.arange(len(best)), best]
+        some = some[keys.score[near[some]] >= LEAST_SCORE]
+        for part in blocks([self.reads[i] for i in some]):
+            at = some[part]
+            codes = letters([self.reads[i] for i in at]).numpy().astype(np.uint8)
+            found, gaps, shifted = mended(codes, self.own.start[at], keys.aligned[near[at]])
+            changed = gaps > 0
+            at = at[changed]
+            if not len(at):
                 continue
-            found, gaps = projected(self.reads[i], self.references.sequences[row], int(keys.start[row]), self.own, i)
-            self.own.aligned[i], self.gaps[i] = found, gaps
-            mended.append(i)
-        at = np.array(mended, np.int64)
-        if len(at) and self.references.region is not None:
+            self.own.aligned[at], self.gaps[at] = found[changed], gaps[changed]
+            self.shifted[at] = shifted[changed]
             vectors = self.references.region.vectors([self.reads[i] for i in at], self.own.aligned[at])
             self.own.vectors[torch.from_numpy(at)] = vectors
             self.by_region(at)
@@ -237,40 +239,8 @@ class _Search:
             self.reads,
             None if own is None else own.aligned,
             inside.astype(np.int32),
-            self.gaps,
+            self.shifted,
         )
-
-
-def projected(read: str, key: str, start: int, own: Placed, i: int) -> tuple[NDArray[np.uint8], int]:
-    """Codes of a read at each position of the region (P,) by its alignment with a reference, and the letters in gaps.
-
-    Args:
-        key: The reference, whose first nucleotide lies at the position `start` of the region.
-        own: Places of the reads, of which this one is the `i`-th.
-    """
-    import edlib
-
-    found = np.full(own.aligned.shape[1], NOTHING, np.uint8)
-    inside = len(read) <= len(key)
-    short, long = (read, key) if inside else (key, read)
-    answer = edlib.align(short, long, mode="HW", task="path", additionalEqualities=EQUAL_LETTERS)
-    codes = letters([read])[0].numpy()
-    at_long, at_short, gaps, steps = answer["locations"][0][0], 0, 0, cigar_steps(answer["cigar"])
-    for number, (count, kind) in enumerate(steps):
-        if kind in "=X":
-            at_read, at_key = (at_short, at_long) if inside else (at_long, at_short)
-            first = start + at_key
-            low, high = max(first, 0), min(first + count, len(found))
-            if low < high:
-                found[low:high] = codes[at_read + low - first : at_read + high - first]
-            at_short, at_long = at_short + count, at_long + count
-            continue
-        gaps += count if 0 < number < len(steps) - 1 else 0
-        if kind == "I":
-            at_short += count
-        else:
-            at_long += count
-    return found, gaps
 
 
 def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
