@@ -1,6 +1,5 @@
 """Made-up references: a tree of orders, families, genera and species with sequences of 658 nt and a reading frame."""
 
-
 from bioscan_hf.identification.formats import COLUMNS
 
 LENGTH = 658

@@ -73,7 +73,7 @@ SHAPE += ["embedding_size", "profile_weight", "positions", "anchor_k"]
 
 
 @dataclass
-class ContrastArguments(ContrastDefaults, BaseTrainingArguments):
+class ContrastArguments(ContrastDefaults, BaseTrainingArguments):  # type: ignore[misc]
     """Training arguments of this recipe."""
 
 

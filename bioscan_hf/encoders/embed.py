@@ -67,7 +67,8 @@ def embed(
             transformers is called with `return_tensors="pt"` (for more options pass a `functools.partial` with them
             and this one); a `ColumnTokenizer` encodes whole columns at once. For photos it is
             `processor(photos, names)`: their bytes, and their names in errors. See `load_image_encoder`.
-        dataset: A map-style `datasets.Dataset`, `ParquetRows` or an Arrow table, with the column processid and what is encoded.
+        dataset: A map-style `datasets.Dataset`, `ParquetRows` or an Arrow table, with the column processid and what is
+            encoded.
         output: Folder to write to, and to resume from. None keeps all in memory.
         column: Column of barcodes or other texts, or of photos (`datasets.Image`), which are read batch by batch.
             None is what the encoder names, or "dna_barcode".

@@ -67,7 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class ClibdArguments(ClibdDefaults, BaseTrainingArguments):
+class ClibdArguments(ClibdDefaults, BaseTrainingArguments):  # type: ignore[misc]
     """Training arguments of this recipe."""
 
     batch_of_learning_rate: ClassVar[int] = 500
