@@ -70,7 +70,8 @@ def are_taxon_names(names: pa.Array) -> bool:
 
     if names.null_count or pc.any(pc.is_in(pc.ascii_lower(names), pa.array(MISSING_TAXA, names.type))).as_py():
         return False
-    joined = pc.binary_join(pa.LargeListArray.from_arrays([0, len(names)], names), " ")[0].as_buffer().to_pybytes()
+    every = pa.LargeListArray.from_arrays([0, len(names)], names)
+    joined = pc.binary_join(every, pa.scalar(" ", names.type))[0].as_buffer().to_pybytes()
     return b"  " not in b" " + joined + b" " and not joined.translate(None, _PRINTABLE)
 
 

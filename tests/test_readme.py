@@ -116,13 +116,19 @@ def images():
 
 
 def confidence():
-    """One row per share of novel species and rank, in percent."""
-    names = ("accuracy", "mean_confidence", "named", "right_of_named")
-    rows = [
-        (case, *(percent(values[name]) for name in names)) for case, values in results("confidence")["metrics"].items()
-    ]
-    header = ("queries of species without a reference", "right", "mean confidence", "named at 95 %", "right of these")
-    return table(header, rows)
+    """One row per variant of the reads and share of new taxa of the first partition, in percent."""
+    cells = results("confidence")["metrics"]["seed 1"]
+    rows = []
+    for variant in ("whole", "first 313", "one insertion"):
+        for mix in ("none new", "half new", "nine tenths new", "family new"):
+            values = cells[f"{variant}, {mix}"]
+            numbers = [values[rank][name] for rank in ("species", "genus") for name in ("named", "right_of_named")]
+            numbers += [values["deepest"][name] for name in ("named", "right_of_named")]
+            low, high = values["deepest"]["interval"]
+            shown = ["-" if number is None else percent(number) for number in numbers]
+            rows.append((f"{variant}, {mix}", *shown, f"{percent(low)} to {percent(high)}"))
+    columns = ("species named", "right", "genus named", "right", "any rank named", "right", "interval")
+    return table(("reads", *columns), rows)
 
 
 def clibd_simulated():

@@ -121,7 +121,7 @@ def test_layouts_on_the_hub(hub, dataset, tmp_path, layout):
     assert found[:2] == [expected, expected]
     assert found[2].startswith(f"ValueError: '{repo}' has no labels.json, and label ids are those of a whole release")
     assert found[3] == expected["val"]
-    assert found[4] == f"ValueError: No rows of split 'train' in '{repo}'; it holds val, test."
+    assert found[4] == f"MissingSplit: No rows of split 'train' in '{repo}'; it holds val, test."
 
 
 def test_revisions(hub, dataset, tmp_path):

@@ -1,5 +1,6 @@
 """Our models, tokenizer and processor in transformers' own Trainer, with its common options, two steps each."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -98,6 +99,8 @@ def train(model, folder, *options, streamed=False, **more):
     given = {key: value for name in options for key, value in OPTIONS[name].items()}
     given = {"per_device_train_batch_size": 2, "max_steps": 2, "save_steps": 1, "learning_rate": 1e-2} | given | more
     arguments = TrainingArguments(str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **given)
+    if "gradient_accumulation_steps" in given and "labels" in rows.column_names:  # a missing label is then -100 only
+        rows = rows.map(lambda row: {"labels": np.where(np.less(row["labels"], 0), -100, row["labels"]).tolist()})
     trainer = (Trainer if "For" in type(model).__name__ else EncoderTrainer)(
         model=model,
         args=arguments,
@@ -125,6 +128,7 @@ def check(name, trainer, folder):
     assert tokenizer(BARCODES) == getattr(trainer.processing_class, "dna_tokenizer", again)(BARCODES)
     if name.startswith("BERT"):
         assert loaded.config.pad_token_id == 0
+    if name.startswith("BERT") and "tied" not in name:  # a tied head learns its row of each token
         change = load_file(folder / "model.safetensors")["bert.embeddings.word_embeddings.weight"][0]
         assert torch.equal(change, start["bert.embeddings.word_embeddings.weight"][0])
 

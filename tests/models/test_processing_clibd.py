@@ -15,6 +15,7 @@ from transformers import BertTokenizer
 
 from bioscan_hf.models.pixels import photo_pixels, rotate_by
 from bioscan_hf.models.processing_clibd import PUBLISHED, ClibdProcessor, make_image_processor, photos_on_device
+from bioscan_hf.models.spelling import spell
 from bioscan_hf.models.taxonomy_text import BIOCLIP_TEMPLATES, TEXT_TEMPLATES, clibd_text
 from bioscan_hf.schema import RANKS
 from bioscan_hf.training.clibd.batches import ClibdCollator
@@ -64,7 +65,8 @@ def test_the_published_batches(shared):
 
 def test_the_published_tokens_of_barcodes(shared):
     cases = json.loads((shared / "fixtures/clibd/dna_tokens.json").read_text())["cases"]
-    cases = {name: case for name, case in cases.items() if case["seq"].strip()}
+    # The published tokens of lower-case letters are unknown; here they are those of upper-case letters.
+    cases = {name: case for name, case in cases.items() if case["seq"] and spell(case["seq"]) == case["seq"]}
     ids = ClibdProcessor()(dna=[case["seq"] for case in cases.values()])["dna_input_ids"]
     assert ids.tolist() == [case["ids"] for case in cases.values()] and len(cases) > 3
 

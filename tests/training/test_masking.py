@@ -57,14 +57,15 @@ def test_the_published_objective_labels_visible_kmers_too():
 
 @pytest.mark.parametrize("vocabulary", ["barcodebert", "barcodebert-n", "barcodebert-2023", "clibd"])
 def test_only_kmers_of_the_barcode_are_maskable(vocabulary):
-    """With k = 3: ACG and TTT are; GNT, lower case, an incomplete k-mer, padding and special tokens are not."""
+    """With k = 3: ACG, aaa and TTT are; GNT, an incomplete k-mer, padding and special tokens are not."""
     own = tokenizer(vocabulary=vocabulary)
     collator = make(own, mask_ratio=1.0, random_offset=False, seed=0)
     batch = collator([{"dna_barcode": "ACGGNTaaaTTTAC"}, {"dna_barcode": "AC"}])
     first = int(vocabulary == "clibd")
-    acg, ttt = own.convert_tokens_to_ids(["ACG", "TTT"])
+    acg, aaa, ttt = own.convert_tokens_to_ids(["ACG", "AAA", "TTT"])
     expected = torch.full((2, 20 + first), -100)
     expected[0, first] = acg
+    expected[0, first + 2] = aaa
     expected[0, first + 3] = ttt
     assert torch.equal(batch["labels"], expected)
     mask_id = 0 if vocabulary.startswith("barcodebert") and "2023" not in vocabulary else 1
