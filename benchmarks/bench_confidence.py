@@ -73,7 +73,7 @@ VARIANTS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def foreign(reads: Sequence[str], draw: random.Random) -> list[str]:
-    """Reads that are no barcodes."""
+    """Random, reversed and shuffled reads."""
     found = []
     for number, read in enumerate(reads):
         weights = [read.count(letter) + 1 for letter in "ACGT"]

@@ -120,7 +120,7 @@ def _read_one(
     if format == "dataset" or path.is_dir() or (format is None and _is_dataset(file)):
         return "dataset", _read_dataset(file, split)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of references {str(file)!r}.")
+        raise FileNotFoundError(f"The file of references {str(file)!r} does not exist.")
     with opened(path) as stream:
         kind = file_kind(stream, path, encoding)
         if kind == "fasta":

@@ -31,7 +31,7 @@ class Names:
         lead: Rank -> how much its identity exceeds that of the best other taxon (n,).
         second: Rank -> code of the best other taxon (n,), -1 if there is none.
         tied: Rank -> number of taxa that are equally near (n,).
-        votes: Rank -> share of this taxon in the records that are equally near (n,); 1 if there is no name.
+        votes: Rank -> share of this taxon in the records that are equally near (n,); 1 for a read without a name.
     """
 
     codes: dict[str, NDArray[np.int64]]

@@ -84,8 +84,8 @@ class Matches:
     """Candidates of reads, the best first.
 
     Attributes:
-        rows: References (n, C), -1 where there are no more.
-        identity: Share of equal letters of the overlap (n, C), in [0, 1]; 0 where there is no candidate.
+        rows: References (n, C); -1 after the last candidate.
+        identity: Share of equal letters of the overlap (n, C), in [0, 1]; 0 after the last candidate.
         overlap: Nucleotides that were compared (n, C).
         cosine: Cosine of the vectors of the region (n, C); 0 without a region.
         turned: Reads that came on the other strand (n,).

@@ -94,6 +94,8 @@ def test_tokens_of_barcodes_and_of_text(clibd, tmp_path):
     known = [case for case in cases.values() if case["seq"] and spell(case["seq"]) == case["seq"]]
     assert len(known) > 4
     assert processor(dna=[case["seq"] for case in known])["dna_input_ids"].tolist() == [case["ids"] for case in known]
+    for case in cases.values():
+        assert processor.dna_tokenizer(case["seq"]) == processor.dna_tokenizer(spell(case["seq"]))
     for case in known:
         assert processor.dna_tokenizer(case["seq"])["input_ids"] == case["ids"]
     taxonomy = {"order": "Diptera", "family": "Famaidae", "genus": "Gena", "species": "Gena species1"}

@@ -467,7 +467,7 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     assert "There is no file 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
     other = ["identify", tmp_path / "x.fasta", tmp_path / "n.doc", "--references", dataset]
     assert "the ending tells the format; give .csv, .tsv" in fails(capsys, *other)
-    assert "no file of references" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")
+    assert "does not exist" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")
     assert "Give one or more files of references, and last" in fails(capsys, "references", dataset)
     assert not (tmp_path / "n.csv").exists()
 

@@ -312,6 +312,11 @@ def test_bad_labels_are_told(labels, message):
         zero_shot_cluster(X, labels, reducer="none")
 
 
+def test_an_empty_name_is_a_missing_one():
+    found = [zero_shot_cluster(X, {"species": [no, *NAMES[1:]]}, reducer="none") for no in ("", None)]
+    assert found[0].metrics == found[1].metrics
+
+
 def test_a_number_of_numpy_is_a_number():
     found = zero_shot_cluster(X, {"species": NAMES}, reducer="none", n_clusters=np.int64(3))
     assert found.options["n_clusters"] == found.n_clusters == 3

@@ -150,7 +150,7 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path):
         read_references([tmp_path / "ids.fasta", tmp_path / "other.tsv"])
     with pytest.raises(ValueError, match="Only tables of taxonomy were given"):
         read_references([tmp_path / "other.tsv"])
-    with pytest.raises(FileNotFoundError, match="no file of references"):
+    with pytest.raises(FileNotFoundError, match="The file of references .* does not exist"):
         read_references([tmp_path / "absent.fasta"])
     with pytest.raises(ValueError, match="The format 'sillva' is unknown"):
         read_references([tmp_path / "ids.fasta"], format="sillva")
