@@ -155,7 +155,8 @@ def test_simclr_trains_the_photo_encoder_alone(dataset, model, tmp_path):
     assert changed == {"image_model", "image_projection"}
     assert list(results["metrics"]["retrieval"]) == ["image->image"]
     found = losses(tmp_path / "run")
-    assert np.mean(found[-3:]) < 1.02 * np.log(31) < np.mean(found[:3]) < 1.3 * np.log(31)  # 31 other views
+    # 31 other views. So few steps end near equal vectors; that SimCLR learns is tested in tests/training/clibd.
+    assert np.mean(found[-3:]) < 1.02 * np.log(31) < np.mean(found[:3]) < 1.3 * np.log(31)
     program.main(*arguments(dataset, tmp_path / "run", tmp_path / "next", max_steps=1))
 
 

@@ -1,6 +1,7 @@
 """The Trainer of CLIBD against published trajectories, and specimens without a modality."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from bioscan_hf.trainers import train_clibd as program
 from bioscan_hf.training.clibd import data as clibd_data
 from bioscan_hf.training.clibd.batches import ClibdCollator
 from bioscan_hf.training.clibd.options import ClibdArguments, ClibdOptions
-from bioscan_hf.training.clibd.trainer import ClibdTrainer, full_precision
+from bioscan_hf.training.clibd.trainer import ClibdTrainer, SimclrTrainer, full_precision
 from bioscan_hf.training.run import begin_run
 
 
@@ -175,3 +176,22 @@ def test_a_validation_searches_in_full_precision():
         assert getattr(products, name) == fast
     finally:
         setattr(products, name, before)
+
+
+def test_simclr_learns_which_views_belong_together():
+    """The loss of the views of 16 specimens falls far below ln 31, its value for equal vectors."""
+    torch.manual_seed(0)
+    photos = torch.randn(16, 3, 32, 32)
+    views = torch.cat([photos + 0.3 * torch.randn_like(photos) for _ in range(2)])
+    inputs = {"pixel_values": views, "labels": torch.arange(16).repeat(2)[:, None]}
+    model = tiny_clibd("image").train()
+    options = SimpleNamespace(simclr_modalities=["image"], label_columns=None, temperature=0.07)
+    trainer = SimpleNamespace(options=options, embed=lambda model, inputs: model(pixel_values=inputs["pixel_values"]))
+    optimizer, found = torch.optim.AdamW(model.parameters(), 1e-3), []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = SimclrTrainer.compute_loss(trainer, model, dict(inputs))
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert 2 < found[0] < 6 and found[-1] < 0.5
