@@ -180,7 +180,8 @@ def _tell(library: ReferenceLibrary, out: Output) -> None:
     formats = ", ".join(f"{name} ({number})" for name, number in library.info["formats"].items())
     taxa = ", ".join(f"{len(library.taxa[rank]):,} {rank}" for rank in library.ranks)
     out.say(f"{len(library):,} references, read as {formats}: {taxa}.")
-    out.say(*(f"  {note}" for note in library.info["notes"]))
+    for note in library.info["notes"]:
+        out.say(f"  {note}")
     if library.calibration is None:
         out.say("Fewer than 20 have a name at species or genus, so names by them have no confidence.")
 

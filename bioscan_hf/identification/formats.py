@@ -20,6 +20,7 @@ from ..dataset.fasta import normalized, read_fasta
 from ..dataset.letters import SequenceFile, rules
 from ..dataset.sequences import BARCODE_MARKER, MARKER_NAMES, file_kind, opened, read_sequences
 from ..files import TEMPORARY
+from ..labels import Cleaned, without_author
 from ..release.tables import read_strings
 from ..schema import LABEL_COLUMNS, RANKS
 from .lineages import HEADERS, Lineage, by_position, from_name, header_format, named, prefixed
@@ -267,11 +268,12 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
 
 
 def _complete(table: pa.Table) -> pa.Table:
-    """All columns as large strings, in their order; repeated columns of markers are dropped."""
+    """All columns as large strings, in their order; species without their authors."""
     nothing = pa.nulls(len(table), pa.large_string())
-    columns = {
-        name: table[name].cast(pa.large_string()) if name in table.column_names else nothing for name in COLUMNS
-    }
+    there = set(table.column_names)
+    columns = {name: table[name].cast(pa.large_string()) if name in there else nothing for name in COLUMNS}
+    if "species" in there:
+        columns["species"] = Cleaned(without_author)(columns["species"])
     return pa.table(columns)
 
 

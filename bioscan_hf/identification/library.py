@@ -5,7 +5,6 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from ..barcodes import spelled
-from ..files import read_json, replacing, write_text
 from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 from ..progress import Progress, silent
 from ..provenance import provenance
@@ -30,10 +26,9 @@ from .calibration import LEVELS, Calibration, Evidence, by_species, learn, pseud
 from .formats import COLUMNS, Found, read_references
 from .names import Names, evidence_of, names_of
 from .quality import Frame, judged, unusable
-from .region import Placed, Region
+from .region import Region
 from .similarity import Matches, References, match
-
-FORMAT = 1
+from .stored import FORMAT, Parts, is_library, read_parts, write_parts
 
 #: References asked about for each level of the calibration.
 ASKED = 1200
@@ -152,52 +147,22 @@ class ReferenceLibrary:
 
         Raises:
             FileNotFoundError: if the folder is not a library.
-            ValueError: if it was written in a newer format.
+            ValueError: if it was written in a newer format, needs an encoder, or is damaged.
         """
         folder = Path(source)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(str(source), revision=revision, repo_type="dataset", **options))
-        if not is_library(folder):
-            raise FileNotFoundError(f"{str(folder)!r} is not a library of references: it has no library.json.")
-        info = read_json(folder / "library.json", {"format": int})
-        if info["format"] > FORMAT:
-            raise ValueError(f"{str(folder)!r} has the format {info['format']}; this version reads {FORMAT}. Update.")
-        records = pq.read_table(folder / "references.parquet", memory_map=True)
-        region = placed = None
-        if (folder / "region").is_dir():
-            region = Region(AlignedBarcodeModel.from_pretrained(folder / "region"), _encoder(model))
-            if info.get("model") and model is None and "encoder" in info:
-                raise ValueError(f"The library was made with the encoder {info['model']!r}: give it (--model).")
-            arrays = load_file(folder / "placed.safetensors")
-            placed = Placed(
-                arrays["aligned"].numpy(), arrays["start"].numpy(), arrays["score"].numpy(), arrays["vectors"]
-            )
-        content = info.pop("calibration", None)
-        frame = Frame(**info.pop("frame")) if info.get("frame") else None
-        calibration = None if content is None else Calibration.from_dict(content)
-        sequences = records["dna_barcode"].to_pylist()
-        return cls(records, References(sequences, region, placed), frame, calibration, info)
+        return cls(*read_parts(folder, _encoder(model)))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the library to a folder. `library.json` is written last, so that a cut leaves no half library."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "references.parquet") as part:
-            pq.write_table(self.records, part, compression="zstd")
-        if self.references.region is not None and self.references.placed is not None:
-            self.references.region.model.save_pretrained(folder / "region")
-            placed = self.references.placed
-            arrays = {"aligned": placed.aligned, "start": placed.start, "score": placed.score}
-            with replacing(folder / "placed.safetensors") as part:
-                save_file({**{k: torch.from_numpy(v) for k, v in arrays.items()}, "vectors": placed.vectors}, part)
-        content = {
-            **self.info,
-            "calibration": self.calibration.to_dict() if self.calibration else None,
-            "frame": self.frame.to_dict() if self.frame else None,
-        }
-        write_text(folder / "library.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        """Writes the library to a folder.
+
+        Raises:
+            RuntimeError: if another process writes a library there.
+        """
+        write_parts(Path(folder), Parts(self.records, self.references, self.frame, self.calibration, self.info))
 
     def _calibrate(self, rng: np.random.Generator, progress: Progress) -> Calibration | None:
         """Names references by the others, see `calibration`."""
@@ -361,15 +326,15 @@ def _encoder(model: str | None) -> Callable[[Sequence[str]], NDArray[np.float32]
     return lambda reads: embed_barcodes(encoder, processor, list(reads), batch_size=256)[0]
 
 
-def is_library(path: str | Path) -> bool:
-    """Whether a folder holds a library of references."""
-    return (Path(path) / "library.json").is_file()
-
-
 def open_references(
     sources: Sequence[str], *, model: str | None = None, progress: Progress = silent, seed: int = 0, **options: Any
 ) -> ReferenceLibrary:
     """The library of a folder, or one made of files; arguments as of `ReferenceLibrary.from_files`."""
     if len(sources) == 1 and is_library(sources[0]):
+        if given := [name for name in ("format", "ranks", "split") if options.get(name)]:
+            raise ValueError(
+                f"{sources[0]!r} is a finished library: --{' and --'.join(given)} would do nothing. Leave it out, "
+                f"or make another library of the files."
+            )
         return ReferenceLibrary.from_pretrained(sources[0], model=model)
     return ReferenceLibrary.from_files(sources, model=model, progress=progress, seed=seed, **options)

@@ -141,6 +141,14 @@ def test_other_markers_and_records_without_a_sequence_are_told(tmp_path):
     assert len(read_references([tmp_path / "x.tsv"], marker=None).table) == 3
 
 
+def test_names_have_one_form_in_tables_too(tmp_path):
+    """Spaces, authors and years make no second species; markers of missing values are no names."""
+    names = ["Apis mellifera", " Apis  mellifera", "Apis mellifera Linnaeus, 1758", "Apis mellifera L.", "NA", "None"]
+    lines = [f'{i},"{name}",{ROWS[0]["dna_barcode"]}' for i, name in enumerate(names)]
+    (tmp_path / "x.csv").write_text("\n".join(["id,species,sequence", *lines]) + "\n")
+    assert read_references([tmp_path / "x.csv"]).table["species"].to_pylist() == ["Apis mellifera"] * 4 + [None] * 2
+
+
 def test_what_cannot_be_read_says_what_to_do(tmp_path):
     (tmp_path / "ids.fasta").write_text(">a\nACGT\n>b\nACGT\n")
     with pytest.raises(ValueError, match=r"ids without names of taxa. Give the table of taxonomy beside it"):

@@ -166,6 +166,29 @@ def test_saved_libraries_name_alike(world, library, tmp_path):
         ReferenceLibrary.from_pretrained(tmp_path)
 
 
+def test_a_library_is_replaced_whole_and_damage_is_named(world, library, tmp_path):
+    """A library without a region leaves nothing of the one that it replaces; files that do not fit are refused."""
+    folder = tmp_path / "library"
+    library.save_pretrained(folder)
+    few = make([{**row, "dna_barcode": row["dna_barcode"][: 300 + i]} for i, row in enumerate(world["library"][:6])])
+    few.save_pretrained(folder)
+    assert ReferenceLibrary.from_pretrained(folder).references.region is None
+    library.save_pretrained(folder)
+    names = ("library.json", "references.parquet", "placed.safetensors", "region/model.safetensors")
+    whole = {folder / name: (folder / name).read_bytes() for name in names}
+    for path, content in whole.items():
+        for damaged in (content[: len(content) // 2], b"{}" if path.suffix == ".json" else b"x" * 100):
+            path.write_bytes(damaged)
+            with pytest.raises((ValueError, FileNotFoundError)) as told:
+                ReferenceLibrary.from_pretrained(folder)
+            assert "\n" not in str(told.value)
+        path.write_bytes(content)
+    few.save_pretrained(tmp_path / "other")
+    (folder / "references.parquet").write_bytes((tmp_path / "other" / "references.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"is damaged \(its files have 6, 126 rows\)"):
+        ReferenceLibrary.from_pretrained(folder)
+
+
 def test_few_references_give_names_without_confidences(world):
     few = make(world["library"][:6])
     row = few.identify([world["library"][0]["dna_barcode"]]).to_pylist()[0]
