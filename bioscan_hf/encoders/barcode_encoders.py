@@ -53,7 +53,7 @@ def load_encoder(
         raise ValueError(f"{name!r} is an encoder of photos, not of barcodes. {ENCODERS}")
     try:
         if kind is None and revision is None and is_missing_path(rest):
-            raise FileNotFoundError("There is no such folder.")
+            raise FileNotFoundError("The folder does not exist.")
         model, processor = _load(name, kind, rest, trust_remote_code, hub_options(revision, token, cache_dir))
     except OSError as error:
         raise OSError(f"No model at {name!r}. {ENCODERS} {error}") from error

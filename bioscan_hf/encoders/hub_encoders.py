@@ -127,7 +127,7 @@ def load_hub_encoder(
     Raises:
         ValueError: if code of the model may not run, weights are missing, or its tokenizer cannot pad or does not know
             the letters of barcodes.
-        OSError: if there is no model of that name.
+        OSError: if the model does not exist.
     """
     config, _ = PreTrainedConfig.get_config_dict(name, **hub)
     auto_map = {key: value for key, value in config.get("auto_map", {}).items() if key in AUTO_CLASSES}

@@ -97,7 +97,7 @@ def _needed(kind: str) -> tuple[str, ...]:
 
 
 def _rows_with(specimens: Specimens, kind: str) -> list[int]:
-    """Rows of the specimens that have the modalities of `kind`; ValueError if there are no such embeddings."""
+    """Rows of the specimens that have the modalities of `kind`; ValueError if these embeddings are missing."""
     if kind not in KEY_TYPES or any(name not in specimens.embeddings for name in _needed(kind)):
         raise ValueError(f"{kind!r} needs other embeddings than those given: {', '.join(specimens.embeddings)}.")
     return np.flatnonzero(np.logical_and.reduce([_present(specimens, name) for name in _needed(kind)])).tolist()

@@ -5,17 +5,14 @@ Shape letters: Q = queries, N = keys, S = sampled keys, D = embedding size.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from ..files import writing
 from ..search.exact import Neighbours, TopK, similarity_blocks
 from ..search.index import UNKNOWN, RetrievalIndex, search
 from ..search.vectors import Ids, check_query, unit_vectors
@@ -168,35 +165,6 @@ def identify(
         above = np.minimum(above, own)  # a name is never more certain than the one above it
         certain[rank] = np.where(codes == UNKNOWN, 0.0, above)
     return Identification(taxa, certain, nearest, similarities)
-
-
-def name_rows(
-    ids: Sequence[str], found: Identification, key_ids: Sequence[str], least: float
-) -> list[dict[str, str | float | None]]:
-    """One row per query: its id, its deepest name of at least the confidence `least`, its names and confidences."""
-    rows = []
-    for row, (query, deepest) in enumerate(zip(ids, found.deepest(least), strict=True)):
-        rank, name, confidence = deepest or (None, None, None)
-        present = found.nearest[row] >= 0
-        out: dict[str, str | float | None] = {"id": query, "rank": rank, "name": name, "confidence": confidence}
-        out["nearest"] = key_ids[found.nearest[row]] if present else None
-        out["similarity"] = float(found.similarities[row]) if present else None
-        for level, names in found.names.items():
-            out[level] = names[row]
-            out[f"{level}_confidence"] = float(found.confidences[level][row]) if names[row] is not None else None
-        rows.append(out)
-    return rows
-
-
-def write_names(path: Path, rows: Sequence[dict[str, str | float | None]]) -> None:
-    """Writes the result of `name_rows` as CSV, numbers with four decimals; ValueError if there are no rows."""
-    if not rows:
-        raise ValueError("There are no sequences, so there are no names to write.")
-    with writing(path, newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: f"{x:.4f}" if isinstance(x, float) else x for key, x in row.items()})
 
 
 def _nearest_others(index: RetrievalIndex, asked: Ids) -> tuple[Neighbours, Neighbours]:

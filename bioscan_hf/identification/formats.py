@@ -7,7 +7,6 @@ MIDORI2, with or without a table of taxonomy; and datasets of this package. A fo
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 
 from ..dataset.fasta import normalized, read_fasta
 from ..dataset.letters import SequenceFile, rules
-from ..dataset.sequences import BARCODE_MARKER, MARKER_NAMES, file_kind, opened, read_sequences
+from ..dataset.sequences import BARCODE_MARKER, file_kind, opened, read_sequences
 from ..files import TEMPORARY
 from ..labels import Cleaned, without_author
 from ..release.tables import read_strings
@@ -275,12 +274,3 @@ def _complete(table: pa.Table) -> pa.Table:
     if "species" in there:
         columns["species"] = Cleaned(without_author)(columns["species"])
     return pa.table(columns)
-
-
-def counted(formats: dict[str, str]) -> str:
-    """The formats that were found, for people: "2 files of SINTAX"."""
-    kinds = Counter(formats.values())
-    return ", ".join(f"{number} {'file' if number == 1 else 'files'} read as {name}" for name, number in kinds.items())
-
-
-__all__ = ["COLUMNS", "FORMATS", "MARKER_NAMES", "Found", "counted", "read_references"]

@@ -68,7 +68,7 @@ def read_options(
         program: Name in `PROGRAMS`, whose page `--help` shows; --help-all lists the options of `kinds`.
 
     Raises:
-        FileNotFoundError: if there is no such YAML file.
+        FileNotFoundError: if the YAML file does not exist.
         SystemExit: after --help.
         OptionError: for an unknown option, value or preset, or a missing option.
     """

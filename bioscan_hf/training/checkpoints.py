@@ -69,7 +69,7 @@ def find_checkpoint(
 
     Raises:
         FileExistsError: if a new run would mix its files with those of another run.
-        FileNotFoundError: if there is no such checkpoint.
+        FileNotFoundError: if the checkpoint does not exist.
         ValueError: if the checkpoint belongs to a run with other options.
     """
     content = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []

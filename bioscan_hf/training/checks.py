@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from .arguments import check_processes, launch_command
 
-#: Option -> its only values, and why there are no others.
+#: Option -> allowed values, and the reason.
 ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "prediction_loss_only": ((False,), "a validation without predictions has no metrics"),
     "eval_do_concat_batches": ((True,), "the metrics of a validation are those of all rows together"),
