@@ -1,6 +1,9 @@
 """Made-up references: a tree of orders, families, genera and species with sequences of 658 nt and a reading frame."""
 
-from bioscan_hf.identification.formats import COLUMNS
+import pyarrow as pa
+
+from bioscan_hf.identification.formats import COLUMNS, Found
+from bioscan_hf.identification.library import ReferenceLibrary
 
 LENGTH = 658
 STOPS = ("TAA", "TAG")
@@ -46,3 +49,9 @@ def records(rng, orders=2, families=2, genera=3, species=3, each=4):
                         row |= dict(zip(("order", "family", "genus"), names, strict=True))
                         rows.append(row | {"class": "Insecta", "species": f"{names[2]} {'uvwxyz'[s]}us"})
     return rows
+
+
+def library_of(rows, **options):
+    """A library of such rows."""
+    table = pa.table({name: pa.array([row[name] for row in rows], pa.large_string()) for name in COLUMNS})
+    return ReferenceLibrary.from_records(Found(table, {"rows": "table"}), **options)

@@ -251,13 +251,16 @@ def build(
 
 @command(PANEL, "bioscan-hf publish dataset user/my-barcodes --private")
 def publish(
-    folder: Annotated[Path, Argument(help="Output of `bioscan-hf build`.")],
+    folder: Annotated[Path, Argument(help="Output of `bioscan-hf build` or `bioscan-hf references`.")],
     repo_id: Annotated[str, Argument(help="user/name. The repository is created if it does not exist.")],
     private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, Option(help="Branch. Default: main.")] = None,
     license: Annotated[
         str | None,
-        Option(metavar="ID", help="Licence of the data, such as cc0-1.0. Default: that of the card (README.md)."),
+        Option(
+            metavar="ID",
+            help="Licence of the data, such as cc0-1.0. Default: that of the card (README.md); references need it.",
+        ),
     ] = None,
     force: Annotated[
         bool, Option("--force", help="Publish the card of the folder even if it was edited on the Hub as well.")
@@ -265,14 +268,29 @@ def publish(
     *,
     out: Output,
 ) -> Result:
-    """Upload a build to the Hub, or resume an upload. Edits of the card are kept."""
+    """Upload a build or a library of references to the Hub. Builds resume, and edits of their card are kept."""
     from ..dataset.publish import publish as upload
+    from ..identification.stored import is_library
 
+    if is_library(folder):
+        return _publish_library(folder, repo_id, private, revision, license, out)
     with out.progress(in_bytes=True) as progress:
         url = upload(
             folder, repo_id, private=private, revision=revision, license=license, force=force, progress=progress
         )
     out.say(f"Published: {url}", f'  load_dataset("{repo_id}", split="train", streaming=True)')
+    return {"repo_id": repo_id, "commit": url}
+
+
+def _publish_library(
+    folder: Path, repo_id: str, private: bool, revision: str | None, license: str | None, out: Output
+) -> Result:
+    from ..identification.publish import push_folder
+
+    if license is None:
+        raise typer.BadParameter("the licence of the references is not known: give --license, such as cc-by-4.0.")
+    url = push_folder(folder, repo_id, license=license, private=private, revision=revision)
+    out.say(f"Published: {url}", f"  bioscan-hf identify reads.fasta names.csv --references {repo_id}")
     return {"repo_id": repo_id, "commit": url}
 
 

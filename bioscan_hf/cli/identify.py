@@ -149,7 +149,7 @@ def _made(
     seed: int,
 ) -> ReferenceLibrary:
     """The library of the references, opened or made."""
-    from ..identification.library import open_references
+    from ..identification.opening import open_references
 
     with out.progress() as progress:
         return open_references(

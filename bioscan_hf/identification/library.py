@@ -5,6 +5,7 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..barcodes import spelled
+from ..cards import is_hub_id
 from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 from ..progress import Progress, silent
 from ..provenance import provenance
@@ -25,10 +27,11 @@ from .answers import Named, answer
 from .calibration import LEVELS, Calibration, Evidence, by_species, learn, pseudo_read
 from .formats import COLUMNS, Found, read_references
 from .names import Names, evidence_of, names_of
+from .publish import fetch, push_folder
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import Matches, References, match
-from .stored import FORMAT, Parts, is_library, read_parts, write_parts
+from .stored import FORMAT, Parts, read_parts, write_parts
 
 #: References asked about for each level of the calibration.
 ASKED = 1200
@@ -146,14 +149,13 @@ class ReferenceLibrary:
             options: token and cache_dir of `huggingface_hub.snapshot_download`.
 
         Raises:
-            FileNotFoundError: if the folder is not a library.
+            FileNotFoundError: if the folder or repository is not a library.
             ValueError: if it was written in a newer format, needs an encoder, or is damaged.
+            ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
         """
         folder = Path(source)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(str(source), revision=revision, repo_type="dataset", **options))
+        if not folder.is_dir() and is_hub_id(str(source)):
+            folder = fetch(str(source), revision=revision, **options)
         return cls(*read_parts(folder, _encoder(model)))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -163,6 +165,31 @@ class ReferenceLibrary:
             RuntimeError: if another process writes a library there.
         """
         write_parts(Path(folder), Parts(self.records, self.references, self.frame, self.calibration, self.info))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        private: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads the library and a card to a dataset repository; returns the URL of the commit.
+
+        Args:
+            repo_id: "user/name"; the repository is created if it does not exist.
+            license: Id of the licence of the references on the Hub, such as "cc-by-4.0".
+            private: Whether a new repository is private.
+            revision: Branch, created if it does not exist; "main" by default.
+            token: Token of an account that may write there; by default that of `hf auth login`.
+
+        Raises:
+            ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(folder, repo_id, license=license, private=private, revision=revision, token=token)
 
     def _calibrate(self, rng: np.random.Generator, progress: Progress) -> Calibration | None:
         """Names references by the others, see `calibration`."""
@@ -324,17 +351,3 @@ def _encoder(model: str | None) -> Callable[[Sequence[str]], NDArray[np.float32]
 
     encoder, processor = load_encoder(model)
     return lambda reads: embed_barcodes(encoder, processor, list(reads), batch_size=256)[0]
-
-
-def open_references(
-    sources: Sequence[str], *, model: str | None = None, progress: Progress = silent, seed: int = 0, **options: Any
-) -> ReferenceLibrary:
-    """The library of a folder, or one made of files; arguments as of `ReferenceLibrary.from_files`."""
-    if len(sources) == 1 and is_library(sources[0]):
-        if given := [name for name in ("format", "ranks", "split") if options.get(name)]:
-            raise ValueError(
-                f"{sources[0]!r} is a finished library: --{' and --'.join(given)} would do nothing. Leave it out, "
-                f"or make another library of the files."
-            )
-        return ReferenceLibrary.from_pretrained(sources[0], model=model)
-    return ReferenceLibrary.from_files(sources, model=model, progress=progress, seed=seed, **options)
