@@ -94,6 +94,16 @@ class BarcodeTrainer(Trainer):
         """Batches as in validation; the Trainer would collate them as in training."""
         return self.get_eval_dataloader(test_dataset)
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """A loader with a generator of its own, which seeds its workers.
+
+        Without one, each start of workers would draw a number that dropout draws too, and a resumed run starts workers
+        that persist where the whole run does not.
+        """
+        loader: Any = super()._get_dataloader(*args, **kwargs)
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return cast(DataLoader, loader)
+
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         return self.sampler if self.sampler is not None else super()._get_train_sampler(*args, **kwargs)
 

@@ -117,6 +117,22 @@ def test_a_finished_run_is_not_trained_again(source, whole, tmp_path, caplog):
         run(source, folder, resume_from_checkpoint="last", mask_ratio=0.2)
 
 
+def test_workers_that_persist_change_nothing_in_a_resumed_run(source, tmp_path):
+    """Resumed within a pass of 4 steps, and at its end, with dropout and validations: the same weights in the end.
+
+    Workers that persist are started once, so a resumed run starts them where the whole run does not.
+    """
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "steps"}
+    options |= {"eval_steps": 4, "max_steps": 10, "save_total_limit": 9, "dropout": 0.5}
+    run(source, tmp_path / "whole", **options)
+    for step in (2, 4):
+        checkpoint = str(tmp_path / f"whole/checkpoint-{step}")
+        run(source, tmp_path / f"from {step}", resume_from_checkpoint=checkpoint, **options)
+        assert history(tmp_path / f"from {step}") == history(tmp_path / "whole"), step
+        hashes = {file_hash(tmp_path / name / "model.safetensors") for name in ("whole", f"from {step}")}
+        assert len(hashes) == 1, step
+
+
 def test_a_run_with_a_constant_learning_rate_can_be_extended(source, tmp_path):
     """Six steps, and then up to nine, are nine steps."""
     constant = {"schedule": "trainer", "lr_scheduler_type": "constant", "warmup_steps": 0}
