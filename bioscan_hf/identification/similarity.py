@@ -156,7 +156,7 @@ class _Search:
             near = _nearest(asked, keys.vectors, self.good, _of(self.allowed, part))
             width = near.shape[1]
             self.rows[part, :width] = near
-            equal, overlap = _compared(self.own.aligned[part], keys.aligned, near)
+            equal, overlap = compared(self.own.aligned[part], keys.aligned, near)
             share = equal / np.maximum(overlap + self.gaps[part, None], 1)
             self.identity[part, :width], self.overlap[part, :width] = share, overlap
 
@@ -262,7 +262,7 @@ def _nearest(queries: Tensor, keys: Tensor, good: Tensor, allowed: Tensor | None
     return np.asarray(places.masked_fill_(values == -torch.inf, -1).numpy())
 
 
-def _compared(
+def compared(
     reads: NDArray[np.uint8], keys: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Equal letters and overlap of aligned reads (n, P) and their candidates (n, C), position by position."""
