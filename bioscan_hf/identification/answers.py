@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..schema import RANKS
-from .calibration import Calibration, Evidence, adjusted, estimated_shares, share_interval
+from .base import Library, joined_evidence
+from .calibration import Evidence, adjusted, estimated_shares, share_interval
 from .names import Names
 from .quality import UNNAMED, Quality
 from .similarity import Matches
-
-
-class Library(Protocol):
-    """What the answers need of a `ReferenceLibrary`."""
-
-    records: pa.Table
-    count: NDArray[np.int64]
-    codes: dict[str, NDArray[np.int64]]
-    taxa: dict[str, list[str]]
-    calibration: Calibration | None
-
-    @property
-    def ranks(self) -> list[str]:
-        """Ranks with names, the highest first."""
 
 
 @dataclass
@@ -67,7 +54,7 @@ def answer(
     strand, note. Its metadata hold the shares of known and new species among the reads.
     """
     usable = np.concatenate([block.usable + start for block, start in _starts(blocks)]).astype(np.int64)
-    shares, interval, levels, confidence = _confidences(library, blocks, novel_share)
+    shares, interval, levels, confidence = confidences_of(library, blocks, novel_share)
     n = len(ids)
     status = [text for block in blocks for text in block.quality.status]
     named = np.array([status[i] not in UNNAMED for i in usable], np.bool_)
@@ -108,17 +95,14 @@ def _starts(blocks: Sequence[Named]) -> list[tuple[Named, int]]:
     return list(zip(blocks, starts[:-1].tolist(), strict=True))
 
 
-def _confidences(
+def confidences_of(
     library: Library, blocks: Sequence[Named], novel_share: float | None
 ) -> tuple[NDArray[np.float64], tuple[float, float], NDArray[np.float64] | None, dict[str, NDArray[np.float64]]]:
     """Shares of the levels, their interval, probabilities of the levels, and confidences by rank."""
     calibration = library.calibration
     if calibration is None:
         return np.ones(1), (0.0, 1.0), None, {}
-    evidence = Evidence(
-        np.concatenate([block.evidence.known for block in blocks]),
-        {rank: np.concatenate([block.evidence.ranks[rank] for block in blocks]) for rank in library.ranks},
-    )
+    evidence = joined_evidence([block.evidence for block in blocks], library.ranks)
     raw = calibration.levels(evidence)
     comparable = np.concatenate(
         [[block.quality.status[i] not in UNNAMED for i in block.usable] for block in blocks]

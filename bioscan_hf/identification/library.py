@@ -5,7 +5,6 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +13,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..barcodes import spelled
 from ..cards import is_hub_id
 from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 from ..progress import Progress, silent
 from ..provenance import provenance
-from ..schema import LABEL_COLUMNS, RANKS
+from ..schema import LABEL_COLUMNS
 from .answers import Named, answer
-from .calibration import LEVELS, Calibration, Evidence, by_species, learn, pseudo_read
+from .base import Library
+from .calibration import Calibration, pseudo_read
 from .formats import COLUMNS, Found, read_references
-from .names import Names, evidence_of, names_of
-from .publish import fetch, push_folder
+from .names import names_of
+from .publish import fetch
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import Matches, References, match
@@ -36,13 +36,10 @@ from .stored import FORMAT, Parts, read_parts, write_parts
 #: References asked about for each level of the calibration.
 ASKED = 1200
 
-#: Fewest named references for confidences.
-FEWEST_NAMED = 20
-
 _READS_AT_ONCE = 4096
 
 
-class ReferenceLibrary:
+class ReferenceLibrary(Library):
     """References, their region, and the calibration of names by them.
 
     Attributes:
@@ -61,24 +58,8 @@ class ReferenceLibrary:
         calibration: Calibration | None,
         info: dict[str, Any],
     ) -> None:
-        self.records, self.references, self.frame = records, references, frame
-        self.calibration, self.info = calibration, info
-        self.count = records["records"].to_numpy()
-        self.codes: dict[str, NDArray[np.int64]] = {}
-        self.taxa: dict[str, list[str]] = {}
-        for rank in LABEL_COLUMNS:
-            column = records[rank].combine_chunks()
-            taxa = sorted(name for name in column.unique().to_pylist() if name is not None)
-            codes = pc.fill_null(pc.index_in(column, pa.array(taxa, column.type)), -1)
-            self.codes[rank], self.taxa[rank] = codes.to_numpy().astype(np.int64), taxa
-
-    def __len__(self) -> int:
-        return int(self.count.sum())
-
-    @property
-    def ranks(self) -> list[str]:
-        """Ranks with names, the highest first."""
-        return [rank for rank in RANKS if self.taxa[rank]]
+        super().__init__(records, calibration, info)
+        self.references, self.frame = references, frame
 
     # ---- making ----------------------------------------------------------------------------------------------------
 
@@ -134,7 +115,7 @@ class ReferenceLibrary:
         if region is not None and region.encoder is not None:
             info["encoder"] = "given"
         library = cls(records, references, frame, None, info)
-        library.calibration = library._calibrate(np.random.default_rng(seed), progress)
+        library.calibration = library.calibrate(ASKED, np.random.default_rng(seed), progress)
         return library
 
     @classmethod
@@ -166,100 +147,8 @@ class ReferenceLibrary:
         """
         write_parts(Path(folder), Parts(self.records, self.references, self.frame, self.calibration, self.info))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        license: str,
-        private: bool = False,
-        revision: str | None = None,
-        token: str | None = None,
-    ) -> str:
-        """Uploads the library and a card to a dataset repository; returns the URL of the commit.
-
-        Args:
-            repo_id: "user/name"; the repository is created if it does not exist.
-            license: Id of the licence of the references on the Hub, such as "cc-by-4.0".
-            private: Whether a new repository is private.
-            revision: Branch, created if it does not exist; "main" by default.
-            token: Token of an account that may write there; by default that of `hf auth login`.
-
-        Raises:
-            ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return push_folder(folder, repo_id, license=license, private=private, revision=revision, token=token)
-
-    def _calibrate(self, rng: np.random.Generator, progress: Progress) -> Calibration | None:
-        """Names references by the others, see `calibration`."""
-        species = self.codes["species"] if self.taxa["species"] else self.codes["genus"]
-        if (species >= 0).sum() < FEWEST_NAMED:
-            return None
-        levels = [-1, *(place for place, rank in enumerate(LEVELS) if len(self.taxa[rank]) > 1)]
-        asked = by_species(species, ASKED, rng)
-        rows = np.concatenate([asked] * len(levels))
-        without = np.repeat(levels, len(asked))
-        parts, known, weight = [], [], []
-        for start in range(0, len(rows), 512):
-            part = slice(start, start + 512)
-            own, level = rows[part], without[part]
-            allowed = self._others(own, level)
-            reads = [pseudo_read(self.references.sequences[row], rng) for row in own]
-            found = match(self.references, reads, torch.from_numpy(allowed))
-            names = names_of(found, self.codes, self.count, self.ranks)
-            parts.append(
-                (
-                    found.identity[:, 0],
-                    evidence_of(found, names, self.codes, self.count),
-                    self._right(own, names, allowed),
-                )
-            )
-            known.append(self._known(own, allowed))
-            weight.append(np.ones(len(own)))
-            progress("calibration", min(start + 512, len(rows)), len(rows))
-        evidence = Evidence(
-            np.concatenate([e.known for _, e, _ in parts]),
-            {rank: np.concatenate([e.ranks[rank] for _, e, _ in parts]) for rank in self.ranks},
-        )
-        right = {
-            rank: np.concatenate([r[rank] for _, _, r in parts]) for rank in self.ranks if len(self.taxa[rank]) > 1
-        }
-        identity = np.concatenate([i for i, _, _ in parts]).astype(np.float64)
-        return learn(evidence, np.concatenate(known), right, np.concatenate(weight), identity)
-
-    def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """References that remain without a reference's taxon at a level, or without itself at -1, (n, N)."""
-        allowed = np.ones((len(rows), len(self.records)), np.bool_)
-        single = self.count[rows] == 1
-        allowed[np.flatnonzero(single), rows[single]] = False
-        for place, rank in enumerate(LEVELS):
-            codes = self.codes[rank]
-            here = np.flatnonzero(level == place)
-            allowed[here] &= (codes[None] != codes[rows[here], None]) | (codes[rows[here], None] < 0)
-            allowed[here, rows[here]] = False
-        return allowed
-
-    def _known(self, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The lowest level whose taxon is still among the allowed references (n,); the number of levels if none."""
-        found = np.full(len(rows), len(LEVELS))
-        for place in reversed(range(len(LEVELS))):
-            codes = self.codes[LEVELS[place]]
-            there = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
-            found[there] = place
-        return found
-
-    def _right(
-        self, rows: NDArray[np.int64], names: Names, allowed: NDArray[np.bool_]
-    ) -> dict[str, NDArray[np.int64]]:
-        """Rank -> whether names are right (n,): 1, 0, or -1 if the taxon is not there."""
-        found = {}
-        for rank in self.ranks:
-            codes = self.codes[rank]
-            own = codes[rows]
-            there = ((codes[None] == own[:, None]) & allowed).any(1) & (own >= 0) & (names.codes[rank] >= 0)
-            found[rank] = np.where(there, (names.codes[rank] == own).astype(np.int64), -1)
-        return found
+    def _asked(self, rows: NDArray[np.int64], allowed: Tensor, rng: np.random.Generator) -> Matches:
+        return match(self.references, [pseudo_read(self.references.sequences[row], rng) for row in rows], allowed)
 
     # ---- naming ----------------------------------------------------------------------------------------------------
 
@@ -272,7 +161,7 @@ class ReferenceLibrary:
         names = names_of(found, self.codes, self.count, self.ranks)
         least = self.calibration.least_identity if self.calibration else 0.0
         quality = judged(spelling, refused, usable, found, self.references, self.frame, least)
-        return Named(len(reads), usable, found, names, evidence_of(found, names, self.codes, self.count), quality)
+        return Named(len(reads), usable, found, names, self.evidence(found, names), quality)
 
     def blocks(self, reads: pa.ChunkedArray) -> Iterator[Named]:
         """`name` for blocks of a column of reads."""

@@ -71,7 +71,7 @@ def push_folder(
             api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
         old = [path for path in there if FACTS in there and any(fnmatch(path, one) for one in REPLACED)]
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, content) for path, content in files.items()),
             *(CommitOperationDelete(path) for path in old if path not in files),
         ]

@@ -1,0 +1,177 @@
+"""`Library`: records with names, and how far names by them can be trusted.
+
+Shape letters: n = records asked about, N = records, C = candidates.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..progress import Progress
+from ..schema import LABEL_COLUMNS, RANKS
+from .calibration import LEVELS, Calibration, Evidence, by_species, learn
+from .names import Names, evidence_of, names_of
+from .publish import push_folder
+from .similarity import Matches
+
+#: Fewest named records for confidences.
+FEWEST_NAMED = 20
+
+#: Records named at once while confidences are learned.
+_AT_ONCE = 512
+
+
+class Library(ABC):
+    """Records, their taxa, and the calibration of names by them.
+
+    Attributes:
+        records: One row for each reference: processid, `LABEL_COLUMNS`, and `records`, the number of its records.
+        calibration: None if too few records are named.
+        info: Facts of the library: formats, notes, versions.
+        count: Number of records of each reference (N,).
+        codes: Rank -> place of its name in `taxa` (N,), -1 where it has none.
+        taxa: Rank -> names in ascending order.
+    """
+
+    def __init__(self, records: pa.Table, calibration: Calibration | None, info: dict[str, Any]) -> None:
+        self.records, self.calibration, self.info = records, calibration, info
+        self.count = records["records"].to_numpy()
+        self.codes: dict[str, NDArray[np.int64]] = {}
+        self.taxa: dict[str, list[str]] = {}
+        for rank in LABEL_COLUMNS:
+            column = records[rank].combine_chunks()
+            taxa = sorted(name for name in column.unique().to_pylist() if name is not None)
+            codes = pc.fill_null(pc.index_in(column, pa.array(taxa, column.type)), -1)
+            self.codes[rank], self.taxa[rank] = codes.to_numpy().astype(np.int64), taxa
+
+    def __len__(self) -> int:
+        return int(self.count.sum())
+
+    @property
+    def ranks(self) -> list[str]:
+        """Ranks with names, the highest first."""
+        return [rank for rank in RANKS if self.taxa[rank]]
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the library to a folder."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        private: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads the library and a card to a dataset repository; returns the URL of the commit.
+
+        Args:
+            repo_id: "user/name"; the repository is created if it does not exist.
+            license: Id of the licence of the references on the Hub, such as "cc-by-4.0".
+            private: Whether a new repository is private.
+            revision: Branch, created if it does not exist; "main" by default.
+            token: Token of an account that may write there; by default that of `hf auth login`.
+
+        Raises:
+            ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(folder, repo_id, license=license, private=private, revision=revision, token=token)
+
+    # ---- confidences -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _asked(self, rows: NDArray[np.int64], allowed: Tensor, rng: np.random.Generator) -> Matches:
+        """Matches of records as if they were new, among the allowed ones (n, N)."""
+
+    def evidence(self, found: Matches, names: Names) -> Evidence:
+        """Features of matches for the confidences."""
+        return evidence_of(found, names, self.codes, self.count)
+
+    def calibrate(
+        self, number: int, rng: np.random.Generator, progress: Progress, can: NDArray[np.bool_] | None = None
+    ) -> Calibration | None:
+        """Names records by the others, see `calibration`; None if too few are named.
+
+        Args:
+            number: Records asked about for each level.
+            can: Records that can be asked about (N,); all by default.
+        """
+        species = self.codes["species"] if self.taxa["species"] else self.codes["genus"]
+        species = species if can is None else np.where(can, species, -1)
+        if (species >= 0).sum() < FEWEST_NAMED:
+            return None
+        levels = [-1, *(place for place, rank in enumerate(LEVELS) if len(self.taxa[rank]) > 1)]
+        asked = by_species(species, number, rng)
+        rows = np.concatenate([asked] * len(levels))
+        without = np.repeat(levels, len(asked))
+        parts, known = [], []
+        for start in range(0, len(rows), _AT_ONCE):
+            own, level = rows[start : start + _AT_ONCE], without[start : start + _AT_ONCE]
+            allowed = self._others(own, level)
+            found = self._asked(own, torch.from_numpy(allowed), rng)
+            names = names_of(found, self.codes, self.count, self.ranks)
+            parts.append((found.identity[:, 0], self.evidence(found, names), self._right(own, names, allowed)))
+            known.append(self._known(own, allowed))
+            progress("calibration", min(start + _AT_ONCE, len(rows)), len(rows))
+        evidence = joined_evidence([evidence for _, evidence, _ in parts], self.ranks)
+        right = {
+            rank: np.concatenate([r[rank] for _, _, r in parts]) for rank in self.ranks if len(self.taxa[rank]) > 1
+        }
+        identity = np.concatenate([i for i, _, _ in parts]).astype(np.float64)
+        return learn(evidence, np.concatenate(known), right, np.ones(len(rows)), identity)
+
+    def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """References that remain without a reference's taxon at a level, or without itself at -1, (n, N)."""
+        allowed = np.ones((len(rows), len(self.records)), np.bool_)
+        single = self.count[rows] == 1
+        allowed[np.flatnonzero(single), rows[single]] = False
+        for place, rank in enumerate(LEVELS):
+            codes = self.codes[rank]
+            here = np.flatnonzero(level == place)
+            allowed[here] &= (codes[None] != codes[rows[here], None]) | (codes[rows[here], None] < 0)
+            allowed[here, rows[here]] = False
+        return allowed
+
+    def _known(self, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The lowest level whose taxon is still among the allowed references (n,); the number of levels if none."""
+        found = np.full(len(rows), len(LEVELS))
+        for place in reversed(range(len(LEVELS))):
+            codes = self.codes[LEVELS[place]]
+            there = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
+            found[there] = place
+        return found
+
+    def _right(
+        self, rows: NDArray[np.int64], names: Names, allowed: NDArray[np.bool_]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Rank -> whether names are right (n,): 1, 0, or -1 if the taxon is not there."""
+        found = {}
+        for rank in self.ranks:
+            codes = self.codes[rank]
+            own = codes[rows]
+            there = ((codes[None] == own[:, None]) & allowed).any(1) & (own >= 0) & (names.codes[rank] >= 0)
+            found[rank] = np.where(there, (names.codes[rank] == own).astype(np.int64), -1)
+        return found
+
+
+def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence:
+    """Evidence of all parts, one after the other."""
+    return Evidence(
+        np.concatenate([part.known for part in parts]),
+        {rank: np.concatenate([part.ranks[rank] for part in parts]) for rank in ranks},
+    )
