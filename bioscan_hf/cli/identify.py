@@ -68,7 +68,14 @@ def references(
     *,
     out: Output,
 ) -> Result:
-    """Make a library of references: sequences, names, and how far names by them can be trusted."""
+    """Make a library of references: sequences, names, and how far names by them can be trusted.
+
+    audit.csv in the folder lists suspicious references: names at odds with equal sequences, BINs or other ranks,
+    records among other taxa, and sequences that do not fit. They stay in the library.
+    """
+    from ..identification.audit import counted
+    from ..identification.tables import write_answers
+
     if len(sources) < 2:
         raise ValueError("Give one or more files of references, and last the folder of the new library.")
     *files, folder = sources
@@ -77,8 +84,11 @@ def references(
     library = _made(files, out, format, ranks, marker, split, model, encoding, seed)
     library.save_pretrained(output)
     _tell(library, out)
-    out.wrote(output)
-    return {"output": str(output), **_facts(library)}
+    audit = library.audit()
+    write_answers(audit, output / "audit.csv")
+    _tell_audit(counted(audit), out)
+    out.wrote(output, output / "audit.csv")
+    return {"output": str(output), **_facts(library), "audit": counted(audit)}
 
 
 @command("Names for specimens", "bioscan-hf identify reads.fasta names.csv --references bold.tsv")
@@ -184,6 +194,16 @@ def _tell(library: ReferenceLibrary, out: Output) -> None:
         out.say(f"  {note}")
     if library.calibration is None:
         out.say("Fewer than 20 have a name at species or genus, so names by them have no confidence.")
+
+
+def _tell_audit(found: dict[str, int], out: Output) -> None:
+    from ..identification.audit import FINDINGS
+
+    lines = [f"  {name:<18}{found[name]:>7,}  {text}" for name, text in FINDINGS.items() if name in found]
+    if lines:
+        out.say("Suspicious references, which stay in the library (audit.csv):", *lines)
+    if found["species_in_several_bins"]:
+        out.say(f"{found['species_in_several_bins']:,} species are in several BINs.")
 
 
 def _summary(answers: pa.Table, library: ReferenceLibrary, least: float) -> Result:

@@ -23,6 +23,7 @@ from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from .answers import Named, answer
+from .audit import audited
 from .base import Library
 from .calibration import Calibration, pseudo_read
 from .formats import COLUMNS, Found, read_references
@@ -203,6 +204,10 @@ class ReferenceLibrary(Library):
             found.append(replace(block, matches=_without_reads(block.matches)))
             progress("reads", sum(part.reads for part in found), len(column))
         return answer(self, ids, found, least, novel_share)
+
+    def audit(self) -> pa.Table:
+        """Suspicious references, one row per finding, see `audit.audited`."""
+        return audited(self.records, self.codes, self.taxa, self.references, self.frame)
 
 
 def _without_reads(matches: Matches) -> Matches:
