@@ -53,14 +53,17 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
         self.column_names, self.max_nucleotides = list(columns or available), max_nucleotides
         if unknown := [name for name in self.column_names if name not in available]:
             raise ValueError(f"Unknown column {unknown[0]!r}. The files have {', '.join(available)}.")
+        self._files = [str(file) for file in files]
         self._groups: list[tuple[str, int]] = []
         sizes = [0]
-        for file in files:
+        for file in self._files:
             metadata = pq.read_metadata(file)
-            self._groups += [(str(file), number) for number in range(metadata.num_row_groups)]
+            self._groups += [(file, number) for number in range(metadata.num_row_groups)]
             sizes += [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._ends = np.cumsum(sizes)  # row group i has the rows from _ends[i] to _ends[i + 1]
         self._rows: NDArray[np.int64] | None = None  # rows of the files, if some were selected
+        self._index: str | None = None  # column of the place of a row
+        self._most: int | None = None  # bytes to keep, if not KEPT_BYTES
         self._kept: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
@@ -74,6 +77,7 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
         places = np.asarray(rows, np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
             raise IndexError(f"There are rows 0 to {len(self) - 1}, not {places.min()} to {places.max()}.")
+        asked = places.tolist()
         places = places if self._rows is None else self._rows[places]
         groups = self._group_of(places)
         found: list[Any] = [None] * len(places)
@@ -81,7 +85,7 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
             here = np.flatnonzero(groups == group)
             taken = self._group(int(group)).take(pa.array(places[here] - self._ends[group]))
             for place, row in zip(here.tolist(), taken.to_pylist(), strict=True):
-                found[place] = row
+                found[place] = row if self._index is None else row | {self._index: asked[place]}
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +110,16 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
         chosen.column_names, chosen._kept = list(columns), OrderedDict()
         return chosen
 
+    def in_turn(self, index: str) -> ParquetRows:
+        """A dataset to be read from first to last, so that one row group is kept; rows also have their place.
+
+        Args:
+            index: Column of the place.
+        """
+        chosen = copy.copy(self)
+        chosen._index, chosen._most, chosen._kept = index, 0, OrderedDict()
+        return chosen
+
     def slice(self, start: int, size: int) -> pa.Table:
         """Rows from `start` on, at most `size` of them."""
         rows = np.arange(start, min(start + size, len(self)))
@@ -119,8 +133,7 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
 
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of a column, for all rows."""
-        files = dict.fromkeys(file for file, _ in self._groups)
-        read = [pq.read_table(file, columns=[name], partitioning=None) for file in files]
+        read = [pq.read_table(file, columns=[name], partitioning=None) for file in self._files]
         table = cut_barcodes(pa.concat_tables(read), self.max_nucleotides)
         return table[name] if self._rows is None else table[name].take(pa.array(self._rows))
 
@@ -135,8 +148,8 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
             with pq.ParquetFile(file, memory_map=True) as opened:
                 table = opened.read_row_group(group, columns=self.column_names, use_threads=False)
             table = cut_barcodes(table.select(self.column_names), self.max_nucleotides)
-            size = table.nbytes
-            while self._kept and size + sum(kept.nbytes for kept in self._kept.values()) > KEPT_BYTES:
+            size, most = table.nbytes, KEPT_BYTES if self._most is None else self._most
+            while self._kept and size + sum(kept.nbytes for kept in self._kept.values()) > most:
                 self._kept.popitem(last=False)
         self._kept[number] = table
         return table
@@ -146,6 +159,12 @@ def _runs(values: NDArray[np.int64]) -> tuple[list[int], list[int]]:
     """Where runs of equal values begin and end."""
     cuts = (np.flatnonzero(np.diff(values)) + 1).tolist()
     return ([0, *cuts], [*cuts, len(values)]) if len(values) else ([], [])
+
+
+def joined(parts: Sequence[ParquetRows]) -> ParquetRows:
+    """The rows of some datasets of whole files with the same columns, one dataset after the other."""
+    first = parts[0]
+    return ParquetRows([file for part in parts for file in part._files], first.column_names, first.max_nucleotides)
 
 
 def open_rows(

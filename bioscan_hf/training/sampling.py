@@ -71,7 +71,9 @@ def similar_length_order(lengths: NDArray[np.int64], batch_size: int, seed: Sequ
     return np.concatenate([batches.reshape(-1), order[full:]])
 
 
-def distinct_order(groups: NDArray[np.int64], batch_size: int, seed: Sequence[int]) -> NDArray[np.int64]:
+def distinct_order(
+    groups: NDArray[np.int64], batch_size: int, seed: Sequence[int], blocks: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """A permutation (n,) of the rows in which no batch holds a group twice, where possible.
 
     Equal barcodes or texts in a batch would be negatives of each other although they are the same input. The rows are
@@ -80,8 +82,12 @@ def distinct_order(groups: NDArray[np.int64], batch_size: int, seed: Sequence[in
 
     Args:
         groups: Group of each row (n,); negative for a row without a group.
+        blocks: Block of each row (n,), ascending: the rows are shuffled as by `block_order`.
     """
-    drawn = np.random.default_rng(list(seed)).permutation(len(groups))
+    if blocks is None:
+        drawn = np.random.default_rng(list(seed)).permutation(len(groups))
+    else:
+        drawn = block_order(blocks, batch_size, seed)
     rows = iter(zip(drawn.tolist(), groups[drawn].tolist(), strict=True))
     waiting: dict[int, list[int]] = {}
     order: list[int] = []

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from bioscan_hf.dataset import parquet, parquet_rows
 from bioscan_hf.dataset.build import build
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.dataset.parquet_rows import ParquetRows, open_rows
+from bioscan_hf.dataset.parquet_rows import ParquetRows, joined, open_rows
 from bioscan_hf.schema import RANKS
 from bioscan_hf.simulate.release import simulate_release
 from bioscan_hf.training.sampling import EpochSampler, block_order
@@ -62,6 +62,12 @@ def test_rows_equal_those_of_load_bioscan5m(release, built, split, monkeypatch):
     assert chosen.column("processid").to_pylist() == [expected[i]["processid"] for i in (7, 2, 9)]
     assert chosen.blocks.tolist() == rows.blocks[[7, 2, 9]].tolist()
     assert chosen.select_columns(["genus"])[1] == {"genus": expected[2]["genus"]}
+    twice = joined([rows, rows]).in_turn("place")  # a file that is there twice
+    count = len(rows)
+    assert len(twice) == 2 * count and twice[count + 1] == expected[1] | {"place": count + 1}
+    assert twice.__getitems__([count, 0]) == [expected[0] | {"place": count}, expected[0] | {"place": 0}]
+    assert twice.column("processid").to_pylist() == 2 * [row["processid"] for row in expected]
+    assert list(twice)[-1]["place"] == 2 * count - 1 and len(twice._kept) == 1
 
 
 def test_a_release_is_built_once_and_read_as_it_is(release):

@@ -1,10 +1,12 @@
 """Orders of rows: batches of similar length, and batches without duplicates."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from bioscan_hf.training.sampling import EpochSampler, distinct_order, groups_of, similar_length_order
+from bioscan_hf.training.sampling import EpochSampler, block_order, distinct_order, groups_of, similar_length_order
 from bioscan_hf.training.trainer import EpochCallback
 
 
@@ -64,6 +66,31 @@ def test_rare_groups_do_not_share_a_batch():
     for epoch in range(5):
         batches = groups[distinct_order(groups, 10, (0, epoch))].reshape(20, 10)
         assert sum(len(set(batch.tolist())) == 10 for batch in batches) >= 19
+
+
+def test_distinct_batches_of_blocks():
+    """Pairs that lie in one block are kept apart; blocks are read about as often as in `block_order`."""
+    blocks, groups = np.repeat(np.arange(400), 100), np.arange(40_000) // 2
+    orders = [distinct_order(groups, 64, (0, 0), blocks), block_order(blocks, 64, (0, 0))]
+    orders.append(distinct_order(groups, 64, (0, 0)))
+    assert all(np.array_equal(np.sort(order), np.arange(40_000)) for order in orders)
+    twice = [sum(64 - len(set(batch)) for batch in groups[order].reshape(-1, 64).tolist()) for order in orders]
+    assert twice[0] <= 2 and twice[1] > 100 and twice[2] <= 2
+    reads = [reads_of(blocks[order].tolist(), keep=135) for order in orders]
+    assert reads[0] < 1.1 * reads[1] < 0.2 * reads[2]
+    assert not np.array_equal(orders[0], distinct_order(groups, 64, (0, 1), blocks))
+
+
+def reads_of(blocks, keep):
+    """How often a reader that keeps the last blocks reads one."""
+    kept, reads = OrderedDict(), 0
+    for block in blocks:
+        reads += block not in kept
+        kept[block] = None
+        kept.move_to_end(block)
+        if len(kept) > keep:
+            kept.popitem(last=False)
+    return reads
 
 
 def test_groups_of_a_column():

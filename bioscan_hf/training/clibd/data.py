@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets import Image as ImageFeature
@@ -22,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import cached_file
 
 from ...dataset.load import load_bioscan5m
-from ...dataset.parquet_rows import ParquetRows, open_rows
+from ...dataset.parquet_rows import ParquetRows, joined, open_rows
 from ...encoders.hub_encoders import BARCODEBERT, load_published_barcodebert
 from ...losses.pairs import choose_pairs
 from ...models import register  # noqa: F401  (our classes for AutoModel)
@@ -82,6 +84,24 @@ def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) ->
     return data
 
 
+def open_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) -> Dataset | ParquetRows:
+    """Rows of a split, as of `load_specimens`. Photos of built Parquet files are read where they are, without a copy.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    name, revision = split_revision(options.source)
+    rows = open_rows(name, options.image_config, split, columns, revision=revision) if "image" in columns else None
+    return rows or load_specimens(options, split, columns)
+
+
+def column_of(data: Dataset | ParquetRows, name: str) -> pa.ChunkedArray:
+    """The values of a column, for all rows."""
+    if isinstance(data, ParquetRows):
+        return data.column(name)
+    return data.select_columns([name]).with_format("arrow")[:][name]
+
+
 def load_training_rows(
     options: ClibdOptions, training_args: ClibdArguments, modalities: Sequence[str], first_step: int = 0
 ) -> Dataset | ParquetRows | PassStream:
@@ -112,14 +132,9 @@ def load_training_rows(
         )
         check_batch(range(rows.rows), split, smallest)
         return rows
-    name, revision = split_revision(options.source)
-    data: Dataset | ParquetRows | None = None
-    if "image" in columns and options.distinct == "none":  # photos are read where they are, without a copy
-        data = open_rows(name, options.image_config, split, columns, revision=revision)
-    data = data or load_specimens(options, split, columns)
+    data = open_specimens(options, split, columns)
     if most is not None:
-        names = data.column("processid").to_pylist() if isinstance(data, ParquetRows) else data["processid"][:]
-        data = data.select(kept(names, largest_id(names, most)))
+        data = data.select(kept(names := column_of(data, "processid").to_pylist(), largest_id(names, most)))
     check_batch(data, split, smallest)
     return data
 
@@ -141,11 +156,13 @@ class Validation:
 
     Attributes:
         rows: Keys, then queries of seen, then of unseen species, with the column `index`.
+        ids: Processids (n,).
         labels: Rank -> names (n,).
         parts: "keys", "seen" and "unseen" -> slice of the rows.
     """
 
-    rows: Dataset
+    rows: Dataset | ParquetRows
+    ids: list[str]
     labels: dict[str, list[str | None]]
     parts: dict[str, slice]
 
@@ -156,23 +173,26 @@ def load_validation(options: ClibdOptions, modalities: Sequence[str]) -> Validat
         return None
     columns = columns_needed(ClibdOptions("", label_columns=None), [*modalities, "text"])  # text: the names of taxa
     splits = {"keys": options.key_splits, "seen": options.seen_split, "unseen": options.unseen_split}
-    loaded = {part: load_specimens(options, split, columns) for part, split in splits.items()}
-    bounds = np.cumsum([0, *(len(rows) for rows in loaded.values())]).tolist()
-    parts = {part: slice(bounds[i], bounds[i + 1]) for i, part in enumerate(loaded)}
-    rows = concatenate_datasets(list(loaded.values())).add_column("index", np.arange(bounds[-1]))
-    names = {rank: cast(list[str | None], [name or None for name in rows[rank][:]]) for rank in RANKS}
-    return Validation(rows, names, parts)
+    loaded = [open_specimens(options, split, columns) for split in splits.values()]
+    bounds = np.cumsum([0, *map(len, loaded)]).tolist()
+    parts = {part: slice(bounds[i], bounds[i + 1]) for i, part in enumerate(splits)}
+    rows: Any
+    if all(isinstance(part, ParquetRows) for part in loaded):
+        rows = joined(cast(list[ParquetRows], loaded)).in_turn("index")
+    else:
+        rows = concatenate_datasets(cast(list[Dataset], loaded)).add_column("index", np.arange(bounds[-1]))
+    names = {rank: [name or None for name in column_of(rows, rank).to_pylist()] for rank in RANKS}
+    return Validation(rows, column_of(rows, "processid").to_pylist(), names, parts)
 
 
 def make_sampler(options: ClibdOptions, data: Any, training_args: ClibdArguments) -> EpochSampler | None:
     """The order of the training rows; None uses the Trainer's."""
-    if isinstance(data, ParquetRows):
-        return EpochSampler(block_order, data.blocks, global_batch_size(training_args), training_args.seed)
+    blocks = data.blocks if isinstance(data, ParquetRows) else None
+    how = global_batch_size(training_args), training_args.seed
     if options.streaming or options.distinct == "none":
-        return None
-    column = data.select_columns([options.distinct]).with_format("arrow")[:][options.distinct]
-    groups = groups_of(column, barcodes=options.distinct == "dna_barcode")
-    return EpochSampler(distinct_order, groups, global_batch_size(training_args), training_args.seed)
+        return None if blocks is None else EpochSampler(block_order, blocks, *how)
+    groups = groups_of(column_of(data, options.distinct), barcodes=options.distinct == "dna_barcode")
+    return EpochSampler(partial(distinct_order, blocks=blocks), groups, *how)
 
 
 # ---- model and processor --------------------------------------------------------------------------------------------

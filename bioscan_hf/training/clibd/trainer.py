@@ -233,7 +233,7 @@ def retrieval_tables(
             embeddings={name: vectors[part] for name, vectors in zip(modalities, embeddings, strict=True)},
             labels={rank: validation.labels[rank][part] for rank in REPORTED_RANKS},
             present={name: present[part, column].astype(bool) for column, name in enumerate(modalities)},
-            ids=validation.rows["processid"][part],
+            ids=validation.ids[part],
         )
 
     fewest = validation.parts["keys"].stop - validation.parts["keys"].start
