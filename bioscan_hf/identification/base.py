@@ -21,7 +21,7 @@ from torch import Tensor
 from ..progress import Progress
 from ..schema import LABEL_COLUMNS, RANKS
 from .calibration import LEVELS, Calibration, Evidence, by_species, learn
-from .names import Names, evidence_of, names_of
+from .names import Names, evidence_of, features, names_of
 from .publish import push_folder
 from .similarity import Matches
 
@@ -100,7 +100,11 @@ class Library(ABC):
 
     def evidence(self, found: Matches, names: Names) -> Evidence:
         """Features of matches for the confidences."""
-        return evidence_of(found, names, self.codes, self.count)
+        return evidence_of(found, names, self.codes, self.features(found))
+
+    def features(self, found: Matches) -> list[NDArray[np.float64]]:
+        """Features (n,) of matches that count at every rank."""
+        return features(found)
 
     def calibrate(
         self, number: int, rng: np.random.Generator, progress: Progress, can: NDArray[np.bool_] | None = None

@@ -111,13 +111,14 @@ def _voted(
 
 
 def evidence_of(
-    found: Matches, names: Names, codes: Mapping[str, NDArray[np.int64]], count: NDArray[np.int64]
+    found: Matches, names: Names, codes: Mapping[str, NDArray[np.int64]], common: Sequence[NDArray[np.float64]]
 ) -> Evidence:
-    """Features of reads for the confidences."""
-    identity, overlap = found.identity[:, 0].astype(np.float64), found.overlap[:, 0]
-    few = -np.log1p((1 - identity) * overlap)
-    common = [identity, few, np.log1p(overlap), lower_bound(identity.astype(np.float32), overlap), found.cosine.max(1)]
-    nothing = np.zeros(len(identity))
+    """Features of reads for the confidences.
+
+    Args:
+        common: Features (n,) of the matches that count at every rank.
+    """
+    nothing = np.zeros(len(found.rows))
     leads = [names.lead.get(rank, nothing) for rank in LEVELS]
     ranks = {}
     there = found.rows >= 0
@@ -129,3 +130,11 @@ def evidence_of(
         alone = -np.log(np.maximum(names.tied[rank], 1))
         ranks[rank] = np.stack([*common, names.lead[rank], votes, nearest, alone], axis=1)
     return Evidence(np.stack([*common, *leads], axis=1), ranks)
+
+
+def features(found: Matches) -> list[NDArray[np.float64]]:
+    """Features (n,) of the matches of reads: identity, few differences, length, certainty, cosine."""
+    identity, overlap = found.identity[:, 0].astype(np.float64), found.overlap[:, 0]
+    few = -np.log1p((1 - identity) * overlap)
+    bound = lower_bound(identity.astype(np.float32), overlap)
+    return [identity, few, np.log1p(overlap), bound, found.cosine.max(1).astype(np.float64)]

@@ -21,8 +21,11 @@ STATUSES = (
     *("indel", "short", "reversed", "ok"),
 )
 
-#: Statuses of reads without names: nothing like them was learned.
-UNNAMED = frozenset(STATUSES[:5])
+#: Statuses of photos, besides "far" and "ok".
+PHOTO_STATUSES = ("no_photo", "unreadable")
+
+#: Statuses of reads and photos without names: nothing like them was learned.
+UNNAMED = frozenset([*STATUSES[:5], *PHOTO_STATUSES])
 
 #: Fewest nucleotides, and smallest share of A, C, G and T, of a read that is compared.
 SHORTEST, LEAST_LETTERS = 60, 0.5

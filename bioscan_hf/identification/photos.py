@@ -1,0 +1,241 @@
+"""Photos to be named, and their vectors. A photo that cannot be read gets a status and never stops the others.
+
+Shape letters: n = photos, D = embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from torch import nn
+
+from ..barcodes import spelled
+from ..dataset.load import load_bioscan5m
+from ..encoders.batches import embed_photos, inference, resolve_dtype
+from ..models.pixels import photo_pixels
+from ..progress import Progress, silent
+from ..release.tables import read_strings
+from ..schema import ID_NAMES, LABEL_COLUMNS, LABEL_NAMES, SEQUENCE_NAMES
+from .lineages import named
+
+#: Endings of files in a folder of photos.
+ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+#: Names of the column of photos in a table, in lower case.
+PHOTO_NAMES = ("photo", "image", "image_file", "photo_file", "file_name", "filename", "file", "path")
+
+_AT_ONCE = 64
+
+#: A network and its processor.
+Encoder = tuple[nn.Module, Any]
+
+
+@dataclass
+class Specimens:
+    """Specimens to be named.
+
+    Attributes:
+        ids: Their names (n,).
+        photos: Column of paths, encoded bytes, or structs of `datasets` with both; None without photos.
+        reads: Their sequences (n,); None without sequences.
+        labels: `LABEL_COLUMNS`, of datasets and of tables with ranks; None elsewhere.
+    """
+
+    ids: list[str]
+    photos: Any
+    reads: pa.ChunkedArray | None = None
+    labels: pa.Table | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def is_folder_of_photos(path: str | Path) -> bool:
+    """Whether a folder holds photos and is not a dataset or a release."""
+    folder = Path(path)
+    if not folder.is_dir() or any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
+        return False
+    return next(_photos_of(folder), None) is not None and not any(folder.rglob("*_metadata*.*"))
+
+
+def has_photo_column(path: str | Path, encoding: str = "utf-8") -> bool:
+    """Whether a CSV or TSV has a column of photos."""
+    path = Path(path)
+    if not path.is_file() or path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        return False
+    with open(path, encoding=encoding, errors="replace") as file:
+        line = file.readline(1 << 16)
+    names = {name.strip().strip('"').lower() for name in line.replace("\t", ",").split(",")}
+    return bool(names & set(PHOTO_NAMES))
+
+
+def read_specimens(
+    source: str | Path,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    id_column: str | None = None,
+    sequence_column: str | None = None,
+    encoding: str = "utf-8",
+) -> Specimens:
+    """Specimens of a folder of photos, a table with a column of photos, or a dataset.
+
+    Args:
+        source: Folder of photos, whose names without ending are the ids; CSV or TSV with an id, the file of a photo
+            (relative to the table) and perhaps a sequence; or a source of `load_bioscan5m`.
+        config: Photos of a dataset, such as "cropped_256"; by default the first that it has.
+        split: Splits of a dataset; all records by default.
+        id_column, sequence_column: Columns of a table, if they have no usual name.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `source`.
+        ValueError: if it has no photos, or a table has no ids.
+    """
+    path = Path(source)
+    if is_folder_of_photos(path):
+        files = sorted(_photos_of(path))
+        return Specimens([file.relative_to(path).with_suffix("").as_posix() for file in files], files)
+    if path.is_file() and has_photo_column(path, encoding):
+        return _of_table(path, id_column, sequence_column, encoding)
+    return _of_dataset(source, config, split or "all")
+
+
+def _photos_of(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+
+
+def _of_table(path: Path, id_column: str | None, sequence_column: str | None, encoding: str) -> Specimens:
+    table = pa.concat_tables(part for _, part in read_strings(path, (), encoding=encoding))
+    lower = {name.strip().lower(): name for name in table.column_names}
+
+    def column(given: str | None, usual: Sequence[str]) -> str | None:
+        if given is not None and given not in table.column_names:
+            raise ValueError(f"{str(path)!r} has no column {given!r}; it has {', '.join(table.column_names)}.")
+        return given or next((lower[name.lower()] for name in usual if name.lower() in lower), None)
+
+    photo, name = column(None, PHOTO_NAMES), column(id_column, ID_NAMES)
+    if photo is None or name is None:
+        raise ValueError(f"{str(path)!r} needs a column of ids and one of photos ({', '.join(PHOTO_NAMES)}).")
+    files = [None if file is None or not file.strip() else path.parent / file for file in table[photo].to_pylist()]
+    read = column(sequence_column, SEQUENCE_NAMES)
+    reads = None if read is None else pa.chunked_array([spelled(table[read])])
+    ids = ["" if one is None else one for one in table[name].to_pylist()]
+    return Specimens(ids, files, reads, _labels(table, lower))
+
+
+def _labels(table: pa.Table, columns: Mapping[str, str]) -> pa.Table | None:
+    """`LABEL_COLUMNS` of a table, with names in their one form; None if it has no rank."""
+    there = {LABEL_NAMES[name]: table[own].to_pylist() for name, own in columns.items() if name in LABEL_NAMES}
+    if not there:
+        return None
+    rows = [dict(zip(there, cells, strict=True)) for cells in zip(*there.values(), strict=True)]
+    found = [
+        named({rank: name for rank, name in row.items() if name}) | {"dna_bin": row.get("dna_bin")} for row in rows
+    ]
+    return pa.table({rank: pa.array([row.get(rank) for row in found], pa.string()) for rank in LABEL_COLUMNS})
+
+
+def _of_dataset(source: str | Path, config: str | None, split: str) -> Specimens:
+    columns = ["processid", "image", "dna_barcode", *LABEL_COLUMNS]
+    problem: ValueError | None = None
+    for name in (config,) if config else ("cropped_256", "original_256", "cropped", "original_full"):
+        try:
+            data = load_bioscan5m(source, name, split, columns=columns, max_nucleotides=None)
+        except ValueError as error:
+            problem = error
+            continue
+        arrow = data.with_format("arrow")
+        texts = arrow.select_columns([column for column in columns if column != "image"])[:]
+        photos = arrow.select_columns(["image"])
+        return Specimens(texts["processid"].to_pylist(), photos, texts["dna_barcode"], texts.select(LABEL_COLUMNS))
+    raise ValueError(f"{str(source)!r} has no photos. {problem}")
+
+
+def photo_vectors(
+    encoder: Encoder, photos: Any, names: Sequence[str], *, progress: Progress = silent
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Vectors (n, D) of photos, zeros where there is none, and the status of each: ok, no_photo or unreadable.
+
+    Args:
+        photos: As of `Specimens`, or a sequence of what `photo_pixels` takes.
+        names: What to call each photo in an error (n,).
+
+    Raises:
+        ValueError: if the encoder gives NaN, or no photo can be read.
+    """
+    model, processor = encoder
+    status: list[str] = []
+    vectors: list[NDArray[np.float32]] = []
+    places: list[int] = []
+    with inference(model):
+        for start in range(0, len(names), _AT_ONCE):
+            called = names[start : start + _AT_ONCE]
+            loaded = [_loaded(photo) for photo in _part(photos, start, len(called))]
+            good, inputs, told = _decoded(processor, loaded, called)
+            status += told
+            if good:
+                batch = [(called, [b""] * len(good))]
+                here = embed_photos(
+                    model, lambda photos, names, inputs=inputs: inputs, batch, dtype=resolve_dtype(model, "auto")
+                )
+                if not np.isfinite(here).all():
+                    raise ValueError("The encoder gives NaN or infinite vectors of photos. Check its weights.")
+                vectors.append(here)
+                places += [start + i for i in good]
+            progress("photos", len(status), len(names))
+    if not vectors:
+        raise ValueError(f"None of {len(names):,} photos can be read.")
+    found = np.concatenate(vectors)
+    every = np.zeros((len(names), found.shape[1]), np.float32)
+    every[places] = found
+    return every, status
+
+
+def _part(photos: Any, start: int, size: int) -> list[Any]:
+    if hasattr(photos, "select_columns"):
+        return photos[start : start + size]["image"].to_pylist()
+    return list(photos[start : start + size])
+
+
+def _loaded(photo: Any) -> bytes | NDArray[np.uint8] | str:
+    """Encoded bytes or pixels of a photo, or its status."""
+    if isinstance(photo, Mapping):
+        photo = photo["path"] if photo["bytes"] is None else photo["bytes"]
+    if photo is None or (isinstance(photo, str | bytes) and not photo):
+        return "no_photo"
+    try:
+        if isinstance(photo, str | Path):
+            return Path(photo).read_bytes()
+        return photo if isinstance(photo, bytes) else photo_pixels(photo)
+    except OSError:
+        return "no_photo"
+    except (ValueError, TypeError):
+        return "unreadable"
+
+
+def _decoded(
+    processor: Any, loaded: Sequence[Any], names: Sequence[str]
+) -> tuple[list[int], Mapping[str, Any], list[str]]:
+    """Places of the photos that can be decoded, the model's inputs of them, and the status of all."""
+    status = [one if isinstance(one, str) else "ok" for one in loaded]
+    good = [i for i, text in enumerate(status) if text == "ok"]
+    try:
+        return good, _inputs(processor, loaded, names, good), status
+    except ValueError:
+        for i in good:
+            try:
+                processor([loaded[i]], [names[i]])
+            except ValueError:
+                status[i] = "unreadable"
+    good = [i for i in good if status[i] == "ok"]
+    return good, _inputs(processor, loaded, names, good), status
+
+
+def _inputs(processor: Any, loaded: Sequence[Any], names: Sequence[str], good: Sequence[int]) -> Mapping[str, Any]:
+    return processor([loaded[i] for i in good], [names[i] for i in good]) if good else {}
