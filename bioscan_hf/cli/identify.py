@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Option
 
 from .command import Output, Result, command
+from .identify_files import Abundance, DarwinCore, Files, Krona, Qiime, SampleColumn
 from .options import (
     Encoding,
     Force,
@@ -110,41 +111,65 @@ def identify(
     force: Force = False,
     id_column: IdColumn = None,
     sequence_column: SequenceColumn = None,
+    sample_column: SampleColumn = None,
     encoding: Encoding = "utf-8",
+    abundance: Abundance = None,
+    darwincore: DarwinCore = None,
+    krona: Krona = None,
+    qiime: Qiime = None,
     *,
     out: Output,
 ) -> Result:
     """Name your own sequences by the nearest references, with a confidence at every rank."""
-    from ..dataset.sequences import read_sequences
-    from ..identification.tables import check_ending, with_sizes, write_answers
+    from ..identification.samples import with_samples
+    from ..identification.tables import check_ending, write_answers
 
     if str(output) != "-":
         refuse_to_replace(force, output)
     _check(source, least, novel_share)
     check_ending(output)
+    files = Files(abundance, darwincore, krona, qiime)
+    files.check(output, force)
     no_library_bars(out)
+    reads = _reads(source, out, id_column, sequence_column, sample_column, encoding)
+    files.check_reads(reads)
+    library = _made(references, out, format, ranks, marker, split, model, encoding, seed)
     with out.progress() as progress:
-        reads = read_sequences(
+        answers = library.identify(reads, least=least, novel_share=novel_share, progress=progress)
+    answers = with_samples(answers, reads[sample_column].to_pylist() if sample_column else None)
+    write_answers(answers, output)
+    result = _summary(answers, library, least)
+    files.write(answers)
+    if str(output) != "-":
+        _show(answers, result, out)
+        out.wrote(output, *files.wanted)
+    return {"output": str(output), "references": len(library), "least": least, **result}
+
+
+def _reads(
+    source: str,
+    out: Output,
+    id_column: str | None,
+    sequence_column: str | None,
+    sample_column: str | None,
+    encoding: str,
+) -> pa.Table:
+    """All records of the file, also repeated and empty ones."""
+    from ..dataset.sequences import read_sequences
+
+    with out.progress() as progress:
+        return read_sequences(
             source,
             clean="any",
             duplicates="keep",
             empty="keep",
             id_column=id_column,
             sequence_column=sequence_column,
+            kept=[sample_column] if sample_column else [],
             encoding=encoding,
             progress=progress,
             tell=out.say,
         )
-    library = _made(references, out, format, ranks, marker, split, model, encoding, seed)
-    with out.progress() as progress:
-        answers = library.identify(reads, least=least, novel_share=novel_share, progress=progress)
-    answers = with_sizes(answers)
-    write_answers(answers, output)
-    result = _summary(answers, library, least)
-    if str(output) != "-":
-        _show(answers, result, out)
-        out.wrote(output)
-    return {"output": str(output), "references": len(library), "least": least, **result}
 
 
 def _made(

@@ -70,6 +70,7 @@ def read_sequences(
     id_column: str | None = None,
     sequence_column: str | None = None,
     marker: str | None = BARCODE_MARKER,
+    kept: Sequence[str] = (),
     encoding: str = "utf-8",
     arrow_file: str | Path | None = None,
     progress: Progress = silent,
@@ -91,6 +92,7 @@ def read_sequences(
         id_column: Column of the ids in a table; None takes the first of `ID_NAMES`.
         sequence_column: Column of the sequences in a table; None takes that of `SEQUENCE_NAMES`.
         marker: The marker that is read from records that name theirs; None reads all.
+        kept: Other columns of a table that the result has too, as text.
         encoding: Encoding of the ids and names, such as "latin-1".
         arrow_file: File to write the table to; the result is then mapped from it and not held in memory.
         progress: Called with "records", the records read so far, and None.
@@ -120,7 +122,7 @@ def read_sequences(
         if left_out:
             tell(f"{path.name}: left out {counted(left_out)}.")
 
-    found = _blocks(file, id_column, sequence_column, progress)
+    found = _blocks(file, id_column, sequence_column, kept, progress)
     blocks = (_barcodes(block, marker, left_out) for block in found)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
@@ -170,14 +172,14 @@ def _mapped(file: str | Path) -> pa.Table:
 
 
 def _blocks(
-    file: SequenceFile, id_column: str | None, sequence_column: str | None, progress: Progress
+    file: SequenceFile, id_column: str | None, sequence_column: str | None, kept: Sequence[str], progress: Progress
 ) -> Iterator[pa.Table]:
     done = 0
     with opened(file.path) as stream:
         kind = file_kind(stream, file.path, file.encoding)
         if kind == "table":
-            found = _read_table(file, id_column, sequence_column)
-        elif id_column or sequence_column:
+            found = _read_table(file, id_column, sequence_column, kept)
+        elif id_column or sequence_column or kept:
             raise ValueError(f"{str(file.path)!r} is a {kind.upper()}: it has no columns to choose from.")
         else:
             found = (read_fasta if kind == "fasta" else read_fastq)(file, normalized(stream, file.block_bytes))
@@ -239,7 +241,9 @@ def _columns(path: Path, encoding: str, chosen: Mapping[str, str] | None = None)
     return {renamed.get(name, name): name for name in names}
 
 
-def _read_table(file: SequenceFile, id_column: str | None, sequence_column: str | None) -> Iterator[pa.Table]:
+def _read_table(
+    file: SequenceFile, id_column: str | None, sequence_column: str | None, kept: Sequence[str]
+) -> Iterator[pa.Table]:
     names = csv_columns(file.path, file.encoding)
     ids = _column(names, id_column, ID_NAMES, "ids", "id_column", file.path)
     barcodes = _column(names, sequence_column, SEQUENCE_NAMES, "sequences", "sequence_column", file.path)
@@ -247,7 +251,13 @@ def _read_table(file: SequenceFile, id_column: str | None, sequence_column: str 
     found = _columns(file.path, file.encoding, chosen)
     labels = [column for column in LABEL_COLUMNS if column in found]
     markers = [name for name in names if name.lower() in MARKER_NAMES][:1]
-    wanted = ["processid", "dna_barcode", *labels, *markers]
+    ours = {theirs: name for name, theirs in found.items()}
+    if lacking := [name for name in kept if name not in ours]:
+        raise ValueError(
+            f"{str(file.path)!r} has no column {lacking[0]!r}. Its columns are {', '.join(map(repr, names))}."
+        )
+    others = {name: ours[name] for name in kept}
+    wanted = list(dict.fromkeys(["processid", "dna_barcode", *labels, *markers, *others.values()]))
     for row, table in read_rows(file.path, wanted, refuse, encoding=file.encoding, names=chosen):
 
         def place(record: int, character: int, row: int = row) -> str:
@@ -263,6 +273,9 @@ def _read_table(file: SequenceFile, id_column: str | None, sequence_column: str 
             block = block.append_column(rank, table[rank])
         for name in markers:
             block = block.append_column("marker", table[name])
+        for name, our in others.items():
+            if name not in block.column_names:
+                block = block.append_column(name, table[our])
         yield block
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +18,6 @@ FORMATS = (".csv", ".tsv", ".json", ".parquet", ".xlsx")
 
 #: Rows of a sheet, by the file format.
 MOST_ROWS = 1_048_576
-
-_SIZE = re.compile(r";size=(\d+)")
 
 
 def check_ending(path: str | Path) -> None:
@@ -57,15 +54,6 @@ def write_answers(table: pa.Table, path: str | Path) -> None:
     else:
         with writing(path, "wb") as file:
             pacsv.write_csv(_rounded(table), file, _csv("," if ending == ".csv" else "\t"))
-
-
-def with_sizes(table: pa.Table) -> pa.Table:
-    """The table with a column `size` if ids hold ";size=N", as those of vsearch."""
-    found = [_SIZE.search(name) for name in table["id"].to_pylist()]
-    if not any(found):
-        return table
-    sizes = pa.array([int(match[1]) if match else 1 for match in found], pa.int64())
-    return table.add_column(1, "size", sizes)
 
 
 def _csv(delimiter: str) -> Any:

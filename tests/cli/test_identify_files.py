@@ -1,0 +1,69 @@
+"""The files that identify writes besides its table."""
+
+import csv
+
+import numpy as np
+import pytest
+from made_up_references import records
+
+from bioscan_hf.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A table of references, and a table of reads of two sites with one id for each row."""
+    folder = tmp_path_factory.mktemp("files")
+    rows = records(np.random.default_rng(7), each=3)
+    with open(folder / "references.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with open(folder / "reads.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["processid", "Site name", "nucleotides"])
+        for number, row in enumerate(rows[::5]):
+            writer.writerow([f"read{number};size={number + 1}", ("lake", "wood")[number % 2], row["dna_barcode"]])
+    return folder
+
+
+def read(path, delimiter=","):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+def test_all_files_at_once(folder, capsys):
+    """Every read is in every file, and the abundances sum to the reads."""
+    files = {"abundance": "taxa.tsv", "darwincore": "dwc.csv", "krona": "krona.txt", "qiime": "taxonomy.tsv"}
+    options = [word for name, file in files.items() for word in (f"--{name}", folder / file)]
+    words = ["identify", folder / "reads.csv", folder / "names.csv", "--references", folder / "references.csv"]
+    words += ["--sample-column", "Site name", "--sequence-column", "nucleotides"]
+    main(list(map(str, [*words, *options])))
+    assert capsys.readouterr().out.splitlines()[-4:] == [f"Wrote {folder / name}" for name in files.values()]
+    names, taxa = read(folder / "names.csv"), read(folder / "taxa.tsv", "\t")
+    assert {row["sample"] for row in names} == {"lake", "wood"}
+    total = sum(int(row["size"]) for row in names)
+    assert sum(int(row["lake"]) + int(row["wood"]) for row in taxa) == total == sum(range(1, len(names) + 1))
+    assert [row["occurrenceID"] for row in read(folder / "dwc.csv")] == [row["id"] for row in names]
+    assert [row["Feature ID"] for row in read(folder / "taxonomy.tsv", "\t")] == [row["id"] for row in names]
+    assert sum(int(line.split("\t")[0]) for line in (folder / "krona.txt").read_text().splitlines()) == total
+
+
+def test_faults_are_told_before_the_reads_are_named(folder, capsys):
+    words = ["identify", folder / "reads.csv", folder / "n.csv", "--references", folder / "references.csv"]
+    words += ["--sequence-column", "nucleotides"]
+
+    def fails(*more):
+        with pytest.raises(SystemExit) as stopped:
+            main(list(map(str, [*words, *more])))
+        assert stopped.value.code == 1
+        return capsys.readouterr().err
+
+    assert "has no column 'Place'. Its columns are 'processid', 'Site name'" in fails("--sample-column", "Place")
+    assert "the ending tells the format" in fails("--abundance", folder / "taxa.doc")
+    assert "is given for two files" in fails("--krona", folder / "n.csv")
+    (folder / "twice.fasta").write_text(">a\nACGT\n>a\nACGT\n")
+    words[1] = folder / "twice.fasta"
+    del words[-2:]
+    assert "QIIME 2 needs unique ids" in fails("--qiime", folder / "new.tsv")
+    assert "it has no columns to choose from" in fails("--sample-column", "Site")
+    assert not (folder / "n.csv").exists() and not (folder / "new.tsv").exists()
