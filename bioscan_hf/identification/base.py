@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..progress import Progress
 from ..schema import LABEL_COLUMNS, RANKS
-from .calibration import LEVELS, Calibration, Evidence, by_species, learn
+from .calibration import BIN, LEVELS, Calibration, Evidence, by_species, learn
 from .names import Names, evidence_of, features, names_of
 from .publish import push_folder
 from .similarity import Matches
@@ -51,9 +51,13 @@ class Library(ABC):
         self.taxa: dict[str, list[str]] = {}
         for rank in LABEL_COLUMNS:
             column = records[rank].combine_chunks()
-            taxa = sorted(name for name in column.unique().to_pylist() if name is not None)
-            codes = pc.fill_null(pc.index_in(column, pa.array(taxa, column.type)), -1)
-            self.codes[rank], self.taxa[rank] = codes.to_numpy().astype(np.int64), taxa
+            column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            names = column.dictionary.to_pylist()
+            order = sorted((place for place, name in enumerate(names) if name is not None), key=names.__getitem__)
+            code = np.full(len(names) + 1, -1)  # the last is for records without a name
+            code[order] = range(len(order))
+            self.codes[rank] = code[pc.fill_null(column.indices, len(names)).to_numpy(zero_copy_only=False)]
+            self.taxa[rank] = [names[place] for place in order]
 
     def __len__(self) -> int:
         return int(self.count.sum())
@@ -62,6 +66,11 @@ class Library(ABC):
     def ranks(self) -> list[str]:
         """Ranks with names, the highest first."""
         return [rank for rank in RANKS if self.taxa[rank]]
+
+    @property
+    def named(self) -> list[str]:
+        """The ranks, and "dna_bin" if references have BINs."""
+        return [*self.ranks, BIN] if self.taxa[BIN] else self.ranks
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
@@ -123,21 +132,21 @@ class Library(ABC):
         asked = by_species(species, number, rng)
         rows = np.concatenate([asked] * len(levels))
         without = np.repeat(levels, len(asked))
-        parts, known = [], []
+        parts, known, bins = [], [], []
         for start in range(0, len(rows), _AT_ONCE):
             own, level = rows[start : start + _AT_ONCE], without[start : start + _AT_ONCE]
-            allowed = self._others(own, level)
-            found = self._asked(own, torch.from_numpy(allowed), rng)
-            names = names_of(found, self.codes, self.count, self.ranks)
-            parts.append((found.identity[:, 0], self.evidence(found, names), self._right(own, names, allowed)))
-            known.append(self._known(own, allowed))
+            found, there = self._without(own, level, rng)
+            names = names_of(found, self.codes, self.count, self.named)
+            parts.append((found.identity[:, 0], self.evidence(found, names), self._right(own, names, there)))
+            known.append(_lowest(there))
+            bins.append(np.where((level <= 0) & (self.codes[BIN][own] >= 0), there[BIN], -1))
             progress("calibration", min(start + _AT_ONCE, len(rows)), len(rows))
-        evidence = joined_evidence([evidence for _, evidence, _ in parts], self.ranks)
+        evidence = joined_evidence([evidence for _, evidence, _ in parts], self.named)
         right = {
-            rank: np.concatenate([r[rank] for _, _, r in parts]) for rank in self.ranks if len(self.taxa[rank]) > 1
+            rank: np.concatenate([r[rank] for _, _, r in parts]) for rank in self.named if len(self.taxa[rank]) > 1
         }
         identity = np.concatenate([i for i, _, _ in parts]).astype(np.float64)
-        return learn(evidence, np.concatenate(known), right, np.ones(len(rows)), identity)
+        return learn(evidence, np.concatenate(known), right, np.ones(len(rows)), identity, np.concatenate(bins))
 
     def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
         """References that remain without a reference's taxon at a level, or without itself at -1, (n, N)."""
@@ -151,26 +160,38 @@ class Library(ABC):
             allowed[here, rows[here]] = False
         return allowed
 
-    def _known(self, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The lowest level whose taxon is still among the allowed references (n,); the number of levels if none."""
-        found = np.full(len(rows), len(LEVELS))
-        for place in reversed(range(len(LEVELS))):
-            codes = self.codes[LEVELS[place]]
-            there = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
-            found[there] = place
-        return found
+    def _without(
+        self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Matches, dict[str, NDArray[np.bool_]]]:
+        """Matches of records among those that remain, and rank -> whether their taxon is among these (n,).
+
+        Args:
+            level: Level whose taxon is left out, -1 for the record alone (n,).
+        """
+        allowed = self._others(rows, level)
+        there = {}
+        for rank in {*self.ranks, *LEVELS, BIN}:
+            codes = self.codes[rank]
+            there[rank] = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
+        return self._asked(rows, torch.from_numpy(allowed), rng), there
 
     def _right(
-        self, rows: NDArray[np.int64], names: Names, allowed: NDArray[np.bool_]
+        self, rows: NDArray[np.int64], names: Names, there: Mapping[str, NDArray[np.bool_]]
     ) -> dict[str, NDArray[np.int64]]:
         """Rank -> whether names are right (n,): 1, 0, or -1 if the taxon is not there."""
         found = {}
-        for rank in self.ranks:
-            codes = self.codes[rank]
-            own = codes[rows]
-            there = ((codes[None] == own[:, None]) & allowed).any(1) & (own >= 0) & (names.codes[rank] >= 0)
-            found[rank] = np.where(there, (names.codes[rank] == own).astype(np.int64), -1)
+        for rank in self.named:
+            right = (names.codes[rank] == self.codes[rank][rows]).astype(np.int64)
+            found[rank] = np.where(there[rank] & (names.codes[rank] >= 0), right, -1)
         return found
+
+
+def _lowest(there: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """The lowest level whose taxon remains (n,); the number of levels if none does."""
+    found = np.full(len(there[LEVELS[0]]), len(LEVELS))
+    for place in reversed(range(len(LEVELS))):
+        found[there[LEVELS[place]]] = place
+    return found
 
 
 def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence:
@@ -179,3 +200,12 @@ def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence
         np.concatenate([part.known for part in parts]),
         {rank: np.concatenate([part.ranks[rank] for part in parts]) for rank in ranks},
     )
+
+
+def check_shares(number: int, ids: Sequence[str], least: float, novel_share: float | None) -> None:
+    """Raises ValueError for a share outside [0, 1], and other numbers of ids than of specimens."""
+    for what, value in (("least", least), ("novel_share", novel_share)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{what} is {value}; give a share from 0 to 1.")
+    if number != len(ids):
+        raise ValueError(f"There are {number:,} specimens and {len(ids):,} ids.")

@@ -21,6 +21,9 @@ from scipy.optimize import minimize
 #: Ranks that can be missing, the lowest first.
 LEVELS = ("species", "genus", "family", "order")
 
+#: The barcode cluster, which has a confidence of its own.
+BIN = "dna_bin"
+
 #: Expected shares of reads: species known, species new, genus new, family new, order new. Reads change it.
 PRIOR = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 
@@ -111,6 +114,7 @@ class Calibration:
         shares: Shares of the levels in what `known` was learned from.
         least_identity: Smallest identity for which anything was learned.
         asked: Level -> number of references asked about.
+        bins: The probability that the BIN is among the references, and that it is right if it is; None without BINs.
     """
 
     known: list[Monotone | float]
@@ -118,6 +122,7 @@ class Calibration:
     shares: Numbers
     least_identity: float
     asked: dict[str, int]
+    bins: tuple[Monotone | float, Monotone | float] | None = None
 
     def levels(self, evidence: Evidence) -> Numbers:
         """Probability of each level (n, levels) under `shares`: species known, species new, genus new, ..."""
@@ -133,10 +138,26 @@ class Calibration:
         """Rank -> probability that the name is right (n,), from the probabilities of the levels."""
         found: dict[str, Numbers] = {}
         for rank, model in self.right.items():
-            place = LEVELS.index(rank) if rank in LEVELS else _place_of(rank)
+            place = place_of(rank)
             present = levels[:, : place + 1].sum(1)
             found[rank] = present * _applied(model, evidence.ranks[rank])
         return found
+
+    def bin_confidence(
+        self, evidence: Evidence, comparable: NDArray[np.bool_], novel_share: float | None = None
+    ) -> Numbers | None:
+        """Probability that the BIN is right (n,); None if nothing was learned about BINs.
+
+        Args:
+            comparable: Reads from which the share of BINs that are not among the references is estimated (n,).
+            novel_share: That share, if it is known.
+        """
+        if self.bins is None:
+            return None
+        there, right = (_applied(model, evidence.ranks[BIN]) for model in self.bins)
+        levels, learned = np.stack([there, 1 - there], axis=1), np.full(2, 0.5)
+        shares = estimated_shares(levels[comparable], learned, novel_share)
+        return adjusted(levels, learned, shares)[:, 0] * right
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -146,6 +167,7 @@ class Calibration:
             "shares": self.shares.tolist(),
             "least_identity": self.least_identity,
             "asked": self.asked,
+            "bins": None if self.bins is None else [_packed(model) for model in self.bins],
         }
 
     @classmethod
@@ -157,11 +179,14 @@ class Calibration:
             np.array(content["shares"]),
             float(content["least_identity"]),
             dict(content["asked"]),
+            None if (bins := content.get("bins")) is None else (_unpacked(bins[0]), _unpacked(bins[1])),
         )
 
 
-def _place_of(rank: str) -> int:
-    """The level at which a rank between two levels is known: a subfamily, if the genus is; higher ranks always."""
+def place_of(rank: str) -> int:
+    """The level at which a rank is known: its own, a subfamily if the genus is, and higher ranks always."""
+    if rank in LEVELS:
+        return LEVELS.index(rank)
     return {"subfamily": LEVELS.index("genus") + 1}.get(rank, len(LEVELS))
 
 
@@ -187,6 +212,7 @@ def learn(
     right: Mapping[str, NDArray[np.int64]],
     weight: Numbers,
     identity: Numbers,
+    bin_known: NDArray[np.int64] | None = None,
 ) -> Calibration:
     """Learns from references that were named as reads.
 
@@ -196,16 +222,13 @@ def learn(
         right: Rank -> 1 if the name is right, 0 if it is wrong, -1 if its taxon is not there or it has no name (n,).
         weight: Of each, for equal weights of species.
         identity: Best identity of each.
+        bin_known: 1 if the BIN is among the references, 0 if not, -1 if that is not to be learned from (n,).
     """
     known: list[Monotone | float] = []
     shares, rest = [], 1.0
     for place in range(min(len(LEVELS), level.max())):
         asked = level >= place
-        here = level[asked] == place
-        balance = weight[asked].copy()
-        for side in (here, ~here):
-            balance[side] /= max(balance[side].sum(), 1e-9)
-        known.append(Monotone.fit(evidence.known[asked], here, balance))
+        known.append(_balanced(evidence.known[asked], level[asked] == place, weight[asked]))
         shares.append(rest / 2)
         rest /= 2
     models: dict[str, Monotone | float] = {}
@@ -216,7 +239,21 @@ def learn(
     far = identity[level == level.max()] if (level == level.max()).sum() >= FEWEST else identity
     names = ["species known", *(f"{rank} new" for rank in LEVELS)]
     counts = {name: int((level == place).sum()) for place, name in enumerate(names)}
-    return Calibration(known, models, np.array([*shares, rest]), float(np.quantile(far, 0.01)), counts)
+    least = float(np.quantile(far, 0.01))
+    bin_right = models.pop(BIN, None)
+    bins = None
+    if bin_right is not None and bin_known is not None:
+        asked = bin_known >= 0
+        bins = (_balanced(evidence.ranks[BIN][asked], bin_known[asked] == 1, weight[asked]), bin_right)
+    return Calibration(known, models, np.array([*shares, rest]), least, counts, bins)
+
+
+def _balanced(x: Numbers, y: NDArray[np.bool_], weight: Numbers) -> Monotone | float:
+    """A model of features (n, F) that counts True and False (n,) as equally frequent."""
+    balance = weight.copy()
+    for side in (y, ~y):
+        balance[side] /= max(balance[side].sum(), 1e-9)
+    return Monotone.fit(x, y, balance)
 
 
 def estimated_shares(levels: Numbers, learned: Numbers, novel_share: float | None = None) -> Numbers:

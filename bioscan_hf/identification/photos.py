@@ -167,7 +167,7 @@ def photo_vectors(
         names: What to call each photo in an error (n,).
 
     Raises:
-        ValueError: if the encoder gives NaN, or no photo can be read.
+        ValueError: if the encoder gives NaN.
     """
     model, processor = encoder
     status: list[str] = []
@@ -189,11 +189,9 @@ def photo_vectors(
                 vectors.append(here)
                 places += [start + i for i in good]
             progress("photos", len(status), len(names))
-    if not vectors:
-        raise ValueError(f"None of {len(names):,} photos can be read.")
-    found = np.concatenate(vectors)
-    every = np.zeros((len(names), found.shape[1]), np.float32)
-    every[places] = found
+    every = np.zeros((len(names), vectors[0].shape[1] if vectors else 1), np.float32)
+    if vectors:
+        every[places] = np.concatenate(vectors)
     return every, status
 
 

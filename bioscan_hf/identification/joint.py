@@ -1,0 +1,284 @@
+"""`JointLibrary`: names by the sequence and the photo of one specimen together.
+
+Rank by rank, within the taxon of the rank above, the probabilities of both are multiplied and the shares that were
+expected before are divided out once, as for independent evidence. Where one of the two is missing, the answer is that
+of the other.
+Shape letters: n = specimens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..progress import Progress, silent
+from ..schema import RANKS
+from .answers import Named, answer, confidences_of
+from .base import Library, check_shares
+from .calibration import place_of
+from .embeddings import EmbeddingLibrary
+from .library import ReferenceLibrary
+from .photos import Specimens
+from .quality import UNNAMED
+
+#: Names that differ although both are at least as sure as this are told.
+SURE = 0.95
+
+_LEAST = 1e-6
+
+
+@dataclass
+class Side:
+    """What one library says of n specimens.
+
+    Attributes:
+        library: The library.
+        table: Its answers.
+        named: Specimens with names and confidences (n,).
+        names: Rank -> names (n,), None where there is none.
+        sure: Rank -> confidences (n,).
+        present: Rank -> probability that the taxon is among the references (n,).
+        prior: Rank -> the same before the evidence.
+    """
+
+    library: Library
+    table: pa.Table
+    named: NDArray[np.bool_]
+    names: dict[str, list[str | None]]
+    sure: dict[str, NDArray[np.float64]]
+    present: dict[str, NDArray[np.float64]]
+    prior: dict[str, float]
+
+    @classmethod
+    def of(cls, library: Library, blocks: Sequence[Named], table: pa.Table, novel_share: float | None) -> Side:
+        """From the blocks and the answers of a library."""
+        shares, _, levels, confidence = confidences_of(library, blocks, novel_share)
+        named = np.array([status not in UNNAMED for status in table["status"].to_pylist()], np.bool_)
+        starts = np.cumsum([0, *(block.reads for block in blocks)])
+        usable = np.concatenate([block.usable + start for block, start in zip(blocks, starts[:-1], strict=True)])
+        side = cls(library, table, named & (levels is not None), {}, {}, {}, {})
+        for rank, values in confidence.items():
+            place = 1 + place_of(rank)
+            side.names[rank] = table[rank].to_pylist()
+            side.sure[rank], side.present[rank] = np.ones(len(table)), np.ones(len(table))
+            side.sure[rank][usable] = values
+            if levels is not None:
+                side.present[rank][usable] = levels[:, :place].sum(1)
+            side.prior[rank] = float(shares[:place].sum())
+        return side
+
+
+@dataclass
+class _View:
+    """What one side says of the children of a taxon: its name, probabilities of the children, and of new ones."""
+
+    name: str
+    children: set[str]
+    right: float
+    other: float
+    new: float
+    known: float
+
+    def ratio(self, name: str | None) -> float:
+        """Probability over prior of a child; of a new one for None and for one that the side does not know."""
+        count = max(len(self.children), 1)
+        if name == self.name:
+            return self.right * count / self.known
+        if name in self.children:
+            return self.other / max(count - 1, 1) * count / self.known
+        return self.new / (1 - self.known) if self.known < 1 - _LEAST else 1.0
+
+    def others(self) -> float:
+        """The ratio of a child with another name."""
+        count = len(self.children)
+        return self.other / (count - 1) * count / self.known if count > 1 else self.ratio(None)
+
+
+class JointLibrary:
+    """A library of sequences and one of photos.
+
+    Attributes:
+        sequences: Names sequences.
+        photos: Names photos.
+    """
+
+    def __init__(self, sequences: ReferenceLibrary, photos: EmbeddingLibrary) -> None:
+        self.sequences, self.photos = sequences, photos
+        self._children: dict[tuple[str, str | None], dict[str | None, tuple[set[str], set[str]]]] = {}
+
+    @property
+    def ranks(self) -> list[str]:
+        """Ranks with names, the highest first."""
+        return [rank for rank in RANKS if rank in self.sequences.ranks or rank in self.photos.ranks]
+
+    def identify(
+        self,
+        specimens: Specimens,
+        *,
+        least: float = 0.95,
+        novel_share: float | None = None,
+        progress: Progress = silent,
+    ) -> pa.Table:
+        """Names specimens by their sequences and photos.
+
+        The table is that of `answers.answer`. The columns nearest, identity and those beside them are of the sequence;
+        `photo_status`, `photo_nearest` and `similarity` are of the photo; `evidence` says what the name rests on.
+
+        Args:
+            specimens: Of `photos.read_specimens`.
+            least, novel_share, progress: As of `ReferenceLibrary.identify`.
+
+        Raises:
+            ValueError: as of `ReferenceLibrary.identify` and `EmbeddingLibrary.identify`.
+        """
+        ids, n = specimens.ids, len(specimens)
+        reads = specimens.reads if specimens.reads is not None else pa.chunked_array([pa.nulls(n, pa.string())])
+        photos = specimens.photos if specimens.photos is not None else [None] * n
+        check_shares(n, ids, least, novel_share)
+        texts = self.sequences.looked_up(reads, progress)
+        images = self.photos.looked_up(photos, ids, progress)
+        named = answer(self.sequences, ids, texts, least, novel_share)
+        seen = self.photos.table(images, ids, least, novel_share)
+        sides = (
+            Side.of(self.sequences, texts, named, novel_share),
+            Side.of(self.photos, images, seen, novel_share),
+        )
+        return self._table(sides, least)
+
+    # ---- the table -------------------------------------------------------------------------------------------------
+
+    def _table(self, sides: tuple[Side, Side], least: float) -> pa.Table:
+        texts, images = (side.table.to_pylist() for side in sides)
+        rows = []
+        for i, (text, image) in enumerate(zip(texts, images, strict=True)):
+            row = {name: value for name, value in text.items() if name not in ("name", "rank", "confidence")}
+            own: dict[str, Any] = {"photo_status": image["status"], "evidence": ""}
+            own |= {"photo_nearest": image["nearest"], "similarity": image["similarity"]}
+            if sides[0].named[i] and sides[1].named[i]:
+                row |= self._both(sides, i) | {"note": _note(sides, i, text["note"])}
+                own["evidence"] = "sequence and photo"
+            elif text["status"] not in UNNAMED:
+                own["evidence"] = "sequence"
+            elif image["status"] not in UNNAMED:
+                row |= {name: image[name] for name in image if name in self.ranks or name.endswith("_confidence")}
+                row |= {name: image.get(name) for name in ("species_new", "genus_new")}
+                note = f"named by the photo alone: {text['note']}"
+                row |= {"status": image["status"], "note": note}
+                own["evidence"] = "photo"
+            elif text["status"] == "empty" and image["status"] != "no_photo":
+                row |= {"status": image["status"], "note": image["note"]}
+            rows.append(row | own)
+        return self._columns(rows, sides, least)
+
+    def _columns(self, rows: list[dict[str, Any]], sides: tuple[Side, Side], least: float) -> pa.Table:
+        """The rows as a table in the order of `answers.answer`, with the deepest sure name."""
+        named = [name for rank in self.ranks for name in (rank, f"{rank}_confidence")]
+        rest = [name for name in sides[0].table.column_names if name not in ("id", "status", "note", *named)]
+        rest = [name for name in rest if name not in ("name", "rank", "confidence")]
+        types = {field.name: field.type for side in sides for field in reversed(side.table.schema)}
+        for row in rows:
+            row |= {"name": None, "rank": None, "confidence": None}
+            for rank in self.ranks:
+                sure = row.get(f"{rank}_confidence")
+                if sure is not None and sure >= least:
+                    row |= {"name": row[rank], "rank": rank, "confidence": sure}
+        order = ["id", "status", "name", "rank", "confidence", *named, *rest]
+        order += ["evidence", "photo_status", "photo_nearest", "similarity", "note"]
+        columns = {
+            name: pa.array([row.get(name) for row in rows], types.get(name, pa.string()))
+            for name in dict.fromkeys(order)
+        }
+        metadata = sides[0].table.schema.metadata if sides[0].named.any() else sides[1].table.schema.metadata
+        return pa.table(columns).replace_schema_metadata(metadata)
+
+    # ---- both ------------------------------------------------------------------------------------------------------
+
+    def _both(self, sides: tuple[Side, Side], i: int) -> dict[str, Any]:
+        """Names, confidences and novelty of a specimen by both sides."""
+        row: dict[str, Any] = {}
+        sure = present = 1.0
+        last, on = [(1.0, 1.0, 1.0)] * 2, [True, True]
+        above: tuple[str | None, str | None] = (None, None)
+        pending: list[str] = []
+        for rank in self.ranks:
+            here = [
+                side.names.get(rank, ())[i] if on[m] and rank in side.names else None for m, side in enumerate(sides)
+            ]
+            candidates = list(dict.fromkeys(name for name in here if name is not None))
+            row |= {rank: None, f"{rank}_confidence": None}
+            if not candidates:
+                continue
+            children = self._of(rank, *above)
+            if len(children[0] | children[1]) < 2 and above == (None, None):
+                row[rank] = candidates[0]  # nothing is learned of a rank with one taxon: at least that of the next
+                pending.append(rank)
+                continue
+            views: list[_View | None] = [None, None]
+            for m, (side, name) in enumerate(zip(sides, here, strict=True)):
+                if name is not None:
+                    views[m] = _view(side, rank, i, name, children[m], last[m])
+                    last[m] = (side.sure[rank][i], side.present[rank][i], side.prior[rank])
+            best, share, new = _product(views, candidates, children[0] | children[1])
+            sure, present = sure * share, present * (1 - new)
+            row |= {rank: best, f"{rank}_confidence": sure}
+            row |= {f"{name}_confidence": sure for name in pending}
+            pending = []
+            row |= {f"{rank}_new": 1 - present} if rank in ("genus", "species") else {}
+            on = [on[m] and name in (None, best) for m, name in enumerate(here)]
+            above = (rank, best)
+        return row
+
+    def _of(self, rank: str, above: str | None, parent: str | None) -> tuple[set[str], set[str]]:
+        """Names at a rank below a taxon, of each library."""
+        if (rank, above) not in self._children:
+            found: dict[str | None, tuple[set[str], set[str]]] = {}
+            for m, library in enumerate((self.sequences, self.photos)):
+                names = library.records[rank].to_pylist()
+                parents = [None] * len(names) if above is None else library.records[above].to_pylist()
+                for pair in set(zip(parents, names, strict=True)):
+                    if pair[1] is not None:
+                        found.setdefault(pair[0], (set(), set()))[m].add(pair[1])
+            self._children[rank, above] = found
+        return self._children[rank, above].get(parent, (set(), set()))
+
+
+def _view(side: Side, rank: str, i: int, name: str, children: set[str], last: tuple[float, float, float]) -> _View:
+    """What a side says at a rank, given that its name at the rank above (`last`) is right."""
+    sure, present, prior = last
+    right = min(float(side.sure[rank][i]) / max(sure, _LEAST), 1.0)
+    known = min(side.prior[rank] / max(prior, _LEAST), 1.0)
+    new = 0.0 if known >= 1 - _LEAST else max(1 - float(side.present[rank][i]) / max(present, _LEAST), 0.0)
+    other = max(1 - right - new, 0.0) if len(children) > 1 else 0.0
+    parts = np.array([right, other, new]).clip(_LEAST)
+    right, other, new = (parts / parts.sum()).tolist()
+    return _View(name, children, right, other, new, known)
+
+
+def _product(views: Sequence[_View | None], candidates: Sequence[str], children: set[str]) -> tuple[str, float, float]:
+    """The likelier candidate, its probability, and that of a new taxon."""
+    there = [view for view in views if view is not None]
+    known, count = there[0].known, max(len(children), len(candidates))
+    weights = {name: known / count * float(np.prod([view.ratio(name) for view in there])) for name in candidates}
+    others = known * (count - len(candidates)) / count * float(np.prod([view.others() for view in there]))
+    new = (1 - known) * float(np.prod([view.ratio(None) for view in there]))
+    best = max(weights, key=lambda name: weights[name])
+    total = sum(weights.values()) + others + new
+    return best, weights[best] / total, new / total
+
+
+def _note(sides: tuple[Side, Side], i: int, note: str) -> str:
+    """The note of the sequence, and the highest rank at which both are sure of different names."""
+    for rank in RANKS:
+        if all(rank in side.sure for side in sides):
+            names = [side.names[rank][i] for side in sides]
+            sure = min(side.sure[rank][i] for side in sides)
+            if None not in names and names[0] != names[1] and sure >= SURE:
+                return (
+                    f"{note + '; ' if note else ''}the photo is of the {rank} {names[1]}: perhaps they were mixed up"
+                )
+    return note
