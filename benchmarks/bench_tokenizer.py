@@ -74,7 +74,7 @@ def compare(barcodes: list[str], tokenizer: KmerTokenizer, repeats: int) -> dict
     """
     form = VOCABULARIES[tokenizer.vocabulary]
     ids_of = {token: index for index, token in enumerate(kmer_vocabulary(tokenizer.k, tokenizer.vocabulary))}
-    unknown, leading = len(form.special_tokens) - 1, [0] * form.leading
+    unknown, leading = form.unknown, [form.leading] if form.leading is not None else []
     column = pa.array(barcodes, pa.large_string())
     ways: dict[str, Callable[[], Any]] = {
         "published": lambda: published_loop(

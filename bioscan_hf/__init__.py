@@ -44,6 +44,7 @@ _WITH_TRANSFORMERS = {
     "BarcodeBertModel": "models.modeling_barcodebert",
     "BarcodeBertForMaskedLM": "models.modeling_barcodebert",
     "BarcodeBertForSequenceClassification": "models.modeling_barcodebert",
+    "BarcodeMaeForPreTraining": "models.modeling_barcodemae",
     "BarcodeMambaConfig": "models.configuration_barcodemamba",
     "BarcodeMambaModel": "models.modeling_barcodemamba",
     "BarcodeMambaForMaskedLM": "models.modeling_barcodemamba",

@@ -1,4 +1,4 @@
-"""Pooling and the masked-language-model head, shared by BarcodeBERT, BarcodeMamba and CLIBD.
+"""Pooling and the masked-language-model head, shared by BarcodeBERT, BarcodeMAE, BarcodeMamba and CLIBD.
 
 Uploaded to the Hub beside the weights: needs torch and transformers.
 Shape letters: B = batch, L = tokens, D = hidden_size, V = vocab_size.
@@ -24,6 +24,11 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     The attention mask (B, L) is 1 for tokens, 0 for padding; None attends to all positions. A row without attended
     tokens, such as a barcode shorter than k, becomes zero.
     """
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "tokens":
+        attention_mask = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask
+        hidden, attention_mask = hidden[:, 1:], attention_mask[:, 1:]
     if attention_mask is None:
         return hidden.mean(1)
     unattended = (attention_mask == 0).unsqueeze(-1)  # (B, L, 1)
@@ -59,6 +64,31 @@ def count_labels(
                 f"Trainer counts it as a label: give {IGNORED} for missing labels."
             )
     return torch.where(total == counted, own, total).clamp(min=1)
+
+
+def weighted_loss(
+    logits: torch.Tensor, labels: torch.Tensor, masked: torch.Tensor, weight: float, counts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`weight` times the mean loss of masked k-mers plus (1 - `weight`) times that of visible ones, in nats.
+
+    The mean over no k-mer is 0.
+
+    Args:
+        logits: Of all tokens, (B, L, V).
+        labels: Token ids (B, L), -100 where nothing is predicted.
+        masked: Which k-mers are masked, bool (B, L).
+        counts: Masked and visible labels (2,) of the whole step, of which this batch may be a part; None counts those
+            of the batch.
+    """
+    losses = nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    masked = masked.flatten()
+    if counts is None:
+        labelled = labels.flatten() != IGNORED
+        counts = torch.stack([(labelled & masked).sum(), (labelled & ~masked).sum()])
+    shares = torch.tensor([weight, 1 - weight], device=losses.device) / counts.clamp(min=1)
+    return shares[0] * losses[masked].sum() + shares[1] * losses[~masked].sum()
 
 
 class ResizableMixin:
@@ -107,6 +137,10 @@ class MaskedLMMixin(ResizableMixin):
         first = self.config.num_special_tokens
         return labels.masked_fill((labels < first) | (labels >= first + self.config.num_kmers), IGNORED)
 
+    def _encode(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, **kwargs: Any) -> Any:
+        """Outputs of the encoder; the head reads their `last_hidden_state` (B, L, D)."""
+        return self.base_model(input_ids, attention_mask, return_dict=True, **kwargs)
+
     def _shift(self, hidden: torch.Tensor) -> torch.Tensor:
         """The hidden states (B, L, D) that predict the token at each position."""
         return hidden
@@ -128,7 +162,7 @@ class MaskedLMMixin(ResizableMixin):
             kwargs: Arguments of the encoder, and `num_items_in_batch`, see `count_labels`.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
-        outputs = self.base_model(input_ids, attention_mask, return_dict=True, **kwargs)
+        outputs = self._encode(input_ids, attention_mask, **kwargs)
         hidden, loss = self._shift(outputs.last_hidden_state), None
         if labels is None:
             logits = self._predict(hidden)

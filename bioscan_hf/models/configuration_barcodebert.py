@@ -1,7 +1,7 @@
-"""Configuration of BarcodeBERT, a masked language model of DNA barcodes.
+"""Configuration of BarcodeBERT and BarcodeMAE, encoders of DNA barcodes that learn from masked k-mers.
 
 Uploaded to the Hub beside the weights: needs only transformers.
-Paper: BarcodeBERT, https://arxiv.org/abs/2311.02401
+Papers: BarcodeBERT, https://arxiv.org/abs/2311.02401; BarcodeMAE, https://arxiv.org/abs/2502.18405
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,12 @@ from transformers import BertConfig, PreTrainedConfig
 
 from .vocabularies import VOCABULARIES, check_choice
 
-POOLINGS = ("masked_mean", "mean")
+POOLINGS = ("masked_mean", "mean", "cls", "tokens")
+
+#: Losses on the [CLS] token that learn from names of taxa.
+TAXON_OBJECTIVES = ("classes", "pairs", "triplet")
+
+PROJECTIONS = ("always", "auto")
 
 #: All heads, because `AutoModel` also loads the encoder of a masked-LM checkpoint.
 AUTO_MAP = {
@@ -106,6 +111,11 @@ class BarcodeConfigMixin:
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
         check_choice("pooling", self.pooling, POOLINGS)
+        if self.pooling in ("cls", "tokens") and not self.use_cls_token:
+            raise ValueError(
+                f"pooling is {self.pooling!r}, but the vocabulary {self.vocabulary!r} has no [CLS] token. Use "
+                f"'masked_mean', or the vocabulary 'barcodebert-cls'."
+            )
         if self.extra_tokens < 0:
             raise ValueError(f"extra_tokens is {self.extra_tokens}; give 0 or more.")
         expected = self._vocabulary_size()
@@ -134,6 +144,12 @@ class BarcodeConfigMixin:
         return len(VOCABULARIES[self.vocabulary].special_tokens)
 
     @property
+    def use_cls_token(self) -> bool:
+        """Whether each barcode starts with [CLS], as the vocabulary says."""
+        check_choice("vocabulary", self.vocabulary, tuple(VOCABULARIES))
+        return VOCABULARIES[self.vocabulary].has_cls_token
+
+    @property
     def num_kmers(self) -> int:
         """Number of k-mers of ACGT, the classes of the masked-LM head."""
         return 4**self.k
@@ -141,7 +157,7 @@ class BarcodeConfigMixin:
     @property
     def max_tokens(self) -> int:
         """Number of tokens of a full-length barcode."""
-        return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary].leading
+        return self.max_nucleotides // self.k + VOCABULARIES[self.vocabulary].num_leading
 
     @property
     def num_labels(self) -> int | None:
@@ -189,6 +205,17 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
         extra_tokens: Tokens after those of the vocabulary; `resize_token_embeddings` sets it.
         pad_token_id: Must be 0, the id of [MASK], whose embedding is zero and not trained, as in every published
             checkpoint. The tokenizer's, which the Trainer sets, is ignored.
+        decoder_num_hidden_layers: Layers of the decoder of `BarcodeMaeForPreTraining`; 0 is a model without decoder.
+        decoder_num_attention_heads: Attention heads of the decoder; None: as many as the encoder.
+        decoder_hidden_size: Width of the decoder; None: that of the encoder.
+        decoder_intermediate_size: Width inside its feed-forward layers; None: that of the encoder.
+        decoder_projection: "always" has a linear layer between encoder and decoder, as in the published BarcodeMAE;
+            "auto" only if their widths differ, as in BarcodeMAE+.
+        masked_loss_weight: w in w * mean loss of masked k-mers + (1 - w) * mean loss of visible ones, for
+            `BarcodeMaeForPreTraining`; None is the mean over the given labels.
+        taxon_objective: Loss on [CLS] that pretraining adds: "classes" (cross-entropy), "pairs" (same taxon or not) or
+            "triplet", as in BarcodeMAE+; None adds none. It says which `taxon_head` the model has.
+        taxon_objective_classes: For "classes": number of taxa.
         training_data: Name of the training dataset, if known.
         classifier_dropout: Dropout before the taxon classifier; None is 0, as published.
 
@@ -208,6 +235,14 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     parents: dict[str, list[int]] | None = None
     vocab_size: int | None = None  # type: ignore[assignment]
     extra_tokens: int = 0
+    decoder_num_hidden_layers: int = 0
+    decoder_num_attention_heads: int | None = None
+    decoder_hidden_size: int | None = None
+    decoder_intermediate_size: int | None = None
+    decoder_projection: str = "always"
+    masked_loss_weight: float | None = None
+    taxon_objective: str | None = None
+    taxon_objective_classes: int = 0
     training_data: str | None = None
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
@@ -224,7 +259,7 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     def _tokenizer_padding(self) -> int:
         """Id with which `KmerTokenizer` pads."""
         form = VOCABULARIES[self.vocabulary]
-        return form.size(self.k) - 1 if "N" in form.letters else len(form.special_tokens) - 1
+        return form.size(self.k) - 1 if "N" in form.letters else form.unknown
 
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
@@ -247,6 +282,34 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
             )
         if self.is_decoder:
             raise ValueError("is_decoder is True, but BarcodeBERT is an encoder. Leave is_decoder out.")
+        self._validate_pretraining()
+
+    def _validate_pretraining(self) -> None:
+        """Raises ValueError if the fields of the decoder or of the taxon objective contradict each other."""
+        check_choice("decoder_projection", self.decoder_projection, PROJECTIONS)
+        width = self.decoder_hidden_size or self.hidden_size
+        heads = self.decoder_num_attention_heads or self.num_attention_heads
+        if self.decoder_num_hidden_layers < 0 or width < 1 or heads < 1 or width % heads:
+            raise ValueError(
+                f"The decoder has {self.decoder_num_hidden_layers} layers, a width of {width} and {heads} heads. Give "
+                f"0 layers or more, and a width that is a multiple of the heads (decoder_hidden_size, "
+                f"decoder_num_attention_heads)."
+            )
+        if self.masked_loss_weight is not None and not 0 <= self.masked_loss_weight <= 1:
+            raise ValueError(f"masked_loss_weight is {self.masked_loss_weight}. Give a weight in [0, 1], or None.")
+        if self.taxon_objective is None:
+            return
+        check_choice("taxon_objective", self.taxon_objective, TAXON_OBJECTIVES)
+        if not self.use_cls_token:
+            raise ValueError(
+                f"taxon_objective is {self.taxon_objective!r}, which needs [CLS], but the vocabulary "
+                f"{self.vocabulary!r} has none. Use the vocabulary 'barcodebert-cls'."
+            )
+        if (self.taxon_objective == "classes") != (self.taxon_objective_classes >= 2):
+            raise ValueError(
+                f"taxon_objective is {self.taxon_objective!r} and taxon_objective_classes is "
+                f"{self.taxon_objective_classes}. Give 2 classes or more with 'classes', and 0 otherwise."
+            )
 
 
 BarcodeBertConfig.register_for_auto_class()

@@ -17,6 +17,9 @@ from .barcode_heads import IGNORED, MaskedLMMixin, ResizableMixin, pool, without
 from .configuration_barcodebert import BarcodeBertConfig
 from .taxon_classifier import TaxonClassifierMixin
 
+#: Width inside the head of the taxon objective "pairs".
+PAIR_WIDTH = 256
+
 
 class BarcodeBertModel(ResizableMixin, BertModel):
     """Encodes barcodes: `last_hidden_state` (B, L, D) for tokens, `pooler_output` (B, D) for barcodes.
@@ -26,7 +29,10 @@ class BarcodeBertModel(ResizableMixin, BertModel):
 
     config_class = BarcodeBertConfig
     config: BarcodeBertConfig
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^cls\.", r"^taxon_classifier\."]
+    _keys_to_ignore_on_load_unexpected = [
+        *(r"^classifier\.", r"^cls\.", r"^taxon_classifier\.", r"^taxon_head\."),
+        *(r"^decoder\.", r"^decoder_head\.", r"^projection\."),  # BarcodeMAE
+    ]
 
     def __init__(self, config: BarcodeBertConfig):
         super().__init__(config, add_pooling_layer=False)
@@ -50,6 +56,25 @@ class BarcodeBertModel(ResizableMixin, BertModel):
         return outputs
 
 
+class TaxonHead(nn.Sequential):
+    """Head of the taxon objective of pretraining, see `BarcodeBertConfig.taxon_objective`.
+
+    "classes" maps [CLS] (..., D) to logits of taxa (..., C), "pairs" maps two of them side by side (..., 2 D) to the
+    logit of one taxon (..., 1), and "triplet" has no weights. Source: BarcodeMAE+,
+    https://github.com/bioscan-ml/BarcodeMAE-plus
+    """
+
+    def __init__(self, config: BarcodeBertConfig):
+        width, dropout = config.hidden_size, nn.Dropout(config.hidden_dropout_prob)
+        if config.taxon_objective == "classes":
+            norm = nn.LayerNorm(width, config.layer_norm_eps)
+            super().__init__(norm, dropout, nn.Linear(width, config.taxon_objective_classes))
+        elif config.taxon_objective == "pairs":
+            super().__init__(nn.Linear(2 * width, PAIR_WIDTH), nn.ReLU(), dropout, nn.Linear(PAIR_WIDTH, 1))
+        else:
+            super().__init__()
+
+
 class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
     """Predicts masked k-mers: logit j is the token id j.
 
@@ -71,6 +96,8 @@ class BarcodeBertForMaskedLM(MaskedLMMixin, BertPreTrainedModel):
         else:
             self.dropout = nn.Dropout(config.hidden_dropout_prob)
             self.classifier = nn.Linear(config.hidden_size, config.num_kmers)
+        if config.taxon_objective is not None:
+            self.taxon_head = TaxonHead(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module | None:

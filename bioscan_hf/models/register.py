@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoProcessor,
     AutoTokenizer,
@@ -15,6 +16,7 @@ from .configuration_barcodemamba import BarcodeMambaConfig
 from .configuration_clibd import ClibdConfig
 from .modeling_alignedbarcode import AlignedBarcodeModel
 from .modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertForSequenceClassification, BarcodeBertModel
+from .modeling_barcodemae import BarcodeMaeForPreTraining
 from .modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
     BarcodeMambaForSequenceClassification,
@@ -40,5 +42,6 @@ AutoModel.register(BarcodeMambaConfig, BarcodeMambaModel, exist_ok=True)
 AutoModel.register(ClibdConfig, ClibdModel, exist_ok=True)
 AutoModelForMaskedLM.register(BarcodeBertConfig, BarcodeBertForMaskedLM, exist_ok=True)
 AutoModelForMaskedLM.register(BarcodeMambaConfig, BarcodeMambaForMaskedLM, exist_ok=True)
+AutoModelForPreTraining.register(BarcodeBertConfig, BarcodeMaeForPreTraining, exist_ok=True)
 AutoModelForSequenceClassification.register(BarcodeBertConfig, BarcodeBertForSequenceClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(BarcodeMambaConfig, BarcodeMambaForSequenceClassification, exist_ok=True)

@@ -55,24 +55,24 @@ def _check(k: int, vocabulary: str, max_nucleotides: int) -> None:
 def _special_tokens(k: int, vocabulary: str) -> dict[str, str]:
     """Role -> token."""
     form = VOCABULARIES[vocabulary]
-    mask, unknown = form.special_tokens[0], form.special_tokens[-1]
+    mask, unknown = form.special_tokens[0], form.special_tokens[form.unknown]
     padding = "N" * k if "N" in form.letters else unknown
-    first = {"cls_token": "<CLS>"} if "<CLS>" in form.special_tokens else {}
-    return {"mask_token": mask, "unk_token": unknown, "pad_token": padding} | first
+    first = [("cls_token", token) for token in form.special_tokens if "CLS" in token]
+    return {"mask_token": mask, "unk_token": unknown, "pad_token": padding} | dict(first)
 
 
 def _backend(k: int, vocabulary: str, ids: dict[str, int]) -> Tokenizer:
     form = VOCABULARIES[vocabulary]
-    tokenizer = Tokenizer(WordLevel(ids, unk_token=form.special_tokens[-1]))
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=form.special_tokens[form.unknown]))
     removed = normalizers.Replace(Regex(f"[{REMOVED}]+"), "")
     letters = [normalizers.Replace(letter, letter.upper()) for letter in "acgtn"]
     thymine = [normalizers.Replace(letter, "T") for letter in "Uu"]
     tokenizer.normalizer = normalizers.Sequence([removed, *letters, *thymine])
     # Matches k characters of any kind; "removed" with "invert" drops the shorter last piece.
     tokenizer.pre_tokenizer = Split(Regex(rf"[\s\S]{{{k}}}"), behavior="removed", invert=True)
-    if form.leading:
-        first = form.special_tokens[0]
-        tokenizer.post_processor = TemplateProcessing(single=f"{first} $A", special_tokens=[(first, 0)])
+    if form.leading is not None:
+        first = form.special_tokens[form.leading]
+        tokenizer.post_processor = TemplateProcessing(single=f"{first} $A", special_tokens=[(first, form.leading)])
     return tokenizer
 
 
@@ -161,7 +161,7 @@ def _encode_block(
 ) -> None:
     """Fills `ids` and `mask` (n, L without the leading token) from bytes (n, L * k) and lengths (n,) of barcodes."""
     form = VOCABULARIES[vocabulary]
-    unknown = len(form.special_tokens) - 1
+    unknown = form.unknown
     n, n_tokens = ids.shape
     token = np.arange(n_tokens, dtype=np.int32)
     whole = np.minimum(lengths // k, n_tokens).astype(np.int32)[:, None]  # whole k-mers, (n, 1)
@@ -178,7 +178,7 @@ def _encode_block(
     if numbers_n:
         values = np.take(_renumbering(k, vocabulary), np.maximum(values, -1), mode="wrap")
     else:
-        values += unknown + 1
+        values += len(form.special_tokens)
         np.maximum(values, unknown, out=values)
     padding = len(kmer_vocabulary(k, vocabulary)) - 1 if numbers_n else unknown
     np.copyto(values, padding, where=~within)
@@ -222,7 +222,7 @@ def _renumbering(k: int, vocabulary: str) -> NDArray[np.int32]:
     form = VOCABULARIES[vocabulary]
     ids = {token: index for index, token in enumerate(kmer_vocabulary(k, vocabulary))}
     ranked = [ids["".join(letters)] for letters in product(form.letters, repeat=k)]
-    return np.array([*ranked, len(form.special_tokens) - 1], np.int32)
+    return np.array([*ranked, form.unknown], np.int32)
 
 
 class KmerTokenizer(PreTrainedTokenizerFast):
@@ -233,7 +233,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
 
     - a k-mer with other letters than A, C, G, T is the unknown token, and is attended to;
     - a last piece shorter than k is padding, with mask 0;
-    - a barcode shorter than k is padding throughout (`clibd`: after the leading token).
+    - a barcode shorter than k is padding throughout (`clibd` and `barcodebert-cls`: after their first token).
 
     Barcodes are read in their one spelling: lower case as upper case, U as T, without gaps ("-" and ".") and white
     space. Words for a missing barcode, such as "NA", are a barcode without letters.
@@ -287,8 +287,8 @@ class KmerTokenizer(PreTrainedTokenizerFast):
 
     @property
     def number_of_tokens(self) -> int:
-        """The fixed length L: the k-mers, and the leading token of `clibd`."""
-        return self.number_of_kmers + VOCABULARIES[self.vocabulary].leading
+        """The fixed length L: the k-mers, and the token before them."""
+        return self.number_of_kmers + VOCABULARIES[self.vocabulary].num_leading
 
     def __call__(
         self,
@@ -324,10 +324,11 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         chunks = string_chunks(column)
         n = sum(map(len, chunks))
         offsets = _row_offsets(offset, n)
-        leading = int(VOCABULARIES[self.vocabulary].leading)
+        form = VOCABULARIES[self.vocabulary]
+        leading = form.num_leading
         ids = np.empty((n, self.number_of_tokens), np.int64)
         mask = np.empty((n, self.number_of_tokens), np.int64)
-        ids[:, :leading] = 0
+        ids[:, :leading] = form.leading or 0
         mask[:, :leading] = 1
         start = 0
         for chunk in chunks:

@@ -11,29 +11,46 @@ class Vocabulary:
     """Tokens of `KmerTokenizer`: special ones, then the k-mers of ACGT in alphabetical order, then k-mers with N.
 
     Attributes:
-        special_tokens: Ids 0, 1, ...; the first is the mask token, the last the unknown token.
+        special_tokens: Ids 0, 1, ...; the first is the mask token.
         letters: "ACGTN" if k-mers with N have ids.
-        leading: Whether each barcode starts with the token of id 0.
+        leading: Id of the token before each barcode; None without one.
         largest_k: Maximum of k, because the size of the vocabulary is a power of k.
     """
 
     special_tokens: tuple[str, ...]
     letters: str = "ACGT"
-    leading: bool = False
+    leading: int | None = None
     largest_k: int = 8
 
     def size(self, k: int) -> int:
         """Number of tokens."""
         return len(self.letters) ** k + len(self.special_tokens)
 
+    @property
+    def unknown(self) -> int:
+        """Id of the token of k-mers without an id of their own."""
+        return next(i for i, token in enumerate(self.special_tokens) if "UNK" in token)
+
+    @property
+    def num_leading(self) -> int:
+        """Number of tokens before each barcode, 0 or 1."""
+        return int(self.leading is not None)
+
+    @property
+    def has_cls_token(self) -> bool:
+        """Whether the token before each barcode is [CLS], for an embedding of the whole barcode."""
+        return self.leading is not None and "CLS" in self.special_tokens[self.leading]
+
 
 #: `barcodebert`: the checkpoints of BarcodeBERT since 2024; `barcodebert-n`: the same with k-mers that contain N;
-#: `barcodebert-2023`: the first checkpoints; `clibd`: CLIBD and the Bayesian zero-shot classifier.
+#: `barcodebert-cls`: BarcodeMAE+; `barcodebert-2023`: the first checkpoints, with as many tokens as BarcodeMAE+ in
+#: another order; `clibd`: CLIBD and the Bayesian zero-shot classifier.
 VOCABULARIES = {
     "barcodebert": Vocabulary(("[MASK]", "[UNK]")),
     "barcodebert-n": Vocabulary(("[MASK]", "[UNK]"), letters="ACGTN", largest_k=6),
+    "barcodebert-cls": Vocabulary(("[MASK]", "[UNK]", "[CLS]"), leading=2),
     "barcodebert-2023": Vocabulary(("<MASK>", "<CLS>", "<UNK>")),
-    "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=True),
+    "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=0),
 }
 
 
