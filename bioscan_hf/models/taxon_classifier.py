@@ -132,6 +132,21 @@ def taxa_probabilities(logits: Sequence[torch.Tensor], parents: Sequence[Sequenc
     return _sum_up(*_score_ends(logits, parents))
 
 
+def summed_probabilities(logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Probabilities (B, C) of the classes of each rank, summed up from the softmax of the lowest rank.
+
+    Only the logits of the lowest rank are used. A class with an unknown parent adds to no class above. Source:
+    MycoAI, https://doi.org/10.1111/1755-0998.14006. Arguments are those of `predict_taxa`.
+    """
+    found = [logits[-1].float().softmax(1)]
+    for part, ids in zip(reversed(logits[:-1]), reversed(parents), strict=True):
+        link = torch.tensor(ids, device=part.device)
+        known = link >= 0
+        above = found[0].new_zeros(part.shape)
+        found.insert(0, above.index_add(1, link[known], found[0][:, known]))
+    return found
+
+
 def _score_ends(
     logits: Sequence[torch.Tensor], parents: Sequence[Sequence[int]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
@@ -178,6 +193,7 @@ class TaxonClassifierMixin(ResizableMixin):
     """
 
     base_model: Any
+    training: bool
 
     @property
     def score(self) -> nn.Module:
@@ -192,6 +208,8 @@ class TaxonClassifierMixin(ResizableMixin):
         self.dropout = nn.Dropout(dropout)
         # `classifier` is the masked-LM head of published weights.
         self.taxon_classifier = nn.Linear(self.config.hidden_size, num_labels)
+        #: Loss of logits and labels in training mode, such as `losses.taxa.TaxaLoss`; None is the plain cross-entropy.
+        self.training_loss: nn.Module | None = None
 
     @can_return_tuple
     def forward(
@@ -212,7 +230,9 @@ class TaxonClassifierMixin(ResizableMixin):
         outputs = self.base_model(input_ids, attention_mask, return_dict=True, **kwargs)
         logits = self.taxon_classifier(self.dropout(outputs.pooler_output))
         loss = None
-        if labels is not None and self.config.taxa is not None:
+        if labels is not None and self.training and self.training_loss is not None:
+            loss = self.training_loss(logits, labels, num_items_in_batch)
+        elif labels is not None and self.config.taxa is not None:
             loss = taxa_loss(logits, labels, [len(names) for names in self.config.taxa.values()], num_items_in_batch)
         elif labels is not None:
             loss = class_loss(logits, labels, self.config, num_items_in_batch)
@@ -227,8 +247,17 @@ class TaxonClassifierMixin(ResizableMixin):
         sizes = [len(names) for names in self.config.taxa.values()]
         return dict(zip(self.config.taxa, logits.split(sizes, 1), strict=True))
 
-    def predict_taxa(self, logits: torch.Tensor) -> dict[str, TaxonPrediction]:
-        """Rank -> prediction, consistent with the tree of `config.parents`, see the function `predict_taxa`."""
-        parts, parents = self.rank_logits(logits), self.config.parents or {}
-        predictions = predict_taxa(list(parts.values()), [parents[rank] for rank in list(parts)[1:]])
+    def predict_taxa(self, logits: torch.Tensor, *, infer_sum: bool = False) -> dict[str, TaxonPrediction]:
+        """Rank -> prediction, consistent with the tree of `config.parents`, see the function `predict_taxa`.
+
+        With `infer_sum`, each rank is predicted from probabilities summed up from the lowest rank, see the function
+        `summed_probabilities`; the ranks may then disagree.
+        """
+        parts = self.rank_logits(logits)
+        parents = [(self.config.parents or {})[rank] for rank in list(parts)[1:]]
+        if infer_sum:
+            sums = [part.max(1) for part in summed_probabilities(list(parts.values()), parents)]
+            predictions = [TaxonPrediction(found.indices, found.values) for found in sums]
+        else:
+            predictions = predict_taxa(list(parts.values()), parents)
         return dict(zip(parts, predictions, strict=True))

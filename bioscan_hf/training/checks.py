@@ -18,7 +18,10 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "batch_eval_metrics": ((False,), "the metrics of a validation are those of all rows together"),
     "remove_unused_columns": ((False,), "the collator makes batches of columns that the model does not have"),
     "label_names": ((None, ["labels"]), "the collator calls the labels 'labels'"),
-    "label_smoothing_factor": ((0.0,), "it would count missing labels, and contrastive losses have no labels"),
+    "label_smoothing_factor": (
+        (0.0,),
+        "it would count missing labels, and contrastive losses have no labels. Fine-tuning has --label_smoothing",
+    ),
     "average_tokens_across_devices": ((True,), "the steps would depend on the number of processes"),
     "auto_find_batch_size": (
         (False,),

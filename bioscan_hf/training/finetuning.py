@@ -16,12 +16,14 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from ..losses.taxa import CLASS_WEIGHTS, TaxaLoss, check_smoothing
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
 from .arguments import BarcodeTrainingArguments, check_workers
 from .checks import check_metric, check_training
 from .inputs import load_rows, pinned
 from .options.finetune import FinetuningOptions
+from .options.shared import check_choices
 from .taxa import METRICS, add_labels, class_parents, training_classes
 from .trainer import BarcodeTrainer
 
@@ -67,12 +69,25 @@ def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArgu
         raise ValueError("--lora_rank trains the encoder and --freeze_encoder does not: leave one of them out.")
     if options.lora_rank and importlib.util.find_spec("peft") is None:
         raise ImportError("--lora_rank needs the package peft: pip install peft.")
+    check_choices(options, {"class_weights": CLASS_WEIGHTS})
+    if options.label_smoothing:
+        _check_smoothing(options)
     check_workers(training_args)
     check_training(training_args)
     if training_args.load_best_model_at_end and options.validation_split == "none":
         raise ValueError("--load_best_model_at_end needs a --validation_split.")
     check_metric(training_args, ["loss", *(f"{rank}_{name}" for rank in options.ranks for name in METRICS)])
     return sorted(options.ranks, key=LABEL_COLUMNS.index)
+
+
+def _check_smoothing(options: FinetuningOptions) -> None:
+    """Raises ValueError for a wrong number of shares, impossible ones, or shares that smooth nothing."""
+    try:
+        shares = check_smoothing(options.label_smoothing, len(options.ranks))
+    except ValueError as error:
+        raise ValueError(f"--label_smoothing: {error}") from None
+    if not any(shares):
+        raise ValueError("--label_smoothing is 0 at each rank, which smooths nothing. Leave it out.")
 
 
 # ---- data and model -------------------------------------------------------------------------------------------------
@@ -159,6 +174,7 @@ def make_model(options: FinetuningOptions, config: PreTrainedConfig, data: Taxon
         )
     model = AutoModelForSequenceClassification.from_config(type(config).from_dict(fields))
     model.base_model.load_state_dict(encoder.state_dict())
+    model.training_loss = make_loss(options, data)
     if options.freeze_encoder:
         model.base_model.requires_grad_(False)
     if options.encoder_dropout is False or (options.encoder_dropout is None and options.freeze_encoder):
@@ -166,6 +182,20 @@ def make_model(options: FinetuningOptions, config: PreTrainedConfig, data: Taxon
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
     return model
+
+
+def make_loss(options: FinetuningOptions, data: TaxonData) -> TaxaLoss | None:
+    """The loss of training with class weights or label smoothing; None is the plain cross-entropy."""
+    if options.class_weights == "none" and not options.label_smoothing:
+        return None
+    table = data.train.select_columns([f"{rank}_label" for rank in data.classes]).with_format("arrow")[:]
+    return TaxaLoss(
+        np.stack([column.to_numpy() for column in table.columns], 1),
+        [len(names) for names in data.classes.values()],
+        [data.parents[rank] for rank in list(data.classes)[1:]],
+        class_weights=options.class_weights,
+        smoothing=options.label_smoothing or None,
+    )
 
 
 def add_adapter(model: PreTrainedModel, rank: int) -> Any:
@@ -182,11 +212,20 @@ def add_adapter(model: PreTrainedModel, rank: int) -> Any:
 
 
 class FinetuningTrainer(BarcodeTrainer):
-    """A Trainer that counts the labels of each rank, so that the loss of a rank is the mean over its own labels."""
+    """A Trainer that counts the labels of each rank, so that the loss of a rank is the mean over its own labels.
+
+    With class weights, training sums the weights of the labels.
+    """
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         """Labels of a step, over accumulated batches and all processes: one number, or one per rank (R,)."""
-        counts = torch.stack([(batch["labels"] >= 0).sum(0) for batch in batch_samples]).sum(0).to(device)
+        model: Any = self.model
+        loss: TaxaLoss | None = getattr(model, "training_loss", None) if model.training else None
+
+        def count(labels: torch.Tensor) -> torch.Tensor:
+            return (labels >= 0).sum(0) if loss is None else loss.label_weights(labels).sum(0)
+
+        counts = torch.stack([count(batch["labels"]) for batch in batch_samples]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0)
         return counts

@@ -224,12 +224,17 @@ def test_the_published_preset_takes_the_published_steps(shared, tmp_path):
     assert training_args.max_grad_norm == 0
 
 
-def test_steps_are_the_same_for_one_process_two_and_accumulation(source, pretrained, tmp_path):
+#: Options of the loss of several ranks.
+WEIGHTED = {"class_weights": "inverse_sqrt", "label_smoothing": [0.02, 0.02, 0.02, 0.1]}
+
+
+@pytest.mark.parametrize("loss", [{}, WEIGHTED], ids=["plain", "weighted"])
+def test_steps_are_the_same_for_one_process_two_and_accumulation(source, pretrained, tmp_path, loss):
     """The same losses, gradients, weights and predictions.
 
     Rows without a species make the parts of a batch hold different numbers of labels at that rank.
     """
-    options = SGD | {"ranks": RANKS, "encoder_dropout": False, "max_steps": 4}
+    options = SGD | {"ranks": RANKS, "encoder_dropout": False, "max_steps": 4} | loss
     half = {"per_device_train_batch_size": 8}
     one, accumulated, two = (tmp_path / name for name in ("one", "accumulated", "two"))
     program.main(*arguments(source, pretrained, one, **options))
@@ -277,11 +282,39 @@ def test_ranks_have_equal_weights(source, pretrained, tmp_path):
     assert history(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("ranks", [["species"], RANKS])
+def test_class_weights_and_smoothing_change_the_training_loss_alone(source, pretrained, tmp_path, ranks):
+    """The loss of one step over all rows is that of `TaxaLoss`; the validation loss and the saved model are plain."""
+    shares = [0.02] * (len(ranks) - 1) + [0.1]
+    options = {"ranks": ranks, "class_weights": "inverse_sqrt", "label_smoothing": shares, "learning_rate": 0.0}
+    options |= {"random_offset": False, "encoder_dropout": False, "max_steps": 1, "per_device_train_batch_size": 69}
+    options |= {"eval_strategy": "steps", "eval_steps": 1}
+    given, training_args = arguments(source, pretrained, tmp_path / "run", **options)
+    results = program.main(given, training_args)
+    assert results["options"]["class_weights"] == "inverse_sqrt" and results["options"]["label_smoothing"] == shares
+    assert "inverse_sqrt" in (tmp_path / "run/README.md").read_text()
+    config, tokenizer = load_tokenizer(given.model, ["barcodebert"])
+    data = finetuning.load_splits(given, ranks, tokenizer)
+    set_seed(training_args.seed)
+    model = finetuning.make_model(given, config, data)
+    collator = TaxonCollator(tokenizer, ranks, random_offset=False, cut_padding=True, seed=0)
+    batch = collator(list(data.train))
+    with torch.no_grad():
+        weighted, plain = model.train()(**batch).loss.item(), model.eval()(**batch).loss.item()
+    assert abs(weighted - plain) > 1e-5, "the two losses are equal here: this test proves nothing"
+    logged = history(tmp_path / "run")
+    assert logged[0]["loss"] == pytest.approx(weighted, abs=3e-6)
+    with torch.no_grad():
+        validation = model(**collator(list(data.splits["val"]))).loss.item()
+    assert logged[1]["eval_loss"] == pytest.approx(validation, rel=1e-5)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").training_loss is None
+
+
 def test_a_killed_run_resumes_exactly(source, pretrained, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and random frames are on, and OneCycle cycles."""
     options = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
     options |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2, "schedule": "onecycle"}
-    options |= {"ranks": ["genus", "species"]}
+    options |= {"ranks": ["genus", "species"], "class_weights": "inverse_sqrt", "label_smoothing": [0.02, 0.1]}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     kill("finetune_barcodebert", flags(source, pretrained, killed, **options), step=5)
     assert not (killed / "checkpoint-6").exists()
@@ -374,7 +407,11 @@ def test_fine_tuning_starts_from_the_encoder_of_a_classifier(source, pretrained,
         ({"test_splits": ["test_unseen"]}, ValueError, "No rows of split 'test_unseen'"),
         ({"lora_rank": 2, "freeze_encoder": True}, ValueError, "leave one of them out"),
         ({"lora_rank": -1}, ValueError, "lora_rank is -1"),
-        ({"label_smoothing_factor": 0.1}, ValueError, "label_smoothing_factor"),
+        ({"label_smoothing_factor": 0.1}, ValueError, "label_smoothing_factor.*Fine-tuning has --label_smoothing"),
+        ({"label_smoothing": [0.1, 0.1]}, ValueError, "--label_smoothing: There are 2 shares .* for 1 rank"),
+        ({"label_smoothing": [0.0]}, ValueError, "--label_smoothing is 0 at each rank, which smooths nothing"),
+        ({"label_smoothing": [1.0]}, ValueError, "give 0 or more, less than 1 together"),
+        ({"class_weights": "sqrt"}, ValueError, "--class_weights is 'sqrt'. Choose one of none, inverse_sqrt"),
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),

@@ -25,5 +25,13 @@ class FinetuningOptions:
     random_offset: bool = option(True, "Draw the reading frame of each barcode in each epoch.")
     freeze_encoder: bool = option(False, "Train only the head.")
     encoder_dropout: bool | None = option(None, "Dropout in the encoder. Default: on, unless the encoder is frozen.")
+    class_weights: str = option(
+        "none", "'inverse_sqrt' weighs the classes of a rank by n ** -0.5 for n training rows; 'none' equally."
+    )
+    label_smoothing: list[float] = option(
+        [],
+        "Shares of the target, one per rank: for the descendants of the label of each higher rank, then for all "
+        "classes; such as 0.02 0.02 0.02 0 for four ranks.",
+    )
     lora_rank: int = option(0, "Rank of a low-rank adapter; 0 trains all weights.")
     overwrite: bool = option(False, OVERWRITE_HELP)
