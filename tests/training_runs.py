@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -39,6 +40,31 @@ class Killer(trainer.EpochCallback):
 trainer.EpochCallback = Killer
 program = import_module(f"bioscan_hf.trainers.{sys.argv[1]}")
 program.main(*program.parse(sys.argv[3:]))
+"""
+
+#: Runs programs in turn. The last one stops at the end of a step, if one is given, and says which process it is.
+STOPPER = """
+import json, os, sys, time
+from importlib import import_module
+from pathlib import Path
+from accelerate import PartialState
+from bioscan_hf.training import trainer
+
+runs, folder, step = json.loads(sys.argv[1])
+
+class Stopper(trainer.EpochCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            path = Path(folder, f"rank-{args.process_index}")
+            path.with_suffix(".part").write_text(str(os.getpid()))
+            path.with_suffix(".part").rename(path)
+            time.sleep(600)
+
+trainer.EpochCallback = Stopper
+for name, flags in runs:
+    program = import_module(f"bioscan_hf.trainers.{name}")
+    program.main(*program.parse(flags))
+PartialState().destroy_process_group()
 """
 
 
@@ -92,6 +118,36 @@ def kill(program: str, flags: list[str], step: int) -> None:
     """Runs a trainer that kills itself by SIGKILL at the end of a step."""
     done = start(["-c", KILLER, program, str(step), *flags])
     assert done.returncode == -signal.SIGKILL, done.stderr[-5000:]
+
+
+def launch_in_turn(runs: list[tuple[str, list[str]]], folder: Path, kill_at: int | None = None) -> None:
+    """Runs trainers in turn on two CPU processes, by `accelerate launch`; they must succeed.
+
+    Args:
+        folder: A folder for files of this function.
+        kill_at: Both processes, their data workers and the launcher are killed by SIGKILL at the end of this step.
+    """
+    folder.mkdir()
+    script = folder / "program.py"
+    script.write_text(STOPPER)
+    words = [*LAUNCHERS["accelerate"][:-1], str(script), json.dumps([runs, str(folder), kill_at])]
+    if kill_at is None:
+        done = start(words, ACCELERATE_USE_CPU="yes")
+        assert done.returncode == 0, done.stderr[-5000:]
+        return
+    environment = os.environ | {"ACCELERATE_USE_CPU": "yes"}
+    with open(folder / "errors", "w") as errors:
+        launcher = subprocess.Popen(
+            [sys.executable, *words], env=environment, stdout=errors, stderr=errors, start_new_session=True
+        )
+    ranks, end = [folder / "rank-0", folder / "rank-1"], time.monotonic() + 300
+    while not all(rank.exists() for rank in ranks):
+        assert launcher.poll() is None and time.monotonic() < end, (folder / "errors").read_text()[-5000:]
+        time.sleep(0.05)
+    groups = [launcher.pid, *(os.getpgid(int(rank.read_text())) for rank in ranks)]
+    for group in dict.fromkeys(groups):  # torchrun starts each process in a group of its own
+        os.killpg(group, signal.SIGKILL)
+    assert launcher.wait() == -signal.SIGKILL
 
 
 def divide(kinds: tuple[type, type], given: dict) -> tuple:

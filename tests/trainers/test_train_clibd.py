@@ -117,24 +117,6 @@ def test_a_killed_run_resumes(dataset, tmp_path, way):
     assert rates[0] == rates[1]
 
 
-def test_two_processes_resume_a_stream(dataset, tmp_path):
-    """Two processes of two workers each, with dropout, from a checkpoint within the second pass; curves are equal.
-
-    Streams of more processes, workers and passes are in tests/training/clibd/test_streams.py.
-    """
-    model = make_folder(tmp_path / "model", dropout=0.1)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    options = {"streaming": True, "max_steps": 6, "save_strategy": "steps", "save_steps": 4, "max_train_specimens": 40}
-    options |= {"per_device_train_batch_size": 8, "dataloader_num_workers": 2, "learning_rate": 1e-3}
-    launch("train_clibd", flags(dataset, model, whole, **options), "accelerate")
-    options |= {"resume_from_checkpoint": str(whole / "checkpoint-4")}
-    launch("train_clibd", flags(dataset, model, resumed, **options), "accelerate")
-    assert results_of(whole)["splits"] == {"train": 40} and results_of(whole)["options"]["max_train_specimens"] == 40
-    np.testing.assert_allclose(losses(resumed), losses(whole), rtol=1e-6)
-    assert len(set(losses(whole))) == 6 and history(whole)[-1]["epoch"] == pytest.approx(6 * 16 / 40)
-    same_weights(whole, resumed, atol=1e-6)
-
-
 def test_a_stream_has_epochs(dataset, model, tmp_path):
     """Two passes of 40 specimens in batches of 16: validated and saved after each, without a number of steps."""
     options = {"streaming": True, "max_steps": -1, "num_train_epochs": 2, "max_train_specimens": 40, **VALIDATED}
