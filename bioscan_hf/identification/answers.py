@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..schema import RANKS
 from .base import Library, joined_evidence
-from .calibration import Evidence, adjusted, estimated_shares, share_interval
+from .calibration import BIN, Evidence, adjusted, estimated_shares, share_interval
 from .names import Names
 from .quality import UNNAMED, Quality
 from .similarity import Matches
@@ -50,8 +50,9 @@ def answer(
 
     Columns: id, status, name, rank and confidence (the deepest name of at least the confidence `least`), each rank and
     its confidence, species_new and genus_new (probability that the species or genus is not among the references),
-    bin, nearest, identity, overlap, references (records of the nearest species), second_species and lead, conflicts,
-    strand, note. Its metadata hold the shares of known and new species among the reads.
+    bin and bin_confidence (if references have BINs), nearest, identity, overlap, references (records of the nearest
+    species), second_species and lead, conflicts, strand, note. Its metadata hold the shares of known and new species
+    among the reads.
     """
     usable = np.concatenate([block.usable + start for block, start in _starts(blocks)]).astype(np.int64)
     shares, interval, levels, confidence = confidences_of(library, blocks, novel_share)
@@ -61,7 +62,7 @@ def answer(
     columns: dict[str, Any] = {"id": pa.array(ids, pa.string()), "status": pa.array(status)}
     deepest: list[tuple[str, str, float] | None] = [None] * n
     ranks: dict[str, Any] = {}
-    for rank in library.ranks:
+    for rank in library.named:
         codes = np.concatenate([block.names.codes[rank] for block in blocks])
         sure = confidence.get(rank)
         shown: list[str | None] = [None] * n
@@ -71,9 +72,10 @@ def answer(
                 shown[place] = library.taxa[rank][codes[j]]
                 if sure is not None:
                     told[place] = float(sure[j])
-                    if sure[j] >= least:
+                    if sure[j] >= least and rank != BIN:
                         deepest[place] = (rank, library.taxa[rank][codes[j]], float(sure[j]))
-        ranks[rank], ranks[f"{rank}_confidence"] = pa.array(shown, pa.string()), pa.array(told, pa.float64())
+        title = "bin" if rank == BIN else rank
+        ranks[title], ranks[f"{title}_confidence"] = pa.array(shown, pa.string()), pa.array(told, pa.float64())
     columns["name"] = pa.array([found and found[1] for found in deepest], pa.string())
     columns["rank"] = pa.array([found and found[0] for found in deepest], pa.string())
     columns["confidence"] = pa.array([found and found[2] for found in deepest], pa.float64())
@@ -102,7 +104,7 @@ def confidences_of(
     calibration = library.calibration
     if calibration is None:
         return np.ones(1), (0.0, 1.0), None, {}
-    evidence = joined_evidence([block.evidence for block in blocks], library.ranks)
+    evidence = joined_evidence([block.evidence for block in blocks], library.named)
     raw = calibration.levels(evidence)
     comparable = np.concatenate(
         [[block.quality.status[i] not in UNNAMED for i in block.usable] for block in blocks]
@@ -120,6 +122,10 @@ def confidences_of(
     below: NDArray[np.float64] | None = None
     for rank in reversed(library.ranks):  # of a rank with one taxon nothing can be learned: at least that of the next
         below = confidences.setdefault(rank, below) if below is not None else confidences.get(rank)
+    bins = calibration.bin_confidence(evidence, comparable, novel_share)
+    if bins is not None:
+        votes = np.concatenate([block.names.votes[BIN] for block in blocks])
+        confidences[BIN] = np.minimum(bins, votes)
     return shares, interval, levels, confidences
 
 
@@ -137,14 +143,12 @@ def _nearest(library: Library, blocks: Sequence[Named], usable: NDArray[np.int64
     identity = np.concatenate([block.matches.identity[:, 0] for block in blocks]).astype(np.float64)
     overlap = np.concatenate([block.matches.overlap[:, 0] for block in blocks])
     there = rows >= 0
-    ids, bins = library.records["processid"], library.records["dna_bin"]
     columns: dict[str, pa.Array] = {}
-    at = pa.array(np.where(there, rows, 0))
-    for name, source in (("bin", bins), ("nearest", ids)):
-        texts: list[str | None] = [None] * n
-        for place, text, ok in zip(usable, source.take(at).to_pylist(), there, strict=True):
-            texts[place] = text if ok else None
-        columns[name] = pa.array(texts, pa.string())
+    texts: list[str | None] = [None] * n
+    ids = library.records["processid"].take(pa.array(np.where(there, rows, 0))).to_pylist()
+    for place, text, ok in zip(usable, ids, there, strict=True):
+        texts[place] = text if ok else None
+    columns["nearest"] = pa.array(texts, pa.string())
     columns["identity"] = _spread(n, usable, there, identity)
     columns["overlap"] = _spread(n, usable, there, overlap).cast(pa.int32())
     if "species" in library.ranks:
