@@ -15,12 +15,15 @@ def unknown_letters(sequence: str) -> int:
     return len(sequence) - sum(map(sequence.count, "ACGT"))
 
 
-def edit_distance(read: str, key: str, bound: int) -> int:
-    """Edit distance of the shorter inside the longer, or `bound` if it is larger; IUPAC codes equal what they mean."""
+def edit_distance(read: str, key: str, bound: int, *, plain: bool) -> int:
+    """Edit distance of the shorter inside the longer, or `bound` if it is larger; IUPAC codes equal what they mean.
+
+    Args:
+        plain: Whether all letters are A, C, G and T.
+    """
     import edlib
 
     short, long = sorted((read, key), key=len)
-    plain = not (set(short) | set(long)) - set("ACGT")
     found = edlib.align(
         short, long, mode="HW", task="distance", k=bound, additionalEqualities=None if plain else EQUAL_LETTERS
     )["editDistance"]

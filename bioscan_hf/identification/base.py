@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,13 @@ class Library(ABC):
         self.taxa: dict[str, list[str]] = {}
         for rank in LABEL_COLUMNS:
             column = records[rank].combine_chunks()
-            taxa = sorted(name for name in column.unique().to_pylist() if name is not None)
-            codes = pc.fill_null(pc.index_in(column, pa.array(taxa, column.type)), -1)
-            self.codes[rank], self.taxa[rank] = codes.to_numpy().astype(np.int64), taxa
+            column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            names = column.dictionary.to_pylist()
+            order = sorted((place for place, name in enumerate(names) if name is not None), key=names.__getitem__)
+            code = np.full(len(names) + 1, -1)  # the last is for records without a name
+            code[order] = range(len(order))
+            self.codes[rank] = code[pc.fill_null(column.indices, len(names)).to_numpy(zero_copy_only=False)]
+            self.taxa[rank] = [names[place] for place in order]
 
     def __len__(self) -> int:
         return int(self.count.sum())
@@ -131,12 +135,11 @@ class Library(ABC):
         parts, known, bins = [], [], []
         for start in range(0, len(rows), _AT_ONCE):
             own, level = rows[start : start + _AT_ONCE], without[start : start + _AT_ONCE]
-            allowed = self._others(own, level)
-            found = self._asked(own, torch.from_numpy(allowed), rng)
+            found, there = self._without(own, level, rng)
             names = names_of(found, self.codes, self.count, self.named)
-            parts.append((found.identity[:, 0], self.evidence(found, names), self._right(own, names, allowed)))
-            known.append(self._known(own, allowed))
-            bins.append(np.where(level <= 0, self._there(BIN, own, allowed), -1))
+            parts.append((found.identity[:, 0], self.evidence(found, names), self._right(own, names, there)))
+            known.append(_lowest(there))
+            bins.append(np.where((level <= 0) & (self.codes[BIN][own] >= 0), there[BIN], -1))
             progress("calibration", min(start + _AT_ONCE, len(rows)), len(rows))
         evidence = joined_evidence([evidence for _, evidence, _ in parts], self.named)
         right = {
@@ -157,30 +160,38 @@ class Library(ABC):
             allowed[here, rows[here]] = False
         return allowed
 
-    def _known(self, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The lowest level whose taxon is still among the allowed references (n,); the number of levels if none."""
-        found = np.full(len(rows), len(LEVELS))
-        for place in reversed(range(len(LEVELS))):
-            codes = self.codes[LEVELS[place]]
-            there = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
-            found[there] = place
-        return found
+    def _without(
+        self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Matches, dict[str, NDArray[np.bool_]]]:
+        """Matches of records among those that remain, and rank -> whether their taxon is among these (n,).
 
-    def _there(self, rank: str, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Whether the taxon of records is among the allowed references (n,): 1, 0, or -1 without a name."""
-        codes = self.codes[rank]
-        there = ((codes[None] == codes[rows, None]) & allowed).any(1)
-        return np.where(codes[rows] >= 0, there.astype(np.int64), -1)
+        Args:
+            level: Level whose taxon is left out, -1 for the record alone (n,).
+        """
+        allowed = self._others(rows, level)
+        there = {}
+        for rank in {*self.ranks, *LEVELS, BIN}:
+            codes = self.codes[rank]
+            there[rank] = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
+        return self._asked(rows, torch.from_numpy(allowed), rng), there
 
     def _right(
-        self, rows: NDArray[np.int64], names: Names, allowed: NDArray[np.bool_]
+        self, rows: NDArray[np.int64], names: Names, there: Mapping[str, NDArray[np.bool_]]
     ) -> dict[str, NDArray[np.int64]]:
         """Rank -> whether names are right (n,): 1, 0, or -1 if the taxon is not there."""
         found = {}
         for rank in self.named:
-            there = (self._there(rank, rows, allowed) == 1) & (names.codes[rank] >= 0)
-            found[rank] = np.where(there, (names.codes[rank] == self.codes[rank][rows]).astype(np.int64), -1)
+            right = (names.codes[rank] == self.codes[rank][rows]).astype(np.int64)
+            found[rank] = np.where(there[rank] & (names.codes[rank] >= 0), right, -1)
         return found
+
+
+def _lowest(there: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """The lowest level whose taxon remains (n,); the number of levels if none does."""
+    found = np.full(len(there[LEVELS[0]]), len(LEVELS))
+    for place in reversed(range(len(LEVELS))):
+        found[there[LEVELS[place]]] = place
+    return found
 
 
 def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence:
@@ -189,3 +200,12 @@ def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence
         np.concatenate([part.known for part in parts]),
         {rank: np.concatenate([part.ranks[rank] for part in parts]) for rank in ranks},
     )
+
+
+def check_shares(number: int, ids: Sequence[str], least: float, novel_share: float | None) -> None:
+    """Raises ValueError for a share outside [0, 1], and other numbers of ids than of specimens."""
+    for what, value in (("least", least), ("novel_share", novel_share)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{what} is {value}; give a share from 0 to 1.")
+    if number != len(ids):
+        raise ValueError(f"There are {number:,} specimens and {len(ids):,} ids.")

@@ -18,20 +18,21 @@ from torch import Tensor
 
 from ..barcodes import spelled
 from ..cards import is_hub_id
-from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from .answers import Named, answer
 from .audit import audited
-from .base import Library
-from .calibration import Calibration, pseudo_read
+from .base import Library, check_shares
+from .calibration import BIN, LEVELS, Calibration, pseudo_read
 from .formats import COLUMNS, Found, read_references
+from .letters import Codes
 from .names import names_of
+from .packed import Packed
 from .publish import fetch
 from .quality import Frame, judged, unusable
 from .region import Region
-from .similarity import Matches, References, match
+from .similarity import LeftOut, Matches, References, match
 from .stored import FORMAT, Parts, read_parts, write_parts
 
 #: References asked about for each level of the calibration.
@@ -100,7 +101,7 @@ class ReferenceLibrary(Library):
         progress("references", 0, len(sequences))
         region = _region(model) or Region.of(sequences, _encoder(model))
         references = References.of(sequences, region)
-        frame = Frame.of(references.placed.aligned) if references.placed is not None else None
+        frame = Frame.of(_sample(references.placed.aligned)) if references.placed is not None else None
         progress("references", len(sequences), len(sequences))
         formats: dict[str, int] = {}
         for name in found.formats.values():
@@ -149,7 +150,26 @@ class ReferenceLibrary(Library):
         write_parts(Path(folder), Parts(self.records, self.references, self.frame, self.calibration, self.info))
 
     def _asked(self, rows: NDArray[np.int64], allowed: Tensor, rng: np.random.Generator) -> Matches:
-        return match(self.references, [pseudo_read(self.references.sequences[row], rng) for row in rows], allowed)
+        raise NotImplementedError("Sequences are asked about without a mask, see `_without`.")
+
+    def _without(
+        self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Matches, dict[str, NDArray[np.bool_]]]:
+        taxa = np.stack([self.codes[rank] for rank in LEVELS]).astype(np.int32)
+        code = np.where(level >= 0, taxa[level, rows], -1).astype(np.int64)
+        alone = (level >= 0) | (self.count[rows] == 1)
+        reads = [pseudo_read(self.references.sequences[int(row)], rng) for row in rows]
+        found = match(self.references, reads, LeftOut(np.where(alone, rows, -1), level, code, taxa))
+        there = {}
+        for rank in {*self.ranks, *LEVELS, BIN}:
+            own = self.codes[rank][rows]
+            every = np.bincount(self.codes[rank][self.codes[rank] >= 0], minlength=len(self.taxa[rank]) + 1)[own]
+            gone = alone.astype(np.int64)
+            for place in np.unique(level[code >= 0]).tolist():
+                here = (level == place) & (code >= 0)
+                gone[here] = _both(self.codes[rank], self.codes[LEVELS[place]], own[here], code[here])
+            there[rank] = (own >= 0) & (every > gone)
+        return found, there
 
     # ---- naming ----------------------------------------------------------------------------------------------------
 
@@ -194,20 +214,32 @@ class ReferenceLibrary(Library):
         else:
             column = pa.chunked_array([pa.array(list(reads), pa.string())])
         ids = [str(number) for number in range(1, len(column) + 1)] if ids is None else list(ids)
-        for what, value in (("least", least), ("novel_share", novel_share)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{what} is {value}; give a share from 0 to 1.")
-        if len(ids) != len(column):
-            raise ValueError(f"There are {len(column):,} reads and {len(ids):,} ids.")
-        found = []
-        for block in self.blocks(column):
+        check_shares(len(column), ids, least, novel_share)
+        return answer(self, ids, self.looked_up(column, progress), least, novel_share)
+
+    def looked_up(self, reads: pa.ChunkedArray, progress: Progress = silent) -> list[Named]:
+        """`name` for a whole column, without what only the quality needs."""
+        found: list[Named] = []
+        for block in self.blocks(reads):
             found.append(replace(block, matches=_without_reads(block.matches)))
-            progress("reads", sum(part.reads for part in found), len(column))
-        return answer(self, ids, found, least, novel_share)
+            progress("reads", sum(part.reads for part in found), len(reads))
+        return found
 
     def audit(self) -> pa.Table:
         """Suspicious references, one row per finding, see `audit.audited`."""
         return audited(self.records, self.codes, self.taxa, self.references, self.frame)
+
+
+def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
+    """At most `most` of aligned references, evenly spread."""
+    return aligned[np.linspace(0, len(aligned) - 1, min(len(aligned), most)).astype(np.int64)]
+
+
+def _both(first: NDArray[np.int64], second: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> Any:
+    """Number of references with the codes a and b (n,) in two columns (N,)."""
+    width = int(second.max()) + 2
+    keys, counts = np.unique((first + 1) * width + second + 1, return_counts=True)
+    return counts[np.searchsorted(keys, (a + 1) * width + b + 1)]
 
 
 def _without_reads(matches: Matches) -> Matches:
@@ -233,6 +265,8 @@ def _region(model: str | None) -> Region | None:
 
     if AutoConfig.from_pretrained(model).model_type != "alignedbarcode":
         return None
+    from ..models.modeling_alignedbarcode import AlignedBarcodeModel
+
     return Region(AlignedBarcodeModel.from_pretrained(model))
 
 

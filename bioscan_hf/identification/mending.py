@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.modeling_alignedbarcode import NOTHING
+from .letters import NOTHING
 
 #: Largest shift, and the price of a change of the shift and of each letter of it, in letters that are equal or not.
 LARGEST, CHANGE, LETTER = 4, 6, 1

@@ -1,23 +1,30 @@
-"""Reads as numbers: letters, strand, place in the region of the references, and words of 6 nucleotides.
+"""The common region of references: where a read lies in it, and what its vector is.
 
-Shape letters: n = reads, L = nucleotides, P = positions of the region, W = 4,096 words.
+Shape letters: n = reads, L = nucleotides, P = positions of the region, D = components, W = 4,096 words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from torch import Tensor
 
-from ..models.configuration_alignedbarcode import AlignedBarcodeConfig
-from ..models.modeling_alignedbarcode import FIRST_NUCLEOTIDE, NOTHING, AlignedBarcodeModel, anchor_ids
+from ..files import read_json
+from .letters import NOTHING, WORD, Codes, blocks, codes_of, complement, letters, word_ids
+from .packed import Packed
 
-#: Nucleotides of a word.
-WORD = 6
+if TYPE_CHECKING:
+    from ..models.modeling_alignedbarcode import AlignedBarcodeModel
+
+__all__ = ["WORD", "Placed", "Region", "blocks", "complement", "letters", "oriented"]
 
 #: Smallest alignment score of a barcode of the region. Reads of other origin stay below 0.05.
 LEAST_SCORE = 0.15
@@ -25,64 +32,29 @@ LEAST_SCORE = 0.15
 #: Fewest references, and smallest share of them, of one length, for a region of that length.
 FEWEST_ALIKE, LEAST_ALIKE = 20, 0.1
 
-#: From this number of references, their profiles are reduced to `WIDTH` principal components.
-MANY, WIDTH = 20_000, 512
+#: From this number of references, profiles are reduced to `WIDTH` principal components, fitted to at most `MOST`.
+MANY, WIDTH, MOST = 4_000, 512, 20_000
 
-_CODES = np.full(256, NOTHING, np.uint8)
-_CODES[list(b"ACGT")] = range(4)
-_COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
-_AT_ONCE = 1 << 20  # nucleotides that are placed at once
+#: From this number of references, to fewer components, which bounds the memory.
+VERY_MANY, NARROW = 200_000, 256
 
 Numbers = NDArray[np.float32]
-
-
-def complement(read: str) -> str:
-    """The other strand of a read, from its own first nucleotide on."""
-    return read.translate(_COMPLEMENT)[::-1]
-
-
-def letters(reads: Sequence[str]) -> Tensor:
-    """Codes 0 to 3 of A, C, G and T, 4 of all else and of padding, (n, L) int32."""
-    width = max(map(len, reads), default=0)
-    codes = np.full((len(reads), max(width, WORD)), NOTHING, np.uint8)
-    for row, read in zip(codes, reads, strict=True):
-        row[: len(read)] = _CODES[np.frombuffer(read.encode("ascii", "replace"), np.uint8)]
-    return torch.from_numpy(codes).int()
-
-
-def blocks(reads: Sequence[str]) -> Iterator[NDArray[np.int64]]:
-    """Positions of reads, those of similar length together, so that little is padding."""
-    lengths = np.fromiter(map(len, reads), np.int64, len(reads))
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop - start) * (lengths[order[stop]] + 64) < _AT_ONCE:
-            stop += 1
-        yield order[start:stop]
-        start = stop
-
-
-def words(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each read (n, L) has each word, (n, W) bfloat16, and the numbers of its words (n,)."""
-    found = torch.zeros(len(codes), 4**WORD + 1, dtype=torch.bfloat16)
-    found.scatter_(1, anchor_ids(codes, WORD).long(), 1.0)
-    found = found[:, :-1].contiguous()  # the last is for windows with another letter
-    return found, found.float().sum(1)
+Encoder = Callable[[Sequence[str]], Numbers]
+Aligned = TypeVar("Aligned", Codes, Packed)
 
 
 @dataclass
-class Placed:
+class Placed(Generic[Aligned]):
     """Reads in the region.
 
     Attributes:
-        aligned: Code at each position (n, P) uint8, 4 for none.
+        aligned: Code at each position (n, P) uint8, 4 for none; references keep them as bits.
         start: Position of the first nucleotide of each read (n,).
         score: Share of the anchors that agree on it (n,).
         vectors: Unit vectors (n, D) bfloat16.
     """
 
-    aligned: NDArray[np.uint8]
+    aligned: Aligned
     start: NDArray[np.int64]
     score: Numbers
     vectors: Tensor
@@ -91,66 +63,136 @@ class Placed:
 class Region:
     """The common region of references: where a read lies in it, and what its vector is.
 
+    Equal to what `AlignedBarcodeModel` computes, but without it if its vectors are linear in the profile: transformers
+    take longer to import than thousands of reads to be named.
+
     Args:
-        model: Aligns reads, and gives their vectors.
+        model: Aligns reads, and gives their vectors; or the folder that holds it.
         encoder: Gives the vectors (n, D) of reads instead of the model.
     """
 
-    def __init__(self, model: AlignedBarcodeModel, encoder: Callable[[Sequence[str]], Numbers] | None = None) -> None:
-        self.model, self.encoder = model.eval(), encoder
+    def __init__(self, model: AlignedBarcodeModel | Path, encoder: Encoder | None = None) -> None:
+        self.encoder = encoder
+        if isinstance(model, Path):
+            self._folder = model
+            config = read_json(model / "config.json", {"positions": int, "anchor_k": int})
+            tensors = load_file(model / "model.safetensors")
+        else:
+            self.model = model.eval()
+            config = model.config.to_dict()
+            tensors = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+        #: Length of the region in nucleotides.
+        self.positions = int(config["positions"])
+        self._k = int(config["anchor_k"])
+        self._anchor = tensors["anchor_position"].astype(np.int32)
+        self._weight = tensors["anchor_weight"].astype(np.float64)
+        linear = config["profile_weight"] == 0 and not config["hidden_size"]
+        self._projection = _table(tensors) if linear else None
 
-    @property
-    def positions(self) -> int:
-        """Length of the region in nucleotides."""
-        return int(self.model.config.positions)
+    @cached_property
+    def model(self) -> AlignedBarcodeModel:
+        """The model that aligns reads."""
+        from ..models.modeling_alignedbarcode import AlignedBarcodeModel
+
+        loaded: AlignedBarcodeModel = AlignedBarcodeModel.from_pretrained(self._folder).eval()
+        return loaded
 
     @classmethod
-    def of(cls, references: Sequence[str], encoder: Callable[[Sequence[str]], Numbers] | None = None) -> Region | None:
+    def of(cls, references: Sequence[str], encoder: Encoder | None = None) -> Region | None:
         """The region of references, fitted to those of the most frequent length; None if they have none in common."""
         lengths = np.fromiter(map(len, references), np.int64, len(references))
         length = int(np.bincount(lengths).argmax())
         alike = int((lengths == length).sum())
         if alike < FEWEST_ALIKE or alike < LEAST_ALIKE * len(references) or length < 4 * WORD:
             return None
-        width = WIDTH if len(references) >= MANY else 0
+        from ..models.configuration_alignedbarcode import AlignedBarcodeConfig
+        from ..models.modeling_alignedbarcode import FIRST_NUCLEOTIDE, AlignedBarcodeModel
+
+        width = 0 if len(references) < MANY else WIDTH if len(references) < VERY_MANY else NARROW
         config = AlignedBarcodeConfig(
             positions=length,
             max_nucleotides=max(length, 660),
-            embedding_size=width,
+            embedding_size=min(width, 4 * length),
             hidden_size=0,
             profile_weight=0.0 if width else 1.0,
         )
         model = AlignedBarcodeModel(config)
-        fitted = [references[i] for i in _spread_over(len(references), MANY)]
+        fitted = [references[i] for i in _spread_over(len(references), MOST)]
         parts = [letters([fitted[i] for i in rows]) for rows in blocks(fitted)]
         model.fit_region((part + FIRST_NUCLEOTIDE, (part < NOTHING).int()) for part in parts)
         region = cls(model, encoder)
         sample = [references[i] for i in _spread_over(len(references), 2000)]
         return region if (region.place(sample).score >= LEAST_SCORE).mean() > 0.5 else None
 
-    def place(self, reads: Sequence[str], *, vectors: bool = False) -> Placed:
+    def place(self, reads: Sequence[str], *, vectors: bool = False) -> Placed[Codes]:
         """Where reads lie in the region, and their vectors if asked for."""
         n = len(reads)
         aligned, start = np.full((n, self.positions), NOTHING, np.uint8), np.zeros(n, np.int64)
         score = np.zeros(n, np.float32)
-        with torch.inference_mode():
-            for rows in blocks(reads):
-                codes = letters([reads[i] for i in rows])
-                placed = self.model.align(codes + FIRST_NUCLEOTIDE, (codes < NOTHING).int())
-                aligned[rows], start[rows], score[rows] = (part.numpy() for part in placed)
+        for rows in blocks(reads):
+            codes = codes_of([reads[i] for i in rows])
+            start[rows], score[rows] = self._start(codes)
+            aligned[rows] = self._aligned(codes, start[rows])
         found = Placed(aligned, start, score, torch.empty(0))
         found.vectors = self.vectors(reads, aligned) if vectors else found.vectors
         return found
 
-    def vectors(self, reads: Sequence[str], aligned: NDArray[np.uint8]) -> Tensor:
-        """Unit vectors (n, D) of reads, which are aligned as (n, P)."""
+    def _start(self, codes: Codes) -> tuple[NDArray[np.int64], Numbers]:
+        """Start (n,) and alignment score (n,) of reads (n, L): the start for which most anchors vote."""
+        anchors = word_ids(codes, self._k)
+        n, windows = anchors.shape
+        weight = self._weight[anchors]
+        width = windows + self.positions
+        place = self._anchor[anchors]  # bin j of the votes of a read is for the start j - windows
+        place += np.arange(windows, 0, -1, dtype=np.int32)
+        place += np.arange(0, n * width, width, dtype=np.int32)[:, None]
+        votes = np.bincount(place.ravel(), weight.ravel(), n * width).reshape(n, width)
+        best = votes.argmax(1)
+        most = votes[np.arange(n), best]
+        start = np.where(most > 0, best - windows, 0)  # without votes, the read starts with the region
+        return start, (most / np.maximum(weight.sum(1), 1)).astype(np.float32)
+
+    def _aligned(self, codes: Codes, start: NDArray[np.int64]) -> Codes:
+        """Codes at each position of the region (n, P) of reads (n, L) that start there."""
+        found = np.full((len(codes), self.positions), NOTHING, np.uint8)
+        first, where = np.unique(start, return_inverse=True)
+        order = np.argsort(where, kind="stable")
+        for begin, rows in zip(first.tolist(), np.split(order, np.bincount(where).cumsum()[:-1]), strict=True):
+            low, high = max(begin, 0), min(begin + codes.shape[1], self.positions)
+            if low < high:
+                found[rows, low:high] = codes[rows, low - begin : high - begin]
+        return found
+
+    def vectors(self, reads: Sequence[str], aligned: Codes) -> Tensor:
+        """Unit vectors (n, D) bfloat16 of reads, which are aligned as (n, P)."""
         if self.encoder is not None:
             found = torch.from_numpy(self.encoder(reads))
             return torch.nn.functional.normalize(found.float(), dim=1).to(torch.bfloat16)
+        if self._projection is not None:
+            parts = [self._linear(torch.from_numpy(part)) for part in _split(aligned, 2048)]
+            return torch.cat([torch.zeros(0, self._projection.shape[1], dtype=torch.bfloat16), *parts])
         empty = torch.zeros(0, self.model.config.output_size, dtype=torch.bfloat16)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            parts = [self.model.embed_aligned(part.int()) for part in torch.from_numpy(aligned).split(4096)]
+            parts = [self.model.embed_aligned(torch.from_numpy(part).int()) for part in _split(aligned, 4096)]
         return torch.cat([empty, *(part.to(torch.bfloat16) for part in parts)])
+
+    def _linear(self, aligned: Tensor) -> Tensor:
+        """Unit vectors (n, D) of aligned reads (n, P): the sum of the projections of their letters."""
+        assert self._projection is not None
+        letter = (aligned[:, :, None] == torch.arange(4, dtype=torch.uint8)).flatten(1).to(torch.bfloat16)
+        return torch.nn.functional.normalize((letter @ self._projection).float(), dim=1).to(torch.bfloat16)
+
+
+def _table(tensors: dict[str, NDArray[Any]]) -> Tensor:
+    """Projection of each letter at each position (4 P, D), bfloat16."""
+    frequency, weight = tensors["nucleotide_frequency"].astype(np.float32), tensors["projection.weight"]
+    contents = np.eye(4, dtype=np.float32) - frequency[:, None]  # (P, 4, 4)
+    per_position = weight.astype(np.float32).reshape(len(weight), -1, 4).transpose(1, 2, 0)  # (P, 4, D)
+    return torch.from_numpy((contents @ per_position).reshape(-1, len(weight))).to(torch.bfloat16)
+
+
+def _split(rows: Codes, size: int) -> list[Codes]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _spread_over(number: int, most: int) -> NDArray[np.int64]:
@@ -158,7 +200,7 @@ def _spread_over(number: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, number - 1, min(number, most)).astype(np.int64)
 
 
-def oriented(region: Region, reads: Sequence[str]) -> tuple[list[str], NDArray[np.bool_], Placed]:
+def oriented(region: Region, reads: Sequence[str]) -> tuple[list[str], NDArray[np.bool_], Placed[Codes]]:
     """Reads on the strand of the references, which of them were turned round, and where they lie."""
     forward = region.place(reads)
     doubtful = np.flatnonzero(forward.score < 0.5)  # a good score is never beaten by the other strand

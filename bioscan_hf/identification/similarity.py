@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.modeling_alignedbarcode import NOTHING
 from .alignment import edit_distance, unknown_letters
+from .letters import NOTHING, WORD, Codes, blocks, codes_of, complement, words_of
 from .mending import mended
-from .region import LEAST_SCORE, WORD, Placed, Region, blocks, complement, letters, oriented, words
+from .packed import Packed, compared
+from .region import LEAST_SCORE, Placed, Region, oriented
+from .shortlist import MANY, READS_AT_ONCE, Cells, LeftOut, Words, nearest
+
+__all__ = ["LeftOut", "Matches", "References", "compared", "lower_bound", "match"]
 
 #: Candidates of each side.
 CANDIDATES = 15
@@ -42,9 +47,6 @@ CAUTION = 2.0
 #: Edit distances beyond this share of the length are not told apart.
 LARGEST_DISTANCE = 0.45
 
-#: References that are compared by words at once, and reads.
-REFERENCES_AT_ONCE, READS_AT_ONCE = 16_384, 1024
-
 
 @dataclass
 class References:
@@ -53,30 +55,43 @@ class References:
     Attributes:
         sequences: Spelled sequences (N,).
         region: Their common region; None if they have none.
-        placed: Where they lie in it.
+        placed: Where they lie in it, as bits.
+        words: Their words.
+        cells: Their vectors in cells; None if there are few.
     """
 
     sequences: Sequence[str]
     region: Region | None
-    placed: Placed | None
-    _words: tuple[Tensor, Tensor] | None = None
+    placed: Placed[Packed] | None
+    words: Words
+    cells: Cells | None = None
 
     @classmethod
     def of(cls, sequences: Sequence[str], region: Region | None) -> References:
-        """Places sequences in their region."""
-        return cls(sequences, region, region.place(sequences, vectors=True) if region else None)
+        """Places sequences in their region, and finds their words."""
+        words = Words.of(words_of(sequences))
+        if region is None:
+            return cls(sequences, None, None, words)
+        found = region.place(sequences, vectors=True)
+        placed = Placed(Packed.of(found.aligned), found.start, found.score, found.vectors)
+        good = placed.score >= LEAST_SCORE
+        many = len(sequences) >= MANY and good.any()
+        return cls(sequences, region, placed, words, Cells.of(placed.vectors, good) if many else None)
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def words(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Words (n, W) of some references, and their numbers (n,); kept if all references fit in one part."""
-        if self._words is not None:
-            return self._words
-        found = _word_table(self.sequences[part])
-        if len(self) <= REFERENCES_AT_ONCE:
-            self._words = found
-        return found
+    @cached_property
+    def good(self) -> Tensor:
+        """Whether a reference lies in the region (N,)."""
+        assert self.placed is not None
+        return torch.from_numpy(self.placed.score >= LEAST_SCORE)
+
+    def nearest(self, queries: Tensor, left_out: LeftOut | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """References with the nearest vectors (n, C), -1 after the last, and their cosines minus 1."""
+        assert self.placed is not None
+        search = nearest if self.cells is None else self.cells.nearest
+        return search(queries, self.placed.vectors, self.good, min(CANDIDATES, len(self)), left_out)
 
 
 @dataclass
@@ -108,14 +123,14 @@ class Matches:
     shifted: NDArray[np.bool_]
 
 
-def match(references: References, reads: Sequence[str], allowed: Tensor | None = None) -> Matches:
+def match(references: References, reads: Sequence[str], left_out: LeftOut | None = None) -> Matches:
     """The candidates of reads among references.
 
     Args:
         reads: Spelled reads with at least one nucleotide.
-        allowed: (n, N) bool: the references that each read may match; all by default.
+        left_out: References that the reads may not match.
     """
-    search = _Search(references, reads, allowed)
+    search = _Search(references, reads, left_out)
     everyone = np.arange(len(reads))
     if search.own is not None:
         search.by_region(everyone[search.score >= LEAST_SCORE])
@@ -133,19 +148,19 @@ def match(references: References, reads: Sequence[str], allowed: Tensor | None =
 class _Search:
     """Candidates of reads while they are found: the first `CANDIDATES` columns by the region, the others by words."""
 
-    def __init__(self, references: References, reads: Sequence[str], allowed: Tensor | None) -> None:
+    def __init__(self, references: References, reads: Sequence[str], left_out: LeftOut | None) -> None:
         n = len(reads)
-        self.references, self.allowed = references, allowed
+        self.references, self.left_out = references, left_out
         self.reads, self.turned = list(reads), np.zeros(n, np.bool_)
         self.rows = np.full((n, 2 * CANDIDATES), -1, np.int64)
         self.identity, self.overlap = np.zeros(self.rows.shape, np.float32), np.zeros(self.rows.shape, np.int32)
+        self.cosine = np.zeros(self.rows.shape, np.float32)
         self.score: NDArray[np.float32] = np.ones(n, np.float32)
         self.gaps, self.shifted = np.zeros(n, np.int32), np.zeros(n, np.bool_)
-        self.own: Placed | None = None
+        self.own: Placed[Codes] | None = None
         if references.region is not None and references.placed is not None:
             self.reads, self.turned, self.own = oriented(references.region, reads)
             self.score = self.own.score
-            self.good = torch.from_numpy(references.placed.score >= LEAST_SCORE)
 
     def by_region(self, some: NDArray[np.int64]) -> None:
         """Sets the candidates of some reads by their vectors, and compares them position by position."""
@@ -153,9 +168,9 @@ class _Search:
         keys = self.references.placed
         for part in _parts(some):
             asked = self.own.vectors[torch.from_numpy(part)]
-            near = _nearest(asked, keys.vectors, self.good, _of(self.allowed, part))
+            near, cosine = self.references.nearest(asked, _of(self.left_out, part))
             width = near.shape[1]
-            self.rows[part, :width] = near
+            self.rows[part, :width], self.cosine[part, :width] = near, np.where(near >= 0, cosine + 1, 0)
             equal, overlap = compared(self.own.aligned[part], keys.aligned, near)
             share = equal / np.maximum(overlap + self.gaps[part, None], 1)
             self.identity[part, :width], self.overlap[part, :width] = share, overlap
@@ -170,14 +185,30 @@ class _Search:
         return np.asarray(((self.identity >= best[:, None]) & (self.overlap >= wanted)).any(1))
 
     def by_words(self, some: NDArray[np.int64]) -> None:
-        """Sets the other candidates of some reads by their words; turns reads round that then fit better."""
+        """Sets the other candidates of some reads by their words; turns reads round that then fit better.
+
+        The other strand is tried where the region does not tell it.
+        """
         if not len(some):
             return
-        reads = [self.reads[i] for i in some]
-        found, swapped = _by_words(self.references, reads, self.score[some], _of(self.allowed, some))
-        self.rows[some, CANDIDATES : CANDIDATES + found.shape[1]] = found
-        for i in some[swapped]:
-            self.reads[i], self.turned[i] = complement(self.reads[i]), ~self.turned[i]
+        words, k = self.references.words, min(CANDIDATES, len(self.references))
+        found, share = words.most_shared(words_of([self.reads[i] for i in some]), k, _of(self.left_out, some))
+        known = self.references.region is not None
+        doubtful = np.flatnonzero(self.score[some] < LEAST_SCORE) if known else np.arange(len(some))
+        if len(doubtful):
+            others = [complement(self.reads[i]) for i in some[doubtful]]
+            back, other_share = words.most_shared(words_of(others), k, _of(self.left_out, some[doubtful]))
+            better = other_share[:, 0] > share[doubtful, 0]
+            found[doubtful[better]] = back[better]
+            for place in np.flatnonzero(better).tolist():
+                i = some[doubtful[place]]
+                self.reads[i], self.turned[i] = others[place], ~self.turned[i]
+        self.rows[some, CANDIDATES : CANDIDATES + k] = found
+        if self.own is not None and self.references.placed is not None:
+            for part in _parts(some):
+                keys = self.references.placed.vectors[torch.from_numpy(self.rows[part, CANDIDATES:].clip(0))]
+                cosine = _cosines(self.own.vectors[torch.from_numpy(part)], keys)
+                self.cosine[part, CANDIDATES:] = np.where(self.rows[part, CANDIDATES:] >= 0, cosine, 0)
 
     def align(self, some: NDArray[np.int64], most: int) -> None:
         """Sets identity and overlap of at most `most` candidates of some reads by their edit distances."""
@@ -185,14 +216,16 @@ class _Search:
             best, rows = LARGEST_DISTANCE, self.rows[i]
             at = np.flatnonzero(rows >= 0)
             at = at[np.sort(np.unique(rows[at], return_index=True)[1])]
-            for place in at[np.argsort(-self.identity[i][at], kind="stable")][:most]:
+            for place in at[np.argsort(-self.identity[i][at], kind="stable")][:most].tolist():
                 read, key = _overlapping(self.reads[i], self.references, self.own, int(i), int(rows[place]))
-                length = min(len(read), len(key)) - sum(map(unknown_letters, (read, key)))
+                unknown, straight = sum(map(unknown_letters, (read, key))), float(self.identity[i, place])
+                length = min(len(read), len(key)) - unknown
                 if length < WORD:
                     continue
-                share = min(edit_distance(read, key, int((best + 0.1) * length) + 1) / length, 1.0)
+                bound = min(best + 0.1, 1 - straight)  # a larger distance is of no use
+                share = min(edit_distance(read, key, int(bound * length) + 1, plain=unknown == 0) / length, 1.0)
                 best = min(best, share)
-                if 1 - share >= self.identity[i, place]:
+                if 1 - share >= straight:
                     self.identity[i, place], self.overlap[i, place] = 1 - share, length
 
     def mend(self, some: NDArray[np.int64]) -> None:
@@ -203,7 +236,7 @@ class _Search:
         some = some[keys.score[near[some]] >= LEAST_SCORE]
         for part in blocks([self.reads[i] for i in some]):
             at = some[part]
-            codes = letters([self.reads[i] for i in at]).numpy().astype(np.uint8)
+            codes = codes_of([self.reads[i] for i in at])
             found, gaps, shifted = mended(codes, self.own.start[at], keys.aligned[near[at]])
             changed = gaps > 0
             at = at[changed]
@@ -217,16 +250,11 @@ class _Search:
 
     def result(self) -> Matches:
         """All candidates in their order, each once."""
-        rows, identity, overlap = self.rows, self.identity, self.overlap
-        n, own, placed = len(rows), self.own, self.references.placed
-        cosine = np.zeros(rows.shape, np.float32)
+        rows, identity, overlap, cosine = self.rows, self.identity, self.overlap, self.cosine
+        n, own = len(rows), self.own
         inside = np.fromiter(map(len, self.reads), np.int64, n)
-        if own is not None and placed is not None:
+        if own is not None:
             inside = (own.aligned != NOTHING).sum(1)
-            for part in _parts(np.arange(n)):
-                keys = placed.vectors[torch.from_numpy(rows[part].clip(0))].float()
-                cosine[part] = torch.einsum("nd,ncd->nc", own.vectors[torch.from_numpy(part)].float(), keys).numpy()
-            cosine[rows < 0] = 0
         _drop_repeats(rows, identity)
         order = _in_order(identity, overlap, cosine, rows)
         return Matches(
@@ -248,81 +276,17 @@ def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.array_split(rows, -(-len(rows) // READS_AT_ONCE)) if len(rows) else []
 
 
-def _of(allowed: Tensor | None, rows: NDArray[np.int64]) -> Tensor | None:
-    return None if allowed is None else allowed[torch.from_numpy(rows)]
+def _of(left_out: LeftOut | None, rows: NDArray[np.int64]) -> LeftOut | None:
+    return None if left_out is None else left_out.of(rows)
 
 
-def _nearest(queries: Tensor, keys: Tensor, good: Tensor, allowed: Tensor | None) -> NDArray[np.int64]:
-    """The nearest keys of queries by cosine, (n, C)."""
-    similarity = (queries @ keys.T).float()
-    similarity.masked_fill_(~good, -torch.inf)
-    if allowed is not None:
-        similarity.masked_fill_(~allowed, -torch.inf)
-    values, places = similarity.topk(min(CANDIDATES, len(keys)), dim=1)
-    return np.asarray(places.masked_fill_(values == -torch.inf, -1).numpy())
+def _cosines(queries: Tensor, keys: Tensor) -> NDArray[np.float32]:
+    """Cosines (n, C) of queries (n, D) and the keys of each (n, C, D)."""
+    minus = torch.tensor(-1.0, dtype=queries.dtype)
+    return np.asarray(torch.baddbmm(minus, keys, queries[:, :, None])[:, :, 0].float().numpy()) + 1
 
 
-def compared(
-    reads: NDArray[np.uint8], keys: NDArray[np.uint8], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Equal letters and overlap of aligned reads (n, P) and their candidates (n, C), position by position."""
-    other = keys[rows.clip(0)]
-    both = (other != NOTHING) & (reads[:, None] != NOTHING)
-    overlap = both.sum(2, dtype=np.int32)
-    equal = ((other == reads[:, None]) & both).sum(2, dtype=np.int32)
-    overlap[rows < 0] = 0
-    equal[rows < 0] = 0
-    return equal, overlap
-
-
-def _by_words(
-    references: References, reads: list[str], score: NDArray[np.float32], allowed: Tensor | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """References that share most words with reads (n, C), and the reads that fit better turned round.
-
-    The share is of the words of the one that has fewer. The other strand is tried where the region does not tell it.
-    """
-    strands = [reads]
-    if references.region is None or (score < LEAST_SCORE).any():
-        strands.append([complement(read) for read in reads])
-    k = min(CANDIDATES, len(references))
-    best = [torch.full((len(reads), k), -1.0) for _ in strands]
-    rows = [torch.full((len(reads), k), -1) for _ in strands]
-    asked = [[(block, *words(letters([strand[i] for i in block]))) for block in blocks(strand)] for strand in strands]
-    for first in range(0, len(references), REFERENCES_AT_ONCE):
-        keys, numbers = references.words(slice(first, first + REFERENCES_AT_ONCE))
-        for strand, parts in enumerate(asked):
-            for block, own, count in parts:
-                at = torch.from_numpy(block)
-                shared = (own @ keys.T).float()
-                shared /= torch.minimum(count[:, None], numbers).clamp(min=1)
-                shared.masked_fill_(numbers < 0.1 * count[:, None], -1)  # a few letters are found anywhere
-                if allowed is not None:
-                    shared.masked_fill_(~allowed[at][:, first : first + len(keys)], -1)
-                values, places = shared.topk(min(k, shared.shape[1]), dim=1)
-                values, places = (
-                    torch.cat([best[strand][at], values], 1),
-                    torch.cat([rows[strand][at], places + first], 1),
-                )
-                top, order = values.topk(k, dim=1)
-                best[strand][at], rows[strand][at] = top, places.gather(1, order).masked_fill(top < 0, -1)
-    if len(strands) == 1:
-        return rows[0].numpy(), np.empty(0, np.int64)
-    uncertain = (
-        torch.from_numpy(score < LEAST_SCORE) if references.region else torch.ones(len(reads), dtype=torch.bool)
-    )
-    swap = (best[1][:, 0] > best[0][:, 0]) & uncertain
-    return torch.where(swap[:, None], rows[1], rows[0]).numpy(), swap.nonzero().flatten().numpy()
-
-
-def _word_table(sequences: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Words of sequences (n, W), and their numbers (n,)."""
-    parts = [(torch.from_numpy(block), *words(letters([sequences[i] for i in block]))) for block in blocks(sequences)]
-    order = torch.cat([at for at, _, _ in parts]).argsort()
-    return torch.cat([table for _, table, _ in parts])[order], torch.cat([count for _, _, count in parts])[order]
-
-
-def _overlapping(read: str, references: References, own: Placed | None, i: int, row: int) -> tuple[str, str]:
+def _overlapping(read: str, references: References, own: Placed[Codes] | None, i: int, row: int) -> tuple[str, str]:
     """The parts of a read and a reference that can overlap in the region; the whole where the place is unknown."""
     key, placed = references.sequences[row], references.placed
     if own is None or placed is None or references.region is None:

@@ -1,5 +1,7 @@
-"""The folder of a library of references: `library.json`, `references.parquet`, and, with a region, `region` and
-`placed.safetensors`."""
+"""The folder of a library of references: `library.json`, `references.parquet`, `search.safetensors`, and `region`.
+
+What is searched is mapped from the file and not read, so that a library of any size opens at once.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,21 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..files import locked, read_json, replacing, write_text
-from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 from ..schema import LABEL_COLUMNS
 from .calibration import Calibration
+from .packed import Packed
 from .quality import Frame
 from .region import Placed, Region
+from .shortlist import Cells, Words
 from .similarity import References
 
 #: Version of the folder.
-FORMAT = 1
+FORMAT = 2
 
-FACTS, TABLE, PLACES, REGION = "library.json", "references.parquet", "placed.safetensors", "region"
+FACTS, TABLE, SEARCH, REGION = "library.json", "references.parquet", "search.safetensors", "region"
 
 Encoder = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -50,17 +54,15 @@ def is_library(path: str | Path) -> bool:
 def write_parts(folder: Path, parts: Parts) -> None:
     """Writes a library. `library.json` goes first and comes last, so that a cut never leaves a mixture of two."""
     folder.mkdir(parents=True, exist_ok=True)
-    region, placed = parts.references.region, parts.references.placed
+    region = parts.references.region
     with locked(folder, "library"):
         (folder / FACTS).unlink(missing_ok=True)
         with replacing(folder / TABLE) as part:
-            pq.write_table(parts.records, part, compression="zstd")
-        if region is not None and placed is not None:
+            pq.write_table(_plain(parts.records), part, compression="zstd")
+        if region is not None:
             region.model.save_pretrained(folder / REGION)
-            arrays = {"aligned": placed.aligned, "start": placed.start, "score": placed.score}
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()} | {"vectors": placed.vectors}
-            with replacing(folder / PLACES) as part:
-                save_file(tensors, part)
+        with replacing(folder / SEARCH) as part:
+            save_file(_tensors(parts.references), part)
         content = {
             **parts.info,
             "rows": len(parts.records),
@@ -98,17 +100,76 @@ def read_parts(folder: Path, encoder: Encoder | None) -> Parts:
 
 def _read(folder: Path, info: dict[str, Any], encoder: Encoder | None) -> Parts:
     content, frame, rows, has_region = (info.pop(name) for name in ("calibration", "frame", "rows", "region"))
-    records = pq.read_table(folder / TABLE, memory_map=True).select(
-        ["processid", "dna_barcode", *LABEL_COLUMNS, "records"]
-    )
-    region = placed = None
+    names = ["processid", *LABEL_COLUMNS, "records"]
+    records = pq.read_table(folder / TABLE, columns=names, read_dictionary=list(LABEL_COLUMNS), memory_map=True)
+    found = load_file(folder / SEARCH)
+    column = _strings(found)
+    region = placed = cells = None
     if has_region:
-        region = Region(AlignedBarcodeModel.from_pretrained(folder / REGION), encoder)
-        found = load_file(folder / PLACES)
-        placed = Placed(found["aligned"].numpy(), found["start"].numpy(), found["score"].numpy(), found["vectors"])
-    sizes = {len(records), rows, *(len(part) for part in (vars(placed).values() if placed else ()))}
+        region = Region(folder / REGION, encoder)
+        planes = Packed(found["planes"].numpy().view(np.uint64), region.positions)
+        placed = Placed(planes, found["start"].numpy(), found["score"].numpy(), found["vectors"])
+    if "cell_order" in found:
+        cells = Cells(found["centres"], found["cell_order"].numpy(), found["cell_starts"].numpy())
+    bits = found["words"].numpy().view(np.uint64)
+    cut = [found[name].numpy() for name in ("representatives", "word_order", "word_starts") if name in found]
+    words = Words(bits, *cut)
+    sizes = {len(records), rows, len(bits), len(column)}
+    sizes |= {len(part) for part in (vars(placed).values() if placed else ())}
     if len(sizes) > 1:
         raise ValueError(f"its files have {', '.join(map(str, sorted(sizes)))} rows")
-    references = References(records["dna_barcode"].to_pylist(), region, placed)
+    records = records.add_column(1, "dna_barcode", pa.chunked_array([column]))
+    references = References(Sequences(column), region, placed, words, cells)
     calibration = None if content is None else Calibration.from_dict(content)
     return Parts(records, references, None if frame is None else Frame(**frame), calibration, info)
+
+
+class Sequences(Sequence[str]):
+    """A column of strings as a sequence that makes each string when it is asked for."""
+
+    def __init__(self, column: pa.Array) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.column[place].to_pylist() if isinstance(place, slice) else self.column[int(place)].as_py()
+
+
+def _plain(records: pa.Table) -> pa.Table:
+    """Records without dictionaries and long offsets, as everyone reads them."""
+    plain = [pa.field(f.name, pa.int64() if f.name == "records" else pa.large_string()) for f in records.schema]
+    return records.cast(pa.schema(plain))
+
+
+def _tensors(references: References) -> dict[str, Tensor]:
+    """What is searched, by name."""
+    texts = references.sequences
+    column = texts.column if isinstance(texts, Sequences) else pa.array(texts, pa.large_string())
+    offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
+    flat = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    words, placed, cells = references.words, references.placed, references.cells
+    arrays: dict[str, NDArray[Any] | None] = {"letters": flat, "offsets": offsets - offsets[0]}
+    arrays |= {"words": words.bits.view(np.int64), "representatives": words.representatives}
+    arrays |= {"word_order": words.order, "word_starts": words.starts}
+    found: dict[str, Tensor] = {}
+    if placed is not None:
+        arrays |= {"planes": Packed.of(placed.aligned).planes.view(np.int64)}
+        arrays |= {"start": placed.start, "score": placed.score}
+        found["vectors"] = placed.vectors.contiguous()
+    if cells is not None:
+        arrays |= {"cell_order": cells.order, "cell_starts": cells.starts}
+        found["centres"] = cells.centres
+    given = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+    return found | {
+        name: torch.from_numpy(array if array.flags.writeable else array.copy()) for name, array in given.items()
+    }
+
+
+def _strings(found: dict[str, Tensor]) -> pa.Array:
+    """The column of sequences, over the memory of the tensors."""
+    offsets, flat = (found[name].numpy() for name in ("offsets", "letters"))
+    if offsets[-1] != len(flat) or (np.diff(offsets) < 0).any():
+        raise ValueError("the sequences are incomplete")
+    return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(flat))

@@ -174,7 +174,7 @@ def test_a_library_is_replaced_whole_and_damage_is_named(world, library, tmp_pat
     few.save_pretrained(folder)
     assert ReferenceLibrary.from_pretrained(folder).references.region is None
     library.save_pretrained(folder)
-    names = ("library.json", "references.parquet", "placed.safetensors", "region/model.safetensors")
+    names = ("library.json", "references.parquet", "search.safetensors", "region/model.safetensors")
     whole = {folder / name: (folder / name).read_bytes() for name in names}
     for path, content in whole.items():
         for damaged in (content[: len(content) // 2], b"{}" if path.suffix == ".json" else b"x" * 100):
