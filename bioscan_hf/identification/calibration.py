@@ -138,7 +138,7 @@ class Calibration:
         """Rank -> probability that the name is right (n,), from the probabilities of the levels."""
         found: dict[str, Numbers] = {}
         for rank, model in self.right.items():
-            place = LEVELS.index(rank) if rank in LEVELS else _place_of(rank)
+            place = place_of(rank)
             present = levels[:, : place + 1].sum(1)
             found[rank] = present * _applied(model, evidence.ranks[rank])
         return found
@@ -183,8 +183,10 @@ class Calibration:
         )
 
 
-def _place_of(rank: str) -> int:
-    """The level at which a rank between two levels is known: a subfamily, if the genus is; higher ranks always."""
+def place_of(rank: str) -> int:
+    """The level at which a rank is known: its own, a subfamily if the genus is, and higher ranks always."""
+    if rank in LEVELS:
+        return LEVELS.index(rank)
     return {"subfamily": LEVELS.index("genus") + 1}.get(rank, len(LEVELS))
 
 

@@ -31,7 +31,7 @@ from ..schema import LABEL_COLUMNS
 from ..search.exact import TopK, similarity_blocks
 from ..search.vectors import check_query, slices, unit_vectors
 from .answers import Named, answer
-from .base import Library
+from .base import Library, check_shares
 from .calibration import Calibration
 from .names import names_of
 from .photo_references import read_vectors
@@ -250,11 +250,14 @@ class EmbeddingLibrary(Library):
             novel_share: Share of photos whose species is not among the references; estimated by default.
 
         Raises:
-            ValueError: without an encoder, if no photo can be read, for a share outside [0, 1], or other numbers of
-                ids than of photos.
+            ValueError: without an encoder, for a share outside [0, 1], and other numbers of ids than of photos.
         """
         names = [str(number) for number in range(1, len(photos) + 1)] if ids is None else list(ids)
-        self._check(len(photos), names, least, novel_share)
+        check_shares(len(photos), names, least, novel_share)
+        return self.table(self.looked_up(photos, names, progress), names, least, novel_share)
+
+    def looked_up(self, photos: Any, ids: Sequence[str], progress: Progress = silent) -> list[Named]:
+        """`blocks` of photos."""
         if self.encoder is None:
             if self.info.get("model") is None or self.info.get("local"):
                 raise ValueError(
@@ -262,8 +265,7 @@ class EmbeddingLibrary(Library):
                 )
             self._use(self.info["model"])
         assert self.encoder is not None
-        vectors, status = photo_vectors(self.encoder, photos, names, progress=progress)
-        return self.answers(vectors, names, status, least, novel_share)
+        return self.blocks(*photo_vectors(self.encoder, photos, ids, progress=progress), ids)
 
     def identify_embeddings(
         self,
@@ -281,32 +283,19 @@ class EmbeddingLibrary(Library):
         """
         x = np.asarray(embeddings, np.float32)
         names = [str(number) for number in range(1, len(x) + 1)] if ids is None else list(ids)
-        self._check(len(x), names, least, novel_share)
+        check_shares(len(x), names, least, novel_share)
         there = np.ones(len(x), np.bool_) if valid is None else np.asarray(valid, np.bool_)
-        return self.answers(x, names, ["ok" if one else "no_photo" for one in there], least, novel_share)
+        status = ["ok" if one else "no_photo" for one in there]
+        return self.table(self.blocks(x, status, names), names, least, novel_share)
 
-    def _check(self, number: int, ids: Sequence[str], least: float, novel_share: float | None) -> None:
-        for what, value in (("least", least), ("novel_share", novel_share)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{what} is {value}; give a share from 0 to 1.")
-        if number != len(ids):
-            raise ValueError(f"There are {number:,} photos and {len(ids):,} ids.")
-
-    def answers(
-        self,
-        vectors: NDArray[np.float32],
-        ids: Sequence[str],
-        status: Sequence[str],
-        least: float,
-        novel_share: float | None,
-    ) -> pa.Table:
-        """The table of answers for vectors (n, D) of photos with a status."""
-        table = answer(self, ids, self.blocks(vectors, ids, status), least, novel_share)
+    def table(self, blocks: Sequence[Named], ids: Sequence[str], least: float, novel_share: float | None) -> pa.Table:
+        """The table of answers of `blocks`."""
+        table = answer(self, ids, blocks, least, novel_share)
         shown = table.rename_columns({"identity": "similarity"}).drop_columns(["overlap", "strand"])
         return shown.replace_schema_metadata(table.schema.metadata)
 
-    def blocks(self, vectors: NDArray[np.float32], ids: Sequence[str], status: Sequence[str]) -> list[Named]:
-        """What the references say of vectors (n, D): matches, names and quality, without confidences."""
+    def blocks(self, vectors: NDArray[np.float32], status: Sequence[str], ids: Sequence[str]) -> list[Named]:
+        """What the references say of vectors (n, D) with a status: matches, names and quality, without confidences."""
         found = []
         for part in slices(len(vectors), _QUERIES_AT_ONCE):
             here = list(status[part])
