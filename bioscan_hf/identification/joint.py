@@ -62,7 +62,8 @@ class Side:
         starts = np.cumsum([0, *(block.reads for block in blocks)])
         usable = np.concatenate([block.usable + start for block, start in zip(blocks, starts[:-1], strict=True)])
         side = cls(library, table, named & (levels is not None), {}, {}, {}, {})
-        for rank, values in confidence.items():
+        for rank in library.ranks if confidence else ():
+            values = confidence[rank]
             place = 1 + place_of(rank)
             side.names[rank] = table[rank].to_pylist()
             side.sure[rank], side.present[rank] = np.ones(len(table)), np.ones(len(table))
@@ -166,7 +167,7 @@ class JointLibrary:
                 own["evidence"] = "sequence"
             elif image["status"] not in UNNAMED:
                 row |= {name: image[name] for name in image if name in self.ranks or name.endswith("_confidence")}
-                row |= {name: image.get(name) for name in ("species_new", "genus_new")}
+                row |= {name: image.get(name) for name in ("species_new", "genus_new", "bin")}
                 note = f"named by the photo alone: {text['note']}"
                 row |= {"status": image["status"], "note": note}
                 own["evidence"] = "photo"
