@@ -82,6 +82,12 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def safe_json(content: Any) -> str:
+    """JSON for an HTML page: nothing in it can end its element."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("$", "\\u0024")
+
+
 def read_json(path: str | Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
     """Content of a JSON file that holds an object.
 

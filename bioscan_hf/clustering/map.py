@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..files import write_text
+from ..files import safe_json, write_text
 from ..schema import LABEL_COLUMNS
 from .agreement import check_labels
 from .figures import colour_groups
@@ -111,12 +110,6 @@ def thumbnail(photo: bytes, processid: str) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def safe_json(content: Any) -> str:
-    """JSON for an HTML page: nothing in it can end its element."""
-    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("$", "\\u0024")
 
 
 def _column(name: str, values: Sequence[str | None]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def answer(
     blocks: Sequence[Named],
     least: float,
     novel_share: float | None,
+    neighbours: int = 0,
 ) -> pa.Table:
     """The table of answers: one row per read.
 
@@ -52,7 +53,7 @@ def answer(
     its confidence, species_new and genus_new (probability that the species or genus is not among the references),
     bin and bin_confidence (if references have BINs), nearest, identity, overlap, references (records of the nearest
     species), second_species and lead, conflicts, strand, note. Its metadata hold the shares of known and new species
-    among the reads.
+    among the reads. With `neighbours`, a last column lists so many references: row, identity and overlap.
     """
     usable = np.concatenate([block.usable + start for block, start in _starts(blocks)]).astype(np.int64)
     shares, interval, levels, confidence = confidences_of(library, blocks, novel_share)
@@ -87,6 +88,8 @@ def answer(
     columns |= _nearest(library, blocks, usable, n)
     columns["strand"] = pa.array([text for block in blocks for text in block.quality.strand])
     columns["note"] = pa.array([text for block in blocks for text in block.quality.note])
+    if neighbours:
+        columns["neighbours"] = _neighbours(blocks, usable, n, neighbours)
     table = pa.table(columns)
     metadata = {"novel_share": f"{1 - shares[0]:.4f}", "interval": f"{interval[0]:.4f},{interval[1]:.4f}"}
     return table.replace_schema_metadata(metadata if levels is not None else {})
@@ -135,6 +138,18 @@ def _spread(n: int, usable: NDArray[np.int64], named: NDArray[np.bool_], values:
     column[usable] = values
     mask[usable[named]] = False
     return pa.array(column, mask=mask)
+
+
+def _neighbours(blocks: Sequence[Named], usable: NDArray[np.int64], n: int, most: int) -> pa.Array:
+    """The nearest references of each read, a list of row, identity and overlap."""
+    parts = [[part[:, :most] for part in (m.rows, m.identity, m.overlap)] for m in (block.matches for block in blocks)]
+    rows, identity, overlap = (np.concatenate(part) for part in zip(*parts, strict=True))
+    there = rows >= 0
+    numbers = np.zeros(n, np.int64)
+    numbers[usable] = there.sum(1)
+    values = [rows[there], identity[there].astype(np.float64), overlap[there]]
+    items = pa.StructArray.from_arrays([pa.array(part) for part in values], ["row", "identity", "overlap"])
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *numbers]), pa.int32()), items)
 
 
 def _nearest(library: Library, blocks: Sequence[Named], usable: NDArray[np.int64], n: int) -> dict[str, pa.Array]:

@@ -20,9 +20,10 @@ from ..models.modeling_alignedbarcode import NOTHING
 from ..schema import RANKS
 from .mending import mended
 from .neighbours import neighbours
+from .packed import compared
 from .quality import WHOLE, Frame, stops
 from .region import LEAST_SCORE, complement, letters
-from .similarity import References, compared
+from .similarity import References
 
 #: Findings, and what they mean.
 FINDINGS = {

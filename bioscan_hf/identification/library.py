@@ -196,6 +196,7 @@ class ReferenceLibrary(Library):
         *,
         least: float = 0.95,
         novel_share: float | None = None,
+        neighbours: int = 0,
         progress: Progress = silent,
     ) -> pa.Table:
         """Names reads, see `answers.answer`.
@@ -205,6 +206,7 @@ class ReferenceLibrary(Library):
             ids: Names of the reads; their numbers by default.
             least: Smallest confidence of the name in the column `name`.
             novel_share: Share of reads whose species is not among the references; estimated from them by default.
+            neighbours: Number of nearest references in a column `neighbours`, see `report.write_report`.
 
         Raises:
             ValueError: for a share outside [0, 1], or other numbers of ids than of reads.
@@ -215,7 +217,7 @@ class ReferenceLibrary(Library):
             column = pa.chunked_array([pa.array(list(reads), pa.string())])
         ids = [str(number) for number in range(1, len(column) + 1)] if ids is None else list(ids)
         check_shares(len(column), ids, least, novel_share)
-        return answer(self, ids, self.looked_up(column, progress), least, novel_share)
+        return answer(self, ids, self.looked_up(column, progress), least, novel_share, neighbours)
 
     def looked_up(self, reads: pa.ChunkedArray, progress: Progress = silent) -> list[Named]:
         """`name` for a whole column, without what only the quality needs."""

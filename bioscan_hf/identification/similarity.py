@@ -217,7 +217,7 @@ class _Search:
             at = np.flatnonzero(rows >= 0)
             at = at[np.sort(np.unique(rows[at], return_index=True)[1])]
             for place in at[np.argsort(-self.identity[i][at], kind="stable")][:most].tolist():
-                read, key = _overlapping(self.reads[i], self.references, self.own, int(i), int(rows[place]))
+                read, key = overlapping(self.reads[i], self.references, self.own, int(i), int(rows[place]))
                 unknown, straight = sum(map(unknown_letters, (read, key))), float(self.identity[i, place])
                 length = min(len(read), len(key)) - unknown
                 if length < WORD:
@@ -286,7 +286,7 @@ def _cosines(queries: Tensor, keys: Tensor) -> NDArray[np.float32]:
     return np.asarray(torch.baddbmm(minus, keys, queries[:, :, None])[:, :, 0].float().numpy()) + 1
 
 
-def _overlapping(read: str, references: References, own: Placed[Codes] | None, i: int, row: int) -> tuple[str, str]:
+def overlapping(read: str, references: References, own: Placed[Codes] | None, i: int, row: int) -> tuple[str, str]:
     """The parts of a read and a reference that can overlap in the region; the whole where the place is unknown."""
     key, placed = references.sequences[row], references.placed
     if own is None or placed is None or references.region is None:
