@@ -16,8 +16,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from ..models.modeling_alignedbarcode import NOTHING
 from ..schema import RANKS
+from .letters import NOTHING
 from .mending import mended
 from .neighbours import neighbours
 from .packed import compared

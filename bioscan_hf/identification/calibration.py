@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 #: Ranks that can be missing, the lowest first.
 LEVELS = ("species", "genus", "family", "order")
@@ -59,6 +58,8 @@ class Monotone:
         share = float((np.average(y, weights=weight) * len(y) + 0.5) / (len(y) + 1)) if len(y) else 0.0
         if min(y.sum(), (~y).sum()) < FEWEST:
             return share
+        from scipy.optimize import minimize
+
         knots = np.quantile(x, np.linspace(0, 1, KNOTS), axis=0).T
         pieces = _pieces(x, knots)
         weight = weight / weight.mean()
