@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
@@ -77,6 +78,19 @@ def check_training(training_args: TrainingArguments) -> None:
         if "need to pass a" not in str(error):  # some optimizers need the model, too
             name = OptimizerNames(training_args.optim).value
             raise ImportError(f"--optim {name} cannot be used: {error}") from None
+
+
+def check_adapters(training_args: TrainingArguments, rank: int) -> None:
+    """Raises ValueError for adapters under FSDP, which divides the weights: they could be neither saved nor merged.
+
+    Args:
+        rank: Rank of the adapters; 0 without adapters.
+    """
+    if rank and (training_args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")):
+        raise ValueError(
+            "--lora_rank trains adapters, which FSDP cannot save. Launch without FSDP: adapters have small gradients "
+            "and optimizer states, and --gradient_checkpointing True saves more memory."
+        )
 
 
 def check_metric(training_args: TrainingArguments, known: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from ..losses.taxa import CLASS_WEIGHTS, TaxaLoss, check_smoothing
 from ..models.tokenization_kmer import KmerTokenizer
 from ..schema import LABEL_COLUMNS
 from .arguments import BarcodeTrainingArguments, check_workers
-from .checks import check_metric, check_training
+from .checks import check_adapters, check_metric, check_training
 from .inputs import load_rows, pinned
 from .options.finetune import FinetuningOptions
 from .options.shared import check_choices
@@ -74,6 +74,7 @@ def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArgu
         _check_smoothing(options)
     check_workers(training_args)
     check_training(training_args)
+    check_adapters(training_args, options.lora_rank)
     if training_args.load_best_model_at_end and options.validation_split == "none":
         raise ValueError("--load_best_model_at_end needs a --validation_split.")
     check_metric(training_args, ["loss", *(f"{rank}_{name}" for rank in options.ranks for name in METRICS)])

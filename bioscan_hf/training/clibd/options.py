@@ -19,7 +19,7 @@ from ..arguments import (
     check_workers,
     global_batch_size,
 )
-from ..checks import check_training
+from ..checks import check_adapters, check_training
 from ..options.clibd import ClibdDefaults, ClibdOptions
 from ..options.shared import check_choices
 from .views import VIEWED
@@ -124,6 +124,7 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
     check_no_accumulation(training_args)
     check_workers(training_args)
     check_training(training_args)
+    check_adapters(training_args, options.lora_rank)
     if not training_args.dataloader_drop_last:
         raise ValueError("--dataloader_drop_last must stay on, because processes need equal batches. Leave it out.")
     if options.streaming and options.distinct != "none":
