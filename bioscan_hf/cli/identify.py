@@ -130,7 +130,6 @@ def identify(
     check_ending(output)
     files = Files(abundance, darwincore, krona, qiime)
     files.check(output, force)
-    no_library_bars(out)
     reads = _reads(source, out, id_column, sequence_column, sample_column, encoding)
     files.check_reads(reads)
     library = _made(references, out, format, ranks, marker, split, model, encoding, seed)
@@ -185,7 +184,10 @@ def _made(
 ) -> ReferenceLibrary:
     """The library of the references, opened or made."""
     from ..identification.opening import open_references
+    from ..identification.stored import is_library
 
+    if model or not is_library(files[0]):  # a finished library needs none of the libraries that draw bars
+        no_library_bars(out)
     with out.progress() as progress:
         return open_references(
             files,
