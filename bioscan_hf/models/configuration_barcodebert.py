@@ -29,6 +29,10 @@ AUTO_MAP = {
 }
 
 
+#: Entry of the folders that hold a decoder.
+MAE_AUTO_MAP = {"AutoModelForPreTraining": "modeling_barcodemae.BarcodeMaeForPreTraining"}
+
+
 def check_taxa(
     taxa: Mapping[str, Sequence[str]] | None,
     parents: Mapping[str, Sequence[int]] | None,
@@ -249,6 +253,22 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     use_cache: bool = False  # an encoder has no cache, and True makes gradient checkpointing warn
 
     _auto_map = AUTO_MAP
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self._holds_decoder():
+            self.auto_map |= MAE_AUTO_MAP
+
+    def _holds_decoder(self) -> bool:
+        """Whether the folder of this config holds a decoder, not only the encoder of such a folder."""
+        return "BarcodeMaeForPreTraining" in (self.architectures or ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; `auto_map` names the class with a decoder only where that is saved."""
+        fields = super().to_dict()
+        if not self._holds_decoder():
+            fields["auto_map"] = {name: fields["auto_map"][name] for name in fields["auto_map"].keys() - MAE_AUTO_MAP}
+        return fields
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets a field, except for the tokenizer's `pad_token_id`, which the Trainer would set."""

@@ -67,6 +67,7 @@ class BarcodeMaeForPreTraining(MaskedLMMixin, BertPreTrainedModel):
 
     def __init__(self, config: BarcodeBertConfig):
         super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # transformers would choose a causal loss by the name of the class
         if config.decoder_num_hidden_layers < 1:
             raise ValueError("decoder_num_hidden_layers is 0, but BarcodeMAE needs a decoder. Give 1 layer or more.")
         if config.vocabulary not in MAE_VOCABULARIES:
@@ -123,13 +124,15 @@ class BarcodeMaeForPreTraining(MaskedLMMixin, BertPreTrainedModel):
         ids, attention_mask = without_empty(input_ids, attention_mask)
         assert ids is not None  # forward has checked it
         order, count = pack_visible(ids, attention_mask)  # (B, P), (B,)
-        kept = torch.arange(order.shape[1], device=ids.device) < count[:, None]  # (B, P)
-        attended = torch.arange(order.shape[1], device=ids.device) < count.clamp(min=1)[:, None]  # no row without
+        place = torch.arange(order.shape[1], device=ids.device)
+        attended = place < count.clamp(min=1)[:, None]  # (B, P); no row without an attended token
         outputs = self.bert(ids.gather(1, order), attended.long(), position_ids=order, return_dict=True, **kwargs)
         visible = self.projection(outputs.last_hidden_state)  # (B, P, E)
+        length, width = ids.shape[1], visible.shape[-1]
         blank = self.decoder.embeddings.word_embeddings.weight[0].to(visible.dtype)  # (E,)
-        rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(order)[kept]
-        whole = blank.expand(*ids.shape, -1).index_put((rows, order[kept]), visible[kept])  # (B, L, E)
+        target = order.masked_fill(place >= count[:, None], length)  # one place more for what is not visible
+        whole = blank.expand(ids.shape[0], length + 1, width)
+        whole = whole.scatter(1, target[..., None].expand_as(visible), visible)[:, :length]  # (B, L, E)
         outputs.last_hidden_state = self._decode(whole, attention_mask)
         if input_ids is not None and not input_ids.shape[1]:
             outputs.last_hidden_state = outputs.last_hidden_state[:, :0]
@@ -146,7 +149,8 @@ class BarcodeMaeForPreTraining(MaskedLMMixin, BertPreTrainedModel):
 def pack_visible(ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the visible tokens of each row, in order and to the left, (B, P), and their number (B,).
 
-    Visible are tokens that are neither [MASK] nor padding. Positions after those of a row are any others.
+    Visible are tokens that are neither [MASK] nor padding. Positions after those of a row are any others. In a
+    compiled model, P is L.
 
     Args:
         ids: Token ids (B, L), with L of 1 or more.
@@ -156,8 +160,10 @@ def pack_visible(ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tupl
     if attention_mask is not None:
         visible &= attention_mask != 0
     count = visible.sum(1)
-    longest = max(int(count.max()), 1)
-    return visible.int().argsort(dim=1, descending=True, stable=True)[:, :longest], count
+    order = visible.int().argsort(dim=1, descending=True, stable=True)
+    if torch.compiler.is_compiling():  # shapes cannot depend on values there
+        return order, count
+    return order[:, : max(int(count.max()), 1)], count
 
 
 # `save_pretrained` and `push_to_hub` then copy this file and the files it imports.

@@ -86,6 +86,7 @@ def save(folder, model, tokenizer, kind):
 def test_barcode_models_need_torch_and_transformers_alone(tmp_path):
     """Every model of barcodes, and CLIBD without photos: no timm, datasets, pyarrow or simplejpeg."""
     kinds = {"MaskedLM": "AutoModelForMaskedLM", "Classification": "AutoModelForSequenceClassification"}
+    kinds["PreTraining"] = "AutoModelForPreTraining"
     expected = {}
     for name, make in MODELS.items():
         if name == "ClibdModel":
