@@ -1,8 +1,9 @@
 """`JointLibrary`: names by the sequence and the photo of one specimen together.
 
 Rank by rank, within the taxon of the rank above, the probabilities of both are multiplied and the shares that were
-expected before are divided out once, as for independent evidence. Where one of the two is missing, the answer is that
-of the other.
+expected before are divided out once, as for independent evidence. A name of one is weighed only against the other taxa
+of the same parent, because both confuse near relatives. Where one of the two is missing, the answer is that of the
+other.
 Shape letters: n = specimens.
 """
 
@@ -76,7 +77,14 @@ class Side:
 
 @dataclass
 class _View:
-    """What one side says of the children of a taxon: its name, probabilities of the children, and of new ones."""
+    """What one side says at a rank: its name, the number of taxa that it could be, and probabilities.
+
+    Attributes:
+        name: The name.
+        children: Taxa of the side at this rank, within the taxon above.
+        right, other, new: Probability of the name, of all other taxa together, and of one without a reference.
+        known: Probability of a taxon with references before the evidence.
+    """
 
     name: str
     children: set[str]
@@ -86,18 +94,18 @@ class _View:
     known: float
 
     def ratio(self, name: str | None) -> float:
-        """Probability over prior of a child; of a new one for None and for one that the side does not know."""
-        count = max(len(self.children), 1)
+        """Probability over prior of a taxon; of one without references for None and for one that the side lacks."""
+        count = max(len(self.children), 2)
         if name == self.name:
             return self.right * count / self.known
         if name in self.children:
-            return self.other / max(count - 1, 1) * count / self.known
-        return self.new / (1 - self.known) if self.known < 1 - _LEAST else 1.0
+            return self.others()
+        return self.new / (1 - self.known) if self.known < 1 - _LEAST else self.others()
 
     def others(self) -> float:
-        """The ratio of a child with another name."""
-        count = len(self.children)
-        return self.other / (count - 1) * count / self.known if count > 1 else self.ratio(None)
+        """The ratio of a taxon with another name."""
+        count = max(len(self.children), 2)
+        return self.other / (count - 1) * count / self.known
 
 
 class JointLibrary:
@@ -202,8 +210,7 @@ class JointLibrary:
     def _both(self, sides: tuple[Side, Side], i: int) -> dict[str, Any]:
         """Names, confidences and novelty of a specimen by both sides."""
         row: dict[str, Any] = {}
-        sure = present = 1.0
-        last, on = [(1.0, 1.0, 1.0)] * 2, [True, True]
+        sure, novel, on = 1.0, 0.0, [True, True]
         above: tuple[str | None, str | None] = (None, None)
         pending: list[str] = []
         for rank in self.ranks:
@@ -222,14 +229,13 @@ class JointLibrary:
             views: list[_View | None] = [None, None]
             for m, (side, name) in enumerate(zip(sides, here, strict=True)):
                 if name is not None:
-                    views[m] = _view(side, rank, i, name, children[m], last[m])
-                    last[m] = (side.sure[rank][i], side.present[rank][i], side.prior[rank])
+                    views[m] = _view(side, rank, i, name, children[m])
             best, share, new = _product(views, candidates, children[0] | children[1])
-            sure, present = sure * share, present * (1 - new)
+            sure, novel = min(sure, share), max(novel, new)
             row |= {rank: best, f"{rank}_confidence": sure}
             row |= {f"{name}_confidence": sure for name in pending}
             pending = []
-            row |= {f"{rank}_new": 1 - present} if rank in ("genus", "species") else {}
+            row |= {f"{rank}_new": novel} if rank in ("genus", "species") else {}
             on = [on[m] and name in (None, best) for m, name in enumerate(here)]
             above = (rank, best)
         return row
@@ -248,22 +254,17 @@ class JointLibrary:
         return self._children[rank, above].get(parent, (set(), set()))
 
 
-def _view(side: Side, rank: str, i: int, name: str, children: set[str], last: tuple[float, float, float]) -> _View:
-    """What a side says at a rank, given that its name at the rank above (`last`) is right."""
-    sure, present, prior = last
-    right = min(float(side.sure[rank][i]) / max(sure, _LEAST), 1.0)
-    known = min(side.prior[rank] / max(prior, _LEAST), 1.0)
-    new = 0.0 if known >= 1 - _LEAST else max(1 - float(side.present[rank][i]) / max(present, _LEAST), 0.0)
-    other = max(1 - right - new, 0.0) if len(children) > 1 else 0.0
-    parts = np.array([right, other, new]).clip(_LEAST)
-    right, other, new = (parts / parts.sum()).tolist()
-    return _View(name, children, right, other, new, known)
+def _view(side: Side, rank: str, i: int, name: str, children: set[str]) -> _View:
+    """What a side says of a specimen at a rank."""
+    right, new = float(side.sure[rank][i]), 1 - float(side.present[rank][i])
+    parts = np.array([right, max(1 - right - new, 0.0), new]).clip(_LEAST)
+    return _View(name, children, *(parts / parts.sum()).tolist(), side.prior[rank])
 
 
 def _product(views: Sequence[_View | None], candidates: Sequence[str], children: set[str]) -> tuple[str, float, float]:
     """The likelier candidate, its probability, and that of a new taxon."""
     there = [view for view in views if view is not None]
-    known, count = there[0].known, max(len(children), len(candidates))
+    known, count = there[0].known, max(len(children), 2)
     weights = {name: known / count * float(np.prod([view.ratio(name) for view in there])) for name in candidates}
     others = known * (count - len(candidates)) / count * float(np.prod([view.others() for view in there]))
     new = (1 - known) * float(np.prod([view.ratio(None) for view in there]))
