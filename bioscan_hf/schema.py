@@ -13,6 +13,9 @@ RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 #: Columns that can be labels: the ranks and the barcode cluster (BIN).
 LABEL_COLUMNS = (*RANKS, "dna_bin")
 
+#: Ranks at which CLIBD reports retrieval.
+REPORTED_RANKS = ("order", "family", "genus", "species")
+
 #: The 23 columns of the published metadata, in their order.
 COLUMNS = (
     "processid",

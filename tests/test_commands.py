@@ -30,7 +30,7 @@ from bioscan_hf.trainers import (
     pretrain_barcodebert,
     train_clibd,
 )
-from bioscan_hf.training.options.programs import PROGRAMS
+from bioscan_hf.training.options.programs import GROUPS
 
 ROOT = Path(__file__).parents[1]
 TRAINERS = {
@@ -82,7 +82,7 @@ def commands_of(text: str) -> list[str]:
     lines = re.sub(r"[ ]*\\\n\s*", " ", text).splitlines()
     found = (line.strip().removeprefix("$ ").removeprefix(".venv/bin/").partition(" > ")[0] for line in lines)
     start = r"(bioscan-hf \w|python (-m bioscan_hf|trainers/)|(ACCELERATE_USE_CPU=yes )?accelerate launch)"
-    named = r"bioscan-hf( train)? \w+|.*\.\.\..*"  # a command without its arguments
+    named = r"bioscan-hf( train| evaluate)? \w+|.*\.\.\..*"  # a command without its arguments
     return [line for line in found if re.match(start, line) and not re.fullmatch(named, line)]
 
 
@@ -94,7 +94,7 @@ def shown() -> list[str]:
         texts += [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```", page, re.S | re.M) if kind != "bash"]
         texts += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", page, flags=re.S | re.M))
     texts += [command.help or "" for command in get_command(app).commands.values()]
-    texts += [example for program in PROGRAMS.values() for example in program.examples]
+    texts += [example for group in GROUPS.values() for program in group.values() for example in program.examples]
     for path in sorted((ROOT / "trainers").glob("*.py")):
         texts.append(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
     return list(dict.fromkeys(command for text in texts for command in commands_of(text)))
@@ -122,8 +122,8 @@ def program_and_words(command: str) -> tuple[str, list[str]]:
         if name != "bioscan_hf.cli.main":
             return Path(name.replace(".py", "").replace(".", "/")).name, words
         words = ["bioscan-hf", *words]
-    if words[1] == "train":
-        return PROGRAMS[words[2]].module, words[3:]
+    if words[1] in GROUPS:
+        return GROUPS[words[1]][words[2]].module, words[3:]
     return "cli", words[1:]
 
 

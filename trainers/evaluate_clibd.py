@@ -4,8 +4,9 @@ Protocol: CLIBD (https://arxiv.org/abs/2405.17537), Task III of BIOSCAN-5M. Keys
 key_unseen together; queries are those of test (seen species) and of test_unseen. For a model and a dataset, on one GPU
 or several (an interrupted run continues from the embeddings in `output_dir/embeddings`):
 
-    accelerate launch trainers/evaluate_clibd.py --model out/clibd --source dataset --output_dir out/retrieval \
-        --baseline out/unaligned
+    bioscan-hf evaluate clibd --model out/clibd --source dataset --output_dir out/retrieval
+    accelerate launch --num_processes 4 trainers/evaluate_clibd.py --model out/clibd --source dataset \
+        --output_dir out/retrieval --baseline out/unaligned
 
 Again for the embeddings on disk, in seconds:
 
@@ -27,7 +28,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,6 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     KEY_TYPES,
     MODALITIES,
     REPORTED,
-    REPORTED_RANKS,
     Specimens,
     combinations_of,
     evaluate_retrieval,
@@ -60,12 +61,13 @@ from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor
 from bioscan_hf.plots import accuracy_bars, png
 from bioscan_hf.provenance import write_results
-from bioscan_hf.schema import LABEL_COLUMNS, resolve_splits
+from bioscan_hf.schema import LABEL_COLUMNS, REPORTED_RANKS, resolve_splits
 from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_index
 from bioscan_hf.search.retrieve import TIES, retrieve
 from bioscan_hf.training.arguments import check_processes, read_options
 from bioscan_hf.training.clibd.batches import encoded_photo
-from bioscan_hf.training.options.shared import check_choices, option, required
+from bioscan_hf.training.options.evaluate import EvaluateOptions
+from bioscan_hf.training.options.shared import check_choices
 from bioscan_hf.training.run import run_program
 
 #: Evaluation -> splits of the queries of seen and of unseen species.
@@ -76,35 +78,6 @@ PARTS = ("seen", "unseen")
 
 GALLERY_QUERIES = 6
 GALLERY_NEIGHBOURS = 3
-
-
-@dataclass
-class EvaluateOptions:
-    """Options of the evaluation: model or embeddings, and protocol."""
-
-    output_dir: str = required("Folder of the results.")
-    model: str | None = option(None, "Folder or Hub id of a CLIBD model with its processor.")
-    source: str | None = option(None, "Dataset to embed; also the photos of the gallery.")
-    config: str = option("cropped_256", "Image package of the source.")
-    embeddings: str | None = option(None, "Folder of embeddings, instead of --model.")
-    baseline: str | None = option(None, "Another model or folder of embeddings, to compare with.")
-    table: list[str] = option(
-        [], "Write only the table that compares finished evaluations: output folders, or NAME=FOLDER."
-    )
-    evaluate: str = option("test", "Splits of the queries: 'test' or 'val'.")
-    key_splits: str = option("train+key_unseen", "Splits of the keys.")
-    combinations: list[str] = option([], "Combinations such as 'image->dna'. Default: all of the model.")
-    ranks: list[str] = option(list(REPORTED_RANKS), "Ranks, or dna_bin.")
-    top_k: list[int] = option([1, 3, 5], "Values of k of the top-k accuracies.")
-    ties: str = option("vote", "Rule of the prediction: 'vote', or 'parity' as published.")
-    index: str = option("exact", "Search: 'exact', or approximate: 'hnsw', 'ivfpq'.")
-    prototypes: str | None = option(None, "Use one key per taxon of this rank, such as species.")
-    batch_size: int = option(64, "Specimens per forward pass.")
-    workers: int = option(0, "Threads that decode photos.")
-    dtype: str = option("auto", "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU.")
-    plots: bool = option(False, "Write the figures.")
-    save_index: str | None = option(None, "Write an index of the keys of this modality to the folder `index`.")
-    overwrite: bool = option(False, "Replace existing results.")
 
 
 #: Option -> its allowed values.
@@ -334,9 +307,8 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     return {"markdown": text, "csv": values}
 
 
-def main(arguments: Sequence[str]) -> dict[str, Any]:
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Runs the evaluation, and gives the content of results.json; an empty dict in all processes but the main one."""
-    (options,) = read_options(arguments, (EvaluateOptions,))
     check_options(options)
     if options.table:
         return compare(options)
@@ -376,6 +348,15 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         seconds=round(time.time() - start, 1),
         metrics=models,
     )
+
+
+#: Options from flags, or from one YAML file.
+parse = partial(read_options, kinds=(EvaluateOptions,), program="clibd", group="evaluate")
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    """Runs the evaluation with the options of a command line."""
+    return evaluate(*parse(arguments))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Commands that evaluate embeddings: probe and retrieve."""
+"""Commands that evaluate: probe and retrieve, of embeddings, and evaluate clibd, of a model."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from typer import Argument, Option
+from typer import Argument, Option, Typer
 
-from .command import Output, Result, command
+from ..training.options.evaluate import EvaluateOptions
+from ..training.options.given import check_names, read_given
+from ..training.options.programs import EVALUATIONS
+from .command import Output, Result, app, command, in_main_process
 from .options import Force, Labels, no_library_bars, refuse_to_replace, require_embeddings
+from .programs import add_programs, printing_of
 
 PANEL = "Benchmarks of embeddings"
 
@@ -127,6 +132,34 @@ def retrieve(
             out.say(f"{combination}, {name}: {shown} ({tables[name]['queries']:,} queries)")
     out.wrote(output)
     return results
+
+
+group = Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(
+    group,
+    name="evaluate",
+    help=f"\b\nExample:\n  {EVALUATIONS['clibd'].examples[0]}\n\n{EVALUATIONS['clibd'].about}",
+    short_help=EVALUATIONS["clibd"].about,
+    rich_help_panel=PANEL,
+)
+
+
+def _evaluate(name: str, words: list[str], out: Output) -> Result:
+    """Runs an evaluation."""
+    if "--help-all" not in words:
+        check_names(read_given(words), (EvaluateOptions,))
+    program = import_module(f"bioscan_hf.trainers.{EVALUATIONS[name].module}")
+    from ..training.run import in_processes
+
+    (options,) = program.parse(words)
+    with printing_of(out):
+        results: Result = in_processes(lambda: program.evaluate(options))
+    if results and in_main_process():
+        out.wrote(Path(options.output_dir))
+    return results
+
+
+add_programs(group, "evaluate", _evaluate)
 
 
 def _percent(share: float | None) -> str:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from io import StringIO
-from typing import Any
+from typing import Any, cast
 
 import typer
 
 from ..training.options.given import check_names, read_given, trainer_options
-from ..training.options.programs import PROGRAMS, help_page
-from .command import Output, Result, app, in_main_process, run_command
-
-#: Added to the options of a trainer, which has options of its own for these names elsewhere.
-OUTPUT = """
-Output:
-  --json                         Print the result as JSON and nothing else.
-  --quiet                        Print errors only.
-  --debug                        Show the traceback of an error."""
+from ..training.options.programs import PROGRAMS
+from .command import Output, Result, app, in_main_process
+from .programs import add_programs, printing_of
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(
@@ -35,52 +27,18 @@ app.add_typer(
 )
 
 
-def _command(name: str) -> Callable[[typer.Context], None]:
-    """The command of a trainer, which takes all words as they are."""
-
-    def command(context: typer.Context) -> None:
-        words, out = _output_of(context.args)
-        if {"--help", "-h"} & set(words):
-            print(help_page(name), OUTPUT, sep="\n")
-            return
-        run_command(f"train {name}", out, lambda: _train(name, words, out), one_line=True)
-
-    return command
-
-
-for _name, _program in PROGRAMS.items():
-    group.command(
-        _name,
-        help="\b\nExamples:\n" + "\n".join(f"  {example}" for example in _program.examples) + f"\n\n{_program.about}",
-        short_help=_program.about,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )(_command(_name))
-
-
-def _output_of(words: Sequence[str]) -> tuple[list[str], Output]:
-    """The words without --json, --quiet and --debug; `--debug VALUE` is an option of transformers' Trainer."""
-    rest, found = [], set()
-    for word, after in zip(words, [*words[1:], "--"], strict=True):
-        if word in ("--json", "--quiet") or (word == "--debug" and after.startswith("--")):
-            found.add(word[2:])
-        else:
-            rest.append(word)
-    return rest, Output(**dict.fromkeys(found, True))
-
-
 def _train(name: str, words: list[str], out: Output) -> Result:
     """Runs a trainer, and shows its metrics and the next command."""
     program = PROGRAMS[name]
     if "--help-all" not in words:
-        check_names(read_given(words), (program.options, program.training), trainer_options)
+        check_names(read_given(words), (program.options, cast(type, program.training)), trainer_options)
     trainer = import_module(f"bioscan_hf.trainers.{program.module}")
     from ..training.run import in_processes
 
     options, training_args = trainer.parse(words)
     if out.silent:
         training_args.disable_tqdm, training_args.log_level = True, "error"
-    with redirect_stdout(StringIO()) if out.silent else nullcontext():  # the Trainer prints what it logs
+    with printing_of(out):  # the Trainer prints what it logs
         results: Result = in_processes(lambda: trainer.main(options, training_args))
     if results and in_main_process():
         folder = training_args.output_dir
@@ -131,6 +89,9 @@ def _next(name: str, source: str, folder: str) -> list[str]:
         ]
     if name == "clibd":
         return [
-            f"python -m bioscan_hf.trainers.evaluate_clibd --model {model} --source {source} --output_dir {retrieval}"
+            f"bioscan-hf evaluate clibd --model {model} --source {source} --output_dir {retrieval}",
         ]
     return [f"bioscan-hf identify reads.fasta names.csv --model {model} --references {source}"]
+
+
+add_programs(group, "train", _train)

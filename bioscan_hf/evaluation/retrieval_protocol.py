@@ -18,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ..metrics import harmonic_mean
+from ..schema import REPORTED_RANKS
 from ..search.index import RetrievalIndex, build_index
 from ..search.retrieve import Retrieval, retrieve
 from ..search.vectors import Floats, unit_vectors
@@ -34,9 +35,6 @@ from .retrieval import (
 MODALITIES = ("image", "dna", "text")
 QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")
 KEY_TYPES = (*QUERY_TYPES, "all")
-
-#: Ranks that CLIBD reports.
-REPORTED_RANKS = ("order", "family", "genus", "species")
 
 #: Combinations in the tables of the paper.
 REPORTED = ("dna->dna", "image->image", "image->dna")

@@ -60,12 +60,14 @@ def read_options(
     kinds: Sequence[type],
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     program: str | None = None,
+    group: str = "train",
 ) -> tuple[Any, ...]:
     """One object of each of the dataclasses `kinds`, from flags, or from a YAML file and flags that override it.
 
     Args:
         presets: Name -> values that an option `preset` of that name sets; options that are given override them.
-        program: Name in `PROGRAMS`, whose page `--help` shows; --help-all lists the options of `kinds`.
+        program: Name of a program, whose page `--help` shows; --help-all lists the options of `kinds`.
+        group: Group of commands that has the program, in `GROUPS`.
 
     Raises:
         FileNotFoundError: if the YAML file does not exist.
@@ -76,7 +78,7 @@ def read_options(
     if program is not None and {"--help", "-h"} & set(arguments):
         from .options.programs import help_page
 
-        print(help_page(program))
+        print(help_page(program, group))
         raise SystemExit(0)
     if "--help-all" in arguments:
         parser.parse_args(["--help"])

@@ -46,7 +46,7 @@ PANELS = {
     "The dataset": ["download", "split", "crop", "build", "publish", "stats"],
     "Models": ["embed", "convert", "card", "train"],
     "Names for specimens": ["references", "identify"],
-    "Benchmarks of embeddings": ["probe", "retrieve"],
+    "Benchmarks of embeddings": ["probe", "retrieve", "evaluate"],
     "Clusters of embeddings": ["cluster"],
     "This program": ["completion"],
 }
@@ -59,7 +59,7 @@ def test_help_of_a_command_begins_with_an_example(name, capsys):
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[0].startswith(f"Usage: bioscan-hf {name}")
     assert lines[1] == "Example:" and lines[2].startswith(f"bioscan-hf {name} ")
-    if name != "train":  # a group: its commands have these options
+    if name not in ("train", "evaluate"):  # groups: their commands have these options
         assert all(any(flag in line for line in lines) for flag in ("--json", "--quiet", "--debug"))
 
 

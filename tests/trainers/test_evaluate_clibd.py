@@ -11,9 +11,10 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
-from training_runs import as_flags, launch, results_of
+from training_runs import as_flags, launch, results_of, start
 from transformers import PreTrainedTokenizerFast
 
+from bioscan_hf.cli.main import main as bioscan_hf
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.clibd import embed_clibd
 from bioscan_hf.encoders.embed import embed
@@ -121,6 +122,36 @@ def test_evaluation_of_embeddings_on_disk(run, tmp_path):
     assert not (tmp_path / "gallery.png").exists()  # there is no source to take photos from
     with pytest.raises(FileExistsError, match="has results"):
         main([str(argument) for argument in arguments[:4]])
+
+
+def test_the_command_needs_no_checkout(run, tmp_path, capsys, monkeypatch):
+    """`bioscan-hf evaluate clibd`: its page, tables and JSON, and errors of one line; wrong options load no torch."""
+    monkeypatch.chdir(tmp_path)
+    command("--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Usage: bioscan-hf evaluate clibd [OPTIONS.yaml] --output_dir OUTPUT_DIR [OPTIONS]"
+    assert lines[3].startswith("  bioscan-hf evaluate clibd --model ") and "--resume" not in "".join(lines)
+    assert {"--model", "--key_splits", "--json"} <= {line.split()[0] for line in lines if line.startswith("  --")}
+    given = ("--embeddings", str(run / "embeddings"), "--combinations", "image->dna", "--top_k", "1")
+    command(*given, "--output_dir", "a")
+    out = capsys.readouterr().out
+    assert "| image->dna | chance | " in out and out.endswith("Wrote a\n")
+    command(*given, "--output_dir", "b", "--json")
+    assert json.loads(capsys.readouterr().out)["metrics"] == results_of(tmp_path / "a")["metrics"]
+    wrong = (("--embedings", "x"), "Did you mean --embeddings?"), (("--embeddings", "x"), "Give --output_dir")
+    for words, message in (*wrong, ((*given, "--output_dir", "a"), "'a' has results")):
+        with pytest.raises(SystemExit):
+            command(*words)
+        out, error = capsys.readouterr()
+        assert out == "" and error.startswith("bioscan-hf evaluate clibd: ") and message in error
+        assert len(error.splitlines()) == 1
+    code = "import sys; from bioscan_hf.cli.main import main\ntry: main(['evaluate', 'clibd', '--x'])\nfinally: "
+    done = start(["-c", code + "print([name for name in ('torch', 'numpy') if name in sys.modules])"])
+    assert done.stdout == "[]\n" and "Unknown option --x" in done.stderr
+
+
+def command(*words):
+    bioscan_hf(["evaluate", "clibd", *words])
 
 
 def test_queries_without_names_have_no_accuracy(run, tmp_path):

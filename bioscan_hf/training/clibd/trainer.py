@@ -19,13 +19,14 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
-from ...evaluation.retrieval_protocol import REPORTED_RANKS, Specimens, combinations_of, evaluate_retrieval
+from ...evaluation.retrieval_protocol import Specimens, combinations_of, evaluate_retrieval
 from ...losses.cached import cached_embeddings
 from ...losses.contrastive import contrastive_loss, siglip_loss
 from ...losses.supervised import supervised_contrastive_loss
 from ...models.logit_scale import LogitScale
 from ...models.processing_clibd import MODALITIES, photos_on_device
 from ...models.random_crops import ALTERATIONS
+from ...schema import REPORTED_RANKS
 from ..arguments import global_batch_size
 from ..trainer import BarcodeTrainer
 from .data import Validation

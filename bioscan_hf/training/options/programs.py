@@ -1,4 +1,4 @@
-"""The trainers: names, examples and options, and the page that `--help` shows."""
+"""The trainers and the evaluation of CLIBD: names, examples and options, and the page that `--help` shows."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from typing import Any
 
 from .clibd import ClibdDefaults, ClibdOptions
 from .contrast import ContrastDefaults, ContrastOptions
+from .evaluate import EvaluateOptions
 from .finetune import FinetuningOptions
 from .given import is_required
 from .pretrain import PretrainingOptions
 from .shared import BarcodeTrainingDefaults
 
-LAUNCH = "accelerate launch --num_processes 4 -m bioscan_hf.cli.main train"
+START = "accelerate launch --num_processes 4 -m bioscan_hf.cli.main"
+LAUNCH = f"{START} train"
 
 
 @dataclass(frozen=True)
 class Program:
-    """A trainer.
+    """A trainer, or an evaluation.
 
     Attributes:
         module: Its module in `bioscan_hf.trainers`.
         about: What it does, in one line.
         examples: Two command lines: one process, and several.
         options: Dataclass of its options.
-        training: Dataclass of its defaults for transformers' Trainer.
+        training: Dataclass of its defaults for transformers' Trainer; None for an evaluation.
     """
 
     module: str
     about: str
     examples: tuple[str, str]
     options: type
-    training: type
+    training: type | None
 
 
 PROGRAMS = {
@@ -84,19 +86,38 @@ PROGRAMS = {
 }
 
 
-def help_page(name: str) -> str:
-    """The page of a trainer: examples, then our own options."""
-    program = PROGRAMS[name]
+EVALUATIONS = {
+    "clibd": Program(
+        "evaluate_clibd",
+        "Measure retrieval by CLIBD: seen and unseen species, every pair of modalities, chance beside it.",
+        (
+            "bioscan-hf evaluate clibd --model out/clibd --source dataset --output_dir out/retrieval",
+            f"{START} evaluate clibd --model out/clibd --source dataset --output_dir out/retrieval --overwrite True",
+        ),
+        EvaluateOptions,
+        None,
+    ),
+}
+
+#: Group of commands -> name -> program.
+GROUPS = {"train": PROGRAMS, "evaluate": EVALUATIONS}
+
+
+def help_page(name: str, group: str = "train") -> str:
+    """The page of a program: examples, then our own options."""
+    program = GROUPS[group][name]
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
-    lines = [f"Usage: bioscan-hf train {name} [OPTIONS.yaml] --source SOURCE [OPTIONS]", "", "Examples:"]
+    needed = " ".join(f"--{one.name} {one.name.upper()}" for one in fields(program.options) if is_required(one))
+    lines = [f"Usage: bioscan-hf {group} {name} [OPTIONS.yaml] {needed} [OPTIONS]", "", "Examples:"]
     lines += [f"  {example}" for example in program.examples]
     lines += ["", program.about, "", "Options:", *_described(program.options, width)]
-    lines += ["", "Training (defaults of this program):", *_described(program.training, width)]
-    text = (
-        "The first word may be a YAML file with one `name: value` per line, which flags override. "
-        "--resume_from_checkpoint last resumes a stopped run. The options of transformers' Trainer can be given as "
-        "well: --help-all lists them."
-    )
+    text = "The first word may be a YAML file with one `name: value` per line, which flags override."
+    if program.training is not None:
+        lines += ["", "Training (defaults of this program):", *_described(program.training, width)]
+        text += (
+            " --resume_from_checkpoint last resumes a stopped run. The options of transformers' Trainer can be given "
+            "as well: --help-all lists them."
+        )
     return "\n".join([*lines, "", *textwrap.wrap(text, width)])
 
 

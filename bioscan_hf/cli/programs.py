@@ -1,0 +1,67 @@
+"""Commands that pass all of their words to a program of `bioscan_hf.trainers`: those of train and evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from io import StringIO
+
+import typer
+
+from ..training.options.programs import GROUPS, help_page
+from .command import Output, Result, run_command
+
+#: Added to the options of a program, which has options of its own for these names elsewhere.
+OUTPUT = """
+Output:
+  --json                         Print the result as JSON and nothing else.
+  --quiet                        Print errors only.
+  --debug                        Show the traceback of an error."""
+
+
+def add_programs(app: typer.Typer, group: str, run: Callable[[str, list[str], Output], Result]) -> None:
+    """Adds the programs of a group as commands.
+
+    Args:
+        run: Runs a program, given its name, the words of the command line and the output.
+    """
+    for name, program in GROUPS[group].items():
+        examples = "\n".join(f"  {example}" for example in program.examples)
+        app.command(
+            name,
+            help=f"\b\nExamples:\n{examples}\n\n{program.about}",
+            short_help=program.about,
+            add_help_option=False,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )(_command(group, name, run))
+
+
+def _command(
+    group: str, name: str, run: Callable[[str, list[str], Output], Result]
+) -> Callable[[typer.Context], None]:
+    """The command of a program, which takes all words as they are."""
+
+    def command(context: typer.Context) -> None:
+        words, out = _output_of(context.args)
+        if {"--help", "-h"} & set(words):
+            print(help_page(name, group), OUTPUT, sep="\n")
+            return
+        run_command(f"{group} {name}", out, lambda: run(name, words, out), one_line=True)
+
+    return command
+
+
+def _output_of(words: Sequence[str]) -> tuple[list[str], Output]:
+    """The words without --json, --quiet and --debug; `--debug VALUE` is an option of transformers' Trainer."""
+    rest, found = [], set()
+    for word, after in zip(words, [*words[1:], "--"], strict=True):
+        if word in ("--json", "--quiet") or (word == "--debug" and after.startswith("--")):
+            found.add(word[2:])
+        else:
+            rest.append(word)
+    return rest, Output(**dict.fromkeys(found, True))
+
+
+def printing_of(out: Output) -> AbstractContextManager[object]:
+    """A context in which a program prints as it does, or nothing with --json and --quiet."""
+    return redirect_stdout(StringIO()) if out.silent else nullcontext()
