@@ -13,6 +13,7 @@ from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForSequenceClassification,
     BarcodeBertModel,
 )
+from bioscan_hf.models.modeling_barcodemae import BarcodeMaeForPreTraining
 from bioscan_hf.models.modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
     BarcodeMambaForSequenceClassification,
@@ -50,8 +51,10 @@ MODELS = {
     "BarcodeBertForMaskedLM": lambda: barcode_bert(BarcodeBertForMaskedLM),
     "BarcodeBertForMaskedLM, tied": lambda: barcode_bert(BarcodeBertForMaskedLM, mlm_head="tied"),
     "BarcodeBertForSequenceClassification": lambda: barcode_bert(BarcodeBertForSequenceClassification, **TREE),
+    "BarcodeMaeForPreTraining": lambda: barcode_bert(BarcodeMaeForPreTraining, decoder_num_hidden_layers=1),
     "BarcodeMambaModel": lambda: barcode_mamba(BarcodeMambaModel),
     "BarcodeMambaForMaskedLM": lambda: barcode_mamba(BarcodeMambaForMaskedLM),
+    "BarcodeMambaForMaskedLM, published": lambda: barcode_mamba(BarcodeMambaForMaskedLM, block="published"),
     "BarcodeMambaForSequenceClassification": lambda: barcode_mamba(BarcodeMambaForSequenceClassification, **TREE),
     "AlignedBarcodeModel": aligned_barcode,
     "ClibdModel": tiny_clibd,
@@ -65,7 +68,7 @@ def inputs_of(model):
     tokenizer = KmerTokenizer(k=model.config.k, max_nucleotides=model.config.max_nucleotides)
     ids, mask = map(torch.from_numpy, tokenizer.encode_column(BARCODES))
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if "MaskedLM" in type(model).__name__:
+    if type(model).__name__.endswith(("MaskedLM", "PreTraining")):
         inputs["labels"] = ids.masked_fill(mask == 0, -100)
     elif "Classification" in type(model).__name__:
         inputs["labels"] = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 2, 2], [0, 0, 3]]).repeat(2, 1)

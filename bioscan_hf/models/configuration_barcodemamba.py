@@ -13,6 +13,14 @@ from .configuration_barcodebert import BarcodeConfigMixin
 from .vocabularies import check_choice
 
 OBJECTIVES = ("masked", "next")
+BLOCKS = ("plain", "published")
+
+#: The published model is `BarcodeMambaConfig(**PUBLISHED, k=6)`; of single nucleotides with the vocabulary
+#: "barcodemamba-char" and k=1.
+PUBLISHED = {"block": "published", "vocabulary": "barcodemamba", "pooling": "mean", "objective": "next"}
+
+#: The published vocabulary is padded to a multiple of this number of tokens.
+MULTIPLE = 8
 
 #: The two published shapes: `BarcodeMambaConfig(**SIZES["large"])`. The small one is the default.
 SIZES = {
@@ -36,6 +44,11 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
     Args:
         k, vocabulary, max_nucleotides, sparse_prediction, taxa, parents, vocab_size, extra_tokens, training_data: As
             in `BarcodeBertConfig`.
+        block: "plain" is Mamba-2 as in transformers: RMSNorm, mixer, residual. "published" is the published block:
+            LayerNorm, mixer, residual, LayerNorm, MLP, residual. The head then predicts all tokens, and the encoder
+            reads the attention mask only to find empty barcodes.
+        intermediate_size: Width of the MLP of the published block; None is 4 times `hidden_size`.
+        embedding_dropout: Dropout after the embeddings of the published block.
         pooling: As in `BarcodeBertConfig`; "mean" is the published one.
         objective: How `BarcodeMambaForMaskedLM` predicts a k-mer: "masked" from its own position, "next" from the
             positions before, as in the published pretraining.
@@ -53,6 +66,9 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
     k: int = 4
     vocabulary: str = "barcodebert"
     max_nucleotides: int = 660
+    block: str = "plain"
+    intermediate_size: int | None = None
+    embedding_dropout: float = 0.1
     pooling: str = "masked_mean"
     objective: str = "masked"
     sparse_prediction: bool = False
@@ -80,12 +96,15 @@ class BarcodeMambaConfig(BarcodeConfigMixin, Mamba2Config):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_heads is None and self.head_dim > 0:
             self.num_heads = self.hidden_size * self.expand // self.head_dim
+        if self.block == "published" and self.vocab_size is None and not self.extra_tokens:
+            self.extra_tokens = -self._vocabulary_size() % MULTIPLE
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
         super().validate_architecture()
         check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("block", self.block, BLOCKS)
         width = self.hidden_size * self.expand
         if self.num_heads is None or self.num_heads < 1 or self.num_heads * self.head_dim != width:
             raise ValueError(

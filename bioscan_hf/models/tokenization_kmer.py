@@ -61,13 +61,17 @@ def _special_tokens(k: int, vocabulary: str) -> dict[str, str]:
     return {"mask_token": mask, "unk_token": unknown, "pad_token": padding} | dict(first)
 
 
-def _backend(k: int, vocabulary: str, ids: dict[str, int]) -> Tokenizer:
+def _backend(k: int, vocabulary: str, max_nucleotides: int, ids: dict[str, int]) -> Tokenizer:
     form = VOCABULARIES[vocabulary]
     tokenizer = Tokenizer(WordLevel(ids, unk_token=form.special_tokens[form.unknown]))
     removed = normalizers.Replace(Regex(f"[{REMOVED}]+"), "")
     letters = [normalizers.Replace(letter, letter.upper()) for letter in "acgtn"]
     thymine = [normalizers.Replace(letter, "T") for letter in "Uu"]
-    tokenizer.normalizer = normalizers.Sequence([removed, *letters, *thymine])
+    padding: list[Any] = []
+    if form.left:
+        surplus = Regex(rf"\AN{{1,{max_nucleotides}}}(?=[\s\S]{{{max_nucleotides}}})")
+        padding = [normalizers.Prepend("N" * max_nucleotides), normalizers.Replace(surplus, "")]
+    tokenizer.normalizer = normalizers.Sequence([removed, *letters, *thymine, *padding])
     # Matches k characters of any kind; "removed" with "invert" drops the shorter last piece.
     tokenizer.pre_tokenizer = Split(Regex(rf"[\s\S]{{{k}}}"), behavior="removed", invert=True)
     if form.leading is not None:
@@ -149,6 +153,23 @@ def rows_of_bytes(
     padded[: len(text)] = text
     starts = np.minimum(ends[:-1] + offsets, ends[1:])
     return np.lib.stride_tricks.sliding_window_view(padded, width)[starts], ends[1:] - starts
+
+
+def rows_padded_left(
+    text: NDArray[np.uint8], ends: NDArray[np.int64], offsets: NDArray[np.int64], width: int, length: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The first `width` bytes of each barcode after its offset, padded with N at the start to `length` (n, width).
+
+    Also their lengths (n,): `length`, or 0 for an empty barcode. `text` and `ends` are those of `barcode_bytes`.
+    """
+    padded = np.full(len(text) + 2 * length, ord("N"), np.uint8)
+    padded[length : length + len(text)] = text
+    starts = np.minimum(ends[:-1] + offsets, ends[1:])
+    missing = np.maximum(length - (ends[1:] - starts), 0)
+    rows = np.lib.stride_tricks.sliding_window_view(padded, width)[starts + length - missing]
+    return np.where(np.arange(width) < missing[:, None], np.uint8(ord("N")), rows), np.where(
+        starts < ends[1:], length, 0
+    )
 
 
 def _encode_block(
@@ -233,7 +254,8 @@ class KmerTokenizer(PreTrainedTokenizerFast):
 
     - a k-mer with other letters than A, C, G, T is the unknown token, and is attended to;
     - a last piece shorter than k is padding, with mask 0;
-    - a barcode shorter than k is padding throughout (`clibd` and `barcodebert-cls`: after their first token).
+    - a barcode shorter than k is padding throughout (`clibd` and `barcodebert-cls`: after their first token);
+    - `barcodemamba` and `barcodemamba-char` pad a barcode with N at its start, and attend to this padding.
 
     Barcodes are read in their one spelling: lower case as upper case, U as T, without gaps ("-" and ".") and white
     space. Words for a missing barcode, such as "NA", are a barcode without letters.
@@ -244,7 +266,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
     truncation=True` in the call.
 
     Args:
-        k: 1 to 8 nucleotides (`barcodebert-n`: 1 to 6).
+        k: 1 to 8 nucleotides (`barcodebert-n`: 1 to 6, `barcodemamba-char`: 1).
         vocabulary: A name in `VOCABULARIES`.
         max_nucleotides: Maximum length of a barcode; the rest is cut off. It sets `model_max_length`.
         kwargs: Arguments of `PreTrainedTokenizerFast`; the vocabulary sets the special tokens.
@@ -271,7 +293,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
             fixed["split_special_tokens"] = True
         ids = {token: index for index, token in enumerate(kmer_vocabulary(k, vocabulary))}
         saved_ids = kwargs.pop("vocab", ids)  # from_pretrained passes the content of tokenizer.json
-        self._tokenizer = _backend(k, vocabulary, ids)
+        self._tokenizer = _backend(k, vocabulary, max_nucleotides, ids)
         super().__init__(k=k, vocabulary=vocabulary, max_nucleotides=max_nucleotides, **(kwargs | fixed))
         for found in (saved_ids, self.backend_tokenizer.get_vocab(with_added_tokens=False)):
             if found != ids:
@@ -335,7 +357,12 @@ class KmerTokenizer(PreTrainedTokenizerFast):
             for first in range(0, len(chunk), _BLOCK_ROWS):
                 text, ends = barcode_bytes(chunk[first : first + _BLOCK_ROWS])
                 rows = slice(start, start + len(ends) - 1)
-                nucleotides, lengths = rows_of_bytes(text, ends, offsets[rows], self.number_of_kmers * self.k)
+                width = self.number_of_kmers * self.k
+                if form.left:
+                    found = rows_padded_left(text, ends, offsets[rows], width, self.max_nucleotides)
+                else:
+                    found = rows_of_bytes(text, ends, offsets[rows], width)
+                nucleotides, lengths = found
                 _encode_block(nucleotides, lengths, self.k, self.vocabulary, ids[rows, leading:], mask[rows, leading:])
                 start = rows.stop
         return ids, mask

@@ -14,12 +14,14 @@ class Vocabulary:
         special_tokens: Ids 0, 1, ...; the first is the mask token.
         letters: "ACGTN" if k-mers with N have ids.
         leading: Id of the token before each barcode; None without one.
+        left: Whether a shorter barcode is padded with N at its start, before it is cut into k-mers.
         largest_k: Maximum of k, because the size of the vocabulary is a power of k.
     """
 
     special_tokens: tuple[str, ...]
     letters: str = "ACGT"
     leading: int | None = None
+    left: bool = False
     largest_k: int = 8
 
     def size(self, k: int) -> int:
@@ -44,13 +46,16 @@ class Vocabulary:
 
 #: `barcodebert`: the checkpoints of BarcodeBERT since 2024; `barcodebert-n`: the same with k-mers that contain N;
 #: `barcodebert-cls`: BarcodeMAE+; `barcodebert-2023`: the first checkpoints, with as many tokens as BarcodeMAE+ in
-#: another order; `clibd`: CLIBD and the Bayesian zero-shot classifier.
+#: another order; `clibd`: CLIBD and the Bayesian zero-shot classifier; `barcodemamba` and `barcodemamba-char`:
+#: BarcodeMamba of k-mers and of single nucleotides.
 VOCABULARIES = {
     "barcodebert": Vocabulary(("[MASK]", "[UNK]")),
     "barcodebert-n": Vocabulary(("[MASK]", "[UNK]"), letters="ACGTN", largest_k=6),
     "barcodebert-cls": Vocabulary(("[MASK]", "[UNK]", "[CLS]"), leading=2),
     "barcodebert-2023": Vocabulary(("<MASK>", "<CLS>", "<UNK>")),
     "clibd": Vocabulary(("<MASK>", "<CLS>", "<UNK>"), leading=0),
+    "barcodemamba": Vocabulary(("[MASK]", "[SEP]", "[UNK]"), left=True),
+    "barcodemamba-char": Vocabulary(("[MASK]", "[SEP]", "[UNK]"), letters="ACGTN", left=True, largest_k=1),
 }
 
 

@@ -27,7 +27,7 @@ from .arguments import BaseTrainingArguments, global_batch_size
 from .publish import publish, publish_checkpoint
 
 #: Modules whose parameters FSDP gathers one at a time. A name that a model does not have would be refused.
-FSDP_UNITS = {"BertLayer", "Mamba2Block", "Block"}
+FSDP_UNITS = {"BertLayer", "Mamba2Block", "BarcodeMambaBlock", "Block"}
 
 
 def epoch_warmup(optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LRScheduler:

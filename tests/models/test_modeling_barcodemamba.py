@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import LABELS, TREE, close, cut, gradients, same_step, step, tiny_batch, tiny_mamba
 
-from bioscan_hf.models.configuration_barcodemamba import AUTO_MAP, SIZES, BarcodeMambaConfig
+from bioscan_hf.models.configuration_barcodemamba import AUTO_MAP, PUBLISHED, SIZES, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
     BarcodeMambaForSequenceClassification,
@@ -50,7 +50,8 @@ def test_published_shapes():
         ({"n_groups": 5}, "n_groups is 5, but must divide the 16 heads"),
         ({"chunk_size": 0}, "chunk_size is 0"),
         ({"objective": "causal"}, "Unknown objective 'causal'. Choose one of masked, next."),
-        ({"pooling": "cls"}, "Unknown pooling 'cls'"),
+        ({"pooling": "max"}, "Unknown pooling 'max'"),
+        ({"pooling": "cls"}, "pooling is 'cls', but the vocabulary 'barcodebert' has no .CLS. token"),
         ({"vocabulary": "bpe"}, "Unknown vocabulary 'bpe'"),
         ({"vocab_size": 8}, "vocab_size is 8, but k=4"),
         ({"k": 0}, "k is 0"),
@@ -242,7 +243,9 @@ def test_remote_code_runs_without_the_package(tmp_path):
     torch.save((ids, mask), tmp_path / "batch.pt")
     heads = {"AutoModel": BarcodeMambaModel, "AutoModelForMaskedLM": BarcodeMambaForMaskedLM}
     models = {name: tiny_mamba(cls) for name, cls in heads.items()}
-    models["AutoModelForSequenceClassification"] = tiny_mamba(BarcodeMambaForSequenceClassification, **TREE)
+    models["AutoModelForSequenceClassification"] = tiny_mamba(
+        BarcodeMambaForSequenceClassification, **PUBLISHED | {"vocabulary": "barcodebert"}, **TREE
+    )
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)

@@ -43,6 +43,15 @@ NAMES = {
 #: Vocabulary -> id of the token before each barcode.
 FIRST = {"clibd": 0, "barcodebert-cls": 2}
 
+#: Vocabularies that pad with N at the start, and attend to it.
+LEFT = ("barcodemamba", "barcodemamba-char")
+
+
+def k_of(vocabulary: str, k: int) -> int:
+    """k, or the largest k of a vocabulary."""
+    return min(k, VOCABULARIES[vocabulary].largest_k)
+
+
 BARCODES = [
     "ACGTACGTAC",
     "",
@@ -71,8 +80,9 @@ def plain_ids(k: int, vocabulary: str) -> dict[str, int]:
     """The vocabulary by definition: special tokens, k-mers of ACGT, k-mers with N."""
     specials = ["<MASK>", "<CLS>", "<UNK>"] if vocabulary in ("barcodebert-2023", "clibd") else ["[MASK]", "[UNK]"]
     specials += ["[CLS]"] * (vocabulary == "barcodebert-cls")
+    specials = ["[MASK]", "[SEP]", "[UNK]"] if vocabulary in LEFT else specials
     kmers = sorted("".join(letters) for letters in product("ACGT", repeat=k))
-    if vocabulary == "barcodebert-n":
+    if vocabulary in ("barcodebert-n", "barcodemamba-char"):
         order = "ACGTN".index
         with_n = ["".join(letters) for letters in product("ACGTN", repeat=k) if "N" in letters]
         kmers += sorted(with_n, key=lambda kmer: [order(letter) for letter in kmer])
@@ -80,14 +90,20 @@ def plain_ids(k: int, vocabulary: str) -> dict[str, int]:
 
 
 def plain_encode(barcode: str, k: int, vocabulary: str, offset: int = 0) -> tuple[list[int], list[int]]:
-    """The published rule for the one spelling: cut, pad with N to 660 letters, look up k-mers; mask the whole ones."""
+    """The published rule for the one spelling: cut, pad with N to 660 letters, look up k-mers; mask the whole ones.
+
+    BarcodeMamba pads at the start and has no mask; an empty barcode is masked.
+    """
     barcode = spell(barcode) or ""
     ids = plain_ids(k, vocabulary)
-    unknown = 2 if vocabulary in ("barcodebert-2023", "clibd") else 1
+    unknown = 2 if vocabulary in ("barcodebert-2023", "clibd", *LEFT) else 1
     cut = barcode[offset:][:660]
-    padded = cut + "N" * (660 - len(cut))
+    filling = "N" * (660 - len(cut))
+    padded = filling + cut if vocabulary in LEFT else cut + filling
     encoded = [ids.get(padded[place : place + k], unknown) for place in range(0, 660 - k + 1, k)]
     whole = min(len(cut) // k, len(encoded))
+    if vocabulary in LEFT:
+        whole = len(encoded) if cut else 0
     mask = [1] * whole + [0] * (len(encoded) - whole)
     return ([FIRST[vocabulary], *encoded], [1, *mask]) if vocabulary in FIRST else (encoded, mask)
 
@@ -134,11 +150,11 @@ def test_published_case(variant: str, case: str, offset: int) -> None:
 def test_every_published_variant_is_there() -> None:
     """13 variants, 5 of them with and without offset. The test above would pass with a truncated file.
 
-    BarcodeMAE+ has published no ids; `plain_encode` has its rule.
+    BarcodeMAE+ and BarcodeMamba have published no ids; `plain_encode` has their rules.
     """
     variants = PUBLISHED["variants"]
     assert len(variants) == 13
-    assert {named(variant)[1] for variant in variants} == set(VOCABULARIES) - {"barcodebert-cls"}
+    assert {named(variant)[1] for variant in variants} == set(VOCABULARIES) - {"barcodebert-cls", *LEFT}
     assert sum(any("1" in offsets for offsets in cases.values()) for cases in variants.values()) == 5
 
 
@@ -221,7 +237,7 @@ BARCODE = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_column_call_and_plain_rule_are_equal(vocabulary: str, data: st.DataObject) -> None:
-    k = data.draw(st.integers(1, VOCABULARIES[vocabulary].largest_k - 2))
+    k = data.draw(st.integers(1, max(1, VOCABULARIES[vocabulary].largest_k - 2)))
     barcodes = data.draw(st.lists(BARCODE, min_size=1, max_size=8))
     offsets = data.draw(st.lists(st.integers(0, 12), min_size=len(barcodes), max_size=len(barcodes)))
     tokenizer = tokenizer_of(k, vocabulary)
@@ -238,7 +254,14 @@ def test_column_call_and_plain_rule_are_equal(vocabulary: str, data: st.DataObje
 
 @pytest.mark.parametrize(
     ("k", "vocabulary"),
-    [(7, "barcodebert"), (8, "barcodebert"), (6, "barcodebert-n"), (7, "barcodebert-2023"), (8, "clibd")],
+    [
+        (7, "barcodebert"),
+        (8, "barcodebert"),
+        (6, "barcodebert-n"),
+        (7, "barcodebert-2023"),
+        (8, "clibd"),
+        (8, "barcodemamba"),
+    ],
 )
 def test_largest_k(k: int, vocabulary: str) -> None:
     """A single other letter, at any place, makes a k-mer unknown."""
@@ -262,9 +285,10 @@ def test_many_blocks(vocabulary: str) -> None:
     """Rows keep their order and offsets over several blocks (1,024 rows), ASCII and not."""
     barcodes = many_barcodes(2500)
     offsets = np.random.default_rng(1).integers(0, 4, len(barcodes))
-    ids, mask = tokenizer_of(4, vocabulary).encode_column(barcodes, offsets)
+    k = k_of(vocabulary, 4)
+    ids, mask = tokenizer_of(k, vocabulary).encode_column(barcodes, offsets)
     expected = [
-        plain_encode(barcode, 4, vocabulary, offset) for barcode, offset in zip(barcodes, offsets, strict=True)
+        plain_encode(barcode, k, vocabulary, offset) for barcode, offset in zip(barcodes, offsets, strict=True)
     ]
     np.testing.assert_array_equal(ids, [row for row, _ in expected])
     np.testing.assert_array_equal(mask, [row for _, row in expected])
@@ -321,7 +345,7 @@ def test_empty_column(column: Any) -> None:
     assert ids.shape == mask.shape == (0, 133)
 
 
-@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("vocabulary", sorted(set(VOCABULARIES) - set(LEFT)))
 def test_short_barcodes_are_padding_with_an_empty_mask(vocabulary: str) -> None:
     """The mask is 0, except that of a token before the barcode."""
     tokenizer = tokenizer_of(4, vocabulary)
@@ -330,6 +354,14 @@ def test_short_barcodes_are_padding_with_an_empty_mask(vocabulary: str) -> None:
         assert mask.sum(1).tolist() == [vocabulary in FIRST] * 3
         assert (tokenizer(["", "A", "ACG"], return_tensors="np")["attention_mask"] == mask).all()
         assert (ids[0, -164:] == tokenizer.pad_token_id).all()
+
+
+def test_padding_at_the_start_by_hand() -> None:
+    """The frame is counted from the start of the padded barcode: the first k-mer with a letter holds N too."""
+    tokenizer = KmerTokenizer(3, "barcodemamba", max_nucleotides=13)
+    ids, mask = tokenizer.encode_column(["ACGTAC", "", "ACGTACGTACGTACG"], [0, 0, 1])
+    assert ids.tolist() == [[2, 2, 2, 3 + 0b101100], [2] * 4, [3 + 0b011011, 3 + 0b000110, 3 + 0b110001, 3 + 0b101100]]
+    assert mask.tolist() == [[1] * 4, [0] * 4, [1] * 4]
 
 
 # --- as a tokenizer ---
@@ -378,19 +410,20 @@ def test_default_length_is_that_of_the_release() -> None:
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_round_trip(vocabulary: str, tmp_path: Path) -> None:
-    tokenizer = KmerTokenizer(3, vocabulary, max_nucleotides=100)
+    k = k_of(vocabulary, 3)
+    tokenizer = KmerTokenizer(k, vocabulary, max_nucleotides=100)
     tokenizer.save_pretrained(tmp_path)
     for again in (
         KmerTokenizer.from_pretrained(tmp_path),
         KmerTokenizer.from_pretrained(tmp_path, trust_remote_code=True),
         pickle.loads(pickle.dumps(tokenizer)),
     ):
-        assert (again.k, again.vocabulary, again.max_nucleotides) == (3, vocabulary, 100)
+        assert (again.k, again.vocabulary, again.max_nucleotides) == (k, vocabulary, 100)
         assert again.model_max_length == tokenizer.model_max_length
         assert again(BARCODES) == tokenizer(BARCODES)
         np.testing.assert_array_equal(again.encode_column(BARCODES), tokenizer.encode_column(BARCODES))
     shorter = KmerTokenizer.from_pretrained(tmp_path, max_nucleotides=30)
-    assert shorter.model_max_length == 10 + (vocabulary in FIRST)
+    assert shorter.model_max_length == 30 // k + (vocabulary in FIRST)
     check_call(shorter, BARCODES, *shorter.encode_column(BARCODES))
 
 
@@ -431,7 +464,7 @@ WITHOUT_THE_PACKAGE = """
 def test_loads_without_the_package(tmp_path: Path) -> None:
     """Without bioscan_hf, with and without the config.json of a model, ids and masks are equal."""
     for vocabulary in VOCABULARIES:
-        KmerTokenizer(3, vocabulary).save_pretrained(tmp_path / vocabulary)
+        KmerTokenizer(k_of(vocabulary, 3), vocabulary).save_pretrained(tmp_path / vocabulary)
     BertConfig(vocab_size=66).save_pretrained(tmp_path / "barcodebert")
     done = subprocess.run(
         [
@@ -451,7 +484,8 @@ def test_loads_without_the_package(tmp_path: Path) -> None:
     encoded = json.loads(done.stdout.splitlines()[-1])
     assert len(encoded) == 2 * len(VOCABULARIES)
     for name, (ids, mask) in encoded.items():
-        called = tokenizer_of(3, name.split()[0])(BARCODES)
+        vocabulary = name.split()[0]
+        called = tokenizer_of(k_of(vocabulary, 3), vocabulary)(BARCODES)
         assert (ids, mask) == (called["input_ids"], called["attention_mask"]), name
 
 
