@@ -120,6 +120,9 @@ class JointLibrary:
         self.sequences, self.photos = sequences, photos
         self._children: dict[tuple[str, str | None], dict[str | None, tuple[set[str], set[str]]]] = {}
 
+    def __len__(self) -> int:
+        return len(self.sequences) + len(self.photos)
+
     @property
     def ranks(self) -> list[str]:
         """Ranks with names, the highest first."""

@@ -4,30 +4,115 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..progress import Progress, silent
+from .base import Library
 from .library import ReferenceLibrary
-from .publish import is_on_hub
-from .stored import is_library
+from .publish import fetch, is_on_hub
+from .stored import is_library, is_library_of_photos
+
+if TYPE_CHECKING:
+    from .embeddings import EmbeddingLibrary
+    from .joint import JointLibrary
 
 
-def open_library(
-    source: str | Path, *, model: str | None = None, revision: str | None = None, **options: Any
-) -> ReferenceLibrary:
-    """Opens a finished library; arguments and errors as of `ReferenceLibrary.from_pretrained`."""
-    return ReferenceLibrary.from_pretrained(source, model=model, revision=revision, **options)
+def open_library(source: str | Path, *, model: str | None = None, **options: Any) -> Library:
+    """Opens a finished library of sequences or of photos.
+
+    Args:
+        source: Folder, or id on the Hub.
+        model: The encoder that the library was made with, if it needs one.
+        options: revision, token and cache_dir of a library on the Hub.
+
+    Raises:
+        FileNotFoundError, ValueError, ConnectionError, PermissionError: as of `ReferenceLibrary.from_pretrained`.
+    """
+    folder = Path(source) if Path(source).is_dir() else fetch(str(source), **options)
+    if is_library_of_photos(folder):
+        from .embeddings import EmbeddingLibrary
+
+        return EmbeddingLibrary.from_pretrained(folder, model=model)
+    return ReferenceLibrary.from_pretrained(folder, model=model)
 
 
 def open_references(
     sources: Sequence[str], *, model: str | None = None, progress: Progress = silent, seed: int = 0, **options: Any
 ) -> ReferenceLibrary:
-    """The library of a folder or of the Hub, or one made of files; arguments as of `ReferenceLibrary.from_files`."""
+    """The library of sequences in a folder or on the Hub, or one made of files.
+
+    Arguments and errors as of `ReferenceLibrary.from_files`; ValueError for a library of photos.
+    """
     if len(sources) == 1 and (is_library(sources[0]) or is_on_hub(sources[0])):
         if given := [name for name in ("format", "ranks", "split") if options.get(name)]:
             raise ValueError(
                 f"{sources[0]!r} is a finished library: --{' and --'.join(given)} would do nothing. Leave it out, "
                 f"or make another library of the files."
             )
-        return open_library(sources[0], model=model)
+        library = open_library(sources[0], model=model)
+        if not isinstance(library, ReferenceLibrary):
+            raise ValueError(f"{sources[0]!r} is a library of photos: it names photos, not sequences.")
+        return library
     return ReferenceLibrary.from_files(sources, model=model, progress=progress, seed=seed, **options)
+
+
+def open_for_specimens(
+    sources: Sequence[str],
+    *,
+    with_reads: bool,
+    model: str | None = None,
+    config: str | None = None,
+    keys: str = "image",
+    progress: Progress = silent,
+    seed: int = 0,
+    **options: Any,
+) -> EmbeddingLibrary | JointLibrary:
+    """What names specimens by their photos, and by their sequences if they have some.
+
+    Args:
+        sources: Finished libraries, of photos or sequences or one of each; and files, of which both are made.
+        with_reads: Whether the specimens have sequences.
+        model: Encoder of photos.
+        config, keys: As of `photo_references.read_vectors`.
+        options: Of `read_references`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_library` and `read_vectors`; for two libraries of one kind, or none of
+            photos.
+    """
+    from .embeddings import EmbeddingLibrary
+    from .joint import JointLibrary
+
+    finished = [source for source in sources if is_library(source) or is_on_hub(source)]
+    files = [source for source in sources if source not in finished]
+    photos: list[EmbeddingLibrary] = []
+    sequences: list[ReferenceLibrary] = []
+    for source in finished:
+        library = open_library(source, model=model if _of_photos(source) else None)
+        if isinstance(library, EmbeddingLibrary):
+            photos.append(library)
+        else:
+            assert isinstance(library, ReferenceLibrary)
+            sequences.append(library)
+    if files and not photos:
+        how: dict[str, Any] = {"split": options.get("split"), "encoding": options.get("encoding", "utf-8")}
+        photos.append(
+            EmbeddingLibrary.from_files(
+                files, model=model, config=config, keys=keys, progress=progress, seed=seed, **how
+            )
+        )
+    if files and with_reads and not sequences:
+        sequences.append(ReferenceLibrary.from_files(files, progress=progress, seed=seed, **options))
+    if len(photos) > 1 or len(sequences) > 1:
+        raise ValueError("Give at most one library of photos and one of sequences.")
+    if not photos:
+        raise ValueError(
+            "Photos are named by a library of photos: make one by `bioscan-hf references SOURCE LIBRARY --config "
+            "cropped_256 --model MODEL`."
+        )
+    return JointLibrary(sequences[0], photos[0]) if sequences else photos[0]
+
+
+def _of_photos(source: str) -> bool:
+    """Whether a finished library is of photos."""
+    return is_library_of_photos(source if is_library(source) else fetch(source))

@@ -27,7 +27,8 @@ from ..files import read_json
 from ..progress import Progress, silent
 from ..schema import LABEL_COLUMNS
 from .formats import read_references
-from .photos import Encoder, Specimens, has_photo_column, photo_vectors, read_specimens
+from .photo_files import has_photo_column
+from .photos import Encoder, Specimens, photo_vectors, read_specimens
 
 #: What the keys of a library can be.
 KEYS = ("image", "dna")

@@ -5,7 +5,7 @@ Shape letters: n = photos, D = embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,7 @@ from ..progress import Progress, silent
 from ..release.tables import read_strings
 from ..schema import ID_NAMES, LABEL_COLUMNS, LABEL_NAMES, SEQUENCE_NAMES
 from .lineages import named
-
-#: Endings of files in a folder of photos.
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-
-#: Names of the column of photos in a table, in lower case.
-PHOTO_NAMES = ("photo", "image", "image_file", "photo_file", "file_name", "filename", "file", "path")
+from .photo_files import PHOTO_NAMES, has_photo_column, is_folder_of_photos, photos_of
 
 _AT_ONCE = 64
 
@@ -56,25 +51,6 @@ class Specimens:
         return len(self.ids)
 
 
-def is_folder_of_photos(path: str | Path) -> bool:
-    """Whether a folder holds photos and is not a dataset or a release."""
-    folder = Path(path)
-    if not folder.is_dir() or any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
-        return False
-    return next(_photos_of(folder), None) is not None and not any(folder.rglob("*_metadata*.*"))
-
-
-def has_photo_column(path: str | Path, encoding: str = "utf-8") -> bool:
-    """Whether a CSV or TSV has a column of photos."""
-    path = Path(path)
-    if not path.is_file() or path.suffix.lower() not in (".csv", ".tsv", ".txt"):
-        return False
-    with open(path, encoding=encoding, errors="replace") as file:
-        line = file.readline(1 << 16)
-    names = {name.strip().strip('"').lower() for name in line.replace("\t", ",").split(",")}
-    return bool(names & set(PHOTO_NAMES))
-
-
 def read_specimens(
     source: str | Path,
     *,
@@ -99,15 +75,11 @@ def read_specimens(
     """
     path = Path(source)
     if is_folder_of_photos(path):
-        files = sorted(_photos_of(path))
+        files = sorted(photos_of(path))
         return Specimens([file.relative_to(path).with_suffix("").as_posix() for file in files], files)
     if path.is_file() and has_photo_column(path, encoding):
         return _of_table(path, id_column, sequence_column, encoding)
     return _of_dataset(source, config, split or "all")
-
-
-def _photos_of(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
 
 
 def _of_table(path: Path, id_column: str | None, sequence_column: str | None, encoding: str) -> Specimens:

@@ -51,6 +51,11 @@ def is_library(path: str | Path) -> bool:
     return (Path(path) / FACTS).is_file()
 
 
+def is_library_of_photos(path: str | Path) -> bool:
+    """Whether a folder holds a library of photos."""
+    return is_library(path) and read_json(Path(path) / FACTS).get("kind") == "embeddings"
+
+
 def write_parts(folder: Path, parts: Parts) -> None:
     """Writes a library. `library.json` goes first and comes last, so that a cut never leaves a mixture of two."""
     folder.mkdir(parents=True, exist_ok=True)

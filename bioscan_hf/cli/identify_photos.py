@@ -1,0 +1,95 @@
+"""Photos in the commands references and identify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Option
+
+from .command import Output
+from .options import Config, no_library_bars
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..identification.embeddings import EmbeddingLibrary
+    from ..identification.joint import JointLibrary
+
+_PANEL = "Photos"
+
+Photos = Annotated[
+    Config, Option(help="Photos of a dataset that are used; dna: sequences only.", rich_help_panel=_PANEL)
+]
+Keys = Annotated[
+    Literal["image", "dna"],
+    Option(help="dna: photos are named by the barcodes of references, with a CLIBD model.", rich_help_panel=_PANEL),
+]
+SourceSplit = Annotated[
+    list[str] | None,
+    Option(help="Split of a dataset that is named, repeatable. Default: all records.", rich_help_panel=_PANEL),
+]
+
+
+def are_photos(source: str, config: str, references: list[str], model: str | None, encoding: str) -> bool:
+    """Whether the specimens of a source are to be named by photos."""
+    from ..identification.photo_files import has_photo_column, is_folder_of_photos
+    from ..identification.stored import is_library_of_photos
+
+    if config != "dna" or is_folder_of_photos(source):
+        return True
+    return has_photo_column(source, encoding) and (model is not None or any(map(is_library_of_photos, references)))
+
+
+def library_of_photos(sources: list[str], given: dict[str, Any], out: Output) -> EmbeddingLibrary:
+    """The library of photos of references; `given` are the options of the command by name."""
+    from ..identification.embeddings import EmbeddingLibrary
+
+    no_library_bars(out)
+    with out.progress() as progress:
+        return EmbeddingLibrary.from_files(
+            sources,
+            model=given["model"],
+            keys=given["keys"],
+            config=None if given["config"] == "dna" else given["config"],
+            split="+".join(given["split"]) if given["split"] else None,
+            encoding=given["encoding"],
+            progress=progress,
+            seed=given["seed"],
+        )
+
+
+def identify_photos(given: dict[str, Any], out: Output) -> tuple[pa.Table, EmbeddingLibrary | JointLibrary]:
+    """Answers for photos, and for photos with sequences; `given` are the options of the command by name."""
+    from ..identification.joint import JointLibrary
+    from ..identification.opening import open_for_specimens
+    from ..identification.photos import read_specimens
+
+    no_library_bars(out)
+    config = None if given["config"] == "dna" else given["config"]
+    specimens = read_specimens(
+        given["source"],
+        config=config,
+        split="+".join(given["source_split"]) if given["source_split"] else None,
+        id_column=given["id_column"],
+        sequence_column=given["sequence_column"],
+        encoding=given["encoding"],
+    )
+    how: dict[str, Any] = {"least": given["least"], "novel_share": given["novel_share"]}
+    with out.progress() as progress:
+        library = open_for_specimens(
+            given["references"],
+            with_reads=specimens.reads is not None,
+            model=given["model"],
+            config=config,
+            keys=given["keys"],
+            progress=progress,
+            seed=given["seed"],
+            format=given["format"],
+            ranks=given["ranks"].split(",") if given["ranks"] else None,
+            marker=None if given["marker"] == "all" else given["marker"],
+            split="+".join(given["split"]) if given["split"] else None,
+            encoding=given["encoding"],
+        )
+        if isinstance(library, JointLibrary):
+            return library.identify(specimens, **how, progress=progress), library
+        return library.identify(specimens.photos, specimens.ids, **how, progress=progress), library
