@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Option
 
 from .command import Output
+from .identify_files import Files
 from .options import Config, no_library_bars
 
 if TYPE_CHECKING:
@@ -58,8 +59,15 @@ def library_of_photos(sources: list[str], given: dict[str, Any], out: Output) ->
         )
 
 
-def identify_photos(given: dict[str, Any], out: Output) -> tuple[pa.Table, EmbeddingLibrary | JointLibrary]:
-    """Answers for photos, and for photos with sequences; `given` are the options of the command by name."""
+def identify_photos(
+    given: dict[str, Any], files: Files, out: Output
+) -> tuple[pa.Table, EmbeddingLibrary | JointLibrary, pa.Table]:
+    """Answers for photos or for photos with sequences, the library, and the ids and sequences.
+
+    `given` are the options of the command by name.
+    """
+    import pyarrow as pa
+
     from ..identification.joint import JointLibrary
     from ..identification.opening import open_for_specimens
     from ..identification.photos import read_specimens
@@ -74,6 +82,9 @@ def identify_photos(given: dict[str, Any], out: Output) -> tuple[pa.Table, Embed
         sequence_column=given["sequence_column"],
         encoding=given["encoding"],
     )
+    reads = specimens.reads if specimens.reads is not None else pa.nulls(len(specimens), pa.string())
+    table = pa.table({"processid": pa.array(specimens.ids, pa.string()), "dna_barcode": reads})
+    files.check_reads(table)
     how: dict[str, Any] = {"least": given["least"], "novel_share": given["novel_share"]}
     with out.progress() as progress:
         library = open_for_specimens(
@@ -91,5 +102,5 @@ def identify_photos(given: dict[str, Any], out: Output) -> tuple[pa.Table, Embed
             encoding=given["encoding"],
         )
         if isinstance(library, JointLibrary):
-            return library.identify(specimens, **how, progress=progress), library
-        return library.identify(specimens.photos, specimens.ids, **how, progress=progress), library
+            return library.identify(specimens, **how, progress=progress), library, table
+        return library.identify(specimens.photos, specimens.ids, **how, progress=progress), library, table

@@ -261,7 +261,8 @@ def _view(side: Side, rank: str, i: int, name: str, children: set[str]) -> _View
     """What a side says of a specimen at a rank."""
     right, new = float(side.sure[rank][i]), 1 - float(side.present[rank][i])
     parts = np.array([right, max(1 - right - new, 0.0), new]).clip(_LEAST)
-    return _View(name, children, *(parts / parts.sum()).tolist(), side.prior[rank])
+    right, other, new = (parts / parts.sum()).tolist()
+    return _View(name, children, right, other, new, side.prior[rank])
 
 
 def _product(views: Sequence[_View | None], candidates: Sequence[str], children: set[str]) -> tuple[str, float, float]:
