@@ -5,7 +5,9 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -178,16 +181,35 @@ class ReferenceLibrary(Library):
         spelling = [read or "" for read in spelled(pa.array(reads, pa.string())).to_pylist()]
         refused = unusable(spelling)
         usable = np.flatnonzero([status is None for status in refused])
-        found = match(self.references, [spelling[i] for i in usable])
+        some = pa.array([spelling[i] for i in usable], pa.large_string()).dictionary_encode()
+        found = match(self.references, some.dictionary.to_pylist())
+        if len(some.dictionary) < len(usable):  # equal reads are compared once
+            found = found.take(some.indices.to_numpy().astype(np.int64))
         names = names_of(found, self.codes, self.count, self.named)
         least = self.calibration.least_identity if self.calibration else 0.0
         quality = judged(spelling, refused, usable, found, self.references, self.frame, least)
         return Named(len(reads), usable, found, names, self.evidence(found, names), quality)
 
     def blocks(self, reads: pa.ChunkedArray) -> Iterator[Named]:
-        """`name` for blocks of a column of reads."""
-        for start in range(0, len(reads), _READS_AT_ONCE):
-            yield self.name(reads.slice(start, _READS_AT_ONCE).to_pylist())
+        """`name` for blocks of a column of reads, in their order; each thread of torch has a block."""
+        threads = torch.get_num_threads()
+        starts = range(0, len(reads), _READS_AT_ONCE)
+        if threads == 1 or len(starts) == 1:
+            yield from (self._block(reads, start) for start in starts)
+            return
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                waiting: deque[Future[Named]] = deque()
+                for start in starts:
+                    waiting.append(pool.submit(self._block, reads, start))
+                    if len(waiting) > threads:
+                        yield waiting.popleft().result()
+                yield from (block.result() for block in waiting)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _block(self, reads: pa.ChunkedArray, start: int) -> Named:
+        return self.name(reads.slice(start, _READS_AT_ONCE).to_pylist())
 
     def identify(
         self,

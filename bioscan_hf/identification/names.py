@@ -6,13 +6,13 @@ Shape letters: n = reads, N = references, C = candidates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import LEVELS, Evidence
-from .similarity import Matches, lower_bound
+from .similarity import CANDIDATES, Matches, lower_bound
 
 #: Identities that differ by less are equal.
 EQUAL = 1e-6
@@ -54,10 +54,35 @@ def names_of(
         count: Records of each reference (N,).
         ranks: Highest first.
     """
-    n, c = found.rows.shape
+    few = np.asarray((found.rows[:, CANDIDATES:] < 0).all(1))
+    if found.rows.shape[1] <= CANDIDATES or not few.any():
+        return _names_of(found.rows, found.identity, found.overlap, codes, count, ranks)
+    parts = []
+    for some, width in ((few, CANDIDATES), (~few, found.rows.shape[1])):
+        rows, identity = found.rows[some, :width], found.identity[some, :width]
+        parts.append((some, _names_of(rows, identity, found.overlap[some, :width], codes, count, ranks)))
     names = Names({}, {}, {}, {}, {}, {})
-    there = found.rows >= 0
-    rows = found.rows.clip(0)
+    for field in fields(Names):
+        for rank in ranks:
+            joined = np.empty(len(few), getattr(parts[0][1], field.name)[rank].dtype)
+            for some, part in parts:
+                joined[some] = getattr(part, field.name)[rank]
+            getattr(names, field.name)[rank] = joined
+    return names
+
+
+def _names_of(
+    found_rows: NDArray[np.int64],
+    identity: NDArray[np.float32],
+    overlaps: NDArray[np.int32],
+    codes: Mapping[str, NDArray[np.int64]],
+    count: NDArray[np.int64],
+    ranks: Sequence[str],
+) -> Names:
+    n, c = found_rows.shape
+    names = Names({}, {}, {}, {}, {}, {})
+    there = found_rows >= 0
+    rows = found_rows.clip(0)
     allowed = there.copy()
     order = np.arange(c)[None].repeat(n, 0)
     for rank in ranks:
@@ -66,19 +91,19 @@ def names_of(
         first = np.where(usable, order, c).min(1)
         has = first < c
         at = first.clip(max=c - 1)[:, None]
-        best = np.take_along_axis(found.identity, at, 1)
-        overlap = np.take_along_axis(found.overlap, at, 1)
-        ties = usable & (np.abs(found.identity - best) < EQUAL) & (found.overlap >= 0.9 * overlap)
+        best = np.take_along_axis(identity, at, 1)
+        overlap = np.take_along_axis(overlaps, at, 1)
+        ties = usable & (np.abs(identity - best) < EQUAL) & (overlaps >= 0.9 * overlap)
         ties |= usable & (order == at)
         chosen, tied, names.votes[rank] = _voted(own, ties, np.where(there, count[rows], 0))
         chosen[~has] = -1
         same = usable & (own == chosen[:, None])
         other = there & (own >= 0) & (own != chosen[:, None])
-        runner = np.where(other, found.identity, -1)
+        runner = np.where(other, identity, -1)
         second = runner.argmax(1)
         behind = np.take_along_axis(runner, second[:, None], 1)[:, 0]
-        nearest = np.where(same, found.identity, -1).max(1)
-        floor = np.where(there, found.identity, 1).min(1)  # others are at least as far as the farthest candidate
+        nearest = np.where(same, identity, -1).max(1)
+        floor = np.where(there, identity, 1).min(1)  # others are at least as far as the farthest candidate
         lead = nearest - np.where(behind >= 0, behind, floor)
         names.codes[rank], names.tied[rank] = chosen, np.where(has, tied, 0)
         names.place[rank] = np.where(same, order, c).min(1).clip(max=c - 1)
@@ -95,6 +120,13 @@ def _voted(
 
     Also the number of tied taxa, and the share of its records in theirs.
     """
+    several = ties.sum(1) > 1
+    if not several.all():
+        chosen = np.asarray(np.where(ties, own, -1).max(1))
+        tied, share = np.asarray(ties.any(1)).astype(np.int64), np.ones(len(own))
+        if several.any():
+            chosen[several], tied[several], share[several] = _voted(own[several], ties[several], count[several])
+        return chosen, tied, share
     votes = np.zeros(own.shape, np.int64)
     for place in range(own.shape[1]):
         votes += np.where(

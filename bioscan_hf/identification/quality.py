@@ -82,10 +82,12 @@ class Frame:
 def stops(aligned: NDArray[np.uint8], first: int, code: int = CODE) -> NDArray[np.bool_]:
     """Whether aligned reads (n, P) have a stop codon in a frame."""
     count = (aligned.shape[1] - first) // 3
-    codons = aligned[:, first : first + 3 * count].reshape(len(aligned), count, 3).astype(np.int32)
-    number = codons @ np.array([25, 5, 1])
+    codons = aligned[:, first : first + 3 * count].reshape(len(aligned), count, 3)
+    number = codons[..., 0] * np.uint8(25) + codons[..., 1] * np.uint8(5) + codons[..., 2]
     wanted = [sum("ACGT".index(letter) * 5**place for place, letter in enumerate(stop[::-1])) for stop in STOPS[code]]
-    return np.asarray(np.isin(number, wanted).any(1))
+    is_stop = np.zeros(125, np.bool_)
+    is_stop[wanted] = True
+    return np.asarray(is_stop[number].any(1))
 
 
 @dataclass
@@ -140,18 +142,18 @@ def judged(
     if frame is not None and found.aligned is not None:
         stopped = stops(found.aligned, frame.first, frame.code)
     whole = references.region.positions if references.region is not None else 0
-    for i, place in enumerate(usable):
-        strand[place] = "-" if found.turned[i] else "+"
-        if found.rows[i, 0] < 0 or (found.score[i] < LEAST_SCORE and identity[i] < FOREIGN) or identity[i] < 0.6:
-            status[place] = "not_coi"
-        elif identity[i] < least_identity:
-            status[place] = "far"
-        elif found.shifted[i]:
-            status[place] = "indel"
-        elif stopped[i] and found.score[i] >= LEAST_SCORE:
-            status[place] = "possible_numt"
-        elif found.within[i] < WHOLE * whole:
-            status[place] = "short"
-        elif found.turned[i]:
-            status[place] = "reversed"
+    unlike = (found.rows[:, 0] < 0) | ((found.score < LEAST_SCORE) & (identity < FOREIGN)) | (identity < 0.6)
+    conditions = [
+        (unlike, "not_coi"),
+        (identity < least_identity, "far"),
+        (found.shifted, "indel"),
+        (stopped & (found.score >= LEAST_SCORE), "possible_numt"),
+        (found.within < WHOLE * whole, "short"),
+        (found.turned, "reversed"),
+    ]
+    for place, turned in zip(usable.tolist(), found.turned.tolist(), strict=True):
+        strand[place] = "-" if turned else "+"
+    for holds, name in reversed(conditions):  # the gravest is set last
+        for place in usable[holds].tolist():
+            status[place] = name
     return Quality(status, [_NOTES.get(text, "") for text in status], strand)

@@ -9,8 +9,9 @@ Shape letters: n = reads, N = references, C = candidates, P = positions of the r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +122,13 @@ class Matches:
     aligned: NDArray[np.uint8] | None
     within: NDArray[np.int32]
     shifted: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> Matches:
+        """Those of some reads (m,)."""
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts["reads"] = [self.reads[i] for i in rows.tolist()] if self.reads else []
+        arrays = {name: part[rows] for name, part in parts.items() if isinstance(part, np.ndarray)}
+        return Matches(**(parts | arrays))
 
 
 def match(references: References, reads: Sequence[str], left_out: LeftOut | None = None) -> Matches:
