@@ -8,6 +8,7 @@ from typing import Any
 from accelerate.utils import parse_flag_from_env
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.training_args import OptimizerNames
 
 from .arguments import check_processes, launch_command
@@ -70,14 +71,23 @@ def check_training(training_args: TrainingArguments) -> None:
             "--load_best_model_at_end and --save_strategy best choose by validation, but --eval_strategy is 'no'. "
             "Leave them out, or validate."
         )
-    for name in set(training_args.report_to or ()) - set(get_available_reporting_integrations()):
-        raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {name}.")
+    _check_trackers(training_args.report_to or ())
     try:
         Trainer.get_optimizer_cls_and_kwargs(training_args)
     except (ImportError, ValueError) as error:
         if "need to pass a" not in str(error):  # some optimizers need the model, too
             name = OptimizerNames(training_args.optim).value
             raise ImportError(f"--optim {name} cannot be used: {error}") from None
+
+
+def _check_trackers(names: Collection[str]) -> None:
+    """Raises ValueError for an unknown tracker, and ImportError for one whose package is not installed."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"--report_to is {name!r}. Choose among none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")
+        if name not in get_available_reporting_integrations():
+            package = {"azure_ml": "azureml-core"}.get(name, name)
+            raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {package}.")
 
 
 def check_adapters(training_args: TrainingArguments, rank: int) -> None:

@@ -1,6 +1,7 @@
 """Published encoders by id, as tiny random models in folders: plain ones, and such with code of their own."""
 
 import json
+from itertools import product
 
 import pyarrow as pa
 import pytest
@@ -212,6 +213,18 @@ def test_tokenizers_that_cannot_make_batches_are_refused(bert):
     save_tokenizer(bert[1], limit=int(1e30))
     with pytest.raises(ValueError, match="has no limit to which barcodes could be padded"):
         load_hub_encoder(str(bert[1]), settings=HubSettings(max_tokens=None, attends=False))
+
+
+def test_a_tokenizer_that_knows_no_token_of_a_barcode_is_refused(bert):
+    """As of DNABERT, which wants 6-mers with spaces between them: every barcode would have the same embedding."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *("".join(letters) for letters in product("ACGT", repeat=6))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
+    assert set(whole(["ACGT" * 100])["input_ids"][0]) == {1} and whole("ACGTAC CGTACG")["input_ids"] != [1, 1]
+    whole.save_pretrained(bert[1])
+    with pytest.raises(ValueError, match=r"Every token of a barcode is unknown to \w+, .*k-mers with spaces between"):
+        load_encoder(f"hf:{bert[1]}")
 
 
 def test_output_that_is_no_vector_for_each_token_is_refused():

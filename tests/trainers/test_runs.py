@@ -9,11 +9,13 @@ import minihub
 import numpy as np
 import pytest
 import torch
+from clibd_runs import arguments
 from training_runs import as_flags, divide, history, losses, results_of, start, weights, write_csv
 from transformers import EvalPrediction
 
 from bioscan_hf.files import file_hash
 from bioscan_hf.trainers import pretrain_barcodebert as program
+from bioscan_hf.trainers import train_clibd as clibd
 from bioscan_hf.training import checks, trainer
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
 from bioscan_hf.training.pretraining import PretrainingOptions
@@ -203,6 +205,10 @@ REFUSED = [
     ({"fp16": True}, "--fp16 needs a GPU"),
     ({"accelerator_config": {"split_batches": True}}, "--accelerator_config has split_batches"),
     ({"load_best_model_at_end": True, "save_strategy": "no"}, "--load_best_model_at_end .* choose by validation"),
+    (
+        {"report_to": "tensorbord"},
+        "--report_to is 'tensorbord'. Choose among none, all, .*tensorboard, trackio, wandb",
+    ),
     ({"optim": "adamw_bnb_8bit"}, "--optim .*adamw_bnb_8bit.* cannot be used"),
 ]
 
@@ -212,6 +218,31 @@ def test_options_that_would_fail_later_are_refused_before_the_data_are_read(tmp_
     with pytest.raises((ValueError, ImportError), match=message):
         run("no/such/source", tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio", "wandb"])
+def test_a_tracker_whose_package_is_missing_is_named(tmp_path, monkeypatch, tracker):
+    """The package may be installed here, so transformers is told that none is."""
+    monkeypatch.setattr(checks, "get_available_reporting_integrations", list)
+    with pytest.raises(ImportError, match=f"--report_to {tracker} needs a package .* pip install {tracker}.$"):
+        run("no/such/source", tmp_path / "run", report_to=tracker)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_is_told_rate_and_temperature(dataset, model, tmp_path):
+    """tensorboard: the loss, the temperature and the rate of each logged step."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    clibd.main(*arguments(dataset, model, tmp_path / "run", max_steps=3, report_to="tensorboard"))
+    (file,) = (tmp_path / "run").rglob("events.out.tfevents*")
+    found = events.EventAccumulator(str(file.parent)).Reload()
+    logged = {
+        name: {event.step: event.value for event in found.Scalars(f"train/{name}")}
+        for name in ("loss", "temperature", "samples_per_second")
+    }
+    steps = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
+    for name in logged:
+        expected = {entry["step"]: entry[name] for entry in steps if name in entry}
+        assert logged[name] == pytest.approx(expected) and len(expected) >= 2, name
 
 
 def test_several_gpus_in_one_process_are_refused_with_the_command(tmp_path, monkeypatch):
@@ -229,6 +260,7 @@ def test_several_gpus_in_one_process_are_refused_with_the_command(tmp_path, monk
 PUSHES = """
 import json, sys
 from bioscan_hf.trainers import pretrain_barcodebert as program
+from bioscan_hf.trainers import train_clibd as clibd
 for flags in json.loads(sys.argv.pop()):
     sys.argv[1:] = flags
     program.main(*program.parse(flags))
