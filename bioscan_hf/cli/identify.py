@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Option
 
 from .command import Output, Result, command
-from .identify_files import Abundance, DarwinCore, Files, Krona, Qiime, SampleColumn
+from .identify_files import Abundance, DarwinCore, Files, Html, Krona, Qiime, SampleColumn
 from .options import (
     Encoding,
     Force,
@@ -113,6 +113,7 @@ def identify(
     sequence_column: SequenceColumn = None,
     sample_column: SampleColumn = None,
     encoding: Encoding = "utf-8",
+    html: Html = None,
     abundance: Abundance = None,
     darwincore: DarwinCore = None,
     krona: Krona = None,
@@ -128,17 +129,19 @@ def identify(
         refuse_to_replace(force, output)
     _check(source, least, novel_share)
     check_ending(output)
-    files = Files(abundance, darwincore, krona, qiime)
+    files = Files(html, abundance, darwincore, krona, qiime)
     files.check(output, force)
     reads = _reads(source, out, id_column, sequence_column, sample_column, encoding)
     files.check_reads(reads)
     library = _made(references, out, format, ranks, marker, split, model, encoding, seed)
     with out.progress() as progress:
-        answers = library.identify(reads, least=least, novel_share=novel_share, progress=progress)
+        answers = library.identify(
+            reads, least=least, novel_share=novel_share, neighbours=files.neighbours, progress=progress
+        )
     answers = with_samples(answers, reads[sample_column].to_pylist() if sample_column else None)
-    write_answers(answers, output)
+    write_answers(answers.drop_columns("neighbours") if files.neighbours else answers, output)
     result = _summary(answers, library, least)
-    files.write(answers)
+    files.write(answers, library, reads, f"Names of {Path(source).name}", least)
     if str(output) != "-":
         _show(answers, result, out)
         out.wrote(output, *files.wanted)

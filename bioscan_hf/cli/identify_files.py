@@ -13,6 +13,8 @@ from .options import refuse_to_replace
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..identification.base import Library
+
 _PANEL = "Further files"
 
 Abundance = Annotated[
@@ -30,6 +32,15 @@ DarwinCore = Annotated[
 ]
 Krona = Annotated[Path | None, Option(metavar="FILE", help="Text for ktImportText of Krona.", rich_help_panel=_PANEL)]
 Qiime = Annotated[Path | None, Option(metavar="FILE", help="Taxonomy of QIIME 2, as TSV.", rich_help_panel=_PANEL)]
+Html = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Web page of the results, which opens from disk: summary, taxa, samples, and each sequence with its "
+        "nearest references and an alignment.",
+        rich_help_panel=_PANEL,
+    ),
+]
 SampleColumn = Annotated[
     str | None,
     Option(help="Column of a table with the sample of each sequence.", rich_help_panel="Your own sequences"),
@@ -40,6 +51,7 @@ SampleColumn = Annotated[
 class Files:
     """Files to write besides the table of names; None for those that are not wanted."""
 
+    html: Path | None = None
     abundance: Path | None = None
     darwincore: Path | None = None
     krona: Path | None = None
@@ -71,12 +83,22 @@ class Files:
         if self.qiime is not None:
             check_unique(reads["processid"].to_pylist())
 
-    def write(self, answers: pa.Table) -> None:
-        """Writes the files."""
+    @property
+    def neighbours(self) -> int:
+        """Nearest references of each sequence that the files need."""
+        from ..identification.report import SHOWN
+
+        return SHOWN if self.html is not None else 0
+
+    def write(self, answers: pa.Table, library: Library, reads: pa.Table, title: str, least: float) -> None:
+        """Writes the files. `title` is that of the page, `least` the confidence that names have at least."""
         from ..identification.exports import WRITERS
+        from ..identification.report import write_report
         from ..identification.samples import abundance
         from ..identification.tables import write_answers
 
+        if self.html is not None:
+            write_report(self.html, answers, library, reads["dna_barcode"], title=title, least=least)
         if self.abundance is not None:
             write_answers(abundance(answers), self.abundance)
         for name, write in WRITERS.items():

@@ -33,14 +33,22 @@ def read(path, delimiter=","):
 
 def test_all_files_at_once(folder, capsys):
     """Every read is in every file, and the abundances sum to the reads."""
-    files = {"abundance": "taxa.tsv", "darwincore": "dwc.csv", "krona": "krona.txt", "qiime": "taxonomy.tsv"}
+    files = {
+        "html": "report.html",
+        "abundance": "taxa.tsv",
+        "darwincore": "dwc.csv",
+        "krona": "krona.txt",
+        "qiime": "taxonomy.tsv",
+    }
     options = [word for name, file in files.items() for word in (f"--{name}", folder / file)]
     words = ["identify", folder / "reads.csv", folder / "names.csv", "--references", folder / "references.csv"]
     words += ["--sample-column", "Site name", "--sequence-column", "nucleotides"]
     main(list(map(str, [*words, *options])))
-    assert capsys.readouterr().out.splitlines()[-4:] == [f"Wrote {folder / name}" for name in files.values()]
+    assert capsys.readouterr().out.splitlines()[-5:] == [f"Wrote {folder / name}" for name in files.values()]
+    page = (folder / "report.html").read_text()
+    assert "<title>Names of reads.csv</title>" in page and '"strips":[[' in page
     names, taxa = read(folder / "names.csv"), read(folder / "taxa.tsv", "\t")
-    assert {row["sample"] for row in names} == {"lake", "wood"}
+    assert "neighbours" not in names[0] and {row["sample"] for row in names} == {"lake", "wood"}
     total = sum(int(row["size"]) for row in names)
     assert sum(int(row["lake"]) + int(row["wood"]) for row in taxa) == total == sum(range(1, len(names) + 1))
     assert [row["occurrenceID"] for row in read(folder / "dwc.csv")] == [row["id"] for row in names]
