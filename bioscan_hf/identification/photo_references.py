@@ -57,8 +57,8 @@ class Vectors:
 
 def is_embeddings(path: str | Path) -> bool:
     """Whether a folder holds embeddings of `embed`, perhaps of several modalities."""
-    folder = Path(path)
-    return any((folder / part / MANIFEST).is_file() for part in (".", *KEYS))
+    manifests = [Path(path) / part / MANIFEST for part in (".", *KEYS)]
+    return any(isinstance(read_json(one).get("shard_size"), int) for one in manifests if one.is_file())
 
 
 def read_vectors(
