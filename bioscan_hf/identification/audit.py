@@ -295,7 +295,8 @@ class _Placed:
             own = float(self.placed.score[row])
             finding = "reversed" if other >= LEAST_SCORE else "not_coi"
             found.add(row, finding, identity=max(own, other))
-        length = (self.placed.aligned[self.inside] != NOTHING).sum(1)
+        parts = [(self.placed.aligned[part] != NOTHING).sum(1) for part in _parts(self.inside)]
+        length = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         positions = self.references.region.positions
         for i in np.flatnonzero(length < WHOLE * positions).tolist():
             found.add(int(self.inside[i]), "short", f"covers {length[i]} of {positions} positions of the region")
@@ -346,16 +347,16 @@ class _Placed:
 
     def _reading_frame(self, found: _Findings, nearest: Ids, identity: NDArray[np.float64]) -> Mask:
         """References with a frameshift against their nearest neighbour (n,), or a stop codon; and the former (n,)."""
-        aligned = self.placed.aligned[self.inside]
-        stopped = np.zeros(len(aligned), np.bool_)
-        other_stopped = stopped
-        if self.frame is not None:
-            stopped = stops(aligned, self.frame.first, self.frame.code)
-            other_stopped = stops(self.placed.aligned[nearest], self.frame.first, self.frame.code)
-        # where only the neighbour has stop codons, the frameshift is its own
-        some = np.flatnonzero(_broken(aligned, self.placed.aligned[nearest]) & (stopped | ~other_stopped))
-        shifted = np.zeros(len(aligned), np.bool_)
-        for part in np.array_split(some, -(-len(some) // 256)) if len(some) else []:
+        n = len(self.inside)
+        stopped, doubtful, shifted = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        for part in _parts(np.arange(n)):
+            own, other = self.placed.aligned[self.inside[part]], self.placed.aligned[nearest[part]]
+            doubtful[part] = _broken(own, other)
+            if self.frame is not None:
+                stopped[part] = stops(own, self.frame.first, self.frame.code)
+                # where only the neighbour has stop codons, the frameshift is its own
+                doubtful[part] &= stopped[part] | ~stops(other, self.frame.first, self.frame.code)
+        for part in _parts(np.flatnonzero(doubtful), 256):
             rows = self.inside[part]
             codes = letters([self.references.sequences[row] for row in rows.tolist()]).numpy().astype(np.uint8)
             shifted[part] = mended(codes, self.placed.start[rows], self.placed.aligned[nearest[part]])[2]
@@ -364,6 +365,11 @@ class _Placed:
         for i in np.flatnonzero(stopped & ~shifted).tolist():
             found.add(int(self.inside[i]), "stop_codon", identity=float(identity[i]))
         return shifted
+
+
+def _parts(rows: Ids, most: int = 16_384) -> list[Ids]:
+    """Rows in parts that bound the memory."""
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 
 def _broken(aligned: NDArray[np.uint8], others: NDArray[np.uint8]) -> Mask:
