@@ -124,14 +124,20 @@ def test_gradient_checkpointing_gives_equal_gradients(name):
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_attention_implementations_agree(name):
+def test_attention_implementations_agree(name, monkeypatch):
     """eager and sdpa, set after loading."""
     model = MODELS[name]()
     inputs = inputs_of(model)
-    outputs = []
+    outputs, runs, fused = [], [], torch.nn.functional.scaled_dot_product_attention
     for implementation in ("eager", "sdpa"):
+        calls = []
+        monkeypatch.setattr(
+            torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
+        )
         model.set_attn_implementation(implementation)
         outputs.append(model(**inputs))
+        runs.append(len(calls))
+    assert runs[1] > runs[0], "the implementation is not changed: this would prove nothing"
     same(*outputs, 1e-5)
 
 
