@@ -128,15 +128,18 @@ def test_attention_implementations_agree(name, monkeypatch):
     """eager and sdpa, set after loading."""
     model = MODELS[name]()
     inputs = inputs_of(model)
-    outputs, runs, fused = [], [], torch.nn.functional.scaled_dot_product_attention
+    outputs, runs, calls, fused = [], [], [], torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return fused(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     for implementation in ("eager", "sdpa"):
-        calls = []
-        monkeypatch.setattr(
-            torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
-        )
         model.set_attn_implementation(implementation)
+        before = len(calls)
         outputs.append(model(**inputs))
-        runs.append(len(calls))
+        runs.append(len(calls) - before)
     assert runs[1] > runs[0], "the implementation is not changed: this would prove nothing"
     same(*outputs, 1e-5)
 
