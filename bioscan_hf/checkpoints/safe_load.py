@@ -32,9 +32,12 @@ DICTS = re.compile(
     r"\.AttributeDict"
 )
 
-#: Names that load as `Inert`: schedulers, types of Python, numpy's arrays and random states, a Lightning callback.
+#: Names that load as `Inert`: schedulers, types of Python, numpy's arrays and random states, a Lightning callback, and
+#: the options of hydra.
 INERT = re.compile(
-    r"torch\.optim\.lr_scheduler\.\w+|builtins\.(getattr|dict|frozenset|list|slice)|datetime\.timedelta|"
+    r"torch\.optim\.lr_scheduler\.\w+|builtins\.(getattr|dict|frozenset|list|slice|int|float|bool|str)|"
+    r"datetime\.timedelta|typing\.Any|"
+    r"omegaconf\.(base\.(Container)?Metadata|dictconfig\.DictConfig|listconfig\.ListConfig|nodes\.\w+Node)|"
     r"pathlib(\._local)?\.\w*Path|numpy\.(ndarray|dtype)|numpy\._?core\.multiarray\.(_reconstruct|scalar)|"
     r"numpy\.random\.(_pcg64\.PCG64|_mt19937\.MT19937|_pickle\.__\w+_ctor)|"
     r"numpy\.random\.bit_generator\.(SeedSequence|__pyx_unpickle_SeedSequence)|"
@@ -123,6 +126,7 @@ def _placeholders(pickled: bytes, path: Path) -> list[Any]:
         raise ValueError(f"{str(path)!r} cannot be read: it is damaged or was altered. {_EXPECTED}") from error
     # torch.save writes protocol 2, with Python 2's name of the builtins.
     names = {re.sub(r"^__builtin__\.", "builtins.", name.replace(" ", ".", 1)) for name in names}
+    names = {name.replace("builtins.long", "builtins.int") for name in names}
     found: list[Any] = []
     foreign = []
     for name in names:

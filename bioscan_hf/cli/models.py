@@ -179,13 +179,16 @@ def convert(
     text_tokenizer: Annotated[
         str | None, Option(metavar="ID", help="CLIBD: folder or Hub id of the tokenizer of its text encoder.")
     ] = None,
+    bpe_tokenizer: Annotated[
+        Path | None, Option(metavar="FOLDER", help="BarcodeMAE of BPE tokens: its published tokenizer.")
+    ] = None,
     labels: Annotated[
         Path | None, Option(help="Text file with the class names of a classifier, one per line.")
     ] = None,
     *,
     out: Output,
 ) -> Result:
-    """Convert a checkpoint of BarcodeBERT, CLIBD or the crop tool to a folder for from_pretrained."""
+    """Convert a checkpoint of BarcodeBERT, BarcodeMAE, BarcodeMamba, CLIBD or the crop tool to a folder."""
     from ..checkpoints.safe_load import load_checkpoint
     from ..files import read_json
 
@@ -211,6 +214,7 @@ def convert(
         num_attention_heads=heads,
         adapters=adapters,
         text_tokenizer=tokenizer,
+        bpe_tokenizer=bpe_tokenizer,
     )
     out.wrote(folder)
     out.say(f'In Python: AutoModel.from_pretrained("{folder}")')

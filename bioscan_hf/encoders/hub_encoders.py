@@ -143,6 +143,8 @@ def load_hub_encoder(
         encoder, info = AutoModel.from_pretrained(name, output_loading_info=True, **hub)
         _check_complete(name, info["missing_keys"])
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    if settings is None and config.get("pretraining") == "mae":  # converted: [CLS] and [SEP] are pooled, as published
+        settings = HubSettings(max_tokens=None, special_tokens=True)
     settings = settings or PUBLISHED.get(name, HubSettings())
     pool = mean_of_tokens if settings.attends else mean_of_tokens_without_mask
     version = f"@{hub['revision']}" if hub.get("revision") else ""

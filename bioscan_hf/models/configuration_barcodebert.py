@@ -221,6 +221,7 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
             "triplet", as in BarcodeMAE+; None adds none. It says which `taxon_head` the model has.
         taxon_objective_classes: For "classes": number of taxa.
         training_data: Name of the training dataset, if known.
+        pretraining: Of a converted model: "mae" for an encoder of BarcodeMAE.
         classifier_dropout: Dropout before the taxon classifier; None is 0, as published.
 
     Raises:
@@ -248,6 +249,7 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
     taxon_objective: str | None = None
     taxon_objective_classes: int = 0
     training_data: str | None = None
+    pretraining: str | None = None
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     use_cache: bool = False  # an encoder has no cache, and True makes gradient checkpointing warn
