@@ -17,6 +17,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +35,7 @@ from bioscan_hf.simulate.release import simulate_release
 from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator
 from bioscan_hf.training.clibd.batches import ClibdCollator
 from bioscan_hf.training.masking import MaskedKmerCollator
+from bioscan_hf.training.options.contrast import ContrastOptions
 from bioscan_hf.training.sampling import EpochSampler, block_order
 
 BATCH = 128
@@ -53,10 +55,13 @@ def loaders(dataset: Path) -> dict[str, tuple[int, Callable[[], Any]]]:
         return len(data), lambda: DataLoader(data, BATCH, shuffle=True, collate_fn=collator)
 
     tokenizer = KmerTokenizer(k=4)
-    altered = Augmentation()
+    contrast = ContrastOptions("")  # its defaults
+    altered = Augmentation(**{field.name: getattr(contrast, field.name) for field in fields(Augmentation)})
     return {
         "masked k-mers": of(barcodes, MaskedKmerCollator(tokenizer)),
-        "altered reads": of(barcodes, AugmentingCollator(KmerTokenizer(k=1), ["species"], altered, views=1, seed=0)),
+        "altered reads": of(
+            barcodes, AugmentingCollator(KmerTokenizer(k=1), ["species"], altered, views=contrast.views, seed=0)
+        ),
         "photos and barcodes": of(photos, ClibdCollator(ClibdProcessor(), ["image", "dna"])),
         "photos and barcodes, crops on the GPU": of(
             photos, ClibdCollator(ClibdProcessor(), ["image", "dna"], augment_on_device=True)
