@@ -1,14 +1,15 @@
 """`JointLibrary`: names by the sequence and the photo of one specimen together.
 
 Rank by rank, within the taxon of the rank above, the probabilities of both are multiplied and the shares that were
-expected before are divided out once, as for independent evidence. A name of one is weighed only against the other taxa
-of the same parent, because both confuse near relatives. Where one of the two is missing, the answer is that of the
-other.
+expected before are divided out once, as for independent evidence. Both err towards near relatives, though, so that
+two equal names are no proof against an unknown relative: the surer both are, the less their agreement counts. Where
+one of the two is missing, the answer is that of the other.
 Shape letters: n = specimens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class Side:
 
 @dataclass
 class _View:
-    """What one side says at a rank: its name, the number of taxa that it could be, and probabilities.
+    """What one side says of a specimen at a rank.
 
     Attributes:
         name: The name.
@@ -93,19 +94,20 @@ class _View:
     new: float
     known: float
 
-    def ratio(self, name: str | None) -> float:
-        """Probability over prior of a taxon; of one without references for None and for one that the side lacks."""
-        count = max(len(self.children), 2)
+    def ratio(self, name: str) -> float:
+        """Probability over prior of a name."""
         if name == self.name:
-            return self.right * count / self.known
-        if name in self.children:
-            return self.others()
-        return self.new / (1 - self.known) if self.known < 1 - _LEAST else self.others()
+            return self.right / self.known
+        return self.other / self.known if name in self.children else self.unknown
 
-    def others(self) -> float:
-        """The ratio of a taxon with another name."""
-        count = max(len(self.children), 2)
-        return self.other / (count - 1) * count / self.known
+    @property
+    def unknown(self) -> float:
+        """Probability over prior of a taxon without a reference."""
+        return self.new / (1 - self.known) if self.known < 1 - _LEAST else 1.0
+
+    def skill(self, count: int) -> float:
+        """How much likelier than by chance the name is, of `count` taxa: 0 to 1."""
+        return max(self.right / (self.right + self.other) - 1 / count, 0.0) / (1 - 1 / count)
 
 
 class JointLibrary:
@@ -268,10 +270,12 @@ def _view(side: Side, rank: str, i: int, name: str, children: set[str]) -> _View
 def _product(views: Sequence[_View | None], candidates: Sequence[str], children: set[str]) -> tuple[str, float, float]:
     """The likelier candidate, its probability, and that of a new taxon."""
     there = [view for view in views if view is not None]
-    known, count = there[0].known, max(len(children), 2)
-    weights = {name: known / count * float(np.prod([view.ratio(name) for view in there])) for name in candidates}
-    others = known * (count - len(candidates)) / count * float(np.prod([view.others() for view in there]))
-    new = (1 - known) * float(np.prod([view.ratio(None) for view in there]))
+    known, count, alike = there[0].known, max(len(children), 2), 1.0
+    if len(there) == 2 and len(candidates) == 1:
+        alike = 1 / count + (1 - 1 / count) * there[0].skill(count) * there[1].skill(count)
+    weights = {name: known * math.prod(view.ratio(name) for view in there) for name in candidates}
+    others = known * alike * math.prod(view.other / view.known for view in there)
+    new = (1 - known) * alike * math.prod(view.unknown for view in there)
     best = max(weights, key=lambda name: weights[name])
     total = sum(weights.values()) + others + new
     return best, weights[best] / total, new / total
