@@ -1,4 +1,4 @@
-"""Pretrains BarcodeBERT, or a BarcodeMamba, on k-mers (Task I of BIOSCAN-5M, https://arxiv.org/abs/2406.12723).
+"""Pretrains BarcodeBERT, BarcodeMAE or a BarcodeMamba on k-mers (Task I of BIOSCAN-5M, https://arxiv.org/abs/2406.12723).
 
 Full run with the published recipe and the shape of the published 8-4-4 model, on one node with 4 GPUs (not run, so its
 time and accuracy are unknown):
@@ -14,8 +14,12 @@ Smoke run on a laptop over a simulated release, in less than a minute:
 
 The same program is `bioscan-hf train pretrain`, also without a checkout (`-m bioscan_hf.cli.main train pretrain` for
 accelerate). On two CPU processes: `ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes 2 ...`. The
-first word may be a YAML file with options, which flags override. `--preset` names a recipe: `main`, `workshop2023` and
-`masked-only` are published, `fast` is for a GPU; other options override its values, and the results list these.
+first word may be a YAML file with options, which flags override. `--preset` names a recipe: `main`, `workshop2023`,
+`masked-only`, `barcodemae` and `barcodemae-plus` are published, `fast` is for a GPU; other options override its
+values, and the results list these.
+
+`--objective mae` trains a masked autoencoder (BarcodeMAE). `--taxon_objective classes` adds a loss on [CLS] that
+learns from names, by default of the genus, to either objective (BarcodeMAE+). The encoder alone opens by `AutoModel`.
 
 `--resume_from_checkpoint last` resumes a stopped run exactly (only its first logged loss covers the steps since the
 checkpoint). Masks and reading frames of a barcode follow from the seed, the epoch and the barcode. Validation masks
@@ -26,9 +30,11 @@ The output folder holds the model and its tokenizer, `results.json` (options, da
 card, and `trainer_state.json` (everything logged).
 """
 
+import hashlib
+import json
 import logging
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
 
@@ -42,6 +48,7 @@ from bioscan_hf.hub.cards import barcodebert_card
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
+from bioscan_hf.models.modeling_barcodemae import BarcodeMaeForPreTraining
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training.arguments import BarcodeTrainingArguments, global_batch_size, read_options
@@ -49,13 +56,17 @@ from bioscan_hf.training.machine import once_per_machine
 from bioscan_hf.training.masking import IGNORED, MaskedKmerCollator, Masking
 from bioscan_hf.training.presets import PRESETS
 from bioscan_hf.training.pretraining import (
+    DECODER_OPTIONS,
+    PREDICTED,
     PretrainingOptions,
     PretrainingTrainer,
     check_options,
     load_barcodes,
+    taxon_objective,
 )
 from bioscan_hf.training.run import TrainingRun, begin_run, run_program, run_training
 from bioscan_hf.training.sampling import EpochSampler, similar_length_order
+from bioscan_hf.training.taxon_objective import LABEL, TaxonObjective, label_rows, labels_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +76,7 @@ RUN_FILE = "pretraining.json"
 #: Config fields in the results, where the model has them.
 SHAPE = ("k", "vocabulary", "num_hidden_layers", "hidden_size")
 BERT_SHAPE, MAMBA_SHAPE = ("num_attention_heads", "intermediate_size"), ("num_heads", "head_dim", "state_size")
+MAE_SHAPE = (*BERT_SHAPE, "decoder_num_hidden_layers")
 
 
 def score_kmers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -90,8 +102,12 @@ def summarize_kmers(prediction: EvalPrediction, objective: str) -> dict[str, flo
     return {f"{objective}_accuracy": float(accuracy), f"{objective}_loss": float(loss)}
 
 
-def make_config(options: PretrainingOptions) -> BarcodeBertConfig | BarcodeMambaConfig:
-    """The config of a new model."""
+def make_config(options: PretrainingOptions, taxon_classes: int = 2) -> BarcodeBertConfig | BarcodeMambaConfig:
+    """The config of a new model.
+
+    Args:
+        taxon_classes: Taxa of the training rows, for --taxon_objective classes.
+    """
     names = ("k", "vocabulary", "max_nucleotides", "hidden_size", "num_hidden_layers")
     shared: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.backbone == "mamba":
@@ -99,6 +115,17 @@ def make_config(options: PretrainingOptions) -> BarcodeBertConfig | BarcodeMamba
             **shared, objective=options.objective, head_dim=options.head_dim, state_size=options.state_size
         )
     attention_dropout = options.dropout if options.attention_dropout is None else options.attention_dropout
+    if options.objective == "mae":
+        shared |= {name: getattr(options, name) for name in DECODER_OPTIONS}
+        shared["decoder_num_hidden_layers"] = options.decoder_num_hidden_layers or options.num_hidden_layers
+        shared["decoder_projection"] = options.decoder_projection or "auto"
+        shared["masked_loss_weight"] = options.masked_loss_weight
+    if options.taxon_objective != "none":
+        shared["taxon_objective"] = options.taxon_objective
+        shared["taxon_objective_classes"] = taxon_classes if options.taxon_objective == "classes" else 0
+        shared["pooling"] = "cls"
+    elif options.vocabulary == "barcodebert-cls":
+        shared["pooling"] = "tokens"  # nothing trains [CLS]
     return BarcodeBertConfig(
         **shared,
         max_position_embeddings=max(512, options.max_nucleotides // max(options.k, 1) + 1),
@@ -110,13 +137,11 @@ def make_config(options: PretrainingOptions) -> BarcodeBertConfig | BarcodeMamba
     )
 
 
-def make_model(
-    config: BarcodeBertConfig | BarcodeMambaConfig, attention: str
-) -> BarcodeBertForMaskedLM | BarcodeMambaForMaskedLM:
+def make_model(config: BarcodeBertConfig | BarcodeMambaConfig, attention: str) -> PreTrainedModel:
     """A model with random weights."""
     if isinstance(config, BarcodeMambaConfig):
         return BarcodeMambaForMaskedLM(config)
-    model = BarcodeBertForMaskedLM(config)
+    model = (BarcodeMaeForPreTraining if config.decoder_num_hidden_layers else BarcodeBertForMaskedLM)(config)
     model.set_attn_implementation(attention)
     return model
 
@@ -128,26 +153,32 @@ def make_collators(options: PretrainingOptions, seed: int) -> tuple[MaskedKmerCo
     if options.objective == "next":
         given["loss_on"] = "next"
     make = partial(MaskedKmerCollator, tokenizer, seed=seed, attend_padding=options.attend_padding)
-    validation = Masking(
-        options.mask_ratio, options.objective, mask_token_id=options.mask_token_id, random_offset=False
-    )
-    return make(Masking(**given), cut_padding=options.cut_padding), make(validation)
+    predicted = PREDICTED[options.objective]
+    validation = Masking(options.mask_ratio, predicted, mask_token_id=options.mask_token_id, random_offset=False)
+    label = LABEL if options.taxon_objective != "none" else None
+    return make(Masking(**given), cut_padding=options.cut_padding, label=label), make(validation)
 
 
 def make_sampler(
-    data: Dataset, options: PretrainingOptions, training_args: BarcodeTrainingArguments
+    data: Dataset,
+    options: PretrainingOptions,
+    training_args: BarcodeTrainingArguments,
+    objective: TaxonObjective | None = None,
 ) -> EpochSampler | None:
     """The order of the barcodes; None uses the Trainer's, by `train_sampling_strategy`.
 
     Lengths are those of the first reading frame, whichever is drawn. Otherwise the barcodes of a batch would share
     their reading frame, which is worse for learning.
     """
+    size = global_batch_size(training_args)
+    if objective is not None and (order := objective.order()) is not None:
+        return EpochSampler(order, labels_of(data), size, training_args.seed)
     if not training_args.similar_lengths:
         return None
     batches = data.with_format("arrow").iter(batch_size=50_000)
     lengths = np.concatenate([pc.binary_length(batch["dna_barcode"]).to_numpy() for batch in batches])
     tokens = np.minimum(lengths, options.max_nucleotides) // options.k
-    return EpochSampler(similar_length_order, tokens, global_batch_size(training_args), training_args.seed)
+    return EpochSampler(similar_length_order, tokens, size, training_args.seed)
 
 
 def make_trainer(
@@ -159,7 +190,9 @@ def make_trainer(
 ) -> PretrainingTrainer:
     """A Trainer of a model, with the collators of training and of validation."""
     options, training_args = run.options, run.training_args
-    sampler = make_sampler(data, options, cast(BarcodeTrainingArguments, training_args))
+    objective = taxon_objective(options, training_args)
+    sampler = make_sampler(data, options, cast(BarcodeTrainingArguments, training_args), objective)
+    masked_alone = options.loss_on == "masked" and PREDICTED[options.objective] == "masked"
     return PretrainingTrainer(
         model=model,
         args=training_args,
@@ -168,11 +201,51 @@ def make_trainer(
         data_collator=collators[0],
         eval_collator=collators[1],
         sampler=sampler,
-        sparse=options.sparse_loss and (options.objective, options.loss_on) == ("masked", "masked"),
+        sparse=options.sparse_loss and masked_alone,
         masked_loss_weight=options.masked_loss_weight,
-        compute_metrics=partial(summarize_kmers, objective=options.objective),
+        taxon_objective=objective,
+        compute_metrics=partial(summarize_kmers, objective=PREDICTED[options.objective]),
         preprocess_logits_for_metrics=score_kmers,
     )
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """Training and validation rows.
+
+    Attributes:
+        taxa: Names of the classes of the taxon objective; empty without one.
+        sizes: Split -> number of rows.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    taxa: list[str]
+    sizes: dict[str, int]
+
+    @classmethod
+    def load(cls, options: PretrainingOptions, objective: TaxonObjective | None) -> "PretrainingData":
+        """The splits of the options; validation reads no names."""
+        how = options.deduplicate, options.max_nucleotides
+        with once_per_machine():
+            train = load_barcodes(
+                options.source, options.train_split, *how, None if objective is None else objective.rank
+            )
+            sizes, validation = {options.train_split: len(train)}, None
+            if options.validation_split != "none":
+                validation = load_barcodes(options.source, options.validation_split, *how)
+                sizes[options.validation_split] = len(validation)
+            taxa: list[str] = []
+            if objective is not None:
+                train, taxa = label_rows(train, objective.rank)
+        logger.info("barcodes of each split: %s", sizes)
+        return cls(train, validation, taxa, sizes)
+
+    def describe_taxa(self) -> dict[str, Any]:
+        """Numbers of the taxon objective for results.json; empty without one."""
+        if not self.taxa:
+            return {}
+        return {"taxon_classes": len(self.taxa), "labelled_training_rows": int((labels_of(self.train) >= 0).sum())}
 
 
 def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -> dict[str, Any]:
@@ -185,28 +258,28 @@ def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -
             output folder do not allow the run.
     """
     check_options(options, training_args)
-    config, collators = make_config(options), make_collators(options, training_args.seed)
-    run = begin_run("barcodebert/pretrain", RUN_FILE, options, training_args, PRESETS)
+    make_config(options)  # refuses what does not fit, before data are loaded
+    collators, objective = make_collators(options, training_args.seed), taxon_objective(options, training_args)
+    data = PretrainingData.load(options, objective) if objective is not None else None
+    same = {"taxa": hashlib.sha256(json.dumps(data.taxa).encode()).hexdigest()} if data is not None else {}
+    run = begin_run("barcodebert/pretrain", RUN_FILE, options, training_args, PRESETS, same)
     if run.finished:
         return run.finished
-    with once_per_machine():
-        splits = [options.train_split, *({options.validation_split} - {"none"})]
-        how = options.deduplicate, options.max_nucleotides
-        loaded = {split: load_barcodes(options.source, split, *how) for split in splits}
-    data, validation = loaded[options.train_split], loaded.get(options.validation_split)
-    run.about["splits"] = {split: len(rows) for split, rows in loaded.items()}
-    logger.info("barcodes of each split: %s", run.about["splits"])
-    if validation is None:
+    data = data or PretrainingData.load(options, objective)
+    run.about |= {"splits": data.sizes} | data.describe_taxa()
+    if data.validation is None:
         training_args.eval_strategy = "no"
     set_seed(training_args.seed)
-    trainer = make_trainer(run, make_model(config, options.attention), collators, data, validation)
+    model = make_model(make_config(options, len(data.taxa)), options.attention)
+    trainer = make_trainer(run, model, collators, data.train, data.validation)
 
     def evaluate() -> dict[str, float]:
-        found = trainer.evaluate() if validation is not None else {}
-        kinds = {f"{options.objective}_loss": "loss_nats", f"{options.objective}_accuracy": "accuracy"}
-        return {f"validation_{options.objective}_{name}": found[f"eval_{key}"] for key, name in kinds.items() if found}
+        found, predicted = trainer.evaluate() if data.validation is not None else {}, PREDICTED[options.objective]
+        kinds = {f"{predicted}_loss": "loss_nats", f"{predicted}_accuracy": "accuracy"}
+        return {f"validation_{predicted}_{name}": found[f"eval_{key}"] for key, name in kinds.items() if found}
 
-    shape = (*SHAPE, *(BERT_SHAPE if options.backbone == "bert" else MAMBA_SHAPE))
+    shape = BERT_SHAPE if options.backbone == "bert" else MAMBA_SHAPE
+    shape = (*SHAPE, *(MAE_SHAPE if options.objective == "mae" else shape))
     return run_training(
         run,
         trainer,

@@ -24,6 +24,7 @@ BARCODE_TASKS = {
 #: Encoder family -> (link to the paper, files with citations).
 FAMILIES = {
     "barcodebert": ("[BarcodeBERT](https://arxiv.org/abs/2311.02401)", ("barcodebert", "bioscan5m")),
+    "barcodemae": ("[BarcodeMAE](https://arxiv.org/abs/2502.18405)", ("barcodemae", "barcodebert", "bioscan5m")),
     "barcodemamba": ("[BarcodeMamba](https://arxiv.org/abs/2412.11084)", ("barcodemamba", "barcodebert", "bioscan5m")),
     "alignedbarcode": ("the profiles of sequence alignment", ("bioscan5m",)),
 }
@@ -98,7 +99,8 @@ def _check_barcode_results(results: Mapping[str, Any]) -> tuple[Mapping[str, Any
     check_task(results, *BARCODE_TASKS)
     require(results, {"": ("model", "dataset", "splits", "options", "metrics"), "model": (), "options": ()})
     model = results["model"]
-    family = "alignedbarcode" if "positions" in model else "barcodemamba" if "state_size" in model else "barcodebert"
+    told = {"positions": "alignedbarcode", "state_size": "barcodemamba", "decoder_num_hidden_layers": "barcodemae"}
+    family = next((name for key, name in told.items() if key in model), "barcodebert")
     shape: tuple[str, ...] = ("hidden_size", "num_hidden_layers")
     if family == "alignedbarcode":
         shape = ("positions", "embedding_size", "output_size", "profile_weight")
@@ -115,7 +117,8 @@ def _shape(model: Mapping[str, Any]) -> str:
         learned = f"{size} learned dimensions" if size else "no learned dimensions"
         return f"{model['positions']} positions, {learned}, the profile counts {weight:.0%} of the cosine"
     heads = [f"{model['num_attention_heads']} heads"] if "num_attention_heads" in model else []
-    return ", ".join([f"{model['num_hidden_layers']} layers", *heads, f"hidden size {model['hidden_size']}"])
+    decoder = [f"{layers} layers of decoder"] if (layers := model.get("decoder_num_hidden_layers")) else []
+    return ", ".join([f"{model['num_hidden_layers']} layers", *heads, f"hidden size {model['hidden_size']}", *decoder])
 
 
 def _barcode_metrics(results: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, Any]]:

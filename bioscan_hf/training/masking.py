@@ -22,7 +22,7 @@ from .draws import draw_keys, uniform
 IGNORED = -100
 
 #: Vocabulary -> id of a masked k-mer. The models of 2023 were trained with id 1, which is not the id of <MASK>.
-MASK_TOKEN_IDS = {"barcodebert": 0, "barcodebert-n": 0, "barcodebert-2023": 1, "clibd": 1}
+MASK_TOKEN_IDS = {"barcodebert": 0, "barcodebert-n": 0, "barcodebert-cls": 0, "barcodebert-2023": 1, "clibd": 1}
 
 LOSSES = ("masked", "valid", "weighted", "all", "next")
 
@@ -74,7 +74,7 @@ class MaskedKmerCollator(SeededCollator):
 
     A k-mer can be masked if it holds only A, C, G and T and lies within the barcode. `labels` are token ids, -100
     where nothing is predicted. With `cut_padding`, a batch without padding has no `attention_mask`. With
-    `loss_on="weighted"` there is also `masked`, bool (B, L).
+    `loss_on="weighted"` there is also `masked`, bool (B, L), and with `label` also `taxon_labels`, int64 (B,).
 
     The masks of a barcode follow from the seed, the epoch (`set_epoch`) and the barcode.
 
@@ -83,6 +83,7 @@ class MaskedKmerCollator(SeededCollator):
         cut_padding: Whether a batch is as long as its longest row, instead of as long as a full barcode. The masks are
             the same either way.
         attend_padding: Leaves out `attention_mask`, so that padding is attended to, as in 2023.
+        label: Column of the ids of taxa, negative where missing; None: no labels of taxa.
 
     Raises:
         ValueError: if padding is both cut and part of what is learned.
@@ -96,6 +97,7 @@ class MaskedKmerCollator(SeededCollator):
         seed: int = 0,
         cut_padding: bool = False,
         attend_padding: bool = False,
+        label: str | None = None,
     ):
         super().__init__(seed)
         if cut_padding and (masking.loss_on == "all" or attend_padding):
@@ -103,7 +105,7 @@ class MaskedKmerCollator(SeededCollator):
                 "cut_padding is on, but padding is predicted (loss_on 'all') or attended to (attend_padding). Turn "
                 "cut_padding off."
             )
-        self.tokenizer, self.masking = tokenizer, masking
+        self.tokenizer, self.masking, self.label = tokenizer, masking, label
         self.cut_padding, self.attend_padding = cut_padding, attend_padding
         published = MASK_TOKEN_IDS[tokenizer.vocabulary]
         self.mask_token_id = published if masking.mask_token_id is None else masking.mask_token_id
@@ -134,6 +136,8 @@ class MaskedKmerCollator(SeededCollator):
         cut = {name: torch.from_numpy(np.ascontiguousarray(value[:, :longest])) for name, value in batch.items()}
         if self.attend_padding or (self.cut_padding and bool(cut["attention_mask"].all())):
             del cut["attention_mask"]
+        if self.label is not None:
+            cut["taxon_labels"] = torch.tensor([feature[self.label] for feature in features])
         return cut
 
     def _replacements(self, kmers: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Presets of pretraining.
 
 Sources: BarcodeBERT, https://arxiv.org/abs/2311.02401 (`main`: its public code for BIOSCAN-5M, and `workshop2023`: the
-code of its first version); BarcodeMAE, https://github.com/bioscan-ml/BarcodeMAE (`masked-only`)
+code of its first version); BarcodeMAE, https://github.com/bioscan-ml/BarcodeMAE (`masked-only`: its loss without its
+decoder, and `barcodemae`), and its successor (`barcodemae-plus`)
 """
 
 from __future__ import annotations
@@ -78,10 +79,43 @@ _FAST = _MAIN | {
     "torch_compile": _ON_GPU,
 }
 
+_MASKED_ONLY = _MAIN | {"loss_on": "masked", "weight_decay": 1e-5, "num_train_epochs": 45.0}
+
+_BARCODEMAE = _MASKED_ONLY | {
+    "objective": "mae",
+    "k": 6,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "decoder_num_hidden_layers": 6,
+    "decoder_num_attention_heads": 6,
+    "decoder_projection": "always",
+}
+
+#: The shape of the warm-up is not published; here the weight rises in equal steps.
+_BARCODEMAE_PLUS = _BARCODEMAE | {
+    "vocabulary": "barcodebert-cls",
+    "decoder_projection": "auto",
+    "loss_on": "weighted",
+    "masked_loss_weight": 0.999,
+    "taxon_objective": "classes",
+    "taxon_rank": "genus",
+    "taxon_loss_weight": 0.1,
+    "taxon_warmup_epochs": 5.0,
+    "taxa_per_batch": 16,
+    "rows_per_taxon": 4,
+    "learning_rate": 7e-5,
+    "per_device_train_batch_size": 128,
+    "num_train_epochs": 35.0,
+    "max_grad_norm": 0.5,
+    "bf16": _ON_GPU and torch.cuda.is_bf16_supported(),
+}
+
 #: Published recipes and "fast": preset -> option -> value.
 PRESETS: dict[str, dict[str, Any]] = {
     "main": _MAIN,
     "workshop2023": _WORKSHOP_2023,
-    "masked-only": _MAIN | {"loss_on": "masked", "weight_decay": 1e-5, "num_train_epochs": 45.0},
+    "masked-only": _MASKED_ONLY,
+    "barcodemae": _BARCODEMAE,
+    "barcodemae-plus": _BARCODEMAE_PLUS,
     "fast": _FAST,
 }

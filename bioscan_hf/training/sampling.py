@@ -1,4 +1,4 @@
-"""Orders of training rows: batches of similar length, batches without duplicates, and blocks of a file together.
+"""Orders of training rows: batches of similar length, without duplicates, of blocks of a file, of several taxa.
 
 Shape letters: n = rows of a dataset.
 """
@@ -24,18 +24,18 @@ SORTED_BATCHES = 64
 #: Streams of blocks that a batch is made of, turns of streams, and blocks whose rows are shuffled together.
 LANES, TURNS, BLOCKS_TOGETHER = 8, 4, 4
 
-#: Makes a permutation (n,) of the rows from a number for each row (n,), the global batch size and a seed.
+#: Makes an order (n,) of the rows from a number for each row (n,), the global batch size and a seed.
 Order: TypeAlias = Callable[[NDArray[np.int64], int, Sequence[int]], NDArray[np.int64]]
 
 
 class EpochSampler(Sampler[int]):
-    """Samples each row once an epoch, in an order that follows from the seed and the epoch.
+    """Samples the rows of an epoch, in an order that follows from the seed and the epoch.
 
     Every process and a resumed run use the same order.
 
     Args:
-        order: `similar_length_order`, `distinct_order` or `block_order`.
-        values: What the order goes by: the length, the group or the block of each row, (n,).
+        order: `similar_length_order`, `distinct_order`, `block_order`, or a partial of `taxon_order`.
+        values: What the order goes by: the length, the group, the block or the label of each row, (n,).
         batch_size: Rows of a global batch.
     """
 
@@ -147,6 +147,46 @@ def block_order(blocks: NDArray[np.int64], batch_size: int, seed: Sequence[int])
     batches = parts[:, :whole].reshape(TURNS, lanes, -1, share).transpose(2, 0, 1, 3)
     rest = np.concatenate([parts[:, whole:].ravel(), rows[length * streams :]])
     return np.concatenate([batches.ravel(), draw.permutation(rest)])
+
+
+def taxon_order(
+    labels: NDArray[np.int64], batch_size: int, seed: Sequence[int], *, taxa: int, rows: int
+) -> NDArray[np.int64]:
+    """Rows (n,) of an epoch, whose batches hold several rows of some taxa, and rows of all kinds.
+
+    A batch holds `rows` rows of each of `taxa` taxa, or all rows of a smaller taxon, shuffled together with rows of
+    the whole dataset. Taxa with one row are not chosen. The taxa take turns, the rows of a taxon too, and so do the
+    rows of the dataset: a row can occur twice in an epoch, and rows of large taxa occur less often. An incomplete last
+    batch holds rows of the dataset only.
+
+    Source: BarcodeMAE+, https://github.com/bioscan-ml/BarcodeMAE-plus (16 taxa, 4 rows, batches of 128).
+
+    Args:
+        labels: Taxon of each row (n,), negative where missing.
+    """
+    draw = np.random.default_rng(list(seed))
+    by_label = np.argsort(labels, kind="stable")
+    by_label = by_label[np.searchsorted(labels[by_label], 0) :]
+    groups = np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1)
+    members = [draw.permutation(group) for group in groups if len(group) > 1]
+    used = np.zeros(len(members), np.int64)
+    turn, everything = draw.permutation(len(members)), draw.permutation(len(labels))
+    place = filled = 0
+    order = np.empty(len(labels), np.int64)
+    for start in range(0, len(labels) // batch_size * batch_size, batch_size):
+        batch: list[NDArray[np.int64]] = []
+        for taxon in np.take(turn, range(place, place + min(taxa, len(turn))), mode="wrap") if len(turn) else ():
+            group, first = members[taxon], used[taxon]
+            used[taxon] += min(rows, len(group))
+            batch.append(np.take(group, range(first, used[taxon]), mode="wrap"))
+        place += taxa
+        rest = batch_size - sum(map(len, batch))
+        batch.append(np.take(everything, range(filled, filled + rest), mode="wrap"))
+        filled += rest
+        order[start : start + batch_size] = draw.permutation(np.concatenate(batch))
+    left = len(labels) % batch_size
+    order[len(labels) - left :] = np.take(everything, range(filled, filled + left), mode="wrap")
+    return order
 
 
 def groups_of(column: pa.ChunkedArray, *, barcodes: bool = False) -> NDArray[np.int64]:

@@ -30,13 +30,14 @@ from training_runs import (
 from transformers import AutoTokenizer
 
 from bioscan_hf.dataset.build import build
+from bioscan_hf.models.barcode_heads import weighted_loss
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM
 from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.trainers import pretrain_barcodebert as program
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
 from bioscan_hf.training.presets import PRESETS
-from bioscan_hf.training.pretraining import PretrainingOptions, check_options, weighted_loss
+from bioscan_hf.training.pretraining import PretrainingOptions, check_options
 from bioscan_hf.training.run import begin_run
 
 MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -187,7 +188,7 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"objective": "next"}, ValueError, "--objective next needs --backbone mamba"),
         ({"backbone": "lstm"}, ValueError, "Unknown --backbone 'lstm'. Choose one of bert, mamba"),
         ({"backbone": "mamba", "mlm_head": "tied"}, ValueError, "mlm_head is 'tied'"),
-        ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, .*, masked-only, fast, none"),
+        ({"preset": "mine"}, ValueError, "Unknown preset 'mine'. Choose one of main, .*barcodemae-plus, fast, none"),
         (
             {"dataloader_persistent_workers": True},
             ValueError,

@@ -55,13 +55,15 @@ def test_the_published_objective_labels_visible_kmers_too():
     assert torch.equal(valid["labels"], plain(features))
 
 
-@pytest.mark.parametrize("vocabulary", ["barcodebert", "barcodebert-n", "barcodebert-2023", "clibd"])
+@pytest.mark.parametrize(
+    "vocabulary", ["barcodebert", "barcodebert-n", "barcodebert-cls", "barcodebert-2023", "clibd"]
+)
 def test_only_kmers_of_the_barcode_are_maskable(vocabulary):
     """With k = 3: ACG, aaa and TTT are; GNT, an incomplete k-mer, padding and special tokens are not."""
     own = tokenizer(vocabulary=vocabulary)
     collator = make(own, mask_ratio=1.0, random_offset=False, seed=0)
     batch = collator([{"dna_barcode": "ACGGNTaaaTTTAC"}, {"dna_barcode": "AC"}])
-    first = int(vocabulary == "clibd")
+    first = int(vocabulary in ("clibd", "barcodebert-cls"))
     acg, aaa, ttt = own.convert_tokens_to_ids(["ACG", "AAA", "TTT"])
     expected = torch.full((2, 20 + first), -100)
     expected[0, first] = acg
@@ -169,6 +171,16 @@ def test_weighted_and_next_labels():
     assert torch.equal(weighted["labels"], ids) and torch.equal(weighted["masked"], weighted["input_ids"] == 0)
     assert torch.equal(nothing["input_ids"], ids)
     assert torch.equal(nothing["labels"][:, 1:], ids[:, 1:]) and (nothing["labels"][:, 0] == -100).all()
+
+
+def test_labels_of_taxa_and_the_cls_token():
+    """[CLS] is before each barcode, and is neither masked nor predicted; a missing label stays negative."""
+    own = tokenizer(vocabulary="barcodebert-cls")
+    features = [row | {"taxon_label": label} for row, label in zip(rows(3), (4, -100, 0), strict=True)]
+    batch = make(own, mask_ratio=1.0, random_offset=False, loss_on="valid", label="taxon_label")(features)
+    assert batch["taxon_labels"].tolist() == [4, -100, 0]
+    assert (batch["input_ids"][:, 0] == 2).all() and not batch["input_ids"][:, 1:].any()
+    assert (batch["labels"][:, 0] == -100).all() and (batch["labels"][:, 1:] >= 3).all()
 
 
 def letters_of(ids, own):

@@ -1,12 +1,20 @@
 """Orders of rows: batches of similar length, and batches without duplicates."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from bioscan_hf.training.sampling import EpochSampler, block_order, distinct_order, groups_of, similar_length_order
+from bioscan_hf.training.sampling import (
+    EpochSampler,
+    block_order,
+    distinct_order,
+    groups_of,
+    similar_length_order,
+    taxon_order,
+)
 from bioscan_hf.training.trainer import EpochCallback
 
 
@@ -32,6 +40,44 @@ def test_the_order_follows_from_seed_and_epoch():
     assert len(sampler) == 300 and list(sampler) == first != second
     assert list(EpochSampler(similar_length_order, lengths, 8, seed=2)) != first
     assert lengths[first[:8]].mean() != lengths[np.argsort(lengths)[:8]].mean(), "sorted over the whole epoch"
+
+
+def test_batches_hold_rows_of_several_taxa():
+    """640 rows, of which 400 are of 20 taxa of 5 to 35 rows: batches of 32 have 4 rows of each of 4 taxa or more.
+
+    Of the 16 other rows, most are of other taxa or of none: 4 taxa with 4 rows come by chance in no plain batch.
+    """
+    draw = np.random.default_rng(0)
+    labels = np.full(640, -1)
+    labels[:400] = np.repeat(np.arange(20), np.linspace(5, 35, 20).round().astype(int))
+    labels = draw.permutation(labels)
+    order = taxon_order(labels, 32, (0, 0), taxa=4, rows=4)
+    assert order.shape == (640,) and np.array_equal(order, taxon_order(labels, 32, (0, 0), taxa=4, rows=4))
+    assert not np.array_equal(order, taxon_order(labels, 32, (0, 1), taxa=4, rows=4))
+
+    def many(rows):
+        return sum(count >= 4 for label, count in Counter(labels[rows].tolist()).items() if label >= 0)
+
+    assert min(many(batch) for batch in order.reshape(-1, 32)) >= 4
+    assert max(many(batch) for batch in draw.permutation(640).reshape(-1, 32)) < 4
+    chosen = Counter(
+        label
+        for batch in order.reshape(-1, 32)
+        for label, n in Counter(labels[batch].tolist()).items()
+        if n >= 4 and label >= 0
+    )
+    assert len(chosen) == 20 and len(set(order.tolist())) > 320
+    sampler = EpochSampler(partial(taxon_order, taxa=4, rows=4), labels, 32, seed=0)
+    assert list(sampler) == order.tolist() and len(sampler) == 640
+
+
+def test_small_taxa_and_missing_labels_fill_batches_with_any_rows():
+    """A taxon of 2 rows gives both, one of 1 row none; without labels, the order is a permutation."""
+    labels = np.array([0, 0, 1, -1, -1, -1, -1, -1, -1, -1])
+    order = taxon_order(labels, 5, (0, 0), taxa=3, rows=4)
+    assert all({0, 1} <= set(batch.tolist()) for batch in order.reshape(2, 5))
+    assert sorted(taxon_order(np.full(13, -1), 5, (0, 0), taxa=3, rows=4).tolist()) == list(range(13))
+    assert len(taxon_order(labels[:3], 5, (0, 0), taxa=3, rows=4)) == 3
 
 
 def test_no_batch_holds_a_group_twice():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...schema import MAX_NUCLEOTIDES
 from .shared import OVERWRITE_HELP, SOURCE_HELP, option, required
@@ -12,12 +13,18 @@ from .shared import OVERWRITE_HELP, SOURCE_HELP, option, required
 class PretrainingOptions:
     """Options of pretraining: data, model and loss."""
 
+    #: Option -> heading before it in `--help`.
+    HEADINGS: ClassVar[dict[str, str]] = {
+        "decoder_num_hidden_layers": "Decoder, with --objective mae",
+        "taxon_objective": "Names of taxa (BarcodeMAE+)",
+    }
+
     source: str = required(SOURCE_HELP)
     preset: str = option(
         "none",
-        "Recipe: 'main', 'workshop2023' or 'masked-only', as published and in single precision; or 'fast', the "
-        "published objective in large batches for a GPU: bfloat16, TF32, a compiled model. Other options override its "
-        "values.",
+        "Recipe: 'main', 'workshop2023', 'masked-only', 'barcodemae' or 'barcodemae-plus', as published; or 'fast': "
+        "the objective of 'main' in large batches for a GPU, with bfloat16, TF32, a compiled model. Other options "
+        "override its values.",
     )
     train_split: str = option("pretrain", "Split to train on; 'a+b' joins two.")
     validation_split: str = option("val", "Split to validate on (its labels are not read); 'none': no validation.")
@@ -27,10 +34,16 @@ class PretrainingOptions:
         "metadata file, whatever its split, as published.",
     )
     k: int = option(4, "Nucleotides per token.")
-    vocabulary: str = option("barcodebert", "Vocabulary of the tokenizer.")
+    vocabulary: str = option(
+        "barcodebert", "Vocabulary of the tokenizer; 'barcodebert-cls' has [CLS] before each barcode."
+    )
     max_nucleotides: int = option(MAX_NUCLEOTIDES, "Nucleotides read of a barcode.")
     backbone: str = option("bert", "'bert', or 'mamba', a state-space encoder.")
-    objective: str = option("masked", "'masked' k-mers, or, with --backbone mamba, the 'next' k-mer.")
+    objective: str = option(
+        "masked",
+        "'masked' k-mers; 'mae': the same, but the encoder does not read masked k-mers and a decoder predicts them "
+        "(BarcodeMAE); or, with --backbone mamba, the 'next' k-mer.",
+    )
     hidden_size: int = option(768, "Width of the encoder.")
     intermediate_size: int = option(3072, "bert: width inside the feed-forward layers.")
     num_hidden_layers: int = option(4, "Layers of the encoder.")
@@ -60,3 +73,28 @@ class PretrainingOptions:
     cut_padding: bool = option(True, "Cut each batch to its longest row.")
     sparse_loss: bool = option(True, "With --loss_on masked: compute logits only for masked k-mers.")
     overwrite: bool = option(False, OVERWRITE_HELP)
+    decoder_num_hidden_layers: int | None = option(None, "Layers of the decoder. Default: as the encoder.")
+    decoder_num_attention_heads: int | None = option(None, "Attention heads. Default: as the encoder.")
+    decoder_hidden_size: int | None = option(None, "Width. Default: that of the encoder.")
+    decoder_intermediate_size: int | None = option(
+        None, "Width inside its feed-forward layers. Default: that of the encoder."
+    )
+    decoder_projection: str | None = option(
+        None,
+        "A linear layer before the decoder: 'always', as published, or 'auto': only if the widths differ. Default: "
+        "auto.",
+    )
+    taxon_objective: str = option(
+        "none",
+        "A loss on [CLS] beside that of k-mers, as in BarcodeMAE+: 'classes' (cross-entropy), 'pairs' (of one taxon "
+        "or not) or 'triplet'. Rows without a name count for the k-mers alone. Needs --vocabulary barcodebert-cls.",
+    )
+    taxon_rank: str | None = option(None, "Rank of the taxa, or dna_bin. Default: genus.")
+    taxon_loss_weight: float | None = option(None, "Weight of this loss. Default: 0.1.")
+    taxon_warmup_epochs: float | None = option(None, "Epochs over which the weight rises from 0. Default: 5.")
+    taxa_per_batch: int | None = option(
+        None,
+        "Taxa of which each batch, over all processes, has --rows_per_taxon rows; the others are of all kinds. "
+        "Default: 0, all rows at random.",
+    )
+    rows_per_taxon: int | None = option(None, "Rows of each of these taxa. Default: 4.")

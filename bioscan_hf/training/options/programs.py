@@ -42,10 +42,10 @@ class Program:
 PROGRAMS = {
     "pretrain": Program(
         "pretrain_barcodebert",
-        "Pretrain BarcodeBERT, or a BarcodeMamba, on the k-mers of barcodes.",
+        "Pretrain BarcodeBERT, BarcodeMAE or a BarcodeMamba on the k-mers of barcodes.",
         (
             "bioscan-hf train pretrain --source dataset --preset main --output_dir out/barcodebert",
-            f"{LAUNCH} pretrain --source dataset --preset main --k 8 --output_dir out/barcodebert_k8",
+            f"{LAUNCH} pretrain --source dataset --preset barcodemae-plus --output_dir out/barcodemae",
         ),
         PretrainingOptions,
         BarcodeTrainingDefaults,
@@ -122,8 +122,11 @@ def help_page(name: str, group: str = "train") -> str:
 
 
 def _described(kind: type, width: int) -> Iterator[str]:
-    """Lines that describe the options of a dataclass."""
+    """Lines that describe the options of a dataclass, under its `HEADINGS` if it has some."""
+    headings = vars(kind).get("HEADINGS", {})
     for option in fields(kind):
+        if option.name in headings:
+            yield from ("", f"{headings[option.name]}:")
         text = f"{option.metadata['help']} {_default(option)}".strip()
         yield from textwrap.wrap(
             text, width, initial_indent=f"  --{option.name:<28} ", subsequent_indent=" " * 33, break_on_hyphens=False
