@@ -149,6 +149,9 @@ def test_sentence_transformers(tmp_path):
         np.testing.assert_allclose(encoder.encode(BARCODES[:4], batch_size=batch_size), expected, rtol=0, atol=NEAR)
     long = BARCODES[0] * 3  # truncated at max_nucleotides, as by the tokenizer
     np.testing.assert_allclose(encoder.encode([long])[0], expected[0], rtol=0, atol=NEAR)
+    for short in (["G"], ["G", ""]):  # shorter than k: a batch without a token
+        found = encoder.encode(short)
+        assert found.shape == (len(short), expected.shape[1]) and not found.any()
 
 
 def test_refused_sentence_transformers(tmp_path):
