@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from .command import Output, Result, command
 from .identify_files import Abundance, DarwinCore, Files, Html, Krona, Qiime, SampleColumn
+from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos
 from .options import (
     Encoding,
     Force,
@@ -22,6 +23,8 @@ from .options import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..identification.base import Library
+    from ..identification.joint import JointLibrary
     from ..identification.library import ReferenceLibrary
 
 _LIBRARY = "References"
@@ -48,14 +51,19 @@ Split = Annotated[
 Model = Annotated[
     str | None,
     Option(
-        help="Folder or Hub id of a fitted barcode encoder. Default: one is fitted to the references.",
+        help="Folder or Hub id of a fitted barcode encoder. Default: one is fitted to the references. For photos: a "
+        "CLIBD model or another encoder of photos.",
         rich_help_panel=_LIBRARY,
     ),
 ]
 SHOWN = 5
 
 
-@command("Names for specimens", "bioscan-hf references bold.tsv library")
+@command(
+    "Names for specimens",
+    "bioscan-hf references bold.tsv library",
+    "bioscan-hf references dataset photo_library --config cropped_256 --model clibd",
+)
 def references(
     sources: Annotated[list[str], Argument(metavar="FILES... OUTPUT", help=f"{_REFERENCES}; last, the new folder.")],
     format: Format = None,
@@ -63,6 +71,8 @@ def references(
     marker: Marker = "COI-5P",
     split: Split = None,
     model: Model = None,
+    config: Photos = "dna",
+    keys: Keys = "image",
     encoding: Encoding = "utf-8",
     seed: Seed = 0,
     force: Force = False,
@@ -72,8 +82,10 @@ def references(
     """Make a library of references: sequences, names, and how far names by them can be trusted.
 
     audit.csv in the folder lists suspicious references: names at odds with equal sequences, BINs or other ranks,
-    records among other taxa, and sequences that do not fit. They stay in the library.
+    records among other taxa, and sequences that do not fit. They stay in the library. With --config, the library is of
+    photos, by the encoder --model.
     """
+    given = dict(locals())
     from ..identification.audit import counted
     from ..identification.tables import write_answers
 
@@ -82,6 +94,12 @@ def references(
     *files, folder = sources
     output = Path(folder)
     refuse_to_replace(force, output / "library.json")
+    if config != "dna":
+        photos = library_of_photos(files, given, out)
+        photos.save_pretrained(output)
+        _tell(photos, out)
+        out.wrote(output)
+        return {"output": str(output), **_facts(photos)}
     library = _made(files, out, format, ranks, marker, split, model, encoding, seed)
     library.save_pretrained(output)
     _tell(library, out)
@@ -92,9 +110,18 @@ def references(
     return {"output": str(output), **_facts(library), "audit": counted(audit)}
 
 
-@command("Names for specimens", "bioscan-hf identify reads.fasta names.csv --references bold.tsv")
+@command(
+    "Names for specimens",
+    "bioscan-hf identify reads.fasta names.csv --references bold.tsv",
+    "bioscan-hf identify photos names.csv --references photo_library --model clibd",
+)
 def identify(
-    source: Annotated[str, Argument(help="FASTA, FASTQ, CSV or TSV with sequences, also .gz.")],
+    source: Annotated[
+        str,
+        Argument(
+            help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; folder of photos; table with a column `photo`."
+        ),
+    ],
     output: Annotated[Path, Argument(help="Table to write: .csv, .tsv, .json, .parquet or .xlsx; - for the screen.")],
     references: Annotated[list[str], Option(metavar="FILE", help=f"{_REFERENCES}, repeatable.")],
     least: Annotated[float, Option(help="Smallest confidence of the name in the column `name`.")] = 0.95,
@@ -107,6 +134,9 @@ def identify(
     marker: Marker = "COI-5P",
     split: Split = None,
     model: Model = None,
+    config: Photos = "dna",
+    keys: Keys = "image",
+    source_split: SourceSplit = None,
     seed: Seed = 0,
     force: Force = False,
     id_column: IdColumn = None,
@@ -121,23 +151,20 @@ def identify(
     *,
     out: Output,
 ) -> Result:
-    """Name your own sequences by the nearest references, with a confidence at every rank."""
+    """Name your own sequences or photos by the nearest references, with a confidence at every rank.
+
+    Where a table has a photo and a sequence of a specimen, and --references a library of each, both are joined.
+    """
+    given = dict(locals())
     from ..identification.samples import with_samples
     from ..identification.tables import check_ending, write_answers
 
     if str(output) != "-":
         refuse_to_replace(force, output)
-    _check(source, least, novel_share)
     check_ending(output)
     files = Files(html, abundance, darwincore, krona, qiime)
     files.check(output, force)
-    reads = _reads(source, out, id_column, sequence_column, sample_column, encoding)
-    files.check_reads(reads)
-    library = _made(references, out, format, ranks, marker, split, model, encoding, seed)
-    with out.progress() as progress:
-        answers = library.identify(
-            reads, least=least, novel_share=novel_share, neighbours=files.neighbours, progress=progress
-        )
+    answers, library, reads = _answers(given, files, out)
     answers = with_samples(answers, reads[sample_column].to_pylist() if sample_column else None)
     write_answers(answers.drop_columns("neighbours") if files.neighbours else answers, output)
     result = _summary(answers, library, least)
@@ -146,6 +173,31 @@ def identify(
         _show(answers, result, out)
         out.wrote(output, *files.wanted)
     return {"output": str(output), "references": len(library), "least": least, **result}
+
+
+def _answers(given: dict[str, Any], files: Files, out: Output) -> tuple[pa.Table, Any, pa.Table]:
+    """Answers, the library that gave them, and ids and sequences; `given` are the options of the command by name."""
+    for flag, name in (("--least", "least"), ("--novel-share", "novel_share")):
+        if given[name] is not None and not 0 <= given[name] <= 1:
+            raise ValueError(f"{flag} {given[name]} is not a share: give a number from 0 to 1.")
+    if not are_photos(*(given[name] for name in ("source", "config", "references", "model", "encoding"))):
+        return _sequences(given, files, out)
+    if given["html"] is not None or given["sample_column"] is not None:
+        raise ValueError("--html and --sample-column are for sequences. Leave them out for photos.")
+    return identify_photos(given, files, out)
+
+
+def _sequences(given: dict[str, Any], files: Files, out: Output) -> tuple[pa.Table, ReferenceLibrary, pa.Table]:
+    """Answers for sequences, the library and the sequences; `given` are the options of the command by name."""
+    _check(given["source"])
+    columns = (given[name] for name in ("id_column", "sequence_column", "sample_column", "encoding"))
+    reads = _reads(given["source"], out, *columns)
+    files.check_reads(reads)
+    made = (given[name] for name in ("format", "ranks", "marker", "split", "model", "encoding", "seed"))
+    library = _made(given["references"], out, *made)
+    how = {name: given[name] for name in ("least", "novel_share")}
+    with out.progress() as progress:
+        return library.identify(reads, neighbours=files.neighbours, progress=progress, **how), library, reads
 
 
 def _reads(
@@ -205,7 +257,7 @@ def _made(
         )
 
 
-def _facts(library: ReferenceLibrary) -> Result:
+def _facts(library: Library) -> Result:
     calibration = library.calibration
     return {
         "records": len(library),
@@ -216,7 +268,7 @@ def _facts(library: ReferenceLibrary) -> Result:
     }
 
 
-def _tell(library: ReferenceLibrary, out: Output) -> None:
+def _tell(library: Library, out: Output) -> None:
     formats = ", ".join(f"{name} ({number})" for name, number in library.info["formats"].items())
     taxa = ", ".join(f"{len(library.taxa[rank]):,} {rank}" for rank in library.ranks)
     out.say(f"{len(library):,} references, read as {formats}: {taxa}.")
@@ -236,7 +288,7 @@ def _tell_audit(found: dict[str, int], out: Output) -> None:
         out.say(f"{found['species_in_several_bins']:,} species are in several BINs.")
 
 
-def _summary(answers: pa.Table, library: ReferenceLibrary, least: float) -> Result:
+def _summary(answers: pa.Table, library: Library | JointLibrary, least: float) -> Result:
     """Numbers of the answers: by status, by deepest rank, and the share of new species."""
     from collections import Counter
 
@@ -258,31 +310,32 @@ def _show(answers: pa.Table, result: Result, out: Output) -> None:
     for row in answers.slice(0, SHOWN).to_pylist():
         name = f"{row['name']} ({row['rank']}, {row['confidence']:.1%})" if row["name"] else "no name"
         told = "" if row["status"] == "ok" else f" [{row['status']}]"
-        near = "" if row["identity"] is None else f", nearest {row['nearest']} at {row['identity']:.1%}"
+        alike = row["similarity"] if row.get("identity") is None and "similarity" in row else row.get("identity")
+        near = "" if alike is None else f", nearest {row['nearest'] or row['photo_nearest']} at {alike:.1%}"
         out.say(f"  {row['id']}: {name}{near}{told}")
-    total = result["sequences"]
+    total, what = result["sequences"], "sequences" if "strand" in answers.column_names else "photos"
     lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
     lines["without a name"] = total - sum(lines.values())
-    out.say(f"{total:,} sequences:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
+    out.say(f"{total:,} {what}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
     others = {status: count for status, count in result["status"].items() if status != "ok"}
     if others:
         out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
     if "novel_share" in result:
         low, high = result["novel_share_interval"]
         out.say(
-            f"Share of sequences whose species has no reference: {result['novel_share']:.0%} "
+            f"Share of {what} whose species has no reference: {result['novel_share']:.0%} "
             f"({low:.0%} to {high:.0%}); set it by --novel-share."
         )
 
 
-def _check(source: str, least: float, novel_share: float | None) -> None:
-    """Raises an error for a source that is not a sequence file and for shares outside [0, 1]."""
+def _check(source: str) -> None:
+    """Raises an error for a source that is not a sequence file."""
     from ..dataset.sequences import is_sequence_file
 
     if not Path(source).exists():
         raise FileNotFoundError(f"There is no file {source!r}.")
     if not is_sequence_file(source):
-        raise ValueError(f"{source!r} is not a sequence file: give FASTA, FASTQ, CSV or TSV, also .gz.")
-    for flag, value in (("--least", least), ("--novel-share", novel_share)):
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{flag} {value} is not a share: give a number from 0 to 1.")
+        raise ValueError(
+            f"{source!r} is not a sequence file: give FASTA, FASTQ, CSV or TSV, also .gz. Photos of a dataset need "
+            f"--config."
+        )

@@ -34,11 +34,14 @@ SourceSplit = Annotated[
 def are_photos(source: str, config: str, references: list[str], model: str | None, encoding: str) -> bool:
     """Whether the specimens of a source are to be named by photos."""
     from ..identification.photo_files import has_photo_column, is_folder_of_photos
-    from ..identification.stored import is_library_of_photos
+    from ..identification.opening import of_photos
+    from ..identification.stored import is_library
 
     if config != "dna" or is_folder_of_photos(source):
         return True
-    return has_photo_column(source, encoding) and (model is not None or any(map(is_library_of_photos, references)))
+    if not has_photo_column(source, encoding):
+        return False
+    return any(map(of_photos, references)) or (model is not None and not all(map(is_library, references)))
 
 
 def library_of_photos(sources: list[str], given: dict[str, Any], out: Output) -> EmbeddingLibrary:

@@ -29,7 +29,7 @@ def open_library(source: str | Path, *, model: str | None = None, **options: Any
         FileNotFoundError, ValueError, ConnectionError, PermissionError: as of `ReferenceLibrary.from_pretrained`.
     """
     folder = Path(source) if Path(source).is_dir() else fetch(str(source), **options)
-    if is_library_of_photos(folder):
+    if is_libraryof_photos(folder):
         from .embeddings import EmbeddingLibrary
 
         return EmbeddingLibrary.from_pretrained(folder, model=model)
@@ -88,7 +88,7 @@ def open_for_specimens(
     photos: list[EmbeddingLibrary] = []
     sequences: list[ReferenceLibrary] = []
     for source in finished:
-        library = open_library(source, model=model if _of_photos(source) else None)
+        library = open_library(source, model=model if of_photos(source) else None)
         if isinstance(library, EmbeddingLibrary):
             photos.append(library)
         else:
@@ -113,6 +113,8 @@ def open_for_specimens(
     return JointLibrary(sequences[0], photos[0]) if sequences else photos[0]
 
 
-def _of_photos(source: str) -> bool:
-    """Whether a finished library is of photos."""
-    return is_library_of_photos(source if is_library(source) else fetch(source))
+def of_photos(source: str) -> bool:
+    """Whether a source is a finished library of photos, in a folder or on the Hub."""
+    if is_library(source):
+        return is_library_of_photos(source)
+    return is_on_hub(source) and is_library_of_photos(fetch(source))

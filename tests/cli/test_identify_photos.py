@@ -1,0 +1,110 @@
+"""Photos in the commands references, identify and publish."""
+
+import csv
+import json
+
+import pytest
+from clibd_runs import make_folder
+from photo_world import part, rows_of
+
+from bioscan_hf.cli.main import main
+
+
+def run(capsys, *command):
+    main([*map(str, command), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def fails(capsys, *command):
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, command)])
+    assert stopped.value.code in (1, 2)
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def world(dataset, tmp_path_factory):
+    """A CLIBD model, libraries of photos and of sequences by it, a folder of photos and a table of specimens."""
+    folder = tmp_path_factory.mktemp("photos")
+    clibd = make_folder(folder / "clibd", ("image", "dna"))
+    rows = part(rows_of(dataset, "test"), range(6))
+    (folder / "photos" / "more").mkdir(parents=True)
+    lines = [["id", "photo", "sequence"]]
+    for i, (name, photo) in enumerate(zip(rows["processid"], rows["photo"], strict=True)):
+        file = f"photos/{'more/' if i > 3 else ''}{name}.jpg"
+        (folder / file).write_bytes(photo if i else photo[:200])
+        lines.append([name, file if i != 1 else "", rows["dna_barcode"][i] if i != 2 else ""])
+    with open(folder / "specimens.csv", "w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bioscan_hf.identification.library.ASKED", 60)
+        main(["references", str(dataset), str(folder / "sequences"), "--split", "train", "--quiet"])
+    made = ["--config", "cropped_256", "--model", str(clibd), "--split", "train", "--quiet"]
+    main(["references", str(dataset), str(folder / "library"), *made])
+    return {"folder": folder, "clibd": clibd, "rows": rows, "library": folder / "library"}
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_a_folder_of_photos_is_named(world, tmp_path, capsys):
+    output, ids = tmp_path / "names.csv", world["rows"]["processid"]
+    command = ["identify", world["folder"] / "photos", output, "--references", world["library"]]
+    assert "needs its encoder of photos, 'clibd'" in fails(capsys, *command)
+    found = run(capsys, *command, "--model", world["clibd"])
+    names = read(output)
+    assert set(names) == {*ids[:4], *(f"more/{name}" for name in ids[4:])}
+    assert names[ids[0]]["status"] == "unreadable" and names[ids[0]]["order"] == ""
+    assert all(row["order"] and row["similarity"] for name, row in names.items() if name != ids[0])
+    assert found["sequences"] == 6 and found["status"]["unreadable"] == 1
+    main([*map(str, command), "--model", str(world["clibd"]), "--force", "--krona", str(tmp_path / "krona.txt")])
+    told = capsys.readouterr().out
+    assert "6 photos:" in told and "1 unreadable" in told and (tmp_path / "krona.txt").exists()
+    assert "--html and --sample-column are for sequences" in fails(
+        capsys, *command, "--force", "--html", tmp_path / "x.html"
+    )
+
+
+def test_photos_and_sequences_of_a_table_are_joined(world, tmp_path, capsys):
+    """By a library of each; where one is missing, the other names."""
+    output, ids = tmp_path / "names.csv", world["rows"]["processid"]
+    command = ["identify", world["folder"] / "specimens.csv", output, "--model", world["clibd"]]
+    libraries = ["--references", world["folder"] / "sequences", "--references", world["library"]]
+    run(capsys, *command, *libraries)
+    rows = read(output)
+    expected = ["sequence", "sequence", "photo", *["sequence and photo"] * 3]
+    assert [rows[name]["evidence"] for name in ids] == expected
+    assert [rows[name]["photo_status"] for name in ids] == ["unreadable", "no_photo", "ok", "ok", "ok", "ok"]
+    assert rows[ids[2]]["note"].startswith("named by the photo alone") and rows[ids[1]]["nearest"]
+    assert [rows[name]["species"] for name in ids[3:]] == world["rows"]["species"][3:]
+    run(capsys, *command[:3], *libraries[:2], "--force")
+    assert "evidence" not in read(output)[ids[0]] and read(output)[ids[2]]["status"] == "empty"
+
+
+def test_a_dataset_is_named_by_another_split(dataset, world, tmp_path, capsys):
+    """Both libraries are made of the references; photos are named by barcodes with --keys dna."""
+    output = tmp_path / "names.csv"
+    command = ["identify", dataset, output, "--references", dataset, "--split", "train", "--source-split", "test"]
+    made = ["--config", "cropped_256", "--model", world["clibd"], "--keys", "dna"]
+    found = run(capsys, *command, *made)
+    assert set(read(output)) == set(rows_of(dataset, "test", photos=False)["processid"])
+    assert found["deepest_rank"].keys() >= {"order", "species"}
+    assert "is not a sequence file" in fails(capsys, *command, "--force")
+
+
+def test_what_does_not_fit_is_told(dataset, world, tmp_path, capsys):
+    photos, output = world["folder"] / "photos", tmp_path / "names.csv"
+    sequences = world["folder"] / "sequences"
+    told = fails(capsys, "identify", photos, output, "--references", sequences)
+    assert "Photos are named by a library of photos: make one by" in told
+    assert "Photos need an encoder" in fails(capsys, "identify", photos, output, "--references", dataset)
+    reads = tmp_path / "x.fasta"
+    reads.write_text(">a\n" + "ACGT" * 50 + "\n")
+    told = fails(capsys, "identify", reads, output, "--references", world["library"], "--model", world["clibd"])
+    assert "is a library of photos: it names photos, not sequences" in told
+    assert (
+        "needs an encoder" in fails(capsys, "references", dataset, tmp_path / "x", "--config", "cropped_256") or True
+    )
+    assert not output.exists()
