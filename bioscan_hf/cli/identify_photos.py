@@ -33,8 +33,8 @@ SourceSplit = Annotated[
 
 def are_photos(source: str, config: str, references: list[str], model: str | None, encoding: str) -> bool:
     """Whether the specimens of a source are to be named by photos."""
-    from ..identification.photo_files import has_photo_column, is_folder_of_photos
     from ..identification.opening import of_photos
+    from ..identification.photo_files import has_photo_column, is_folder_of_photos
     from ..identification.stored import is_library
 
     if config != "dna" or is_folder_of_photos(source):

@@ -29,7 +29,7 @@ def open_library(source: str | Path, *, model: str | None = None, **options: Any
         FileNotFoundError, ValueError, ConnectionError, PermissionError: as of `ReferenceLibrary.from_pretrained`.
     """
     folder = Path(source) if Path(source).is_dir() else fetch(str(source), **options)
-    if is_libraryof_photos(folder):
+    if is_library_of_photos(folder):
         from .embeddings import EmbeddingLibrary
 
         return EmbeddingLibrary.from_pretrained(folder, model=model)
