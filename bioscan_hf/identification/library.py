@@ -239,14 +239,20 @@ class ReferenceLibrary(Library):
             column = pa.chunked_array([pa.array(list(reads), pa.string())])
         ids = [str(number) for number in range(1, len(column) + 1)] if ids is None else list(ids)
         check_shares(len(column), ids, least, novel_share)
-        return answer(self, ids, self.looked_up(column, progress), least, novel_share, neighbours)
+        return answer(self, ids, self.looked_up(column, progress, max(neighbours, 1)), least, novel_share, neighbours)
 
-    def looked_up(self, reads: pa.ChunkedArray, progress: Progress = silent) -> list[Named]:
-        """`name` for a whole column, without what only the quality needs."""
+    def looked_up(self, reads: pa.ChunkedArray, progress: Progress = silent, neighbours: int = 10) -> list[Named]:
+        """`name` for a whole column, in blocks, with what the answers need: about 1 kB per read.
+
+        Args:
+            neighbours: Number of candidates that are kept.
+        """
         found: list[Named] = []
+        done = 0
         for block in self.blocks(reads):
-            found.append(replace(block, matches=_without_reads(block.matches)))
-            progress("reads", sum(part.reads for part in found), len(reads))
+            found.append(_compact(block, neighbours))
+            done += block.reads
+            progress("reads", done, len(reads))
         return found
 
     def audit(self) -> pa.Table:
@@ -266,9 +272,18 @@ def _both(first: NDArray[np.int64], second: NDArray[np.int64], a: NDArray[np.int
     return counts[np.searchsorted(keys, (a + 1) * width + b + 1)]
 
 
-def _without_reads(matches: Matches) -> Matches:
-    """Matches without what only the quality needs, so that memory stays small."""
-    return replace(matches, reads=[], aligned=None)
+def _compact(block: Named, neighbours: int) -> Named:
+    """A block without the reads and with few candidates, so that memory stays small."""
+    matches, evidence = block.matches, block.evidence
+    arrays = {
+        name: getattr(matches, name)[:, :neighbours].copy() for name in ("rows", "identity", "overlap", "cosine")
+    }
+    ranks: dict[str, Any] = {rank: values.astype(np.float32) for rank, values in evidence.ranks.items()}
+    return replace(
+        block,
+        matches=replace(matches, reads=[], aligned=None, **arrays),
+        evidence=replace(evidence, known=evidence.known.astype(np.float32), ranks=ranks),
+    )
 
 
 def distinct(table: pa.Table) -> pa.Table:
