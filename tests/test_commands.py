@@ -53,6 +53,8 @@ NOT_RUN = {
 #: Part of a command -> what stands for it: small models without weights of the Hub, few specimens.
 STAND_INS = {
     "--specimens 2000": "--specimens 120",
+    "--preset barcodemae": "--decoder_num_attention_heads 2 --preset barcodemae",
+    "--preset barcodemae-plus": "--taxa_per_batch 2 --rows_per_taxon 3 --preset barcodemae-plus",
     "simulate out/release": "simulate out/release --specimens 120",
     "crop release crops --boxes release/": "crop originals crops --boxes originals/",  # simulated photos are cropped
     "--model dino_vitb16": "--model timm:test_vit --random-weights",

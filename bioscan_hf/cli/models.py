@@ -45,9 +45,15 @@ RandomWeights = Annotated[
     bool, Option("--random-weights", help="An untrained network, for comparison.", rich_help_panel=PHOTOS)
 ]
 Pooling = Annotated[
-    Literal["model", "token", "avg", "avg_before_norm"] | None,
-    Option(help="Default: the pooling of the encoder.", rich_help_panel=PHOTOS),
+    Literal["masked_mean", "mean", "cls", "tokens", "model", "token", "avg", "avg_before_norm"] | None,
+    Option(
+        help="Default: that of the encoder. Barcodes: masked_mean, mean, and with [CLS] cls, or tokens without it. "
+        "Photos: the others."
+    ),
 ]
+
+#: Poolings of barcodes.
+BARCODE_POOLINGS = ("masked_mean", "mean", "cls", "tokens")
 Zoom = Annotated[float | None, Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)]
 Workers = Annotated[int | None, Option(help="Threads that decode photos. Default: 1.", rich_help_panel=PHOTOS)]
 
@@ -149,11 +155,12 @@ def _check_embed_options(given: dict[str, Any], own: bool) -> None:
         raise ValueError(f"{given['source']!r} is a sequence file without photos: leave out --config.")
     if photos and given["trust_remote_code"]:
         raise ValueError("Photo encoders run no remote code: leave out --trust-remote-code.")
-    of_photos = [given[name] for name in ("weights", "pooling", "zoom", "workers")]
+    of_photos = [given[name] for name in ("weights", "zoom", "workers")]
     if not photos and (given["random_weights"] or any(value is not None for value in of_photos)):
-        raise ValueError(
-            "--weights, --random-weights, --pooling, --zoom and --workers are for photos: add --config cropped_256."
-        )
+        raise ValueError("--weights, --random-weights, --zoom and --workers are for photos: add --config cropped_256.")
+    if given["pooling"] is not None and (given["pooling"] in BARCODE_POOLINGS) == photos:
+        kind, config = ("barcodes", "dna") if photos else ("photos", "cropped_256")
+        raise ValueError(f"--pooling {given['pooling']} is for {kind}: choose another one, or --config {config}.")
 
 
 def _encoder(given: dict[str, Any]) -> tuple[Any, Any]:
@@ -161,7 +168,8 @@ def _encoder(given: dict[str, Any]) -> tuple[Any, Any]:
     if given["config"] == "dna":
         from ..encoders.barcode_encoders import load_encoder
 
-        return load_encoder(given["model"], trust_remote_code=given["trust_remote_code"])
+        own = {name: given[name] for name in ("trust_remote_code", "pooling")}
+        return load_encoder(given["model"], **own)
     from ..encoders.image_encoders import load_image_encoder
 
     names = ("weights", "pooling", "random_weights", "zoom")

@@ -31,6 +31,7 @@ def load_encoder(
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
+    pooling: str | None = None,
 ) -> tuple[nn.Module, Any]:
     """Model and processor for `embed`, by name; on the GPU if available.
 
@@ -41,13 +42,18 @@ def load_encoder(
         revision: Branch, tag or commit of a repository of the Hub.
         token: Token of the Hub; None is the saved one.
         cache_dir: Folder for downloads; None is that of huggingface_hub.
+        pooling: How a BarcodeBERT or BarcodeMamba pools its tokens, see `BarcodeBertConfig`: "masked_mean", "mean",
+            and with [CLS] "cls" or "tokens"; None is what its config says.
 
     Raises:
-        ValueError: for a K that is not a number from 1 to 8, a model of another type, or one whose code may not run.
+        ValueError: for a K that is not a number from 1 to 8, a model of another type, one whose code may not run, or
+            a pooling that the model does not have.
         OSError: if there is no model of that name.
     """
     kind, rest = split_name(name)
     if kind == "kmer":
+        if pooling is not None:
+            raise ValueError(f"{name!r} has its own pooling: leave {pooling!r} out.")
         return kmer_encoder(*parse_ks(name, rest))
     if kind == "timm":
         raise ValueError(f"{name!r} is an encoder of photos, not of barcodes. {ENCODERS}")
@@ -57,7 +63,18 @@ def load_encoder(
         model, processor = _load(name, kind, rest, trust_remote_code, hub_options(revision, token, cache_dir))
     except OSError as error:
         raise OSError(f"No model at {name!r}. {ENCODERS} {error}") from error
+    if pooling is not None:
+        _set_pooling(model, pooling, name)
     return model.to(default_device()), processor
+
+
+def _set_pooling(model: nn.Module, pooling: str, name: str) -> None:
+    """Sets the pooling of a BarcodeBERT or BarcodeMamba; ValueError for others, and where it is not possible."""
+    config: Any = getattr(getattr(model, "network", model), "config", None)  # `frames:` wraps the model
+    if config is None or config.model_type not in ("barcodebert", "barcodemamba"):
+        raise ValueError(f"{name!r} has its own pooling: leave {pooling!r} out.")
+    config.pooling = pooling
+    config.validate_architecture()
 
 
 def _load(

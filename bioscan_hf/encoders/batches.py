@@ -172,6 +172,10 @@ def _window(
     return torch.cat(outputs), order
 
 
+#: Poolings of our models that read attended tokens only.
+MASKED_POOLINGS = ("masked_mean", "cls", "tokens")
+
+
 def encode(processor: Callable[..., Any], barcodes: list[str]) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs of the model, and which barcodes (B,) have a token."""
     added = 0  # tokens that a tokenizer adds to every barcode
@@ -204,8 +208,8 @@ def _forward(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, wha
 
 
 def pools_by_mask(model: nn.Module) -> bool:
-    """Whether only attended tokens are averaged, so padding can be cut."""
-    return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") == "masked_mean"
+    """Whether padding changes no embedding, so it can be cut."""
+    return isinstance(model, PreTrainedModel) and model.config.to_dict().get("pooling") in MASKED_POOLINGS
 
 
 def device_of(model: nn.Module) -> torch.device:

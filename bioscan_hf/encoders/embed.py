@@ -61,8 +61,8 @@ def embed(
     on its own device, and none holds vectors of another: embeddings in a folder are read when they are first used.
 
     Args:
-        model: `model(**inputs).pooler_output` is (B, D). Padding is cut off if `model.config.pooling` is "masked_mean"
-            and the processor encodes columns; this changes an embedding by about 1e-6.
+        model: `model(**inputs).pooler_output` is (B, D). Padding is cut off if `model.config.pooling` reads attended
+            tokens only and the processor encodes columns; this changes an embedding by about 1e-6.
         processor: `processor(barcodes)` is a mapping of arrays or tensors with a row for each barcode. A tokenizer of
             transformers is called with `return_tensors="pt"` (for more options pass a `functools.partial` with them
             and this one); a `ColumnTokenizer` encodes whole columns at once. For photos it is

@@ -495,6 +495,9 @@ def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
     photos = ("--config", "cropped_256")
     for arguments, told in (
         (("--model", "kmer:4", "--zoom", 0.9), "are for photos: add --config cropped_256"),
+        (("--model", "kmer:4", "--pooling", "avg"), "--pooling avg is for photos"),
+        (("--model", "kmer:4", "--pooling", "tokens"), "'kmer:4' has its own pooling"),
+        (("--model", "timm:x", "--pooling", "cls", *photos), "--pooling cls is for barcodes"),
         (("--model", "timm:x", "--trust-remote-code", *photos), "Photo encoders run no remote code"),
         (("--model", "timm:nowhere", *photos), "timm has no 'nowhere'"),
         (("--model", "kmer:4", *photos), "An encoder of photos is"),

@@ -13,6 +13,7 @@ from bioscan_hf.barcodes import spell
 from bioscan_hf.encoders import kmers
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.base import split_name
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.encoders.image_encoders import load_image_encoder
 from bioscan_hf.encoders.kmers import kmer_counts, kmer_encoder
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
@@ -184,3 +185,25 @@ def test_barcodebert_is_loaded_by_its_folder(tmp_path):
     KmerTokenizer(k=2).save_pretrained(tmp_path)
     model, processor = load_encoder(str(tmp_path))
     assert isinstance(model, BarcodeBertModel) and isinstance(processor, KmerTokenizer)
+
+
+def test_the_pooling_of_a_model_with_a_cls_token(tmp_path):
+    """[CLS], the mean of the other tokens, and what the folder says; in batches with padding and alone."""
+    shape = {"k": 2, "max_nucleotides": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BarcodeBertConfig(**shape, intermediate_size=16, vocabulary="barcodebert-cls", pooling="cls")
+    torch.manual_seed(0)
+    BarcodeBertModel(config).save_pretrained(tmp_path)
+    KmerTokenizer(2, "barcodebert-cls", max_nucleotides=40).save_pretrained(tmp_path)
+    rows = Dataset.from_dict({"processid": ["A", "B", "C"], "dna_barcode": ["ACGTACGT", "ACGGT" * 8, "A"]})
+    found = {}
+    for pooling in (None, "cls", "tokens", "masked_mean"):
+        model, tokenizer = load_encoder(str(tmp_path), pooling=pooling)
+        found[pooling] = embed(model, tokenizer, rows)
+        hidden = model(**tokenizer("ACGTACGT", return_tensors="pt")).last_hidden_state[0, :5].detach().numpy()
+        wanted = {None: hidden[0], "cls": hidden[0], "tokens": hidden[1:].mean(0), "masked_mean": hidden.mean(0)}
+        np.testing.assert_allclose(found[pooling].embeddings[0], wanted[pooling], atol=1e-5)
+    assert found[None].valid.tolist() == [True, True, False]
+    assert np.abs(found["cls"].embeddings - found["tokens"].embeddings).max() > 0.1
+    for name, message in ((str(tmp_path), "Unknown pooling 'first'"), ("kmer:2", "'kmer:2' has its own pooling")):
+        with pytest.raises(ValueError, match=message):
+            load_encoder(name, pooling="first")
