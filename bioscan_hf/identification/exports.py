@@ -73,7 +73,11 @@ def _epithet(species: str | None) -> str | None:
 
 
 def _remark(row: dict[str, object]) -> str:
-    parts = [f"nearest reference {row['nearest']}, identity {row['identity']:.1%}"] if row["nearest"] else []
+    parts = []
+    for what, nearest, alike in (("", "nearest", "identity"), ("photo of ", "photo_nearest", "similarity")):
+        place = "nearest" if nearest not in row else nearest  # answers for photos alone have one nearest reference
+        if row.get(place) and row.get(alike) is not None:
+            parts.append(f"nearest reference {what}{row[place]}, {alike} {row[alike]:.1%}")
     if row["name"]:
         parts.append(f"confidence {row['confidence']:.1%}")
     if row["status"] != "ok":

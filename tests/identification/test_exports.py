@@ -57,6 +57,21 @@ def test_darwin_core_has_the_standard_terms():
     assert (unnamed["scientificName"], unnamed["taxonRank"], unnamed["kingdom"]) == ("incertae sedis", None, None)
 
 
+def test_darwin_core_of_photos_tells_the_similarity():
+    """Answers for photos have a similarity, and those for photos and sequences have both."""
+    photos = answers().rename_columns({"identity": "similarity"}).slice(0, 1)
+    (row,) = darwin_core(photos).to_pylist()
+    assert row["identificationRemarks"].startswith("nearest reference photo of REF1-20, similarity 99.1%; conf")
+    both = (
+        answers()
+        .slice(0, 1)
+        .append_column("photo_nearest", pa.array(["P"]))
+        .append_column("similarity", pa.array([0.5]))
+    )
+    (row,) = darwin_core(both).to_pylist()
+    assert "REF1-20, identity 99.1%; nearest reference photo of P, similarity 50.0%;" in row["identificationRemarks"]
+
+
 def test_darwin_core_is_written_by_the_ending(tmp_path):
     write_darwin_core(answers(), tmp_path / "dwc.tsv")
     lines = (tmp_path / "dwc.tsv").read_text().splitlines()
