@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option, Typer
 
@@ -29,8 +29,15 @@ def probe(
     k: Annotated[int, Option(help="knn: number of neighbours.")] = 1,
     metric: Annotated[Literal["cosine", "euclidean"], Option(help="knn: distance.")] = "cosine",
     temperature: Annotated[
-        float | None, Option(help="knn: weight neighbours by similarity; smaller is steeper, such as 0.07.")
-    ] = None,
+        float,
+        Option(help="knn: of several neighbours, the nearer count for more; smaller is steeper, 0 weighs equally."),
+    ] = 0.02,
+    curve: Annotated[
+        bool, Option("--curve", help="knn: also 1 to 50 neighbours, as a table and as knn_curve.png.")
+    ] = False,
+    without_leaks: Annotated[
+        bool, Option("--without-leaks", help="Leave out barcodes that equal one of train, or a part of it.")
+    ] = False,
     protocol: Annotated[
         Literal["default", "upstream"], Option(help="linear: upstream is the published protocol.")
     ] = "default",
@@ -43,39 +50,40 @@ def probe(
     out: Output,
 ) -> Result:
     """Measure embeddings: species of test and genus of test_unseen, by nearest neighbour or linear probe."""
-    from ..dataset.load import labels_of
-    from ..encoders.embed import load_embeddings
-    from ..evaluation.probing import knn_probe, linear_probe, probe_barcodes
+    from ..evaluation.probe_protocol import KnnOptions, evaluate_probe, load_probe
     from ..provenance import write_results
 
     output = output or embeddings / "results.json"
-    refuse_to_replace(force, output)
+    if curve and probe == "linear":
+        raise ValueError("--curve is of nearest neighbours. Leave it out, or choose --probe knn.")
+    picture = output.parent / "knn_curve.png"
+    refuse_to_replace(force, output, *([picture] if curve else []))
     no_library_bars(out)
-    splits = ("train", "test", "test_unseen")
-    require_embeddings(embeddings, splits)
-    found = {name: load_embeddings(embeddings / name) for name in splits}
-    how: dict[str, Any] = {"k": k, "metric": metric, "temperature": temperature}
-    if probe == "linear":
-        how = {"protocol": protocol}
-    metrics = probe_barcodes(
-        {name: part.embeddings for name, part in found.items()},
-        {name: labels_of(source, name, part.processids, labels) for name, part in found.items()},
-        probe=linear_probe if probe == "linear" else knn_probe,
-        **how,
-    )
+    require_embeddings(embeddings, ("train", "test", "test_unseen"))
+    how = {"protocol": protocol} if probe == "linear" else KnnOptions(k, metric, temperature).used()
+    data = load_probe(source, embeddings, labels)
+    for line in data.told():
+        out.say(line)
+    found = evaluate_probe(data, probe, how, curve=curve, without_leaks=without_leaks)
     results = write_results(
         output,
         task=f"barcodebert/{probe}",
-        options=how,
+        options=how | ({"without_leaks": True} if without_leaks else {}),
         dataset=source,
-        splits={name: len(part.processids) for name, part in found.items()},
+        splits=data.sizes,
         embeddings=str(embeddings),
-        metrics=metrics,
+        **found.content(),
     )
-    for name, value in metrics.items():
-        out.say(
-            f"{name:<22} {_percent(value['micro_accuracy'])}  (test {value['n_test']:,}, train {value['n_train']:,})"
-        )
+    for line in found.lines():
+        out.say(line)
+    if curve:
+        from ..evaluation.knn_curve import curve_figure
+        from ..files import replacing
+        from ..plots import png
+
+        with replacing(picture) as part:
+            part.write_bytes(png(curve_figure(found.curves)))
+        out.wrote(picture)
     out.wrote(output)
     return results
 
@@ -100,6 +108,7 @@ def retrieve(
     out: Output,
 ) -> Result:
     """Measure retrieval: top-1, 3 and 5 of seen and unseen species among the keys of train and key_unseen."""
+    from ..evaluation.probe_protocol import percent
     from ..evaluation.retrieval_protocol import evaluate_retrieval
     from ..evaluation.specimens import barcode_specimens, joined
     from ..provenance import write_results
@@ -128,7 +137,7 @@ def retrieve(
     for combination, tables in metrics.items():
         for name in ("seen", "unseen"):
             top1 = tables[name]["micro"][1]
-            shown = ", ".join(f"{rank} {_percent(value)}" for rank, value in top1.items())
+            shown = ", ".join(f"{rank} {percent(value)}" for rank, value in top1.items())
             out.say(f"{combination}, {name}: {shown} ({tables[name]['queries']:,} queries)")
     out.wrote(output)
     return results
@@ -160,7 +169,3 @@ def _evaluate(name: str, words: list[str], out: Output) -> Result:
 
 
 add_programs(group, "evaluate", _evaluate)
-
-
-def _percent(share: float | None) -> str:
-    return "no data" if share is None else f"{share:.1%}"

@@ -19,7 +19,9 @@ from ..metrics import IGNORE, accuracy, coverage, expected_calibration_error, f1
 from ..search.exact import DTYPES, nearest
 from ..search.vectors import Floats, Ids, check_query, slices
 from .inputs import train_and_test
+from .intervals import species_intervals
 from .linear_fits import fit_logistic, fit_sgd
+from .open_set import open_set_scores
 
 METRICS = ("cosine", "euclidean")
 PROTOCOLS = ("default", "upstream")
@@ -102,7 +104,7 @@ def knn_probe(
     options: dict[str, Any] = {"metric": metric, "dtype": dtype, "keys_at_once": chunk_size, "device": device}
     neighbours, similarities = nearest(test, train, k, rows=keep, **options)
     similarities = similarities.astype(np.float64)
-    predictions, confidences = _vote(train_ids[neighbours], similarities, temperature)
+    predictions, confidences = vote(train_ids[neighbours], similarities, temperature)
     return _result(predictions, confidences, train_ids, test_ids, neighbours=neighbours, similarities=similarities)
 
 
@@ -196,7 +198,7 @@ def probe_barcodes(
     probe: Callable[..., ProbeResult] = knn_probe,
     questions: Sequence[tuple[str, str]] = BARCODE_QUESTIONS,
     **options: Any,
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, dict[str, Any]]:
     """Task I of BIOSCAN-5M on frozen embeddings, with the train set as references.
 
     Args:
@@ -206,47 +208,75 @@ def probe_barcodes(
         questions: Split and rank of each question.
 
     Returns:
-        "species of test" and so on -> the metrics of `probe_metrics`.
+        "species of test" and so on -> the metrics of `probe_metrics`, with intervals if labels have the species.
     """
-    metrics: dict[str, dict[str, float | int | None]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     train, train_labels = embeddings["train"], labels["train"]
     for split, rank in questions:
         asked = {rank: labels[split][rank]}
         results = probe_ranks(train, train_labels, embeddings[split], asked, probe=probe, **options)
-        metrics[f"{rank} of {split}"] = probe_metrics(results[rank], train_labels[rank], asked[rank])
+        species = labels[split].get("species")
+        metrics[f"{rank} of {split}"] = probe_metrics(results[rank], train_labels[rank], asked[rank], species)
     return metrics
 
 
+def novel_species(
+    embeddings: Mapping[str, ArrayLike],
+    labels: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    probe: Callable[..., ProbeResult] = knn_probe,
+    **options: Any,
+) -> dict[str, Any]:
+    """`open_set_scores` of the specimens of test and test_unseen: is their species in train?
+
+    Arguments are those of `probe_barcodes`. Specimens without a species do not count.
+    """
+    splits = ("test", "test_unseen")
+    species = np.concatenate([np.asarray(labels[split]["species"]) for split in splits])
+    rows = np.concatenate([np.asarray(embeddings[split]) for split in splits])
+    result = probe(embeddings["train"], labels["train"]["species"], rows, species, **options)
+    named = species >= 0
+    return open_set_scores(result.confidences[named], np.isin(species[named], result.classes))
+
+
 def probe_metrics(
-    result: ProbeResult, train_labels: ArrayLike, test_labels: ArrayLike
-) -> dict[str, float | int | None]:
+    result: ProbeResult, train_labels: ArrayLike, test_labels: ArrayLike, species: ArrayLike | None = None
+) -> dict[str, Any]:
     """Metrics of a probe over the labelled test rows; None where there are none.
+
+    Args:
+        species: Species ids of the test rows (M,), for the intervals of `species_intervals`; None gives none.
 
     Returns:
         Those of `metrics.f1` and `metrics.selective_accuracy`; micro_accuracy, macro_accuracy, n_train and n_test of
         the probe; coverage: share of the test rows whose taxon is in train, an upper bound of the accuracy;
-        calibration_error (expected, 15 bins); chance: accuracy of the label of a random train row.
+        calibration_error (expected, 15 bins); auroc and fpr_at_95 of `open_set_scores`, of taxa that are in train or
+        not; chance: accuracy of the label of a random train row.
     """
     train_ids, test_ids = np.asarray(train_labels), np.asarray(test_labels)
     keys, queries = train_ids[train_ids != IGNORE], test_ids[test_ids != IGNORE]
     frequency = np.bincount(keys, minlength=max(queries, default=0) + 1) / len(keys)
     answers = result.confidences, result.predictions, test_ids
+    labelled = test_ids >= 0
+    novelty = open_set_scores(result.confidences[labelled], np.isin(test_ids[labelled], result.classes))
+    hits = result.predictions == test_ids
     return {
         "micro_accuracy": result.micro_accuracy,
         "macro_accuracy": result.macro_accuracy,
+        **species_intervals(hits, test_ids, np.zeros(len(hits), np.int64) if species is None else species),
         **f1(result.predictions, test_ids),
         "coverage": coverage(test_ids, result.classes),
         "calibration_error": expected_calibration_error(*answers),
         **selective_accuracy(*answers),
+        "auroc": novelty["auroc"],
+        "fpr_at_95": novelty["fpr_at_95"],
         "chance": float(frequency[queries].mean()) if len(queries) else None,
         "n_train": result.n_train,
         "n_test": result.n_test,
     }
 
 
-def _vote(
-    labels: Ids, similarities: NDArray[np.float64], temperature: float | None
-) -> tuple[Ids, NDArray[np.float64]]:
+def vote(labels: Ids, similarities: NDArray[np.float64], temperature: float | None) -> tuple[Ids, NDArray[np.float64]]:
     """Label with the most votes (M,), the smallest of equally frequent ones, and its confidence (M,)."""
     predictions, confidences = np.empty(len(labels), np.int64), np.empty(len(labels))
     for part in slices(len(labels), 1024):

@@ -290,6 +290,27 @@ def test_probe_linear(dataset, tmp_path, capsys):
     assert species["micro_accuracy"] > 0.5 > 5 * species["chance"]
 
 
+def test_probe_tells_leaks_intervals_novel_species_and_the_curve(dataset, tmp_path, capsys):
+    """The curve is a table and a picture; several neighbours have weighted votes."""
+    run(capsys, "embed", dataset, tmp_path / "e", "--model", "kmer:4", "--unique-barcodes")
+    results = run(capsys, "probe", dataset, tmp_path / "e", "--curve")
+    assert (tmp_path / "e/knn_curve.png").stat().st_size > 5_000
+    assert results["options"] == {"k": 1, "metric": "cosine", "temperature": None}
+    assert set(results["curves"]) == set(results["metrics"]) and set(results["leaks"]) == {"test", "test_unseen"}
+    assert 0.5 < results["novel_species"]["auroc"] <= 1
+    low, high = results["metrics"]["species of test"]["micro_accuracy_interval"]
+    assert "knn_curve.png' exists" in fails(
+        capsys, "probe", dataset, tmp_path / "e", "--output", tmp_path / "e/o.json", "--curve"
+    )
+    main(["probe", str(dataset), str(tmp_path / "e"), "--k", "5", "--force", "--without-leaks"])
+    out = capsys.readouterr().out
+    assert "novel species " in out and "species of test" in out and low <= high
+    again = json.loads((tmp_path / "e/results.json").read_text())["options"]
+    assert again == {"k": 5, "metric": "cosine", "temperature": 0.02, "without_leaks": True}
+    refused = fails(capsys, "probe", dataset, tmp_path / "e", "--probe", "linear", "--curve", "--force")
+    assert "--curve is of nearest neighbours" in refused
+
+
 def test_card_of_results_of_another_task(tmp_path, capsys):
     """A card needs the results of a known task, and never replaces a file without --force."""
     (tmp_path / "results.json").write_text('{"task": "partition"}')

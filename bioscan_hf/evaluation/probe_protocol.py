@@ -1,0 +1,176 @@
+"""The probe of embeddings on disk: data, leaks, accuracies with intervals, novel species, and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dataset.load import rows_of
+from ..encoders.stored import load_embeddings
+from ..schema import LABEL_COLUMNS
+from .knn_curve import VOTES, knn_curve
+from .leaks import Leaks, find_leaks
+from .probing import BARCODE_QUESTIONS, knn_probe, linear_probe, novel_species, probe_barcodes
+
+SPLITS = ("train", "test", "test_unseen")
+
+
+@dataclass(frozen=True)
+class KnnOptions:
+    """Options of the nearest-neighbour probe; `temperature` 0 is votes of equal weight."""
+
+    k: int
+    metric: str
+    temperature: float
+
+    def used(self) -> dict[str, Any]:
+        """Arguments of `knn_probe`. One neighbour has no votes, so no temperature."""
+        return {"k": self.k, "metric": self.metric, "temperature": self.temperature or None if self.k > 1 else None}
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """Embeddings and label ids of the splits, and the leaks of the test splits.
+
+    Attributes:
+        embeddings: Split -> (n, D).
+        labels: Split -> rank -> ids (n,).
+        leaks: Test split -> barcodes that are in train.
+    """
+
+    embeddings: Mapping[str, NDArray[np.float32]]
+    labels: Mapping[str, Mapping[str, NDArray[np.int64]]]
+    leaks: Mapping[str, Leaks]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Split -> its specimens."""
+        return {split: len(rows) for split, rows in self.embeddings.items()}
+
+    def told(self) -> Iterator[str]:
+        """A line for each test split with leaks."""
+        for split, leaks in self.leaks.items():
+            if leaks.any.any():
+                yield (
+                    f"Leaks: of {len(leaks.any):,} barcodes of {split}, {leaks.exact.sum():,} equal one of train and "
+                    f"{leaks.substring.sum():,} are a part of one or contain one."
+                )
+
+    def without_leaks(self) -> ProbeData:
+        """The data without the leaks."""
+        keep = {split: ~self.leaks[split].any if split in self.leaks else slice(None) for split in self.embeddings}
+        return ProbeData(
+            {split: rows[keep[split]] for split, rows in self.embeddings.items()},
+            {split: {rank: ids[keep[split]] for rank, ids in of.items()} for split, of in self.labels.items()},
+            {split: Leaks(*(mask[keep[split]] for mask in leaks)) for split, leaks in self.leaks.items()},
+        )
+
+
+def load_probe(source: str | Path, embeddings: Path, labels: str | Path | None = None) -> ProbeData:
+    """Embeddings of train, test and test_unseen, and the labels and leaks of their specimens.
+
+    Args:
+        source: As in `load_bioscan5m`, the dataset of the embeddings.
+        embeddings: Folder with one folder per split.
+        labels: As in `load_bioscan5m`.
+
+    Raises:
+        ValueError: if a specimen is not in that split of the source.
+    """
+    vectors, ids, barcodes = {}, {}, {}
+    for split in SPLITS:
+        found = load_embeddings(embeddings / split)
+        table = rows_of(source, split, found.processids, ["dna_barcode"], LABEL_COLUMNS, labels)
+        vectors[split], barcodes[split] = found.embeddings, [one or "" for one in table["dna_barcode"].to_pylist()]
+        ids[split] = {rank: table[f"{rank}_index"].to_numpy() for rank in LABEL_COLUMNS}
+    leaks = {split: find_leaks(barcodes["train"], barcodes[split]) for split in SPLITS[1:]}
+    return ProbeData(vectors, ids, leaks)
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """Results of a probe.
+
+    Attributes:
+        metrics: Question -> metrics of `probe_metrics`.
+        novelty: Scores of `novel_species`.
+        leaks: Test split -> kind of leak -> number of barcodes, before any were left out.
+        curves: Question -> rows of `knn_curve`; empty without.
+    """
+
+    metrics: Mapping[str, Mapping[str, Any]]
+    novelty: Mapping[str, Any]
+    leaks: Mapping[str, Mapping[str, int]]
+    curves: Mapping[str, list[dict[str, Any]]]
+
+    def content(self) -> dict[str, Any]:
+        """Entries of the results file."""
+        found = {"metrics": self.metrics, "novel_species": self.novelty, "leaks": self.leaks}
+        return found | ({"curves": self.curves} if self.curves else {})
+
+    def lines(self) -> Iterator[str]:
+        """Accuracies with their intervals, novel species, and a table of each curve."""
+        for name, value in self.metrics.items():
+            ends = value["micro_accuracy_interval"]
+            interval = f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
+            rows = f"test {value['n_test']:,}, train {value['n_train']:,}"
+            yield f"{name:<22} {percent(value['micro_accuracy'])}{interval}  ({rows})"
+        if self.novelty["auroc"] is not None:
+            yield (
+                f"novel species          AUROC {self.novelty['auroc']:.1%}, {self.novelty['fpr_at_95']:.1%} of them "
+                f"accepted with 95% of the known"
+            )
+        for name, curve in self.curves.items():
+            ks = sorted({row["k"] for row in curve})
+            yield f"{name}, by neighbours  " + "  ".join(f"{k:>5}" for k in ks)
+            for votes in VOTES:
+                shares = [row["micro_accuracy"] for row in curve if row["votes"] == votes]
+                yield f"  {votes:<{len(name) + 12}}  " + "  ".join(f"{share:>5.1%}" for share in shares)
+
+
+def evaluate_probe(
+    data: ProbeData, probe: str, options: Mapping[str, Any], *, curve: bool = False, without_leaks: bool = False
+) -> ProbeReport:
+    """Task I of BIOSCAN-5M on frozen embeddings.
+
+    Args:
+        probe: "knn" or "linear".
+        options: Of `knn_probe` or `linear_probe`.
+        curve: For "knn": also give `knn_curve` of each question with labels.
+        without_leaks: Whether test barcodes that are in train are left out.
+
+    Raises:
+        ValueError: as the probes, and if no test barcode is left.
+    """
+    leaks = {
+        split: {"exact": int(found.exact.sum()), "substring": int(found.substring.sum())}
+        for split, found in data.leaks.items()
+    }
+    if without_leaks:
+        data = data.without_leaks()
+        if empty := [split for split, size in data.sizes.items() if not size]:
+            raise ValueError(f"Every barcode of {empty[0]} is in train: without leaks there is nothing to test.")
+    run = linear_probe if probe == "linear" else knn_probe
+    metrics = probe_barcodes(data.embeddings, data.labels, probe=run, **options)
+    novelty = novel_species(data.embeddings, data.labels, probe=run, **options)
+    curves = {}
+    for split, rank in BARCODE_QUESTIONS if curve else ():
+        if metrics[f"{rank} of {split}"]["n_test"]:
+            curves[f"{rank} of {split}"] = knn_curve(
+                data.embeddings["train"],
+                data.labels["train"][rank],
+                data.embeddings[split],
+                data.labels[split][rank],
+                metric=options["metric"],
+            )
+    return ProbeReport(metrics, novelty, leaks, curves)
+
+
+def percent(share: float | None) -> str:
+    """A share as a person reads it."""
+    return "no data" if share is None else f"{share:.1%}"
