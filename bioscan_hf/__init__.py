@@ -57,9 +57,11 @@ _WITH_TRANSFORMERS = {
     "convert_checkpoint": "checkpoints.barcodebert",
     "load_encoder": "encoders.barcode_encoders",
     "embed": "encoders.embed",
-    "calibrate": "identification.confidence",
-    "identify": "identification.confidence",
+    "identify": "identification.opening",
+    "open_library": "identification.opening",
     "ReferenceLibrary": "identification.library",
+    "EmbeddingLibrary": "identification.embeddings",
+    "JointLibrary": "identification.joint",
     "load_image_encoder": "encoders.image_encoders",
     "export_onnx": "hub.export",
 }

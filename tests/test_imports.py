@@ -39,11 +39,11 @@ FLOORS = {
     "clustering": 6,
     "training": 6,
     "identification": 7,
-    "hub": 7,
-    "auto": 8,
-    "dataset_script": 8,
-    "trainers": 9,
-    "cli": 10,
+    "hub": 8,
+    "auto": 9,
+    "dataset_script": 9,
+    "trainers": 10,
+    "cli": 11,
 }
 
 #: Files of `models` that may import more than their siblings, because they are not uploaded.

@@ -23,12 +23,16 @@ from ..models.tokenization_kmer import KmerTokenizer
 from ..search.index import RetrievalIndex, load_index
 from ..search.retrieve import retrieve
 from ..search.vectors import check_query
+from .library_pipeline import LibraryAnswers, library_of, register_library
 
 #: Any: its methods take any arguments, ours take named ones.
 Pipeline: Any = base.Pipeline
 
 #: Modalities of the queries of a retrieval.
 QUERIES = ("image", "dna")
+
+#: Options of names by a library of references.
+LIBRARY_OPTIONS = ("top_k", "ranks", "novel_share")
 
 Options = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
@@ -62,7 +66,7 @@ def check_barcode(barcode: Any, clean: str, fewest: int) -> str:
 class _NamedPipeline(Pipeline):
     """Base of the pipelines: loads only what a class names, and takes any sequence as a list."""
 
-    _load_tokenizer = False
+    _load_tokenizer: bool | None = False
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
@@ -108,12 +112,20 @@ class BarcodePipeline(_NamedPipeline):
 class DnaClassificationPipeline(BarcodePipeline):
     """Names the taxa of barcodes: `pipeline("dna-classification", model=folder)`.
 
+    The model is a classifier, or a library of references: an object or its folder.
+
     An answer is a list of {"label", "score"}, most probable first; scores are probabilities. A classifier of several
     ranks lists {"rank", "label", "score"} from the highest rank down. The first label of each rank is on the most
     probable path of the tree, so it belongs to the first label of the rank above; others follow by probability. The
     label None means "none of the classes of this rank".
 
+    With a library, scores are its confidences, and the label None is a species or genus without a reference. A read
+    that is not named has one label, None with the score 0, and its "status" and "note". All reads of a call are named
+    together, because the share of new species is estimated from them.
+
     Args:
+        ranks: With a library: ranks of the answer; all by default.
+        novel_share: With a library: share of reads whose species has no reference; estimated by default.
         top_k: Taxa per rank; None gives all.
         clean: "none" or "barcode", see `check_barcode`.
 
@@ -122,7 +134,17 @@ class DnaClassificationPipeline(BarcodePipeline):
         [{'rank': 'order', 'label': 'Diptera', 'score': 0.99}, {'rank': 'family', 'label': 'Culicidae', 'score': 0.97}]
     """
 
+    _load_tokenizer = None  # a library has none
+
     def __init__(self, *args: Any, **kwargs: Any):
+        library = library_of(kwargs.get("model", args[0] if args else None))
+        self.answers = None if library is None else LibraryAnswers(library)
+        if self.answers is not None:
+            self.options = {name: kwargs[name] for name in LIBRARY_OPTIONS if name in kwargs}
+            self.model: Any = kwargs.get("model")
+            self.tokenizer, self.task = None, kwargs.get("task", "")
+            self.device = self.answers.device
+            return
         super().__init__(*args, **kwargs)
         config = self.model.config
         trained = any("SequenceClassification" in name for name in config.architectures or ())
@@ -132,10 +154,21 @@ class DnaClassificationPipeline(BarcodePipeline):
                 "'dna-feature-extraction'."
             )
 
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Answer for one barcode, or for each of a list, column, generator or torch `Dataset`."""
+        if self.answers is None:
+            return super().__call__(inputs, **kwargs)
+        given = {name: kwargs.pop(name) for name in LIBRARY_OPTIONS if name in kwargs}
+        if unknown := [name for name in kwargs if name not in ("batch_size", "num_workers")]:
+            raise TypeError(
+                f"Unknown option {unknown[0]!r} of the pipeline. Allowed are {', '.join(LIBRARY_OPTIONS)}."
+            )
+        options = self.options | given
+        check_top_k(options.get("top_k", 1))
+        return self.answers(inputs, **options)
+
     def _sanitize_parameters(self, **given: Any) -> tuple[Options, Options, Options]:
-        top_k = given.get("top_k")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}: give 1 or more, or None for all.")
+        check_top_k(given.get("top_k"))
         return _sorted_options(given, ("clean",), (), ("top_k",))
 
     def _forward(self, inputs: Tensors) -> Tensors:
@@ -281,6 +314,12 @@ class ZeroShotSpeciesRetrievalPipeline(_NamedPipeline):
         return answers
 
 
+def check_top_k(top_k: int | None) -> None:
+    """Raises ValueError for a number below 1."""
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}: give 1 or more, or None for all.")
+
+
 def open_index(
     index: str | Path | RetrievalIndex,
     revision: str | None = None,
@@ -297,7 +336,8 @@ def open_index(
 
 
 def register_pipelines() -> None:
-    """Registers the tasks with transformers."""
+    """Registers the tasks, and libraries of references, with transformers."""
+    register_library()
     for task, pipeline, auto, kind in (
         ("dna-classification", DnaClassificationPipeline, AutoModelForSequenceClassification, "text"),
         ("dna-feature-extraction", DnaFeatureExtractionPipeline, AutoModel, "text"),

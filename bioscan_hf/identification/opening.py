@@ -13,6 +13,8 @@ from .publish import fetch, is_on_hub
 from .stored import is_library, is_library_of_photos
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .embeddings import EmbeddingLibrary
     from .joint import JointLibrary
 
@@ -34,6 +36,29 @@ def open_library(source: str | Path, *, model: str | None = None, **options: Any
 
         return EmbeddingLibrary.from_pretrained(folder, model=model)
     return ReferenceLibrary.from_pretrained(folder, model=model)
+
+
+def identify(
+    reads: Sequence[str] | pa.Table,
+    references: ReferenceLibrary | str | Path | Sequence[str | Path],
+    *,
+    model: str | None = None,
+    **options: Any,
+) -> pa.Table:
+    """Names reads, see `ReferenceLibrary.identify`.
+
+    Args:
+        references: A library, its folder or Hub id, or files of `read_references`.
+        model: The encoder of the library, if it needs one.
+        options: Of `ReferenceLibrary.identify`: ids, least, novel_share, progress.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_references` and `ReferenceLibrary.identify`.
+    """
+    if not isinstance(references, ReferenceLibrary):
+        sources = [references] if isinstance(references, str | Path) else references
+        references = open_references(list(map(str, sources)), model=model)
+    return references.identify(reads, **options)
 
 
 def open_references(

@@ -28,12 +28,12 @@ from ..dataset.hub_errors import explained
 from ..files import read_json
 from ..provenance import without_folders
 from ..schema import RANKS
-from .stored import FACTS, TABLE, is_library
+from .stored import CONFIG, FACTS, TABLE, is_library
 
 CARD = "README.md"
 
 #: Files of an earlier library in a repository, which a new one replaces.
-REPLACED = ("*.safetensors", "*.parquet", "region/*")
+REPLACED = ("*.safetensors", "*.parquet", "region/*", CONFIG)
 
 
 def push_folder(

@@ -31,6 +31,10 @@ from .similarity import References
 #: Version of the folder.
 FORMAT = 2
 
+#: Its name in `config.json`, by which transformers opens the folder.
+MODEL_TYPE = "reference-library"
+
+CONFIG = "config.json"
 FACTS, TABLE, SEARCH, REGION = "library.json", "references.parquet", "search.safetensors", "region"
 
 Encoder = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -75,6 +79,7 @@ def write_parts(folder: Path, parts: Parts) -> None:
             "calibration": parts.calibration.to_dict() if parts.calibration else None,
             "frame": parts.frame.to_dict() if parts.frame else None,
         }
+        write_text(folder / CONFIG, json.dumps({"model_type": MODEL_TYPE}) + "\n")
         write_text(folder / FACTS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -28,7 +28,7 @@ NOT_FROM_A_COMMAND = {
     "evaluation/bzsl_likelihood.py": "Python only",
     "evaluation/bzsl_tuning.py": "Python only",
     "hub/pipelines.py": "Python only",
-    "identification/confidence.py": "checked by the command",
+    "identification/base.py": "checked by the command",
     "losses/contrastive.py": "checked by the trainer",
     "models/configuration_alignedbarcode.py": "configurations of models",
     "models/configuration_barcodebert.py": "configurations of models",
