@@ -88,7 +88,7 @@ class BarcodePipeline(_NamedPipeline):
         ValueError: if the tokenizer is not a `KmerTokenizer`, or has other k-mers than the model.
     """
 
-    _load_tokenizer = True
+    _load_tokenizer: bool | None = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -88,7 +88,9 @@ def test_a_smaller_library_leaves_nothing_of_the_one_before(world, tmp_path):
         done = run(SMALLER, tmp_path, hub, world["folder"], tmp_path / "few")
         assert done.returncode == 0, done.stderr[-3000:]
         left = hub.files("tester/moths")
-    assert set(left) == {".gitattributes", "README.md", "library.json", "references.parquet", "search.safetensors"}
+    assert set(left) == {".gitattributes", "README.md", "library.json", "references.parquet", "search.safetensors"} | {
+        "config.json"
+    }
     assert "Not calibrated" in left["README.md"].decode()
 
 
