@@ -271,7 +271,7 @@ def main() -> int:
     rows, others = rows_of(args.source), {}
     if args.foreign is not None:
         table = read_sequences(args.foreign, clean="any")
-        others = dict(zip(table["processid"], table["dna_barcode"], strict=True))
+        others = dict(zip(table["processid"].to_pylist(), table["dna_barcode"].to_pylist(), strict=True))
     metrics = {}
     for seed in range(1, args.seeds + 1):
         metrics[f"seed {seed}"] = run(rows, seed, others, seed <= args.peers)

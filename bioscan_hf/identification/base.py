@@ -146,7 +146,18 @@ class Library(ABC):
             rank: np.concatenate([r[rank] for _, _, r in parts]) for rank in self.named if len(self.taxa[rank]) > 1
         }
         identity = np.concatenate([i for i, _, _ in parts]).astype(np.float64)
-        return learn(evidence, np.concatenate(known), right, np.ones(len(rows)), identity, np.concatenate(bins))
+        weight, families = self._weights(rows, without), self.codes["family"][rows]
+        return learn(evidence, np.concatenate(known), right, weight, identity, np.concatenate(bins), families)
+
+    def _weights(self, rows: NDArray[np.int64], without: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Weights (n,) by which each taxon that is left out counts once, and each level the same."""
+        weight = np.ones(len(rows))
+        for place, rank in enumerate(LEVELS):
+            here = without == place
+            codes = self.codes[rank][rows[here]]
+            own = 1 / np.bincount(codes + 1)[codes + 1]
+            weight[here] = own * (here.sum() / max(own.sum(), 1e-9))
+        return weight
 
     def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
         """References that remain without a reference's taxon at a level, or without itself at -1, (n, N)."""

@@ -1,0 +1,68 @@
+"""Models of confidences: monotone, cautious where families differ, and the same when read again."""
+
+import json
+
+import numpy as np
+import pytest
+from bioscan_hf.identification import calibration
+from bioscan_hf.identification.calibration import Calibration, Evidence, Monotone, learn
+
+FAMILIES = 40
+
+
+def samples(rng: np.random.Generator, differ: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A feature, whether names are right (70 %), and families; a family is all right or all wrong if they differ."""
+    families = np.repeat(np.arange(FAMILIES), 25)
+    draws = rng.random(FAMILIES)[families] if differ else rng.random(len(families))
+    return rng.random((len(families), 1)), draws < 0.7, families
+
+
+def test_families_that_differ_lower_a_confidence():
+    rng = np.random.default_rng(0)
+    at = np.array([[0.5]])
+    lowered = {}
+    for differ in (False, True):
+        x, right, families = samples(rng, differ)
+        plain = Monotone.fit(x, right, np.ones(len(x)))
+        careful = Monotone.fit(x, right, np.ones(len(x)), families)
+        assert isinstance(plain, Monotone) and isinstance(careful, Monotone)
+        assert plain(at) == pytest.approx(right.mean(), abs=0.1)
+        lowered[differ] = float((plain(at) - careful(at))[0])
+    assert 0 < lowered[False] < 0.08 < lowered[True] < 0.35
+
+
+def test_the_bound_holds_for_the_families_that_come():
+    """Of 200 draws of families, the true share lies above the bound in about 95 %."""
+    above = 0
+    for seed in range(200):
+        x, right, families = samples(np.random.default_rng(seed), True)
+        model = Monotone.fit(x * 0, right, np.ones(len(x)), families)
+        above += 0.7 >= (model if isinstance(model, float) else float(model(np.zeros((1, 1)))[0]))
+    assert 180 <= above <= 200
+
+
+def test_confidence_never_falls_when_the_evidence_grows(monkeypatch):
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(calibration, "CAUTION", 0.0)
+    x = rng.random((500, 3))
+    model = Monotone.fit(x, rng.random(500) < x[:, 0], np.ones(500), np.arange(500) % 7)
+    assert isinstance(model, Monotone)
+    grid = np.linspace(0, 1, 50)
+    for feature in range(3):
+        asked = np.full((50, 3), 0.5)
+        asked[:, feature] = grid
+        assert (np.diff(model(asked)) >= -1e-12).all()
+
+
+def test_what_was_learned_is_the_same_when_it_is_read_again():
+    rng = np.random.default_rng(2)
+    n = 600
+    evidence = Evidence(rng.random((n, 4)), {"family": rng.random((n, 4)), "species": rng.random((n, 4))})
+    level = rng.integers(0, 3, n)
+    right = {rank: (rng.random(n) < 0.6).astype(np.int64) for rank in evidence.ranks}
+    found = learn(evidence, level, right, np.ones(n), rng.random(n), families=rng.integers(0, 20, n))
+    again = Calibration.from_dict(json.loads(json.dumps(found.to_dict())))
+    levels = found.levels(evidence)
+    assert np.allclose(levels, again.levels(evidence))
+    for rank, values in found.confidences(evidence, levels).items():
+        assert np.allclose(values, again.confidences(evidence, levels)[rank], atol=1e-4)
