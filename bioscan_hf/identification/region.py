@@ -88,6 +88,7 @@ class Region:
         self._weight = tensors["anchor_weight"].astype(np.float64)
         linear = config["profile_weight"] == 0 and not config["hidden_size"]
         self._projection = _table(tensors) if linear else None
+        self._pairs = _pairs(tensors) if linear and encoder is None else None
 
     @cached_property
     def model(self) -> AlignedBarcodeModel:
@@ -176,6 +177,19 @@ class Region:
             parts = [self.model.embed_aligned(torch.from_numpy(part).int()) for part in _split(aligned, 4096)]
         return torch.cat([empty, *(part.to(torch.bfloat16) for part in parts)])
 
+    def cosines(self, reads: Codes, keys: Codes) -> Numbers | None:
+        """Cosines (n, C) of the whole profiles of aligned reads (n, P) and of the keys of each (n, C, P).
+
+        Distant profiles are nearer in their principal components than as a whole. None for vectors of another kind.
+        """
+        if self._pairs is None:
+            return None
+        place = np.arange(0, 25 * self.positions, 25, dtype=np.int32)
+        own = place + np.int32(5) * reads
+        product = self._pairs[own[:, None] + keys].sum(-1)
+        square = self._pairs[own + reads].sum(-1)[:, None] * self._pairs[place + np.uint8(6) * keys].sum(-1)
+        return np.asarray(product / np.sqrt(np.maximum(square, 1e-12)), np.float32)
+
     def _linear(self, aligned: Tensor) -> Tensor:
         """Unit vectors (n, D) of aligned reads (n, P): the sum of the projections of their letters."""
         assert self._projection is not None
@@ -189,6 +203,14 @@ def _table(tensors: dict[str, NDArray[Any]]) -> Tensor:
     contents = np.eye(4, dtype=np.float32) - frequency[:, None]  # (P, 4, 4)
     per_position = weight.astype(np.float32).reshape(len(weight), -1, 4).transpose(1, 2, 0)  # (P, 4, D)
     return torch.from_numpy((contents @ per_position).reshape(-1, len(weight))).to(torch.bfloat16)
+
+
+def _pairs(tensors: dict[str, NDArray[Any]]) -> Numbers:
+    """Products of the profiles of each two letters at each position, (25 P,); 0 for unknown letters."""
+    frequency = tensors["nucleotide_frequency"].astype(np.float32)
+    contents = np.zeros((len(frequency), 5, 4), np.float32)
+    contents[:, :4] = np.eye(4, dtype=np.float32) - frequency[:, None]
+    return (contents @ contents.transpose(0, 2, 1)).ravel()
 
 
 def _split(rows: Codes, size: int) -> list[Codes]:

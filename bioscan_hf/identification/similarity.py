@@ -42,6 +42,9 @@ MENDED = 0.02
 #: Below this identity, candidates are ordered by the vectors of the region.
 DISTANT = 0.93
 
+#: Candidates whose whole profiles are compared; all of distant reads.
+PROFILES = 3
+
 #: Standard errors by which an identity is lowered for the order, so that a short overlap has to be more alike.
 CAUTION = 2.0
 
@@ -182,6 +185,20 @@ class _Search:
             equal, overlap = compared(self.own.aligned[part], keys.aligned, near)
             share = equal / np.maximum(overlap + self.gaps[part, None], 1)
             self.identity[part, :width], self.overlap[part, :width] = share, overlap
+            self._whole_profiles(part, np.arange(min(PROFILES, width)))
+            first = self.cosine[part, :PROFILES].max(1, keepdims=True)
+            self.cosine[part, PROFILES:width] = np.minimum(self.cosine[part, PROFILES:width], first)
+            self._whole_profiles(part[share.max(1) < DISTANT], np.arange(PROFILES, width))
+
+    def _whole_profiles(self, some: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
+        """Sets the cosines of some reads and candidates to those of their whole profiles."""
+        assert self.own is not None and self.references.placed is not None and self.references.region is not None
+        for part in np.array_split(some, -(-len(some) // 256)) if len(some) else []:
+            rows = self.rows[part[:, None], columns]
+            keys = self.references.placed.aligned[rows.clip(0)]
+            cosine = self.references.region.cosines(self.own.aligned[part], keys)
+            if cosine is not None:
+                self.cosine[part[:, None], columns] = np.where(rows >= 0, cosine, 0)
 
     def covered(self, best: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether the best candidate of each read was compared over nearly all of what both could share."""
@@ -217,6 +234,7 @@ class _Search:
                 keys = self.references.placed.vectors[torch.from_numpy(self.rows[part, CANDIDATES:].clip(0))]
                 cosine = _cosines(self.own.vectors[torch.from_numpy(part)], keys)
                 self.cosine[part, CANDIDATES:] = np.where(self.rows[part, CANDIDATES:] >= 0, cosine, 0)
+            self._whole_profiles(some, np.arange(CANDIDATES, CANDIDATES + k))
 
     def align(self, some: NDArray[np.int64], most: int) -> None:
         """Sets identity and overlap of at most `most` candidates of some reads by their edit distances."""

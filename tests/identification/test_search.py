@@ -208,7 +208,7 @@ from bioscan_hf.identification.library import ReferenceLibrary
 library = ReferenceLibrary.from_pretrained(sys.argv[1])
 read = library.references.sequences[0]
 library.identify([read] * 10)
-reads = [read[: 300 + i % 350] + "ACGT"[i % 4] * (i % 7) + read[i % 97 :][:9] for i in range(int(sys.argv[2]))]
+reads = [read[: i % 600] + "ACGT"[i % 4] + read[i % 600 + 1 :] for i in range(int(sys.argv[2]))]
 library.identify(reads)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
