@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bioscan_hf.identification import calibration
 from bioscan_hf.identification.calibration import Calibration, Evidence, Monotone, learn
 
