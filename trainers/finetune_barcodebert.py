@@ -114,7 +114,7 @@ def evaluate(trainer: FinetuningTrainer, data: TaxonData) -> dict[str, Any]:
     for split, rows in data.splits.items():
         output = trainer.predict(cast(Any, rows), metric_key_prefix=split)
         scores = cast(NDArray[np.float32], output.predictions)
-        independent, consistent = summarize(scores, cast(Any, output.label_ids), data.classes)
+        independent, consistent = summarize(scores, cast(Any, output.label_ids), data.classes, intervals=True)
         metrics["independent"][split] = independent
         if consistent:
             metrics["consistent"][split] = consistent

@@ -20,6 +20,7 @@ from ..search.exact import QUERIES_AT_ONCE
 from ..search.index import UNKNOWN, RetrievalIndex, build_index
 from ..search.retrieve import Retrieval, retrieve
 from ..search.vectors import Floats, Ids, slices, unit_vectors
+from .intervals import Interval, species_intervals
 
 #: {"micro" or "macro": {k: {rank: accuracy in [0, 1], None where no query has a name}}}
 Accuracies = dict[str, dict[int, dict[str, float | None]]]
@@ -116,6 +117,23 @@ def accuracies(index: RetrievalIndex, found: Retrieval, query_labels: Labels, to
             scores = top_k_accuracy(found.predictions[rank][:, :k], true)
             result["micro"][k][rank] = scores["micro_accuracy"]
             result["macro"][k][rank] = scores["macro_accuracy"]
+    return result
+
+
+def top1_intervals(index: RetrievalIndex, found: Retrieval, query_labels: Labels) -> dict[str, dict[str, Interval]]:
+    """95 % intervals of the top-1 accuracy by a bootstrap over species: "micro" or "macro" -> rank -> [low, high].
+
+    Without species in `query_labels`, taxa of their last rank are drawn.
+    """
+    owner = "species" if "species" in query_labels else list(query_labels)[-1]
+    queries = len(found.neighbours)
+    groups = query_codes(index, owner, query_labels[owner], queries)
+    result: dict[str, dict[str, Interval]] = {"micro": {}, "macro": {}}
+    for rank, names in query_labels.items():
+        true = query_codes(index, rank, names, queries)
+        ends = species_intervals(found.predictions[rank][:, 0] == true, true, groups)
+        for average in result:
+            result[average][rank] = ends[f"{average}_accuracy_interval"]
     return result
 
 

@@ -20,6 +20,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from ..evaluation.intervals import species_intervals
 from ..files import replacing
 from ..labels import LabelMaps
 from ..metrics import accuracy, coverage, expected_calibration_error, f1
@@ -195,7 +196,11 @@ def score_logits(logits: torch.Tensor, labels: torch.Tensor, model: Any) -> torc
 
 
 def summarize(
-    scores: NDArray[np.float32], labels: NDArray[np.int64], classes: Mapping[str, Sequence[str]]
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: Mapping[str, Sequence[str]],
+    *,
+    intervals: bool = False,
 ) -> tuple[Metrics, Metrics]:
     """Metrics of each rank alone, and of the consistent predictions (empty for one rank).
 
@@ -207,29 +212,37 @@ def summarize(
         scores: (N, R, 5), of `score_logits`.
         labels: (N,) or (N, R), as made by `add_labels`.
         classes: Rank -> names.
+        intervals: Whether accuracies have 95 % intervals, by a bootstrap over the taxa of the lowest rank, such as
+            species.
     """
     independent: Metrics = {}
     consistent: Metrics = {}
+    lowest = labels.reshape(len(labels), -1)[:, -1]
+    taxa = np.where(lowest <= UNSEEN, lowest.max(initial=0) + 1 + UNSEEN - lowest, lowest) if intervals else None
     for place, (rank, names) in enumerate(classes.items()):
         score, label = scores[:, place], labels.reshape(len(labels), -1)[:, place]
         references = np.where(label <= UNSEEN, len(names) + UNSEEN - label, np.where(label < 0, MISSING, label))
         nats = score[:, 2][label >= 0].astype(np.float64)
         independent[rank] = {
-            **_metrics(score[:, 0], score[:, 1], references),
+            **_metrics(score[:, 0], score[:, 1], references, taxa),
             "coverage": coverage(references, np.arange(len(names))),
             "cross_entropy_nats": float(nats.mean()) if len(nats) else None,
         }
         if len(classes) > 1:
-            consistent[rank] = _metrics(score[:, 3], score[:, 4], references)
+            consistent[rank] = _metrics(score[:, 3], score[:, 4], references, taxa)
     return independent, consistent
 
 
 def _metrics(
-    ids: NDArray[np.float32], probabilities: NDArray[np.float32], references: NDArray[np.int64]
+    ids: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    references: NDArray[np.int64],
+    taxa: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
     predictions = ids.astype(np.int64)
     return {
         **accuracy(predictions, references),
+        **({} if taxa is None else species_intervals(predictions == references, references, taxa)),
         **f1(predictions, references),
         "expected_calibration_error": expected_calibration_error(
             np.clip(probabilities, 0, 1), predictions, references

@@ -45,6 +45,22 @@ def published(shared):
     return specimens, *(json.loads((folder / f"eval_{name}.json").read_text()) for name in ("acc", "meta"))
 
 
+def test_intervals_by_species(published):
+    """Each top-1 accuracy lies in its interval; without species, taxa of the lowest rank are drawn."""
+    specimens = published[0]
+    queries = {name: specimens[name] for name in ("seen", "unseen")}
+    table = evaluate_retrieval(specimens["keys"], queries, combinations=["dna->dna"])["dna->dna"]
+    widths = []
+    for split in ("seen", "unseen"):
+        for average, ends in table[split]["top1_intervals"].items():
+            for rank, (low, high) in ends.items():
+                assert 0 <= low <= table[split][average][1][rank] <= high <= 1
+                widths.append(high - low)
+    assert max(widths) > 0.05
+    genus = evaluate_retrieval(specimens["keys"], queries, combinations=["dna->dna"], ranks=["order", "genus"])
+    assert set(genus["dna->dna"]["seen"]["top1_intervals"]["micro"]) == {"order", "genus"}
+
+
 @pytest.mark.parametrize("ties", TIES)
 def test_all_published_accuracies(published, ties):
     """All 21 combinations x 2 kinds of queries x 2 averages x 3 k x 4 ranks, to 4 decimals.
