@@ -47,7 +47,7 @@ def library(world):
 
 @pytest.mark.parametrize("novel", [0.0, 0.3, 0.9])
 def test_confidences_hold_for_any_share_of_new_species(world, library, novel):
-    """Mean confidence and accuracy differ by less than 0.08; the share is estimated from the queries alone."""
+    """Mean confidence is near accuracy and seldom above it; the share is estimated from the queries alone."""
     random = np.random.default_rng(1)
     many = len(world["seen"][0])
     chosen = {"seen": random.permutation(many)[: round((1 - novel) * many)]}
@@ -60,7 +60,7 @@ def test_confidences_hold_for_any_share_of_new_species(world, library, novel):
     assert abs(float(table.schema.metadata[b"novel_share"]) - novel) < 0.12
     for rank in ("genus", "species"):
         found = score(table, labels, rank)
-        assert abs(found["sure"] - found["right"]) < 0.08, (rank, found)
+        assert -0.12 < found["sure"] - found["right"] < 0.06, (rank, found)
         assert found["right of named"] > 0.95 or found["named"] < 0.02
     sure = [np.array(table[f"{rank}_confidence"].to_pylist()) for rank in ("genus", "species")]
     assert (sure[1] <= sure[0] + 1e-9).all()
@@ -121,7 +121,12 @@ def test_saved_libraries_name_alike_and_damage_is_named(world, library, tmp_path
     library.save_pretrained(folder)
     opened = EmbeddingLibrary.from_pretrained(folder)
     x = world["novel"][0]
-    assert opened.identify_embeddings(x).equals(library.identify_embeddings(x))
+    before, after = library.identify_embeddings(x), opened.identify_embeddings(x)
+    for name in before.column_names:
+        if name.endswith(("confidence", "_new")):
+            assert after[name].to_pylist() == pytest.approx(before[name].to_pylist(), abs=1e-6)
+        else:
+            assert after[name].equals(before[name])
     assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
         *("library.json", "references.parquet", "vectors.safetensors")
     ]
