@@ -23,6 +23,11 @@ independently. `--label_columns order family genus species` makes equal taxa pos
 `--rank_weights`. `--objective simclr` trains each of `--simclr_modalities` separately, on two views of each specimen
 (altered photos, altered reads): as pretraining for a later `--model`, or as a control without alignment.
 
+`--fusion_weight 1` also trains a gate that fuses photo and barcode (`ClibdModel.get_fused_features`), against the
+text. `--hir_weight 0.01` adds a contrastive loss of photos over the chain species, genus, family, order; together with
+`--chain_batches True`, a batch holds specimens of one species, genus, family and order (CLiBD-HiR, whose two crops of
+a photo are one here).
+
 Specimens without a photo, a barcode or a taxonomy count in the pairs that they have. By default, equal barcodes and
 equal texts in a batch are not negatives of each other; `--distinct dna_barcode` keeps them out of the same batch.
 Rows are contrasted over all processes: one process and two take the same steps. For batches larger than memory,
@@ -62,7 +67,7 @@ from bioscan_hf.training.clibd.data import (
     modalities_of,
     prepare_model,
 )
-from bioscan_hf.training.clibd.options import PRESETS, ClibdArguments, ClibdOptions, check_options
+from bioscan_hf.training.clibd.options import PRESETS, ClibdArguments, ClibdOptions, batch_labels, check_options
 from bioscan_hf.training.clibd.streams import PassStream, fit_stream, steps_of
 from bioscan_hf.training.clibd.trainer import (
     ClibdTrainer,
@@ -116,7 +121,7 @@ def make_trainer(
     """A Trainer of the objective."""
     options, training_args = run.options, run.training_args
     trim = model.config.dna_pooling == "masked_mean" and not model.config.dna_attend_to_padding
-    labels = options.label_columns or ()
+    labels = batch_labels(options)
     collator: TwoViewCollator | ClibdCollator
     if options.objective == "simclr":
         collator = TwoViewCollator(processor, modalities, label_columns=labels, seed=training_args.seed)

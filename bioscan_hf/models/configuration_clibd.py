@@ -66,6 +66,7 @@ class ClibdConfig(PreTrainedConfig):
         logit_scale_max: Maximum of the inverse temperature; None, as published, is no maximum.
         logit_bias_init_value: Initial bias of the scaled cosines for SigLIP's loss, which starts at -10; None is no
             bias.
+        fusion: Add a gate that fuses photo and barcode, see `ClibdModel.get_fused_features`.
         initializer_range: Standard deviation of the initial weights of the projections.
         training_data: Name of the training dataset, if known.
 
@@ -86,6 +87,7 @@ class ClibdConfig(PreTrainedConfig):
     logit_scale_init_value: float = math.log(1 / 0.07)
     logit_scale_max: float | None = 100.0
     logit_bias_init_value: float | None = None
+    fusion: bool = False
     initializer_range: float = 0.02
     training_data: str | None = None
     tie_word_embeddings: bool = False
@@ -115,6 +117,8 @@ class ClibdConfig(PreTrainedConfig):
         # Not isinstance: remote code is imported more than once, with different classes.
         if dna is not None and dna.model_type != BarcodeBertConfig.model_type:
             raise ValueError(f"dna_config is a {type(dna).__name__}, but must be a BarcodeBertConfig.")
+        if self.fusion and not {"image", "dna"} <= set(self.modalities):
+            raise ValueError(f"fusion needs image and dna, but the model embeds {', '.join(self.modalities)}.")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; give 1 or more.")
         if self.logit_scale_max is not None and math.exp(self.logit_scale_init_value) > self.logit_scale_max:

@@ -56,7 +56,11 @@ def add_lora(model: PreTrainedModel, *, r: int = 4, modalities: Sequence[str] | 
         rank_pattern=fused,
         alpha_pattern=fused,
         target_modules=targets,
-        modules_to_save=[*heads.values(), "logit_scale", *(["logit_bias"] if model.logit_bias is not None else [])],
+        modules_to_save=[
+            *heads.values(),
+            "logit_scale",
+            *(name for name in ("logit_bias", "fusion_gate") if getattr(model, name) is not None),
+        ],
     )
     return _keep_zero_blocks(get_peft_model(model, config))
 

@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .barcode_heads import pool
 from .configuration_clibd import ClibdConfig
+from .gated_fusion import FusionGate
 from .logit_scale import LogitBias, LogitScale
 from .modeling_barcodebert import BarcodeBertModel
 
@@ -28,12 +29,14 @@ from .modeling_barcodebert import BarcodeBertModel
 class ClibdOutput(ModelOutput):
     """Output of `ClibdModel`: unit vectors (B, E) of the modalities, and scalars.
 
+    `fused_embeds` are those of photo and barcode together, None for a model without `fusion`.
     `logit_scale` is the inverse temperature; `logit_bias` is the bias of SigLIP's loss, None for a model without it.
     """
 
     image_embeds: torch.Tensor | None = None
     dna_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    fused_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
     logit_bias: torch.Tensor | None = None
 
@@ -118,6 +121,7 @@ class ClibdModel(PreTrainedModel):
         self.logit_scale = LogitScale(config.logit_scale_init_value, config.logit_scale_max)
         initial = config.logit_bias_init_value
         self.logit_bias = None if initial is None else LogitBias(initial)
+        self.fusion_gate = FusionGate(size) if config.fusion else None
         self.post_init()
         if config.image_config is not None:
             draw_as_timm(self.image_model)
@@ -182,9 +186,13 @@ class ClibdModel(PreTrainedModel):
         text_input_ids: torch.Tensor | None = None,
         text_attention_mask: torch.Tensor | None = None,
         text_token_type_ids: torch.Tensor | None = None,
+        image_present: torch.Tensor | None = None,
+        dna_present: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> ClibdOutput:
         """Embeddings of the given modalities; the `get_*_features` methods describe the inputs.
+
+        A model with `fusion` also fuses photos and barcodes, those of the rows that have them.
 
         Raises:
             ValueError: if nothing is given, or a modality without an encoder in this model.
@@ -199,9 +207,17 @@ class ClibdModel(PreTrainedModel):
         if text_input_ids is not None:
             text = self.get_text_features(text_input_ids, text_attention_mask, text_token_type_ids)
         bias = None if self.logit_bias is None else self.logit_bias()
+        fused = None
+        if self.fusion_gate is not None and (image is not None or dna is not None):
+            fused = self.fuse(image, dna, image_present=image_present, dna_present=dna_present)
         # Set at once, because the order of an output's fields is that of setting them.
         return ClibdOutput(
-            image_embeds=image, dna_embeds=dna, text_embeds=text, logit_scale=self.logit_scale(), logit_bias=bias
+            image_embeds=image,
+            dna_embeds=dna,
+            text_embeds=text,
+            fused_embeds=fused,
+            logit_scale=self.logit_scale(),
+            logit_bias=bias,
         )
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -244,6 +260,55 @@ class ClibdModel(PreTrainedModel):
         if self.config.text_pooling == "pooler":
             return unit(self.text_projection(outputs.pooler_output))
         return unit(self.text_projection(pool(outputs.last_hidden_state, attention_mask, self.config.text_pooling)))
+
+    def get_fused_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        dna_input_ids: torch.Tensor | None = None,
+        dna_attention_mask: torch.Tensor | None = None,
+        *,
+        image_present: torch.Tensor | None = None,
+        dna_present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit vectors (B, E) of photos and barcodes together, see `fuse`.
+
+        Args:
+            pixel_values, dna_input_ids, dna_attention_mask: As in `forward`; photos or barcodes may be None.
+            image_present, dna_present: Which rows have a photo or a barcode, bool (B,); None is all.
+
+        Raises:
+            ValueError: if the model has no fusion, or neither photos nor barcodes are given.
+        """
+        image = None if pixel_values is None else self.get_image_features(pixel_values)
+        dna = None if dna_input_ids is None else self.get_dna_features(dna_input_ids, dna_attention_mask)
+        return self.fuse(image, dna, image_present=image_present, dna_present=dna_present)
+
+    def fuse(
+        self,
+        image_embeds: torch.Tensor | None,
+        dna_embeds: torch.Tensor | None,
+        *,
+        image_present: torch.Tensor | None = None,
+        dna_present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit vectors (B, E) of embeddings of photos and barcodes (B, E), of which one may be None.
+
+        A row without a photo has the embedding of its barcode, and the reverse; zeros without both.
+
+        Raises:
+            ValueError: if the model has no fusion, or both are None.
+        """
+        if self.fusion_gate is None:
+            raise ValueError("This model has no fusion. Train one with fusion (--fusion_weight 1).")
+        given = image_embeds if image_embeds is not None else dna_embeds
+        if given is None:
+            raise ValueError("Nothing to fuse: give embeddings of photos, barcodes or both.")
+        nothing = torch.zeros(len(given), dtype=torch.bool, device=given.device)
+        if image_embeds is None:
+            image_embeds, image_present = torch.zeros_like(given), nothing
+        if dna_embeds is None:
+            dna_embeds, dna_present = torch.zeros_like(given), nothing
+        return self.fusion_gate(image_embeds, dna_embeds, image_present, dna_present)
 
     def _check_modality(self, modality: str) -> None:
         if modality not in self.config.modalities:

@@ -307,12 +307,12 @@ assert AutoConfig.from_pretrained(folder, trust_remote_code=True).modalities == 
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 output = model(**torch.load(folder + "/batch.pt"))
-torch.save([output.image_embeds, output.dna_embeds, output.text_embeds], folder + "/embeds.pt")
+torch.save([output.image_embeds, output.dna_embeds, output.text_embeds, output.fused_embeds], folder + "/embeds.pt")
 """
 
 
 def test_remote_code_runs_without_the_package(tmp_path):
-    model = tiny_clibd(dna_pooling="softmax_mean")
+    model = tiny_clibd(dna_pooling="softmax_mean", fusion=True)
     model.save_pretrained(tmp_path)
     torch.save(clibd_batch(), tmp_path / "batch.pt")
     done = subprocess.run(
@@ -323,7 +323,9 @@ def test_remote_code_runs_without_the_package(tmp_path):
         env=os.environ | {"HF_HOME": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for one, other in zip(torch.load(tmp_path / "embeds.pt"), embeds(model(**clibd_batch())), strict=True):
+    output = model(**clibd_batch())
+    expected = [*embeds(output), output.fused_embeds]
+    for one, other in zip(torch.load(tmp_path / "embeds.pt"), expected, strict=True):
         assert torch.equal(one, other)
 
 

@@ -72,7 +72,16 @@ RANKS_OF_LOSS = {"label_columns": ["order", "genus"], "rank_weights": [1.0, 3.0]
 SIGLIP = {"loss": "siglip", "label_columns": ["genus"], "learning_rate": 0.01}
 
 
-@pytest.mark.parametrize("way", [RANKS_OF_LOSS, SIGLIP], ids=["ranks", "siglip"])
+FUSED = {
+    "fusion_weight": 1.0,
+    "hir_weight": 0.5,
+    "chain_batches": True,
+    "label_columns": ["genus"],
+    "num_train_epochs": 9,
+}
+
+
+@pytest.mark.parametrize("way", [RANKS_OF_LOSS, SIGLIP, FUSED], ids=["ranks", "siglip", "fused"])
 def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_path, way):
     """One process, two, and one that passes three rows at a time through the model: the same losses and weights.
 
@@ -91,6 +100,11 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     if way is SIGLIP:
         start["logit_bias.bias"] = torch.tensor(-10.0)
         assert abs(weights(one)["logit_bias.bias"] + 10) > 5e-5, "the bias is not trained"
+    if way is FUSED:
+        start |= {key: torch.zeros_like(value) for key, value in weights(one).items() if key not in start}
+        assert {key for key in start if key not in weights(model)} == {
+            f"fusion_gate.{layer}.{part}" for layer in ("hidden", "output") for part in ("weight", "bias")
+        }
     for other in (parts, two, resumed):
         np.testing.assert_allclose(losses(other), losses(one), rtol=1e-5)
         same_weights(one, other, atol=2e-6)
@@ -99,7 +113,7 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     assert len(losses(one)) == 4 and moved > 3e-3, "the weights hardly moved: this would prove nothing"
 
 
-@pytest.mark.parametrize("way", [PERSISTING, {"streaming": True}])
+@pytest.mark.parametrize("way", [PERSISTING, {"streaming": True}, FUSED])
 def test_a_killed_run_resumes(dataset, tmp_path, way):
     """Killed in its 7th step of 9, 5 an epoch, by SIGKILL; dropout is on, and two workers that persist augment."""
     model = make_folder(tmp_path / "model", dropout=0.1)
@@ -221,6 +235,13 @@ def test_a_new_model_from_the_default_encoders(dataset, model, tmp_path, monkeyp
         ({"objective": "simclr", "augment_on_device": True}, "leave --loss and --augment_on_device out"),
         ({"objective": "simclr", "bind_to": "dna"}, "leave --pairs, --bind_to and --chunk_size out"),
         ({"objective": "simclr", "temperature": 0.0}, "temperature is 0.0"),
+        ({"fusion_weight": -1.0}, "fusion_weight is -1.0. Give 0 or more"),
+        ({"objective": "simclr", "hir_weight": 0.01}, "leave --fusion_weight and --hir_weight out"),
+        ({"fusion_weight": 1.0, "pairs": ["image-dna"]}, "fusion_weight needs image, dna, text, but compared are"),
+        ({"hir_weight": 1.0, "pairs": ["dna-text"]}, "hir_weight needs image, but compared are dna, text"),
+        ({"chain_batches": True}, "which no loss uses"),
+        ({"chain_batches": True, "hir_weight": 1.0, "distinct": "species"}, "both order the rows"),
+        ({"chain_batches": True, "hir_weight": 1.0, "streaming": True}, "leave --chain_batches out"),
         ({"rows_at_a_time": -1}, "rows_at_a_time is -1. Give 0 or more"),
         ({"lora_rank": -1}, "lora_rank is -1"),
         ({"per_device_train_batch_size": 1}, "batch of 1 row"),

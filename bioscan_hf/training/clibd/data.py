@@ -26,6 +26,7 @@ from transformers.utils import cached_file
 from ...dataset.load import load_bioscan5m
 from ...dataset.parquet_rows import ParquetRows, joined, open_rows
 from ...encoders.hub_encoders import BARCODEBERT, load_published_barcodebert
+from ...losses.hierarchical import CHAIN
 from ...losses.pairs import choose_pairs
 from ...models import register  # noqa: F401  (our classes for AutoModel)
 from ...models.configuration_clibd import ClibdConfig
@@ -37,7 +38,8 @@ from ...schema import RANKS
 from ..arguments import global_batch_size
 from ..inputs import check_batch, pinned, split_revision
 from ..sampling import EpochSampler, block_order, distinct_order, groups_of
-from .options import ClibdArguments, ClibdOptions, chosen_pairs
+from .chains import chain_order
+from .options import ClibdArguments, ClibdOptions, batch_labels, chosen_pairs
 from .streams import PassStream, ids_of_shards, kept, largest_id
 
 #: Fields of `ClibdConfig` of the published models.
@@ -68,7 +70,8 @@ def columns_needed(options: ClibdOptions, modalities: Sequence[str]) -> list[str
     """Columns to read in training."""
     columns = ["processid"] + ["image"] * ("image" in modalities) + ["dna_barcode"] * ("dna" in modalities)
     columns += list(RANKS) if "text" in modalities else []
-    columns += [*(options.label_columns or ()), *([options.distinct] if options.distinct != "none" else [])]
+    columns += [*batch_labels(options), *([options.distinct] if options.distinct != "none" else [])]
+    columns += list(CHAIN) if options.chain_batches else []
     return list(dict.fromkeys(columns))
 
 
@@ -189,6 +192,9 @@ def make_sampler(options: ClibdOptions, data: Any, training_args: ClibdArguments
     """The order of the training rows; None uses the Trainer's."""
     blocks = data.blocks if isinstance(data, ParquetRows) else None
     how = global_batch_size(training_args), training_args.seed
+    if options.chain_batches:
+        taxa = np.stack([groups_of(column_of(data, rank)) for rank in CHAIN], 1)  # (n, R)
+        return EpochSampler(chain_order, taxa, *how)
     if options.streaming or options.distinct == "none":
         return None if blocks is None else EpochSampler(block_order, blocks, *how)
     groups = groups_of(column_of(data, options.distinct), barcodes=options.distinct == "dna_barcode")
@@ -207,12 +213,13 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
     """
     if options.model is not None:
         whole = pinned(options.model)
-        return load_model(whole, options.loss), ClibdProcessor.from_pretrained(whole)
+        return load_model(whole, options.loss, options.fusion_weight > 0), ClibdProcessor.from_pretrained(whole)
     given = {modality: name for modality in MODALITIES if (name := getattr(options, f"{modality}_encoder"))}
     enough = 2 if options.objective == "contrast" else 1
     towers, text = load_encoders(given if len(given) >= enough else ENCODERS | given)
     published = options.architecture == "published"
     fields: dict[str, Any] = {**(PUBLISHED_HEADS if published else {}), "projection_dim": options.projection_dim}
+    fields["fusion"] = options.fusion_weight > 0
     if options.loss == "siglip":
         fields |= {"logit_scale_init_value": SIGLIP_SCALE, "logit_bias_init_value": SIGLIP_BIAS}
     model = ClibdModel.from_pretrained_towers(**towers, **fields)
@@ -255,8 +262,8 @@ def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
     return towers, text
 
 
-def load_model(name: str, loss: str) -> ClibdModel:
-    """The model to continue from; for the SigLIP loss, a model without a bias gets one.
+def load_model(name: str, loss: str, fusion: bool = False) -> ClibdModel:
+    """The model to continue from. It gets a bias for the SigLIP loss and a gate for `fusion`, if it has none.
 
     Raises:
         ValueError: if weights are missing or unexpected; all are named.
@@ -265,8 +272,11 @@ def load_model(name: str, loss: str) -> ClibdModel:
     new = set()
     if loss == "siglip" and config.logit_bias_init_value is None:
         config.logit_bias_init_value, new = SIGLIP_BIAS, {"logit_bias.bias"}
+    fuse = fusion and not config.fusion
+    config.fusion |= fusion
     loaded: Any = ClibdModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
-    missing, unexpected = sorted(set(loaded[1]["missing_keys"]) - new), sorted(loaded[1]["unexpected_keys"])
+    absent = {key for key in loaded[1]["missing_keys"] if not (fuse and key.startswith("fusion_gate."))}
+    missing, unexpected = sorted(absent - new), sorted(loaded[1]["unexpected_keys"])
     if missing or unexpected:
         raise ValueError(
             f"The weights of {name!r} do not fit its config. Missing: {', '.join(missing) or 'none'}; unexpected: "
@@ -329,7 +339,11 @@ def modalities_of(options: ClibdOptions, config: ClibdConfig) -> tuple[str, ...]
     """
     if options.objective == "contrast":
         pairs = choose_pairs(config.modalities, chosen_pairs(options), options.bind_to)
-        return tuple(modality for modality in config.modalities if any(modality in pair for pair in pairs))
+        compared = tuple(modality for modality in config.modalities if any(modality in pair for pair in pairs))
+        for weight, needed in (("fusion_weight", MODALITIES), ("hir_weight", ("image",))):
+            if getattr(options, weight) and not set(needed) <= set(compared):
+                raise ValueError(f"--{weight} needs {', '.join(needed)}, but compared are {', '.join(compared)}.")
+        return compared
     if missing := [modality for modality in options.simclr_modalities if modality not in config.modalities]:
         raise ValueError(f"The model has no {missing[0]!r} to train by simclr. It has {', '.join(config.modalities)}.")
     return tuple(modality for modality in config.modalities if modality in options.simclr_modalities)
@@ -351,6 +365,8 @@ def prepare_model(model: ClibdModel, options: ClibdOptions) -> Any:
     model.freeze(*others, projections=True)
     if options.fixed_temperature or options.objective == "simclr":
         model.logit_scale.requires_grad_(False)
+    if model.fusion_gate is not None and not options.fusion_weight:
+        model.fusion_gate.requires_grad_(False)
     if model.logit_bias is not None and (options.loss != "siglip" or options.objective == "simclr"):
         model.logit_bias.requires_grad_(False)
     return adapted

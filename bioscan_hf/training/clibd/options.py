@@ -1,7 +1,7 @@
 """Options and presets of CLIBD training, and their checks.
 
 Source: CLIBD, https://arxiv.org/abs/2405.17537 ("published": its public code); SigLIP,
-https://arxiv.org/abs/2303.15343
+https://arxiv.org/abs/2303.15343; fusion, HiR and chains: CLiBD-HiR, https://arxiv.org/abs/2603.25573
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+from ...losses.hierarchical import CHAIN
 from ...models.processing_clibd import MODALITIES
 from ...models.taxonomy_text import TEXT_TEMPLATES
 from ...schema import LABEL_COLUMNS
@@ -102,6 +103,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 SMALLEST = {
     **{"rows_at_a_time": 0, "chunk_size": 0, "lora_rank": 0, "projection_dim": 1, "stream_buffer": 1},
     "max_train_specimens": 1,
+    **{"fusion_weight": 0, "hir_weight": 0},
 }
 
 
@@ -119,6 +121,7 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
             "one. Leave one of them out."
         )
     _check_loss(options)
+    _check_added(options)
     if global_batch_size(training_args) < 2:
         raise ValueError("A batch of 1 row has nothing to compare. Give --per_device_train_batch_size 2 or more.")
     check_no_accumulation(training_args)
@@ -156,6 +159,26 @@ def _check_loss(options: ClibdOptions) -> None:
     check_rank_weights(options.rank_weights, columns, "--label_columns")
     if options.rank_weights is not None and (simclr or siglip or summed):
         raise ValueError("--rank_weights need --loss softmax with --target_normalization mean.")
+
+
+def _check_added(options: ClibdOptions) -> None:
+    """Raises ValueError for options of fusion, HiR and chains that would do nothing or exclude others."""
+    if options.objective == "simclr" and (options.fusion_weight or options.hir_weight):
+        raise ValueError("--objective simclr has its own loss: leave --fusion_weight and --hir_weight out.")
+    if options.chain_batches and options.streaming:
+        raise ValueError("--streaming cannot reorder its rows: leave --chain_batches out.")
+    if options.chain_batches and options.distinct != "none":
+        raise ValueError("--chain_batches and --distinct both order the rows: leave one of them out.")
+    if options.chain_batches and not (options.hir_weight or options.label_columns):
+        raise ValueError(
+            "--chain_batches makes batches of equal taxa, which no loss uses. Give --hir_weight or --label_columns."
+        )
+
+
+def batch_labels(options: ClibdOptions) -> list[str]:
+    """Columns of the labels of a batch: those of the contrastive loss, then those of HiR alone."""
+    columns = list(options.label_columns or ())
+    return columns + [rank for rank in CHAIN if options.hir_weight and rank not in columns]
 
 
 def chosen_pairs(options: ClibdOptions) -> list[tuple[str, str]] | None:

@@ -22,6 +22,7 @@ from transformers import EvalPrediction
 from ...evaluation.retrieval_protocol import Specimens, combinations_of, evaluate_retrieval
 from ...losses.cached import cached_embeddings
 from ...losses.contrastive import contrastive_loss, siglip_loss
+from ...losses.hierarchical import CHAIN, hierarchical_loss
 from ...losses.supervised import supervised_contrastive_loss
 from ...models.logit_scale import LogitScale
 from ...models.processing_clibd import MODALITIES, photos_on_device
@@ -30,7 +31,7 @@ from ...schema import REPORTED_RANKS
 from ..arguments import global_batch_size
 from ..trainer import BarcodeTrainer
 from .data import Validation
-from .options import ClibdArguments, ClibdOptions, chosen_pairs
+from .options import ClibdArguments, ClibdOptions, batch_labels, chosen_pairs
 from .streams import PassStream
 
 #: Batch keys passed to the model.
@@ -41,6 +42,8 @@ INPUTS = (
     "text_input_ids",
     "text_attention_mask",
     "text_token_type_ids",
+    "image_present",
+    "dna_present",
 )
 
 #: Combinations ("query->key") of a validation, where the model has the modalities; the first one is judged.
@@ -131,32 +134,54 @@ class ClibdTrainer(BarcodeTrainer):
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """The contrastive loss of a batch."""
+        """The contrastive loss of a batch, and what `--fusion_weight` and `--hir_weight` add to it."""
         outputs = self.embed(model, inputs)
         options, columns = self.options, self.options.label_columns or []
-        labels: Any = dict(zip(columns, inputs["labels"].unbind(1), strict=True)) if columns else None
+        found = batch_labels(options)
+        taxa = dict(zip(found, inputs["labels"].unbind(1), strict=True)) if found else {}
+        labels: Any = {column: taxa[column] for column in columns} or None
         if len(columns) == 1 and (options.target_normalization == "none" or options.loss == "siglip"):
             labels = labels[columns[0]]
         embeddings = {name: outputs[f"{name}_embeds"] for name in MODALITIES if f"{name}_embeds" in outputs}
+        loss = self.contrast(embeddings, outputs, inputs, labels)
+        if options.fusion_weight:
+            fused = {"fused": outputs["fused_embeds"], "text": embeddings["text"]}
+            loss = loss + options.fusion_weight * self.contrast(fused, outputs, inputs, labels)
+        if options.hir_weight:
+            chain, photos = {rank: taxa[rank] for rank in CHAIN}, inputs.get("image_present")
+            loss = loss + options.hir_weight * hierarchical_loss(embeddings["image"], chain, present=photos)
+        return (loss, outputs) if return_outputs else loss
+
+    def contrast(
+        self, embeddings: Mapping[str, Tensor], outputs: Any, inputs: Mapping[str, Tensor], labels: Any
+    ) -> Any:
+        """The chosen contrastive loss of the modalities, or of photo and barcode fused and the text."""
+        options, columns = self.options, self.options.label_columns or []
+        present = {name: inputs[f"{name}_present"] for name in MODALITIES if f"{name}_present" in inputs}
+        fused = "fused" in embeddings
+        if fused:
+            present["fused"] = present["image"] | present["dna"]
         compared: dict[str, Any] = {
-            "pairs": chosen_pairs(options),
-            "bind_to": options.bind_to,
-            "present": {name: inputs[f"{name}_present"] for name in embeddings if f"{name}_present" in inputs},
-            "duplicates": {name: inputs[f"{name}_ids"] for name in options.mask_duplicates if f"{name}_ids" in inputs},
+            "pairs": None if fused else chosen_pairs(options),
+            "bind_to": None if fused else options.bind_to,
+            "present": {name: mask for name, mask in present.items() if name in embeddings},
+            "duplicates": {
+                name: inputs[f"{name}_ids"]
+                for name in options.mask_duplicates
+                if f"{name}_ids" in inputs and name in embeddings
+            },
             "chunk_size": options.chunk_size or None,
         }
         if options.loss == "siglip":
-            loss = siglip_loss(embeddings, outputs["logit_scale"], outputs["logit_bias"], labels, **compared)
-        else:
-            loss = contrastive_loss(
-                embeddings,
-                outputs["logit_scale"],
-                labels,
-                target_normalization=options.target_normalization,  # type: ignore[arg-type]
-                rank_weights=dict(zip(columns, options.rank_weights, strict=True)) if options.rank_weights else None,
-                **compared,
-            )
-        return (loss, outputs) if return_outputs else loss
+            return siglip_loss(embeddings, outputs["logit_scale"], outputs["logit_bias"], labels, **compared)
+        return contrastive_loss(
+            embeddings,
+            outputs["logit_scale"],
+            labels,
+            target_normalization=options.target_normalization,  # type: ignore[arg-type]
+            rank_weights=dict(zip(columns, options.rank_weights, strict=True)) if options.rank_weights else None,
+            **compared,
+        )
 
     def prediction_step(  # type: ignore[override]
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None

@@ -58,6 +58,14 @@ class ClibdOptions:
     mask_duplicates: list[str] = option(
         ["dna", "text"], "Modalities whose equal inputs in a batch are not negatives; 'none'."
     )
+    fusion_weight: float = option(
+        0.0, "Weight of the loss of photo and barcode fused, against the text (published: 1); 0 for no fusion."
+    )
+    hir_weight: float = option(
+        0.0,
+        "Weight of the loss of photos over the chain species, genus, family, order (published: 0.01); 0 for none.",
+    )
+    chain_batches: bool = option(False, "Make batches of chains: rows of one species, genus, family and order.")
     distinct: str = option("none", "Column, such as dna_barcode, whose values occur once in a batch; 'none'.")
     augment_on_device: bool = option(False, "Crop and flip photos on the GPU; the data loader only decodes them.")
     rows_at_a_time: int = option(
