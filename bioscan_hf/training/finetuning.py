@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -217,6 +217,11 @@ class FinetuningTrainer(BarcodeTrainer):
 
     With class weights, training sums the weights of the labels.
     """
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Batches of a step and their labels. After a validation the model is in eval mode, which counts no weights."""
+        cast(Any, self.model).train()
+        return super().get_batch_samples(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         """Labels of a step, over accumulated batches and all processes: one number, or one per rank (R,)."""

@@ -126,10 +126,10 @@ def test_a_run_learns_and_reports_its_accuracy(source, pretrained, tmp_path):
     Of the 24 test rows 20 have a species, and of these 16 one of train: the coverage is 0.8.
     """
     folder = tmp_path / "run"
-    options = {"ranks": ["species", "genus", "order", "family"], "max_steps": 60, "learning_rate": 1e-2}
+    options = {"ranks": ["species", "genus", "order", "family"], "max_steps": 80, "learning_rate": 1e-2}
     results = program.main(*arguments(source, pretrained, folder, test_splits=["test"], **options))
     assert json.loads((folder / "results.json").read_text()) == results
-    assert (results["task"], results["steps"]) == ("barcodebert/finetune", 60)
+    assert (results["task"], results["steps"]) == ("barcodebert/finetune", 80)
     assert results["splits"] == {"train": 69, "val": 8, "test": 24}
     assert (results["training_rows_without_a_label"], results["classes_of_several_parents"]) == (1, 0)
     assert results["model"]["classes"] == {"order": 2, "family": 4, "genus": 4, "species": 8}
