@@ -219,7 +219,7 @@ class FinetuningTrainer(BarcodeTrainer):
     """
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Batches of a step and their labels. After a validation the model is in eval mode, which counts no weights."""
+        """Batches of a step, and their labels, counted in training mode: a validation leaves the eval mode."""
         cast(Any, self.model).train()
         return super().get_batch_samples(*args, **kwargs)
 
