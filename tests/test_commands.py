@@ -48,6 +48,7 @@ NOT_RUN = {
     "bioscan-hf publish": "needs the Hub; tests/dataset/test_publish.py runs it on a local server",
     "bioscan-hf demo": "the fixture `demo` of tests/cli/test_demo.py runs it",
     "bioscan-hf convert best.pth": "needs a published CLIBD checkpoint; tests/checkpoints/test_clibd.py converts one",
+    "bioscan-hf convert BarcodeMamba": "needs a Lightning file; tests/checkpoints/test_barcodemamba.py converts one",
 }
 
 #: Part of a command -> what stands for it: small models without weights of the Hub, few specimens.
@@ -185,6 +186,7 @@ def make_models() -> None:
     head = {"classifier.weight": torch.zeros(256, 32), "classifier.bias": torch.zeros(256)}
     for name in ("checkpoint.pt", "model_41.pth", "checkpoint_pretraining.pt"):
         torch.save({"model": body | head, "bert_config": bert.config.to_dict()}, name)
+    torch.save({"model": bert.bert.state_dict(), "bert_config": bert.config.to_dict()}, "best_pretraining.pt")
     BarcodeBertForMaskedLM(BarcodeBertConfig(k=5, **shape)).save_pretrained("out/barcodebert_k5")
     KmerTokenizer(k=5).save_pretrained("out/barcodebert_k5")
     bert.save_pretrained("bioscan-ml/BarcodeBERT")

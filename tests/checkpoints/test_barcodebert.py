@@ -72,6 +72,31 @@ def test_every_published_layout_converts_and_reloads_exactly(name, shared, tmp_p
     assert BarcodeBertModel.from_pretrained(folder)(**tokenizer("ACGTACGT", return_tensors="pt")).pooler_output.any()
 
 
+#: Other files of weights in the fixtures -> key of the weights, k, and vocabulary.
+WEIGHTS = {
+    "tiny_k4.pt": ("state_dict", 4, "barcodebert"),
+    "tiny_k5.pt": ("state_dict", 5, "barcodebert"),
+    "tiny_workshop2023_mlm.pt": ("state_dict", 3, "barcodebert-2023"),
+    "mlm_train.pt": ("after_3_steps", 4, "barcodebert"),
+    "mlm_train_tokenizeN.pt": ("after_3_steps", 4, "barcodebert-n"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_file_of_weights_converts(name, shared, tmp_path):
+    """Bit for bit, with the heads of their config."""
+    key, k, vocabulary = WEIGHTS[name]
+    content = torch.load(shared / "fixtures/barcodebert" / name, map_location="cpu", weights_only=True)
+    given = {"model": content[key], "bert_config": content["bert_config"]}
+    model = BarcodeBertForMaskedLM.from_pretrained(convert_checkpoint(given, tmp_path / "out"))
+    assert (model.config.k, model.config.vocabulary) == (k, vocabulary)
+    assert model.config.num_attention_heads == content["bert_config"]["num_attention_heads"]
+    state = model.state_dict()
+    for weight, value in content[key].items():
+        if not weight.endswith("position_ids"):
+            assert torch.equal(state[weight.removeprefix("module.")], value), weight
+
+
 def test_training_data_is_in_the_config(shared, tmp_path):
     folder = convert_checkpoint(shared / "fixtures/barcodebert/checkpoints/A_new_single.pt", tmp_path / "out")
     assert json.loads((folder / "config.json").read_text())["training_data"] == "CANADA-1.5M"
