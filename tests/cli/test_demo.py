@@ -80,11 +80,10 @@ def test_python_of_the_readme_runs_on_the_output_of_the_demo(demo, monkeypatch, 
     """Every block, in order, in the folder that holds `demo`."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
-    assert len(blocks) >= 5
+    assert len(blocks) >= 2
     monkeypatch.chdir(demo[0].parent)
     names: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("genus of unseen species: ") and "torch.Size([8, 3, 224, 224])" in out
-    assert [line.split()[0] for line in out[-2:]] == ["genus", "species"]
+    assert "(256, 256)" in out[0] and out[-1] == "torch.Size([8, 128])"

@@ -1,0 +1,1 @@
+"""Blocks of README and of docs/measured, rendered from benchmarks/results."""

@@ -1,0 +1,204 @@
+"""Names with a confidence: what is right, what other programs name, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from statistics import mean
+from typing import Any
+
+from bioscan_hf.cards import escape, table
+
+from .results import NOT_YET, Blocks, between, exists, percent, results
+
+VARIANTS = ("whole, as they are", "first 313, as they are", "first 200, as they are", "whole, one insertion")
+MIXES = ("none new", "half new", "nine tenths new", "family new")
+PROGRAMS = {"ours": "bioscan-hf identify", "blast": "BLAST+", "vsearch": "vsearch", "sintax": "SINTAX"}
+COMPARED = ("species", "genus", "family")
+
+
+def confidence() -> dict[str, Any] | None:
+    """Partitions of the results file; None if it is of an older form."""
+    metrics: dict[str, Any] = results("confidence")["metrics"]
+    return metrics if all("cells" in one for one in metrics.values()) else None
+
+
+def measured(render: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    """A block of the partitions, or a line that says that they are missing."""
+
+    def text() -> str:
+        partitions = confidence()
+        return NOT_YET if partitions is None else render(partitions)
+
+    return text
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return mean(there) if there else None
+
+
+def lowest(intervals: Iterable[list[float] | None]) -> float | None:
+    return min((pair[0] for pair in intervals if pair is not None), default=None)
+
+
+def cells(partitions: dict[str, Any]) -> str:
+    """One row per variant and mix: means over the partitions, and the lowest lower end of an interval."""
+    rows = []
+    for variant in VARIANTS:
+        for mix in MIXES:
+            found = [one["cells"][f"{variant}, {mix}"] for one in partitions.values()]
+            numbers = [
+                average(one[rank][name] for one in found)
+                for rank in ("species", "genus", "deepest")
+                for name in ("named", "right_of_named")
+            ]
+            low = lowest(one["deepest"]["interval"] for one in found)
+            rows.append((f"{variant}; {mix}", *map(percent, numbers), percent(low)))
+    columns = ("species named", "right", "genus named", "right", "any rank named", "right", "lowest interval from")
+    return table(("reads", *columns), rows)
+
+
+def every_variant(partitions: dict[str, Any]) -> str:
+    """All variants of the mix "half new"."""
+    names = [cell for cell in next(iter(partitions.values()))["cells"] if cell.endswith(", half new")]
+    rows = []
+    for name in names:
+        found = [one["cells"][name] for one in partitions.values()]
+        shares = [average(one["deepest"][what] for one in found) for what in ("named", "right_of_named")]
+        novelty = [one["novelty"] for one in found if "novelty" in one]
+        new = [average(one[by]["auroc"] for one in novelty) for by in ("species_new", "distance")]
+        low = lowest(one["deepest"]["interval"] for one in found)
+        rows.append((name.removesuffix(", half new"), *map(percent, (*shares, low, *new))))
+    header = ("reads", "named", "right", "lowest interval from", "AUROC of species_new", "AUROC of the distance")
+    return table(header, rows)
+
+
+def verdict(partitions: dict[str, Any]) -> str:
+    """The claims, and what does not hold."""
+    found = results("confidence")
+    claims, missed = found["claims"], found["missed"]
+    deepest = [cell["deepest"] for one in partitions.values() for cell in one["cells"].values()]
+    asked = [one for one in deepest if one["interval"]]
+    held = sum(one["right_of_named"] >= claims["right"] and one["interval"][0] >= claims["lower"] for one in asked)
+    foreign = [kind for one in partitions.values() for kind in one["foreign"].values()]
+    text = (
+        f"In {held} of {len(asked)} cells of {len(partitions)} partitions at least {claims['right']:.0%} of the sure "
+        f"names are right and the interval over species begins at {claims['lower']:.0%} or higher. "
+        f"Of {sum(kind['reads'] for kind in foreign):,} foreign reads {sum(kind['named'] for kind in foreign):,} "
+        "have a sure name. "
+    )
+    return text + ("Every claim of the benchmark holds." if not missed else f"{len(missed)} claims do not hold:")
+
+
+def missed_claims(partitions: dict[str, Any]) -> str:
+    missed = results("confidence")["missed"]
+    return "\n".join(f"- {escape(line)}" for line in missed) or "No claim is missed."
+
+
+def peers(partitions: dict[str, Any]) -> str:
+    """Coverage at 1 % wrong names of each program, on the same reads."""
+    there = [one["peers"] for one in partitions.values() if one["peers"]]
+    rows = []
+    for variant in there[0] if there else ():
+        for rank in COMPARED:
+            shares = [mean(one[variant][name][rank]["coverage"] for one in there) for name in PROGRAMS]
+            rows.append((f"{variant}; {rank}", *map(percent, shares)))
+    return table(("reads; rank", *PROGRAMS.values()), rows)
+
+
+def peers_right(partitions: dict[str, Any]) -> str:
+    """Share of all reads whose name is right, whatever the confidence, of the first partition with its interval."""
+    there = next(one["peers"] for one in partitions.values() if one["peers"])
+    rows = [
+        (
+            f"{variant}; {rank}",
+            *(
+                f"{percent(there[variant][name][rank]['right'])} ({between(there[variant][name][rank]['interval'])})"
+                for name in PROGRAMS
+            ),
+        )
+        for variant in VARIANTS[:3]
+        if variant in there
+        for rank in COMPARED
+    ]
+    return table(("reads; rank", *PROGRAMS.values()), rows)
+
+
+def rules(partitions: dict[str, Any]) -> str:
+    """Names of vsearch by fixed thresholds of identity."""
+    there = [one["peers"] for one in partitions.values() if one["peers"]]
+    rows = []
+    for variant in VARIANTS[:3]:
+        found = [one[variant]["vsearch"] for one in there if variant in one]
+        for rule in [key for key in found[0] if key.endswith(" rule")] if found else ():
+            shares = [average(one[rule][what] for one in found) for what in ("named", "right_of_named")]
+            rows.append((f"{variant}; {rule}", *map(percent, shares)))
+    return table(("reads; threshold", "named", "right"), rows)
+
+
+def foreign(partitions: dict[str, Any]) -> str:
+    kinds = list(dict.fromkeys(kind for one in partitions.values() for kind in one["foreign"]))
+    rows = []
+    for kind in kinds:
+        found = [one["foreign"][kind] for one in partitions.values() if kind in one["foreign"]]
+        rows.append((kind, sum(one["reads"] for one in found), sum(one["named"] for one in found)))
+    return table(("reads", "number", "with a sure name"), rows)
+
+
+def speed() -> str:
+    """Reads per second from file to file, beside vsearch."""
+    if not exists("identify_speed"):
+        return NOT_YET
+    metrics = results("identify_speed")["metrics"]
+    rows = []
+    for size in ("small", "large"):
+        if size not in metrics:
+            continue
+        part = metrics[size]
+        name = f"{part['opened']['records']:,} references"
+        for way, found in (("bioscan-hf identify", part["reads"]), ("vsearch", part["vsearch"])):
+            times = f"{part['times_vsearch']:.1f}" if way != "vsearch" else "1.0"
+            rates = (f"{found['reads_per_s']:,.0f}", f"{found['reads_per_s_wall']:,.0f}")
+            rows.append((f"{name}; {way}", found["reads"], *rates, times, f"{found['memory_gb']:.2f}"))
+    header = ("", "reads", "reads/s of 2 quiet cores", "reads/s of the wall", "times vsearch", "peak memory, GB")
+    return table(header, rows)
+
+
+def speed_goals() -> str:
+    if not exists("identify_speed"):
+        return NOT_YET
+    missed = results("identify_speed")["missed"]
+    return f"Goals not reached: {'; '.join(missed)}." if missed else "Every goal of the benchmark is reached."
+
+
+def example() -> str:
+    """Five reads and their names; the true species is added for the reader."""
+    found = results("names_example")["metrics"]
+    rows = [
+        (
+            row["id"],
+            row["status"],
+            f"*{row['name']}*" if row["rank"] in ("genus", "species") else row["name"],
+            row["rank"],
+            f"{row['confidence']:.3f}" if row["confidence"] else "",
+            f"{row['identity']:.3f}",
+            f"*{found['species'][row['id']]}*" if row["id"] != "shuffled" else "-",
+        )
+        for row in found["rows"]
+    ]
+    return table(("id", "status", "name", "rank", "confidence", "identity", "(true species)"), rows)
+
+
+BLOCKS: Blocks = {
+    "confidence": measured(cells),
+    "confidence_variants": measured(every_variant),
+    "confidence_verdict": measured(verdict),
+    "confidence_missed": measured(missed_claims),
+    "confidence_peers": measured(peers),
+    "confidence_peers_right": measured(peers_right),
+    "confidence_rules": measured(rules),
+    "confidence_foreign": measured(foreign),
+    "identify_speed": speed,
+    "identify_speed_goals": speed_goals,
+    "names_example": example,
+}
