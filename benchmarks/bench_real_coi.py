@@ -6,7 +6,8 @@ split -> build -> the project's own trainers -> nearest neighbours in train, or 
 CSV in BIOSCAN-5M columns in which every record has a species, so the partition is simulated: a share of the species is
 treated as unnamed, and a share of the other barcodes loses its labels. Each barcode counts once in its split and is in
 no other. Recipes are to be chosen by val and val_unseen alone. About 80 minutes on 2 cores; what is done stays in the
-folder, and a run that is started again goes on. Speed is `bench_identify.py`'s business. Needs vsearch.
+folder, and a run that is started again goes on. Speed is `bench_identify.py`'s business. Needs vsearch. The exit code
+is 1 if aligned barcodes are worse than a peer by more than 0.2 points for any question of test and test_unseen.
 """
 
 from __future__ import annotations
@@ -133,6 +134,13 @@ ENCODERS = {
 Barcodes = dict[str, list[str]]
 Labels = dict[str, dict[str, NDArray[np.int64]]]
 Answers = dict[str, dict[str, Any]]
+
+#: The claim: this way is not worse than these by more than a share of the answers.
+CLAIMED, PEERS, WORSE = (
+    "aligned, whole profile",
+    ("vsearch, 8 candidates", "vsearch, 32 candidates", "6-mer counts"),
+    0.002,
+)
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -284,7 +292,18 @@ def ways(
     }
 
 
-def main() -> None:
+def missed(metrics: Mapping[str, Answers]) -> list[str]:
+    """Questions of the test splits for which aligned barcodes are worse than a peer."""
+    found = []
+    for question, answer in metrics[CLAIMED].items():
+        for peer in PEERS:
+            other = metrics[peer].get(question, {}).get("micro_accuracy", 0.0)
+            if "of test" in question and answer["micro_accuracy"] < other - WORSE:
+                found.append(f"{question}: {answer['micro_accuracy']:.1%}, {peer} {other:.1%}")
+    return found
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="metadata CSV in which every record has a species")
     parser.add_argument("--work", type=Path, required=True, help="folder; what is done there is not done again")
@@ -322,9 +341,12 @@ def main() -> None:
         },
         seconds=round(time.perf_counter() - start, 1),
         cpu_seconds_of_children=round(used.ru_utime + used.ru_stime, 1),
+        missed=missed(metrics),
         metrics=metrics,
     )
+    print(*missed(metrics), sep="\n")
+    return int(bool(missed(metrics)) and args.steps >= 1)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

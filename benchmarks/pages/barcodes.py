@@ -68,7 +68,7 @@ def gpu_training() -> str:
 
 
 def objectives() -> str:
-    """Four objectives of pretraining, the same steps of each: accuracy over all seeds, and of each seed."""
+    """Four objectives of pretraining, the same steps of each: accuracy over all seeds with its interval."""
     if not exists("objectives"):
         return NOT_YET
     metrics = results("objectives")["metrics"]
@@ -78,7 +78,7 @@ def objectives() -> str:
             name,
             *(
                 f"{percent(values[question]['micro_accuracy'])} "
-                f"({', '.join(percent(one) for one in values[question]['micro_accuracy_of_each_seed'])})"
+                f"({between(values[question]['micro_accuracy_interval'])})"
                 for question in questions
             ),
         )
