@@ -14,6 +14,8 @@ import yaml
 from bioscan_hf import KmerTokenizer
 from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 from bioscan_hf.checkpoints.safe_load import Inert, load_checkpoint
+from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.batches import embed_barcodes, inference
 from bioscan_hf.models.configuration_barcodemamba import PUBLISHED, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
@@ -115,6 +117,20 @@ def test_lightning_file_of_kmers(run, tmp_path):
     batch = tokenizer("ACGTACGTAC", return_tensors="pt")
     output = BarcodeMambaModel.from_pretrained(made)(**batch)
     assert batch["input_ids"].shape == (1, 30) and (output.last_hidden_state.mean(1) == output.pooler_output).all()
+
+
+def test_embeddings_of_a_converted_model(run, tmp_path):
+    """`embed` gives the mean over all 30 positions of each barcode, whatever else is in the batch."""
+    made = convert_checkpoint(run(our_model(max_nucleotides=60)), tmp_path / "out")
+    model, processor = load_encoder(str(made))
+    barcodes = ["ACGTACGTAC", "ACGT" * 15, "", "GG"]
+    with inference(model):
+        vectors, valid = embed_barcodes(model, processor, barcodes)
+        batch = processor(barcodes, return_tensors="pt")
+        hidden = model(batch["input_ids"]).last_hidden_state.mean(1)
+    assert valid.tolist() == [True, True, False, True] and not vectors[2].any()
+    for row in (0, 1, 3):
+        assert abs(vectors[row] - hidden[row].numpy()).max() < 1e-5
 
 
 def test_single_nucleotides(run, tmp_path):

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny import TREE, tiny_bert
 
 from bioscan_hf.losses.taxa import TaxaLoss
+from bioscan_hf.models.modeling_barcodebert import BarcodeBertForSequenceClassification
 from bioscan_hf.models.taxon_classifier import summed_probabilities, taxa_loss
 
 WEIGHTS = {"0": "none", "0.5": "inverse_sqrt"}
@@ -61,6 +63,27 @@ def test_the_published_sums_over_children(published):
         summed_probabilities(logits, published["parents"][1:]), published["infer_sum"], strict=True
     ):
         assert torch.allclose(found, torch.tensor(expected), atol=1e-6)
+
+
+def test_a_classifier_predicts_from_summed_probabilities():
+    """Each rank takes the largest sum of its species; the logits of higher ranks count for nothing."""
+    model = tiny_bert(BarcodeBertForSequenceClassification, **TREE)
+    logits = torch.randn(5, 9)
+    parts = list(model.rank_logits(logits).values())
+    found = model.predict_taxa(logits, infer_sum=True)
+    sums = summed_probabilities(parts, [model.config.parents[rank] for rank in list(model.config.taxa)[1:]])
+    for part, prediction in zip(sums, found.values(), strict=True):
+        assert torch.equal(prediction.ids, part.argmax(1)) and torch.equal(prediction.probabilities, part.amax(1))
+    changed = logits.clone()
+    changed[:, : -parts[-1].shape[1]] = 0
+    again = model.predict_taxa(changed, infer_sum=True)
+    assert all(torch.equal(found[rank].ids, again[rank].ids) for rank in found)
+
+
+def test_a_species_without_a_genus_adds_to_none():
+    species = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    genus, same = summed_probabilities([torch.zeros(1, 2), species], [[1, 0, -1]])
+    assert genus.tolist() == [[pytest.approx(0.3), pytest.approx(0.5)]] and same.sum().item() == pytest.approx(1)
 
 
 #: 2 genera with 3 and 2 species; the last species has no rows, nor has the genus 2, the parent of species 5.
