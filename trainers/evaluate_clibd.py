@@ -20,6 +20,9 @@ The paper's table of several models, such as none, 1 M and 5 M specimens, from t
 (`ClibdModel.from_pretrained_towers`, saved without training), or a folder of its embeddings. Every table shows chance:
 a key drawn at random.
 
+`--dna_noise True` also measures with errors in the barcodes of the queries, each kind alone and all together, and
+writes `robustness.md`. A model with fusion is measured with photo and barcode fused, too.
+
 The output folder holds `results.json` (every combination), `tables.md` (those that the paper reports), and with
 --plots `confusion.png`, `keys.png`, `bars.png` and, if the source has photos, `gallery.png`.
 """
@@ -28,7 +31,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,7 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     evaluate_retrieval,
     rows_of,
 )
+from bioscan_hf.evaluation.retrieval_tables import table_text
 from bioscan_hf.evaluation.specimens import joined, load_specimens
 from bioscan_hf.files import write_text, writing
 from bioscan_hf.models.modeling_clibd import ClibdModel
@@ -66,6 +70,9 @@ from bioscan_hf.search.index import KINDS, build_index, measure_recall, save_ind
 from bioscan_hf.search.retrieve import TIES, retrieve
 from bioscan_hf.training.arguments import check_processes, read_options
 from bioscan_hf.training.clibd.batches import encoded_photo
+from bioscan_hf.training.clibd.robustness import REPORTED as REPORTED_WITH_NOISE
+from bioscan_hf.training.clibd.robustness import WITH_DNA, embed_noisy, noisy_specimens, robustness_text
+from bioscan_hf.training.dna_noise import DnaNoise
 from bioscan_hf.training.options.evaluate import EvaluateOptions
 from bioscan_hf.training.options.shared import check_choices
 from bioscan_hf.training.run import run_program
@@ -76,6 +83,9 @@ QUERIES = {"val": ("val", "val_unseen"), "test": ("test", "test_unseen")}
 #: Queries of seen and of unseen species.
 PARTS = ("seen", "unseen")
 
+#: Folder of the embeddings of altered barcodes, in the output folder.
+NOISE = "embeddings_noise"
+
 GALLERY_QUERIES = 6
 GALLERY_NEIGHBOURS = 3
 
@@ -83,7 +93,7 @@ GALLERY_NEIGHBOURS = 3
 #: Option -> its allowed values.
 CHOICES: dict[str, Sequence[str]] = {
     "evaluate": tuple(QUERIES),
-    "combinations": combinations_of(MODALITIES),
+    "combinations": combinations_of((*MODALITIES, "fused")),
     "ties": TIES,
     "index": KINDS,
     "dtype": ("auto", "float32", "bfloat16"),
@@ -98,6 +108,10 @@ def check_options(options: EvaluateOptions) -> None:
         raise ValueError("Give either --model and --source, or --embeddings, or --table.")
     if options.model is not None and options.source is None:
         raise ValueError("--model needs --source, the dataset to embed.")
+    if options.dna_noise and options.model is None:
+        raise ValueError("--dna_noise embeds altered barcodes: give --model and --source.")
+    if options.dna_noise and not any(name.split("->")[0] in WITH_DNA for name in options.combinations or ["dna"]):
+        raise ValueError("--dna_noise needs one of the --combinations with barcodes as queries, such as 'dna->dna'.")
     resolve_splits(options.key_splits)
     check_top_k(options.top_k)
     check_ranks(options.ranks, dict.fromkeys(LABEL_COLUMNS))
@@ -116,13 +130,18 @@ def embed_splits(options: EvaluateOptions, model: str, folder: Path) -> None:
     kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
     if kind != "clibd":
         raise ValueError(f"{model!r} is a model of type {kind!r}. Give a CLIBD model.")
-    network, processor = ClibdModel.from_pretrained(model), ClibdProcessor.from_pretrained(model)
-    network.to(this_process().device)
+    network, processor = _loaded(model)
     config = options.config if "image" in network.config.modalities else "dna"
     how: dict[str, Any] = {"batch_size": options.batch_size, "dtype": options.dtype}
     for split in splits_of(options):
         data = load_bioscan5m(str(options.source), config, split, max_nucleotides=None)
         embed_clibd(network, processor, data, folder / split, workers=max(1, options.workers), **how)
+
+
+def _loaded(model: str) -> tuple[ClibdModel, ClibdProcessor]:
+    """A model on the device of this process, and its processor."""
+    network: Any = ClibdModel.from_pretrained(model)
+    return network.to(this_process().device).eval(), ClibdProcessor.from_pretrained(model)
 
 
 def this_process() -> PartialState:
@@ -170,34 +189,37 @@ def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> di
     return about
 
 
-def table_text(models: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k: int) -> str:
-    """Markdown tables of the reported combinations: accuracy in percent, and harmonic mean."""
-    tables = {name: about["tables"] for name, about in models.items()}
-    first = next(iter(tables.values()))
-    shown = [name for name in REPORTED if name in first] or list(first)
-    lines = []
-    for average in ("macro", "micro"):
-        lines += [f"## {average.capitalize()} top-{k} accuracy (%): seen / unseen / harmonic mean", ""]
-        lines += ["| combination | of | " + " | ".join(ranks) + " |", "|---|---|" + "---|" * len(ranks)]
-        for name in shown:
-            for model, of_model in tables.items():
-                if name in of_model:
-                    table = of_model[name]
-                    parts = [table[part][average][k] for part in ("seen", "unseen", "harmonic_mean")]
-                    lines.append(_line(name, model, parts, ranks))
-            chance = [first[name][part]["chance"][average][k] for part in PARTS]
-            lines.append(_line(name, "chance", chance, ranks))
-        lines.append("")
-    sizes = first[shown[0]]
-    lines.append(
-        f"{sizes['keys']:,} keys; {sizes['seen']['queries']:,} seen and {sizes['unseen']['queries']:,} unseen"
+def embed_with_noise(options: EvaluateOptions) -> ClibdModel:
+    """Writes the embeddings of altered barcodes of the queries; gives the model."""
+    network, processor = _loaded(str(options.model))
+    embed_noisy(
+        network,
+        processor.dna_tokenizer,
+        lambda split: load_bioscan5m(str(options.source), "dna", split, max_nucleotides=None),
+        QUERIES[options.evaluate],
+        options.noise_seed,
+        Path(options.output_dir) / NOISE,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
     )
-    return "\n".join(lines) + " queries.\n"
+    return network
 
 
-def _line(name: str, model: str, parts: Sequence[Mapping[str, float | None]], ranks: Sequence[str]) -> str:
-    cells = [" / ".join("-" if part[rank] is None else f"{100 * part[rank]:.1f}" for part in parts) for rank in ranks]  # type: ignore[operator]
-    return f"| {name} | {model} | {' | '.join(cells)} |"
+def measured_with_noise(
+    options: EvaluateOptions, network: ClibdModel, specimens: Mapping[str, Specimens], tables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Kind of error -> retrieval tables of queries with a barcode; "none" has those without errors."""
+    asked = options.combinations or [name for name in REPORTED_WITH_NOISE if name in tables]
+    altered = [name for name in asked if name.split("->")[0] in WITH_DNA]
+    found: dict[str, Any] = {"none": {name: tables[name] for name in asked}}
+    for condition in DnaNoise.conditions():
+        folder = Path(options.output_dir) / NOISE / condition
+        queries = {
+            split: noisy_specimens(network, specimens[split], folder / split) for split in QUERIES[options.evaluate]
+        }
+        chosen = replace(options, combinations=altered, index="exact")
+        found[condition] = measured(chosen, dict(specimens) | queries)["tables"]
+    return found
 
 
 def write_plots(
@@ -325,6 +347,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             embed_splits(options, given, folder)
         if state.is_main_process:
             specimens[name] = {split: load_specimens(folder / split) for split in splits}
+    network = embed_with_noise(options) if options.dna_noise else None
     if not state.is_main_process:
         return {}
     models = {name: measured(options, of_model) for name, of_model in specimens.items()}
@@ -332,6 +355,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     text = table_text(models, options.ranks, min(options.top_k))
     write_text(output / "tables.md", text)
     print(text)
+    if network is not None:
+        about = models["model"]
+        noise = about["noise"] = measured_with_noise(options, network, specimens["model"], about["tables"])
+        write_text(output / "robustness.md", robustness_text(noise, options.ranks, min(options.top_k)))
     if options.plots:
         write_plots(options, specimens["model"], models)
     if options.save_index is not None:

@@ -14,6 +14,7 @@ from ..models.taxonomy_text import clibd_text
 from ..schema import LABEL_COLUMNS, RANKS
 from .base import Encoder
 from .embed import embed
+from .fused import embed_fused
 from .image_encoders import clibd_image_encoder
 
 
@@ -33,6 +34,8 @@ def embed_clibd(
 ) -> None:
     """Writes embeddings of each modality to `output`/MODALITY, with the labels. See `embed`.
 
+    A model with `fusion` also writes those of photo and barcode together, to `output`/fused.
+
     A row without a photo, a barcode or a taxonomy is written as not valid for that modality.
 
     Args:
@@ -49,6 +52,8 @@ def embed_clibd(
     how: dict[str, Any] = {"keep": LABEL_COLUMNS, "missing": "invalid", **options}
     for modality in model.config.modalities:
         embed(*encoders[modality](), dataset, output=Path(output) / modality, **how)
+    if model.config.fusion:
+        embed_fused(model, Path(output) / "image", Path(output) / "dna", Path(output) / "fused")
 
 
 def clibd_dna_features(network: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def _embed_to(folder: Path, encoding: _Encoding, state: PartialState) -> Embeddi
         if state.is_main_process:
             delete_temporaries(folder)
             if not (folder / MANIFEST).exists():
-                _write_manifest(folder, identity, encoding.model)
+                write_manifest(folder, identity, encoding.model)
         paths = [shard_path(folder, shard, encoding.shards) for shard in range(encoding.shards)]
         fingerprints = [text_hash(json.dumps(identity), digest) for digest in digests]
         mine = _of_process(state, range(encoding.shards))
@@ -124,11 +124,11 @@ def _embed_to(folder: Path, encoding: _Encoding, state: PartialState) -> Embeddi
         todo = _of_process(state, missing)
         with _bar(state, sum(map(encoding.size, todo))) as bar:
             for i in todo:
-                _write_shard(paths[i], encoding.compute(i, _advance(bar)), fingerprints[i])
+                write_shard(paths[i], encoding.compute(i, _advance(bar)), fingerprints[i])
         state.wait_for_everyone()
         embeddings = load_embeddings(folder)
         if state.is_main_process:
-            _write_manifest(folder, identity | {"dim": embeddings.dim}, encoding.model)
+            write_manifest(folder, identity | {"dim": embeddings.dim}, encoding.model)
     return embeddings
 
 
@@ -253,7 +253,8 @@ def _concatenated(parts: Sequence[Embeddings]) -> Embeddings:
     )
 
 
-def _write_manifest(folder: Path, content: dict[str, Any], model: nn.Module) -> None:
+def write_manifest(folder: Path, content: dict[str, Any], model: nn.Module) -> None:
+    """Writes the manifest of a folder of embeddings: `content`, the encoder and versions of packages."""
     about = {
         "encoder": model.description if isinstance(model, Encoder) else type(model).__name__,
         "versions": {name: version(name) for name in ("bioscan_hf", "torch", "transformers", "datasets", "pyarrow")},
@@ -270,7 +271,8 @@ def _is_written(path: Path, fingerprint: str) -> bool:
     return metadata[b"fingerprint"].decode() == fingerprint
 
 
-def _write_shard(path: Path, part: Embeddings, fingerprint: str) -> None:
+def write_shard(path: Path, part: Embeddings, fingerprint: str) -> None:
+    """Writes a shard of embeddings with its columns; `fingerprint` tells shards of other rows apart."""
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.embeddings.reshape(-1)), part.dim)
     table = pa.table({"processid": part.processids, "embedding": vectors, "valid": part.valid})
     for name, values in part.columns.items():

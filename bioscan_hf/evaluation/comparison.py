@@ -74,7 +74,7 @@ def comparison(
     Raises:
         ValueError: for a combination, rank or k that no evaluation has.
     """
-    unknown = [name for name in combinations if name not in combinations_of(("image", "dna", "text"))]
+    unknown = [name for name in combinations if name not in combinations_of(("image", "dna", "text", "fused"))]
     if unknown:
         raise ValueError(f"Unknown combination {unknown[0]!r}. Give such as {', '.join(REPORTED)}.")
     columns = [(name, part) for name in combinations for part in PARTS]

@@ -1,7 +1,8 @@
 """Retrieval protocol of CLIBD (https://arxiv.org/abs/2405.17537): queries and keys of every modality.
 
 Besides image, DNA and text there are "averaged" (mean of the unit vectors of image and DNA), "concatenated" (both side
-by side) and, for keys only, "all" (one key per modality of a specimen).
+by side), "fused" (both by the gate of a model with fusion) and, for keys only, "all" (one key per modality of a
+specimen).
 Shape letters: N = specimens, D = embedding size.
 """
 
@@ -34,7 +35,7 @@ from .retrieval import (
 )
 
 MODALITIES = ("image", "dna", "text")
-QUERY_TYPES = (*MODALITIES, "averaged", "concatenated")
+QUERY_TYPES = (*MODALITIES, "averaged", "concatenated", "fused")
 KEY_TYPES = (*QUERY_TYPES, "all")
 
 #: Combinations in the tables of the paper.
@@ -46,7 +47,7 @@ class Specimens:
     """Embeddings of specimens and their labels.
 
     Attributes:
-        embeddings: "image", "dna" or "text" -> (N, D).
+        embeddings: "image", "dna", "text" or "fused" -> (N, D).
         labels: Rank -> names (N,), None where unknown.
         present: Modality -> which specimens have it (N,); all if the modality is not named. Embeddings of absent
             specimens are ignored.
@@ -111,6 +112,7 @@ def combinations_of(modalities: Sequence[str]) -> tuple[str, ...]:
     """
     singles = [name for name in MODALITIES if name in modalities]
     both = [name for name in ("averaged", "concatenated") if {"image", "dna"} <= set(singles)]
+    both += ["fused"] if "fused" in modalities else []
     keys = [*singles, *both, *(["all"] if len(singles) == 3 else [])]
     pairs = product([*singles, *both], keys)
     return tuple(f"{query}->{key}" for query, key in pairs if (query == "concatenated") == (key == "concatenated"))

@@ -21,7 +21,7 @@ def load_specimens(folder: str | Path) -> Specimens:
     """
     folder = Path(folder)
     there = modalities_of(folder)
-    parts = {name: load_embeddings(folder, name) for name in MODALITIES if name in there}
+    parts = {name: load_embeddings(folder, name) for name in (*MODALITIES, "fused") if name in there}
     if not parts:
         raise FileNotFoundError(f"{folder} has no {MANIFEST} of embeddings of {', '.join(MODALITIES)}.")
     one, first = next(iter(parts.items()))

@@ -29,6 +29,12 @@ class EvaluateOptions:
     ties: str = option("vote", "Rule of the prediction: 'vote', or 'parity' as published.")
     index: str = option("exact", "Search: 'exact', or approximate: 'hnsw', 'ivfpq'.")
     prototypes: str | None = option(None, "Use one key per taxon of this rank, such as species.")
+    dna_noise: bool = option(
+        False,
+        "Also measure with errors in the barcodes of the queries: substitutions, N, insertions, deletions, a lost "
+        "run, a cut end, and all.",
+    )
+    noise_seed: int = option(123, "Seed of these errors.")
     batch_size: int = option(64, "Specimens per forward pass.")
     workers: int = option(0, "Threads that decode photos.")
     dtype: str = option("auto", "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU.")
