@@ -82,12 +82,21 @@ def verdict(partitions: dict[str, Any]) -> str:
     held = sum(one["right_of_named"] >= claims["right"] and one["interval"][0] >= claims["lower"] for one in asked)
     foreign = [kind for one in partitions.values() for kind in one["foreign"].values()]
     text = (
-        f"In {held} of {len(asked)} cells of {len(partitions)} partitions at least {claims['right']:.0%} of the sure "
-        f"names are right and the interval over species begins at {claims['lower']:.0%} or higher. "
+        f"In {held} of {len(asked)} cells of {len(partitions)} partitions at least {percent_of(claims['right'])} of the sure "
+        f"names are right and the interval over species begins at {percent_of(claims['lower'])} or higher. "
         f"Of {sum(kind['reads'] for kind in foreign):,} foreign reads {sum(kind['named'] for kind in foreign):,} "
         "have a sure name. "
     )
-    return text + ("Every claim of the benchmark holds." if not missed else f"{len(missed)} claims do not hold:")
+    return text + ("Every claim of the benchmark holds." if not missed else _told(len(missed)))
+
+
+def percent_of(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _told(missed: int) -> str:
+    many = "1 claim of the benchmark does" if missed == 1 else f"{missed} claims of the benchmark do"
+    return f"{many} not hold, as the page of names lists."
 
 
 def missed_claims(partitions: dict[str, Any]) -> str:

