@@ -272,21 +272,22 @@ def main() -> int:
     if args.foreign is not None:
         table = read_sequences(args.foreign, clean="any")
         others = dict(zip(table["processid"].to_pylist(), table["dna_barcode"].to_pylist(), strict=True))
-    metrics = {}
+    metrics: dict[str, Any] = {}
+    failures: list[str] = []
     for seed in range(1, args.seeds + 1):
         metrics[f"seed {seed}"] = run(rows, seed, others, seed <= args.peers)
+        failures = missed(metrics)
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-    failures = missed(metrics)
-    write_results(
-        args.output,
-        task="benchmark/confidence",
-        options={"least": LEAST, "seeds": args.seeds, "peers": args.peers},
-        claims={"right": RIGHT, "lower": LOWER, "foreign": FOREIGN, "error": ERROR},
-        dataset=args.source.name,
-        seconds=round(time.perf_counter() - start),
-        missed=failures,
-        metrics=metrics,
-    )
+        write_results(  # after each seed, so that a cut leaves what was done
+            args.output,
+            task="benchmark/confidence",
+            options={"least": LEAST, "seeds": seed, "peers": min(seed, args.peers)},
+            claims={"right": RIGHT, "lower": LOWER, "foreign": FOREIGN, "error": ERROR},
+            dataset=args.source.name,
+            seconds=round(time.perf_counter() - start),
+            missed=failures,
+            metrics=metrics,
+        )
     print(*failures, sep="\n")
     return int(bool(failures))
 
