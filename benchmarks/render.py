@@ -14,12 +14,12 @@ import argparse
 import re
 from pathlib import Path
 
-from pages import barcodes, clibd, clusters, names, readme, speed
+from pages import barcodes, clibd, clusters, names, objectives, readme, speed
 from pages.results import ROOT, run
 
 BLOCKS = {
     name: render
-    for module in (barcodes, clibd, clusters, names, readme, speed)
+    for module in (barcodes, clibd, clusters, names, objectives, readme, speed)
     for name, render in module.BLOCKS.items()
 }
 
