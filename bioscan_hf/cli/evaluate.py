@@ -32,9 +32,7 @@ def probe(
         float,
         Option(help="knn: of several neighbours, the nearer count for more; smaller is steeper, 0 weighs equally."),
     ] = 0.02,
-    curve: Annotated[
-        bool, Option("--curve", help="knn: also 1 to 50 neighbours, as a table and as knn_curve.png.")
-    ] = False,
+    curve: Annotated[bool, Option("--curve", help="knn: also 1 to 50 neighbours, with knn_curve.png.")] = False,
     without_leaks: Annotated[
         bool, Option("--without-leaks", help="Leave out barcodes that equal one of train, or a part of it.")
     ] = False,
@@ -50,20 +48,18 @@ def probe(
     out: Output,
 ) -> Result:
     """Measure embeddings: species of test and genus of test_unseen, by nearest neighbour or linear probe."""
-    from ..evaluation.probe_protocol import KnnOptions, evaluate_probe, load_probe
+    from ..evaluation.probe_protocol import KnnOptions, evaluate_probe, load_probe, write_curves
     from ..provenance import write_results
 
     output = output or embeddings / "results.json"
     if curve and probe == "linear":
         raise ValueError("--curve is of nearest neighbours. Leave it out, or choose --probe knn.")
-    picture = output.parent / "knn_curve.png"
+    picture = output.with_name("knn_curve.png")
     refuse_to_replace(force, output, *([picture] if curve else []))
     no_library_bars(out)
     require_embeddings(embeddings, ("train", "test", "test_unseen"))
     how = {"protocol": protocol} if probe == "linear" else KnnOptions(k, metric, temperature).used()
     data = load_probe(source, embeddings, labels)
-    for line in data.told():
-        out.say(line)
     found = evaluate_probe(data, probe, how, curve=curve, without_leaks=without_leaks)
     results = write_results(
         output,
@@ -74,15 +70,10 @@ def probe(
         embeddings=str(embeddings),
         **found.content(),
     )
-    for line in found.lines():
+    for line in (*data.told(), *found.lines()):
         out.say(line)
     if curve:
-        from ..evaluation.knn_curve import curve_figure
-        from ..files import replacing
-        from ..plots import png
-
-        with replacing(picture) as part:
-            part.write_bytes(png(curve_figure(found.curves)))
+        write_curves(picture, found.curves)
         out.wrote(picture)
     out.wrote(output)
     return results

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..dataset.load import rows_of
 from ..encoders.stored import load_embeddings
+from ..files import replacing
 from ..schema import LABEL_COLUMNS
-from .knn_curve import VOTES, knn_curve
+from .knn_curve import VOTES, curve_figure, knn_curve
 from .leaks import Leaks, find_leaks
 from .probing import BARCODE_QUESTIONS, knn_probe, linear_probe, novel_species, probe_barcodes
 
@@ -169,6 +170,14 @@ def evaluate_probe(
                 metric=options["metric"],
             )
     return ProbeReport(metrics, novelty, leaks, curves)
+
+
+def write_curves(path: Path, curves: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Writes the picture of the curves of a `ProbeReport`, a PNG file."""
+    from ..plots import png  # matplotlib takes a second to import
+
+    with replacing(path) as part:
+        Path(part).write_bytes(png(curve_figure(curves)))
 
 
 def percent(share: float | None) -> str:
