@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -32,6 +32,9 @@ def _known_configs(given: list[str] | None) -> list[str] | None:
 @command(PANEL, "bioscan-hf download release --config cropped_256 --split train")
 def download(
     output: Annotated[Path, Argument(help="Folder. Correct files in it are not downloaded again.")],
+    dataset: Annotated[
+        Literal["bioscan-5m", "canadian-invertebrates"], Option(help="The second is one table of all splits.")
+    ] = "bioscan-5m",
     config: Annotated[Config, Option(help="Photos to download; dna has none.")] = "dna",
     split: Annotated[str, Option(help="A split, seen, unseen, all, or a+b.")] = "all",
     source: Annotated[str, Option(help="hub, or the URL of a folder with the files.")] = "hub",
@@ -46,21 +49,22 @@ def download(
     out: Output,
 ) -> Result:
     """Download the published files of a config and split, and verify them."""
-    from ..release.download import REVISION, DownloadError
+    from ..release.download import DownloadError
     from ..release.download import download as fetch
     from ..release.local_files import check as check_files
 
     with out.progress(in_bytes=True) as progress:
         if check:
-            states = check_files(output, config, split, boxes=boxes, reread=reread, progress=progress)
+            states = check_files(output, config, split, boxes=boxes, dataset=dataset, reread=reread, progress=progress)
         else:
             states = fetch(
                 output,
                 config,
                 split,
                 source=source,
-                revision=revision or REVISION,
+                revision=revision,
                 boxes=boxes,
+                dataset=dataset,
                 reread=reread,
                 retries=retries,
                 progress=progress,

@@ -69,6 +69,7 @@ class BlockSource:
         aliases: Other name of a split -> names it can have here.
         complete: Whether every split has rows, and every row a split.
         order: Folder of files NAME.txt with the sampleids of a split or metasplit in its published order.
+        whole: Options of `read` that differ where all rows are read, for label ids.
     """
 
     name: str
@@ -82,6 +83,7 @@ class BlockSource:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     complete: bool = False
     order: Path | None = None
+    whole: Mapping[str, Any] = field(default_factory=dict)
 
     def alias(self, part: str) -> str:
         """The name of a split or metasplit here."""
@@ -109,7 +111,7 @@ class BlockSource:
         names: dict[str, set[str]] = {column: set() for column in self.labels}
         present: set[str] = set()
         splits = (*self.splits, UNASSIGNED)
-        for table in self.read(**{**self.about, "config": "dna"}, splits=splits):
+        for table in self.read(**{**self.about, "config": "dna", **self.whole}, splits=splits):
             for column, known in names.items():
                 known.update(table[column].unique().drop_null().to_pylist())
             present.update(pc.fill_null(table["split"], UNASSIGNED).unique().to_pylist())

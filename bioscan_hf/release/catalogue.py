@@ -1,6 +1,7 @@
-"""The published files of BIOSCAN-5M: names, sizes, digests, and which of them a config needs.
+"""The published files of BIOSCAN-5M and Canadian Invertebrates: names, sizes, digests, and which a config needs.
 
-Source: https://zenodo.org/records/11973457 and the PyPI package bioscan-dataset 1.3.
+Source: https://zenodo.org/records/11973457, the PyPI package bioscan-dataset 1.3 and, for Canadian Invertebrates, its
+repository at 4c176d9.
 """
 
 from __future__ import annotations
@@ -41,12 +42,17 @@ class Checksum:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of the release. It is correct if one of `checksums` matches; `about` is its size in words."""
+    """A published file. It is correct if one of `checksums` matches; `about` is its size in words.
+
+    `repo` is its dataset repository on the Hub, and `revision` the commit there that has this version.
+    """
 
     name: str
     checksums: tuple[Checksum, ...] = ()
     about: str = "size not published"
     hosts: tuple[str, ...] = ("hub",)
+    repo: str = HUB_REPO
+    revision: str = REVISION
 
     @property
     def size(self) -> str:
@@ -113,6 +119,16 @@ INVENTORY = (
     *(PublishedFile(zip_name("original_full", part=i), about="under 40 GB", hosts=_DRIVE) for i in range(1, 6)),
 )
 
+#: The one file of Canadian Invertebrates, of all splits.
+CANADIAN = PublishedFile(
+    "CanInv_metadata.csv",
+    _md5(None, "b93517975176a12f3c07f21be8c37fa5"),
+    repo="bioscan-ml/CanadianInvertebrates-ML",
+    revision="a8cb2b5",
+)
+
+DATASETS = ("bioscan-5m", "canadian-invertebrates")
+
 #: md5 of the metadata CSV inside METADATA_ZIP.
 CSV_CHECKSUM = Checksum(None, "md5", "603020b433ef566946efba7a08dbb23d")
 
@@ -138,12 +154,24 @@ SAMPLE_PHOTOS = {
 }
 
 
-def needs(config: str = "dna", split: str = "all", *, boxes: bool = False) -> list[Need]:
+def needs(config: str = "dna", split: str = "all", *, boxes: bool = False, dataset: str = "bioscan-5m") -> list[Need]:
     """Data that `config` needs for `split`: metadata, photos, and bounding boxes if `boxes`.
 
+    Args:
+        dataset: One of `DATASETS`. Canadian Invertebrates is one table of all splits.
+
     Raises:
-        ValueError: for an unknown config or split.
+        ValueError: for an unknown dataset, config or split, and a config, split or boxes of Canadian Invertebrates.
     """
+    if dataset not in DATASETS:
+        raise ValueError(f"Unknown dataset {dataset!r}. Choose one of {', '.join(DATASETS)}.")
+    if dataset == "canadian-invertebrates":
+        if (config, split, boxes) != ("dna", "all", False):
+            raise ValueError(
+                "Canadian Invertebrates is one table of all splits, without photos and boxes: leave config, split and "
+                "boxes out."
+            )
+        return [Need("table", ((CANADIAN,),))]
     check_config(config)
     wanted = resolve_splits(split)
     files = {file.name: file for file in INVENTORY}

@@ -1,4 +1,4 @@
-"""Downloads the published files of BIOSCAN-5M from the Hub or a web server.
+"""Downloads the published files of BIOSCAN-5M and Canadian Invertebrates from the Hub or a web server.
 
 A download grows in NAME.part, continues there after an interruption, and is renamed to NAME when size and checksum are
 those published. One HTTP client reads both sources, because `hf_hub_download` (huggingface_hub 2.4) restarts a file
@@ -22,7 +22,7 @@ from urllib.request import Request
 
 from ..files import locked, read_json, write_json
 from ..progress import Progress, silent
-from .catalogue import HUB_REPO, REVISION, Checksum, PublishedFile, needs
+from .catalogue import Checksum, PublishedFile, needs
 from .local_files import Checked, FileState, choose, file_state, part_of, size_of, unpacked_state
 from .network import TIMEOUT, TRANSIENT, DownloadError, NetworkFault, Patience, network_fault, open_url, patiently
 
@@ -52,8 +52,9 @@ def download(
     split: str = "all",
     *,
     source: str = "hub",
-    revision: str = REVISION,
+    revision: str | None = None,
     boxes: bool = False,
+    dataset: str = "bioscan-5m",
     reread: bool = False,
     retries: int = 5,
     pause: float = 1.0,
@@ -68,8 +69,9 @@ def download(
     Args:
         source: "hub", or the http(s) address of a folder with the files. A server is asked (HEAD) which variant of the
             photos it has: the single _pretrain.zip of the Hub is in two parts elsewhere.
-        revision: Branch, tag or commit of the Hub repository. At other revisions than the published one, the checksums
+        revision: Branch, tag or commit of the Hub repository; None is the published one. At others, the checksums
             reported by the Hub count.
+        dataset: "bioscan-5m" or "canadian-invertebrates", which is one table of all splits.
         reread: Computes the digests of the files in `root` again, also where they seem unchanged.
         retries: Consecutive attempts without progress before giving up on a file, beyond the first.
         pause: Seconds before the next attempt; doubled each time, up to two minutes.
@@ -84,7 +86,7 @@ def download(
         RuntimeError: if another download into `root` is running.
     """
     root, base = Path(root), _base(source)
-    wanted = needs(config, split, boxes=boxes)
+    wanted = needs(config, split, boxes=boxes, dataset=dataset)
     states: dict[str, FileState] = {}
     todo: list[Transfer] = []
     patience = Patience(retries, pause)
@@ -168,10 +170,16 @@ def _offers(url: str, patience: Patience) -> bool:
 
 
 def _locate(
-    checked: Checked, file: PublishedFile, base: str | None, revision: str, patience: Patience, progress: Progress
+    checked: Checked,
+    file: PublishedFile,
+    base: str | None,
+    revision: str | None,
+    patience: Patience,
+    progress: Progress,
 ) -> tuple[FileState, tuple[str, PublishedFile] | None]:
     """State of a file; and, unless it is correct, its address and the file with all known checksums."""
-    pinned = base is not None or revision == REVISION
+    revision = revision or file.revision
+    pinned = base is not None or revision == file.revision
     file = checked.with_hub_checksum(file) if pinned else replace(file, checksums=(), about="size not known")
     state = file_state(checked, file, progress)
     if pinned and (state.state == "right" or (state.usable and base is not None)):
@@ -195,7 +203,7 @@ def _ask_hub(checked: Checked, file: PublishedFile, revision: str, patience: Pat
     from huggingface_hub.errors import HTTPError as HubError
 
     def address(revision: str) -> str:
-        return hf_hub_url(HUB_REPO, file.name, repo_type="dataset", revision=revision)
+        return hf_hub_url(file.repo, file.name, repo_type="dataset", revision=revision)
 
     def ask() -> Any:
         try:
@@ -216,7 +224,7 @@ def _ask_hub(checked: Checked, file: PublishedFile, revision: str, patience: Pat
         raise DownloadError(f"{address(revision)}: {' '.join(str(error).split())}") from error
     sha256 = found.etag if found.etag and re.fullmatch("[0-9a-f]{64}", found.etag) else None
     checksum = Checksum(found.size, "sha256" if sha256 else None, sha256)
-    if revision == REVISION:
+    if revision == file.revision:
         checked.add_hub_checksum(file.name, checksum)
     known = [c for c in file.checksums if c != checksum]
     return address(found.commit_hash or revision), replace(file, checksums=(*known, checksum))

@@ -83,12 +83,12 @@ class Checked:
             write_json(self.root / CHECKED_FILE, self._content)
 
     def add_hub_checksum(self, name: str, checksum: Checksum) -> None:
-        """Keeps what the Hub reported at REVISION."""
+        """Keeps what the Hub reported at the file's own revision."""
         self._content["hub"][name] = asdict(checksum)
         self._save()
 
     def with_hub_checksum(self, file: PublishedFile) -> PublishedFile:
-        """`file` with the sha256 that the Hub reported at REVISION, if an earlier download asked for it."""
+        """`file` with the sha256 that the Hub reported at its own revision, if an earlier download asked for it."""
         reported = self._content["hub"].get(file.name)
         return file if reported is None else replace(file, checksums=(*file.checksums, Checksum(**reported)))
 
@@ -117,6 +117,7 @@ def check(
     split: str = "all",
     *,
     boxes: bool = False,
+    dataset: str = "bioscan-5m",
     reread: bool = False,
     progress: Progress = silent,
 ) -> list[FileState]:
@@ -131,7 +132,7 @@ def check(
     """
     checked = Checked(root, keep=False, reread=reread)
     states: dict[str, FileState] = {}
-    for need in needs(config, split, boxes=boxes):
+    for need in needs(config, split, boxes=boxes, dataset=dataset):
         unpacked, note = unpacked_state(checked, config, need, progress)
         if unpacked is not None:
             states[unpacked.name] = unpacked

@@ -334,6 +334,41 @@ def test_canadian_invertebrates(canadian):
     assert len(list(stream)) == 25
 
 
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory):
+    """2,000 rows of 300 barcodes, in all splits, with and without trailing N, missing and of nothing but N."""
+    draw = np.random.default_rng(0)
+    barcodes = ["ACGT"[i % 4] * (1 + i // 4) + "N" * j for i in range(100) for j in range(3)] + ["N", "NN", None]
+    species = [f"Aus s{i}" for i in draw.integers(400, size=2000)]
+    table = pandas.DataFrame({"processid": [f"P{i}" for i in range(2000)], "species": species})
+    table["nucleotides"] = draw.choice(np.array(barcodes, dtype=object), 2000)
+    table["split"] = draw.choice(["pretrain", "train", "val", "test", "test_unseen"], 2000)
+    path = tmp_path_factory.mktemp("repeated") / "CanInv_metadata.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("length", [660, 5, None])
+def test_published_rule_of_repeated_barcodes(repeated, length):
+    """As the published code: cut, shuffle the whole file, strip N, keep the first, restore the order, then split."""
+    table = pandas.read_csv(repeated)
+    kept = table.assign(key=table["nucleotides"].str[:length].str.rstrip("N")).sample(frac=1, random_state=0)
+    kept = kept.drop_duplicates("key").sort_index()
+    options = {"unique_barcodes": "published", "max_nucleotides": length, "ranks": ["species"]}
+    found = load_canadian_invertebrates(repeated, **options)
+    for split, data in found.items():
+        assert data["processid"] == kept["processid"][kept["split"] == split].tolist()
+    stream = load_canadian_invertebrates(repeated, split="val", streaming=True, **options)
+    assert [row["processid"] for row in stream] == found["val"]["processid"]
+    whole = load_canadian_invertebrates(repeated, split="val", ranks=["species"])
+    ids = dict(zip(whole["species"], whole["species_index"], strict=True))
+    assert [ids[name] for name in found["val"]["species"]] == found["val"]["species_index"], (
+        "ids of a part of the file"
+    )
+    with pytest.raises(ValueError, match="choose True, False or 'published'"):
+        load_canadian_invertebrates(repeated, unique_barcodes="first")
+
+
 def test_canadian_invertebrates_errors(canadian, tmp_path):
     with pytest.raises(ValueError, match="Unknown split 'val_unseen'.*pretrain, train, val, test, test_unseen; all"):
         load_canadian_invertebrates(canadian, split="val_unseen")

@@ -72,7 +72,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = self.if_range = self.etags = True
         self.salt = ""  # begins every ETag
         self.pause = 0.0  # seconds after each block of 64 KiB
-        self.revisions = {inventory.REVISION: inventory.REVISION, "main": "f" * 40}
+        self.revisions = {inventory.REVISION: inventory.REVISION, "main": "f" * 40, "a8cb2b5": "a8cb2b5" + "0" * 33}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def gets(self, name=None):
@@ -756,3 +756,40 @@ def test_files_that_the_hub_does_not_have(server, tmp_path):
     assert "BIOSCAN_5M_cropped.01.zip: missing" in result["error"] and "by hand" in result["error"]
     with pytest.raises(DownloadError, match=f"{METADATA_ZIP}: .*[Oo]ffline"):
         download(tmp_path / "offline")
+
+
+def test_canadian_invertebrates(server, tmp_path, monkeypatch):
+    """One file at its own address and md5; a check needs no network; other options would do nothing."""
+    content = b"processid,split\n" + b"P1,train\n" * 1000
+    name, md5 = inventory.CANADIAN.name, hashlib.md5(content).hexdigest()
+    assert [sum.digest for sum in inventory.CANADIAN.checksums] == ["b93517975176a12f3c07f21be8c37fa5"]
+    server.files[name] = content
+    monkeypatch.setattr(
+        inventory, "CANADIAN", replace(inventory.CANADIAN, checksums=(inventory.Checksum(None, "md5", md5),))
+    )
+    with pytest.raises(DownloadError, match="sent a wrong file, which was deleted"):
+        server.files[name] = flipped(content)
+        get(server, tmp_path, dataset="canadian-invertebrates")
+    server.files[name] = content
+    assert states(get(server, tmp_path, dataset="canadian-invertebrates")) == {name: "right"}
+    assert (tmp_path / name).read_bytes() == content
+    assert states(check(tmp_path, dataset="canadian-invertebrates")) == {name: "right"}
+    for options in ({"config": "cropped_256"}, {"split": "train"}, {"boxes": True}):
+        with pytest.raises(ValueError, match="leave config, split and boxes out"):
+            check(tmp_path, dataset="canadian-invertebrates", **options)
+    with pytest.raises(ValueError, match="Unknown dataset 'bioscan'"):
+        check(tmp_path, dataset="bioscan")
+
+
+def test_address_of_canadian_invertebrates(server, tmp_path):
+    """The repository and commit of the published code; the sha256 that the Hub reports for it counts too."""
+    name = inventory.CANADIAN.name
+    server.files[name] = b"x" * 1000
+    result = run_child(tmp_path / "root", "dna", "all", hub=server, dataset="canadian-invertebrates")
+    assert result == {"states": {name: ["right", 1000]}}
+    server.true, server.files = dict(server.files), {name: b"y" * 1000}
+    result = run_child(tmp_path / "other", "dna", "all", hub=server, dataset="canadian-invertebrates")
+    assert "published is b93517975176a12f3c07f21be8c37fa5" in result["error"]
+    assert server.gets()[0].path == (
+        f"/datasets/bioscan-ml/CanadianInvertebrates-ML/resolve/a8cb2b5{'0' * 33}/CanInv_metadata.csv"
+    )
