@@ -18,13 +18,13 @@ def clibd_simulated() -> str:
     rows: list[tuple[str, ...]] = []
     for pair, text in PAIRS.items():
         for name, of in metrics.items():
-            rows.append((f"{text}; {name}", *(percent(of[pair]["macro"][part][rank]) for rank, part in COLUMNS)))
+            rows.append((text, name, *(percent(of[pair]["macro"][part][rank]) for rank, part in COLUMNS)))
         chance = metrics["no alignment"][pair]["chance"]["macro"]
         shown = [percent(chance[part][rank]) if part in chance else "-" for rank, part in COLUMNS]
-        rows.append((f"{text}; chance", *shown))
+        rows.append((text, "chance", *shown))
     queries = metrics["no alignment"]["image->dna"]["queries"]
-    rows.append(("queries", *(f"{queries[part]}" if part in queries else "-" for _, part in COLUMNS)))
-    return table(("", *(f"{rank}, {part.replace('_', ' ')}" for rank, part in COLUMNS)), rows)
+    rows.append(("queries", "-", *(f"{queries[part]}" if part in queries else "-" for _, part in COLUMNS)))
+    return table(("", "model", *(f"{rank}, {part.replace('_', ' ')}" for rank, part in COLUMNS)), rows)
 
 
 def clibd_claims() -> str:

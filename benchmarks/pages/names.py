@@ -82,8 +82,8 @@ def verdict(partitions: dict[str, Any]) -> str:
     held = sum(one["right_of_named"] >= claims["right"] and one["interval"][0] >= claims["lower"] for one in asked)
     foreign = [kind for one in partitions.values() for kind in one["foreign"].values()]
     text = (
-        f"In {held} of {len(asked)} cells of {len(partitions)} partitions at least {percent_of(claims['right'])} of the sure "
-        f"names are right and the interval over species begins at {percent_of(claims['lower'])} or higher. "
+        f"In {held} of {len(asked)} cells of {len(partitions)} partitions at least {percent_of(claims['right'])} of "
+        f"the sure names are right and the interval over species begins at {percent_of(claims['lower'])} or higher. "
         f"Of {sum(kind['reads'] for kind in foreign):,} foreign reads {sum(kind['named'] for kind in foreign):,} "
         "have a sure name. "
     )
