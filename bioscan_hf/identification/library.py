@@ -65,6 +65,7 @@ class ReferenceLibrary(Library):
     ) -> None:
         super().__init__(records, calibration, info)
         self.references, self.frame = references, frame
+        self._pairs: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     # ---- making ----------------------------------------------------------------------------------------------------
 
@@ -170,9 +171,18 @@ class ReferenceLibrary(Library):
             gone = alone.astype(np.int64)
             for place in np.unique(level[code >= 0]).tolist():
                 here = (level == place) & (code >= 0)
-                gone[here] = _both(self.codes[rank], self.codes[LEVELS[place]], own[here], code[here])
+                gone[here] = self._both(rank, LEVELS[place], own[here], code[here])
             there[rank] = (own >= 0) & (every > gone)
         return found, there
+
+    def _both(self, first: str, second: str, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of references with the codes a and b (n,) at two ranks."""
+        width = len(self.taxa[second]) + 1
+        if (first, second) not in self._pairs:
+            pairs = (self.codes[first] + 1) * width + self.codes[second] + 1
+            self._pairs[first, second] = np.unique(pairs, return_counts=True)
+        keys, counts = self._pairs[first, second]
+        return counts[np.searchsorted(keys, (a + 1) * width + b + 1)]
 
     # ---- naming ----------------------------------------------------------------------------------------------------
 
@@ -263,13 +273,6 @@ class ReferenceLibrary(Library):
 def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
     """At most `most` of aligned references, evenly spread."""
     return aligned[np.linspace(0, len(aligned) - 1, min(len(aligned), most)).astype(np.int64)]
-
-
-def _both(first: NDArray[np.int64], second: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> Any:
-    """Number of references with the codes a and b (n,) in two columns (N,)."""
-    width = int(second.max()) + 2
-    keys, counts = np.unique((first + 1) * width + second + 1, return_counts=True)
-    return counts[np.searchsorted(keys, (a + 1) * width + b + 1)]
 
 
 def _compact(block: Named, neighbours: int) -> Named:

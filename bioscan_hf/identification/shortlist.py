@@ -28,6 +28,9 @@ SEARCHED, LEARNED = 24, 40
 #: Cells of words that are searched, and most of them.
 WORD_CELLS, MOST_WORD_CELLS = 16, 4096
 
+#: For at most so many reads, words are counted as bits.
+FEW_READS = 24
+
 #: References and reads that are compared at once.
 REFERENCES_AT_ONCE, READS_AT_ONCE = 16_384, 2048
 
@@ -250,8 +253,7 @@ class Words:
         values = np.full((len(reads), searched, k), -np.inf, np.float32)
         for cell, asked, ranks in _by_cell(chosen, len(self.representatives)):
             members = self.order[self.starts[cell] : self.starts[cell + 1]].astype(np.int64)
-            keys = _table(self.bits[members])
-            near = _share(*_table(reads[asked]), *keys)
+            near = _share_of(reads[asked], self.bits[members])
             if left_out is not None:
                 near.masked_fill_(torch.from_numpy(~left_out.of(asked).allows(members)), -torch.inf)
             best, place = near.topk(min(k, len(members)), dim=1)
@@ -266,6 +268,17 @@ class Words:
 def _table(bits: Bits) -> tuple[Tensor, Tensor]:
     """Words (n, W) bfloat16 and their numbers (n,)."""
     return unpacked(bits), torch.from_numpy(bit_counts(bits)).float()
+
+
+def _share_of(reads: Bits, keys: Bits) -> Tensor:
+    """Shares of words (n, N) by counting bits if there are few reads, for which a table would take longer."""
+    if len(reads) > FEW_READS:
+        return _share(*_table(reads), *_table(keys))
+    shared = np.stack([np.bitwise_count(keys & read).sum(1, dtype=np.int32) for read in reads])
+    count, numbers = bit_counts(reads)[:, None], bit_counts(keys)
+    share = shared / np.maximum(np.minimum(count, numbers), 1).astype(np.float32)
+    share[numbers < 0.1 * count] = -np.inf
+    return torch.from_numpy(share.astype(np.float32))
 
 
 def _share(own: Tensor, count: Tensor, keys: Tensor, numbers: Tensor) -> Tensor:

@@ -124,8 +124,8 @@ def test_cells_find_what_brute_force_finds(monkeypatch, without):
 
 
 @pytest.mark.parametrize("without", [False, True])
-@pytest.mark.parametrize("at_once", [50, 10_000])
-def test_words_in_cells_are_found_as_by_brute_force(world, monkeypatch, without, at_once):
+@pytest.mark.parametrize(("at_once", "few"), [(50, 0), (10_000, 10_000)])
+def test_words_in_cells_are_found_as_by_brute_force(world, monkeypatch, without, at_once, few):
     sequences = [row["dna_barcode"] for row in world["rows"]]
     bits = words_of(sequences)
     for read, own in zip(sequences[:5], bits[:5], strict=True):
@@ -145,6 +145,7 @@ def test_words_in_cells_are_found_as_by_brute_force(world, monkeypatch, without,
     assert np.allclose(share, -np.sort(-exact, axis=1)[:, :5], atol=0.01)
     monkeypatch.setattr(shortlist, "MANY", 10)
     monkeypatch.setattr(shortlist, "WORD_CELLS", 10**6)
+    monkeypatch.setattr(shortlist, "FEW_READS", few)
     found, same = Words.of(bits).most_shared(reads, 5, left_out)
     assert np.allclose(same, share, atol=0.01)
     for rows in (found, expected):
