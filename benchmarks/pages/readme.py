@@ -23,13 +23,13 @@ PUBLISHED = {"species": 99.28, "genus": 47.03, "dino": 21.4, "barcodebert": 45.1
 DRAWN = {
     "vsearch, 32 candidates": "vsearch",
     "6-mer counts": "6-mer counts",
-    "aligned, whole profile": "aligned barcodes (bioscan_hf)",
+    "aligned, whole profile": "bioscan_hf (aligned)",
 }
 QUESTIONS = {
-    "species of test": "species\nof known species",
-    "genus of test_unseen": "genus\nof new species",
-    "family of test_unseen": "family\nof new species",
-    "order of test_unseen": "order\nof new species",
+    "species of test": "species\n(known)",
+    "genus of test_unseen": "genus of\nnew species",
+    "family of test_unseen": "family of\nnew species",
+    "order of test_unseen": "order of\nnew species",
 }
 
 
