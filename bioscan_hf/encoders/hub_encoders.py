@@ -41,13 +41,24 @@ class HubSettings:
     attends: bool = True
 
 
-#: Hub id -> settings of the published comparison. Other encoders get `HubSettings()`.
+#: Hub id -> settings of the published comparisons. Other encoders get `HubSettings()`. GENA-LM and Caduceus are tested
+#: on small stand-ins with random weights only.
 PUBLISHED = {
     "zhihan1996/DNABERT-2-117M": HubSettings(),
     "zhihan1996/DNABERT-S": HubSettings(),
     "InstaDeepAI/nucleotide-transformer-v2-50m-multi-species": HubSettings(),
     "LongSafari/hyenadna-tiny-1k-seqlen-d256-hf": HubSettings(max_tokens=None, special_tokens=True, attends=False),
     "LongSafari/hyenadna-tiny-1k-seqlen-hf": HubSettings(max_tokens=None, special_tokens=True, attends=False),
+    # GENA-LM: byte pairs. ModernGENA is a ModernBERT of transformers; the older one brings code of its own.
+    "AIRI-Institute/moderngena-base": HubSettings(),
+    "AIRI-Institute/gena-lm-bert-base-t2t": HubSettings(),
+    # Caduceus: letters, read in both directions; its code needs the package mamba_ssm and a GPU of Nvidia.
+    "kuleshov-group/caduceus-ps_seqlen-1k_d_model-256_n_layer-4_lr-8e-3": HubSettings(
+        max_tokens=None, special_tokens=True, attends=False
+    ),
+    "kuleshov-group/caduceus-ph_seqlen-1k_d_model-256_n_layer-4_lr-8e-3": HubSettings(
+        max_tokens=None, special_tokens=True, attends=False
+    ),
 }
 
 #: BarcodeBERT as its authors publish it: a plain BERT.

@@ -13,6 +13,8 @@ from transformers import (
     BertModel,
     EsmConfig,
     EsmForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
 )
 
@@ -191,6 +193,77 @@ def test_encoder_that_is_told_no_mask(tmp_path, monkeypatch):
         output = encoder(**inputs).pooler_output
     expected = (words[1] * 66 + words[4] * 67 + words[2] * 68) / 63 / 3
     torch.testing.assert_close(output[:2], torch.stack([expected, torch.zeros(4)]))
+
+
+def test_stand_in_of_gena_lm(tmp_path, monkeypatch):
+    """ModernGENA's layout: a ModernBERT with a head for masked tokens; its letters alone are pooled."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    special = {f"{name}_token_id": i for i, name in enumerate(("pad", "cls", "sep"))}
+    config = ModernBertConfig(vocab_size=9, **shape, **special, bos_token_id=1, eos_token_id=2)
+    model = ModernBertForMaskedLM(config).eval()
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    settings = hub_encoders.PUBLISHED["AIRI-Institute/moderngena-base"]
+    monkeypatch.setitem(hub_encoders.PUBLISHED, str(tmp_path), settings)
+    embeddings = embed(*load_encoder(str(tmp_path)), TABLE).embeddings
+    for row in (0, 1, 3):
+        with torch.inference_mode():
+            expected = model.model(torch.tensor([letter_ids(BARCODES[row])])).last_hidden_state.mean(1)
+        torch.testing.assert_close(torch.from_numpy(embeddings[row : row + 1]), expected, atol=1e-5, rtol=1e-4)
+
+
+#: Caduceus' layout: weights below `caduceus.backbone`, no mask, hidden states of both strands side by side.
+CADUCEUS = """
+import torch
+from transformers import BertConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithNoAttention
+
+class CaduceusPreTrainedModel(PreTrainedModel):
+    config_class = BertConfig
+    base_model_prefix = "caduceus"
+
+class Caduceus(CaduceusPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.backbone = torch.nn.ModuleDict({"embeddings": torch.nn.Embedding(9, config.hidden_size)})
+        self.post_init()
+    def forward(self, input_ids=None, inputs_embeds=None, output_hidden_states=None, return_dict=None):
+        one = self.backbone["embeddings"](input_ids)
+        hidden = torch.cat([one.cumsum(1), one.flip(1).cumsum(1).flip(1)], -1)
+        return BaseModelOutputWithNoAttention(last_hidden_state=hidden)
+
+class CaduceusForMaskedLM(CaduceusPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.caduceus = Caduceus(config)
+        self.post_init()
+"""
+
+
+def test_stand_in_of_caduceus(tmp_path, monkeypatch):
+    """Padded on the left to the limit of 6; [CLS] A [SEP] are pooled in both directions, as numbers by hand."""
+    from safetensors.torch import save_file
+
+    (tmp_path / "modeling_caduceus.py").write_text(CADUCEUS)
+    classes = {"AutoModel": "Caduceus", "AutoModelForMaskedLM": "CaduceusForMaskedLM"}
+    auto_map = {auto: f"modeling_caduceus.{name}" for auto, name in classes.items()}
+    config = {"model_type": "bert", "vocab_size": 9, "hidden_size": 2, "auto_map": auto_map}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = torch.arange(18.0).reshape(9, 2)
+    save_file({"caduceus.backbone.embeddings.weight": words}, tmp_path / "model.safetensors")
+    save_tokenizer(tmp_path, limit=6, side="left")
+    settings = hub_encoders.PUBLISHED["kuleshov-group/caduceus-ps_seqlen-1k_d_model-256_n_layer-4_lr-8e-3"]
+    monkeypatch.setitem(hub_encoders.PUBLISHED, str(tmp_path), settings)
+    with pytest.raises(ValueError, match="brings code of its own"):
+        load_encoder(str(tmp_path))
+    encoder, tokens = load_encoder(str(tmp_path), trust_remote_code=True)
+    with torch.inference_mode():
+        output = encoder(**tokens(["A", ""])).pooler_output
+    pad, cls, sep, letter = words[0], words[1], words[2], words[4]
+    forward = torch.stack([3 * pad + cls, 3 * pad + cls + letter, 3 * pad + cls + letter + sep]).mean(0)
+    backward = torch.stack([cls + letter + sep, letter + sep, sep]).mean(0)
+    torch.testing.assert_close(output, torch.stack([torch.cat([forward, backward]), torch.zeros(4)]))
 
 
 def test_weights_that_lack_one_are_refused(tmp_path, bert):
