@@ -7,7 +7,7 @@ from typing import Any
 
 from bioscan_hf.cards import table
 
-from .results import NOT_YET, Blocks, between, exists, percent, results
+from .results import Blocks, between, percent, results
 
 BEST = "aligned, whole profile"
 
@@ -67,29 +67,8 @@ def gpu_training() -> str:
     return table(("", "training", *questions), shown)
 
 
-def objectives() -> str:
-    """Four objectives of pretraining, the same steps of each: accuracy over all seeds with its interval."""
-    if not exists("objectives"):
-        return NOT_YET
-    metrics = results("objectives")["metrics"]
-    questions = list(next(iter(metrics.values())))
-    rows = [
-        (
-            name,
-            *(
-                f"{percent(values[question]['micro_accuracy'])} "
-                f"({between(values[question]['micro_accuracy_interval'])})"
-                for question in questions
-            ),
-        )
-        for name, values in metrics.items()
-    ]
-    return table(("", *questions), rows)
-
-
 BLOCKS: Blocks = {
     "real_coi": real_coi,
     "real_coi_splits": real_coi_splits,
     "gpu_training": gpu_training,
-    "objectives": objectives,
 }
