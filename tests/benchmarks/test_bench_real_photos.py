@@ -27,9 +27,24 @@ def photos():
 
 
 def test_intervals(photos):
-    """Wilson's interval of 8 of 10: (0.8 + 0.1921 +- 1.96 sqrt(0.016 + 0.0096)) / 1.3841, that is 0.490 to 0.943."""
-    found = photos.interval(8, 10)
-    assert (found["accuracy"], round(found["low"], 3), round(found["high"], 3)) == (0.8, 0.490, 0.943)
+    """8 of 10: wider over 2 species (0.6 and 1) than over 10; no interval for one species."""
+    hits = np.array([True] * 8 + [False] * 2)
+    apart, two = (photos.interval(hits, owners) for owners in (np.arange(10), np.repeat([0, 1], 5)))
+    assert apart["accuracy"] == two["accuracy"] == 0.8 and 0.4 <= apart["low"] <= 0.6 and apart["high"] == 1
+    assert (two["low"], two["high"]) == (0.6, 1.0)
+    assert photos.interval(hits, np.zeros(10, int)) == {"accuracy": 0.8, "low": None, "high": None}
+
+
+def test_owners_and_clusters(photos):
+    """Two photos of a specimen are one; photos of a species have one owner."""
+    rows = [{"order": "A", "species": "A a"}, {"order": "A", "species": None}, {"order": "A", "species": None}]
+    rows += [{"order": "B", "species": "B b"}, {"order": "B", "species": "B b"}, {"order": "A", "species": "A a"}]
+    specimens = np.array([0, 1, 1, 3, 4, 5])
+    owners = photos.owners_of(rows, specimens)
+    assert len(set(owners)) == 3 and owners[0] == owners[5] and owners[1] == owners[2] and owners[3] == owners[4]
+    vectors = np.array([[1, 0], [1, 0.1], [1, 0.1], [0, 1], [0.1, 1], [1, 0.2]], np.float32)
+    found = photos.clusters(vectors, rows, specimens, small=True)
+    assert found["photos"] == 5 and found["none"]["clusters"] == 2 and found["none"]["order"] == pytest.approx(1)
 
 
 def test_leave_one_out_by_hand(photos):
