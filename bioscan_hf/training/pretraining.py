@@ -25,7 +25,7 @@ from ..schema import ROW_COLUMN, resolve_splits
 from .arguments import BarcodeTrainingArguments, check_workers, global_batch_size
 from .checks import check_metric, check_training
 from .inputs import check_rows, load_rows, split_revision
-from .masking import IGNORED
+from .masking import IGNORED, MASK_TOKEN_IDS
 from .options.pretrain import PretrainingOptions
 from .taxon_objective import TaxonObjective
 from .trainer import BarcodeTrainer
@@ -49,6 +49,7 @@ DECODER_OPTIONS = (
 def check_options(options: PretrainingOptions, training_args: TrainingArguments) -> None:
     """Raises ValueError for options that are unknown, exclude each other, or do nothing."""
     choices = {"deduplicate": DEDUPLICATIONS, "backbone": BACKBONES, "objective": OBJECTIVES}
+    choices["vocabulary"] = tuple(MASK_TOKEN_IDS)
     for name, allowed in choices.items():
         if getattr(options, name) not in allowed:
             raise ValueError(f"Unknown --{name} {getattr(options, name)!r}. Choose one of {', '.join(allowed)}.")

@@ -174,6 +174,10 @@ def test_a_masked_autoencoder_is_fine_tuned(source, tmp_path):
     ("options", "message"),
     [
         ({"objective": "mse"}, "Unknown --objective 'mse'. Choose one of masked, mae, next"),
+        (
+            {"vocabulary": "barcodemamba"},
+            "Unknown --vocabulary 'barcodemamba'. Choose one of barcodebert, barcodebert-n",
+        ),
         ({"decoder_hidden_size": 8}, r"--decoder_hidden_size need\(s\) --objective mae"),
         (MAE | {"decoder_projection": "never"}, "--decoder_projection is 'never'. Choose one of always, auto"),
         (MAE | {"backbone": "mamba"}, "--objective mae does not work with --backbone mamba"),
