@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -46,6 +47,8 @@ NOT_RUN = {
     "bioscan-hf train pretrain --help": "tests/cli/test_train.py runs it",
     "bioscan-hf download": "needs the Hub; tests/release/test_download.py runs it on a local server",
     "bioscan-hf publish": "needs the Hub; tests/dataset/test_publish.py runs it on a local server",
+    "bioscan-hf identify reads.fasta names.csv --references user/library": "needs the Hub; "
+    "tests/identification/test_publish.py opens a library of a local server",
     "bioscan-hf demo": "the fixture `demo` of tests/cli/test_demo.py runs it",
     "bioscan-hf convert best.pth": "needs a published CLIBD checkpoint; tests/checkpoints/test_clibd.py converts one",
     "bioscan-hf convert BarcodeMamba": "needs a Lightning file; tests/checkpoints/test_barcodemamba.py converts one",
@@ -58,6 +61,7 @@ STAND_INS = {
     "--preset barcodemae-plus": "--taxa_per_batch 2 --rows_per_taxon 3 --preset barcodemae-plus",
     "simulate out/release": "simulate out/release --specimens 120",
     "crop release crops --boxes release/": "crop originals crops --boxes originals/",  # simulated photos are cropped
+    "identify photos ": "identify pictures ",  # `embed` writes to photos
     "--model dino_vitb16": "--model timm:test_vit --random-weights",
     "--model timm:vit_base_patch16_224.dino": "--model timm:test_vit --random-weights",
 }
@@ -173,6 +177,10 @@ def folder(tmp_path, monkeypatch):
         table.writeheader()
         table.writerows(rows)
     Path("reads.fasta").write_text("".join(f">{row['processid']}\n{row['dna_barcode']}\n" for row in rows[:9]))
+    Path("pictures").mkdir()
+    with ZipFile(next(release.glob("*cropped_256_train.zip"))) as archive:
+        for name in [name for name in archive.namelist() if name.endswith(".jpg")][:4]:
+            Path("pictures", Path(name).name).write_bytes(archive.read(name))
     make_models()
     return tmp_path
 
@@ -235,7 +243,8 @@ def without_folders(command: str) -> tuple[tuple[str, ...], str]:
 
 def stand_for_others() -> None:
     """Further names of the dataset, and of models and results of other trainings."""
-    names = {"bioscan-ml/BIOSCAN-5M": "dataset", "RELEASE_FOLDER": "release", "out/unaligned": "out/clibd"}
+    names = {"bioscan-ml/BIOSCAN-5M": "dataset", "RELEASE_FOLDER": "release"}
+    names |= {"out/unaligned": "out/clibd", "clibd": "out/clibd"}
     names |= {f"out/{name}": "out/retrieval" for name in ("none", "1m", "5m")}
     for name, target in names.items():
         if not Path(name).exists():
