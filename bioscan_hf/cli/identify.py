@@ -58,6 +58,9 @@ Model = Annotated[
 ]
 SHOWN = 5
 
+#: Below this number of sequences, the expected share of new species counts much.
+FEW = 100
+
 
 @command(
     "Names for specimens",
@@ -322,9 +325,10 @@ def _show(answers: pa.Table, result: Result, out: Output) -> None:
         out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
     if "novel_share" in result:
         low, high = result["novel_share_interval"]
+        few = "; they are few, so it leans to 50%" if total < FEW else ""
         out.say(
             f"Share of {what} whose species has no reference: {result['novel_share']:.0%} "
-            f"({low:.0%} to {high:.0%}); set it by --novel-share."
+            f"({low:.0%} to {high:.0%}{few}); set it by --novel-share."
         )
 
 

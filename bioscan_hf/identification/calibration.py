@@ -336,13 +336,14 @@ def adjusted(levels: Numbers, learned: Numbers, shares: Numbers) -> Numbers:
 
 
 def share_interval(levels: Numbers, learned: Numbers, shares: Numbers) -> tuple[float, float]:
-    """Shares of new species that the reads allow: a likelihood interval of 95 %."""
+    """Shares of new species that the reads and `PRIOR` allow: a likelihood interval of 95 %."""
     if len(shares) < 2 or not len(levels):
         return 0.0, 1.0
     odds = levels / learned
     old, new = odds[:, 0], odds[:, 1:] @ (shares[1:] / max(shares[1:].sum(), 1e-9))
     grid = np.linspace(0.001, 0.999, 999)
     likelihood = np.array([np.log(((1 - s) * old + s * new).clip(1e-300)).sum() for s in grid])
+    likelihood += PRIOR_READS * (PRIOR[0] * np.log(1 - grid) + (1 - PRIOR[0]) * np.log(grid))
     allowed = grid[likelihood >= likelihood.max() - 1.92]
     return float(allowed[0]), float(allowed[-1])
 

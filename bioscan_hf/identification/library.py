@@ -198,6 +198,7 @@ class ReferenceLibrary(Library):
         names = names_of(found, self.codes, self.count, self.named)
         least = self.calibration.least_identity if self.calibration else 0.0
         quality = judged(spelling, refused, usable, found, self.references, self.frame, least)
+        self.references.release()
         return Named(len(reads), usable, found, names, self.evidence(found, names), quality)
 
     def blocks(self, reads: pa.ChunkedArray) -> Iterator[Named]:
@@ -304,6 +305,8 @@ def _region(model: str | None) -> Region | None:
     if model is None or ":" in model:
         return None
     from transformers import AutoConfig
+
+    from ..models import register  # noqa: F401  (our classes for AutoConfig)
 
     if AutoConfig.from_pretrained(model).model_type != "alignedbarcode":
         return None

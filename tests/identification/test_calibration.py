@@ -67,3 +67,15 @@ def test_what_was_learned_is_the_same_when_it_is_read_again():
     assert np.allclose(levels, again.levels(evidence))
     for rank, values in found.confidences(evidence, levels).items():
         assert np.allclose(values, again.confidences(evidence, levels)[rank], atol=1e-4)
+
+
+def test_the_estimated_share_of_new_species_lies_in_its_interval():
+    learned = np.array([0.5, 0.25, 0.25])
+    for n in (1, 5, 20, 500):
+        for level in range(3):
+            levels = np.full((n, 3), 0.02)
+            levels[:, level] = 0.96
+            shares = calibration.estimated_shares(levels, learned)
+            low, high = calibration.share_interval(levels, learned, shares)
+            assert low <= 1 - shares[0] <= high, (n, level)
+            assert high - low < (0.1 if n == 500 else 1)
