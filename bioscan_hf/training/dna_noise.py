@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from .draws import draw_keys, uniform
@@ -58,6 +60,13 @@ def add_noise(barcodes: Sequence[str | None], noise: DnaNoise, seed: int = 123) 
     texts = [barcode or "" for barcode in barcodes]
     keys = draw_keys(texts, seed, [0] * len(texts))
     return [_altered(text, keys[row : row + 1], noise) if text else barcodes[row] for row, text in enumerate(texts)]
+
+
+def noisy_rows(data: Any, noise: DnaNoise, seed: int = 123) -> pa.Table:
+    """The columns processid and dna_barcode of a map-style `datasets.Dataset`, with errors in the barcodes."""
+    table = data.select_columns(["processid", "dna_barcode"]).with_format("arrow")[:]
+    altered = pa.array(add_noise(table["dna_barcode"].to_pylist(), noise, seed), pa.string())
+    return pa.table({"processid": table["processid"], "dna_barcode": altered})
 
 
 def _altered(text: str, key: NDArray[np.uint64], noise: DnaNoise) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ...encoders.base import Encoder
 from ...encoders.clibd import clibd_dna_features
@@ -19,7 +18,7 @@ from ...encoders.fused import fuse_vectors
 from ...encoders.stored import load_embeddings
 from ...evaluation.retrieval_protocol import Specimens
 from ...models.modeling_clibd import ClibdModel
-from ..dna_noise import DnaNoise, add_noise
+from ..dna_noise import DnaNoise, noisy_rows
 
 #: Queries that have a barcode.
 WITH_DNA = ("dna", "averaged", "concatenated", "fused")
@@ -55,11 +54,9 @@ def embed_noisy(
     """
     encoder = Encoder(model, clibd_dna_features, description="clibd dna")
     for split in splits:
-        table = read(split).select_columns(["processid", "dna_barcode"]).with_format("arrow")[:]
-        barcodes = table["dna_barcode"].to_pylist()
+        data = read(split)
         for condition, noise in DnaNoise.conditions().items():
-            altered = pa.array(add_noise(barcodes, noise, seed), pa.string())
-            rows = pa.table({"processid": table["processid"], "dna_barcode": altered})
+            rows = noisy_rows(data, noise, seed)
             embed(encoder, tokenizer, rows, output=output / condition / split, missing="invalid", **options)
 
 
