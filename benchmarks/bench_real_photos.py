@@ -212,8 +212,8 @@ def leave_one_out(
 
 def interval(hits: NDArray[np.bool_], owners: NDArray[np.int64]) -> dict[str, float | None]:
     """Share of hits (n,) and its interval of 95 %, by a bootstrap over the owners (n,)."""
-    ends = species_intervals(hits, np.zeros(len(hits), np.int64), owners)["micro_accuracy_interval"] or [None, None]
-    low, high = (None if end is None else round(end, 4) for end in ends)
+    ends = species_intervals(hits, np.zeros(len(hits), np.int64), owners)["micro_accuracy_interval"]
+    low, high = (None, None) if ends is None else (round(end, 4) for end in ends)
     return {"accuracy": round(float(hits.mean()), 4), "low": low, "high": high}
 
 

@@ -183,6 +183,10 @@ def _rows(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, M
 # ---- CLIBD ---------------------------------------------------------------------------------------------------------
 
 
+#: Line of the example of a model with fusion.
+FUSED = "\nfused = output.fused_embeds  # photo and barcode together, (1, dimensions)"
+
+
 def clibd_card(title: str, results: Mapping[str, Any]) -> str:
     """README.md of a CLIBD model, with its results as `model-index` in the YAML.
 
@@ -218,6 +222,7 @@ def clibd_card(title: str, results: Mapping[str, Any]) -> str:
         trained=f"{model['trained_parameters']:,}",
         inputs=", ".join(CLIBD_INPUTS[modality][1] for modality in present),
         pair=f"output.{present[0]}_embeds @ output.{present[-1]}_embeds.T",
+        fused=FUSED if results["options"].get("fusion_weight") else "",
         training=settings_table(results),
         results=_clibd_results(metrics),
     )

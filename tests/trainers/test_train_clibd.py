@@ -100,6 +100,7 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     if way is SIGLIP:
         start["logit_bias.bias"] = torch.tensor(-10.0)
         assert abs(weights(one)["logit_bias.bias"] + 10) > 5e-5, "the bias is not trained"
+    assert ("output.fused_embeds" in (one / "README.md").read_text()) == (way is FUSED)
     if way is FUSED:
         start |= {key: torch.zeros_like(value) for key, value in weights(one).items() if key not in start}
         assert {key for key in start if key not in weights(model)} == {
