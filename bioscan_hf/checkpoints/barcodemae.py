@@ -130,8 +130,8 @@ def _decoder(state: State, trained: Mapping[str, Any], heads: int | None, name: 
     heads = heads or trained.get("decoder_n_heads") or (layers if width == 768 else None)
     if heads is None:
         raise ValueError(
-            f"{name} has no number of attention heads of its decoder. Give it "
-            f"(num_attention_heads={{'encoder': ..., 'decoder': ...}} in Python)."
+            f"{name} has no number of attention heads of its decoder: convert it in Python, with "
+            f"num_attention_heads={{'encoder': ..., 'decoder': ...}}; `bioscan-hf convert --heads` is for the encoder."
         )
     return {
         "decoder_num_hidden_layers": layers,
