@@ -202,18 +202,22 @@ class ReferenceLibrary(Library):
         return Named(len(reads), usable, found, names, self.evidence(found, names), quality)
 
     def blocks(self, reads: pa.ChunkedArray) -> Iterator[Named]:
-        """`name` for blocks of a column of reads, in their order; each thread of torch has a block."""
+        """`name` for blocks of a column of reads, in their order.
+
+        Each thread of torch has a block. Many references, which would be in memory for each, are searched by one.
+        """
         threads = torch.get_num_threads()
         starts = range(0, len(reads), _READS_AT_ONCE)
         if threads == 1 or len(starts) == 1:
             yield from (self._block(reads, start) for start in starts)
             return
         try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            workers = threads if self.references.cells is None else 1
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 waiting: deque[Future[Named]] = deque()
                 for start in starts:
                     waiting.append(pool.submit(self._block, reads, start))
-                    if len(waiting) > threads:
+                    if len(waiting) > workers:
                         yield waiting.popleft().result()
                 yield from (block.result() for block in waiting)
         finally:

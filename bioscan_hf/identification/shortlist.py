@@ -142,7 +142,8 @@ class Cells:
             if not len(members):
                 continue
             at = torch.from_numpy(reads)
-            similarity = cosines(queries[at], keys[torch.from_numpy(members)])
+            several = torch.from_numpy(_padded(reads)), torch.from_numpy(_padded(members))
+            similarity = cosines(queries[several[0]], keys[several[1]])[: len(reads), : len(members)]
             if left_out is not None:
                 similarity.masked_fill_(torch.from_numpy(~left_out.of(reads).allows(members)), -torch.inf)
             best, place = similarity.topk(min(k, len(members)), dim=1)
@@ -156,6 +157,12 @@ class Cells:
             some = None if left_out is None else left_out.of(few)
             found[few], cosine[few] = nearest(queries[torch.from_numpy(few)], keys, good, k, some)
         return found, cosine
+
+
+def _padded(rows: Ids) -> Ids:
+    """Rows with the first one again, up to one of few lengths: a product of each new shape is compiled and kept."""
+    step = max(16, 1 << max(len(rows).bit_length() - 2, 0))
+    return np.concatenate([rows, np.full(-len(rows) % step, rows[0])])
 
 
 def _grouped(cell: Ids, rows: Ids, number: int) -> tuple[NDArray[np.int32], Ids]:

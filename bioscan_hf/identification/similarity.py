@@ -8,7 +8,7 @@ Shape letters: n = reads, N = references, C = candidates, P = positions of the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -62,6 +62,7 @@ class References:
         placed: Where they lie in it, as bits.
         words: Their words.
         cells: Their vectors in cells; None if there are few.
+        release: Gives back memory that is mapped from a file.
     """
 
     sequences: Sequence[str]
@@ -69,6 +70,7 @@ class References:
     placed: Placed[Packed] | None
     words: Words
     cells: Cells | None = None
+    release: Callable[[], None] = lambda: None
 
     @classmethod
     def of(cls, sequences: Sequence[str], region: Region | None) -> References:
@@ -95,7 +97,10 @@ class References:
         """References with the nearest vectors (n, C), -1 after the last, and their cosines minus 1."""
         assert self.placed is not None
         search = nearest if self.cells is None else self.cells.nearest
-        return search(queries, self.placed.vectors, self.good, min(CANDIDATES, len(self)), left_out)
+        self.release()
+        found = search(queries, self.placed.vectors, self.good, min(CANDIDATES, len(self)), left_out)
+        self.release()
+        return found
 
 
 @dataclass
@@ -228,6 +233,7 @@ class _Search:
             for place in np.flatnonzero(better).tolist():
                 i = some[doubtful[place]]
                 self.reads[i], self.turned[i] = others[place], ~self.turned[i]
+        self.references.release()
         self.rows[some, CANDIDATES : CANDIDATES + k] = found
         if self.own is not None and self.references.placed is not None:
             for part in _parts(some):
@@ -238,7 +244,9 @@ class _Search:
 
     def align(self, some: NDArray[np.int64], most: int) -> None:
         """Sets identity and overlap of at most `most` candidates of some reads by their edit distances."""
-        for i in some:
+        for number, i in enumerate(some):
+            if number % 64 == 0:
+                self.references.release()
             best, rows = LARGEST_DISTANCE, self.rows[i]
             at = np.flatnonzero(rows >= 0)
             at = at[np.sort(np.unique(rows[at], return_index=True)[1])]

@@ -6,6 +6,7 @@ What is searched is mapped from the file and not read, so that a library of any 
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import locked, read_json, replacing, write_text
@@ -36,6 +37,11 @@ MODEL_TYPE = "reference-library"
 
 CONFIG = "config.json"
 FACTS, TABLE, SEARCH, REGION = "library.json", "references.parquet", "search.safetensors", "region"
+
+_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
+
+#: Files of fewer bytes stay in memory.
+_SMALL = 1 << 28
 
 Encoder = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -112,7 +118,7 @@ def _read(folder: Path, info: dict[str, Any], encoder: Encoder | None) -> Parts:
     content, frame, rows, has_region = (info.pop(name) for name in ("calibration", "frame", "rows", "region"))
     names = ["processid", *LABEL_COLUMNS, "records"]
     records = pq.read_table(folder / TABLE, columns=names, read_dictionary=list(LABEL_COLUMNS), memory_map=True)
-    found = load_file(folder / SEARCH)
+    found, release = _mapped(folder / SEARCH)
     column = _strings(found)
     region = placed = cells = None
     if has_region:
@@ -129,9 +135,36 @@ def _read(folder: Path, info: dict[str, Any], encoder: Encoder | None) -> Parts:
     if len(sizes) > 1:
         raise ValueError(f"its files have {', '.join(map(str, sorted(sizes)))} rows")
     records = records.add_column(1, "dna_barcode", pa.chunked_array([column]))
-    references = References(Sequences(column), region, placed, words, cells)
+    references = References(Sequences(column), region, placed, words, cells, release)
     calibration = None if content is None else Calibration.from_dict(content)
     return Parts(records, references, None if frame is None else Frame(**frame), calibration, info)
+
+
+def _mapped(path: Path) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """Tensors of a safetensors file over its mapped memory, and what gives back the pages that were read.
+
+    `load_file` maps as well, but nothing gives its pages back: with 1,000,000 references, 2 GB more are in use.
+    """
+    with open(path, "rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    start = 8 + int.from_bytes(memory[:8], "little")
+    if start > len(memory):
+        raise ValueError(f"{path.name} is incomplete")
+    header = json.loads(memory[8:start])
+    header.pop("__metadata__", None)
+    found = {}
+    for name, facts in header.items():
+        dtype, (first, last) = _DTYPES[facts["dtype"]], facts["data_offsets"]
+        if start + last > len(memory):
+            raise ValueError(f"{path.name} is incomplete")
+        count = (last - first) // dtype.itemsize
+        flat = torch.frombuffer(memory, dtype=dtype, count=count, offset=start + first) if count else torch.empty(0)
+        found[name] = flat.to(dtype).reshape(facts["shape"])
+    advise = getattr(memory, "madvise", None)
+    if advise is None or len(memory) < _SMALL:  # the first on Windows
+        return found, lambda: None
+    advise(mmap.MADV_RANDOM)
+    return found, lambda: advise(mmap.MADV_DONTNEED)  # nothing is ever written there
 
 
 class Sequences(Sequence[str]):
