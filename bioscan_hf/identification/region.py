@@ -5,7 +5,8 @@ Shape letters: n = reads, L = nucleotides, P = positions of the region, D = comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,9 @@ __all__ = ["WORD", "Placed", "Region", "blocks", "complement", "letters", "orien
 
 #: Smallest alignment score of a barcode of the region. Reads of other origin stay below 0.05.
 LEAST_SCORE = 0.15
+
+#: A read of more windows than this many times the region has a score for the part that lies in the region.
+LONG = 1.5
 
 #: Fewest references, and smallest share of them, of one length, for a region of that length.
 FEWEST_ALIKE, LEAST_ALIKE = 20, 0.1
@@ -120,7 +124,8 @@ class Region:
         model = AlignedBarcodeModel(config)
         fitted = [references[i] for i in _spread_over(len(references), MOST)]
         parts = [letters([fitted[i] for i in rows]) for rows in blocks(fitted)]
-        model.fit_region((part + FIRST_NUCLEOTIDE, (part < NOTHING).int()) for part in parts)
+        with _one_thread():
+            model.fit_region((part + FIRST_NUCLEOTIDE, (part < NOTHING).int()) for part in parts)
         region = cls(model, encoder)
         sample = [references[i] for i in _spread_over(len(references), 2000)]
         return region if (region.place(sample).score >= LEAST_SCORE).mean() > 0.5 else None
@@ -151,7 +156,25 @@ class Region:
         best = votes.argmax(1)
         most = votes[np.arange(n), best]
         start = np.where(most > 0, best - windows, 0)  # without votes, the read starts with the region
-        return start, (most / np.maximum(weight.sum(1), 1)).astype(np.float32)
+        every = self._inside(weight, start, (anchors < 4**self._k).sum(1))
+        return start, (most / np.maximum(every, 1)).astype(np.float32)
+
+    def _inside(self, weight: NDArray[np.float64], start: NDArray[np.int64], count: NDArray[np.int64]) -> Any:
+        """Weight of the anchors of reads (n,); of those in the region, if a read is much longer than the region.
+
+        Args:
+            weight: Of the anchor at each window (n, windows).
+            count: Windows of each read (n,).
+        """
+        every = weight.sum(1)
+        long = np.flatnonzero(count > LONG * self.positions)
+        if len(long):
+            until = np.pad(weight[long].cumsum(1), ((0, 0), (1, 0)))
+            ends = (np.stack([-start[long], self.positions - start[long]], 1)).clip(0, weight.shape[1])
+            low, high = np.take_along_axis(until, ends, 1).T
+            least = every[long] / count[long] * self.positions / 2  # a few anchors are found at any end
+            every[long] = np.maximum(high - low, least)
+        return every
 
     def _aligned(self, codes: Codes, start: NDArray[np.int64]) -> Codes:
         """Codes at each position of the region (n, P) of reads (n, L) that start there."""
@@ -195,6 +218,17 @@ class Region:
         assert self._projection is not None
         letter = (aligned[:, :, None] == torch.arange(4, dtype=torch.uint8)).flatten(1).to(torch.bfloat16)
         return torch.nn.functional.normalize((letter @ self._projection).float(), dim=1).to(torch.bfloat16)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of torch: eigenvectors by two on busy cores take 12 times as long, on free ones little less."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _table(tensors: dict[str, NDArray[Any]]) -> Tensor:
