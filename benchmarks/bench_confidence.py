@@ -264,7 +264,7 @@ def main() -> int:
     parser.add_argument("source", type=Path, help="table in BIOSCAN-5M columns, .csv.gz")
     parser.add_argument("--foreign", type=Path, help="FASTA of sequences that are not of insects")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--peers", type=int, default=2, metavar="N", help="first seeds with vsearch and BLAST+")
+    parser.add_argument("--peers", type=int, default=1, metavar="N", help="first seeds with vsearch and BLAST+")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/confidence.json")
     args = parser.parse_args()
     start = time.perf_counter()

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from made_up_references import library_of, records
+from made_up_references import evolved, library_of, records
 
 from bioscan_hf.identification import library as module
 from bioscan_hf.identification import shortlist, stored
@@ -24,7 +24,7 @@ from bioscan_hf.identification.letters import (
 )
 from bioscan_hf.identification.library import ReferenceLibrary
 from bioscan_hf.identification.packed import Packed, compared, planes_of
-from bioscan_hf.identification.region import Region
+from bioscan_hf.identification.region import LEAST_SCORE, Region
 from bioscan_hf.identification.shortlist import Cells, LeftOut, Words, nearest
 from bioscan_hf.models import modeling_alignedbarcode as model
 
@@ -228,3 +228,18 @@ def test_memory_hardly_grows_with_the_reads(world, tmp_path):
 def test_reads_of_a_table_keep_their_ids(world):
     table = pa.table({"processid": ["a", "b"], "dna_barcode": [world["rows"][0]["dna_barcode"], ""]})
     assert world["library"].identify(table)["id"].to_pylist() == ["a", "b"]
+
+
+def test_a_barcode_inside_a_much_longer_sequence_is_found(world):
+    """Also a distant one, whose words alone do not tell; of a sequence without a barcode nothing is told."""
+    library, rng = world["library"], np.random.default_rng(3)
+    region = library.references.region
+    reads = [evolved(library.references.sequences[i], 0.12, rng) for i in range(0, 40, 4)]
+    around = ["".join(rng.choice(list("ACGT"), 14_000)) for _ in reads]
+    inside = [text[:5_000] + read + text[5_000:] for read, text in zip(reads, around, strict=True)]
+    alone, found, nothing = (region.place(some) for some in (reads, inside, around))
+    assert (found.start == alone.start - 5_000).all()
+    assert (found.aligned == alone.aligned).all()
+    assert (found.score >= LEAST_SCORE).all() and (abs(found.score - alone.score) < 0.05).all()
+    assert (nothing.score < 0.05).all()
+    assert set(library.identify(around)["status"].to_pylist()) == {"not_coi"}
