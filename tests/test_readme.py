@@ -19,7 +19,6 @@ MEASURED = sorted((ROOT / "docs/measured").glob("*.md"))
 #: Results files that no page shows.
 NOT_SHOWN = {
     "gpu_run_small",  # a trial on a CPU; tests/benchmarks/test_gpu_run.py reads it
-    "identify",  # replaced by identify_speed
 }
 
 
