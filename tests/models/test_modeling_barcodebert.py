@@ -258,8 +258,9 @@ def test_contradictory_config_raises(options, message):
 def test_invalid_config_is_not_saved(tmp_path):
     """Another padding would freeze another row; that of the tokenizer, which the Trainer copies, changes nothing."""
     for vocabulary in VOCABULARIES:
-        config = BarcodeBertConfig(vocabulary=vocabulary)
-        config.pad_token_id = KmerTokenizer(4, vocabulary).pad_token_id
+        k = min(4, VOCABULARIES[vocabulary].largest_k)
+        config = BarcodeBertConfig(k=k, vocabulary=vocabulary, max_position_embeddings=660)
+        config.pad_token_id = KmerTokenizer(k, vocabulary).pad_token_id
         assert config.pad_token_id == 0
     config.pad_token_id = 5
     with pytest.raises(Exception, match="pad_token_id is 5"):

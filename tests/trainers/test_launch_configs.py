@@ -9,6 +9,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 
+from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaBlock
 from bioscan_hf.training.trainer import FSDP_UNITS
 
 FOLDER = Path(__file__).parents[2] / "trainers" / "launch"
@@ -35,7 +36,8 @@ def test_the_units_of_fsdp_are_layers_that_our_models_have():
     from transformers.models.bert.modeling_bert import BertLayer
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Block
 
-    assert {layer.__name__ for layer in (BertLayer, Block, Mamba2Block)} == FSDP_UNITS
+    layers = (BertLayer, Block, Mamba2Block, BarcodeMambaBlock)
+    assert {layer.__name__ for layer in layers} == FSDP_UNITS
 
 
 def test_two_cpu_processes_are_two(tmp_path):

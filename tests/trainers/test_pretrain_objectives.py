@@ -108,7 +108,7 @@ def test_each_objective_learns_and_its_encoder_opens_alone(source, tmp_path, nam
         embed(encoder, tokenizer, rows.add_column("processid", list(map(str, range(64))))).embeddings
     )
     labels = torch.from_numpy(labels_of(labelled))
-    right = model.eval().taxon_head(torch.from_numpy(vectors)).argmax(1) == labels
+    right = model.eval().taxon_head(vectors).argmax(1) == labels
     assert right[labels >= 0].float().mean() > 0.9
 
 
