@@ -1,4 +1,4 @@
-"""Claims: `bioscan-hf identify` keeps its word on real barcodes, and names more of them than other programs.
+"""Claims: the confidences of `bioscan-hf identify` hold on real barcodes, and it names more of them than its peers.
 
     python benchmarks/bench_confidence.py bold_coi5p.csv.gz                         # 5 partitions, about 30 minutes
     python benchmarks/bench_confidence.py bold_coi5p.csv.gz --seeds 1 --peers 0     # a few minutes

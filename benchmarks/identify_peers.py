@@ -1,9 +1,10 @@
 """Names of reads by vsearch, SINTAX, and BLAST+ with a lowest common ancestor, for `bench_confidence.py`.
 
-Each gives a name and a score at every rank; a score of 0 is no name. vsearch aligns 32 candidates on both strands; the
-name is that of the best hit, the score its identity. SINTAX scores by its bootstrap. BLAST (megablast) takes the hits
-within a share of the best bit score; a rank on which they agree has a name, with the identity of the best hit over the
-whole read as its score. That share is the one of `BANDS` which is best for BLAST on the very reads that are compared.
+Each gives a name and a score at every rank; without a name the score is 0. vsearch aligns 32 candidates on both
+strands; the name is that of the best hit, the score its identity. SINTAX scores by its bootstrap. BLAST (megablast)
+takes the hits within a share of the best bit score; a rank on which they agree has a name, with the identity of the
+best hit over the whole read as its score. That share is the one of `BANDS` which is best for BLAST on the very reads
+that are compared.
 """
 
 from __future__ import annotations

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..progress import Progress
 from ..schema import LABEL_COLUMNS, RANKS
@@ -104,8 +102,14 @@ class Library(ABC):
     # ---- confidences -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _asked(self, rows: NDArray[np.int64], allowed: Tensor, rng: np.random.Generator) -> Matches:
-        """Matches of records as if they were new, among the allowed ones (n, N)."""
+    def _without(
+        self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Matches, dict[str, NDArray[np.bool_]]]:
+        """Matches of records among those that remain, and rank -> whether their taxon is among these (n,).
+
+        Args:
+            level: Level whose taxon is left out, -1 for the record alone (n,).
+        """
 
     def evidence(self, found: Matches, names: Names) -> Evidence:
         """Features of matches for the confidences."""
@@ -158,33 +162,6 @@ class Library(ABC):
             own = 1 / np.bincount(codes + 1)[codes + 1]
             weight[here] = own * (here.sum() / max(own.sum(), 1e-9))
         return weight
-
-    def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """References that remain without a reference's taxon at a level, or without itself at -1, (n, N)."""
-        allowed = np.ones((len(rows), len(self.records)), np.bool_)
-        single = self.count[rows] == 1
-        allowed[np.flatnonzero(single), rows[single]] = False
-        for place, rank in enumerate(LEVELS):
-            codes = self.codes[rank]
-            here = np.flatnonzero(level == place)
-            allowed[here] &= (codes[None] != codes[rows[here], None]) | (codes[rows[here], None] < 0)
-            allowed[here, rows[here]] = False
-        return allowed
-
-    def _without(
-        self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator
-    ) -> tuple[Matches, dict[str, NDArray[np.bool_]]]:
-        """Matches of records among those that remain, and rank -> whether their taxon is among these (n,).
-
-        Args:
-            level: Level whose taxon is left out, -1 for the record alone (n,).
-        """
-        allowed = self._others(rows, level)
-        there = {}
-        for rank in {*self.ranks, *LEVELS, BIN}:
-            codes = self.codes[rank]
-            there[rank] = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
-        return self._asked(rows, torch.from_numpy(allowed), rng), there
 
     def _right(
         self, rows: NDArray[np.int64], names: Names, there: Mapping[str, NDArray[np.bool_]]

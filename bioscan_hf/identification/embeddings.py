@@ -32,7 +32,7 @@ from ..search.exact import TopK, similarity_blocks
 from ..search.vectors import check_query, slices, unit_vectors
 from .answers import Named, answer
 from .base import Library, check_shares
-from .calibration import Calibration
+from .calibration import BIN, LEVELS, Calibration
 from .names import names_of
 from .photo_references import read_vectors
 from .photos import Encoder, photo_vectors
@@ -337,13 +337,25 @@ class EmbeddingLibrary(Library):
         last = np.where(found.rows >= 0, cosine, 1.0).min(1)
         return [cosine[:, 0], cosine[:, 0] - np.minimum(last, cosine[:, 0])]
 
-    def _asked(self, rows: NDArray[np.int64], allowed: Tensor, rng: np.random.Generator) -> Matches:
+    def _without(
+        self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Matches, dict[str, NDArray[np.bool_]]]:
+        allowed = self._others(rows, level)
+        there = {}
+        for rank in {*self.ranks, *LEVELS, BIN}:
+            codes = self.codes[rank]
+            there[rank] = ((codes[None] == codes[rows, None]) & allowed).any(1) & (codes[rows] >= 0)
         queries = self.keys.vectors if self.keys.queries is None else self.keys.queries
-        return self.match(queries[rows], allowed)
+        return self.match(queries[rows], torch.from_numpy(allowed)), there
 
     def _others(self, rows: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """As of `Library`; all vectors of the specimen are left out."""
-        return super()._others(rows, level) & (self._specimen[None] != self._specimen[rows, None])
+        """Keys that remain without a record's specimen, and without its taxon at a level if it is not -1, (n, N)."""
+        allowed = self._specimen[None] != self._specimen[rows, None]
+        for place, rank in enumerate(LEVELS):
+            codes = self.codes[rank]
+            here = np.flatnonzero(level == place)
+            allowed[here] &= (codes[None] != codes[rows[here], None]) | (codes[rows[here], None] < 0)
+        return allowed
 
 
 def _matches(rows: NDArray[np.int64], cosine: NDArray[np.float32]) -> Matches:

@@ -2,7 +2,7 @@
 
 Rank by rank, within the taxon of the rank above, the probabilities of both are multiplied and the shares that were
 expected before are divided out once, as for independent evidence. Both err towards near relatives, though, so that
-two equal names are no proof against an unknown relative: the surer both are, the less their agreement counts. Where
+two equal names do not rule out an unknown relative: the surer both are, the less their agreement counts. Where
 one of the two is missing, the answer is that of the other.
 Shape letters: n = specimens.
 """

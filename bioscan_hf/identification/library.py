@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..barcodes import spelled
 from ..cards import is_hub_id
@@ -152,9 +151,6 @@ class ReferenceLibrary(Library):
             RuntimeError: if another process writes a library there.
         """
         write_parts(Path(folder), Parts(self.records, self.references, self.frame, self.calibration, self.info))
-
-    def _asked(self, rows: NDArray[np.int64], allowed: Tensor, rng: np.random.Generator) -> Matches:
-        raise NotImplementedError("Sequences are asked about without a mask, see `_without`.")
 
     def _without(
         self, rows: NDArray[np.int64], level: NDArray[np.int64], rng: np.random.Generator

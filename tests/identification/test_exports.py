@@ -38,7 +38,7 @@ def answers():
 
 def test_darwin_core_has_the_standard_terms():
     rows = darwin_core(answers()).to_pylist()
-    assert [row["occurrenceID"][0] for row in rows] == ["a", "b", "c", "d", "f"]  # "not_coi" is no occurrence
+    assert [row["occurrenceID"][0] for row in rows] == ["a", "b", "c", "d", "f"]  # "not_coi" is left out
     assert rows[0] == {
         **{"occurrenceID": "a;sample=wood;size=5", "basisOfRecord": "MaterialSample", "occurrenceStatus": "present"},
         **{"eventID": "wood", "organismQuantity": 5, "organismQuantityType": "DNA sequence reads"},
