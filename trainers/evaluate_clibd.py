@@ -73,6 +73,7 @@ from bioscan_hf.training.clibd.batches import encoded_photo
 from bioscan_hf.training.clibd.robustness import REPORTED as REPORTED_WITH_NOISE
 from bioscan_hf.training.clibd.robustness import WITH_DNA, embed_noisy, noisy_specimens, robustness_text
 from bioscan_hf.training.dna_noise import DnaNoise
+from bioscan_hf.training.inputs import pinned
 from bioscan_hf.training.options.evaluate import EvaluateOptions
 from bioscan_hf.training.options.shared import check_choices
 from bioscan_hf.training.run import run_program
@@ -127,7 +128,7 @@ def check_options(options: EvaluateOptions) -> None:
 
 def embed_splits(options: EvaluateOptions, model: str, folder: Path) -> None:
     """Writes the embeddings of each split to `folder`, or continues an interrupted run."""
-    kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+    kind = PreTrainedConfig.get_config_dict(pinned(model))[0].get("model_type")
     if kind != "clibd":
         raise ValueError(f"{model!r} is a model of type {kind!r}. Give a CLIBD model.")
     network, processor = _loaded(model)
@@ -140,6 +141,7 @@ def embed_splits(options: EvaluateOptions, model: str, folder: Path) -> None:
 
 def _loaded(model: str) -> tuple[ClibdModel, ClibdProcessor]:
     """A model on the device of this process, and its processor."""
+    model = pinned(model)
     network: Any = ClibdModel.from_pretrained(model)
     return network.to(this_process().device).eval(), ClibdProcessor.from_pretrained(model)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..barcodes import spelled
 from ..cards import is_hub_id
+from ..files import is_missing_path
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
@@ -308,7 +309,11 @@ def _region(model: str | None) -> Region | None:
 
     from ..models import register  # noqa: F401  (our classes for AutoConfig)
 
-    if AutoConfig.from_pretrained(model).model_type != "alignedbarcode":
+    try:
+        kind = None if is_missing_path(model) else AutoConfig.from_pretrained(model).model_type
+    except OSError:  # of which `load_encoder` tells
+        return None
+    if kind != "alignedbarcode":
         return None
     from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 

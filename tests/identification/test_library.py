@@ -202,3 +202,10 @@ def test_an_encoder_of_ones_own_gives_the_shortlist(world):
         other = make(world["library"], model="kmer:4")
     found = other.identify([row["dna_barcode"] for row in world["reads"]]).to_pylist()
     assert sum(row["species"] == true["species"] for row, true in zip(found, world["reads"], strict=True)) >= 18
+
+
+def test_a_model_that_does_not_exist_is_named(world, tmp_path):
+    """It is never looked up on the Hub."""
+    table = pa.table({name: pa.array([], pa.large_string()) for name in COLUMNS})
+    with pytest.raises(OSError, match="No model at .*absent"):
+        ReferenceLibrary.from_records(Found(table, {}), model=str(tmp_path / "absent"))

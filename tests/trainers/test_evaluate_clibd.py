@@ -284,6 +284,8 @@ def test_impossible_options_are_refused(model, dataset, tmp_path):
         attempt("--embeddings", tmp_path, "--combinations", "dna->smell")
     with pytest.raises(FileNotFoundError, match="has no manifest.json"):
         attempt("--embeddings", tmp_path)
+    with pytest.raises(FileNotFoundError, match="absent' is neither an existing folder nor a Hub id"):
+        attempt("--model", tmp_path / "absent", "--source", dataset)
     assert not list(tmp_path.iterdir())
     (tmp_path / "index").mkdir()
     (tmp_path / "index/index.json").write_text("{}")
