@@ -20,6 +20,8 @@ values, and the results list these.
 
 `--objective mae` trains a masked autoencoder (BarcodeMAE). `--taxon_objective classes` adds a loss on [CLS] that
 learns from names, by default of the genus, to either objective (BarcodeMAE+). The encoder alone opens by `AutoModel`.
+`--backbone mamba --mamba_block published --vocabulary barcodemamba --objective next --loss_on all` trains the network
+of the published BarcodeMamba on its objective (without its reverse complements).
 
 `--resume_from_checkpoint last` resumes a stopped run exactly (only its first logged loss covers the steps since the
 checkpoint). Masks and reading frames of a barcode follow from the seed, the epoch and the barcode. Validation masks
@@ -75,7 +77,8 @@ RUN_FILE = "pretraining.json"
 
 #: Config fields in the results, where the model has them.
 SHAPE = ("k", "vocabulary", "num_hidden_layers", "hidden_size")
-BERT_SHAPE, MAMBA_SHAPE = ("num_attention_heads", "intermediate_size"), ("num_heads", "head_dim", "state_size")
+BERT_SHAPE = ("num_attention_heads", "intermediate_size")
+MAMBA_SHAPE = ("block", "num_heads", "head_dim", "state_size")
 MAE_SHAPE = (*BERT_SHAPE, "decoder_num_hidden_layers")
 
 
@@ -111,9 +114,10 @@ def make_config(options: PretrainingOptions, taxon_classes: int = 2) -> BarcodeB
     names = ("k", "vocabulary", "max_nucleotides", "hidden_size", "num_hidden_layers")
     shared: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.backbone == "mamba":
-        return BarcodeMambaConfig(
-            **shared, objective=options.objective, head_dim=options.head_dim, state_size=options.state_size
-        )
+        shared |= {name: getattr(options, name) for name in ("objective", "head_dim", "state_size")}
+        if options.mamba_block == "published":
+            shared |= {"block": "published", "pooling": "mean", "embedding_dropout": options.dropout}
+        return BarcodeMambaConfig(**shared)
     attention_dropout = options.dropout if options.attention_dropout is None else options.attention_dropout
     if options.objective == "mae":
         shared |= {name: getattr(options, name) for name in DECODER_OPTIONS}
@@ -151,7 +155,7 @@ def make_collators(options: PretrainingOptions, seed: int) -> tuple[MaskedKmerCo
     tokenizer = KmerTokenizer(k=options.k, vocabulary=options.vocabulary, max_nucleotides=options.max_nucleotides)
     given = {field.name: getattr(options, field.name) for field in fields(Masking)}
     if options.objective == "next":
-        given["loss_on"] = "next"
+        given["loss_on"] = "next-all" if options.loss_on == "all" else "next"
     make = partial(MaskedKmerCollator, tokenizer, seed=seed, attend_padding=options.attend_padding)
     predicted = PREDICTED[options.objective]
     validation = Masking(options.mask_ratio, predicted, mask_token_id=options.mask_token_id, random_offset=False)

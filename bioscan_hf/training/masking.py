@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from ..models.vocabularies import VOCABULARIES
 from .collators import SeededCollator, barcodes_of
 from .draws import draw_keys, uniform
 
@@ -23,8 +24,9 @@ IGNORED = -100
 
 #: Vocabulary -> id of a masked k-mer. The models of 2023 were trained with id 1, which is not the id of <MASK>.
 MASK_TOKEN_IDS = {"barcodebert": 0, "barcodebert-n": 0, "barcodebert-cls": 0, "barcodebert-2023": 1, "clibd": 1}
+MASK_TOKEN_IDS |= {"barcodemamba": 0, "barcodemamba-char": 0}
 
-LOSSES = ("masked", "valid", "weighted", "all", "next")
+LOSSES = ("masked", "valid", "weighted", "all", "next", "next-all")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Masking:
         loss_on: "masked" predicts the masked k-mers; "valid" also the visible ones, as in the published code;
             "weighted" has the same labels, for a loss that weights masked and visible k-mers; "all" predicts every
             position, padding and unknown k-mers included, as in the code of 2023; "next" masks nothing and labels each
-            k-mer but the first, for a model that predicts the next k-mer.
+            k-mer but the first, for a model that predicts the next k-mer; "next-all" labels padding and unknown k-mers
+            too, as in the published BarcodeMamba.
         mask_token_share: Share of the masked k-mers that become the mask token.
         random_token_share: Share of the masked k-mers that become another k-mer. The rest stays unchanged.
         mask_token_id: Id of the mask token; None uses the id of the tokenizer's vocabulary.
@@ -81,7 +84,7 @@ class MaskedKmerCollator(SeededCollator):
     Args:
         tokenizer: A `KmerTokenizer`.
         cut_padding: Whether a batch is as long as its longest row, instead of as long as a full barcode. The masks are
-            the same either way.
+            the same either way. Padding at the start (`barcodemamba`) is never cut.
         attend_padding: Leaves out `attention_mask`, so that padding is attended to, as in 2023.
         label: Column of the ids of taxa, negative where missing; None: no labels of taxa.
 
@@ -100,10 +103,11 @@ class MaskedKmerCollator(SeededCollator):
         label: str | None = None,
     ):
         super().__init__(seed)
-        if cut_padding and (masking.loss_on == "all" or attend_padding):
+        cut_padding = cut_padding and not VOCABULARIES[tokenizer.vocabulary].left
+        if cut_padding and (masking.loss_on in ("all", "next-all") or attend_padding):
             raise ValueError(
-                "cut_padding is on, but padding is predicted (loss_on 'all') or attended to (attend_padding). Turn "
-                "cut_padding off."
+                f"cut_padding is on, but padding is predicted (loss_on {masking.loss_on!r}) or attended to "
+                f"(attend_padding). Turn cut_padding off."
             )
         self.tokenizer, self.masking, self.label = tokenizer, masking, label
         self.cut_padding, self.attend_padding = cut_padding, attend_padding
@@ -122,9 +126,11 @@ class MaskedKmerCollator(SeededCollator):
 
         kmers = ids - self._first_kmer
         maskable = (kmers >= 0) & (kmers < self._num_kmers) & (attention_mask == 1)
-        masked = maskable & (uniform(keys, 1, length) < self.masking.mask_ratio) & (loss_on != "next")
-        later = maskable & (np.arange(length) > 0)
-        labelled = {"masked": masked, "valid": maskable, "weighted": maskable, "all": True, "next": later}
+        drawn = uniform(keys, 1, length) < self.masking.mask_ratio
+        masked = maskable & drawn & (loss_on not in ("next", "next-all"))
+        later = np.broadcast_to(np.arange(length) > 0, ids.shape)
+        labelled = {"masked": masked, "valid": maskable, "weighted": maskable, "all": True}
+        labelled |= {"next": maskable & later, "next-all": later}
         batch = {
             "input_ids": np.where(masked, self._replacements(kmers, keys), ids),
             "attention_mask": attention_mask.astype(np.int64),

@@ -20,7 +20,9 @@ from ..dataset.request import prepare
 from ..labels import LabelMaps
 from ..models.barcode_heads import weighted_loss
 from ..models.configuration_barcodebert import PROJECTIONS
+from ..models.configuration_barcodemamba import BLOCKS
 from ..models.modeling_barcodemae import MAE_VOCABULARIES
+from ..models.vocabularies import VOCABULARIES
 from ..schema import ROW_COLUMN, resolve_splits
 from .arguments import BarcodeTrainingArguments, check_workers, global_batch_size
 from .checks import check_metric, check_training
@@ -49,7 +51,7 @@ DECODER_OPTIONS = (
 def check_options(options: PretrainingOptions, training_args: TrainingArguments) -> None:
     """Raises ValueError for options that are unknown, exclude each other, or do nothing."""
     choices = {"deduplicate": DEDUPLICATIONS, "backbone": BACKBONES, "objective": OBJECTIVES}
-    choices["vocabulary"] = tuple(MASK_TOKEN_IDS)
+    choices |= {"vocabulary": tuple(MASK_TOKEN_IDS), "mamba_block": BLOCKS}
     for name, allowed in choices.items():
         if getattr(options, name) not in allowed:
             raise ValueError(f"Unknown --{name} {getattr(options, name)!r}. Choose one of {', '.join(allowed)}.")
@@ -59,18 +61,19 @@ def check_options(options: PretrainingOptions, training_args: TrainingArguments)
             f"--masked_loss_weight is {weight} and --loss_on is {options.loss_on!r}. Give a weight in [0, 1] together "
             f"with --loss_on weighted, or neither."
         )
-    if options.loss_on == "all" and options.mlm_head != "tied":
+    if options.loss_on == "all" and options.mlm_head != "tied" and options.mamba_block != "published":
         raise ValueError(
             f"--loss_on all predicts padding, for which --mlm_head {options.mlm_head} has no class. Use --mlm_head "
-            f"tied or --loss_on valid."
+            f"tied, --mamba_block published or --loss_on valid."
         )
     if options.backbone == "mamba" and options.mlm_head != "kmers":
         raise ValueError(f"--mlm_head is {options.mlm_head!r}, but --backbone mamba has only the head 'kmers'.")
-    if options.objective == "next" and (options.backbone, options.loss_on) != ("mamba", "masked"):
+    if options.objective == "next" and (options.backbone != "mamba" or options.loss_on not in ("masked", "all")):
         raise ValueError(
             f"--objective next needs --backbone mamba (given: {options.backbone}), because other encoders would see "
-            f"the next k-mer, and masks nothing: leave --loss_on (given: {options.loss_on}) out."
+            f"the next k-mer, and masks nothing: leave --loss_on (given: {options.loss_on}) out, or give all."
         )
+    _check_mamba(options)
     _check_mae(options)
     _check_taxa(options, training_args)
     check_workers(training_args)
@@ -79,6 +82,20 @@ def check_options(options: PretrainingOptions, training_args: TrainingArguments)
         raise ValueError("--load_best_model_at_end needs a --validation_split.")
     predicted = PREDICTED[options.objective]
     check_metric(training_args, ["loss", f"{predicted}_loss", f"{predicted}_accuracy"])
+
+
+def _check_mamba(options: PretrainingOptions) -> None:
+    """Raises ValueError unless backbone, block and vocabulary fit each other: the published block reads padding."""
+    left = VOCABULARIES[options.vocabulary].left
+    published = options.mamba_block == "published"
+    if published and options.backbone != "mamba":
+        raise ValueError(f"--mamba_block published needs --backbone mamba (given: {options.backbone}).")
+    if published != left:
+        raise ValueError(
+            f"--mamba_block is {options.mamba_block!r} and --vocabulary is {options.vocabulary!r}, but the published "
+            f"block, and it alone, reads barcodes that are padded at their start. Give --backbone mamba --mamba_block "
+            f"published --vocabulary barcodemamba (or barcodemamba-char --k 1), or another vocabulary."
+        )
 
 
 def _check_mae(options: PretrainingOptions) -> None:

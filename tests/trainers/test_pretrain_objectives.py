@@ -1,9 +1,10 @@
-"""Masked k-mers or a masked autoencoder, with or without names of taxa: four objectives of one trainer.
+"""Masked k-mers or a masked autoencoder, with or without names of taxa; the published BarcodeMamba: one trainer.
 
 The runs are tiny: 96 barcodes of 60 nucleotides in four genera of different ancestors, and a model of one layer.
 """
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from training_runs import (
     divide,
     history,
     kill,
-    launch,
+    launch_in_turn,
     losses,
     results_of,
     same_state,
@@ -28,6 +29,7 @@ from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertForMaskedLM, BarcodeBertModel
 from bioscan_hf.models.modeling_barcodemae import BarcodeMaeForPreTraining
+from bioscan_hf.models.modeling_barcodemamba import BarcodeMambaForMaskedLM, BarcodeMambaModel
 from bioscan_hf.trainers import finetune_barcodebert, pretrain_barcodebert
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
 from bioscan_hf.training.finetuning import FinetuningOptions
@@ -46,6 +48,8 @@ TRAINING = {
 MAE = {"objective": "mae", "decoder_num_hidden_layers": 1, "decoder_hidden_size": 16}
 TAXA = {"vocabulary": "barcodebert-cls", "taxon_objective": "classes", "taxon_warmup_epochs": 1.0}
 BATCHES = {"taxa_per_batch": 2, "rows_per_taxon": 3, "similar_lengths": False}
+MAMBA = {"backbone": "mamba", "mamba_block": "published", "vocabulary": "barcodemamba", "objective": "next"}
+MAMBA |= {"loss_on": "all", "head_dim": 16, "state_size": 16}
 OBJECTIVES = {"masked": {}, "mae": MAE, "masked and taxa": TAXA, "mae and taxa": MAE | TAXA | BATCHES}
 
 
@@ -65,6 +69,7 @@ def source(tmp_path_factory):
                 "split": "pretrain" if i < 64 else "val",
                 "phylum": "Arthropoda",
                 "genus": f"Genus{i % 4}" if named else "",
+                "family": f"Family{i % 4}" if named else "",
             }
         )
     return write_csv(tmp_path_factory.mktemp("data") / "metadata.csv", rows)
@@ -112,23 +117,52 @@ def test_each_objective_learns_and_its_encoder_opens_alone(source, tmp_path, nam
     assert right[labels >= 0].float().mean() > 0.9
 
 
+def test_the_published_mamba_learns_to_predict_the_next_token(source, tmp_path):
+    """64 3-mers and 3 special tokens, padded to 72: a guess costs ln 72 = 4.28 nats. Only k-mers are validated."""
+    folder = tmp_path / "run"
+    options = MAMBA | {"max_steps": 40, "learning_rate": 1e-2, "save_strategy": "no", "eval_strategy": "no"}
+    results = run(source, folder, **options)
+    assert results["loss_curve"][0][1] == pytest.approx(4.28, abs=0.3)
+    assert results["metrics"]["validation_next_loss_nats"] < 3.5
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    assert type(model) is BarcodeMambaForMaskedLM and model.config.vocab_size == 72
+    assert (model.config.block, model.config.pooling, model.config.objective) == ("published", "mean", "next")
+    encoder, tokenizer = load_encoder(str(folder))
+    assert type(encoder) is BarcodeMambaModel and tokenizer.vocabulary == "barcodemamba"
+    card = (folder / "README.md").read_text()
+    assert "BarcodeMamba](https" in card and "| mamba_block | published |" in card
+    assert results["model"]["block"] == "published"
+
+
 DROPPED = {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
 PARITY = {
     "mae": MAE | {"decoder_num_attention_heads": 2},
     "mae, weighted, classes": MAE | TAXA | BATCHES | {"loss_on": "weighted", "masked_loss_weight": 0.7},
     "masked, pairs": TAXA | BATCHES | {"taxon_objective": "pairs", "taxon_loss_weight": 0.5},
-    "mae, triplet": MAE | TAXA | BATCHES | {"taxon_objective": "triplet"},
+    "mae, triplet": MAE | TAXA | BATCHES | {"taxon_objective": "triplet", "taxon_rank": "family"},
+    "masked, classes": TAXA | {"taxon_loss_weight": 0.2},
+    "published mamba": MAMBA,
+    "published mamba, single nucleotides": MAMBA | {"vocabulary": "barcodemamba-char", "k": 1},
+    "published mamba, masked": MAMBA | {"objective": "masked", "loss_on": "weighted", "masked_loss_weight": 0.7},
 }
+HALF = {"per_device_train_batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def two_processes(source, tmp_path_factory):
+    """Name -> folder of its run on two processes, one run after the other."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = {name: given(source, folder / name, **SGD | DROPPED | options | HALF) for name, options in PARITY.items()}
+    launch_in_turn([("pretrain_barcodebert", as_flags(options)) for options in runs.values()], folder / "launch")
+    return {name: folder / name for name in PARITY}
 
 
 @pytest.mark.parametrize("name", PARITY)
-def test_steps_are_the_same_for_one_process_and_two(source, tmp_path, name):
+def test_steps_are_the_same_for_one_process_and_two(source, two_processes, tmp_path, name):
     """The same losses, gradients and weights; with accumulation too, where rows are not compared."""
-    options = SGD | DROPPED | PARITY[name]
-    half = {"per_device_train_batch_size": 8}
-    one, two = tmp_path / "one", tmp_path / "two"
+    options, half = SGD | DROPPED | PARITY[name], HALF
+    one, two = tmp_path / "one", two_processes[name]
     run(source, one, **options)
-    launch("pretrain_barcodebert", as_flags(given(source, two, **options | half)))
     assert (results_of(two)["processes"], results_of(two)["global_batch_size"]) == (2, 16)
     others = [two]
     if options.get("taxon_objective") in (None, "classes"):
@@ -158,6 +192,27 @@ def test_a_killed_run_resumes_exactly(source, tmp_path):
     same_state(*(torch.load(path, weights_only=False) for path in states))
 
 
+def shown(value):
+    """An option as a card shows it."""
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+@pytest.mark.parametrize("name", PARITY)
+def test_a_run_resumes_from_its_middle_and_its_card_has_every_option(source, tmp_path, name):
+    """From the checkpoint of step 2 of 4, in the first of two epochs; dropout is on, and the rank is one of names."""
+    options = PARITY[name] | {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "learning_rate": 1e-2}
+    options |= {"per_device_train_batch_size": 24}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run(source, whole, **options)
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    run(source, resumed, resume_from_checkpoint="last", **options)
+    assert len(set(losses(whole))) == 4 and history(resumed) == history(whole)
+    same_weights(resumed, whole)
+    card = (resumed / "README.md").read_text()
+    missing = [key for key, value in PARITY[name].items() if f"| {key} | {shown(value)} |" not in card]
+    assert not missing
+
+
 def test_a_masked_autoencoder_is_fine_tuned(source, tmp_path):
     """Its folder is a pretrained model like any other."""
     run(source, tmp_path / "mae", eval_strategy="no", save_strategy="no", **MAE)
@@ -174,10 +229,13 @@ def test_a_masked_autoencoder_is_fine_tuned(source, tmp_path):
     ("options", "message"),
     [
         ({"objective": "mse"}, "Unknown --objective 'mse'. Choose one of masked, mae, next"),
-        (
-            {"vocabulary": "barcodemamba"},
-            "Unknown --vocabulary 'barcodemamba'. Choose one of barcodebert, barcodebert-n",
-        ),
+        ({"vocabulary": "bpe"}, "Unknown --vocabulary 'bpe'. Choose one of barcodebert, barcodebert-n"),
+        ({"vocabulary": "barcodemamba"}, "--mamba_block is 'plain' and --vocabulary is 'barcodemamba', but"),
+        ({"backbone": "mamba", "mamba_block": "published"}, "'published' and --vocabulary is 'barcodebert', but"),
+        (MAMBA | {"backbone": "bert"}, "--objective next needs --backbone mamba"),
+        (MAMBA | {"backbone": "bert", "objective": "masked"}, "--mamba_block published needs --backbone mamba"),
+        (MAMBA | {"mamba_block": "mlp"}, "Unknown --mamba_block 'mlp'. Choose one of plain, published"),
+        (MAMBA | {"loss_on": "valid"}, "masks nothing: leave --loss_on .given: valid. out, or give all"),
         ({"decoder_hidden_size": 8}, r"--decoder_hidden_size need\(s\) --objective mae"),
         (MAE | {"decoder_projection": "never"}, "--decoder_projection is 'never'. Choose one of always, auto"),
         (MAE | {"backbone": "mamba"}, "--objective mae does not work with --backbone mamba"),

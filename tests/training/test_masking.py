@@ -173,6 +173,24 @@ def test_weighted_and_next_labels():
     assert torch.equal(nothing["labels"][:, 1:], ids[:, 1:]) and (nothing["labels"][:, 0] == -100).all()
 
 
+def test_all_next_labels_of_barcodes_padded_at_the_start():
+    """Padding, and a k-mer with N, are labels as well, but for the first position; they are never masked or cut."""
+    own = KmerTokenizer(k=3, vocabulary="barcodemamba", max_nucleotides=60)
+    features = [{"dna_barcode": "ACGNAAACG"}, {"dna_barcode": "ACG" * 10}]
+    options = {"random_offset": False, "cut_padding": True, "mask_ratio": 1.0}
+    everything, kmers, masked = (
+        make(own, loss_on=name, **options)(features) for name in ("next-all", "next", "masked")
+    )
+    assert everything["labels"].shape == everything["input_ids"].shape == (2, 20)
+    acg = 3 + 0b000110  # A, C and G are 0, 1 and 2
+    assert everything["input_ids"][0].tolist() == [2] * 17 + [acg, 2, acg]
+    assert torch.equal(everything["labels"][:, 1:], everything["input_ids"][:, 1:])
+    assert everything["labels"][:, 0].tolist() == [-100, -100]
+    assert kmers["labels"][0].tolist() == [-100] * 17 + [acg, -100, acg]
+    assert masked["input_ids"][0].tolist() == [2] * 17 + [0, 2, 0]
+    assert all(batch["attention_mask"].all() for batch in (everything, kmers, masked))
+
+
 def test_labels_of_taxa_and_the_cls_token():
     """[CLS] is before each barcode, and is neither masked nor predicted; a missing label stays negative."""
     own = tokenizer(vocabulary="barcodebert-cls")

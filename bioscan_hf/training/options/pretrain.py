@@ -39,6 +39,11 @@ class PretrainingOptions:
     )
     max_nucleotides: int = option(MAX_NUCLEOTIDES, "Nucleotides read of a barcode.")
     backbone: str = option("bert", "'bert', or 'mamba', a state-space encoder.")
+    mamba_block: str = option(
+        "plain",
+        "mamba: 'plain' is Mamba-2; 'published' adds the norms and the MLP of the published BarcodeMamba, and needs "
+        "--vocabulary barcodemamba, or barcodemamba-char with --k 1.",
+    )
     objective: str = option(
         "masked",
         "'masked' k-mers; 'mae': the same, but the encoder does not read masked k-mers and a decoder predicts them "
@@ -50,7 +55,9 @@ class PretrainingOptions:
     num_attention_heads: int = option(4, "bert: attention heads per layer.")
     head_dim: int = option(64, "mamba: width of a head.")
     state_size: int = option(64, "mamba: size of the state of a channel.")
-    dropout: float = option(0.1, "bert: dropout of hidden states and attention.")
+    dropout: float = option(
+        0.1, "bert: dropout of hidden states and attention; --mamba_block published: of the embeddings."
+    )
     attention_dropout: float | None = option(
         None, "bert: dropout of attention alone; 0 is faster. Default: the value of --dropout."
     )
@@ -60,7 +67,7 @@ class PretrainingOptions:
     loss_on: str = option(
         "masked",
         "'masked': masked k-mers; 'valid': also the visible ones; 'weighted': both, weighted by --masked_loss_weight; "
-        "'all': every position, padding included.",
+        "'all': every position, padding included (also with --objective next).",
     )
     masked_loss_weight: float | None = option(
         None, "With --loss_on weighted: w in w * masked loss + (1 - w) * visible loss."
