@@ -294,7 +294,9 @@ def test_class_weights_and_smoothing_change_the_training_loss_alone(source, pret
     given, training_args = arguments(source, pretrained, tmp_path / "run", **options)
     results = program.main(given, training_args)
     assert results["options"]["class_weights"] == "inverse_sqrt" and results["options"]["label_smoothing"] == shares
-    assert "inverse_sqrt" in (tmp_path / "run/README.md").read_text()
+    card = (tmp_path / "run/README.md").read_text()
+    assert "| class_weights | inverse_sqrt |" in card
+    assert f"| label_smoothing | {', '.join(map(str, shares))} |" in card
     config, tokenizer = load_tokenizer(given.model, ["barcodebert"])
     data = finetuning.load_splits(given, ranks, tokenizer)
     set_seed(training_args.seed)

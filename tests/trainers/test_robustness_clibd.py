@@ -80,6 +80,24 @@ def test_two_processes_find_the_same(run, dataset, fusion, tmp_path):
     assert (tmp_path / "robustness.md").read_text() == (run[0] / "robustness.md").read_text()
 
 
+def test_an_evaluation_that_was_stopped_goes_on(run, dataset, fusion, tmp_path):
+    """Results and one condition's shard are lost: the shard is made again, others are left, and the report is equal."""
+    output = tmp_path / "out"
+    shutil.copytree(run[0], output)
+    kept, lost = (
+        next((output / "embeddings_noise" / name / "test").glob("embeddings-*.parquet"))
+        for name in ("insertions", "deletions")
+    )
+    time = kept.stat().st_mtime_ns
+    report = (output / "robustness.md").read_text()
+    for path in (lost, output / "results.json", output / "robustness.md"):
+        path.unlink()
+    given = {"model": str(fusion), "source": str(dataset), "output_dir": str(output), "dna_noise": True}
+    main(as_flags(given | {"ranks": ["genus", "species"]}))
+    assert (output / "robustness.md").read_text() == report
+    assert lost.is_file() and kept.stat().st_mtime_ns == time
+
+
 def test_other_rows_and_other_embeddings_are_refused(run, fusion, tmp_path):
     output, _ = run
     split = output / "embeddings/test"

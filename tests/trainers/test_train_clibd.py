@@ -103,6 +103,8 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     assert ("output.fused_embeds" in (one / "README.md").read_text()) == (way is FUSED)
     if way is FUSED:
         start |= {key: torch.zeros_like(value) for key, value in weights(one).items() if key not in start}
+        card = (one / "README.md").read_text()
+        assert all(f"| {name} | {FUSED[name]} |" in card for name in ("fusion_weight", "hir_weight", "chain_batches"))
         assert {key for key in start if key not in weights(model)} == {
             f"fusion_gate.{layer}.{part}" for layer in ("hidden", "output") for part in ("weight", "bias")
         }
