@@ -25,8 +25,8 @@ independently. `--label_columns order family genus species` makes equal taxa pos
 
 `--fusion_weight 1` also trains a gate that fuses photo and barcode (`ClibdModel.get_fused_features`), against the
 text. `--hir_weight 0.01` adds a contrastive loss of photos over the chain species, genus, family, order; together with
-`--chain_batches True`, a batch holds specimens of one species, genus, family and order (CLiBD-HiR, whose two crops of
-a photo are one here).
+`--chain_batches True`, a batch holds specimens of one species, genus, family and order (CLiBD-HiR). Its published
+recipe compares two random crops of each photo: `--hir_views 2`, for a second forward pass of the photos.
 
 Specimens without a photo, a barcode or a taxonomy count in the pairs that they have. By default, equal barcodes and
 equal texts in a batch are not negatives of each other; `--distinct dna_barcode` keeps them out of the same batch.
@@ -133,6 +133,7 @@ def make_trainer(
             templates=options.text_templates,
             trim_padding=trim,
             augment_on_device=options.augment_on_device,
+            photo_views=options.hir_views,
             seed=training_args.seed,
         )
     sampler = make_sampler(options, data, cast(ClibdArguments, training_args))

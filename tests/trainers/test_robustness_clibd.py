@@ -81,7 +81,7 @@ def test_two_processes_find_the_same(run, dataset, fusion, tmp_path):
 
 
 def test_an_evaluation_that_was_stopped_goes_on(run, dataset, fusion, tmp_path):
-    """Results and one condition's shard are lost: the shard is made again, others are left, and the report is equal."""
+    """Results and the shard of one condition are lost: that is made again, others are left, the report is equal."""
     output = tmp_path / "out"
     shutil.copytree(run[0], output)
     kept, lost = (

@@ -75,6 +75,7 @@ SIGLIP = {"loss": "siglip", "label_columns": ["genus"], "learning_rate": 0.01}
 FUSED = {
     "fusion_weight": 1.0,
     "hir_weight": 0.5,
+    "hir_views": 2,
     "chain_batches": True,
     "label_columns": ["genus"],
     "num_train_epochs": 9,
@@ -104,7 +105,7 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     if way is FUSED:
         start |= {key: torch.zeros_like(value) for key, value in weights(one).items() if key not in start}
         card = (one / "README.md").read_text()
-        assert all(f"| {name} | {FUSED[name]} |" in card for name in ("fusion_weight", "hir_weight", "chain_batches"))
+        assert all(f"| {name} | {FUSED[name]} |" in card for name in list(FUSED)[:4])
         assert {key for key in start if key not in weights(model)} == {
             f"fusion_gate.{layer}.{part}" for layer in ("hidden", "output") for part in ("weight", "bias")
         }
@@ -242,6 +243,8 @@ def test_a_new_model_from_the_default_encoders(dataset, model, tmp_path, monkeyp
         ({"objective": "simclr", "hir_weight": 0.01}, "leave --fusion_weight and --hir_weight out"),
         ({"fusion_weight": 1.0, "pairs": ["image-dna"]}, "fusion_weight needs image, dna, text, but compared are"),
         ({"hir_weight": 1.0, "pairs": ["dna-text"]}, "hir_weight needs image, but compared are dna, text"),
+        ({"hir_views": 2}, "hir_views is 2 and --hir_weight is 0.0. Give 1, or 2 with"),
+        ({"hir_views": 3, "hir_weight": 0.1}, "hir_views is 3"),
         ({"chain_batches": True}, "which no loss uses"),
         ({"chain_batches": True, "hir_weight": 1.0, "distinct": "species"}, "both order the rows"),
         ({"chain_batches": True, "hir_weight": 1.0, "streaming": True}, "leave --chain_batches out"),

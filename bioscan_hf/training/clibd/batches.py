@@ -24,6 +24,9 @@ from ...schema import LABEL_COLUMNS, RANKS
 from ..collators import SeededCollator
 from ..draws import digest_id, text_id
 
+#: End of the keys of the second random crop of a photo.
+SECOND = "_2"
+
 
 class ClibdCollator(SeededCollator):
     """Makes batches of rows of BIOSCAN-5M: `processid`, and `image`, `dna_barcode` and ranks as needed.
@@ -41,6 +44,7 @@ class ClibdCollator(SeededCollator):
         trim_padding: Cuts barcodes to the longest of the batch; for models that do not attend to padding.
         augment_on_device: In training, only decodes photos and leaves crops and flips to `photos_on_device`: `crop`
             (B, 4) and `flip` (B, 2) are those of `photos_to_crop`.
+        photo_views: 2 also makes a second random crop of each photo in training, under the same keys with `_2`.
 
     Raises:
         ValueError: for an unknown modality, column, template or mode.
@@ -56,6 +60,7 @@ class ClibdCollator(SeededCollator):
         templates: Sequence[str] | None = None,
         trim_padding: bool = False,
         augment_on_device: bool = False,
+        photo_views: int = 1,
         seed: int = 0,
     ):
         super().__init__(seed)
@@ -70,6 +75,7 @@ class ClibdCollator(SeededCollator):
         self.processor, self.mode = processor, mode
         self.label_columns, self.templates = list(label_columns), list(templates or [processor.text_template])
         self.trim_padding, self.augment_on_device = trim_padding, augment_on_device
+        self.photo_views = photo_views
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch of rows."""
@@ -89,7 +95,10 @@ class ClibdCollator(SeededCollator):
                 for name in ("dna_input_ids", "dna_attention_mask"):
                     batch[name] = batch[name][:, :longest].contiguous()
         if "image" in self.modalities:
-            batch |= self._photos([encoded_photo(row["image"]) for row in rows], names, draws)
+            photos = [encoded_photo(row["image"]) for row in rows]
+            batch |= self._photos(photos, names, draws)
+            if self.mode == "train" and self.photo_views > 1:
+                batch |= self._second_crops(photos, names, draws)
         if self.label_columns:
             ids = [[text_id(row[column]) for column in self.label_columns] for row in rows]
             batch["labels"] = torch.tensor(ids)
@@ -122,6 +131,14 @@ class ClibdCollator(SeededCollator):
             for photo, name, draw in zip(photos, names, draws, strict=True)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _second_crops(
+        self, photos: Sequence[Any], names: Sequence[str], draws: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """Other crops of the photos, drawn after the first; crops on the device are of the same pixels."""
+        made = self._photos(photos, names, draws)
+        left_out = {"image_present"} | ({"pixel_values"} if self.augment_on_device else set())
+        return {f"{name}{SECOND}": value for name, value in made.items() if name not in left_out}
 
     def _text(self, row: Mapping[str, Any], draw: torch.Generator) -> str | None:
         taxonomy = {rank: row.get(rank) for rank in RANKS}

@@ -165,6 +165,11 @@ def _check_added(options: ClibdOptions) -> None:
     """Raises ValueError for options of fusion, HiR and chains that would do nothing or exclude others."""
     if options.objective == "simclr" and (options.fusion_weight or options.hir_weight):
         raise ValueError("--objective simclr has its own loss: leave --fusion_weight and --hir_weight out.")
+    if options.hir_views not in (1, 2) or options.hir_views > 1 and not options.hir_weight:
+        raise ValueError(
+            f"--hir_views is {options.hir_views} and --hir_weight is {options.hir_weight}. Give 1, or 2 with a "
+            f"--hir_weight above 0."
+        )
     if options.chain_batches and options.streaming:
         raise ValueError("--streaming cannot reorder its rows: leave --chain_batches out.")
     if options.chain_batches and options.distinct != "none":

@@ -30,6 +30,7 @@ from ...models.random_crops import ALTERATIONS
 from ...schema import REPORTED_RANKS
 from ..arguments import global_batch_size
 from ..trainer import BarcodeTrainer
+from .batches import SECOND
 from .data import Validation
 from .options import ClibdArguments, ClibdOptions, batch_labels, chosen_pairs
 from .streams import PassStream
@@ -148,8 +149,12 @@ class ClibdTrainer(BarcodeTrainer):
             fused = {"fused": outputs["fused_embeds"], "text": embeddings["text"]}
             loss = loss + options.fusion_weight * self.contrast(fused, outputs, inputs, labels)
         if options.hir_weight:
-            chain, photos = {rank: taxa[rank] for rank in CHAIN}, inputs.get("image_present")
-            loss = loss + options.hir_weight * hierarchical_loss(embeddings["image"], chain, present=photos)
+            chain, present = {rank: taxa[rank] for rank in CHAIN}, inputs.get("image_present")
+            photos = embeddings["image"]
+            if options.hir_views > 1:
+                other = self.embed(model, second_crops(inputs))["image_embeds"]
+                photos = torch.stack([photos, other], 1)  # (B, 2, E)
+            loss = loss + options.hir_weight * hierarchical_loss(photos, chain, present=present)
         return (loss, outputs) if return_outputs else loss
 
     def contrast(
@@ -193,6 +198,12 @@ class ClibdTrainer(BarcodeTrainer):
         found = [name for name in MODALITIES if f"{name}_embeds" in outputs]
         present = torch.stack([inputs[f"{name}_present"] for name in found], 1)
         return None, (*(outputs[f"{name}_embeds"].float() for name in found), present), inputs["labels"]
+
+
+def second_crops(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Photos of a batch alone, in their second random crops."""
+    found = {name: batch[f"{name}{SECOND}"] for name in ALTERATIONS if f"{name}{SECOND}" in batch}
+    return {"pixel_values": batch.get(f"pixel_values{SECOND}", batch["pixel_values"]), **found}
 
 
 class SimclrTrainer(ClibdTrainer):

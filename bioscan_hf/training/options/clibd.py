@@ -65,6 +65,7 @@ class ClibdOptions:
         0.0,
         "Weight of the loss of photos over the chain species, genus, family, order (published: 0.01); 0 for none.",
     )
+    hir_views: int = option(1, "Random crops of each photo that --hir_weight compares (published: 2).")
     chain_batches: bool = option(False, "Make batches of chains: rows of one species, genus, family and order.")
     distinct: str = option("none", "Column, such as dna_barcode, whose values occur once in a batch; 'none'.")
     augment_on_device: bool = option(False, "Crop and flip photos on the GPU; the data loader only decodes them.")

@@ -11,8 +11,10 @@ from tiny import tiny_clibd
 from torch.utils.data import SequentialSampler
 
 from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
+from bioscan_hf.losses.hierarchical import CHAIN, hierarchical_loss
 from bioscan_hf.losses.supervised import supervised_contrastive_loss
 from bioscan_hf.models.modeling_clibd import ClibdModel
+from bioscan_hf.models.processing_clibd import photos_on_device
 from bioscan_hf.schema import RANKS
 from bioscan_hf.trainers import train_clibd as program
 from bioscan_hf.training.clibd import data as clibd_data
@@ -146,6 +148,38 @@ def test_specimens_without_a_modality_count_in_their_other_pairs(dataset, model,
     assert alone.item() == 0.0  # no pair is left
     one = dict(batch) | {"text_present": torch.zeros(8, dtype=torch.bool)}
     assert 0 < trainer.compute_loss(loaded, one).item() < 10
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_hierarchical_loss_of_two_crops_of_a_photo(dataset, model, tmp_path, on_device):
+    """The first crops are those of one view; the loss is the plain one and the weight times that of both views."""
+    loss_options = {"hir_weight": 0.5, "hir_views": 2, "augment_on_device": on_device}
+    options, training_args = arguments(dataset, model, tmp_path / "run", **loss_options)
+    loaded, processor = clibd_data.make_model(options)
+    rows = clibd_data.load_specimens(options, "train", clibd_data.columns_needed(options, processor.modalities))
+    rows = [dict(row) for row in rows.select(range(8))]
+    run = begin_run("task", program.RUN_FILE, options, training_args)
+    trainer = program.make_trainer(run, loaded.eval(), processor, rows, None, processor.modalities)
+    batch = trainer.data_collator(rows)
+    one = ClibdCollator(processor, label_columns=CHAIN, augment_on_device=on_device, seed=training_args.seed)(rows)
+    assert all(torch.equal(batch[name], value) for name, value in one.items())
+    added = {"rotation_2", "crop_2", "flip_2"} if on_device else {"rotation_2", "pixel_values_2"}
+    assert batch.keys() - one.keys() == added
+    crop = "crop" if on_device else "pixel_values"
+    assert not torch.equal(batch[f"{crop}_2"], batch[crop])
+
+    found = trainer.compute_loss(loaded, batch)
+    second = {name.removesuffix("_2"): batch[name] for name in added}
+    second.setdefault("pixel_values", batch["pixel_values"])
+    views = [
+        loaded.get_image_features(photos_on_device(photos, processor.image_processor)) for photos in (batch, second)
+    ]
+    chain = dict(zip(CHAIN, batch["labels"].unbind(1), strict=True))
+    both = hierarchical_loss(torch.stack(views, 1), chain)
+    options.hir_weight = 0.0
+    plain = trainer.compute_loss(loaded, {**batch, "labels": batch["labels"][:, :0]})
+    assert found.item() == pytest.approx(plain.item() + 0.5 * both.item(), rel=1e-5)
+    assert abs(both.item() - hierarchical_loss(views[0], chain).item()) > 1e-3
 
 
 def test_only_matrices_decay(tmp_path):
