@@ -45,8 +45,25 @@ def test_tree_map_names_the_large_and_omits_what_does_not_fit():
     figure = plots.taxonomy_tree_map(
         {("Diptera", "Sciaridae"): 900, ("Diptera", ""): 100, ("Zoraptera", "Zorotypidae"): 1}
     )
-    assert "Diptera 1,000" in texts(figure) and "Sciaridae" in texts(figure) and "family unknown" in texts(figure)
-    assert not any("Zor" in text for text in texts(figure))
+    assert set(texts(figure)) == {"Diptera 1,000", "Sciaridae\n900", "family unknown\n100"}
+
+
+def test_small_taxa_are_gathered_and_none_is_lost():
+    """Of 10,000 specimens, orders below 60 are joined, and families of an order below 30; a single one stays."""
+    counts = {("Diptera", "A"): 9_700, ("Diptera", "B"): 29, ("Diptera", "C"): 10, ("Diptera", "D"): 1}
+    counts |= {("Araneae", "E"): 120, ("Araneae", "F"): 20, ("Odonata", "G"): 59, ("Mantodea", "H"): 61}
+    figure = plots.taxonomy_tree_map(counts)
+    areas = [patch.get_width() * patch.get_height() for patch in figure.axes[0].patches if patch.get_fill()]
+    whole = sum(areas)
+    # Diptera: A, and B to D; Araneae: E and F; Odonata and Mantodea alone.
+    assert sorted(round(10_000 * area / whole) for area in areas) == [20, 40, 59, 61, 120, 9_700]
+    gathered = plots.taxonomy_tree_map({("Diptera", "A"): 9_900, ("Odonata", "G"): 50, ("Mantodea", "H"): 50})
+    assert sorted(
+        round(p.get_width() * p.get_height() / 24.1056) for p in gathered.axes[0].patches if p.get_fill()
+    ) == [
+        100,
+        9_900,
+    ]
 
 
 def test_loss_curves_draw_every_point():
@@ -88,17 +105,78 @@ def test_order_bars_are_sorted_and_show_their_numbers():
 
 
 def test_site_map_draws_every_place_and_names_those_that_fit():
-    """Areas grow with the root of the samples, 4 + 320 sqrt(1/4) for a quarter of the largest. Of two names at one
-    place the first is written; one at the edge is moved into the frame.
+    """Areas grow with the root of the samples, 26 + 330 sqrt(1/4) for a quarter of the largest, and are never less
+    than 26 points, which is visible. Of many names at one place those that fit around it are written; one at the edge
+    is moved into the frame.
     """
-    names = [("Costa Rica", 10, -84), ("Panama", 9, -80), ("New Zealand", -40, 178)]
-    figure = plots.site_map([10, 50], [-84, 10], [100, 400], names)
-    dots = figure.axes[0].collections[0]
-    assert dots.get_offsets().tolist() == [[10, 50], [-84, 10]]
-    assert dots.get_sizes().tolist() == [324, 164]
-    assert texts(figure) == ["Costa Rica", "New Zealand"]
+    names = [("Costa Rica", 10, -84), ("New Zealand", -40, 178), *((f"Panama {i}", 10, -84) for i in range(9))]
+    figure = plots.site_map([10, 50, -41], [-84, 10, 174], [100, 400, 1], names)
+    dots = figure.axes[0].collections[1]
+    np.testing.assert_allclose(dots.get_offsets(), [[10, 50], [-84, 10], [174, -41]])
+    np.testing.assert_allclose(dots.get_sizes(), [356, 191, 26 + 330 / 20])
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written[:2] == ["Costa Rica", "New Zealand"] and 2 < len(written) < 7
     assert 150 < figure.axes[0].texts[1].get_position()[0] < 170
-    assert figure.axes[0].get_title() == "2 places, 500 specimens; the largest dot is 400"
+    assert figure.texts[0].get_text() == "3 places, 501 specimens"
+    land = figure.axes[0].collections[0].get_paths()
+    assert len(land) > 100, "no coastline"
+    with pytest.raises(ValueError, match="at least one place"):
+        plots.site_map([], [], [])
+
+
+def test_near_places_share_a_dot_and_the_map_shows_the_part_with_places():
+    """Cells of one degree: two places of 1 and 3 samples at 10.2 and 10.6 east meet at 10.5. A map is 30 degrees wide
+    at least, and the world if places lie far apart.
+    """
+    from bioscan_hf.plots.sites import WORLD, extent_of, merged
+
+    east, north, counts = merged(np.array([[10.2, 5.0], [30, 5], [10.6, 5.0]]), np.array([1, 9, 3]), 1.0)
+    np.testing.assert_allclose([east, north, counts], [[30, 10.5], [5, 5], [9, 4]])
+    assert extent_of(np.array([[5.1, 52.1]])) == pytest.approx((-9.9, 44.6, 20.1, 59.6))
+    assert extent_of(np.array([[-84, 10], [140, -30]])) == WORLD
+    assert extent_of(np.array([[-84, 10], [140, -85]])).south == -85
+    west, south, east, north = extent_of(np.array([[178, 80], [179, 89]]))
+    assert east <= 180 and north <= 90 and west < 178 and south < 80
+
+
+def test_reliability_curve_has_equally_filled_bins():
+    """Confidences 0.5 (four, one right) and 0.9 (four, three right) are two points, whatever the number of bins; an
+    interval by hand: 1 of 4 is 4.6 to 69.9 % (Wilson 1927)."""
+    figure = plots.reliability_curve({"species": ([0.9] * 4 + [0.5] * 4, [1, 1, 1, 0, 1, 0, 0, 0])}, bins=4)
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.containers[0].lines[0].get_xydata(), [[50, 25], [90, 75]])
+    ends = axes.containers[0].lines[2][0].get_segments()[0][:, 1]
+    np.testing.assert_allclose(ends, [4.56, 69.94], atol=0.01)
+    assert list(axes.lines[0].get_xdata()) == list(axes.lines[0].get_ydata()) == [0, 100]
+    with pytest.raises(ValueError, match="'none' needs a confidence for each answer"):
+        plots.reliability_curve({"none": ([], [])})
+
+
+def test_coverage_curve_marks_the_coverage_at_the_error():
+    """Right, right, wrong, right by falling confidence: 25 % error is reached again when all four are answered, and
+    0 % holds for the first half."""
+    answers = {"genus": ([0.6, 0.9, 0.8, 0.7], [1, 1, 1, 0])}
+    for error, covered in ((0.25, 100), (0.1, 50), (0.0, 50)):
+        axes = plots.coverage_curve(answers, error).axes[0]
+        np.testing.assert_allclose(axes.lines[0].get_xydata(), [[25, 0], [50, 0], [75, 100 / 3], [100, 25]])
+        assert axes.lines[1].get_xydata().tolist() == [[covered, 100 * error]]
+        assert axes.get_legend().get_texts()[0].get_text() == f"genus: {covered}.0 % answered"
+    assert plots.coverage_curve({"a": ([0.9, 0.8], [0, 1])}).axes[0].lines[1].get_xydata().tolist() == [[0, 1]]
+
+
+def test_barcode_gap_counts_species_with_a_gap():
+    """Three species: 1 % within and 5 % to the next; 4 % and 3 %; equal distances are not a gap."""
+    figure = plots.barcode_gap([0.01, 0.04, 0.02], [0.05, 0.03, 0.02])
+    left, right = figure.axes
+    assert [text.get_text() for text in right.get_legend().get_texts()] == [
+        "with a gap: 1 species",
+        "without: 2 species",
+    ]
+    np.testing.assert_allclose(right.collections[0].get_offsets(), [[1, 5]])
+    np.testing.assert_allclose(right.collections[1].get_offsets(), [[4, 3], [2, 2]])
+    assert sum(patch.get_height() for patch in left.patches) == 6
+    with pytest.raises(ValueError, match="two distances of each species"):
+        plots.barcode_gap([0.1], [])
 
 
 def test_length_histogram_holds_every_barcode():

@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from ..plots import COLOURS, line_style, plain
+from ..metrics import adjusted_mutual_information
+from ..plots import COLOURS, OTHER_COLOUR, UNKNOWN_COLOUR, line_style, order_colour, plain
+from ..plots.style import QUIET, shortened
+from .agreement import encoded_labels
 from .embeddings import reduced
 
 #: Rank -> its name in the figure, in the order of the paper. All insects have the same phylum.
@@ -25,13 +28,13 @@ FIGURE_RANKS = {
 }
 
 #: Colours of the largest groups of a map: those of all figures without the grey, then of Tol's bright and muted ones.
+#: Orders have their own colours, the same in every figure.
 GROUP_COLOURS = (*COLOURS[:7], "#332288", "#88CCEE", "#882255", "#117733")
-OTHER_COLOUR, UNKNOWN_COLOUR = "#777777", "#D8D8D8"
 
 REDUCERS = ("umap", "pca")
 
-#: Longest name in a legend, in letters.
-_LONGEST_NAME = 34
+#: Longest name in a legend, in points.
+_LONGEST_NAME = 170.0
 
 
 class Groups(NamedTuple):
@@ -50,7 +53,20 @@ class Groups(NamedTuple):
     counts: list[int]
 
 
-def ami_by_rank(results: Mapping[str, Mapping[str, Any]]) -> Figure:
+def species_ceiling(labels: Mapping[str, Sequence[str | None]]) -> dict[str, float]:
+    """Rank -> adjusted mutual information of clusters that are exactly the species.
+
+    One clustering is compared with every rank, so with as many clusters as species no method reaches 1 at order. Only
+    specimens with a species count; without any, the result is empty.
+    """
+    ids = encoded_labels(labels, len(labels["species"])) if "species" in labels else {}
+    if not ids or not (named := ids["species"] >= 0).any():
+        return {}
+    scores = {rank: adjusted_mutual_information(ids["species"][named], of[named])["ami"] for rank, of in ids.items()}
+    return {rank: float(score) for rank, score in scores.items() if score is not None}
+
+
+def ami_by_rank(results: Mapping[str, Mapping[str, Any]], ceiling: Mapping[str, float] | None = None) -> Figure:
     """Adjusted mutual information with each rank, a line per encoder, best first.
 
     Raises ValueError if no result has the score at any rank.
@@ -58,6 +74,7 @@ def ami_by_rank(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     Args:
         results: Name of an encoder -> its results.json of `cluster_embeddings`, of which `metrics` is drawn, and
             `spread` as error bars.
+        ceiling: Rank -> score of the true species, such as `species_ceiling` returns; a dashed line.
     """
     scores = {name: {rank: row.get("ami") for rank, row in one["metrics"].items()} for name, one in results.items()}
     ranks = [rank for rank in FIGURE_RANKS if any(of.get(rank) is not None for of in scores.values())]
@@ -75,7 +92,10 @@ def ami_by_rank(results: Mapping[str, Mapping[str, Any]]) -> Figure:
         spread = results[name].get("spread", {})
         bars = [100 * (spread.get(rank, {}).get("ami") or 0.0) for _, _, rank in drawn]
         style = line_style(place) | {"markersize": 5, "capsize": 3, "yerr": bars if any(bars) else None}
-        axes.errorbar([x for x, _, _ in drawn], [100 * value for _, value, _ in drawn], label=name, **style)
+        label = shortened(name, 1.3 * _LONGEST_NAME, 8).replace("$", r"\$")
+        axes.errorbar([x for x, _, _ in drawn], [100 * value for _, value, _ in drawn], label=label, **style)
+    if best := [(x, 100 * ceiling[rank]) for x, rank in enumerate(ranks) if ceiling and rank in ceiling]:
+        axes.plot(*zip(*best, strict=True), color=QUIET, linestyle="-.", linewidth=1.2, label="the true species")
     axes.set_xticks(range(len(ranks)), [FIGURE_RANKS[rank] for rank in ranks])
     axes.set(xlabel="rank", ylabel="adjusted mutual information (%)")
     low, high = axes.get_ylim()
@@ -109,15 +129,16 @@ def plane(embeddings: ArrayLike, reducer: str = "umap", *, seed: int = 0) -> NDA
     return reduced(points, "umap", {"n_neighbors": min(15, len(points) - 1), "n_components": 2}, seed)
 
 
-def colour_groups(names: Sequence[str | None]) -> Groups:
+def colour_groups(names: Sequence[str | None], rank: str | None = None) -> Groups:
     """Colours for the most frequent names, other and missing names.
 
-    Equally frequent names are in alphabetical order.
+    Equally frequent names are in alphabetical order. At the rank order, colours are those of `plots.order_colour`.
     """
     counts = Counter(name for name in names if name is not None)
     ranked = sorted(counts, key=lambda name: (-counts[name], name))
     most = len(GROUP_COLOURS)
-    titles, colours = ranked[:most], list(GROUP_COLOURS[: len(ranked)])
+    titles = ranked[:most]
+    colours = [*map(order_colour, titles)] if rank == "order" else list(GROUP_COLOURS[: len(ranked)])
     place: dict[str | None, int] = {name: min(i, most) for i, name in enumerate(ranked)}
     if len(ranked) > most:
         titles.append(f"other ({len(ranked) - most:,} names)")
@@ -138,7 +159,7 @@ def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Fi
     places = np.asarray(points, np.float32)
     if places.ndim != 2 or places.shape[1] != 2 or len(places) != len(names) or not len(names):
         raise ValueError(f"A map needs points (N, 2) and N names; got {places.shape} and {len(names)} names.")
-    groups = colour_groups(names)
+    groups = colour_groups(names, rank)
     figure = Figure(figsize=(8.6, 6), layout="constrained")
     axes = figure.add_subplot()
     size = float(np.clip(12_000 / len(places), 1.5, 28))
@@ -150,7 +171,7 @@ def cluster_map(points: ArrayLike, names: Sequence[str | None], rank: str) -> Fi
     axes.scatter(places[order, 0], places[order, 1], s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
     handles = []
     for name, colour, count in zip(groups.names, groups.colours, groups.counts, strict=True):
-        short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        short = shortened(name, _LONGEST_NAME, 8).replace("$", r"\$")
         handles.append(Line2D([], [], ls="", marker="o", markersize=6, color=colour, label=f"{short}  {count:,}"))
     beside: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
     axes.legend(handles=handles, title=rank, alignment="left", **beside)

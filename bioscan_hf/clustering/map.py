@@ -116,7 +116,7 @@ def _column(name: str, values: Sequence[str | None]) -> dict[str, Any]:
     """A choice of colours: names, name of each specimen, and legend."""
     names = sorted({value for value in values if value is not None})
     place: dict[str | None, int] = {value: i for i, value in enumerate(names)} | {None: -1}
-    groups = colour_groups(values)
+    groups = colour_groups(values, name)
     return {
         "title": "BIN" if name == "dna_bin" else name,
         "names": names,

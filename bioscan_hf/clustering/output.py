@@ -17,7 +17,7 @@ from ..files import delete_inside, writing
 from ..models.pixels import photo_bytes
 from ..plots import png
 from .embeddings import side_by_side
-from .figures import FIGURE_RANKS, ami_by_rank, cluster_map, plane
+from .figures import FIGURE_RANKS, ami_by_rank, cluster_map, plane, species_ceiling
 from .map import MOST_SPECIMENS, write_map
 from .protocol import CLUSTERS_FILE, JoinedSpecimens
 from .report import REPORT_FILES, cluster_report, write_report
@@ -77,7 +77,7 @@ def write_output(
     points = plane(vectors, reducer, seed=seed)
     figures = {}
     if any(one["metrics"].get(rank, {}).get("ami") is not None for one in results.values() for rank in FIGURE_RANKS):
-        figures[FIGURE_FILE] = ami_by_rank(results)
+        figures[FIGURE_FILE] = ami_by_rank(results, species_ceiling(specimens.labels))
     for rank in MAP_RANKS:
         if any(specimens.labels.get(rank, ())):
             figures[f"map_{rank}.png"] = cluster_map(points, specimens.labels[rank], rank)

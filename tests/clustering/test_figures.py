@@ -17,8 +17,9 @@ from bioscan_hf.clustering.figures import (
     cluster_map,
     colour_groups,
     plane,
+    species_ceiling,
 )
-from bioscan_hf.plots import png
+from bioscan_hf.plots import order_colour, png
 
 
 def result(spread=None, **scores):
@@ -65,6 +66,22 @@ def test_sixteen_encoders_can_be_told_apart():
     assert axes.get_legend().get_window_extent().x0 > axes.get_window_extent().x1
 
 
+def test_the_ceiling_is_the_score_of_the_true_species():
+    """Species a, a, b, b and one unnamed: the species score 1 with themselves, and less with two orders of which one
+    has both species, as scikit-learn says."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    labels = {"species": ["a", "a", "b", "b", "c", "c", None], "order": ["D", "D", "D", "D", "E", "E", "E"]}
+    ceiling = species_ceiling(labels)
+    expected = adjusted_mutual_info_score(labels["order"][:6], labels["species"][:6])
+    assert ceiling == pytest.approx({"species": 1.0, "order": expected}) and 0 < expected < 0.9
+    axes = ami_by_rank({"one": result(species=0.5, order=0.4)}, ceiling).axes[0]
+    drawn = next(line for line in axes.lines if line.get_label() == "the true species")
+    np.testing.assert_allclose(drawn.get_xydata(), [[0, 100 * expected], [1, 100]])
+    assert "the true species" in [text.get_text() for text in axes.get_legend().get_texts()]
+    assert species_ceiling({"order": ["D"]}) == {} == species_ceiling({"species": [None]})
+
+
 def test_colour_groups(monkeypatch):
     """b thrice, c and a twice each, d once, two unknown: two colours are left for b and a; other is c and d."""
     names = ["b", "a", None, "c", "b", "d", "a", "c", "b", None]
@@ -87,7 +104,8 @@ def test_cluster_map_draws_each_specimen_in_its_colour():
     place = {
         tuple(point): to_hex(colour) for point, colour in zip(drawn.get_offsets(), drawn.get_facecolors(), strict=True)
     }
-    groups = colour_groups(names)
+    groups = colour_groups(names, "order")
+    assert groups.colours[0] == order_colour("Diptera")
     assert [place[tuple(point)].upper() for point in points] == [groups.colours[g].upper() for g in groups.of]
     first = [to_hex(colour).upper() for colour in drawn.get_facecolors()[:2]]
     assert first == [UNKNOWN_COLOUR, UNKNOWN_COLOUR], "those without a name must not cover others"
