@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 #:
 #: Root files of floor 1 may import root files of floor 0. `models` holds the files that are uploaded beside weights;
 #: they import their siblings only. `evaluation` lies below `training` because CLIBD is evaluated while it trains.
-#: `cli` lies above `trainers` because `bioscan-hf train` runs them.
+#: `cli` lies above `trainers` because `bioscan-hf train` runs them, and above `app` for the same reason.
 FLOORS = {
     "schema": 0,
     "files": 0,
@@ -42,6 +42,7 @@ FLOORS = {
     "hub": 8,
     "auto": 9,
     "dataset_script": 9,
+    "app": 10,
     "trainers": 10,
     "cli": 11,
 }

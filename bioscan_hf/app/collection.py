@@ -1,0 +1,279 @@
+"""A collection that visitors filter: DuckDB over the Parquet files of a dataset, a table or a library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from ..dataset.sources import resolve
+from ..identification.stored import TABLE, is_library
+from ..schema import IMAGE_PACKAGES, LABEL_COLUMNS
+
+#: Memory that DuckDB uses before it writes to disk, and its most threads.
+MEMORY, THREADS = "1GB", 4
+
+#: Photos of an overview, and values that a filter lists.
+PHOTOS, MOST_CHOICES = 18, 300
+
+#: Species of a sample for the barcode gap, and barcodes of each.
+GAP_SPECIES, GAP_BARCODES = 40, 4
+
+#: Specimens that are compared with one, to find its nearest ones.
+CANDIDATES = 400
+
+TEXTS = (*LABEL_COLUMNS, "dna_barcode", "country", "province_state", "split", "sampleid")
+NUMBERS = ("coord-lat", "coord-lon", "image_measurement_value")
+
+#: Rank of a filter -> the two ranks of its tree map.
+SHOWN: dict[str | None, tuple[str, str]] = {
+    None: ("order", "family"),
+    "phylum": ("class", "order"),
+    "class": ("order", "family"),
+    "order": ("family", "genus"),
+    "family": ("genus", "species"),
+    "subfamily": ("genus", "species"),
+    "genus": ("species", "dna_bin"),
+    "species": ("species", "dna_bin"),
+    "dna_bin": ("species", "dna_bin"),
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a visitor chose; None is everything. `smallest` and `largest` are pixels of the specimen in its photo."""
+
+    rank: str | None = None
+    name: str | None = None
+    country: str | None = None
+    province: str | None = None
+    split: str | None = None
+    smallest: float | None = None
+    largest: float | None = None
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """The condition, and its values."""
+        parts = [
+            (f'"{self.rank}" = ?', self.name),
+            ("country = ?", self.country),
+            ("province_state = ?", self.province),
+            ("split = ?", self.split),
+            ("image_measurement_value >= ?", self.smallest),
+            ("image_measurement_value <= ?", self.largest),
+        ]
+        found = [(text, value) for text, value in parts if value is not None]
+        return " AND ".join(text for text, _ in found) or "true", [value for _, value in found]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Specimens that a filter leaves.
+
+    Attributes:
+        rows, species, bins: Numbers of specimens, and of different names and BINs.
+        ranks: The two ranks of `taxa`.
+        taxa: Name at both ranks, None where unknown, and specimens.
+        places: Latitude, longitude and specimens.
+        countries: Name, None where unknown, and specimens, the most frequent first.
+        sample: Processids of a random sample, the same each time.
+    """
+
+    rows: int
+    species: int
+    bins: int
+    ranks: tuple[str, str]
+    taxa: list[tuple[str | None, str | None, int]]
+    places: list[tuple[float, float, int]]
+    countries: list[tuple[str | None, int]]
+    sample: list[str]
+
+
+class Collection:
+    """Specimens of a dataset, a table or a library.
+
+    Args:
+        source: Folder of a library, or a source of `load_bioscan5m`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `dataset.sources.resolve`; for a source without rows.
+    """
+
+    def __init__(self, source: str | Path):
+        self.source = str(source)
+        self.photo_files: list[Path] = []
+        if is_library(source):
+            files = [Path(source) / TABLE]
+        else:
+            found = resolve(source)
+            files = found.files("dna")
+            self.photo_files = _photo_files(found)
+        config: dict[str, Any] = {"memory_limit": MEMORY, "threads": min(THREADS, os.cpu_count() or 1)}
+        config |= {"autoload_known_extensions": False, "autoinstall_known_extensions": False}  # no network
+        self.database = duckdb.connect(config=config)
+        read = _read(files)
+        self.columns = {row[0] for row in self._rows(f"DESCRIBE SELECT * FROM {read}")}
+        columns = ["processid::VARCHAR AS processid"]
+        for name in TEXTS:
+            letters = f"nullif(\"{name}\"::VARCHAR, '')" if name in self.columns else "NULL::VARCHAR"
+            columns.append(f'{letters} AS "{name}"')
+        for name in NUMBERS:
+            number = f'CASE WHEN NOT isnan("{name}"::DOUBLE) THEN "{name}"::DOUBLE END'
+            columns.append(f'{number if name in self.columns else "NULL::DOUBLE"} AS "{name}"')
+        self.database.execute(f"CREATE VIEW specimens AS SELECT {', '.join(columns)} FROM {read}")
+        self.rows = int(self._rows("SELECT count(*) FROM specimens")[0][0])
+        if not self.rows:
+            raise ValueError(f"{self.source!r} holds no specimens.")
+        self.overview = lru_cache(maxsize=256)(self._overview)
+        self.choices = lru_cache(maxsize=256)(self._choices)
+        self.gap_sample = lru_cache(maxsize=64)(self._gap_sample)
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query. Each has its own cursor, so that visitors do not get each other's results."""
+        with self.database.cursor() as cursor:
+            return cursor.execute(sql, list(values)).fetchall()
+
+    def _choices(self, column: str, where: Filter = Filter()) -> list[str]:  # noqa: B008  (frozen)
+        """Values of a column with few of them, the most frequent first."""
+        sql, values = where.sql()
+        query = f"SELECT {column} FROM specimens WHERE {sql} AND {column} IS NOT NULL GROUP BY 1 "
+        return [row[0] for row in self._rows(query + f"ORDER BY count(*) DESC, 1 LIMIT {MOST_CHOICES}", values)]
+
+    def named(self, text: str) -> list[tuple[str, str]]:
+        """Rank and spelling of a taxon or BIN, whatever the case of its letters; the highest rank first."""
+        wanted = " ".join(text.split()).lower()
+        parts = [f'any_value("{rank}") FILTER (lower("{rank}") = $1)' for rank in LABEL_COLUMNS]
+        found = self._rows(f"SELECT {', '.join(parts)} FROM specimens", [wanted])[0]
+        return [(rank, name) for rank, name in zip(LABEL_COLUMNS, found, strict=True) if name is not None]
+
+    def _overview(self, where: Filter) -> Overview:
+        sql, values = where.sql()
+        upper, lower = ranks = SHOWN[where.rank if where.name is not None else None]
+
+        def grouped(columns: str) -> list[Any]:
+            query = f"SELECT {columns}, count(*) FROM specimens WHERE {sql} GROUP BY ALL ORDER BY count(*) DESC"
+            return self._rows(query, values)
+
+        taxa = grouped(f'"{upper}", "{lower}"')
+        counts = f"SELECT count(DISTINCT species), count(DISTINCT dna_bin) FROM specimens WHERE {sql}"
+        species, bins = self._rows(counts, values)[0]
+        places = grouped('round("coord-lat", 1), round("coord-lon", 1)') if "coord-lat" in self.columns else []
+        countries = grouped("country") if "country" in self.columns else []
+        ids = f"SELECT arg_min(processid, hash(processid), {PHOTOS}) FROM specimens WHERE {sql}"
+        return Overview(
+            sum(count for *_, count in taxa),
+            species,
+            bins,
+            ranks,
+            taxa,
+            [place for place in places if None not in place],
+            countries,
+            self._rows(ids, values)[0][0] or [],
+        )
+
+    def record(self, processid: str) -> Row | None:
+        """All that is known of a specimen; None if there is none of this id."""
+        rows = self._dicts("processid = ? LIMIT 1", [processid])
+        return rows[0] if rows else None
+
+    def records(self, processids: Sequence[str]) -> dict[str, Row]:
+        """Processid -> all that is known of the specimen, without its barcode."""
+        if not processids:
+            return {}
+        found = self._dicts(f"processid IN ({', '.join('?' * len(processids))})", processids, barcodes=False)
+        return {row["processid"]: row for row in found}
+
+    def relatives(self, record: Row) -> tuple[str | None, list[Row]]:
+        """Rank, and at most `CANDIDATES` other specimens with a barcode that share the taxon of a record there.
+
+        It is the lowest rank at which there are ten of them, or the one with most.
+        """
+        best: tuple[str | None, list[Row]] = (None, [])
+        for rank in ("genus", "family", "order", "class"):
+            if record[rank] is not None:
+                condition = f'"{rank}" = ? AND processid <> ? AND dna_barcode IS NOT NULL LIMIT {CANDIDATES}'
+                found = self._dicts(condition, [record[rank], record["processid"]])
+                best = (rank, found) if len(found) > len(best[1]) else best
+                if len(found) >= 10:
+                    break
+        return best
+
+    def _dicts(self, condition: str, values: Sequence[Any], barcodes: bool = True) -> list[Row]:
+        names = [name for name in ("processid", *TEXTS, *NUMBERS) if barcodes or name != "dna_barcode"]
+        columns = ", ".join(f'"{name}"' for name in names)
+        rows = self._rows(f"SELECT {columns} FROM specimens WHERE {condition}", values)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _gap_sample(self, where: Filter) -> list[tuple[str, str]]:
+        """Species and barcode of a sample: at most `GAP_SPECIES` species with two barcodes or more."""
+        sql, values = where.sql()
+        species = self._rows(
+            f"SELECT species FROM specimens WHERE {sql} AND species IS NOT NULL GROUP BY 1 HAVING count(*) > 1 "
+            f"ORDER BY hash(species) LIMIT {GAP_SPECIES}",
+            values,
+        )
+        if not species:
+            return []
+        return self._rows(
+            f"SELECT species, dna_barcode FROM (SELECT species, dna_barcode, row_number() OVER (PARTITION BY species "
+            f"ORDER BY hash(processid)) AS place FROM specimens WHERE {sql} AND dna_barcode IS NOT NULL AND species "
+            f"IN ({', '.join('?' * len(species))})) WHERE place <= {GAP_BARCODES} ORDER BY species, place",
+            [*values, *(name for (name,) in species)],
+        )
+
+    def photos(self, processids: Sequence[str]) -> dict[str, bytes]:
+        """Processid -> encoded photo, of those that have one."""
+        if not self.photo_files or not processids:
+            return {}
+        wanted = ", ".join("?" * len(processids))
+        query = f"SELECT processid, filename, file_row_number FROM {_read(self.photo_files, places=True)} "
+        found: dict[str, bytes] = {}
+        for processid, file, row in self._rows(query + f"WHERE processid IN ({wanted})", processids):
+            photo = _photo(file, row)
+            if photo:
+                found[processid] = photo
+        return found
+
+
+def _photo_files(found: Any) -> list[Path]:
+    """Files with photos that are on this machine; the smallest photos are preferred."""
+    if found.kind != "parquet":
+        return []
+    for config in IMAGE_PACKAGES:
+        try:
+            files: list[Path] = found.files(config)
+        except ValueError:
+            continue
+        if "image" in pq.read_schema(files[0]).names:
+            return files
+    return []
+
+
+def _read(files: Sequence[Path], places: bool = False) -> str:
+    """SQL that reads Parquet files. A name with the letters of a pattern would be one: such are written as classes."""
+    names = []
+    for file in files:
+        text = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
+        names.append("'" + text.replace("'", "''") + "'")
+    more = ", filename = true, file_row_number = true" if places else ""
+    return f"read_parquet([{', '.join(names)}], union_by_name = true{more})"
+
+
+def _photo(file: str, row: int) -> bytes | None:
+    """The photo in a row of a file: only its row group is read."""
+    with pq.ParquetFile(file) as opened:
+        for group in range(opened.metadata.num_row_groups):
+            rows = opened.metadata.row_group(group).num_rows
+            if row < rows:
+                column = opened.read_row_group(group, columns=["image"])["image"]
+                photo = column[row].as_py()
+                return photo["bytes"] if isinstance(photo, dict) else photo
+            row -= rows
+    return None
