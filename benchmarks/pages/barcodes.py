@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import sqrt
+from statistics import mean
 from typing import Any
 
 from bioscan_hf.cards import table
 
-from .results import Blocks, between, percent, results
+from .results import NOT_YET, Blocks, between, exists, percent, results
 
 BEST = "aligned, whole profile"
 
@@ -67,7 +68,78 @@ def gpu_training() -> str:
     return table(("", "training", *questions), shown)
 
 
+#: Way of `real_coi.json` -> row of the table of encoders, and its model in `trainings`.
+LONGER = {
+    "CNN": ("CNN", None),
+    "BarcodeBERT, masked k-mers only": ("BarcodeBERT, masked k-mers", "pretrained"),
+    "BarcodeBERT, contrast of species": ("BarcodeBERT, contrast of species", "contrast_species"),
+}
+
+
+def encoders() -> str:
+    """One row per encoder; those of other runs, which have more training, are marked."""
+    if not exists("encoders"):
+        return NOT_YET
+    species, genus = "species of test", "genus of test_unseen"
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            found["learned_from"],
+            percent(found[species]["micro_accuracy"]),
+            f"{percent(found[genus]['micro_accuracy'])} ({between(found[genus]['micro_accuracy_interval'])})",
+            f"{percent(found[genus]['macro_accuracy'])} ({between(found[genus]['macro_accuracy_interval'])})",
+            percent(found["ami_of_species"]),
+            f"{found['parameters']:,}",
+            f"{found['barcodes_per_cpu_second']:,.0f}",
+            f"{found['times_the_cpu_of_6_mers']:,.1f}",
+        )
+        for name, found in results("encoders")["metrics"].items()
+    ]
+    other = results("real_coi")
+    for way, (name, model) in LONGER.items():
+        found, steps = other["metrics"][way], "20 epochs with species"
+        if model is not None:
+            trained = other["trainings"]
+            steps = f"{trained['pretrained']['steps']:,} steps, no labels"
+            if model != "pretrained":
+                steps += f", then {trained[model]['steps']:,} with species"
+        shown = (
+            percent(found[question][f"{kind}_accuracy"])
+            for question, kind in ((species, "micro"), (genus, "micro"), (genus, "macro"))
+        )
+        rows.append((f"{name} (a)", steps, *shown, "-", "-", "-", "-"))
+    for name, row in results("gpu_run")["metrics"]["training"]["rows"].items():
+        if name.startswith("BarcodeBERT"):
+            steps = f"{row['seconds_of_training']:.0f} s on a GPU, {row['steps']:,} steps" if "steps" in row else "-"
+            rows.append((f"{name} (b)", steps, percent(row[species]), percent(row[genus]), *"-----"))
+    header = ("", "learned from", species, f"{genus}, micro", f"{genus}, macro", "AMI of species", "parameters")
+    return table((*header, "barcodes per second of CPU", "times the CPU of 6-mer counts"), rows)
+
+
+def taxa_loss() -> str:
+    """One row per loss: accuracies of each rank alone, means over the seeds, and the interval of the first seed."""
+    if not exists("taxa_loss"):
+        return NOT_YET
+    metrics = results("taxa_loss")["metrics"]
+    questions = [question for question in next(iter(metrics.values()))[0] if " of " in question]
+    rows = [
+        (
+            name,
+            *(
+                f"{percent(mean(one[question]['alone'][f'{kind}_accuracy'] for one in seeds))} "
+                f"({between(seeds[0][question]['alone'][f'{kind}_accuracy_interval'])})"
+                for question in questions
+                for kind in ("micro", "macro")
+            ),
+        )
+        for name, seeds in metrics.items()
+    ]
+    return table(("", *(f"{question}, {kind}" for question in questions for kind in ("micro", "macro"))), rows)
+
+
 BLOCKS: Blocks = {
+    "encoders": encoders,
+    "taxa_loss": taxa_loss,
     "real_coi": real_coi,
     "real_coi_splits": real_coi_splits,
     "gpu_training": gpu_training,

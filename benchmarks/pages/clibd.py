@@ -6,7 +6,7 @@ from typing import Any
 
 from bioscan_hf.cards import table
 
-from .results import Blocks, percent, results
+from .results import NOT_YET, Blocks, exists, percent, results
 
 PAIRS = {"image->dna": "photo to barcode", "dna->dna": "barcode to barcode", "image->image": "photo to photo"}
 COLUMNS = [(rank, part) for rank in ("species", "genus") for part in ("seen", "unseen", "harmonic_mean")]
@@ -36,6 +36,31 @@ def clibd_claims() -> str:
         for name, value in found["training"]["largest_difference_of_loss"].items()
     ]
     return table(("photo to barcode, species", "claimed, times", "reached"), rows)
+
+
+#: Errors of the table: none, and all kinds together.
+ERRORS = ("none", "all")
+
+
+def clibd_fused() -> str:
+    """One row per model and combination: macro top-1 of species, seen and unseen, without and with errors."""
+    if not exists("clibd_fused"):
+        return NOT_YET
+    rows = [
+        (
+            name,
+            combination.replace("->", " to "),
+            *(
+                percent(conditions[condition].get(combination, photos)[part]["accuracy"])
+                for condition in ERRORS
+                for part in ("seen", "unseen")
+            ),
+        )
+        for name, conditions in results("clibd_fused")["metrics"].items()
+        for combination, photos in conditions["none"].items()  # errors in barcodes do not change photos alone
+    ]
+    columns = (f"{part}, {words}" for words in ("clean", "all errors") for part in ("seen", "unseen"))
+    return table(("model", "query to key", *columns), rows)
 
 
 def contrastive() -> str:
@@ -112,6 +137,7 @@ def gpu_goals() -> str:
 BLOCKS: Blocks = {
     "clibd_simulated": clibd_simulated,
     "clibd_claims": clibd_claims,
+    "clibd_fused": clibd_fused,
     "contrastive": contrastive,
     "cached_model": cached_model,
     "gpu_clibd": lambda: gpu_rows("clibd", STEP),
