@@ -43,7 +43,7 @@ ENCODERS = {
 
 #: Name in the table -> options besides those of the published protocol.
 WAYS: dict[str, dict[str, Any]] = {
-    "UMAP, Ward, number of species (published)": {},
+    "UMAP, Ward, number of species (published)": {"preset": "published"},
     "Ward, number of species": {"reducer": "none"},
     "Ward, number by silhouette": {"reducer": "none", "n_clusters": "silhouette"},
 }

@@ -33,9 +33,10 @@ def temporary_name(path: str | Path) -> Path:
 def is_missing_path(name: str) -> bool:
     """Whether nothing is at a path that is not meant as a Hub id, so that it is not looked up there.
 
-    It is not one if it has not the form owner/name, or if the folder "owner" exists here.
+    It is not one if it has not the form owner/name, if the folder "owner" exists here, or if "owner" is "out", the
+    folder of every example.
     """
-    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not Path(name).parent.is_dir()
+    is_id = re.fullmatch(r"(?!out/)\w[\w.-]*/[\w.-]+", name) and not Path(name).parent.is_dir()
     return not is_id and not Path(name).exists()
 
 

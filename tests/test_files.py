@@ -239,6 +239,8 @@ def test_large_and_missing_json(tmp_path):
 def test_paths_are_not_taken_for_ids_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out/bert").mkdir(parents=True)
-    missing = ("dataset", "out/other", "./a/b", "/nowhere", "a/b/c", "~/data")
+    missing = ("dataset", "out/other", "../a", "./a/b", "/nowhere", "a/b/c", "~/data")
     assert all(map(is_missing_path, missing))
     assert not any(map(is_missing_path, ("owner/name", "out", "out/bert")))
+    monkeypatch.chdir(tmp_path / "out")
+    assert is_missing_path("out/bert") and not is_missing_path("outer/bert")

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from .command import Output, Result, command
-from .options import Force, Labels, PhotoConfig, no_library_bars, refuse_to_replace
+from .options import (
+    Force,
+    Labels,
+    PhotoConfig,
+    check_exists,
+    check_source,
+    no_library_bars,
+    plural,
+    refuse_to_replace,
+    shell,
+)
+
+#: Files of every clustering.
+RESULTS = ("results.json", "clusters.parquet")
 
 Reducer = Literal["none", "pca", "umap"]
 Clusterer = Literal["ward", "graph-ward", "hdbscan", "leiden"]
@@ -18,7 +32,8 @@ NumberOfClusters = Annotated[
     str | None,
     Option(
         metavar="K",
-        help="A number; a rank: as many as it has names (published: species); or silhouette: from the data.",
+        help="A number; a rank: as many as it has names; or silhouette: from the data. Default: species; without "
+        "names, silhouette.",
     ),
 ]
 Modalities = Annotated[
@@ -26,8 +41,11 @@ Modalities = Annotated[
     Option("--with", metavar="NAME=FOLDER", help="Another modality of the same specimens, repeatable."),
 ]
 Preset = Annotated[
-    Literal["bioscan5m", "caninv"],
-    Option(help="Published protocol, which other options override. bioscan5m is UMAP and Ward."),
+    Literal["ward", "published", "caninv"],
+    Option(
+        help="Method, which other options override: Ward's, or the published ones of BIOSCAN-5M and of the Canadian "
+        "invertebrates, which reduce by UMAP first."
+    ),
 ]
 
 
@@ -35,6 +53,7 @@ Preset = Annotated[
     "Clusters of embeddings",
     "bioscan-hf cluster dataset embeddings --output clusters",
     "bioscan-hf cluster dataset image=photos --with dna=embeddings --output both",
+    "bioscan-hf cluster reads.fasta vectors --output groups",
 )
 def cluster(
     source: Labels,
@@ -43,7 +62,7 @@ def cluster(
     ],
     output: Annotated[Path, Option(help="Folder for results, clusters and figures.")],
     also: Modalities = None,
-    preset: Preset = "bioscan5m",
+    preset: Preset = "ward",
     reducer: Annotated[Reducer | None, Option(help="Dimension reduction.")] = None,
     clusterer: Annotated[Clusterer | None, Option(help="Clustering method.")] = None,
     n_clusters: NumberOfClusters = None,
@@ -57,26 +76,31 @@ def cluster(
         Literal["error", "drop"], Option(help="Specimens without a modality: an error, or left out.")
     ] = "error",
     map: Annotated[
-        Literal["umap", "pca", "none"], Option(help="Layout of the maps; none writes no figures.")
-    ] = "umap",
+        Literal["umap", "pca", "none"] | None,
+        Option(help="Layout of the maps; none writes no figures. Default: umap if it is installed, else pca."),
+    ] = None,
     photos: Annotated[PhotoConfig | None, Option(help="Show these photos in the map.")] = None,
     force: Force = False,
     *,
     out: Output,
 ) -> Result:
     """Cluster embeddings and compare the clusters with the taxa of every rank."""
+    check_source(source, ", or the file of sequences that was embedded")
+    folders, splits = _named_folders((embeddings, *(also or ()))), split or ["test", "test_unseen"]
+    check_exists(*folders.values())
+    refuse_to_replace(force, *(output / name for name in (*RESULTS, "map.html", "ami_by_rank.png")))
     from ..clustering.output import FILES, SpecimenPhotos, clear_output, write_output
     from ..clustering.protocol import cluster_embeddings, read_specimens
 
-    refuse_to_replace(force, *(output / name for name in ("results.json", "clusters.parquet", *FILES)))
+    refuse_to_replace(force, *(output / name for name in FILES))
     no_library_bars(out)
-    folders, splits = _named_folders((embeddings, *(also or ()))), split or ["test", "test_unseen"]
+    map = map or ("umap" if find_spec("umap") else "pca")
     _check_photos(source, photos, splits, map)
     how: dict[str, Any] = {"reducer": reducer, "clusterer": clusterer, "normalization": normalization}
     how |= {"distance_threshold": distance_threshold}
     how |= {"n_clusters": int(n_clusters) if n_clusters and n_clusters.isdecimal() else n_clusters}
     specimens = read_specimens(source, folders, splits=splits, missing=missing)
-    with out.progress() as progress:
+    with out.progress("clustering") as progress:
         results = cluster_embeddings(
             specimens,
             output,
@@ -89,9 +113,10 @@ def cluster(
     out.say(*_summary(results))
     clear_output(output)
     if map != "none":
-        shown = None if photos is None else SpecimenPhotos(source, photos, "+".join(splits), specimens.processids)
-        write_output(output, {" + ".join(folders): results}, specimens, photos=shown, reducer=map)
-    out.wrote(output)
+        with out.progress("drawing maps"):
+            shown = None if photos is None else SpecimenPhotos(source, photos, "+".join(splits), specimens.processids)
+            write_output(output, {" + ".join(folders): results}, specimens, photos=shown, reducer=map)
+    out.wrote(output, next=shell("card", output))
     return results
 
 
@@ -107,16 +132,21 @@ def _check_photos(source: str, photos: str | None, splits: list[str], map: str) 
 
 def _summary(results: Result) -> Iterable[str]:
     """Lines with the agreement at each rank, the number of clusters and the specimens left out."""
-    for rank in (rank for rank in results["metrics"] if rank != "separation"):
+    named = [rank for rank, scores in results["metrics"].items() if rank != "separation" and scores["ami"] is not None]
+    if named:
+        yield f"{'rank':<10} {'AMI':>6} {'':8}{'names':>8} {'missing':>9}"
+    for rank in named:
         scores, spread = results["metrics"][rank], results["spread"][rank]["ami"]
-        ami = "no names" if scores["ami"] is None else f"{100 * scores['ami']:.1f}"
-        more = "" if spread is None else f" +- {100 * spread:.1f}"
-        yield f"{rank:<10} AMI {ami}{more}  ({scores['classes']:,} names, {scores['missing']:,} missing)"
-    found = results["chosen"][0]
-    oracle = f", the true number of names of {found['rank']}" if found["oracle"] else ""
-    yield f"{results['metrics']['separation']['n_clusters']:,.0f} clusters{oracle}"
+        more = "" if spread is None else f"+-{spread:.1%}"
+        yield f"{rank:<10} {scores['ami']:>6.1%} {more:8}{scores['classes']:>8,.0f} {scores['missing']:>9,.0f}"
+    if not named:
+        yield "No names to compare the clusters with."
+    found, number = results["chosen"][0], round(results["metrics"]["separation"]["n_clusters"])
+    why = ", chosen by the silhouette" if found["by"] == "silhouette" else ""
+    why = f", the true number of names of {found['rank']}" if found["oracle"] else why
+    yield f"{plural(number, 'cluster')} of {plural(results['specimens'], 'specimen')}{why}"
     for name, those in results["dropped"].items():
-        yield f"Left out: {len(those):,} specimens without {name!r}"
+        yield f"Left out: {plural(len(those), 'specimen')} without {name!r}"
 
 
 def _named_folders(given: Iterable[str]) -> dict[str, Path]:

@@ -9,10 +9,10 @@ import inspect
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from typer import Option
 from .. import __version__
 from ..progress import Progress, silent
 from ..training.options.given import OptionError
+from .bar import Bar
 
 Result = dict[str, Any]
 
@@ -32,9 +33,6 @@ EXIT_STATUSES = (
 
 #: Errors of the input: status 1. Any other exception is a fault of the program: status 3.
 EXPECTED = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
-
-#: Seconds until the progress bar appears.
-BAR_DELAY = 2.0
 
 app = typer.Typer(
     name="bioscan-hf",
@@ -60,13 +58,14 @@ def _program(
     """BIOSCAN-5M and its benchmarks: from release files to models of DNA barcodes and photos, and their numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Output:
     """What a command shows: lines and a progress bar, one JSON object, or nothing."""
 
     json: bool = False
     quiet: bool = False
     debug: bool = False
+    bar: Bar | None = field(default=None, repr=False)
 
     @property
     def silent(self) -> bool:
@@ -75,41 +74,35 @@ class Output:
     def say(self, *lines: str) -> None:
         """Prints lines, unless --json or --quiet is given."""
         if not self.silent:
-            print(*lines, sep="\n", flush=True)
+            with nullcontext() if self.bar is None else self.bar.hidden():
+                print(*lines, sep="\n", flush=True)
 
-    def wrote(self, *paths: Path) -> None:
-        """Prints "Wrote X" for each path."""
-        self.say(*(f"Wrote {path}" for path in paths))
+    def wrote(self, *paths: str | Path, next: str | Sequence[str] = ()) -> None:
+        """Prints "Wrote X" for each path, and the next commands: the end of every command that writes."""
+        commands = [next] if isinstance(next, str) else list(next)
+        lines = [f"Next: {commands[0]}"] if len(commands) == 1 else ["Next:", *(f"  {one}" for one in commands)]
+        self.say(*(f"Wrote {path}" for path in paths), *(lines if commands else ()))
 
     @contextmanager
-    def progress(self, *, in_bytes: bool = False) -> Iterator[Progress]:
-        """A progress callback that draws a bar on a terminal: one bar, which restarts for each new stage."""
-        if self.silent or not sys.stderr.isatty():
+    def progress(self, stage: str = "working", *, in_bytes: bool = False) -> Iterator[Progress]:
+        """A progress callback that draws a bar on a terminal."""
+        if self.silent:
             yield silent
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        count = DownloadColumn() if in_bytes else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
-        bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-        begun = time.monotonic()
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if time.monotonic() - begun < BAR_DELAY:
-                return
-            bar.start()
-            if not bar.tasks or bar.tasks[0].description != stage:
-                for task in bar.task_ids:
-                    bar.remove_task(task)
-                bar.add_task(stage, total=total)
-            bar.update(bar.task_ids[0], completed=done, total=total)
-
+        within = self.bar is not None
+        self.no_bar()
+        self.bar = Bar(stage, in_bytes)
         try:
-            yield show
+            yield self.bar.show
         finally:
-            bar.stop()
+            self.no_bar()
+            self.bar = Bar() if within else None
+
+    def no_bar(self) -> None:
+        """Removes the bar, before another library draws its own."""
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
 
     def finish(self, result: Result) -> None:
         """Prints the result if --json is given."""
@@ -151,7 +144,12 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
             out = Output(**{name: given.pop(name) for name in _COMMON})
             if out.json and out.quiet:
                 raise typer.BadParameter("--json prints the result and --quiet prints nothing: give one of them.")
-            run_command(function.__name__, out, lambda: function(**given, out=out))
+
+            def with_bar() -> Result:
+                with out.progress(f"bioscan-hf {function.__name__}"):  # imports take seconds, too
+                    return function(**given, out=out)
+
+            run_command(function.__name__, out, with_bar)
 
         run.__dict__["__signature__"] = inspect.Signature(parameters)  # typer reads it
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -183,7 +181,11 @@ def run_command(name: str, out: Output, function: Callable[[], Result], one_line
         return typer.Exit(status)
 
     try:
-        out.finish(function())
+        with warnings.catch_warnings():
+            if not out.debug:
+                hush_libraries()
+            result = function()
+        out.finish(result)
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -199,6 +201,13 @@ def run_command(name: str, out: Output, function: Callable[[], Result], one_line
         what = " ".join(f"{type(error).__name__}: {error}".split())
         told = f"a fault of this program, {what}. --debug shows where; please report it."
         raise stop(3, told) from None
+
+
+def hush_libraries() -> None:
+    """Hides the warnings of other libraries, which a user of a command cannot act on."""
+    warnings.filterwarnings("ignore", module=r"(?!bioscan_hf)")
+    for library in ("HF_HUB", "DATASETS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # read when they are imported
 
 
 def in_main_process() -> bool:

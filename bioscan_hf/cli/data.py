@@ -11,7 +11,19 @@ from typer import Argument, Option
 
 from ..schema import CONFIGS, resolve_splits
 from .command import Output, Result, command
-from .options import Config, Force, Seed, Source, refuse_to_replace
+from .options import (
+    Config,
+    Force,
+    Seed,
+    Source,
+    beside,
+    check_exists,
+    check_model,
+    check_source,
+    plural,
+    refuse_to_replace,
+    shell,
+)
 
 PANEL = "The dataset"
 
@@ -76,7 +88,7 @@ def download(
     if unusable:
         raise DownloadError(f"{len(unusable)} of {len(states)} files are not there as published.", states)
     if not check:
-        out.wrote(output)
+        out.wrote(output, next=shell("build", output, beside(output, "dataset")) if dataset == "bioscan-5m" else ())
     return {"output": str(output), "files": [{"name": state.name, "state": state.state} for state in states]}
 
 
@@ -103,13 +115,15 @@ def split(
     out: Output,
 ) -> Result:
     """Partition a table of barcodes as in the paper."""
+    about = output.with_name(f"{output.name}.results.json")
+    check_exists(input)
+    refuse_to_replace(force, output, about)
     from ..dataset.split_file import split_file
     from ..provenance import write_results
 
-    about = output.with_name(f"{output.name}.results.json")
-    refuse_to_replace(force, output, about)
     options: dict[str, Any] = {"hold_out_species": hold_out_species, "unlabel": unlabel, "no_overlap": no_overlap}
-    splits = split_file(input, output, seed, encoding=encoding, tell=out.say, **options)
+    with out.progress("splitting"):
+        splits = split_file(input, output, seed, encoding=encoding, tell=out.say, **options)
     simulated = bool(hold_out_species or unlabel)
     result = write_results(
         about,
@@ -128,7 +142,8 @@ def split(
     out.say(f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
     for row in result["splits"]:
         out.say(f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
-    out.wrote(output, about)
+    builds = output.suffix in (".csv", ".tsv")
+    out.wrote(output, about, next=shell("build", output, beside(output, "dataset")) if builds else ())
     return result
 
 
@@ -153,6 +168,9 @@ def crop(
     """Crop photos to the insect, by a table of boxes or a detector."""
     if (boxes is None) == (model is None):
         raise typer.BadParameter("give --boxes or --model, one of them.")
+    check_exists(source, boxes)
+    if model is not None:
+        check_model(model)
     from ..crops.detector import Detector
     from ..crops.run import CropOptions, crop_folder
     from ..release.boxes import read_boxes
@@ -178,9 +196,9 @@ def crop(
             encoding=encoding,
             progress=progress,
         )
-    out.say(f"{done.written:,} new crops, {done.present:,} already present")
+    out.say(f"{plural(done.written, 'new crop')}, {done.present:,} already present")
     if done.problems:
-        out.say(f"Left out: {len(done.problems):,}; see {output / 'problems.csv'}")
+        out.say(f"Left out: {plural(len(done.problems), 'photo')}; see {output / 'problems.csv'}")
     out.wrote(output)
     return {
         "output": str(output),
@@ -221,6 +239,7 @@ def build(
     out: Output,
 ) -> Result:
     """Write a release as Parquet that load_dataset reads by name."""
+    check_exists(source)
     from ..dataset.build import build as write
     from ..dataset.executors import dask_executor
 
@@ -238,11 +257,11 @@ def build(
             progress=progress,
         )
     rows, configs = sum(manifest.counts.values()), manifest.about["configs"]
-    out.say(f"{rows:,} specimens as {', '.join(configs)}. In Python:")
+    out.say(f"{plural(rows, 'specimen')} as {', '.join(configs)}. In Python:")
     out.say(f'  load_dataset("{output}", "{configs[-1]}")')
     if manifest.problems:
         out.say(f"Problems: {len(manifest.problems):,}; see {output / 'problems.csv'}")
-    out.wrote(output)
+    out.wrote(output, next=shell("stats", output))
     return {
         "output": str(output),
         "rows": rows,
@@ -273,6 +292,7 @@ def publish(
     out: Output,
 ) -> Result:
     """Upload a build or a library of references to the Hub. Builds resume, and edits of their card are kept."""
+    check_exists(folder)
     from ..dataset.publish import publish as upload
     from ..identification.stored import is_library
 
@@ -313,10 +333,11 @@ def stats(
     out: Output,
 ) -> Result:
     """Describe a dataset: splits, ranks, diversity, places, sizes, lengths."""
-    from ..statistics.measures import describe
-
+    check_source(source)
     if plots is not None:
         refuse_to_replace(force, *sorted(plots.glob("*.png")))
+    from ..statistics.measures import describe
+
     with out.progress() as progress:
         summary = describe(
             source,

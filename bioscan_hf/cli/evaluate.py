@@ -12,8 +12,18 @@ from ..training.options.evaluate import EvaluateOptions
 from ..training.options.given import check_names, read_given
 from ..training.options.programs import EVALUATIONS
 from .command import Output, Result, app, command, in_main_process
-from .options import Force, Labels, no_library_bars, refuse_to_replace, require_embeddings
-from .programs import add_programs, printing_of
+from .options import (
+    Force,
+    Labels,
+    beside,
+    check_exists,
+    check_source,
+    no_library_bars,
+    refuse_to_replace,
+    require_embeddings,
+    shell,
+)
+from .programs import add_programs, check_paths, printing_of
 
 PANEL = "Benchmarks of embeddings"
 
@@ -48,19 +58,22 @@ def probe(
     out: Output,
 ) -> Result:
     """Measure embeddings: species of test and genus of test_unseen, by nearest neighbour or linear probe."""
-    from ..evaluation.probe_protocol import KnnOptions, evaluate_probe, load_probe, write_curves
-    from ..provenance import write_results
-
     output = output or embeddings / "results.json"
     if curve and probe == "linear":
         raise ValueError("--curve is of nearest neighbours. Leave it out, or choose --probe knn.")
     picture = output.with_name("knn_curve.png")
     refuse_to_replace(force, output, *([picture] if curve else []))
-    no_library_bars(out)
+    check_source(source)
+    check_exists(labels)
     require_embeddings(embeddings, ("train", "test", "test_unseen"))
+    from ..evaluation.probe_protocol import KnnOptions, evaluate_probe, load_probe, write_curves
+    from ..provenance import write_results
+
+    no_library_bars(out)
     how = {"protocol": protocol} if probe == "linear" else KnnOptions(k, metric, temperature).used()
-    data = load_probe(source, embeddings, labels)
-    found = evaluate_probe(data, probe, how, curve=curve, without_leaks=without_leaks)
+    with out.progress("probing"):
+        data = load_probe(source, embeddings, labels)
+        found = evaluate_probe(data, probe, how, curve=curve, without_leaks=without_leaks)
     results = write_results(
         output,
         task=f"barcodebert/{probe}",
@@ -74,8 +87,8 @@ def probe(
         out.say(line)
     if curve:
         write_curves(picture, found.curves)
-        out.wrote(picture)
-    out.wrote(output)
+    then = shell("retrieve", source, embeddings) if (embeddings / "key_unseen").is_dir() else ()
+    out.wrote(*([picture] if curve else []), output, next=then)
     return results
 
 
@@ -99,23 +112,25 @@ def retrieve(
     out: Output,
 ) -> Result:
     """Measure retrieval: top-1, 3 and 5 of seen and unseen species among the keys of train and key_unseen."""
-    from ..evaluation.probe_protocol import percent
-    from ..evaluation.retrieval_protocol import evaluate_retrieval
-    from ..evaluation.specimens import barcode_specimens, joined
-    from ..provenance import write_results
-
     output = output or embeddings / "retrieval.json"
     refuse_to_replace(force, output)
-    no_library_bars(out)
     splits = ("train", "key_unseen", "test", "test_unseen")
+    check_source(source)
     require_embeddings(embeddings, splits)
-    found = {name: barcode_specimens(embeddings / name, source, name) for name in splits}
-    metrics = evaluate_retrieval(
-        joined([found["train"], found["key_unseen"]]),
-        {"seen": found["test"], "unseen": found["test_unseen"]},
-        ties=ties,
-        kind=index,
-    )
+    from ..evaluation.probe_protocol import percent
+    from ..evaluation.retrieval_protocol import evaluate_retrieval
+    from ..evaluation.specimens import embedded_specimens, joined
+    from ..provenance import write_results
+
+    no_library_bars(out)
+    with out.progress("retrieving"):
+        found = {name: embedded_specimens(embeddings / name, source, name) for name in splits}
+        metrics = evaluate_retrieval(
+            joined([found["train"], found["key_unseen"]]),
+            {"seen": found["test"], "unseen": found["test_unseen"]},
+            ties=ties,
+            kind=index,
+        )
     results = write_results(
         output,
         task="clibd/retrieval",
@@ -126,11 +141,12 @@ def retrieve(
         metrics=metrics,
     )
     for combination, tables in metrics.items():
+        ranks = list(tables["seen"]["micro"][1])
+        out.say(f"{'top-1, ' + combination:<20}" + "".join(f"{rank:>10}" for rank in ranks) + f"{'queries':>10}")
         for name in ("seen", "unseen"):
-            top1 = tables[name]["micro"][1]
-            shown = ", ".join(f"{rank} {percent(value)}" for rank, value in top1.items())
-            out.say(f"{combination}, {name}: {shown} ({tables[name]['queries']:,} queries)")
-    out.wrote(output)
+            shown = "".join(f"{percent(value):>10}" for value in tables[name]["micro"][1].values())
+            out.say(f"{name:<20}{shown}{tables[name]['queries']:>10,}")
+    out.wrote(output, next=shell("cluster", source, embeddings, "--output", beside(embeddings, "clusters")))
     return results
 
 
@@ -147,7 +163,9 @@ app.add_typer(
 def _evaluate(name: str, words: list[str], out: Output) -> Result:
     """Runs an evaluation."""
     if "--help-all" not in words:
-        check_names(read_given(words), (EvaluateOptions,))
+        given = read_given(words)
+        check_names(given, (EvaluateOptions,))
+        check_paths(given)
     program = import_module(f"bioscan_hf.trainers.{EVALUATIONS[name].module}")
     from ..training.run import in_processes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import typer
 from typer import Argument
 from typer.completion import get_completion_script
 from typer.main import get_command
@@ -14,11 +16,12 @@ from .command import Output, Result, app, command
 # Importing a topic registers its commands.
 # isort: off
 from . import simulated, data, train, models, identify, evaluate, cluster
+from . import app as web
 
 # isort: on
 
 #: Topics in the order of the overview.
-TOPICS = (simulated, data, train, models, identify, evaluate, cluster)
+TOPICS = (simulated, data, train, models, identify, evaluate, cluster, web)
 
 
 @command("This program", "bioscan-hf completion bash > ~/.local/share/bash-completion/completions/bioscan-hf")
@@ -31,17 +34,43 @@ def completion(
     return {"shell": shell, "script": script}
 
 
+#: Every wrong use of a command line; typer has no public name for it.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+#: Words of typer's usage errors -> the same in plain English.
+_WORDS = {"argument(s)": "arguments", "Value error, ": ""}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command.
 
     Raises:
         SystemExit: unless the command succeeds, with a status of `command.EXIT_STATUSES`.
     """
+    given = None if arguments is None else list(arguments)
     try:
-        get_command(app)(args=None if arguments is None else list(arguments), prog_name="bioscan-hf")
+        status = get_command(app).main(given, prog_name="bioscan-hf", standalone_mode=False)
     except SystemExit as stopped:
-        if stopped.code:
-            raise
+        status = stopped.code
+    except typer.Abort:
+        status = 130
+    except _UsageError as error:
+        status = _tell_wrong_use(error)
+    if status:
+        sys.exit(status)
+
+
+def _tell_wrong_use(error: Any) -> int:
+    """Prints a usage error in one line, or the help of a group without a command; returns the status."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        path = error.ctx.command_path if error.ctx else "bioscan-hf"
+        text = " ".join(error.format_message().split()).removeprefix("Invalid value: ").rstrip(".")
+        for theirs, ours in _WORDS.items():
+            text = text.replace(theirs, ours)
+        print(f"{path}: {text}. `{path} --help` shows the options.", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,9 +23,15 @@ from .options import (
     KeepEmpty,
     SequenceColumn,
     TrustRemoteCode,
+    beside,
+    check_exists,
+    check_model,
+    check_source,
     no_library_bars,
     read_own_sequences,
+    refuse_folder,
     refuse_to_replace,
+    shell,
 )
 
 PANEL = "Models"
@@ -96,6 +102,9 @@ def embed(
 ) -> Result:
     """Embed the barcodes or photos of a dataset, or your own sequences."""
     given = dict(locals())
+    check_source(source, ", or a file of sequences")
+    check_model(model, photos=config != "dna")
+    check_exists(weights)
     from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write
@@ -103,7 +112,9 @@ def embed(
     no_library_bars(out)
     own = is_sequence_file(source)
     _check_embed_options(given, own)
-    encoder, processor = _encoder(given)
+    with out.progress("loading the model"):
+        encoder, processor = _encoder(given)
+    out.no_bar()  # the embedding draws its own
     how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
     how["column"] = "dna_barcode" if config == "dna" else "image"
     sizes: dict[str, int] = {}
@@ -120,8 +131,17 @@ def embed(
         short = int((~found.valid).sum())
         note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""
         out.say(f"{name}: {len(found):,} x {found.dim}{note}")
-    out.wrote(output)
+    out.wrote(output, next=_next(source, output, sizes, own))
     return {"output": str(output), "model": model, "rows": sizes}
+
+
+def _next(source: str, output: Path, sizes: dict[str, int], own: bool) -> Sequence[str]:
+    """The command that reads the embeddings, if one does."""
+    if {"train", "test", "test_unseen"} <= sizes.keys():
+        return [shell("probe", source, output)]
+    if own or {"test", "test_unseen"} <= sizes.keys():
+        return [shell("cluster", source, output, "--output", beside(output, "clusters"))]
+    return []
 
 
 def _parts(given: dict[str, Any], own: bool, out: Output) -> dict[str, tuple[Path, Callable[[], Any]]]:
@@ -210,6 +230,8 @@ def convert(
     out: Output,
 ) -> Result:
     """Convert a checkpoint of BarcodeBERT, BarcodeMAE, BarcodeMamba, CLIBD or the crop tool to a folder."""
+    check_exists(checkpoint, bpe_tokenizer, labels)
+    refuse_folder(output)
     from ..checkpoints.safe_load import load_checkpoint
     from ..files import read_json
 
@@ -218,8 +240,7 @@ def convert(
         from ..crops.detector import convert_detr
 
         convert_detr(checkpoint, output)
-        out.wrote(output)
-        out.say(f"Use it with `bioscan-hf crop --model {output}`.")
+        out.wrote(output, next=shell("crop", "release", "crops", "--model", output))
         return {"output": str(output), "model": "detr"}
     from ..checkpoints.barcodebert import convert_checkpoint
 
@@ -237,39 +258,53 @@ def convert(
         text_tokenizer=tokenizer,
         bpe_tokenizer=bpe_tokenizer,
     )
-    out.wrote(folder)
     out.say(f'In Python: AutoModel.from_pretrained("{folder}")')
+    out.wrote(folder, next=shell("embed", "reads.fasta", "vectors", "--model", folder))
     return {"output": str(folder), "model": read_json(folder / "config.json")["model_type"]}
 
 
-@command(PANEL, "bioscan-hf card out/species/results.json")
+@command(PANEL, "bioscan-hf card out/species", "bioscan-hf card clusters")
 def card(
-    results: Annotated[Path, Argument(help="results.json of a trainer, a clustering or a retrieval.")],
+    source: Annotated[
+        Path, Argument(help="Folder of a dataset, model, clustering, index or library of references; or results.json.")
+    ],
     index: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Write the card of this index, with these results.")
+        Path | None, Option(metavar="FOLDER", help="Write the card of this index, with the results SOURCE.")
     ] = None,
     title: Annotated[str | None, Option(help="Default: the name of the folder.")] = None,
-    output: Annotated[Path | None, Option(help="File to write. Default: README.md beside the results.")] = None,
+    license: Annotated[
+        str | None, Option(metavar="ID", help="Licence of a library of references, such as cc0-1.0.")
+    ] = None,
+    output: Annotated[Path | None, Option(help="File to write. Default: README.md in the folder.")] = None,
     force: Force = False,
     *,
     out: Output,
 ) -> Result:
-    """Render the card of a model, clustering or index from its results file."""
-    from ..cards import read_results, write_card
-    from ..hub.cards import barcodebert_card, clibd_card
-    from ..hub.dataset_cards import clustering_card, index_card
+    """Write the card (README.md) of a folder: what it holds, how it was made, and its results.
 
-    folder = index or results.resolve().parent
+    In the card of a dataset that you have edited, only the generated parts are replaced.
+    """
+    check_exists(source, index)
+    folder = index or (source if source.is_dir() else source.resolve().parent)
     output = output or folder / "README.md"
-    refuse_to_replace(force, output)
-    content = read_results(results)
-    title, task = title or folder.resolve().name, str(content.get("task"))
+    kept = (
+        source.is_dir() and index is None and (folder / "manifest.json").is_file() and output == folder / "README.md"
+    )
+    if not kept:
+        refuse_to_replace(force, output)
+    from ..cards import read_results, write_card
+    from ..dataset import card as datasets
+    from ..hub.dataset_cards import index_card
+    from ..hub.folder_cards import folder_card, kind_of, results_card
+
+    title = title or folder.resolve().name
     if index is not None:
-        text = index_card(title, index, content)
-    elif task == "bioscan5m/clustering":
-        text = clustering_card(title, content)
+        text = index_card(title, index, read_results(source))
     else:
-        text = (clibd_card if task.startswith("clibd/") else barcodebert_card)(title, content)
-    write_card(output, text)
+        text = folder_card(folder, title, license) if source.is_dir() else results_card(title, read_results(source))
+    if kept and kind_of(folder) == "dataset":
+        datasets.write_card(folder, text)
+    else:
+        write_card(output, text)
     out.wrote(output)
     return {"output": str(output)}

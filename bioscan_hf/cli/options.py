@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from ..files import is_missing_path
 from .command import Output
 
 if TYPE_CHECKING:
@@ -54,6 +56,48 @@ def refuse_to_replace(force: bool, *files: Path) -> None:
             raise FileExistsError(f"{str(file)!r} exists. Give another name, or --force to replace it.")
 
 
+def refuse_folder(folder: Path) -> None:
+    """Raises FileExistsError if the folder is not empty, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{str(folder)!r} is not empty. Give a new folder.")
+
+
+def check_source(source: str | Path, others: str = "") -> None:
+    """Raises FileNotFoundError for a dataset that is neither here nor a Hub id, before libraries are imported.
+
+    Args:
+        others: What may be given as well.
+    """
+    if is_missing_path(str(source).partition("@")[0]):
+        raise FileNotFoundError(f"There is nothing at {str(source)!r}. Give a {SOURCE}{others}.")
+
+
+def check_model(model: str, *, photos: bool = False) -> None:
+    """Raises FileNotFoundError for a folder of a model that does not exist, before libraries are imported.
+
+    Names of published encoders are checked where they are loaded.
+
+    Args:
+        photos: The encoder is one of photos, which may have a name such as dino_vitb16.
+    """
+    kind, colon, name = model.partition(":")
+    if not colon:
+        kind, name = "", model
+    is_path = "/" in name if kind == "hf" or photos else kind in ("", "cnn", "frames")
+    if is_path and kind in ("", "cnn", "frames", "hf") and is_missing_path(name.partition("@")[0]):
+        raise FileNotFoundError(
+            f"No model at {model!r}: the folder does not exist. Give a folder, a Hub id (owner/name), or one of the "
+            f"other models that --help names."
+        )
+
+
+def check_exists(*paths: Path | None) -> None:
+    """Raises FileNotFoundError for a path without a file or folder; None is left out."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{str(path)!r} does not exist. Give an existing file or folder.")
+
+
 def require_embeddings(folder: Path, splits: tuple[str, ...]) -> None:
     """Raises FileNotFoundError if the embeddings of a split are missing."""
     for name in splits:
@@ -63,14 +107,35 @@ def require_embeddings(folder: Path, splits: tuple[str, ...]) -> None:
             )
 
 
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: "1 read", "2 reads"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def beside(path: Path, name: str) -> Path:
+    """A new path beside another, for the next command."""
+    found = path.parent / name
+    return found if not found.exists() else path.parent / f"{path.name}_{name}"
+
+
+def shell(*words: str | Path) -> str:
+    """A command line of `bioscan-hf`."""
+    return shlex.join(["bioscan-hf", *map(str, words)])
+
+
 def no_library_bars(out: Output) -> None:
-    """Switches off the progress bars of datasets and transformers, and of the Hub if the command is silent."""
+    """Switches off the progress bars and warnings of other libraries, and bars of the Hub if the command is silent."""
     from datasets import disable_progress_bars
+    from datasets.utils import logging as datasets_logs
     from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
+    from huggingface_hub.utils import logging as hub_logs
+    from transformers.utils import logging as transformers_logs
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bars()
     disable_progress_bar()
+    for logs in (datasets_logs, hub_logs, transformers_logs):
+        logs.set_verbosity_error()
     if out.silent:
         disable_hub_bars()
 

@@ -8,8 +8,10 @@ from io import StringIO
 
 import typer
 
+from ..training.options.given import Given
 from ..training.options.programs import GROUPS, help_page
 from .command import Output, Result, run_command
+from .options import check_model, check_source
 
 #: Added to the options of a program, which has options of its own for these names elsewhere.
 OUTPUT = """
@@ -53,13 +55,27 @@ def _command(
 
 def _output_of(words: Sequence[str]) -> tuple[list[str], Output]:
     """The words without --json, --quiet and --debug; `--debug VALUE` is an option of transformers' Trainer."""
-    rest, found = [], set()
+    rest, out = [], Output()
     for word, after in zip(words, [*words[1:], "--"], strict=True):
         if word in ("--json", "--quiet") or (word == "--debug" and after.startswith("--")):
-            found.add(word[2:])
+            setattr(out, word[2:], True)
         else:
             rest.append(word)
-    return rest, Output(**dict.fromkeys(found, True))
+    return rest, out
+
+
+def check_paths(given: Given) -> None:
+    """Raises FileNotFoundError for a dataset or a model that does not exist, before libraries are imported."""
+    found = {name: value for name, value in given.values.items() if isinstance(value, str)}
+    for word, after in zip(given.flags, [*given.flags[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        if name.startswith("--"):
+            found[name[2:].replace("-", "_")] = value if sign else after
+    if "source" in found:
+        check_source(found["source"])
+    for name in ("model", "baseline", "image_encoder", "dna_encoder", "text_encoder"):
+        if "/" in found.get(name, ""):
+            check_model(found[name])
 
 
 def printing_of(out: Output) -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from .command import Output, Result, command
-from .options import Force, Seed
+from .options import Force, Seed, beside, shell
 
 PANEL = "Try it"
 
@@ -51,5 +51,5 @@ def simulate(
         root = simulate_release(
             output, specimens, seed, folders=folders, force=force, metadata_only=metadata_only, progress=progress
         )
-    out.wrote(root)
+    out.wrote(root, next=shell("build", root, beside(root, "dataset")))
     return {"output": str(root), "specimens": specimens, "seed": seed}

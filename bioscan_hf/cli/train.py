@@ -12,7 +12,7 @@ import typer
 from ..training.options.given import check_names, read_given, trainer_options
 from ..training.options.programs import PROGRAMS
 from .command import Output, Result, app, in_main_process
-from .programs import add_programs, printing_of
+from .programs import add_programs, check_paths, printing_of
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(
@@ -31,7 +31,9 @@ def _train(name: str, words: list[str], out: Output) -> Result:
     """Runs a trainer, and shows its metrics and the next command."""
     program = PROGRAMS[name]
     if "--help-all" not in words:
-        check_names(read_given(words), (program.options, cast(type, program.training)), trainer_options)
+        given = read_given(words)
+        check_names(given, (program.options, cast(type, program.training)), trainer_options)
+        check_paths(given)
     trainer = import_module(f"bioscan_hf.trainers.{program.module}")
     from ..training.run import in_processes
 
@@ -42,13 +44,13 @@ def _train(name: str, words: list[str], out: Output) -> Result:
         results: Result = in_processes(lambda: trainer.main(options, training_args))
     if results and in_main_process():
         folder = training_args.output_dir
-        out.say(*_aligned(_metrics(results)), f"Wrote {folder}", "Next:")
-        out.say(*(f"  {command}" for command in _next(name, options.source, folder)))
+        out.say(*_aligned(_metrics(results)))
+        out.wrote(folder, next=_next(name, options.source, folder))
     return results
 
 
 def _metrics(results: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    """The rows of a table with the metrics of a training, in percent where no unit is given."""
+    """The rows of a table with the metrics of a training: fractions in percent."""
     metrics = results["metrics"]
     if "retrieval" in metrics:
         yield "query->key", "rank", "seen", "unseen", "harmonic mean"
@@ -68,7 +70,7 @@ def _metrics(results: Mapping[str, Any]) -> Iterator[Sequence[str]]:
 
 
 def _shown(share: float | None) -> str:
-    return "no data" if share is None else f"{100 * share:.1f}"
+    return "no data" if share is None else f"{share:.1%}"
 
 
 def _aligned(rows: Iterator[Sequence[str]]) -> list[str]:

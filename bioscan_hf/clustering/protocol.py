@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from ..dataset.load import rows_of
+from ..dataset.sequences import is_sequence_file
 from ..encoders.stored import MANIFEST, folder_of, load_embeddings, named
 from ..files import delete_inside, read_json, replacing
 from ..progress import Progress, silent
@@ -105,8 +106,10 @@ def read_specimens(
     that no modality has, such as one left out by `--unique-barcodes`, is not missing.
 
     Args:
+        source: As in `load_bioscan5m`; or the file of sequences that was embedded, which gives no labels.
         folders: Modality -> folder with a subfolder for each split, as `bioscan-hf embed` or the evaluation of CLIBD
-            writes it; of the latter, the modality of that name ("image", "dna" or "text").
+            writes it; of the latter, the modality of that name ("image", "dna" or "text"). Of a file of sequences, the
+            folder itself.
         missing: "error" or "drop".
 
     Raises:
@@ -114,11 +117,16 @@ def read_specimens(
         ValueError: as `join_by_processid`; and if different models embedded the splits, embeddings are NaN or
             infinite, or specimens are not in the splits of the source.
     """
+    own = is_sequence_file(source)
     parts: dict[str, tuple[list[str], Floats]] = {}
     absent: dict[str, list[str]] = {}
     encoders = {}
     for name, folder in folders.items():
-        of_splits = [Path(folder) / split for split in splits]
+        if own and not (Path(folder) / MANIFEST).is_file():
+            raise FileNotFoundError(
+                f"No embeddings of {str(source)!r} in {str(folder)!r}: run `bioscan-hf embed` first."
+            )
+        of_splits = [Path(folder)] if own else [Path(folder) / split for split in splits]
         encoders[name] = _one_encoder([folder_of(path, name) for path in of_splits])
         found = [load_embeddings(path, name) for path in of_splits]
         valid = np.concatenate([part.valid for part in found])
@@ -132,13 +140,21 @@ def read_specimens(
     processids, embeddings, dropped = join_by_processid(parts, missing=missing)
     for name, those in absent.items():
         dropped[name] = sorted({*dropped.get(name, []), *those})
-    table = rows_of(source, "+".join(splits), processids, ("split", *LABEL_COLUMNS))
+    labels: dict[str, list[str | None]]
+    if own:
+        of_split, labels = (
+            [Path(source).name] * len(processids),
+            {rank: [None] * len(processids) for rank in LABEL_COLUMNS},
+        )
+    else:
+        table = rows_of(source, "+".join(splits), processids, ("split", *LABEL_COLUMNS))
+        of_split, labels = table["split"].to_pylist(), {rank: table[rank].to_pylist() for rank in LABEL_COLUMNS}
     where = {name: str(folder) for name, folder in folders.items()}
     return JoinedSpecimens(
         processids,
         checked_embeddings(embeddings, processids),
-        {rank: table[rank].to_pylist() for rank in LABEL_COLUMNS},
-        table["split"].to_pylist(),
+        labels,
+        of_split,
         {name: those for name, those in dropped.items() if those},
         {"dataset": str(source), "embeddings": where, "encoders": encoders},
     )
@@ -148,7 +164,7 @@ def cluster_embeddings(
     specimens: JoinedSpecimens,
     output: str | Path,
     *,
-    preset: str = "bioscan5m",
+    preset: str = "ward",
     seeds: Sequence[int] | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -163,7 +179,8 @@ def cluster_embeddings(
     Args:
         preset: One of `PRESETS`; its options apply where none are given.
         seeds: One run each; None is the seed of the preset.
-        options: Those of `zero_shot_cluster`, see `preset_options`.
+        options: Those of `zero_shot_cluster`, see `preset_options`. If the preset asks for as many clusters as there
+            are names of a rank, and there are none, the silhouette chooses their number.
 
     Raises:
         FileExistsError: if the folder has results, unless `force`.
@@ -174,6 +191,8 @@ def cluster_embeddings(
     if there and not force:
         raise FileExistsError(f"{there[0]!r} exists. Choose another folder, or replace it with force=True (--force).")
     how = preset_options(preset, **options)
+    if "n_clusters" not in options and not any(specimens.labels.get(how["n_clusters"], [True])):
+        how["n_clusters"] = "silhouette"
     seed = how.pop("seed")
     seeds = (seed,) if seeds is None else tuple(seeds)
     runs = cluster_runs(specimens.embeddings, specimens.labels, seeds=seeds, progress=progress, **how)
@@ -211,7 +230,7 @@ def preset_options(preset: str, **options: Any) -> dict[str, Any]:
     finds the number of clusters, the number of the preset does not apply. An unknown preset is a ValueError.
 
     Example:
-        >>> preset_options("bioscan5m", reducer="none")["reducer_options"]
+        >>> preset_options("published", reducer="none")["reducer_options"]
         {}
     """
     if preset not in PRESETS:

@@ -145,6 +145,11 @@ def complete_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def build_card(folder: str | Path) -> str:
+    """README.md of a complete build; errors as of `complete_manifest`."""
+    return _texts(Path(folder), complete_manifest(Path(folder)))[CARD_FILE]
+
+
 def split_counts(folder: str | Path) -> list[dict[str, Any]]:
     """Samples, distinct barcodes and distinct species per split of a build, and in total."""
 

@@ -14,10 +14,9 @@ from .kmers import kmer_encoder, parse_ks
 
 #: What `load_encoder` understands, for errors.
 ENCODERS = (
-    "An encoder is the folder or Hub id of one of our own models, such as a BarcodeBERT; or kmer:K or kmer:K+L "
-    "(counts of k-mers); or cnn:FOLDER (a trained BarcodeCnn); or frames:FOLDER (the mean of a BarcodeBERT over "
-    "its reading frames); or hf:ID (an encoder of DNA on the Hub, or a folder), "
-    "such as hf:zhihan1996/DNABERT-2-117M."
+    "An encoder is the folder or Hub id of one of our own models, such as a BarcodeBERT or CLIBD; or kmer:K or "
+    "kmer:K+L (counts of k-mers); or cnn:FOLDER (a trained BarcodeCnn); or frames:FOLDER (the mean of a BarcodeBERT "
+    "over its reading frames); or hf:ID (an encoder of DNA on the Hub, or a folder), such as hf:zhihan1996/DNABERT-2-117M."
 )
 
 #: Our own models, by the type in their configs.
@@ -95,6 +94,10 @@ def _load(
     model_type = PreTrainedConfig.get_config_dict(rest, **hub)[0].get("model_type")
     if model_type == "barcode_cnn":
         return load_cnn(rest, **hub)
+    if model_type == "clibd":
+        from .clibd import load_clibd_barcodes
+
+        return load_clibd_barcodes(rest, **hub)
     if model_type in OWN_TYPES:
         return AutoModel.from_pretrained(rest, **hub), AutoTokenizer.from_pretrained(rest, **hub)
     if rest == BARCODEBERT:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from ..models.modeling_clibd import ClibdModel
+from ..models.processing_clibd import ClibdProcessor
 from ..models.taxonomy_text import clibd_text
 from ..schema import LABEL_COLUMNS, RANKS
 from .base import Encoder
@@ -27,6 +28,21 @@ class TaxonomyEncoder(Encoder):
 
     def values(self, table: pa.Table) -> list[str | None]:
         return [clibd_text(row, self.template) for row in table.select(list(self.columns)).to_pylist()]
+
+
+def load_clibd_barcodes(name: str, **hub: Any) -> tuple[Encoder, Any]:
+    """The barcode tower of a CLIBD model and its tokenizer, from a folder or Hub id.
+
+    Raises:
+        ValueError: if the model has no encoder of barcodes.
+    """
+    model = ClibdModel.from_pretrained(name, **hub)
+    if "dna" not in model.config.modalities:
+        raise ValueError(
+            f"The CLIBD model {name!r} has encoders of {', '.join(model.config.modalities)}, but not of barcodes."
+        )
+    tokenizer = ClibdProcessor.from_pretrained(name, **hub).dna_tokenizer
+    return Encoder(model, clibd_dna_features, description="clibd dna"), tokenizer
 
 
 def embed_clibd(

@@ -115,23 +115,22 @@ class ProbeReport:
         return found | ({"curves": self.curves} if self.curves else {})
 
     def lines(self) -> Iterator[str]:
-        """Accuracies with their intervals, novel species, and a table of each curve."""
+        """Accuracies with their intervals, novel species, and a table of each curve, in at most 80 columns."""
+        yield f"{'':22} {'accuracy':>8}  {'95% interval':<17} {'test':>9} {'train':>9}"
         for name, value in self.metrics.items():
             ends = value["micro_accuracy_interval"]
-            interval = f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
-            rows = f"test {value['n_test']:,}, train {value['n_train']:,}"
-            yield f"{name:<22} {percent(value['micro_accuracy'])}{interval}  ({rows})"
+            interval = f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else ""
+            rows = f"{value['n_test']:>9,} {value['n_train']:>9,}"
+            yield f"{name:<22} {percent(value['micro_accuracy']):>8}  {interval:<17} {rows}"
         if self.novelty["auroc"] is not None:
-            yield (
-                f"novel species          AUROC {self.novelty['auroc']:.1%}, {self.novelty['fpr_at_95']:.1%} of them "
-                f"accepted with 95% of the known"
-            )
+            auroc, passing = self.novelty["auroc"], self.novelty["fpr_at_95"]
+            yield f"Novel species: AUROC {auroc:.1%}; {passing:.1%} of them pass where 95% of the known do."
         for name, curve in self.curves.items():
-            ks = sorted({row["k"] for row in curve})
-            yield f"{name}, by neighbours  " + "  ".join(f"{k:>5}" for k in ks)
-            for votes in VOTES:
-                shares = [row["micro_accuracy"] for row in curve if row["votes"] == votes]
-                yield f"  {votes:<{len(name) + 12}}  " + "  ".join(f"{share:>5.1%}" for share in shares)
+            yield f"{name}, by neighbours"
+            yield f"{'neighbours':>10}" + "".join(f"{votes:>18}" for votes in VOTES)
+            shares = {(row["k"], row["votes"]): row["micro_accuracy"] for row in curve}
+            for k in sorted({row["k"] for row in curve}):
+                yield f"{k:>10}" + "".join(f"{percent(shares[k, votes]):>18}" for votes in VOTES)
 
 
 def evaluate_probe(

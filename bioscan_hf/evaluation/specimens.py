@@ -9,6 +9,7 @@ import numpy as np
 
 from ..dataset.load import rows_of
 from ..encoders.stored import MANIFEST, load_embeddings, modalities_of
+from ..files import read_json
 from ..schema import LABEL_COLUMNS
 from .retrieval_protocol import MODALITIES, Specimens
 
@@ -35,15 +36,16 @@ def load_specimens(folder: str | Path) -> Specimens:
     return Specimens(embeddings, labels, {name: part.valid for name, part in parts.items()}, first.processids)
 
 
-def barcode_specimens(folder: str | Path, source: str | Path, split: str) -> Specimens:
-    """Embeddings of the barcodes of a split, with their labels.
+def embedded_specimens(folder: str | Path, source: str | Path, split: str) -> Specimens:
+    """Embeddings of the barcodes or photos of a split, with their labels.
 
     Raises ValueError if a specimen is not in that split of `source`, which is as `load_bioscan5m` takes it.
     """
     found = load_embeddings(folder)
     table = rows_of(source, split, found.processids, LABEL_COLUMNS)
     labels = {rank: table[rank].to_pylist() for rank in LABEL_COLUMNS}
-    return Specimens({"dna": found.embeddings}, labels, {"dna": found.valid}, found.processids)
+    modality = "image" if read_json(Path(folder) / MANIFEST).get("column") == "image" else "dna"
+    return Specimens({modality: found.embeddings}, labels, {modality: found.valid}, found.processids)
 
 
 def joined(parts: Sequence[Specimens]) -> Specimens:

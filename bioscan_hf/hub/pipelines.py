@@ -1,7 +1,8 @@
 """Pipelines of transformers for barcodes and photos.
 
 `import bioscan_hf.auto` registers the tasks. They need this package and load no code from the Hub. Without it,
-`pipeline("text-classification", model=folder, trust_remote_code=True)` runs a classifier of one rank.
+`pipeline("text-classification", model=folder, trust_remote_code=True)` runs a classifier of one rank; with it, one of
+several ranks as well.
 Shape letters: B = batch, L = tokens, D = embedding size, C = classes, K = neighbours.
 """
 
@@ -24,6 +25,7 @@ from ..search.index import RetrievalIndex, load_index
 from ..search.retrieve import retrieve
 from ..search.vectors import check_query
 from .library_pipeline import LibraryAnswers, library_of, register_library
+from .text_classification import TaxonTextClassificationPipeline
 
 #: Any: its methods take any arguments, ours take named ones.
 Pipeline: Any = base.Pipeline
@@ -335,15 +337,47 @@ def open_index(
     return load_index(index)
 
 
+class _NoDefault(dict[str, Any]):
+    """Default model of a task that has none: it says what to pass."""
+
+    def __init__(self, task: str, wanted: str) -> None:
+        super().__init__(model=None)
+        self.told = f"pipeline({task!r}) has no default model, because none is published. Pass model=: {wanted}."
+
+    def __getitem__(self, key: str) -> Any:
+        raise ValueError(self.told)
+
+
+#: Task -> pipeline, Auto class, type, and what may be its model.
+TASKS: dict[str, tuple[Any, Any, str, str]] = {
+    "dna-classification": (
+        DnaClassificationPipeline,
+        AutoModelForSequenceClassification,
+        "text",
+        "a classifier (`bioscan-hf train finetune`) or a library of references (`bioscan-hf references`)",
+    ),
+    "dna-feature-extraction": (
+        DnaFeatureExtractionPipeline,
+        AutoModel,
+        "text",
+        "an encoder of barcodes (`bioscan-hf train pretrain`, or `bioscan-hf convert` of a published checkpoint)",
+    ),
+    "zero-shot-species-retrieval": (
+        ZeroShotSpeciesRetrievalPipeline,
+        AutoModel,
+        "multimodal",
+        "a CLIBD model (`bioscan-hf train clibd`, or `bioscan-hf convert` of a published checkpoint), and index=",
+    ),
+}
+
+
 def register_pipelines() -> None:
     """Registers the tasks, and libraries of references, with transformers."""
     register_library()
-    for task, pipeline, auto, kind in (
-        ("dna-classification", DnaClassificationPipeline, AutoModelForSequenceClassification, "text"),
-        ("dna-feature-extraction", DnaFeatureExtractionPipeline, AutoModel, "text"),
-        ("zero-shot-species-retrieval", ZeroShotSpeciesRetrievalPipeline, AutoModel, "multimodal"),
-    ):
-        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type=kind)
+    PIPELINE_REGISTRY.supported_tasks["text-classification"]["impl"] = TaxonTextClassificationPipeline
+    for task, (pipeline, auto, kind, wanted) in TASKS.items():
+        default = _NoDefault(task, wanted)
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type=kind, default=default)
         # Otherwise `save_pretrained` saves our code beside the model, which then needs trust_remote_code.
         del pipeline._registered_impl
 

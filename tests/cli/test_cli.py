@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,18 +36,20 @@ def fails(capsys, *arguments):
 
 
 def refuses(capsys, *arguments):
-    """The usage error of a command that fails with status 2, without line breaks and frames."""
+    """The one-line usage error of a command that fails with status 2."""
     with pytest.raises(SystemExit) as stopped:
         main(list(map(str, arguments)))
     assert stopped.value.code == 2
-    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and err.endswith(" --help` shows the options.\n")
+    return err
 
 
 PANELS = {
     "Try it": ["demo", "simulate"],
     "The dataset": ["download", "split", "crop", "build", "publish", "stats"],
     "Models": ["embed", "convert", "card", "train"],
-    "Names for specimens": ["references", "identify"],
+    "Names for specimens": ["references", "identify", "app"],
     "Benchmarks of embeddings": ["probe", "retrieve", "evaluate"],
     "Clusters of embeddings": ["cluster"],
     "This program": ["completion"],
@@ -137,7 +141,8 @@ def test_simulated_partition_says_so(release, tmp_path, capsys):
 def test_plain_output_of_build(release, tmp_path, capsys):
     main(["build", str(release), str(tmp_path / "out"), "--config", "dna"])
     out = capsys.readouterr().out
-    assert "400 specimens as dna" in out and out.splitlines()[-1] == f"Wrote {tmp_path / 'out'}"
+    assert "400 specimens as dna" in out
+    assert out.splitlines()[-2:] == [f"Wrote {tmp_path / 'out'}", f"Next: bioscan-hf stats {tmp_path / 'out'}"]
 
 
 def test_build_reports_problems(release, tmp_path, capsys):
@@ -151,7 +156,8 @@ def test_build_reports_problems(release, tmp_path, capsys):
 
 def test_errors_are_one_line_and_tell_what_to_do(release, dataset, tmp_path, capsys):
     metadata = find_metadata(release)
-    assert "No metadata in" in fails(capsys, "build", tmp_path / "nowhere", tmp_path / "out")
+    assert "nowhere' does not exist" in fails(capsys, "build", tmp_path / "nowhere", tmp_path / "out")
+    assert "No metadata in" in fails(capsys, "build", tmp_path, tmp_path / "out")
     assert "--force" in fails(capsys, "split", metadata, metadata)
     (tmp_path / "x.csv").write_text("processid,genus\nA,B\n")
     assert "has no column 'species'" in fails(capsys, "split", tmp_path / "x.csv", tmp_path / "y.csv")
@@ -189,7 +195,7 @@ def test_existing_files_are_not_replaced(release, dataset, tmp_path, capsys, mon
 def test_missing_model_is_named(dataset, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["embed", str(dataset), str(tmp_path / "e"), "--model", "nowhere"])
-    assert "No model at 'nowhere'. An encoder is the folder or Hub id" in capsys.readouterr().err
+    assert "No model at 'nowhere': the folder does not exist" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -251,7 +257,8 @@ def test_convert(tmp_path, capsys):
     assert BarcodeBertModel.from_pretrained(tmp_path / "out").config.k == 2
     torch.save({"state_dict": {"model.model.backbone": torch.zeros(1)}}, tmp_path / "crop.ckpt")
     assert "do not make a detector" in fails(capsys, "convert", tmp_path / "crop.ckpt", tmp_path / "detr")
-    assert "No checkpoint at" in fails(capsys, "convert", tmp_path / "none.pth", tmp_path / "x")
+    assert "none.pth' does not exist" in fails(capsys, "convert", tmp_path / "none.pth", tmp_path / "x")
+    assert "is not empty. Give a new folder" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
 
 
 def test_embed_one_taxon(dataset, tmp_path, capsys):
@@ -304,7 +311,7 @@ def test_probe_tells_leaks_intervals_novel_species_and_the_curve(dataset, tmp_pa
     )
     main(["probe", str(dataset), str(tmp_path / "e"), "--k", "5", "--force", "--without-leaks"])
     out = capsys.readouterr().out
-    assert "novel species " in out and "species of test" in out and low <= high
+    assert "Novel species: AUROC " in out and "species of test" in out and low <= high
     again = json.loads((tmp_path / "e/results.json").read_text())["options"]
     assert again == {"k": 5, "metric": "cosine", "temperature": 0.02, "without_leaks": True}
     refused = fails(capsys, "probe", dataset, tmp_path / "e", "--probe", "linear", "--curve", "--force")
@@ -334,6 +341,43 @@ def test_retrieve(dataset, tmp_path, capsys):
         species, chance = found[name]["micro"]["1"]["species"], found[name]["chance"]["micro"]["1"]["species"]
         assert species > 0.5 > 5 * chance
     assert "--force" in fails(capsys, "retrieve", dataset, tmp_path / "e")
+
+
+def test_the_next_command_of_each_runs_and_fits_80_columns(dataset, tmp_path, capsys, monkeypatch):
+    """embed -> probe -> retrieve -> cluster -> card, with defaults only, each as the one before it tells."""
+    from bioscan_hf.cli import cluster
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)  # UMAP compiles itself: tests/clustering runs it
+    (tmp_path / "dataset").symlink_to(dataset)
+    reads = [f">r{i}\n{'ACGT' * 9}{'AC' * i}\n" for i in range(8)]
+    (tmp_path / "reads.fasta").write_text("".join(reads))
+    for first, expected in (
+        ("embed dataset embeddings --model kmer:4", ["probe", "retrieve", "cluster", "card"]),
+        ("embed reads.fasta vectors --model kmer:2", ["cluster", "card"]),
+    ):
+        command, done = first, []
+        while command:
+            main(shlex.split(command))
+            lines = capsys.readouterr().out.splitlines()
+            assert lines and all(len(line) <= 80 for line in lines), lines
+            command = lines[-1].removeprefix("Next: bioscan-hf ") if lines[-1].startswith("Next: ") else ""
+            done += [command.split()[0]] if command else []
+        assert done == expected and "Wrote " in lines[-1]
+    chosen = json.loads((tmp_path / "clusters/results.json").read_text())
+    assert chosen["protocol"] == "ward" and chosen["options"]["reducer"] == "none"
+    assert json.loads((tmp_path / "vectors_clusters/results.json").read_text())["chosen"][0]["by"] == "silhouette"
+
+
+def test_stats_and_split_fit_80_columns(dataset, release, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["stats", str(dataset), "--distances", "--max-barcodes", "5"])
+    out = capsys.readouterr().out
+    assert "Pairwise distances" in out and max(map(len, out.splitlines())) <= 80
+    main(["split", str(find_metadata(release)), str(tmp_path / "s.csv")])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("split ", "train ", "test "))]
+    assert len(table) == 3 and max(map(len, table)) <= 80
 
 
 def test_the_overview_lists_every_command_once_in_its_group(capsys):
@@ -388,7 +432,8 @@ def test_wrong_arguments(tmp_path, capsys):
     assert "No such command" in refuses(capsys, "biuld")
     assert "No such option: --shard" in refuses(capsys, "build", "a", "b", "--shard", 0)
     assert "'croped' is not one of dna, cropped_256" in refuses(capsys, "build", "a", "b", "--config", "croped")
-    assert "give --boxes or --model, one of them" in refuses(capsys, "crop", "a", "b")
+    assert refuses(capsys, "crop", "a", "b").startswith("bioscan-hf crop: give --boxes or --model, one of them. `bio")
+    assert "Got unexpected extra arguments (c)" in refuses(capsys, "build", "a", "b", "c")
     assert "give --boxes or --model" in refuses(capsys, "crop", "a", "b", "--boxes", "c", "--model", "d")
     assert "'ward2'" in refuses(capsys, "cluster", "a", "b", "--output", "c", "--clusterer", "ward2")
 
@@ -397,6 +442,52 @@ def test_usage_errors_load_no_heavy_library():
     code = "from bioscan_hf.cli.main import main\ntry:\n    main(['build'])\nexcept SystemExit as stopped:\n"
     code += "    import sys\n    print(stopped.code, sorted({'numpy', 'torch', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "2 []\n"
+
+
+NOWHERE = {
+    "split": ["no.csv", "s.csv"],
+    "crop": ["no", "crops", "--boxes", "no.tsv"],
+    "build": ["no", "built"],
+    "publish": ["no", "user/name"],
+    "stats": ["no"],
+    "embed": ["no", "e", "--model", "kmer:2"],
+    "convert": ["no.pt", "converted"],
+    "card": ["no"],
+    "probe": ["no", "e"],
+    "retrieve": ["no", "e"],
+    "cluster": ["no", "e", "--output", "c"],
+    "train pretrain": ["--source", "no", "--output_dir", "out/x"],
+    "train finetune": ["--source", "here", "--model", "out/none", "--output_dir", "out/x"],
+    "train contrast": ["--source", "./no", "--output_dir", "out/x"],
+    "train clibd": ["--source", "here", "--dna_encoder", "../none", "--output_dir", "out/x"],
+    "evaluate clibd": ["--model", "out/none", "--source", "here", "--output_dir", "out/x"],
+    "embed ": ["here", "e", "--model", "out/none"],
+}
+
+LIGHT = """
+import sys
+from bioscan_hf.cli.main import main
+for words in {commands!r}:
+    try:
+        main(words)
+    except SystemExit as stopped:
+        print(stopped.code, *sorted({{"numpy", "torch", "pyarrow", "datasets"}} & set(sys.modules)))
+"""
+
+
+def test_a_path_that_does_not_exist_is_told_before_libraries_are_imported(tmp_path):
+    """One line and status 1 from every command, without numpy, torch and pyarrow, and without a look at the Hub."""
+    (tmp_path / "here").mkdir()
+    commands = [[*name.split(), *words] for name, words in NOWHERE.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(commands=commands)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["1"] * len(commands), done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == len(commands)
+    for (name, *_), line in zip(commands, told, strict=True):
+        assert line.startswith(f"bioscan-hf {name}") and re.search("does not exist|There is nothing at", line)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_a_closed_pipe_is_not_an_error():
@@ -560,7 +651,8 @@ def test_cluster_writes_results_tables_and_pages(dataset, both_modalities, tmp_p
     assert (out / "results.json").read_bytes() == before
     main([*map(str, command), "--map", "none", "--force", "--n-clusters", "3", "--seed", "4"])
     text = capsys.readouterr().out
-    assert "species    AMI" in text and "3 clusters\n" in text and f"Wrote {out}" in text
+    assert "rank          AMI" in text and "3 clusters of " in text
+    assert text.endswith(f"Wrote {out}\nNext: bioscan-hf card {out}\n")
     assert {path.name for path in out.iterdir()} == {"results.json", "clusters.parquet"}
     (out / "results.json").unlink()
     (out / "map.html").write_text("mine")
@@ -592,7 +684,7 @@ def test_cluster_refuses_what_it_cannot_use(dataset, both_modalities, tmp_path, 
         ((dna, "--photos", "original_256", "--map", "pca"), "original_256"),
         ((tmp_path / "half",), "No embeddings of 'test_unseen' in"),
         ((tmp_path / "other",), "Different models embedded test and test_unseen in"),
-        ((f"a=b={dna}",), "No embeddings of 'test' in 'b="),
+        ((f"a=b={dna}",), "does not exist. Give an existing file"),
     ):
         assert told in fails(capsys, "cluster", dataset, *arguments[:1], *how, *arguments[1:]), arguments
     assert lacks and any(name in fails(capsys, "cluster", dataset, dna, *how, "--with", small) for name in lacks)

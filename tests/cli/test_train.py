@@ -71,7 +71,9 @@ def test_the_most_telling_error_comes_first_and_is_one_line(capsys, monkeypatch)
     assert "--k: invalid int value: 'a'" in told("pretrain", "--source", "dataset", "--k", "a")
     assert "'dataset' belongs to no option" in told("pretrain", "--source", "dataset", "dataset")
     assert "There is no file 'no.yaml'" in told("pretrain", "no.yaml", status=1)
-    assert "--eval_strategy: never is not a valid" in told("contrast", "--source", "x", "--eval_strategy", "never")
+    assert "--eval_strategy: never is not a valid" in told(
+        "contrast", "--source", "dataset", "--eval_strategy", "never"
+    )
     monkeypatch.setenv("LOCAL_RANK", "1")  # another process of the same machine
     with pytest.raises(SystemExit):
         main(["train", "pretrain", "--epochs", "3"])
@@ -86,7 +88,7 @@ def test_missing_folders_are_not_looked_up_on_the_hub(capsys, tmp_path, monkeypa
         told = stops(capsys, 1, "pretrain", "--source", missing, "--use_cpu", "--output_dir", "new")
         assert f"There is nothing at '{missing}'" in told
     told = stops(capsys, 1, "finetune", "--source", "dataset", "--model", "out/bert", "--output_dir", "new")
-    assert "The model 'out/bert' is neither an existing folder nor a Hub id" in told
+    assert "No model at 'out/bert': the folder does not exist" in told
     with pytest.raises(SystemExit):
         main(["embed", "dataset", "e", "--model", "out/bert"])
     assert "No model at 'out/bert'" in capsys.readouterr().err

@@ -201,7 +201,7 @@ class SpyUMAP:
 @pytest.mark.parametrize(
     ("preset", "seed", "expected"),
     [
-        ("bioscan5m", 1, {"n_neighbors": 30, "n_components": 50, "min_dist": 0.0, "metric": "euclidean"}),
+        ("published", 1, {"n_neighbors": 30, "n_components": 50, "min_dist": 0.0, "metric": "euclidean"}),
         ("caninv", 42, {"n_neighbors": 5, "n_components": 50, "min_dist": 0.1, "metric": "cosine"}),
     ],
 )
@@ -213,7 +213,7 @@ def test_presets_are_the_published_options(monkeypatch, preset, seed, expected):
     SpyUMAP.calls.clear()
     x, names = blobs(120, 5, dim=60)
     options = {**PRESETS[preset], "seed": seed}
-    assert PRESETS[preset]["seed"] == {"bioscan5m": 0, "caninv": 42}[preset]
+    assert PRESETS[preset]["seed"] == {"published": 0, "caninv": 42}[preset]
     if preset == "caninv":
         assert options["n_clusters"] == 3479
         with pytest.raises(ValueError, match="120 specimens make 1 to 120 clusters, not 3479"):
@@ -326,4 +326,5 @@ def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
     x, names = blobs(100, 5)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'bioscan_hf\[cluster\]'"):
-        zero_shot_cluster(x, {"species": names})
+        zero_shot_cluster(x, {"species": names}, reducer="umap")
+    assert zero_shot_cluster(x, {"species": names}).options["reducer"] == "none"  # the default needs nothing more

@@ -10,6 +10,8 @@ import pytest
 from bioscan_hf.clustering.cluster import PRESETS, zero_shot_cluster
 from bioscan_hf.clustering.protocol import cluster_embeddings, join_by_processid, preset_options, read_specimens
 from bioscan_hf.dataset.load import load_bioscan5m
+from bioscan_hf.encoders.barcode_encoders import load_encoder
+from bioscan_hf.encoders.embed import embed
 from bioscan_hf.schema import LABEL_COLUMNS
 
 PLAIN = {"reducer": "none"}
@@ -21,9 +23,6 @@ SEEDED = {**PLAIN, "clusterer": "leiden", "n_clusters": None, "clusterer_options
 @pytest.fixture(scope="module")
 def barcodes(dataset, tmp_path_factory):
     """4-mer counts of test and test_unseen, as `bioscan-hf embed` writes them."""
-    from bioscan_hf.encoders.barcode_encoders import load_encoder
-    from bioscan_hf.encoders.embed import embed
-
     folder = tmp_path_factory.mktemp("embedded") / "dna"
     model, processor = load_encoder("kmer:4")
     for split in ("test", "test_unseen"):
@@ -133,8 +132,7 @@ def test_what_is_written(dataset, barcodes, tmp_path):
     assert results["spread"]["species"]["ami"] == pytest.approx(np.std(amis, ddof=1))
     assert set(results["metrics"]) == {*LABEL_COLUMNS, "separation"}
     assert results["chosen"][0] == {"by": "leiden", "oracle": False}
-    others = "clusterer, clusterer_options, n_clusters, reducer, reducer_options"
-    assert results["protocol"] == f"bioscan5m, with other {others}"
+    assert results["protocol"] == "ward, with other clusterer, clusterer_options, n_clusters"
     assert results["splits"]["test"] + results["splits"]["test_unseen"] == results["specimens"] == len(table)
     assert len(results["encoders"]["dna"]["model"]) == 64
     assert results["seeds"] == [0, 7] and steps == [("clustering", 1, 2), ("clustering", 2, 2)]
@@ -201,15 +199,37 @@ def test_what_cannot_be_read_is_told(dataset, barcodes, photos, tmp_path):
 
 
 def test_options_of_a_preset_give_way_to_those_that_are_given():
-    assert preset_options("bioscan5m") == PRESETS["bioscan5m"]
+    assert preset_options("published") == PRESETS["published"] != PRESETS["ward"] == preset_options("ward")
     found = preset_options("caninv", n_clusters="species", reducer_options={"n_components": 10})
     assert found["n_clusters"] == "species"
     assert found["reducer_options"] == {"n_neighbors": 5, "n_components": 10, "min_dist": 0.1, "metric": "cosine"}
     assert preset_options("caninv", reducer="pca")["reducer_options"] == {}
-    assert preset_options("bioscan5m", clusterer="hdbscan")["n_clusters"] is None
-    assert preset_options("bioscan5m", distance_threshold=1.0)["n_clusters"] is None
+    assert preset_options("published", clusterer="hdbscan")["n_clusters"] is None
+    assert preset_options("published", distance_threshold=1.0)["n_clusters"] is None
     with pytest.raises(ValueError, match="finds the number of clusters itself"):
-        zero_shot_cluster(np.eye(9), {}, **preset_options("bioscan5m", clusterer="leiden", n_clusters=4))
+        zero_shot_cluster(np.eye(9), {}, **preset_options("published", clusterer="leiden", n_clusters=4))
     assert PRESETS["caninv"]["reducer_options"]["n_components"] == 50  # the preset itself is left as it is
     with pytest.raises(ValueError, match="Unknown preset 'clibd'"):
         preset_options("clibd")
+
+
+def test_a_file_of_sequences_is_clustered_without_names(tmp_path):
+    """Two groups of 5 reads: 20 and 80 % of A. Their number is chosen by the silhouette, and no rank has a score."""
+    rng = np.random.default_rng(0)
+    reads = {
+        f"r{i}": "".join(rng.choice(list("ACGT"), 400, p=(a, *[(1 - a) / 3] * 3)))
+        for i, a in enumerate([0.2] * 5 + [0.8] * 5)
+    }
+    (tmp_path / "reads.fasta").write_text("".join(f">{name}\n{read}\n" for name, read in reads.items()))
+    with pytest.raises(FileNotFoundError, match="No embeddings of .*reads.fasta' in .*none': run `bioscan-hf embed`"):
+        read_specimens(tmp_path / "reads.fasta", {"dna": tmp_path / "none"})
+    rows = pa.table({"processid": list(reads), "dna_barcode": list(reads.values())})
+    embed(*load_encoder("kmer:2"), rows, output=tmp_path / "vectors")
+    specimens = read_specimens(tmp_path / "reads.fasta", {"dna": tmp_path / "vectors"})
+    assert specimens.processids == sorted(reads) and not any(map(any, specimens.labels.values()))
+    results = cluster_embeddings(specimens, tmp_path / "out")
+    assert results["chosen"][0]["by"] == "silhouette" and results["metrics"]["separation"]["n_clusters"] == 2
+    assert results["splits"] == {"reads.fasta": 10} and results["protocol"] == "ward, with other n_clusters"
+    assert all(results["metrics"][rank]["ami"] is None for rank in LABEL_COLUMNS)
+    clusters = pq.read_table(tmp_path / "out/clusters.parquet")["cluster"].to_pylist()
+    assert clusters == [0] * 5 + [1] * 5

@@ -46,7 +46,7 @@ def test_fill_mask(head, vocabulary):
 
 
 def test_text_classification():
-    """Of one rank; with several, the error names the task that answers."""
+    """Of one rank, and of the lowest of several, with its probabilities."""
     tokenizer = KmerTokenizer(2, max_nucleotides=24)
     names = {0: "Aedes", 1: "Culex"}
     one = tiny_bert(BarcodeBertForSequenceClassification, id2label=names, label2id={"Aedes": 0, "Culex": 1})
@@ -60,11 +60,23 @@ def test_text_classification():
         tiny_mamba(BarcodeMambaForSequenceClassification, **TREE),
     ):
         task = pipeline("text-classification", model=several, tokenizer=tokenizer, device="cpu")
-        with pytest.raises(ValueError, match="several ranks.*'dna-classification'.*predict_taxa"):
-            task("ACGTACGT")
-        assert [
-            answer["rank"] for answer in pipeline("dna-classification", model=several, tokenizer=tokenizer)("ACGT")
-        ]
+        (best,) = task("ACGTACGT")
+        (found,) = task(["ACGTACGT"], top_k=None)
+        by_rank = pipeline("dna-classification", model=several, tokenizer=tokenizer)("ACGTACGT", top_k=None)
+        named = {one["label"]: one["score"] for one in by_rank if one["rank"] == "genus" and one["label"]}
+        assert {one["label"] for one in found} == set(TREE["taxa"]["genus"]) and found[0] == best
+        assert [one["score"] for one in found] == sorted(named.values(), reverse=True)
+        assert {one["label"]: one["score"] for one in found} == named and task("ACGTACGT", top_k=2) == found[:2]
+
+
+def test_a_task_without_a_model_says_what_to_pass():
+    for task, told in (
+        ("dna-classification", "has no default model.*Pass model=: a classifier .*or a library of references"),
+        ("dna-feature-extraction", "an encoder of barcodes"),
+        ("zero-shot-species-retrieval", "a CLIBD model .*, and index="),
+    ):
+        with pytest.raises(ValueError, match=told):
+            pipeline(task)
 
 
 @pytest.mark.parametrize("cls", [BarcodeBertForSequenceClassification, BarcodeMambaForSequenceClassification])

@@ -20,7 +20,7 @@ from bioscan_hf.encoders.clibd import embed_clibd
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.evaluation.retrieval import retrieval_accuracy
 from bioscan_hf.evaluation.retrieval_protocol import REPORTED_RANKS, Specimens
-from bioscan_hf.evaluation.specimens import barcode_specimens, joined, load_specimens
+from bioscan_hf.evaluation.specimens import embedded_specimens, joined, load_specimens
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor, photos_on_device
@@ -252,11 +252,11 @@ def test_barcodes_that_the_command_embedded(dataset, tmp_path):
         return {"counts": torch.tensor([[float(b.count(x)) for x in "ACGT"] for b in barcodes])}
 
     embed(Counts(), processor, data.select(range(20)), output=tmp_path / "e")
-    found = barcode_specimens(tmp_path / "e", dataset, "train")
+    found = embedded_specimens(tmp_path / "e", dataset, "train")
     assert isinstance(found, Specimens) and found.ids == data["processid"][:20]
     assert found.labels["family"] == data["family"][:20] and found.embeddings["dna"].shape == (20, 4)
     with pytest.raises(ValueError, match="19 more are not in the split 'pretrain'"):
-        barcode_specimens(tmp_path / "e", dataset, "pretrain")
+        embedded_specimens(tmp_path / "e", dataset, "pretrain")
 
 
 def test_impossible_options_are_refused(model, dataset, tmp_path):
