@@ -64,12 +64,12 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, floa
         train += ["--model", work / "untrained", "--num_train_epochs", options.epochs, "--seed", options.seed]
         train += ["--learning_rate", options.learning_rate, "--per_device_train_batch_size", options.batch_size]
         train += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", False]
-        train += ["--key_splits", "none", "--disable_tqdm", True, "--overwrite", True, *more]
+        train += ["--key_splits", "none", "--disable_tqdm", True, "--force", True, *more]
         seconds[f"train, {name}"] = run(f"train_{number}", train, work)
         found = work / f"evaluation_{number}"
         asked = [*COMBINATIONS, *(FUSED if more else ())]
         evaluate = [sys.executable, TRAINERS / "evaluate_clibd.py", "--model", folder, "--source", work / "dataset"]
-        evaluate += ["--output_dir", found, "--combinations", *asked, "--dna_noise", True, "--overwrite", True]
+        evaluate += ["--output_dir", found, "--combinations", *asked, "--dna_noise", True, "--force", True]
         seconds[f"evaluate, {name}"] = run(f"evaluate_{number}", evaluate, work)
         noise = json.loads((found / "results.json").read_text(encoding="utf-8"))["metrics"]["model"]["noise"]
         metrics[name] = {condition: accuracies(tables) for condition, tables in noise.items()}

@@ -134,7 +134,7 @@ def train_command(options: argparse.Namespace, processes: int, output: Path) -> 
         *("--num_train_epochs", options.epochs, "--learning_rate", options.learning_rate, "--seed", options.seed),
         *("--per_device_train_batch_size", options.batch_size // processes, "--per_device_eval_batch_size", 128),
         *steps,
-        *("--overwrite", True, "--disable_tqdm", True),
+        *("--force", True, "--disable_tqdm", True),
     ]
 
 
@@ -162,7 +162,7 @@ def train_barcodes(options: argparse.Namespace) -> float:
 def _apart(options: argparse.Namespace, epochs: int) -> list[object]:
     given = ["--source", options.work / "dataset", "--seed", options.seed, "--num_train_epochs", epochs]
     given += ["--learning_rate", options.learning_rate, "--per_device_train_batch_size", options.batch_size]
-    return [*given, "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", True, "--overwrite", True]
+    return [*given, "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", True, "--force", True]
 
 
 def join(work: Path) -> None:
@@ -198,7 +198,7 @@ def history(folder: Path, key: str) -> list[tuple[int, float]]:
 def evaluate(options: argparse.Namespace, name: str, model: Path, plots: bool) -> float:
     """Measures retrieval of a model; with `plots` also writes figures and compares it with the baseline."""
     output = options.work / f"evaluation_{name}"
-    command: list[object] = [sys.executable, TRAINERS / "evaluate_clibd.py", "--model", model, "--overwrite", True]
+    command: list[object] = [sys.executable, TRAINERS / "evaluate_clibd.py", "--model", model, "--force", True]
     command += ["--source", options.work / "dataset", "--output_dir", output, "--combinations", *COMBINATIONS]
     if plots:
         command += ["--plots", True, "--baseline", options.work / "evaluation_apart" / "embeddings"]

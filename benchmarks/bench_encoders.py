@@ -72,7 +72,7 @@ def fit_aligned(source: Path, folder: Path, size: int) -> None:
     program: Any = import_module("bioscan_hf.trainers.contrast_barcodes")
     given = {"output_dir": str(folder), "num_train_epochs": 0, "use_cpu": True, "disable_tqdm": True}
     program.main(
-        program.ContrastOptions(str(source), embedding_size=size, validation_splits=["none"], overwrite=True),
+        program.ContrastOptions(str(source), embedding_size=size, validation_splits=["none"], force=True),
         program.ContrastArguments(**given, save_strategy="no"),
     )
 

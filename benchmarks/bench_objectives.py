@@ -105,7 +105,7 @@ def train(source: Path, folder: Path, options: dict[str, Any], steps: int, seed:
     """Content of the results file of a training, which is run if there is none."""
     done = folder / "results.json"
     if not done.is_file():
-        chosen = RECIPE | options | {"source": str(source), "output_dir": str(folder), "overwrite": True}
+        chosen = RECIPE | options | {"source": str(source), "output_dir": str(folder), "force": True}
         chosen |= {"max_steps": steps, "seed": seed, "save_strategy": "no", "eval_strategy": "no", "use_cpu": True}
         chosen |= {"disable_tqdm": True, "bf16": True, "logging_steps": max(1, steps // 10)}
         own = set(PretrainingOptions.__dataclass_fields__)

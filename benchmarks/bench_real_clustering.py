@@ -81,7 +81,7 @@ def model_folder(work: Path, name: str, steps: int, threads: int) -> Path:
             str(threads),
             "-m",
         )
-        run(*launch, f"bioscan_hf.trainers.{program}", *flags, "--overwrite", "true", cwd=work)
+        run(*launch, f"bioscan_hf.trainers.{program}", *flags, "--force", "true", cwd=work)
     return folder
 
 

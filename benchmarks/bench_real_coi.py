@@ -168,7 +168,7 @@ def train(work: Path, name: str, steps: float) -> dict[str, Any]:
         for option, value in chosen.items():
             flags += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
         launch = ("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", "2", "-m")
-        run(*launch, f"bioscan_hf.trainers.{program}", *flags, "--overwrite", "true", cwd=work)
+        run(*launch, f"bioscan_hf.trainers.{program}", *flags, "--force", "true", cwd=work)
     return json.loads(done.read_text(encoding="utf-8"))
 
 

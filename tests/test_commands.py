@@ -73,14 +73,14 @@ ORDER = (
     *("cli (identify|probe|retrieve|cluster)", "evaluate_clibd .*--source", "evaluate_clibd", "cli card"),
 )
 
-SMALL = "--max_steps 2 --per_device_train_batch_size 8 --dataloader_num_workers 0 --use_cpu True --overwrite True"
+SMALL = "--max_steps 2 --per_device_train_batch_size 8 --dataloader_num_workers 0 --use_cpu True --force"
 EXTRA = {
     "pretrain_barcodebert": f"{SMALL} --hidden_size 32 --intermediate_size 64 --num_hidden_layers 1 "
     "--num_attention_heads 2",
     "finetune_barcodebert": SMALL,
     "contrast_barcodes": SMALL.replace("--max_steps 2 ", ""),
     "train_clibd": SMALL,
-    "evaluate_clibd": "--overwrite True",
+    "evaluate_clibd": "--force",
 }
 
 

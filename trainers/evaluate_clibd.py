@@ -120,9 +120,9 @@ def check_options(options: EvaluateOptions) -> None:
     output, written = Path(options.output_dir), "table.md" if options.table else "results.json"
     if options.save_index is not None and (output / "index/index.json").exists():
         raise FileExistsError(f"{str(output / 'index')!r} holds an index. Delete it, or choose another --output_dir.")
-    if (output / written).exists() and not options.overwrite:
+    if (output / written).exists() and not options.force:
         raise FileExistsError(
-            f"{str(output)!r} has results. Choose another --output_dir, or replace them with --overwrite True."
+            f"{str(output)!r} has results. Choose another --output_dir, or replace them with --force."
         )
 
 

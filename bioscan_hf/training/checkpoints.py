@@ -19,7 +19,7 @@ from .arguments import describe_training, global_batch_size
 #: Values that may differ in a resumed run: where the data are, the preset, whose values are compared instead, how a
 #: global batch is divided, and what changes only the speed.
 MAY_DIFFER = (
-    *("source", "overwrite", "preset"),
+    *("source", "force", "preset"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "torch_compile"),
 )
 
@@ -57,7 +57,7 @@ def find_finished(output_dir: Path, resume: str | None, run: Mapping[str, Any]) 
 
 
 def find_checkpoint(
-    output_dir: Path, resume: str | None, overwrite: bool, run_file: str, run: Mapping[str, Any]
+    output_dir: Path, resume: str | None, force: bool, run_file: str, run: Mapping[str, Any]
 ) -> Path | None:
     """The checkpoint to resume from; None to start from the beginning. Reads only.
 
@@ -74,15 +74,15 @@ def find_checkpoint(
     """
     content = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []
     if resume is None or resume.lower() == "false":
-        if content and not overwrite:
+        if content and not force:
             raise FileExistsError(
                 f"The output folder {str(output_dir)!r} is not empty (it holds {', '.join(content[:3])}). Continue "
-                f"with --resume_from_checkpoint last, start again with --overwrite True, or choose another "
+                f"with --resume_from_checkpoint last, start again with --force, or choose another "
                 f"--output_dir."
             )
         return None
-    if overwrite:
-        raise ValueError("--resume_from_checkpoint and --overwrite exclude each other: leave one of them out.")
+    if force:
+        raise ValueError("--resume_from_checkpoint and --force exclude each other: leave one of them out.")
     checkpoint: Path | None = Path(resume)
     if resume.lower() in ("last", "true"):
         complete = [path.parent for path in output_dir.glob(f"checkpoint-*/{run_file}")]
@@ -91,7 +91,7 @@ def find_checkpoint(
             if "results.json" in content:
                 raise ValueError(
                     f"{str(output_dir)!r} holds the results of a run with other options, and no checkpoint. Choose "
-                    f"another --output_dir, or start again with --overwrite True."
+                    f"another --output_dir, or start again with --force."
                 )
             return None
     if checkpoint is None or not (checkpoint / run_file).is_file():

@@ -93,7 +93,7 @@ def begin_run(
     described = describe_run(options, training_args) | dict(same or {})
     output, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
     finished = find_finished(output, resume, described)
-    checkpoint = None if finished else find_checkpoint(output, resume, options.overwrite, run_file, described)
+    checkpoint = None if finished else find_checkpoint(output, resume, options.force, run_file, described)
     training_args.learning_rate = scaled_learning_rate(training_args)
     training_args.scale_learning_rate = False  # it is scaled now
     training_args.label_names = ["labels"]  # the Trainer does not find them in a model with adapters
@@ -132,7 +132,7 @@ def run_training(
     args, output = trainer.args, Path(trainer.args.output_dir)
     trainer.processor, trainer.run_file, trainer.run = processor, run.run_file, run.same
     if args.should_save:
-        clear_output(output, run.run_file, everything=run.options.overwrite)
+        clear_output(output, run.run_file, everything=run.options.force)
     trained = trainer.get_num_trainable_parameters()
     try:
         if train:

@@ -279,7 +279,7 @@ def test_a_killed_run_resumes_exactly(source, tmp_path):
         ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"model": "no/such/folder", "hidden_size": 3}, ValueError, "hidden_size cannot be chosen for the model"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),
-        ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+        ({"resume_from_checkpoint": "last", "force": True}, ValueError, "exclude each other"),
     ],
 )
 def test_impossible_options_are_refused_before_writing(source, tmp_path, options, error, message):
@@ -324,11 +324,11 @@ def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     folder = tmp_path / "run"
     program.main(*arguments(source, folder, **options))
-    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--overwrite"):
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--force"):
         program.main(*arguments(source, folder, **options))
     with pytest.raises(ValueError, match=r"temperature was 0.1 and is 0.2"):
         program.main(*arguments(source, folder, temperature=0.2, resume_from_checkpoint="last", **options))
-    program.main(*arguments(source, folder, overwrite=True, **options))
+    program.main(*arguments(source, folder, force=True, **options))
 
 
 def test_options_from_flags_and_from_a_file(tmp_path):

@@ -419,7 +419,7 @@ def test_fine_tuning_starts_from_the_encoder_of_a_classifier(source, pretrained,
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),
-        ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+        ({"resume_from_checkpoint": "last", "force": True}, ValueError, "exclude each other"),
         ({"dataloader_persistent_workers": True}, ValueError, "persistent_workers needs --dataloader_num_workers"),
     ],
 )
@@ -454,7 +454,7 @@ def test_an_output_folder_in_use_is_not_overwritten(source, pretrained, tmp_path
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     folder = tmp_path / "run"
     program.main(*arguments(source, pretrained, folder, **options))
-    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--overwrite"):
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--force"):
         program.main(*arguments(source, pretrained, folder, **options))
     resume = options | {"resume_from_checkpoint": "last"}
     with pytest.raises(ValueError, match=r"ranks was \['species'\] and is \['genus'\]"):
@@ -463,7 +463,7 @@ def test_an_output_folder_in_use_is_not_overwritten(source, pretrained, tmp_path
     path = write_csv(tmp_path / "fewer.csv", [*fewer, *metadata(source, "test")])
     with pytest.raises(ValueError, match="another run: classes was"):
         program.main(*arguments(path, pretrained, folder, **resume))
-    program.main(*arguments(source, pretrained, folder, overwrite=True, **options))
+    program.main(*arguments(source, pretrained, folder, force=True, **options))
 
 
 def test_rows_without_a_barcode_are_counted_and_refused(pretrained, tmp_path):

@@ -180,7 +180,7 @@ def test_masks_change_from_epoch_to_epoch(source, tmp_path):
         ({"train_split": "test"}, ValueError, "No rows of split 'test'"),
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),
-        ({"resume_from_checkpoint": "last", "overwrite": True}, ValueError, "exclude each other"),
+        ({"resume_from_checkpoint": "last", "force": True}, ValueError, "exclude each other"),
         ({"deduplicate": "all"}, ValueError, "Unknown --deduplicate 'all'. Choose one of none, split, upstream"),
         ({"loss_on": "weighted"}, ValueError, "masked_loss_weight is None and --loss_on is 'weighted'"),
         ({"masked_loss_weight": 0.5}, ValueError, "masked_loss_weight is 0.5 and --loss_on is 'masked'"),
@@ -207,14 +207,14 @@ def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
     options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
     folder = tmp_path / "run"
     program.main(*arguments(source, folder, resume_from_checkpoint="last", **options))
-    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--overwrite"):
+    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--force"):
         program.main(*arguments(source, folder, **options))
     with pytest.raises(ValueError, match="another run: mask_ratio was 0.5 and is 0.3"):
         program.main(*arguments(source, folder, resume_from_checkpoint="last", mask_ratio=0.3, **options))
     with pytest.raises(ValueError, match="k was 3 and is 4"):
         program.main(*arguments(source, folder, resume_from_checkpoint="last", **options | {"k": 4}))
     (folder / "checkpoint-7").mkdir()
-    program.main(*arguments(source, folder, overwrite=True, **options))
+    program.main(*arguments(source, folder, force=True, **options))
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
 
 

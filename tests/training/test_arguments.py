@@ -114,7 +114,7 @@ class Options:
     preset: str = field(default="none", metadata={"help": "."})
     size: int = field(default=1, metadata={"help": "."})
     flag: bool = field(default=True, metadata={"help": "."})
-    overwrite: bool = field(default=False, metadata={"help": "."})
+    force: bool = field(default=False, metadata={"help": "."})
 
 
 PRESETS = {"big": {"size": 9, "flag": False}}
@@ -192,8 +192,8 @@ def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
     assert json.loads(json.dumps(run)) == run
     folder = tmp_path / "run"
 
-    def find(resume, overwrite=False, run=run):
-        return find_checkpoint(folder, resume, overwrite, "run.json", run)
+    def find(resume, force=False, run=run):
+        return find_checkpoint(folder, resume, force, "run.json", run)
 
     assert find(None) is None and find("last") is None
     for step in (9, 10, 11):
@@ -202,7 +202,7 @@ def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
             (folder / f"checkpoint-{step}/run.json").write_text(json.dumps(run))
     assert find("last") == find("true") == folder / "checkpoint-10"
     assert find(str(folder / "checkpoint-9")) == folder / "checkpoint-9"
-    assert find(None, overwrite=True) is None
+    assert find(None, force=True) is None
     with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last"):
         find(None)
     with pytest.raises(FileNotFoundError, match="not a complete checkpoint .* --resume_from_checkpoint last"):
@@ -210,7 +210,7 @@ def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="another run: size was 1 and is 2"):
         find("last", run=run | {"size": 2})
     with pytest.raises(ValueError, match="exclude each other"):
-        find("last", overwrite=True)
+        find("last", force=True)
     for name in ("kept.txt", "results.json"):
         (folder / name).write_text("{}")
     clear_output(folder, "run.json", everything=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...models.taxonomy_text import TEXT_TEMPLATES
-from .shared import OVERWRITE_HELP, TrainingDefaults, option, required
+from .shared import FORCE_HELP, TrainingDefaults, option, required
 
 #: Metric that chooses the best checkpoint: photos find barcodes of their species, macro top-1 accuracy, harmonic mean
 #: of seen and unseen species.
@@ -77,7 +77,7 @@ class ClibdOptions:
     temperature: float = option(0.07, "simclr: temperature of the loss.")
     freeze: list[str] | None = option(None, "Modalities whose encoders are not trained.")
     lora_rank: int = option(0, "Rank of low-rank adapters (published: 4); 0 for none.")
-    overwrite: bool = option(False, OVERWRITE_HELP)
+    force: bool = option(False, FORCE_HELP)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .shared import OVERWRITE_HELP, SOURCE_HELP, TrainingDefaults, option, required
+from .shared import FORCE_HELP, SOURCE_HELP, TrainingDefaults, option, required
 
 #: Validation split -> rank at which its nearest neighbours in the split `train` are compared.
 QUESTIONS = {"val": "species", "val_unseen": "genus"}
@@ -35,7 +35,7 @@ class ContrastOptions:
     profile_weight: float | None = option(
         None, "aligned: share of the profile in the cosine. Default: 0, or 1 with --embedding_size 0."
     )
-    overwrite: bool = option(False, OVERWRITE_HELP)
+    force: bool = option(False, FORCE_HELP)
 
 
 @dataclass

@@ -40,4 +40,4 @@ class EvaluateOptions:
     dtype: str = option("auto", "'float32', 'bfloat16' or 'auto': bfloat16 on a GPU.")
     plots: bool = option(False, "Write the figures.")
     save_index: str | None = option(None, "Write an index of the keys of this modality to the folder `index`.")
-    overwrite: bool = option(False, "Replace existing results.")
+    force: bool = option(False, "Replace existing results.")

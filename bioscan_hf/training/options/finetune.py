@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .shared import OVERWRITE_HELP, SOURCE_HELP, option, required
+from .shared import FORCE_HELP, SOURCE_HELP, option, required
 
 
 @dataclass
@@ -34,4 +34,4 @@ class FinetuningOptions:
         "classes; such as 0.02 0.02 0.02 0 for four ranks.",
     )
     lora_rank: int = option(0, "Rank of a low-rank adapter; 0 trains all weights.")
-    overwrite: bool = option(False, OVERWRITE_HELP)
+    force: bool = option(False, FORCE_HELP)

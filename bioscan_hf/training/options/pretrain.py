@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...schema import MAX_NUCLEOTIDES
-from .shared import OVERWRITE_HELP, SOURCE_HELP, option, required
+from .shared import FORCE_HELP, SOURCE_HELP, option, required
 
 
 @dataclass
@@ -79,7 +79,7 @@ class PretrainingOptions:
     attend_padding: bool = option(False, "Attend to padding, as in 2023.")
     cut_padding: bool = option(True, "Cut each batch to its longest row.")
     sparse_loss: bool = option(True, "With --loss_on masked: compute logits only for masked k-mers.")
-    overwrite: bool = option(False, OVERWRITE_HELP)
+    force: bool = option(False, FORCE_HELP)
     decoder_num_hidden_layers: int | None = option(None, "Layers of the decoder. Default: as the encoder.")
     decoder_num_attention_heads: int | None = option(None, "Attention heads. Default: as the encoder.")
     decoder_hidden_size: int | None = option(None, "Width. Default: that of the encoder.")

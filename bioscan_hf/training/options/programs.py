@@ -92,7 +92,7 @@ EVALUATIONS = {
         "Measure retrieval by CLIBD: seen and unseen species, every pair of modalities, chance beside it.",
         (
             "bioscan-hf evaluate clibd --model out/clibd --source dataset --output_dir out/retrieval",
-            f"{START} evaluate clibd --model out/clibd --source dataset --output_dir out/retrieval --overwrite True",
+            f"{START} evaluate clibd --model out/clibd --source dataset --output_dir out/retrieval --force",
         ),
         EvaluateOptions,
         None,

@@ -32,7 +32,7 @@ def check_choices(options: Any, choices: Mapping[str, Sequence[str]]) -> None:
                 raise ValueError(f"--{name} is {value!r}. Choose one of {', '.join(allowed)}.")
 
 
-OVERWRITE_HELP = "Delete the checkpoints in the output folder and start from the beginning."
+FORCE_HELP = "Delete the checkpoints in the output folder and start from the beginning."
 
 
 @dataclass
