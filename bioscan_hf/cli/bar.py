@@ -31,17 +31,10 @@ class Bar:
 
     def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        count = DownloadColumn() if self.in_bytes else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeElapsedColumn())
+        stage, count = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[count]"))
+        columns = (stage, BarColumn(), count, TimeElapsedColumn())
         with self.lock:
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
             self.bar.start()
@@ -60,8 +53,15 @@ class Bar:
         if not self.bar.tasks or self.bar.tasks[0].description != stage:
             for task in self.bar.task_ids:
                 self.bar.remove_task(task)
-            self.bar.add_task(stage, total=total)
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+            self.bar.add_task(stage, total=total, count="")
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total, count=self._count(done, total))
+
+    def _count(self, done: int, total: int | None) -> str:
+        """What is done of how many; "" before anything is."""
+        if not done and not total:
+            return ""
+        shown = [f"{number / 1e6:,.1f} MB" if self.in_bytes else f"{number:,}" for number in (done, total or 0)]
+        return " of ".join(shown if total else shown[:1])
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
