@@ -53,6 +53,7 @@ class Found:
         sizes: Cluster -> specimens.
         bins: Agreement with BINs.
         new: Rows of likely new species.
+        members: Cluster of a likely new species -> processids.
         suspects: Rows of likely mislabelled specimens.
         map: The page with the map; why there is none.
     """
@@ -61,6 +62,7 @@ class Found:
     sizes: Counter[int]
     bins: Bins
     new: list[Row]
+    members: dict[str, list[str]]
     suspects: list[Row]
     map: str | None
     remark: str
@@ -82,6 +84,11 @@ class Found:
         clusters = table["cluster"].to_pylist()
         names = table["dna_bin"].to_pylist() if "dna_bin" in table.column_names else [None] * len(clusters)
         report, suspects, _ = (_rows(folder / name) for name in REPORT_FILES)
+        new = [row for row in report if row.get("likely_new_species") == "yes"]
+        members: dict[str, list[str]] = {row["cluster"]: [] for row in new}
+        for processid, cluster in zip(table["processid"].to_pylist(), clusters, strict=True):
+            if str(cluster) in members:
+                members[str(cluster)].append(processid)
         page, remark = folder / PAGE_FILE, ""
         if not page.is_file():
             remark = "This clustering was made without a map (--map none)."
@@ -91,7 +98,8 @@ class Found:
             read_json(folder / RESULTS_FILE),
             Counter(clusters),
             compared(clusters, names),
-            [row for row in report if row.get("likely_new_species") == "yes"],
+            new,
+            members,
             suspects,
             None if remark else page.read_text(encoding="utf-8"),
             remark,

@@ -7,8 +7,10 @@ from typing import Any
 import gradio as gr
 
 from .clusters import MOST_ROWS, Found, labels_of
-from .pieces import frame, note, plural, table, text, tiles
-from .style import plain_html
+from .collection import Collection
+from .explore import record
+from .pieces import button, frame, note, plural, table, text, tiles
+from .style import CLICKS, plain_html
 from .words import told
 
 #: What the tables say of themselves.
@@ -19,25 +21,39 @@ _NEW = (
 _SUSPECTS = "Specimens whose species differs from that of nearly all others in their cluster. Check them first."
 
 
-def clusters_tab(found: Found, tab: gr.Tab) -> None:
-    """Builds the tab. The map is sent when a visitor opens the tab."""
+_LINK = ' class="bh-link"'
+
+#: Specimens of a likely new species that are listed.
+_LISTED = 5
+
+
+def clusters_tab(found: Found, tab: gr.Tab, collection: Collection | None) -> None:
+    """Builds the tab. The map is sent when a visitor opens the tab; specimens of the tables open below them."""
     plain_html(summary(found))
     with gr.Tabs():
         with gr.Tab("Map"):
             map = plain_html(note(found.remark) if found.remark else "")
         with gr.Tab("New species"):
-            plain_html(new_species(found))
+            tables = [plain_html(new_species(found), CLICKS)]
         with gr.Tab("Mislabelled"):
-            plain_html(suspects(found))
+            tables.append(plain_html(suspects(found), CLICKS))
         with gr.Tab("BINs"):
             plain_html(bins(found))
+    if collection is not None:
+        opened = plain_html("", CLICKS)
+
+        def look(evt: gr.EventData) -> list[Any]:
+            return [record(collection, str(evt.name))] if str(evt.act) == "record" else [gr.skip()]
+
+        for place in (*tables, opened):
+            place.click(told(look, 1, event=True), None, [opened])
     if found.map is not None:
         page = frame(found.map, "Map of the clusters").replace('class="bh-frame"', 'class="bh-frame bh-fixed"')
 
         def show() -> list[Any]:
             return [page]
 
-        tab.select(told(show, 1), None, [map], api_name=None)
+        tab.select(told(show, 1), None, [map])
 
 
 def summary(found: Found) -> str:
@@ -66,11 +82,15 @@ def new_species(found: Found) -> str:
             text(row["size"]),
             text(labels_of(row)),
             text(row.get("dna_bin", "")),
-            text(row["note"]),
+            ", ".join(button(text(one), "record", one, "", _LINK) for one in found.members[row["cluster"]][:_LISTED]),
         )
         for row in found.new[:MOST_ROWS]
     ]
-    return note(_NEW) + table(("Cluster", "Specimens", "Lowest name", "BIN", "Why"), rows, (1,)) + _more(found.new)
+    return (
+        note(_NEW)
+        + table(("Cluster", "Specimens", "Lowest name", "BIN", "Some of them"), rows, (1,))
+        + _more(found.new)
+    )
 
 
 def suspects(found: Found) -> str:
@@ -79,7 +99,7 @@ def suspects(found: Found) -> str:
         return note("No specimen is likely mislabelled by the rules of cluster_report_rules.json.")
     rows = [
         (
-            text(row["processid"]),
+            button(text(row["processid"]), "record", row["processid"], "", _LINK),
             f"<i>{text(row['species'])}</i>",
             f"<i>{text(row['cluster_species'])}</i>",
             text(row.get("of_cluster_species", "")),

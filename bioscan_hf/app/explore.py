@@ -160,33 +160,32 @@ def explore_tab(collection: Collection) -> None:
         """A click in a picture: a taxon or a country becomes the filter, or a record opens."""
         what, named, at = (str(getattr(evt, key, "") or "")[:_LONGEST_NAME] for key in ("act", "name", "rank"))
         if what == "record":
-            return [gr.skip()] * 3 + [gr.skip()] * 5 + [named, record(collection, named), gr.Tabs(selected="record")]
+            return [*[gr.skip()] * 9, named, record(collection, named), gr.Tabs(selected="record")]
         values = list(chosen)
         if what == "taxon" and at in LABEL_COLUMNS:
             values[0], values[1] = at, named
         elif what == "country":
             values[2], values[3] = named, ANY
-        return [*values[:3], *update(*values), gr.skip(), gr.skip(), gr.skip()]
+        return [*values[:4], *update(*values), gr.skip(), gr.skip(), gr.skip()]
 
     told_update = told(update, len(pictured))
-    events = [show.click, name.submit, smallest.submit, largest.submit, rank.input, province.input, split.input]
-    for event in events:
-        event(told_update, filters, pictured, api_name="explore" if event is show.click else None)
-    country.input(provinces, country, province, api_name=None).then(told_update, filters, pictured, api_name=None)
+    show.click(told_update, filters, pictured, api_name="explore")
+    for event in (name.submit, smallest.submit, largest.submit, rank.input, province.input, split.input):
+        event(told_update, filters, pictured)
+    country.input(provinces, country, province).then(told_update, filters, pictured)
     clear.click(
         lambda: [ANY, "", ANY, gr.Dropdown([ANY, *collection.choices("province_state")], value=ANY), ANY, "", ""],
         None,
         filters,
-        api_name=None,
-    ).then(told_update, filters, pictured, api_name=None)
+    ).then(told_update, filters, pictured)
     photo_tab.select(told(lambda *chosen: [gallery(collection, wanted(collection, *chosen))], 1), filters, [photos])
     compare.click(told(lambda *chosen: [gap(collection, wanted(collection, *chosen))], 1), filters, [gaps])
     open_record = told(lambda processid: [record(collection, processid)], 1)
-    for event in (look.click, which.submit):
-        event(open_record, which, [page], api_name="record" if event is look.click else None)
-    clicked = [rank, name, country, *pictured, which, page, views]
+    look.click(open_record, which, [page], api_name="record")
+    which.submit(open_record, which, [page])
+    clicked = [rank, name, country, province, *pictured, which, page, views]
     for picture in (taxa, places, photos, page):
-        picture.click(told(act, len(clicked), place=3, event=True), filters, clicked, api_name=None)
+        picture.click(told(act, len(clicked), place=4, event=True), filters, clicked)
 
 
 def _list(collection: Collection, column: str, label: str) -> gr.Dropdown:

@@ -55,9 +55,9 @@ def identify_tab(namer: Namer) -> None:
         return [frame(report, title), *(gr.DownloadButton(value=file, visible=True) for file in kept)]
 
     name.click(told(identify, len(outputs)), [text, files, least], outputs, api_name="identify")
-    example.click(namer.example, None, text, api_name=None)
+    example.click(namer.example, None, text)
     hidden = [gr.DownloadButton(visible=False) for _ in FILES]
-    clear.click(lambda: ["", None, "", *hidden], None, [text, files, *outputs], api_name=None)
+    clear.click(lambda: ["", None, "", *hidden], None, [text, files, *outputs])
 
 
 def about(namer: Namer) -> str:

@@ -125,7 +125,7 @@ def make_page(parts: Parts, title: str = TITLE) -> gr.Blocks:
                     plain_html(note("This page has no collection on this machine. Start it with a dataset."))
             with gr.Tab("Clusters") as tab:
                 if parts.clusters is not None:
-                    clusters_tab(parts.clusters, tab)
+                    clusters_tab(parts.clusters, tab, parts.collection)
                 else:
                     plain_html(
                         note(

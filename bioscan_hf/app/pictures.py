@@ -22,6 +22,8 @@ _SHADE = 0.42
 
 _PLURALS = {"class": "classes", "family": "families", "genus": "genera", "species": "species", "dna_bin": "BINs"}
 
+_GAP_CAPTION = "Species with the narrowest gap, or none"
+
 #: Countries beside the map.
 MOST_COUNTRIES = 12
 
@@ -221,11 +223,12 @@ def barcode_gap(found: Gap) -> str:
         f"than the farthest of their own. Compared are {found.barcodes} barcodes of a sample, each with each."
     )
     rows = [(f"<i>{text(name)}</i>", f"{x:.1%}", f"{y:.1%}", text(other)) for name, x, y, other in found.rows()[:10]]
-    head = ("Species without a gap come first", "Farthest own", "Nearest other", "Which species")
+    head = ("Species", "Farthest own", "Nearest other", "Which species")
     return (
         f'{note(words)}<svg class="bh-plot" viewBox="0 0 {left + side + 16} {top + side + 40}" role="img" '
         f'aria-label="{text(words)}"><path d="M{left} {top}V{top + side}H{left + side}" class="bh-axis"/>'
         f'<path d="M{left} {top + side}L{left + side} {top}" class="bh-diagonal"/>{ticks}{dots}'
         f'<text x="{left + side / 2}" y="{top + side + 34}" text-anchor="middle">farthest of the species</text>'
-        f'<text x="{left + 8}" y="{top + 12}">nearest of another species</text></svg>' + table(head, rows, (1, 2))
+        f'<text x="{left + 8}" y="{top + 12}">nearest of another species</text></svg>'
+        + table(head, rows, (1, 2), _GAP_CAPTION)
     )
