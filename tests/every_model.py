@@ -6,7 +6,7 @@ from tiny import BERT, TREE, clibd_batch, tiny_clibd
 
 from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
-from bioscan_hf.models.configuration_barcodemamba import BarcodeMambaConfig
+from bioscan_hf.models.configuration_barcodemamba import PUBLISHED, BarcodeMambaConfig
 from bioscan_hf.models.modeling_alignedbarcode import AlignedBarcodeModel
 from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
@@ -45,6 +45,10 @@ def aligned_barcode():
     return model
 
 
+#: A masked autoencoder with [CLS] and a head of genera.
+NAMES = {"decoder_num_hidden_layers": 1, "vocabulary": "barcodebert-cls", "pooling": "cls"}
+NAMES |= {"taxon_objective": "classes", "taxon_objective_classes": 3}
+
 #: Name of the class -> a tiny model of it.
 MODELS = {
     "BarcodeBertModel": lambda: barcode_bert(BarcodeBertModel),
@@ -52,10 +56,15 @@ MODELS = {
     "BarcodeBertForMaskedLM, tied": lambda: barcode_bert(BarcodeBertForMaskedLM, mlm_head="tied"),
     "BarcodeBertForSequenceClassification": lambda: barcode_bert(BarcodeBertForSequenceClassification, **TREE),
     "BarcodeMaeForPreTraining": lambda: barcode_bert(BarcodeMaeForPreTraining, decoder_num_hidden_layers=1),
+    "BarcodeMaeForPreTraining, names": lambda: barcode_bert(BarcodeMaeForPreTraining, **NAMES),
     "BarcodeMambaModel": lambda: barcode_mamba(BarcodeMambaModel),
     "BarcodeMambaForMaskedLM": lambda: barcode_mamba(BarcodeMambaForMaskedLM),
-    "BarcodeMambaForMaskedLM, published": lambda: barcode_mamba(BarcodeMambaForMaskedLM, block="published"),
+    "BarcodeMambaModel, published": lambda: barcode_mamba(BarcodeMambaModel, **PUBLISHED),
+    "BarcodeMambaForMaskedLM, published": lambda: barcode_mamba(BarcodeMambaForMaskedLM, **PUBLISHED),
     "BarcodeMambaForSequenceClassification": lambda: barcode_mamba(BarcodeMambaForSequenceClassification, **TREE),
+    "BarcodeMambaForSequenceClassification, published": lambda: barcode_mamba(
+        BarcodeMambaForSequenceClassification, **PUBLISHED, **TREE
+    ),
     "AlignedBarcodeModel": aligned_barcode,
     "ClibdModel": tiny_clibd,
 }
@@ -65,7 +74,8 @@ def inputs_of(model):
     """A batch for the model, with labels for heads; the last barcode is short."""
     if model.config.model_type == "clibd":
         return clibd_batch()
-    tokenizer = KmerTokenizer(k=model.config.k, max_nucleotides=model.config.max_nucleotides)
+    config = model.config
+    tokenizer = KmerTokenizer(config.k, config.vocabulary, max_nucleotides=config.max_nucleotides)
     ids, mask = map(torch.from_numpy, tokenizer.encode_column(BARCODES))
     inputs = {"input_ids": ids, "attention_mask": mask}
     if type(model).__name__.endswith(("MaskedLM", "PreTraining")):

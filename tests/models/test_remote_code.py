@@ -30,7 +30,8 @@ for folder in sorted(path for path in Path(sys.argv[2]).iterdir() if path.is_dir
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         photo = torch.arange(3 * 40 * 40).remainder(251).view(3, 40, 40).to(torch.uint8)
         given = {"images": [photo] * 2, "text": ["a b"] * 2} if "image" in model.config.modalities else {}
-        output = model(**processor(dna=BARCODES, **given)).dna_embeds
+        output = model(**processor(dna=BARCODES, **given))
+        output = output.fused_embeds if model.config.fusion else output.dna_embeds
     else:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         batch = tokenizer(BARCODES, return_tensors="pt", padding="max_length", truncation=True)
@@ -92,7 +93,8 @@ def test_barcode_models_need_torch_and_transformers_alone(tmp_path):
         if name == "ClibdModel":
             continue
         model, folder = make(), tmp_path / "folders" / name
-        tokenizer = KmerTokenizer(model.config.k, max_nucleotides=model.config.max_nucleotides)
+        config = model.config
+        tokenizer = KmerTokenizer(config.k, config.vocabulary, max_nucleotides=config.max_nucleotides)
         save(folder, model, tokenizer, next((kind for end, kind in kinds.items() if end in name), "AutoModel"))
         output = model(**tokenizer(BARCODES, return_tensors="pt"))
         expected[name] = output["pooler_output"] if "pooler_output" in output else output["logits"]
@@ -104,11 +106,17 @@ def test_barcode_models_need_torch_and_transformers_alone(tmp_path):
 
 
 def test_clibd_needs_timm_as_well(tmp_path):
-    model, folder = tiny_clibd(), tmp_path / "folders" / "clibd"
+    """Also with a gate that fuses photo and barcode."""
     processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(2, max_nucleotides=40), text_tokenizer())
-    save(folder, model, processor, "AutoModel")
-    expected = model(**processor(dna=BARCODES)).dna_embeds
+    photo = torch.arange(3 * 40 * 40).remainder(251).view(3, 40, 40).to(torch.uint8)
+    expected = {}
+    for name, fusion in (("clibd", False), ("fused", True)):
+        model = tiny_clibd(fusion=fusion)
+        save(tmp_path / "folders" / name, model, processor, "AutoModel")
+        output = model(**processor(dna=BARCODES, images=[photo] * 2))
+        expected[name] = output.fused_embeds if fusion else output.dna_embeds
     loaded = run(("torch", "transformers", "timm"), tmp_path, tmp_path / "modules")
     assert not loaded & {"bioscan_hf", "datasets", "pyarrow", "simplejpeg", "sklearn"} and "timm" in loaded
-    found = load_file(folder / "found.safetensors")["output"]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    for name, output in expected.items():
+        found = load_file(tmp_path / "folders" / name / "found.safetensors")["output"]
+        torch.testing.assert_close(found, output, rtol=0, atol=1e-5)
