@@ -48,6 +48,8 @@ def test_published_encoder(folder, arrays, tmp_path, caplog):
     found = model(**batch)
     assert (found.pooler_output - arrays["embeddings/masked_mean"]).abs().max() < 1e-5
     assert (found.last_hidden_state - arrays["embeddings/last_hidden"]).abs().max() < 1e-5
+    unmasked = AutoModel.from_pretrained(made, pooling="mean")(**batch).pooler_output
+    assert (unmasked - arrays["embeddings/finetuning_mean_of_all"]).abs().max() < 1e-5, "the mean of fine-tuning"
 
 
 HEADS = {"encoder": 2, "decoder": 4}

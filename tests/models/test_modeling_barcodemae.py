@@ -160,6 +160,22 @@ def test_published_training_steps(fixture, numbers, weight):
     for name, value in model.state_dict().items():
         tolerance = 3e-4 if name.endswith("key.bias") else 1e-6
         close(value, after[name][: len(value)], tolerance)
+    published_evaluation(model.eval(), arrays, expected["evaluate"])
+
+
+@torch.no_grad()
+def published_evaluation(model, arrays, expected):
+    """Means over the three batches of masked and of visible k-mers, with draws of their own."""
+    found = []
+    for step in range(3):
+        rows = slice(4 * step, 4 * step + 4)
+        ids, mask = arrays["train/ids"][rows], arrays["train/attention_mask"][rows]
+        masked = (arrays["train/evaluate_uniform"][step] < 0.5) & (ids >= FIRST)
+        logits, targets = model(ids.masked_fill(masked, 0), mask).logits, ids.masked_fill(ids < FIRST, -100)
+        found.append([weighted_loss(logits, targets, masked, share).item() for share in (1.0, 0.0)])
+    masked, visible = torch.tensor(found).mean(0).tolist()
+    assert masked == pytest.approx(expected["loss_masked"], abs=1e-5)
+    assert visible == pytest.approx(expected["loss_non_masked"], abs=1e-5)
 
 
 def tiny_mae(**options):
