@@ -136,9 +136,8 @@ def scores(vectors: Mapping[str, NDArray[np.float32]], rows: Mapping[str, Rows])
         found[f"{rank} of {split}"] = kept | species_intervals(predicted == true, true, rows[split]["species"])
     splits = [split for split, _ in ASKED]
     species = np.concatenate([rows[split]["species"] for split in splits])
-    clusters = zero_shot_cluster(
-        np.concatenate([vectors[split] for split in splits]), {"species": [str(one) for one in species]}
-    )
+    whole, names = np.concatenate([vectors[split] for split in splits]), [str(one) for one in species]
+    clusters = zero_shot_cluster(whole, {"species": names}, reducer="none", clusterer="ward", n_clusters="species")
     return found | {"ami_of_species": clusters.metrics["species"]["ami"], "clusters": clusters.n_clusters}
 
 
