@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from ..cards import read_results
 from ..dataset.publish import build_card
 from ..files import read_json
-from ..identification.publish import library_card
+from ..identification.publish import AUDIT, library_card
 from ..identification.stored import FACTS, TABLE
+from ..provenance import without_folders
 from .cards import barcodebert_card, clibd_card
 from .dataset_cards import clustering_card, index_card
 
@@ -53,7 +54,8 @@ def folder_card(folder: Path, title: str, license: str | None = None) -> str:
     if kind == "dataset":
         return build_card(folder)
     if kind == "library":
-        return library_card(title, pq.read_table(folder / TABLE), read_json(folder / FACTS), license or "other")
+        records, facts = pq.read_table(folder / TABLE), without_folders(read_json(folder / FACTS))
+        return library_card(title, records, facts, license or "other", audited=(folder / AUDIT).is_file())
     if kind == "index":
         beside = folder.parent / "results.json"  # where the evaluation of CLIBD writes it
         found = read_results(beside) if beside.is_file() else {}

@@ -20,8 +20,9 @@ from ..progress import Progress
 from ..schema import LABEL_COLUMNS, RANKS
 from .calibration import BIN, LEVELS, Calibration, Evidence, by_species, learn
 from .names import Names, evidence_of, features, names_of
-from .publish import push_folder
+from .publish import AUDIT, push_folder
 from .similarity import Matches
+from .tables import write_answers
 
 #: Fewest named records for confidences.
 FEWEST_NAMED = 20
@@ -97,6 +98,8 @@ class Library(ABC):
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            if (audit := getattr(self, "audit", None)) is not None:  # of sequences
+                write_answers(audit(), Path(folder) / AUDIT)
             return push_folder(folder, repo_id, license=license, private=private, revision=revision, token=token)
 
     # ---- confidences -----------------------------------------------------------------------------------------------

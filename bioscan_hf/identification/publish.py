@@ -32,8 +32,11 @@ from .stored import CONFIG, FACTS, TABLE, is_library
 
 CARD = "README.md"
 
+#: Table of suspicious references.
+AUDIT = "audit.csv"
+
 #: Files of an earlier library in a repository, which a new one replaces.
-REPLACED = ("*.safetensors", "*.parquet", "region/*", CONFIG)
+REPLACED = ("*.safetensors", "*.parquet", "region/*", CONFIG, AUDIT)
 
 
 def push_folder(
@@ -62,7 +65,8 @@ def push_folder(
         for path in sorted(folder.rglob("*"))
         if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), one) for one in REPLACED)
     }
-    files[CARD] = library_card(repo_id, pq.read_table(folder / TABLE), facts, license).encode()
+    audited = AUDIT in files
+    files[CARD] = library_card(repo_id, pq.read_table(folder / TABLE), facts, license, audited=audited).encode()
     files[FACTS] = (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
     api = HfApi(token=token)
     with explained(repo_id, token, revision=revision):
@@ -107,13 +111,16 @@ def is_on_hub(name: str) -> bool:
     return True
 
 
-def library_card(repo_id: str, records: pa.Table, facts: Mapping[str, Any], license: str) -> str:
+def library_card(
+    repo_id: str, records: pa.Table, facts: Mapping[str, Any], license: str, *, audited: bool = False
+) -> str:
     """README.md of a library.
 
     Args:
         records: Its `references.parquet`.
         facts: Content of its `library.json`.
         license: Id of the licence on the Hub, such as "cc-by-4.0".
+        audited: Whether `AUDIT` is beside the card.
     """
     number = pc.sum(records["records"]).as_py()
     taxa = {rank: len(pc.unique(records[rank].drop_null())) for rank in RANKS}
@@ -145,5 +152,6 @@ def library_card(repo_id: str, records: pa.Table, facts: Mapping[str, Any], lice
         formats=", ".join(f"{escape(name)} ({count})" for name, count in facts.get("formats", {}).items()),
         notes="\n".join(f"- {escape(note)}" for note in facts.get("notes", ())),
         trust=trust,
+        audit=AUDIT if audited else "",
     )
     return f"{str(card).rstrip()}\n"

@@ -17,10 +17,12 @@ PUSH = """
 import sys
 from bioscan_hf import ReferenceLibrary
 from bioscan_hf.cli.main import main
+from bioscan_hf.identification.tables import write_answers
 
 folder, reads = sys.argv[1:]
 library = ReferenceLibrary.from_pretrained(folder)
 library.push_to_hub("tester/moths", license="cc-by-4.0", private=True, revision="v1")
+write_answers(library.audit(), folder + "/audit.csv")  # as the command references
 main(["publish", folder, "tester/moths", "--license", "cc0-1.0"])
 opened = ReferenceLibrary.from_pretrained("tester/moths", revision="v1")
 assert len(opened) == len(library)
@@ -61,6 +63,8 @@ def test_a_pushed_library_opens_by_its_id(world, tmp_path):
     ]
     assert "private.txt" not in main and branch.keys() == main.keys()
     assert {"README.md", "library.json", "references.parquet"} <= main.keys()
+    assert b"`audit.csv` lists suspicious" in main["README.md"]
+    assert branch["audit.csv"] == main["audit.csv"] and main["audit.csv"].startswith(b'"processid","finding"')
     for name, content in (*main.items(), *branch.items()):
         for secret in (b"/home", b"ann", b"hf_abcdefgh", str(world["folder"].parent).encode()):
             assert secret not in content or name.endswith(".safetensors"), name
