@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..identification.base import Library
-    from ..identification.joint import JointLibrary
     from ..identification.library import ReferenceLibrary
 
 _LIBRARY = "References"
@@ -159,7 +162,6 @@ def identify(
     Where a table has a photo and a sequence of a specimen, and --references a library of each, both are joined.
     """
     given = dict(locals())
-    from ..identification.samples import with_samples
     from ..identification.tables import check_ending, write_answers
 
     if str(output) != "-":
@@ -167,51 +169,86 @@ def identify(
     check_ending(output)
     files = Files(html, abundance, darwincore, krona, qiime)
     files.check(output, force)
-    answers, library, reads = _answers(given, files, out)
-    answers = with_samples(answers, reads[sample_column].to_pylist() if sample_column else None)
-    write_answers(answers.drop_columns("neighbours") if files.neighbours else answers, output)
-    result = _summary(answers, library, least)
-    files.write(answers, library, reads, f"Names of {Path(source).name}", least)
+    with TemporaryDirectory() as folder:
+        parts, library, reads = _answers(given, files, Path(folder), out)
+        answers = None
+        if files.wanted:  # which need all answers
+            answers = _joined(parts)
+            parts = iter([answers])
+        summary = Summary(library.ranks)
+        write_answers(summary.of(parts), output)
+        if answers is not None:
+            files.write(answers, library, reads, f"Names of {Path(source).name}", least)
+    result = summary.result()
     if str(output) != "-":
-        _show(answers, result, out)
+        _show(summary, result, out)
         out.wrote(output, *files.wanted)
     return {"output": str(output), "references": len(library), "least": least, **result}
 
 
-def _answers(given: dict[str, Any], files: Files, out: Output) -> tuple[pa.Table, Any, pa.Table]:
+def _joined(parts: Iterator[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(parts)
+
+
+def _answers(given: dict[str, Any], files: Files, folder: Path, out: Output) -> tuple[Iterator[pa.Table], Any, Any]:
     """Answers, the library that gave them, and ids and sequences; `given` are the options of the command by name."""
     for flag, name in (("--least", "least"), ("--novel-share", "novel_share")):
         if given[name] is not None and not 0 <= given[name] <= 1:
             raise ValueError(f"{flag} {given[name]} is not a share: give a number from 0 to 1.")
     if not are_photos(*(given[name] for name in ("source", "config", "references", "model", "encoding"))):
-        return _sequences(given, files, out)
+        return _sequences(given, files, folder, out)
     if given["html"] is not None or given["sample_column"] is not None:
         raise ValueError("--html and --sample-column are for sequences. Leave them out for photos.")
-    return identify_photos(given, files, out)
+    from ..identification.samples import with_samples
+
+    answers, library, reads = identify_photos(given, files, out)
+    return iter([with_samples(answers)]), library, reads
 
 
-def _sequences(given: dict[str, Any], files: Files, out: Output) -> tuple[pa.Table, ReferenceLibrary, pa.Table]:
-    """Answers for sequences, the library and the sequences; `given` are the options of the command by name."""
+def _sequences(
+    given: dict[str, Any], files: Files, folder: Path, out: Output
+) -> tuple[Iterator[pa.Table], ReferenceLibrary, pa.Table]:
+    """Answers for sequences, which are kept in a folder, the library and the sequences."""
     _check(given["source"])
     columns = (given[name] for name in ("id_column", "sequence_column", "sample_column", "encoding"))
-    reads = _reads(given["source"], out, *columns)
+    reads = _reads(given["source"], folder / "reads.arrow", out, *columns)
     files.check_reads(reads)
     made = (given[name] for name in ("format", "ranks", "marker", "split", "model", "encoding", "seed"))
     library = _made(given["references"], out, *made)
+    return _named(given, folder / "reads.arrow", reads, library, files.neighbours, out), library, reads
+
+
+def _named(
+    given: dict[str, Any], file: Path, reads: pa.Table, library: ReferenceLibrary, neighbours: int, out: Output
+) -> Iterator[pa.Table]:
+    """Answers for the reads of a file, in parts."""
+    from ..identification.answers import restored
+    from ..identification.samples import Annotations, with_samples
+
+    column = given["sample_column"]
+    known = Annotations.of(reads["processid"], reads[column] if column else None)
     how = {name: given[name] for name in ("least", "novel_share")}
+    samples = (part for table in restored(file) for part in (table[column].to_pylist() if column else ()))
     with out.progress() as progress:
-        return library.identify(reads, neighbours=files.neighbours, progress=progress, **how), library, reads
+        parts = library.identify_batches(
+            restored(file), neighbours=neighbours, progress=progress, total=len(reads), **how
+        )
+        for part in parts:
+            yield with_samples(part, list(islice(samples, len(part))) if column else None, known)
 
 
 def _reads(
     source: str,
+    file: Path,
     out: Output,
     id_column: str | None,
     sequence_column: str | None,
     sample_column: str | None,
     encoding: str,
 ) -> pa.Table:
-    """All records of the file, also repeated and empty ones."""
+    """All records of the source, also repeated and empty ones; they stay in `file`."""
     from ..dataset.sequences import read_sequences
 
     with out.progress() as progress:
@@ -224,6 +261,7 @@ def _reads(
             sequence_column=sequence_column,
             kept=[sample_column] if sample_column else [],
             encoding=encoding,
+            arrow_file=file,
             progress=progress,
             tell=out.say,
         )
@@ -291,32 +329,47 @@ def _tell_audit(found: dict[str, int], out: Output) -> None:
         out.say(f"{found['species_in_several_bins']:,} species are in several BINs.")
 
 
-def _summary(answers: pa.Table, library: Library | JointLibrary, least: float) -> Result:
-    """Numbers of the answers: by status, by deepest rank, and the share of new species."""
-    from collections import Counter
+class Summary:
+    """Numbers of the answers: by status, by deepest rank, and the share of new species; and the first answers."""
 
-    metadata = {key.decode(): value.decode() for key, value in (answers.schema.metadata or {}).items()}
-    ranks = Counter(answers["rank"].to_pylist())
-    result: Result = {
-        "sequences": len(answers),
-        "status": dict(Counter(answers["status"].to_pylist())),
-        "deepest_rank": {rank: ranks[rank] for rank in library.ranks},
-    }
-    if "novel_share" in metadata:
-        result["novel_share"] = float(metadata["novel_share"])
-        result["novel_share_interval"] = [float(part) for part in metadata["interval"].split(",")]
-    return result
+    def __init__(self, ranks: list[str]) -> None:
+        self.ranks = ranks
+        self.status: Counter[str] = Counter()
+        self.deepest: Counter[str | None] = Counter()
+        self.first: list[dict[str, Any]] = []
+        self.metadata: dict[str, str] = {}
+
+    def of(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The parts without nearest references, counted as they pass."""
+        for part in parts:
+            self.status.update(part["status"].to_pylist())
+            self.deepest.update(part["rank"].to_pylist())
+            self.first += part.slice(0, SHOWN - len(self.first)).to_pylist()
+            self.metadata = {key.decode(): value.decode() for key, value in (part.schema.metadata or {}).items()}
+            yield part.drop_columns("neighbours") if "neighbours" in part.column_names else part
+
+    def result(self) -> Result:
+        """The numbers."""
+        result: Result = {
+            "sequences": self.status.total(),
+            "status": dict(self.status),
+            "deepest_rank": {rank: self.deepest[rank] for rank in self.ranks},
+        }
+        if "novel_share" in self.metadata:
+            result["novel_share"] = float(self.metadata["novel_share"])
+            result["novel_share_interval"] = [float(part) for part in self.metadata["interval"].split(",")]
+        return result
 
 
-def _show(answers: pa.Table, result: Result, out: Output) -> None:
+def _show(summary: Summary, result: Result, out: Output) -> None:
     """The first answers, the numbers by rank, and those by status."""
-    for row in answers.slice(0, SHOWN).to_pylist():
+    for row in summary.first:
         name = f"{row['name']} ({row['rank']}, {row['confidence']:.1%})" if row["name"] else "no name"
         told = "" if row["status"] == "ok" else f" [{row['status']}]"
         alike = row["similarity"] if row.get("identity") is None and "similarity" in row else row.get("identity")
         near = "" if alike is None else f", nearest {row['nearest'] or row['photo_nearest']} at {alike:.1%}"
         out.say(f"  {row['id']}: {name}{near}{told}")
-    total, what = result["sequences"], "sequences" if "strand" in answers.column_names else "photos"
+    total, what = result["sequences"], "sequences" if "strand" in summary.first[0] else "photos"
     lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
     lines["without a name"] = total - sum(lines.values())
     out.say(f"{total:,} {what}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))

@@ -116,11 +116,15 @@ class Library(ABC):
 
     def evidence(self, found: Matches, names: Names) -> Evidence:
         """Features of matches for the confidences."""
-        return evidence_of(found, names, self.codes, self.features(found))
+        return evidence_of(found, names, self.codes, self.features(found), self.support(found, names))
 
     def features(self, found: Matches) -> list[NDArray[np.float64]]:
         """Features (n,) of matches that count at every rank."""
         return features(found)
+
+    def support(self, found: Matches, names: Names) -> dict[str, NDArray[np.float64]]:
+        """Rank -> share of samples of positions in which the name wins (n,); empty without alignments."""
+        return {}
 
     def calibrate(
         self, number: int, rng: np.random.Generator, progress: Progress, can: NDArray[np.bool_] | None = None

@@ -3,10 +3,9 @@
 Each reference that is asked about is cut and given errors at random, and then named by the others: without itself,
 and without its species, genus, family and order. From the matches, small monotone models learn two things: whether a
 taxon of the read is among the references at all, rank by rank, and whether the name is right if it is. Each taxon
-that is left out counts once, and the second is a lower bound of 95 % over families: families differ in how well their
-neighbours tell them apart, and a new one can be like any of them. The share of
-reads whose taxa are missing is estimated from the reads themselves (Saerens et al. 2002,
-https://doi.org/10.1162/089976602753284446).
+that is left out counts once, and both are lower bounds over families: families differ in how well their neighbours
+tell them apart, and a new one can be like any of them. The share of reads whose taxa are missing is estimated from the
+reads themselves (Saerens et al. 2002, https://doi.org/10.1162/089976602753284446).
 Shape letters: n = reads, R = ranks, F = features.
 """
 
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .monotone import CAUTION, FEWEST, KNOWN_CAUTION, Monotone, Numbers
 
 #: Ranks that can be missing, the lowest first.
 LEVELS = ("species", "genus", "family", "order")
@@ -31,106 +32,6 @@ PRIOR = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 #: Reads that the expected shares count as.
 PRIOR_READS = 20.0
 
-#: Fewest references asked about, right and wrong, for a model.
-FEWEST = 10
-
-KNOTS = 6
-PENALTY = 1.0
-
-#: Standard errors over families by which the log odds that a name is right are lowered: a one-sided bound of 95 %.
-CAUTION = 1.64
-
-Numbers = NDArray[np.float64]
-
-
-@dataclass
-class Monotone:
-    """Logistic regression on piecewise linear functions of features, none of which ever falls.
-
-    Attributes:
-        knots: Of each feature (F, K), ascending.
-        weights: Of the pieces (F, K - 1), at least 0.
-        bias: The constant.
-        spread: Root (1 + F * (K - 1), r) of the covariance of bias and weights; None if it is not known.
-    """
-
-    knots: Numbers
-    weights: Numbers
-    bias: float
-    spread: Numbers | None = None
-
-    @classmethod
-    def fit(
-        cls, x: Numbers, y: NDArray[np.bool_], weight: Numbers, groups: NDArray[np.int64] | None = None
-    ) -> Monotone | float:
-        """Fits to features (n, F), each of which makes True likelier; a constant if there is little to learn from.
-
-        Args:
-            groups: Samples of one group (n,) are not independent; gives the spread.
-        """
-        share = float((np.average(y, weights=weight) * len(y) + 0.5) / (len(y) + 1)) if len(y) else 0.0
-        if min(y.sum(), (~y).sum()) < FEWEST:
-            return share
-        from scipy.optimize import minimize
-
-        knots = np.quantile(x, np.linspace(0, 1, KNOTS), axis=0).T
-        pieces = _pieces(x, knots)
-        weight = weight / weight.mean()
-        target = y.astype(np.float64)
-
-        def loss(parameters: Numbers) -> tuple[float, Numbers]:
-            score = pieces @ parameters[1:] + parameters[0]
-            value = (weight * (np.logaddexp(0, score) - target * score)).sum() + PENALTY * (
-                parameters[1:] ** 2
-            ).sum() / 2
-            slope = weight * (1 / (1 + np.exp(-score)) - target)
-            return value, np.concatenate([[slope.sum()], slope @ pieces + PENALTY * parameters[1:]])
-
-        bounds = [(None, None), *[(0, None)] * pieces.shape[1]]
-        found = minimize(loss, np.zeros(pieces.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds)
-        spread = None if groups is None else _spread(pieces, found.x, weight, target, groups)
-        return cls(knots, found.x[1:].reshape(len(knots), -1), float(found.x[0]), spread)
-
-    def __call__(self, x: Numbers) -> Numbers:
-        """Probabilities (n,), lowered by `CAUTION` standard errors if they are known."""
-        pieces = _pieces(x, self.knots)
-        score = pieces @ self.weights.ravel() + self.bias
-        if self.spread is not None:
-            score -= CAUTION * np.sqrt(((self.spread[0] + pieces @ self.spread[1:]) ** 2).sum(1))
-        return np.asarray(1 / (1 + np.exp(-score.clip(-30, 30))))
-
-
-def _spread(
-    pieces: Numbers, parameters: Numbers, weight: Numbers, target: Numbers, groups: NDArray[np.int64]
-) -> Numbers:
-    """Root (P, r) of the covariance of parameters (P,) if samples vary by groups (Liang and Zeger 1986).
-
-    Weights that are 0 are taken as fixed.
-    """
-    free = np.append(True, parameters[1:] > 1e-6)
-    x = np.column_stack([np.ones(len(pieces)), pieces])[:, free]
-    probability = 1 / (1 + np.exp(-(x @ parameters[free])))
-    curvature = (x * (weight * probability * (1 - probability))[:, None]).T @ x
-    curvature += np.diag([1e-9] + [PENALTY] * (free.sum() - 1))
-    _, place = np.unique(groups, return_inverse=True)
-    slopes = np.zeros((place.max() + 1, x.shape[1]))
-    np.add.at(slopes, place, x * (weight * (probability - target))[:, None])
-    found = np.linalg.solve(curvature, slopes.T)
-    values, vectors = np.linalg.eigh(found @ found.T * len(slopes) / max(len(slopes) - 1, 1))
-    kept = values > 1e-6 * values.max(initial=0.0)
-    spread = np.zeros((len(parameters), int(kept.sum())))
-    spread[free] = vectors[:, kept] * np.sqrt(values[kept])
-    return spread
-
-
-def _pieces(x: Numbers, knots: Numbers) -> Numbers:
-    """Share of each piece that lies below the value, (n, F * (K - 1))."""
-    low, high = knots[:, :-1], knots[:, 1:]
-    width = np.where(high > low, high - low, 1)
-    return (((x[:, :, None] - low) / width).clip(0, 1) * (high > low)).reshape(
-        len(x), knots.shape[0] * (knots.shape[1] - 1)
-    )
-
 
 @dataclass
 class Evidence:
@@ -143,6 +44,41 @@ class Evidence:
 
     known: Numbers
     ranks: dict[str, Numbers]
+
+
+@dataclass
+class Judged:
+    """What a calibration says of n reads.
+
+    Attributes:
+        levels: Probability of each level (n, levels) under the shares that were learned from: species known, species
+            new, genus new, ...
+        cautious: The same with lower bounds for what is known, for the confidences.
+        right: Rank -> the probability that the name is right if its taxon is among the references (n,).
+        bin_known: The probability that the BIN is among the references (n,); None without BINs.
+    """
+
+    levels: Numbers
+    cautious: Numbers
+    right: dict[str, Numbers]
+    bin_known: Numbers | None
+
+
+@dataclass
+class Shares:
+    """Shares of known and new taxa.
+
+    Attributes:
+        learned: Of the levels, in what the calibration was learned from.
+        levels: Of the levels, among the reads.
+        interval: 95 % interval of the share of reads whose species is new.
+        bins: Shares of known and new BINs among the reads; None without BINs.
+    """
+
+    learned: Numbers
+    levels: Numbers
+    interval: tuple[float, float]
+    bins: Numbers | None
 
 
 @dataclass
@@ -165,40 +101,30 @@ class Calibration:
     asked: dict[str, int]
     bins: tuple[Monotone | float, Monotone | float] | None = None
 
-    def levels(self, evidence: Evidence) -> Numbers:
-        """Probability of each level (n, levels) under `shares`: species known, species new, genus new, ..."""
-        rest = np.ones(len(evidence.known))
-        found = []
-        for model in self.known:
-            here = _applied(model, evidence.known)
-            found.append(rest * here)
-            rest = rest * (1 - here)
-        return np.stack([*found, rest], axis=1)
+    def judged(self, evidence: Evidence) -> Judged:
+        """What the models say of reads."""
+        n = len(evidence.known)
+        levels, cautious = (
+            _chained([_applied(model, evidence.known, low) for model in self.known], n) for low in (False, True)
+        )
+        right = {rank: _applied(model, evidence.ranks[rank]) for rank, model in self.right.items()}
+        if self.bins is None:
+            return Judged(levels, cautious, right, None)
+        there, right[BIN] = (_applied(model, evidence.ranks[BIN]) for model in self.bins)
+        return Judged(levels, cautious, right, there)
 
-    def confidences(self, evidence: Evidence, levels: Numbers) -> dict[str, Numbers]:
-        """Rank -> probability that the name is right (n,), from the probabilities of the levels."""
-        found: dict[str, Numbers] = {}
-        for rank, model in self.right.items():
-            place = place_of(rank)
-            present = levels[:, : place + 1].sum(1)
-            found[rank] = present * _applied(model, evidence.ranks[rank])
-        return found
-
-    def bin_confidence(
-        self, evidence: Evidence, comparable: NDArray[np.bool_], novel_share: float | None = None
-    ) -> Numbers | None:
-        """Probability that the BIN is right (n,); None if nothing was learned about BINs.
+    def shares_of(self, levels: Numbers, bin_known: Numbers | None, novel_share: float | None = None) -> Shares:
+        """Shares of known and new taxa among reads.
 
         Args:
-            comparable: Reads from which the share of BINs that are not among the references is estimated (n,).
-            novel_share: That share, if it is known.
+            levels, bin_known: As of `judged`, of the reads that can be compared with what was learned.
+            novel_share: Share of reads whose species is new, if it is known.
         """
-        if self.bins is None:
-            return None
-        there, right = (_applied(model, evidence.ranks[BIN]) for model in self.bins)
-        levels, learned = np.stack([there, 1 - there], axis=1), np.full(2, 0.5)
-        shares = estimated_shares(levels[comparable], learned, novel_share)
-        return adjusted(levels, learned, shares)[:, 0] * right
+        found = estimated_shares(levels, self.shares, novel_share)
+        bins = None
+        if bin_known is not None:
+            bins = estimated_shares(np.stack([bin_known, 1 - bin_known], axis=1), np.full(2, 0.5), novel_share)
+        return Shares(self.shares, found, share_interval(levels, self.shares, found), bins)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -231,15 +157,26 @@ def place_of(rank: str) -> int:
     return {"subfamily": LEVELS.index("genus") + 1}.get(rank, len(LEVELS))
 
 
-def _applied(model: Monotone | float, x: Numbers) -> Numbers:
-    return np.full(len(x), model) if isinstance(model, float) else model(x)
+def _applied(model: Monotone | float, x: Numbers, cautious: bool = True) -> Numbers:
+    return np.full(len(x), model) if isinstance(model, float) else model(x, cautious)
+
+
+def _chained(known: Sequence[Numbers], n: int) -> Numbers:
+    """Probability of each level (n, levels) from that of each if it is no lower one."""
+    found, rest = [], np.ones(n)
+    for here in known:
+        found.append(rest * here)
+        rest = rest * (1 - here)
+    return np.stack([*found, rest], axis=1)
 
 
 def _packed(model: Monotone | float) -> Any:
     if isinstance(model, float):
         return model
     content = {"knots": model.knots.tolist(), "weights": model.weights.tolist(), "bias": model.bias}
-    return content if model.spread is None else {**content, "spread": model.spread.round(6).tolist()}
+    if model.spread is None:
+        return content
+    return {**content, "spread": model.spread.tolist(), "caution": model.caution}
 
 
 def _unpacked(content: Any) -> Monotone | float:
@@ -251,6 +188,7 @@ def _unpacked(content: Any) -> Monotone | float:
         np.array(content["weights"]),
         float(content["bias"]),
         None if spread is None else np.array(spread),
+        float(content.get("caution", CAUTION)),
     )
 
 
@@ -278,7 +216,8 @@ def learn(
     shares, rest = [], 1.0
     for place in range(min(len(LEVELS), level.max())):
         asked = level >= place
-        known.append(_balanced(evidence.known[asked], level[asked] == place, weight[asked]))
+        groups = None if families is None else families[asked]
+        known.append(_balanced(evidence.known[asked], level[asked] == place, weight[asked], groups))
         shares.append(rest / 2)
         rest /= 2
     models: dict[str, Monotone | float] = {}
@@ -295,16 +234,17 @@ def learn(
     bins = None
     if bin_right is not None and bin_known is not None:
         asked = bin_known >= 0
-        bins = (_balanced(evidence.ranks[BIN][asked], bin_known[asked] == 1, weight[asked]), bin_right)
+        groups = None if families is None else families[asked]
+        bins = (_balanced(evidence.ranks[BIN][asked], bin_known[asked] == 1, weight[asked], groups), bin_right)
     return Calibration(known, models, np.array([*shares, rest]), least, counts, bins)
 
 
-def _balanced(x: Numbers, y: NDArray[np.bool_], weight: Numbers) -> Monotone | float:
+def _balanced(x: Numbers, y: NDArray[np.bool_], weight: Numbers, groups: NDArray[np.int64] | None) -> Monotone | float:
     """A model of features (n, F) that counts True and False (n,) as equally frequent."""
     balance = weight.copy()
     for side in (y, ~y):
         balance[side] /= max(balance[side].sum(), 1e-9)
-    return Monotone.fit(x, y, balance)
+    return Monotone.fit(x, y, balance, groups, KNOWN_CAUTION)
 
 
 def estimated_shares(levels: Numbers, learned: Numbers, novel_share: float | None = None) -> Numbers:

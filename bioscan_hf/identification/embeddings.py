@@ -7,7 +7,7 @@ Shape letters: n = queries, N = keys, D = embedding size, C = candidates.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from ..search.exact import TopK, similarity_blocks
 from ..search.vectors import check_query, slices, unit_vectors
-from .answers import Named, answer
+from .answers import Named, answered, described
 from .base import Library, check_shares
 from .calibration import BIN, LEVELS, Calibration
 from .names import names_of
@@ -39,7 +39,7 @@ from .photos import Encoder, photo_vectors
 from .publish import fetch
 from .quality import PHOTO_STATUSES, Quality
 from .similarity import Matches
-from .stored import FACTS, FORMAT, TABLE, is_library
+from .stored import FACTS, FORMAT, TABLE, check_format, is_library
 
 KIND, VECTORS = "embeddings", "vectors.safetensors"
 
@@ -184,8 +184,7 @@ class EmbeddingLibrary(Library):
             folder = fetch(str(source), revision=revision, **options)
         if not is_library(folder) or (info := read_json(folder / FACTS, {"format": int})).get("kind") != KIND:
             raise FileNotFoundError(f"{str(source)!r} is not a library of embeddings.")
-        if info["format"] > FORMAT:
-            raise ValueError(f"{str(source)!r} has the format {info['format']}; this version reads {FORMAT}. Update.")
+        check_format(source, info["format"])
         try:
             content, rows = info.pop("calibration"), info.pop("rows")
             records = pq.read_table(folder / TABLE, memory_map=True)
@@ -240,7 +239,7 @@ class EmbeddingLibrary(Library):
         novel_share: float | None = None,
         progress: Progress = silent,
     ) -> pa.Table:
-        """Names photos. The table is that of `answers.answer`, with `similarity` (cosine) instead of identity.
+        """Names photos. The table is that of `answers.answered`, with `similarity` (cosine) instead of identity.
 
         Args:
             photos: A sequence of paths, encoded bytes, PIL images or arrays, None where there is none; or the photos
@@ -254,10 +253,10 @@ class EmbeddingLibrary(Library):
         """
         names = [str(number) for number in range(1, len(photos) + 1)] if ids is None else list(ids)
         check_shares(len(photos), names, least, novel_share)
-        return self.table(self.looked_up(photos, names, progress), names, least, novel_share)
+        return self.table([self.described(photos, names, progress)], least, novel_share)
 
-    def looked_up(self, photos: Any, ids: Sequence[str], progress: Progress = silent) -> list[Named]:
-        """`blocks` of photos."""
+    def described(self, photos: Any, ids: Sequence[str], progress: Progress = silent) -> pa.Table:
+        """`answers.described` of photos."""
         if self.encoder is None:
             if self.info.get("model") is None or self.info.get("local"):
                 raise ValueError(
@@ -265,7 +264,7 @@ class EmbeddingLibrary(Library):
                 )
             self._use(self.info["model"])
         assert self.encoder is not None
-        return self.blocks(*photo_vectors(self.encoder, photos, ids, progress=progress), ids)
+        return pa.concat_tables(self.blocks(*photo_vectors(self.encoder, photos, ids, progress=progress), ids))
 
     def identify_embeddings(
         self,
@@ -286,17 +285,16 @@ class EmbeddingLibrary(Library):
         check_shares(len(x), names, least, novel_share)
         there = np.ones(len(x), np.bool_) if valid is None else np.asarray(valid, np.bool_)
         status = ["ok" if one else "no_photo" for one in there]
-        return self.table(self.blocks(x, status, names), names, least, novel_share)
+        return self.table(self.blocks(x, status, names), least, novel_share)
 
-    def table(self, blocks: Sequence[Named], ids: Sequence[str], least: float, novel_share: float | None) -> pa.Table:
-        """The table of answers of `blocks`."""
-        table = answer(self, ids, blocks, least, novel_share)
+    def table(self, descriptions: Iterable[pa.Table], least: float, novel_share: float | None) -> pa.Table:
+        """The table of answers for `described` queries."""
+        table = answered(self, descriptions, least, novel_share)
         shown = table.rename_columns({"identity": "similarity"}).drop_columns(["overlap", "strand"])
         return shown.replace_schema_metadata(table.schema.metadata)
 
-    def blocks(self, vectors: NDArray[np.float32], status: Sequence[str], ids: Sequence[str]) -> list[Named]:
-        """What the references say of vectors (n, D) with a status: matches, names and quality, without confidences."""
-        found = []
+    def blocks(self, vectors: NDArray[np.float32], status: Sequence[str], ids: Sequence[str]) -> Iterator[pa.Table]:
+        """`answers.described` of vectors (n, D) with a status."""
         for part in slices(len(vectors), _QUERIES_AT_ONCE):
             here = list(status[part])
             usable = np.flatnonzero([text not in PHOTO_STATUSES for text in here])
@@ -310,8 +308,8 @@ class EmbeddingLibrary(Library):
                     here[place] = "far"
             names = names_of(matches, self.codes, self.count, self.named)
             quality = Quality(here, [_NOTES.get(text, "") for text in here], [""] * len(here))
-            found.append(Named(len(here), usable, matches, names, self.evidence(matches, names), quality))
-        return found
+            block = Named(len(here), usable, matches, names, self.evidence(matches, names), quality)
+            yield described(self, block, ids[part])
 
     def match(self, queries: NDArray[np.float32], allowed: Tensor | None = None) -> Matches:
         """The nearest keys of unit vectors (n, D): of all keys, and of those with a name at the lowest rank.

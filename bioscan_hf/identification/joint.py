@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..progress import Progress, silent
 from ..schema import RANKS
-from .answers import Named, answer, confidences_of
+from .answers import answered, confidences_of, present_of, shares_of
 from .base import Library, check_shares
 from .calibration import place_of
 from .embeddings import EmbeddingLibrary
@@ -57,22 +57,19 @@ class Side:
     prior: dict[str, float]
 
     @classmethod
-    def of(cls, library: Library, blocks: Sequence[Named], table: pa.Table, novel_share: float | None) -> Side:
-        """From the blocks and the answers of a library."""
-        shares, _, levels, confidence = confidences_of(library, blocks, novel_share)
+    def of(cls, library: Library, description: pa.Table, table: pa.Table, novel_share: float | None) -> Side:
+        """From a library, its `answers.described`, and its answers."""
         named = np.array([status not in UNNAMED for status in table["status"].to_pylist()], np.bool_)
-        starts = np.cumsum([0, *(block.reads for block in blocks)])
-        usable = np.concatenate([block.usable + start for block, start in zip(blocks, starts[:-1], strict=True)])
-        side = cls(library, table, named & (levels is not None), {}, {}, {}, {})
-        for rank in library.ranks if confidence else ():
-            values = confidence[rank]
+        shares = shares_of(library, [description], novel_share)
+        side = cls(library, table, named & (shares is not None), {}, {}, {}, {})
+        if shares is None:
+            return side
+        confidence, levels = confidences_of(library, description, shares), present_of(description, shares)
+        for rank in library.ranks:
             place = 1 + place_of(rank)
             side.names[rank] = table[rank].to_pylist()
-            side.sure[rank], side.present[rank] = np.ones(len(table)), np.ones(len(table))
-            side.sure[rank][usable] = values
-            if levels is not None:
-                side.present[rank][usable] = levels[:, :place].sum(1)
-            side.prior[rank] = float(shares[:place].sum())
+            side.sure[rank], side.present[rank] = confidence[rank], levels[:, :place].sum(1)
+            side.prior[rank] = float(shares.levels[:place].sum())
         return side
 
 
@@ -140,8 +137,9 @@ class JointLibrary:
     ) -> pa.Table:
         """Names specimens by their sequences and photos.
 
-        The table is that of `answers.answer`. The columns nearest, identity and those beside them are of the sequence;
-        `photo_status`, `photo_nearest` and `similarity` are of the photo; `evidence` says what the name rests on.
+        The table is that of `answers.answered`. The columns nearest, identity and those beside them are of the
+        sequence; `photo_status`, `photo_nearest` and `similarity` are of the photo; `evidence` says what the name
+        rests on.
 
         Args:
             specimens: Of `photos.read_specimens`.
@@ -154,10 +152,11 @@ class JointLibrary:
         reads = specimens.reads if specimens.reads is not None else pa.chunked_array([pa.nulls(n, pa.string())])
         photos = specimens.photos if specimens.photos is not None else [None] * n
         check_shares(n, ids, least, novel_share)
-        texts = self.sequences.looked_up(reads, progress)
-        images = self.photos.looked_up(photos, ids, progress)
-        named = answer(self.sequences, ids, texts, least, novel_share)
-        seen = self.photos.table(images, ids, least, novel_share)
+        asked = pa.table({"processid": ids, "dna_barcode": reads})
+        texts = pa.concat_tables(self.sequences.described([asked], 0, progress, n))
+        images = self.photos.described(photos, ids, progress)
+        named = answered(self.sequences, [texts], least, novel_share)
+        seen = self.photos.table([images], least, novel_share)
         sides = (
             Side.of(self.sequences, texts, named, novel_share),
             Side.of(self.photos, images, seen, novel_share),
@@ -190,7 +189,7 @@ class JointLibrary:
         return self._columns(rows, sides, least)
 
     def _columns(self, rows: list[dict[str, Any]], sides: tuple[Side, Side], least: float) -> pa.Table:
-        """The rows as a table in the order of `answers.answer`, with the deepest sure name."""
+        """The rows as a table in the order of `answers.answered`, with the deepest sure name."""
         named = [name for rank in self.ranks for name in (rank, f"{rank}_confidence")]
         rest = [name for name in sides[0].table.column_names if name not in ("id", "status", "note", *named)]
         rest = [name for name in rest if name not in ("name", "rank", "confidence")]

@@ -5,10 +5,11 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,20 @@ from ..files import is_missing_path
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
-from .answers import Named, answer
+from .answers import Named, answered, described, finished, restored, shares_of, stored
 from .audit import audited
 from .base import Library, check_shares
 from .calibration import BIN, LEVELS, Calibration, pseudo_read
 from .formats import COLUMNS, Found, read_references
 from .letters import Codes
-from .names import names_of
+from .names import Names, names_of
 from .packed import Packed
 from .publish import fetch
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
 from .stored import FORMAT, Parts, read_parts, write_parts
+from .support import supports
 
 #: References asked about for each level of the calibration.
 ASKED = 1200
@@ -181,6 +183,12 @@ class ReferenceLibrary(Library):
         keys, counts = self._pairs[first, second]
         return counts[np.searchsorted(keys, (a + 1) * width + b + 1)]
 
+    def support(self, found: Matches, names: Names) -> dict[str, NDArray[np.float64]]:
+        """As `supports`; empty without a region."""
+        if found.aligned is None or self.references.placed is None:
+            return {}
+        return supports(found.aligned, self.references.placed.aligned, found.rows, self.codes, names)
+
     # ---- naming ----------------------------------------------------------------------------------------------------
 
     def name(self, reads: Sequence[str | None]) -> Named:
@@ -198,31 +206,6 @@ class ReferenceLibrary(Library):
         self.references.release()
         return Named(len(reads), usable, found, names, self.evidence(found, names), quality)
 
-    def blocks(self, reads: pa.ChunkedArray) -> Iterator[Named]:
-        """`name` for blocks of a column of reads, in their order.
-
-        Each thread of torch has a block. Many references, which would be in memory for each, are searched by one.
-        """
-        threads = torch.get_num_threads()
-        starts = range(0, len(reads), _READS_AT_ONCE)
-        if threads == 1 or len(starts) == 1:
-            yield from (self._block(reads, start) for start in starts)
-            return
-        try:
-            workers = threads if self.references.cells is None else 1
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                waiting: deque[Future[Named]] = deque()
-                for start in starts:
-                    waiting.append(pool.submit(self._block, reads, start))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                yield from (block.result() for block in waiting)
-        finally:
-            torch.set_num_threads(threads)
-
-    def _block(self, reads: pa.ChunkedArray, start: int) -> Named:
-        return self.name(reads.slice(start, _READS_AT_ONCE).to_pylist())
-
     def identify(
         self,
         reads: Sequence[str] | pa.Table,
@@ -233,7 +216,7 @@ class ReferenceLibrary(Library):
         neighbours: int = 0,
         progress: Progress = silent,
     ) -> pa.Table:
-        """Names reads, see `answers.answer`.
+        """Names reads, see `answers.answered`.
 
         Args:
             reads: Sequences, or a table with the columns `processid` and `dna_barcode`.
@@ -245,27 +228,73 @@ class ReferenceLibrary(Library):
         Raises:
             ValueError: for a share outside [0, 1], or other numbers of ids than of reads.
         """
-        if isinstance(reads, pa.Table):
-            ids, column = reads["processid"].to_pylist(), reads["dna_barcode"]
-        else:
-            column = pa.chunked_array([pa.array(list(reads), pa.string())])
-        ids = [str(number) for number in range(1, len(column) + 1)] if ids is None else list(ids)
-        check_shares(len(column), ids, least, novel_share)
-        return answer(self, ids, self.looked_up(column, progress, max(neighbours, 1)), least, novel_share, neighbours)
+        if not isinstance(reads, pa.Table):
+            names = [str(number) for number in range(1, len(reads) + 1)] if ids is None else list(ids)
+            check_shares(len(reads), names, least, novel_share)
+            reads = pa.table({"processid": names, "dna_barcode": pa.array(list(reads), pa.string())})
+        check_shares(len(reads), reads["processid"], least, novel_share)
+        return answered(self, self.described([reads], neighbours, progress, len(reads)), least, novel_share)
 
-    def looked_up(self, reads: pa.ChunkedArray, progress: Progress = silent, neighbours: int = 10) -> list[Named]:
-        """`name` for a whole column, in blocks, with what the answers need: about 1 kB per read.
+    def identify_batches(
+        self,
+        batches: Iterable[pa.Table],
+        *,
+        least: float = 0.95,
+        novel_share: float | None = None,
+        neighbours: int = 0,
+        progress: Progress = silent,
+        total: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Names reads of one table after the other; the memory does not grow with their number.
+
+        How sure a name is depends on all reads, so what was found waits in a temporary file for the last of them.
 
         Args:
-            neighbours: Number of candidates that are kept.
+            batches: Tables as of `identify`.
+            total: Number of reads, for the progress.
+            least, novel_share, neighbours, progress: As of `identify`.
+
+        Raises:
+            ValueError: for a share outside [0, 1].
         """
-        found: list[Named] = []
-        done = 0
-        for block in self.blocks(reads):
-            found.append(_compact(block, neighbours))
-            done += block.reads
-            progress("reads", done, len(reads))
-        return found
+        check_shares(0, (), least, novel_share)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "described.arrow"
+            shares = shares_of(self, stored(self.described(batches, neighbours, progress, total), file), novel_share)
+            yield from (finished(self, table, shares, least) for table in restored(file))
+
+    def described(
+        self, batches: Iterable[pa.Table], neighbours: int, progress: Progress = silent, total: int | None = None
+    ) -> Iterator[pa.Table]:
+        """`answers.described` for the reads of tables, in blocks and in their order.
+
+        Each thread of torch has a block. Many references, which would be in memory for each, are searched by one.
+        """
+        done, threads = 0, torch.get_num_threads()
+        pieces = (
+            batch.slice(i, _READS_AT_ONCE) for batch in batches for i in range(0, max(len(batch), 1), _READS_AT_ONCE)
+        )
+        workers = threads if self.references.cells is None else 1
+        try:
+            with ThreadPoolExecutor(
+                workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
+            ) as pool:
+                waiting: deque[Future[pa.Table]] = deque()
+                while True:
+                    for piece in islice(pieces, workers + 1 - len(waiting)):
+                        waiting.append(pool.submit(self._described, piece, neighbours))
+                    if not waiting:
+                        return
+                    table = waiting.popleft().result()
+                    done += len(table)
+                    progress("reads", done, total)
+                    yield table
+        finally:
+            torch.set_num_threads(threads)
+
+    def _described(self, piece: pa.Table, neighbours: int) -> pa.Table:
+        block = self.name(piece["dna_barcode"].to_pylist())
+        return described(self, block, piece["processid"].to_pylist(), neighbours)
 
     def audit(self) -> pa.Table:
         """Suspicious references, one row per finding, see `audit.audited`."""
@@ -277,18 +306,9 @@ def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
     return aligned[np.linspace(0, len(aligned) - 1, min(len(aligned), most)).astype(np.int64)]
 
 
-def _compact(block: Named, neighbours: int) -> Named:
-    """A block without the reads and with few candidates, so that memory stays small."""
-    matches, evidence = block.matches, block.evidence
-    arrays = {
-        name: getattr(matches, name)[:, :neighbours].copy() for name in ("rows", "identity", "overlap", "cosine")
-    }
-    ranks: dict[str, Any] = {rank: values.astype(np.float32) for rank, values in evidence.ranks.items()}
-    return replace(
-        block,
-        matches=replace(matches, reads=[], aligned=None, **arrays),
-        evidence=replace(evidence, known=evidence.known.astype(np.float32), ranks=ranks),
-    )
+def _sliced(table: pa.Table) -> Iterator[pa.Table]:
+    """A table in parts, at least one."""
+    return (table.slice(start, _READS_AT_ONCE) for start in range(0, max(len(table), 1), _READS_AT_ONCE))
 
 
 def distinct(table: pa.Table) -> pa.Table:

@@ -143,15 +143,21 @@ def _voted(
 
 
 def evidence_of(
-    found: Matches, names: Names, codes: Mapping[str, NDArray[np.int64]], common: Sequence[NDArray[np.float64]]
+    found: Matches,
+    names: Names,
+    codes: Mapping[str, NDArray[np.int64]],
+    common: Sequence[NDArray[np.float64]],
+    support: Mapping[str, NDArray[np.float64]],
 ) -> Evidence:
     """Features of reads for the confidences.
 
     Args:
         common: Features (n,) of the matches that count at every rank.
+        support: Of `supports`; empty for matches that are not alignments.
     """
     nothing = np.zeros(len(found.rows))
     leads = [names.lead.get(rank, nothing) for rank in LEVELS]
+    leads += [support.get(rank, nothing) for rank in LEVELS] if support else []
     ranks = {}
     there = found.rows >= 0
     for rank, chosen in names.codes.items():
@@ -160,7 +166,8 @@ def evidence_of(
         votes = ((own == chosen[:, None]) & named).sum(1) / np.maximum(named.sum(1), 1)
         nearest = np.take_along_axis(found.identity, names.place[rank][:, None], 1)[:, 0].astype(np.float64)
         alone = -np.log(np.maximum(names.tied[rank], 1))
-        ranks[rank] = np.stack([*common, names.lead[rank], votes, nearest, alone], axis=1)
+        own_features = [names.lead[rank], votes, nearest, alone, *([support[rank]] if support else [])]
+        ranks[rank] = np.stack([*common, *own_features], axis=1)
     return Evidence(np.stack([*common, *leads], axis=1), ranks)
 
 

@@ -65,17 +65,22 @@ def compared(
         keys: Codes of the references (N, P).
         rows: References (n, C); -1 has an overlap of 0.
     """
-    own = planes_of(reads)[:, None]
-    other = keys.planes[rows.clip(0)] if isinstance(keys, Packed) else _planes_at(keys, rows.clip(0))
-    both = other[..., 0, :] & own[..., 0, :]
+    both, same = compared_bits(reads, keys, rows)
     overlap = np.bitwise_count(both).sum(-1, dtype=np.int32)
-    differs = other[..., 1, :] ^ own[..., 1, :]
-    differs |= other[..., 2, :] ^ own[..., 2, :]
-    both &= ~differs
-    equal = np.bitwise_count(both).sum(-1, dtype=np.int32)
+    equal = np.bitwise_count(same).sum(-1, dtype=np.int32)
     overlap[rows < 0] = 0
     equal[rows < 0] = 0
     return equal, overlap
+
+
+def compared_bits(reads: Codes, keys: Codes | Packed, rows: NDArray[np.int64]) -> tuple[Planes, Planes]:
+    """Positions that aligned reads (n, P) share with candidates (n, C), and the equal ones, as bits (n, C, B)."""
+    own = planes_of(reads)[:, None]
+    other = keys.planes[rows.clip(0)] if isinstance(keys, Packed) else _planes_at(keys, rows.clip(0))
+    both = other[..., 0, :] & own[..., 0, :]
+    differs = other[..., 1, :] ^ own[..., 1, :]
+    differs |= other[..., 2, :] ^ own[..., 2, :]
+    return both, both & ~differs
 
 
 def _planes_at(codes: Codes, rows: NDArray[np.int64]) -> Planes:

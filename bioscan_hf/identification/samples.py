@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schema import RANKS
 
@@ -20,12 +22,38 @@ NO_SAMPLE, READS = "no sample", "reads"
 Lineage = tuple[tuple[str, str], ...]
 
 
-def with_samples(answers: pa.Table, samples: Sequence[str | None] | None = None) -> pa.Table:
+@dataclass(frozen=True)
+class Annotations:
+    """What is known of reads besides their sequences.
+
+    Attributes:
+        sizes: Whether an id tells a size.
+        samples: Whether an id, or a column, tells a sample.
+    """
+
+    sizes: bool
+    samples: bool
+
+    @classmethod
+    def of(cls, ids: pa.ChunkedArray, samples: pa.ChunkedArray | None = None) -> Annotations:
+        """Those of reads, whose ids can hold ";size=12" and ";sample=A" or ";barcodelabel=A"."""
+        sizes = pc.any(pc.match_substring_regex(ids, _SIZE.pattern)).as_py()
+        if samples is None:
+            told = pc.match_substring_regex(ids, r"(?:^|;)(?:sample|barcodelabel)=\s*[^;\s]")
+        else:
+            told = pc.greater(pc.binary_length(samples.cast(pa.string())), 0)
+        return cls(bool(sizes), bool(pc.any(told).as_py()))
+
+
+def with_samples(
+    answers: pa.Table, samples: Sequence[str | None] | None = None, known: Annotations | None = None
+) -> pa.Table:
     """Answers with the columns `sample` and `size` behind the ids, where they are known.
 
     Args:
-        answers: A table of answers, whose ids can hold ";size=12" and ";sample=A" or ";barcodelabel=A".
+        answers: A table of answers, or a part of it.
         samples: Sample of each row; by default those of the ids.
+        known: Of the whole table.
 
     Raises:
         ValueError: for other numbers of samples than of answers.
@@ -33,13 +61,13 @@ def with_samples(answers: pa.Table, samples: Sequence[str | None] | None = None)
     ids = answers["id"].to_pylist()
     if samples is not None and len(samples) != len(ids):
         raise ValueError(f"There are {len(ids):,} answers and {len(samples):,} samples.")
-    sizes = [_SIZE.search(name) for name in ids]
-    if any(sizes):
-        reads = pa.array([int(match[1]) if match else 1 for match in sizes], pa.int64())
-        answers = answers.add_column(1, "size", reads)
-    if samples is None:
+    known = known or Annotations.of(answers["id"], None if samples is None else pa.chunked_array([samples]))
+    if known.sizes:
+        sizes = [int(match[1]) if (match := _SIZE.search(name)) else 1 for name in ids]
+        answers = answers.add_column(1, "size", pa.array(sizes, pa.int64()))
+    if known.samples and samples is None:
         samples = [(match[1].strip() or None) if (match := _SAMPLE.search(name)) else None for name in ids]
-    return answers.add_column(1, "sample", pa.array(samples, pa.string())) if any(samples) else answers
+    return answers.add_column(1, "sample", pa.array(samples, pa.string())) if known.samples else answers
 
 
 def sizes_of(answers: pa.Table) -> list[int]:

@@ -30,7 +30,7 @@ from .shortlist import Cells, Words
 from .similarity import References
 
 #: Version of the folder.
-FORMAT = 2
+FORMAT = 3
 
 #: Its name in `config.json`, by which transformers opens the folder.
 MODEL_TYPE = "reference-library"
@@ -64,6 +64,13 @@ def is_library(path: str | Path) -> bool:
 def is_library_of_photos(path: str | Path) -> bool:
     """Whether a folder holds a library of photos."""
     return is_library(path) and read_json(Path(path) / FACTS).get("kind") == "embeddings"
+
+
+def check_format(folder: str | Path, found: int) -> None:
+    """Raises ValueError unless a library has the format of this version."""
+    if found != FORMAT:
+        what = "Update bioscan_hf" if found > FORMAT else "Make the library again"
+        raise ValueError(f"{str(folder)!r} has the format {found}; this version reads {FORMAT}. {what}.")
 
 
 def write_parts(folder: Path, parts: Parts) -> None:
@@ -102,8 +109,7 @@ def read_parts(folder: Path, encoder: Encoder | None) -> Parts:
     if not is_library(folder):
         raise FileNotFoundError(f"{str(folder)!r} is not a library of references: it has no {FACTS}.")
     info = read_json(folder / FACTS, {"format": int})
-    if info["format"] > FORMAT:
-        raise ValueError(f"{str(folder)!r} has the format {info['format']}; this version reads {FORMAT}. Update.")
+    check_format(folder, info["format"])
     if "encoder" in info and encoder is None:
         raise ValueError(f"The library was made with the encoder {info.get('model')!r}: give it (model=, --model).")
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,36 +30,46 @@ def check_ending(path: str | Path) -> None:
         )
 
 
-def write_answers(table: pa.Table, path: str | Path) -> None:
-    """Writes a table of answers, numbers with four decimals except in Parquet.
+def write_answers(tables: pa.Table | Iterable[pa.Table], path: str | Path) -> None:
+    """Writes a table of answers, or its parts, numbers with four decimals except in Parquet.
 
     Raises:
         ValueError: for another ending, and more rows than a sheet of XLSX holds.
         ModuleNotFoundError: for XLSX without openpyxl; it says how to install it.
     """
     check_ending(path)
+    parts = iter([tables] if isinstance(tables, pa.Table) else tables)
     if str(path) == "-":
-        pacsv.write_csv(_rounded(table), sys.stdout.buffer, _csv(","))
+        _write_csv(parts, sys.stdout.buffer, ",")
         sys.stdout.flush()
         return
     path = Path(path)
     ending = path.suffix.lower()
     if ending == ".xlsx":
-        _write_xlsx(table, path)
+        _write_xlsx(parts, path)
     elif ending == ".parquet":
-        with replacing(path) as part:
-            pq.write_table(table, part)
+        with replacing(path) as file:
+            first = next(parts)
+            with pq.ParquetWriter(file, first.schema) as writer:
+                for part in chain([first], parts):
+                    writer.write_table(part)
     elif ending == ".json":
         with writing(path) as file:
-            json.dump(_rounded(table).to_pylist(), file, ensure_ascii=False, indent=1)
-            file.write("\n")
+            file.write("[")
+            rows = (row for part in parts for row in _rounded(part).to_pylist())
+            for number, row in enumerate(rows):
+                file.write(",\n" if number else "\n")
+                json.dump(row, file, ensure_ascii=False)
+            file.write("\n]\n")
     else:
         with writing(path, "wb") as file:
-            pacsv.write_csv(_rounded(table), file, _csv("," if ending == ".csv" else "\t"))
+            _write_csv(parts, file, "," if ending == ".csv" else "\t")
 
 
-def _csv(delimiter: str) -> Any:
-    return pacsv.WriteOptions(delimiter=delimiter, quoting_style="needed")
+def _write_csv(parts: Iterable[pa.Table], file: IO[bytes], delimiter: str) -> None:
+    for number, part in enumerate(parts):
+        options = {"delimiter": delimiter, "quoting_style": "needed", "include_header": number == 0}
+        pacsv.write_csv(_rounded(part), file, pacsv.WriteOptions(**options))
 
 
 def _rounded(table: pa.Table) -> pa.Table:
@@ -67,23 +79,28 @@ def _rounded(table: pa.Table) -> pa.Table:
     return table
 
 
-def _write_xlsx(table: pa.Table, path: Path) -> None:
+def _write_xlsx(parts: Iterable[pa.Table], path: Path) -> None:
     try:
         from openpyxl import Workbook
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "Sheets of XLSX need openpyxl: pip install openpyxl. Or give a name that ends in .csv."
         ) from None
-    if len(table) >= MOST_ROWS:
-        raise ValueError(f"A sheet of XLSX holds {MOST_ROWS:,} rows; {len(table):,} are to be written. Give .csv.")
     book = Workbook(write_only=True)
     sheet = book.create_sheet("names")
     sheet.freeze_panes = "B2"
-    sheet.append(table.column_names)
-    for batch in _rounded(table).to_batches(10_000):
-        columns = [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
-        for row in zip(*columns, strict=True):
-            sheet.append(row)
+    rows = 0
+    for part in parts:
+        if not rows:
+            sheet.append(part.column_names)
+            rows = 1
+        rows += len(part)
+        if rows > MOST_ROWS:
+            raise ValueError(f"A sheet of XLSX holds {MOST_ROWS - 1:,} answers, and there are more. Give .csv.")
+        for batch in _rounded(part).to_batches(10_000):
+            columns = [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
+            for row in zip(*columns, strict=True):
+                sheet.append(row)
     with replacing(path) as part, open(part, "wb") as file:
         save: IO[bytes] = file
         book.save(save)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bioscan_hf.identification import calibration
-from bioscan_hf.identification.calibration import Calibration, Evidence, Monotone, learn
+from bioscan_hf.identification.calibration import Calibration, Evidence, learn
+from bioscan_hf.identification.monotone import KNOWN_CAUTION, Monotone
 
 FAMILIES = 40
 
@@ -37,14 +38,13 @@ def test_the_bound_holds_for_the_families_that_come():
     above = 0
     for seed in range(200):
         x, right, families = samples(np.random.default_rng(seed), True)
-        model = Monotone.fit(x * 0, right, np.ones(len(x)), families)
+        model = Monotone.fit(x * 0, right, np.ones(len(x)), families, KNOWN_CAUTION)
         above += 0.7 >= (model if isinstance(model, float) else float(model(np.zeros((1, 1)))[0]))
     assert 180 <= above <= 200
 
 
-def test_confidence_never_falls_when_the_evidence_grows(monkeypatch):
+def test_probability_never_falls_when_the_evidence_grows():
     rng = np.random.default_rng(1)
-    monkeypatch.setattr(calibration, "CAUTION", 0.0)
     x = rng.random((500, 3))
     model = Monotone.fit(x, rng.random(500) < x[:, 0], np.ones(500), np.arange(500) % 7)
     assert isinstance(model, Monotone)
@@ -52,7 +52,7 @@ def test_confidence_never_falls_when_the_evidence_grows(monkeypatch):
     for feature in range(3):
         asked = np.full((50, 3), 0.5)
         asked[:, feature] = grid
-        assert (np.diff(model(asked)) >= -1e-12).all()
+        assert (np.diff(model(asked, cautious=False)) >= -1e-12).all()
 
 
 def test_what_was_learned_is_the_same_when_it_is_read_again():
@@ -63,10 +63,22 @@ def test_what_was_learned_is_the_same_when_it_is_read_again():
     right = {rank: (rng.random(n) < 0.6).astype(np.int64) for rank in evidence.ranks}
     found = learn(evidence, level, right, np.ones(n), rng.random(n), families=rng.integers(0, 20, n))
     again = Calibration.from_dict(json.loads(json.dumps(found.to_dict())))
-    levels = found.levels(evidence)
-    assert np.allclose(levels, again.levels(evidence))
-    for rank, values in found.confidences(evidence, levels).items():
-        assert np.allclose(values, again.confidences(evidence, levels)[rank], atol=1e-4)
+    told, told_again = found.judged(evidence), again.judged(evidence)
+    assert np.allclose(told.levels, told_again.levels)
+    assert np.allclose(told.cautious, told_again.cautious, atol=1e-4)
+    for rank, values in told.right.items():
+        assert np.allclose(values, told_again.right[rank], atol=1e-4)
+
+
+def test_the_bound_of_what_is_known_lies_below_the_probability():
+    rng = np.random.default_rng(4)
+    evidence = Evidence(rng.random((600, 2)), {"species": rng.random((600, 2))})
+    level = (rng.random(600) > evidence.known[:, 0]).astype(np.int64)
+    right = {"species": np.where(level == 0, rng.random(600) < 0.9, -1).astype(np.int64)}
+    found = learn(evidence, level, right, np.ones(600), rng.random(600), families=rng.integers(0, 20, 600))
+    told = found.judged(evidence)
+    assert (told.cautious[:, 0] < told.levels[:, 0]).all()
+    assert np.allclose(told.cautious.sum(1), 1)
 
 
 def test_the_estimated_share_of_new_species_lies_in_its_interval():

@@ -8,7 +8,7 @@ from photo_world import part, reads_of, records_of, rows_of, score, vectors
 
 from bioscan_hf.dataset.build import build
 from bioscan_hf.identification import library as module
-from bioscan_hf.identification.answers import answer
+from bioscan_hf.identification.answers import answered
 from bioscan_hf.identification.embeddings import EmbeddingLibrary
 from bioscan_hf.identification.joint import JointLibrary, Side
 from bioscan_hf.identification.photos import Specimens
@@ -47,11 +47,11 @@ def world(tmp_path_factory):
 class Vectors(EmbeddingLibrary):
     """A library whose photos are vectors already, None where there is none."""
 
-    def looked_up(self, photos, ids, progress=None):
+    def described(self, photos, ids, progress=None):
         there = ["no_photo" if photo is None else "ok" for photo in photos]
         size = self.keys.vectors.shape[1]
         found = np.array([np.zeros(size) if photo is None else photo for photo in photos], np.float32)
-        return self.blocks(found, there, ids)
+        return pa.concat_tables(self.blocks(found, there, ids))
 
 
 def identify(world, reads, photos, **options):
@@ -139,10 +139,12 @@ def test_taxa_of_one_library_only(world):
         ids=records["processid"].to_pylist(),
     )
     reads, ids = reads_of(rows, 658, 0.0), rows["processid"]
-    texts, images = joint.sequences.looked_up(reads), fewer.blocks(x, ["ok"] * len(x), ids)
+    asked = pa.table({"processid": ids, "dna_barcode": reads})
+    texts = pa.concat_tables(joint.sequences.described([asked], 0))
+    images = pa.concat_tables(fewer.blocks(x, ["ok"] * len(x), ids))
     sides = (
-        Side.of(joint.sequences, texts, answer(joint.sequences, ids, texts, 0.95, None), None),
-        Side.of(fewer, images, fewer.table(images, ids, 0.95, None), None),
+        Side.of(joint.sequences, texts, answered(joint.sequences, [texts], 0.95, None), None),
+        Side.of(fewer, images, fewer.table([images], 0.95, None), None),
     )
     row = JointLibrary(joint.sequences, fewer)._table(sides, 0.95).to_pylist()[i]
     assert row["species"] == name and row["species_confidence"] > 0.5

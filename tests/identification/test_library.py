@@ -209,3 +209,26 @@ def test_a_model_that_does_not_exist_is_named(world, tmp_path):
     table = pa.table({name: pa.array([], pa.large_string()) for name in COLUMNS})
     with pytest.raises(OSError, match="No model at .*absent"):
         ReferenceLibrary.from_records(Found(table, {}), model=str(tmp_path / "absent"))
+
+
+def test_reads_in_batches_are_named_as_at_once(world):
+    """The share of new species is that of all reads, whichever batch they are in."""
+    library = make(world["library"])
+    reads = pa.table(
+        {
+            "processid": [str(place) for place in range(30)],
+            "dna_barcode": [row["dna_barcode"] for row in world["library"][:24]]
+            + ["", "ACGT" * 100, *["N" * 300] * 4],
+        }
+    )
+    whole = library.identify(reads)
+    parts = list(library.identify_batches([reads.slice(0, 7), reads.slice(7, 0), reads.slice(7)]))
+    assert [len(part) for part in parts] == [7, 23]
+    joined = pa.concat_tables(parts)
+    assert joined.schema.equals(whole.schema, check_metadata=True)
+    assert joined["status"].equals(whole["status"]) and joined["note"].equals(whole["note"])
+    for rank in ("family", "species"):
+        assert joined[rank].equals(whole[rank])
+        assert np.allclose(
+            joined[f"{rank}_confidence"].fill_null(-1), whole[f"{rank}_confidence"].fill_null(-1), atol=1e-9
+        )
