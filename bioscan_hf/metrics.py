@@ -300,7 +300,8 @@ def _calibration_gap(
 def _ids(name: str, values: ArrayLike, dimensions: int) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim != dimensions:
-        raise ValueError(f"{name} must have {dimensions} dimension(s), got the shape {array.shape}.")
+        shape = "(N,)" if dimensions == 1 else "(N, K)"
+        raise ValueError(f"{name} must have the shape {shape}, got {array.shape}.")
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"{name} must be class ids (whole numbers), got {array.dtype}. Turn names into ids with LabelMaps.encode."

@@ -125,10 +125,10 @@ def test_harmonic_mean():
     ("function", "predictions", "references", "message"),
     [
         (accuracy, [0, 1], [0], "2 predictions for 1 references"),
-        (accuracy, [[0, 1]], [0], r"predictions must have 1 dimension\(s\), got the shape \(1, 2\)"),
+        (accuracy, [[0, 1]], [0], r"predictions must have the shape \(N,\), got \(1, 2\)"),
         (accuracy, ["Apis"], ["Apis"], "predictions must be class ids .* LabelMaps.encode"),
         (accuracy, [0.0], [0], "predictions must be class ids .* got float64"),
-        (top_k_accuracy, [0, 1], [0, 1], r"predictions must have 2 dimension\(s\)"),
+        (top_k_accuracy, [0, 1], [0, 1], r"predictions must have the shape \(N, K\), got \(2,\)"),
         (f1, [0], [0, 1], "1 predictions for 2 references"),
     ],
 )

@@ -181,7 +181,7 @@ def check_smoothing(smoothing: Sequence[float] | None, ranks: int) -> tuple[floa
     shares = tuple(smoothing or [0.0] * ranks)
     if len(shares) != ranks:
         raise ValueError(
-            f"There are {len(shares)} shares of label smoothing for {ranks} rank(s). Give {ranks}: one for each rank "
+            f"Shares of label smoothing: {len(shares)}, ranks: {ranks}. Give as many shares: one for each rank "
             f"but the lowest, then the plain share."
         )
     if min(shares) < 0 or sum(shares) >= 1:

@@ -103,7 +103,9 @@ def _check_mae(options: PretrainingOptions) -> None:
     given = [f"--{name}" for name in DECODER_OPTIONS if getattr(options, name) is not None]
     if options.objective != "mae":
         if given:
-            raise ValueError(f"{', '.join(given)} need(s) --objective mae (given: {options.objective}).")
+            raise ValueError(
+                f"{', '.join(given)} would do nothing with --objective {options.objective}: give --objective mae."
+            )
         return
     if options.decoder_projection not in (None, *PROJECTIONS):
         raise ValueError(

@@ -74,7 +74,9 @@ class TaxonObjective:
         if options.taxon_objective == "none":
             idle = [f"--{name}" for name, value in given.items() if value is not None]
             if idle:
-                raise ValueError(f"{', '.join(idle)} need(s) --taxon_objective {' or '.join(TAXON_OBJECTIVES)}.")
+                raise ValueError(
+                    f"{', '.join(idle)} would do nothing: give --taxon_objective {' or '.join(TAXON_OBJECTIVES)}."
+                )
             return None
         values = {name: DEFAULTS[name] if value is None else value for name, value in given.items()}
         made = cls(

@@ -140,7 +140,7 @@ def test_parts_of_a_step_sum_to_the_whole():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="There are 1 shares of label smoothing for 2 rank"):
+    with pytest.raises(ValueError, match="Shares of label smoothing: 1, ranks: 2. Give as many"):
         TaxaLoss(ROWS, SIZES, PARENTS, smoothing=[0.1])
     with pytest.raises(ValueError, match=r"are \[0.5, 0.5\]; give 0 or more, less than 1 together"):
         TaxaLoss(ROWS, SIZES, PARENTS, smoothing=[0.5, 0.5])
