@@ -96,8 +96,10 @@ def real_photos() -> str:
         top = values["top_1"]
         interval = f"{percent(top['low'])} to {percent(top['high'])}"
         label = "CLIBD, trained on made-up photos" if name == "trained_2" else name
-        rows.append((label, percent(top["accuracy"]), interval, percent(values["chance_top_1"]), values["n"]))
-    return table(("", "top-1", "95 % interval", "chance", "photos"), rows)
+        clusters = (percent(found["clusters"][way]["order"]) for way in ("none", "umap"))
+        shown = (percent(top["accuracy"]), interval, percent(values["chance_top_1"]), values["n"], *clusters)
+        rows.append((label, *shown))
+    return table(("", "top-1", "95 % interval", "chance", "photos", "AMI of orders", "AMI after UMAP"), rows)
 
 
 def retrieval() -> str:
