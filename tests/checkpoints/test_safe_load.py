@@ -345,6 +345,14 @@ def test_reads_the_published_layouts(folder, shared):
     assert compared > 100
 
 
+def test_the_table_of_layouts_names_every_reference_file(shared):
+    """What is not converted, the CNN, too."""
+    page = (Path(__file__).parents[2] / "docs/guides/checkpoints.md").read_text(encoding="utf-8")
+    table = page.partition("## Layouts")[2]
+    files = [path.name for path in (shared / "fixtures").rglob("*") if path.suffix in (".pt", ".pth")]
+    assert len(files) >= 23 and [name for name in files if f"`{name}`" not in table] == []
+
+
 def description(content) -> str:
     """Keys, types, numbers and tensors (shape, type, hash of the bytes) in order, as text."""
     if isinstance(content, torch.Tensor):
