@@ -62,7 +62,7 @@ ALIGNED = {"aligned, whole profile": ("profile", 0), "aligned, 512 principal com
 PEER = "6-mer counts"
 
 #: Barcodes embedded in a turn, and turns.
-SPEED_ROWS, TURNS = 512, 3
+SPEED_ROWS, TURNS = 256, 2
 
 
 def fit_aligned(source: Path, folder: Path, size: int) -> None:
