@@ -207,3 +207,28 @@ def test_the_pooling_of_a_model_with_a_cls_token(tmp_path):
     for name, message in ((str(tmp_path), "Unknown pooling 'first'"), ("kmer:2", "'kmer:2' has its own pooling")):
         with pytest.raises(ValueError, match=message):
             load_encoder(name, pooling="first")
+
+
+def test_a_clibd_model_embeds_barcodes_by_its_tower_of_barcodes(tmp_path):
+    """The unit vectors that the model itself gives; a model without that tower is refused."""
+    from clibd_runs import make_folder
+
+    from bioscan_hf.models.modeling_clibd import ClibdModel
+    from bioscan_hf.models.processing_clibd import ClibdProcessor
+
+    folder = str(make_folder(tmp_path / "clibd"))
+    barcodes = ["ACGTTGCAACGT" * 5, "TTTTACGATTTT" * 6]
+    rows = pa.table({"processid": ["a", "b"], "dna_barcode": barcodes})
+    found = embed(*load_encoder(folder), rows).embeddings
+    inputs = ClibdProcessor.from_pretrained(folder)(dna=barcodes)
+    with torch.inference_mode():
+        clibd = ClibdModel.from_pretrained(folder).eval()
+        expected = clibd.get_dna_features(inputs["dna_input_ids"], inputs["dna_attention_mask"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert abs(found[0] - found[1]).max() > 1e-3, "all alike: this test would prove nothing"
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    with pytest.raises(ValueError, match="'cls' out"):
+        load_encoder(folder, pooling="cls")
+    make_folder(tmp_path / "photos", ("image", "text"))
+    with pytest.raises(ValueError, match="has encoders of image, text, but not of barcodes"):
+        load_encoder(str(tmp_path / "photos"))
