@@ -29,6 +29,9 @@ BIN = "dna_bin"
 #: Expected shares of reads: species known, species new, genus new, family new, order new. Reads change it.
 PRIOR = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 
+#: Reads whose probabilities differ by less than 1 over this count as equal in the interval of the shares.
+_BINS = 4096
+
 #: Reads that the expected shares count as.
 PRIOR_READS = 20.0
 
@@ -281,8 +284,10 @@ def share_interval(levels: Numbers, learned: Numbers, shares: Numbers) -> tuple[
         return 0.0, 1.0
     odds = levels / learned
     old, new = odds[:, 0], odds[:, 1:] @ (shares[1:] / max(shares[1:].sum(), 1e-9))
+    counts, edges = np.histogram(old / (old + new).clip(1e-300), _BINS, (0, 1))
+    known = (edges[1:] + edges[:-1]) / 2
     grid = np.linspace(0.001, 0.999, 999)
-    likelihood = np.array([np.log(((1 - s) * old + s * new).clip(1e-300)).sum() for s in grid])
+    likelihood = np.log(np.outer(1 - grid, known) + np.outer(grid, 1 - known)) @ counts
     likelihood += PRIOR_READS * (PRIOR[0] * np.log(1 - grid) + (1 - PRIOR[0]) * np.log(grid))
     allowed = grid[likelihood >= likelihood.max() - 1.92]
     return float(allowed[0]), float(allowed[-1])
