@@ -56,6 +56,7 @@ def write_output(
     *,
     photos: Sequence[bytes | None] | None = None,
     reducer: str = "umap",
+    title: str = "Map of specimens",
 ) -> list[Path]:
     """Writes ami_by_rank.png, map_RANK.png, map.html and the tables of `write_report`; returns their paths.
 
@@ -69,6 +70,7 @@ def write_output(
         specimens: Specimens of the first.
         photos: Encoded photos (N,) for the page, such as `SpecimenPhotos`.
         reducer: "umap" or "pca": how the embeddings are laid out in a plane.
+        title: Heading of the page.
     """
     folder, first = Path(folder), next(iter(results.values()))
     clusters = pq.read_table(folder / CLUSTERS_FILE, columns=["cluster"])["cluster"].to_numpy()
@@ -85,7 +87,7 @@ def write_output(
     for name, figure in figures.items():
         with writing(folder / name, "wb") as file:
             file.write(png(figure))
-    rows, title = np.arange(len(clusters)), "Map of specimens"
+    rows = np.arange(len(clusters))
     if len(rows) > MOST_SPECIMENS:
         rows = np.sort(np.random.default_rng(seed).choice(len(clusters), MOST_SPECIMENS, replace=False))
         title += f": {MOST_SPECIMENS:,} of {len(clusters):,}, drawn at random"

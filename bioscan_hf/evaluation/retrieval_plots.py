@@ -6,19 +6,25 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from PIL import Image, ImageOps
 
 from ..plots import colour, line_style, plain
+from ..plots.style import shortened
 
 #: Lowest rank at which a neighbour has the query's taxon ("none": no rank) -> colour of its frame, from blue to red.
 #: The colours are safe for colour-blind readers, and the captions name the rank too.
 FRAMES = {"species": "#0072B2", "genus": "#56B4E9", "family": "#F0E442", "order": "#E69F00", "none": "#D55E00"}
+
+#: Widest caption in points: the width of a photo.
+_CAPTION = 88.0
 
 #: Fewest taxa for which a mean is drawn.
 FEWEST_TAXA = 3
@@ -36,6 +42,8 @@ def gallery(
     queries: Sequence[tuple[bytes | None, Mapping[str, str | None]]], found: Mapping[str, Sequence[Sequence[Found]]]
 ) -> Figure:
     """One row of photos per query: the query and its neighbours, with frames in the colour of the shared rank.
+
+    A tick marks a neighbour of the query's species, a cross another one.
 
     Args:
         queries: (photo, rank -> name).
@@ -61,7 +69,8 @@ def gallery(
             for place, neighbour in enumerate(of_query[row]):
                 deepest = deepest_shared_rank(taxa, neighbour.taxa)
                 caption = f"{_lowest_name(neighbour.taxa)}\n{neighbour.similarity:.2f}, {_words(deepest)}"
-                _show(figure, grid[row, first + place], neighbour.photo, caption, FRAMES[deepest])
+                axes = _show(figure, grid[row, first + place], neighbour.photo, caption, FRAMES[deepest])
+                _mark(axes, deepest == "species")
         text = name.replace("->", " \N{RIGHTWARDS ARROW} ").replace("dna", "DNA")
         headings.append((text, first, first + width - 1))
         first += 1 + width
@@ -191,7 +200,7 @@ def deepest_shared_rank(a: Mapping[str, str | None], b: Mapping[str, str | None]
     return next((rank for rank in FRAMES if a.get(rank) is not None and a.get(rank) == b.get(rank)), "none")
 
 
-def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str, colour: str | None) -> None:
+def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str, colour: str | None) -> Axes:
     axes = figure.add_subplot(place)
     if photo is None:
         axes.text(0.5, 0.5, "no photo", size=7, color="#666666", ha="center", va="center", transform=axes.transAxes)
@@ -203,7 +212,16 @@ def _show(figure: Figure, place: SubplotSpec, photo: bytes | None, caption: str,
     axes.set_box_aspect(1)
     for spine in axes.spines.values():
         spine.set(color=colour or "#cccccc", linewidth=3.5 if colour else 0.8)
-    axes.set_xlabel(caption, fontsize=6, labelpad=3)
+    axes.set_xlabel(caption.replace("$", r"\$"), fontsize=6, labelpad=3)
+    return axes
+
+
+def _mark(axes: Axes, right: bool) -> None:
+    """A tick or a cross in the lower right corner of a photo."""
+    sign, shade = ("\N{CHECK MARK}", FRAMES["species"]) if right else ("\N{BALLOT X}", FRAMES["none"])
+    outline = [withStroke(linewidth=3, foreground="white")]
+    place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
+    axes.text(0.96, 0.03, sign, size=12, weight="bold", color=shade, path_effects=outline, **place)
 
 
 def _words(deepest: str) -> str:
@@ -212,4 +230,4 @@ def _words(deepest: str) -> str:
 
 def _lowest_name(taxa: Mapping[str, str | None]) -> str:
     name = next((name for rank in FRAMES if (name := taxa.get(rank))), "unknown")
-    return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"
+    return shortened(name, _CAPTION, 6)

@@ -15,7 +15,7 @@ from ..schema import MAX_NUCLEOTIDES
 
 
 def figures(summary: dict[str, Any]) -> dict[str, Figure]:
-    """Figures by name, of what there is: `orders`, `taxonomy`, `sites`, `lengths`, `distances`."""
+    """Figures by name, of what there is: `orders`, `taxonomy`, `sites`, `lengths`, `distances`, `gap`."""
     orders: Counter[str] = Counter()
     for row in summary["taxonomy"]:
         orders[row["order"] or "order unknown"] += row["samples"]
@@ -33,6 +33,9 @@ def figures(summary: dict[str, Any]) -> dict[str, Figure]:
         made["lengths"] = plots.length_histogram(summary["lengths"]["histogram"], MAX_NUCLEOTIDES)
     if compared := {row["rank"]: row["distribution"] for row in summary["distances"] if row["distribution"]}:
         made["distances"] = plots.distance_violins(compared)
+    if gaps := summary["gap"]:
+        farthest, nearest = ([row[name] for row in gaps] for name in ("farthest_within", "nearest_other"))
+        made["gap"] = plots.barcode_gap(farthest, nearest)
     return made
 
 

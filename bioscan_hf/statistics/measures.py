@@ -22,6 +22,7 @@ from ..progress import Progress, silent
 from ..release.problems import ReleaseError
 from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, METASPLITS, RANKS, SPLITS
 from .distances import barcode_distances, check_rank, require_rapidfuzz
+from .gap import barcode_gaps
 from .table import BARCODE, PLACES, SIZES, Source, Specimens, quoted, read_specimens, specimens_of
 
 #: Width of the cells of a map, in degrees.
@@ -51,8 +52,8 @@ def describe(
             `barcode_distances`.
 
     Returns:
-        `rows`, `splits`, `ranks`, `diversity`, `distances` (empty unless asked for), `taxonomy` (samples of each order
-        and family, None where unknown), `geography`, `sizes` and `lengths`.
+        `rows`, `splits`, `ranks`, `diversity`, `distances` and `gap` (empty unless asked for), `taxonomy` (samples of
+        each order and family, None where unknown), `geography`, `sizes` and `lengths`.
     """
     if distances:
         require_rapidfuzz()  # fails before the release is read
@@ -71,6 +72,7 @@ def describe(
         "ranks": rank_statistics(specimens),
         "diversity": [diversity(specimens, rank) for rank in LABEL_COLUMNS],
         "distances": compared,
+        "gap": barcode_gaps(specimens, seed, workers=workers, progress=progress) if distances else [],
         "taxonomy": [{"order": order, "family": family, "samples": count} for order, family, count in families],
         "geography": geography(specimens),
         "sizes": sizes(specimens),

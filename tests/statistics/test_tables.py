@@ -78,7 +78,7 @@ def test_numbers_are_whole_in_80_columns(summary):
 
 def test_figures_are_files(summary, tmp_path):
     files = save_figures(summary, tmp_path / "pictures")
-    assert [path.stem for path in files] == ["orders", "taxonomy", "sites", "lengths", "distances"]
+    assert [path.stem for path in files] == ["orders", "taxonomy", "sites", "lengths", "distances", "gap"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in files)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(path.name for path in files)
 
