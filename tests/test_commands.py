@@ -44,6 +44,7 @@ TRAINERS = {
 #: Start of a command -> why it is not run here.
 NOT_RUN = {
     "bioscan-hf COMMAND --help": "stands for every command",
+    "bioscan-hf app": "serves until it is stopped; tests/app/test_command.py starts it and writes a Space",
     "bioscan-hf train pretrain --help": "tests/cli/test_train.py runs it",
     "bioscan-hf download": "needs the Hub; tests/release/test_download.py runs it on a local server",
     "bioscan-hf publish": "needs the Hub; tests/dataset/test_publish.py runs it on a local server",

@@ -83,7 +83,6 @@ class Overview:
         taxa: Name at both ranks, None where unknown, and specimens.
         places: Latitude, longitude and specimens.
         countries: Name, None where unknown, and specimens, the most frequent first.
-        sample: Processids of a random sample, the same each time.
     """
 
     rows: int
@@ -93,7 +92,6 @@ class Overview:
     taxa: list[tuple[str | None, str | None, int]]
     places: list[tuple[float, float, int]]
     countries: list[tuple[str | None, int]]
-    sample: list[str]
 
 
 class Collection:
@@ -132,6 +130,7 @@ class Collection:
         if not self.rows:
             raise ValueError(f"{self.source!r} holds no specimens.")
         self.overview = lru_cache(maxsize=256)(self._overview)
+        self.sample = lru_cache(maxsize=256)(self._sample)
         self.choices = lru_cache(maxsize=256)(self._choices)
         self.gap_sample = lru_cache(maxsize=64)(self._gap_sample)
 
@@ -162,11 +161,11 @@ class Collection:
             return self._rows(query, values)
 
         taxa = grouped(f'"{upper}", "{lower}"')
-        counts = f"SELECT count(DISTINCT species), count(DISTINCT dna_bin) FROM specimens WHERE {sql}"
-        species, bins = self._rows(counts, values)[0]
+        # Groups are counted by all threads, and DISTINCT by one.
+        names = "SELECT count(*) FROM (SELECT {0} FROM specimens WHERE {1} AND {0} IS NOT NULL GROUP BY 1)"
+        species, bins = (self._rows(names.format(name, sql), values)[0][0] for name in ("species", "dna_bin"))
         places = grouped('round("coord-lat", 1), round("coord-lon", 1)') if "coord-lat" in self.columns else []
         countries = grouped("country") if "country" in self.columns else []
-        ids = f"SELECT arg_min(processid, hash(processid), {PHOTOS}) FROM specimens WHERE {sql}"
         return Overview(
             sum(count for *_, count in taxa),
             species,
@@ -175,8 +174,13 @@ class Collection:
             taxa,
             [place for place in places if None not in place],
             countries,
-            self._rows(ids, values)[0][0] or [],
         )
+
+    def _sample(self, where: Filter) -> list[str]:
+        """Processids of a random sample of `PHOTOS` specimens, the same each time."""
+        sql, values = where.sql()
+        query = f"SELECT arg_min(processid, hash(processid), {PHOTOS}) FROM specimens WHERE {sql}"
+        return self._rows(query, values)[0][0] or []
 
     def record(self, processid: str) -> Row | None:
         """All that is known of a specimen; None if there is none of this id."""

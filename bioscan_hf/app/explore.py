@@ -87,7 +87,7 @@ def shown(collection: Collection, where: Filter) -> tuple[str, str, str]:
 
 def gallery(collection: Collection, where: Filter) -> str:
     """Photos of a sample."""
-    sample = collection.overview(where).sample
+    sample = collection.sample(where)
     names = {name: deepest(row) or "" for name, row in collection.records(sample).items()}
     return pictures.gallery(sample, collection.photos(sample), names)
 
@@ -112,23 +112,52 @@ def gap(collection: Collection, where: Filter) -> str:
     return pictures.barcode_gap(barcode_gap(collection.gap_sample(where)))
 
 
+class Explorer:
+    """What happens when a visitor changes a filter or clicks in a picture."""
+
+    def __init__(self, collection: Collection):
+        self.collection = collection
+
+    def update(self, *chosen: Any) -> list[Any]:
+        """Numbers, tree map and sites; photos and gap are of the last filter, so they are emptied."""
+        return [*shown(self.collection, wanted(self.collection, *chosen)), "", ""]
+
+    def photos(self, *chosen: Any) -> list[Any]:
+        return [gallery(self.collection, wanted(self.collection, *chosen))]
+
+    def gap(self, *chosen: Any) -> list[Any]:
+        return [gap(self.collection, wanted(self.collection, *chosen))]
+
+    def record(self, processid: str) -> list[Any]:
+        return [record(self.collection, processid)]
+
+    def provinces(self, country: str | None) -> Any:
+        """The provinces of a country."""
+        names = self.collection.choices("province_state", Filter(country=_chosen(country)))
+        return gr.Dropdown([ANY, *names], value=ANY)
+
+    def cleared(self) -> list[Any]:
+        """Filters that leave everything."""
+        return [ANY, "", ANY, self.provinces(None), ANY, "", ""]
+
+    def act(self, evt: gr.EventData, *chosen: Any) -> list[Any]:
+        """A click in a picture: a taxon or a country becomes the filter, or a record opens."""
+        what, named, at = (str(getattr(evt, key, "") or "")[:_LONGEST_NAME] for key in ("act", "name", "rank"))
+        if what == "record":
+            return [*[gr.skip()] * 9, named, *self.record(named), gr.Tabs(selected="record")]
+        values = list(chosen)
+        if what == "taxon" and at in LABEL_COLUMNS:
+            values[0], values[1] = at, named
+        elif what == "country":
+            values[2], values[3] = named, ANY
+        return [*values[:4], *self.update(*values), gr.skip(), gr.skip(), gr.skip()]
+
+
 def explore_tab(collection: Collection) -> None:
     """Builds the tab."""
-    with gr.Row(elem_classes="bh-filters"):
-        ranks = [(pictures.word_of(rank), rank) for rank in LABEL_COLUMNS]
-        rank = gr.Dropdown([(ANY, ANY), *ranks], value=ANY, label="Rank", min_width=110)
-        name = gr.Textbox(label="Taxon or BIN", max_lines=1, max_length=_LONGEST_NAME, min_width=180)
-        country = _list(collection, "country", "Country")
-        province = _list(collection, "province_state", "Province or state")
-        split = _list(collection, "split", "Split")
-        sized = "image_measurement_value" in collection.columns
-        smallest = gr.Textbox(label="Size from (pixels)", max_lines=1, visible=sized, min_width=120)
-        largest = gr.Textbox(label="Size to (pixels)", max_lines=1, visible=sized, min_width=120)
-    with gr.Row():
-        show = gr.Button("Show", variant="primary", min_width=110, scale=0)
-        clear = gr.Button("Clear filters", min_width=150, scale=0)
-    everything = Filter()
-    begin = shown(collection, everything)
+    explorer = Explorer(collection)
+    filters, show, clear = _filters(collection)
+    begin = shown(collection, Filter())
     numbers = plain_html(begin[0])
     with gr.Tabs() as views:
         with gr.Tab("Taxa"):
@@ -145,47 +174,48 @@ def explore_tab(collection: Collection) -> None:
                 which = gr.Textbox(label="Id of a specimen", max_lines=1, max_length=_LONGEST_NAME)
                 look = gr.Button("Open", scale=0, min_width=110)
             page = plain_html(note("Type the id of a specimen, or choose a photo."), js_on_load=CLICKS)
-    filters = [rank, name, country, province, split, smallest, largest]
     pictured = [numbers, taxa, places, photos, gaps]
+    update, show_photos = told(explorer.update, len(pictured)), told(explorer.photos, 1)
 
-    def update(*chosen: Any) -> list[Any]:
-        where = wanted(collection, *chosen)
-        return [*shown(collection, where), gallery(collection, where), ""]
+    def updated(event: Any) -> None:
+        event.then(update, filters, pictured).then(show_photos, filters, [photos])
 
-    def provinces(chosen: str | None) -> Any:
-        names = collection.choices("province_state", Filter(country=_chosen(chosen)))
-        return gr.Dropdown([ANY, *names], value=ANY)
-
-    def act(evt: gr.EventData, *chosen: Any) -> list[Any]:
-        """A click in a picture: a taxon or a country becomes the filter, or a record opens."""
-        what, named, at = (str(getattr(evt, key, "") or "")[:_LONGEST_NAME] for key in ("act", "name", "rank"))
-        if what == "record":
-            return [*[gr.skip()] * 9, named, record(collection, named), gr.Tabs(selected="record")]
-        values = list(chosen)
-        if what == "taxon" and at in LABEL_COLUMNS:
-            values[0], values[1] = at, named
-        elif what == "country":
-            values[2], values[3] = named, ANY
-        return [*values[:4], *update(*values), gr.skip(), gr.skip(), gr.skip()]
-
-    told_update = told(update, len(pictured))
-    show.click(told_update, filters, pictured, api_name="explore")
-    for event in (name.submit, smallest.submit, largest.submit, rank.input, province.input, split.input):
-        event(told_update, filters, pictured)
-    country.input(provinces, country, province).then(told_update, filters, pictured)
-    clear.click(
-        lambda: [ANY, "", ANY, gr.Dropdown([ANY, *collection.choices("province_state")], value=ANY), ANY, "", ""],
-        None,
-        filters,
-    ).then(told_update, filters, pictured)
-    photo_tab.select(told(lambda *chosen: [gallery(collection, wanted(collection, *chosen))], 1), filters, [photos])
-    compare.click(told(lambda *chosen: [gap(collection, wanted(collection, *chosen))], 1), filters, [gaps])
-    open_record = told(lambda processid: [record(collection, processid)], 1)
-    look.click(open_record, which, [page], api_name="record")
-    which.submit(open_record, which, [page])
+    show.click(update, filters, pictured, api_name="explore").then(show_photos, filters, [photos])
+    rank, name, country, province, split, smallest, largest = filters
+    for typed in (name, smallest, largest):
+        typed.submit(update, filters, pictured).then(show_photos, filters, [photos])
+    for listed in (rank, province, split):
+        listed.input(update, filters, pictured).then(show_photos, filters, [photos])
+    updated(country.input(explorer.provinces, country, province))
+    updated(clear.click(explorer.cleared, None, filters))
+    photo_tab.select(show_photos, filters, [photos])
+    compare.click(told(explorer.gap, 1), filters, [gaps])
+    look.click(told(explorer.record, 1), which, [page], api_name="record")
+    which.submit(told(explorer.record, 1), which, [page])
     clicked = [rank, name, country, province, *pictured, which, page, views]
     for picture in (taxa, places, photos, page):
-        picture.click(told(act, len(clicked), place=4, event=True), filters, clicked)
+        click = picture.click(told(explorer.act, len(clicked), place=4, event=True), filters, clicked)
+        click.then(show_photos, filters, [photos])
+
+
+def _filters(collection: Collection) -> tuple[list[Any], gr.Button, gr.Button]:
+    """Controls of the filters, in the order of `wanted`, and the buttons that apply and clear them."""
+    sized = "image_measurement_value" in collection.columns
+    with gr.Row(elem_classes="bh-filters"):
+        ranks = [(pictures.word_of(rank), rank) for rank in LABEL_COLUMNS]
+        filters = [
+            gr.Dropdown([(ANY, ANY), *ranks], value=ANY, label="Rank", min_width=110),
+            gr.Textbox(label="Taxon or BIN", max_lines=1, max_length=_LONGEST_NAME, min_width=180),
+            _list(collection, "country", "Country"),
+            _list(collection, "province_state", "Province or state"),
+            _list(collection, "split", "Split"),
+            gr.Textbox(label="Size from (pixels)", max_lines=1, visible=sized, min_width=120),
+            gr.Textbox(label="Size to (pixels)", max_lines=1, visible=sized, min_width=120),
+        ]
+    with gr.Row():
+        show = gr.Button("Show", variant="primary", min_width=110, scale=0)
+        clear = gr.Button("Clear filters", min_width=150, scale=0)
+    return filters, show, clear
 
 
 def _list(collection: Collection, column: str, label: str) -> gr.Dropdown:
