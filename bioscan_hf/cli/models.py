@@ -97,6 +97,7 @@ def embed(
         Literal["substitutions", "unread", "insertions", "deletions", "lost_run", "cut_end", "all"] | None,
         Option(help="Errors to add to the barcodes of --split, for a probe of robustness."),
     ] = None,
+    force: Annotated[bool, Option("--force", help="Replace other embeddings in the folder.")] = False,
     *,
     out: Output,
 ) -> Result:
@@ -115,7 +116,7 @@ def embed(
     with out.progress("loading the model"):
         encoder, processor = _encoder(given)
     out.no_bar()  # the embedding draws its own
-    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
+    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "force": force}
     how["column"] = "dna_barcode" if config == "dna" else "image"
     sizes: dict[str, int] = {}
     for name, (folder, read) in _parts(given, own, out).items():

@@ -16,7 +16,8 @@ from .kmers import kmer_encoder, parse_ks
 ENCODERS = (
     "An encoder is the folder or Hub id of one of our own models, such as a BarcodeBERT or CLIBD; or kmer:K or "
     "kmer:K+L (counts of k-mers); or cnn:FOLDER (a trained BarcodeCnn); or frames:FOLDER (the mean of a BarcodeBERT "
-    "over its reading frames); or hf:ID (an encoder of DNA on the Hub, or a folder), such as hf:zhihan1996/DNABERT-2-117M."
+    "over its reading frames); or hf:ID (an encoder of DNA on the Hub, or a folder), "
+    "such as hf:zhihan1996/DNABERT-2-117M."
 )
 
 #: Our own models, by the type in their configs.

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..files import delete_temporaries, locked, read_json, replacing, write_json
+from ..files import delete_inside, delete_temporaries, locked, read_json, replacing, write_json
 from ..progress import Progress, silent
 from .base import Encoder
 from .batches import Known, embed_barcodes, embed_photos, encode, inference, resolve_dtype
@@ -53,6 +53,7 @@ def embed(
     dtype: str = "auto",
     keep: Sequence[str] = (),
     missing: str = "error",
+    force: bool = False,
 ) -> Embeddings:
     """Embeddings of every row, in order, with the processids of the rows.
 
@@ -78,6 +79,7 @@ def embed(
             barcode alone, whatever the batch size. The vectors returned and written are always float32.
         keep: Further columns of the dataset to return and write with the embeddings, such as labels.
         missing: "error", or "invalid": a row without a value gets a vector of zeros and is not valid.
+        force: Whether other embeddings in `output` are replaced.
 
     Raises:
         ValueError: for an unknown option, a missing column or value, an empty dataset, a photo that cannot be decoded,
@@ -96,24 +98,28 @@ def embed(
     encoding = _Encoding(model, processor, rows, batch_size, shard_size, resolve_dtype(model, dtype))
     with inference(model):
         if output is not None:
-            return _embed_to(Path(output), encoding, state)
+            return _embed_to(Path(output), encoding, state, force)
         with _bar(state, len(rows)) as bar:
             return _concatenated([encoding.compute(shard, _advance(bar)) for shard in range(encoding.shards)])
 
 
-def _embed_to(folder: Path, encoding: _Encoding, state: PartialState) -> Embeddings:
+def _embed_to(folder: Path, encoding: _Encoding, state: PartialState, force: bool) -> Embeddings:
     """Writes the shards that are missing in a folder, each in one process, which alone holds its vectors."""
     with locked(folder, "embedding") if state.is_main_process else nullcontext():
         identity, digests = encoding.identity(state)
         found = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else identity
         other = [f"{key} ({found.get(key)} there, {x} now)" for key, x in identity.items() if found.get(key) != x]
-        if other:
+        if other and not force:
             raise ValueError(
                 f"{folder} holds other embeddings. What differs: {'; '.join(other)}. Choose another output folder, or "
-                f"delete this one."
+                f"replace them with force=True (--force)."
             )
+        if other:
+            state.wait_for_everyone()  # each process has read the manifest
         if state.is_main_process:
             delete_temporaries(folder)
+            for path in [*folder.glob("embeddings-*.parquet"), folder / MANIFEST] if other else ():
+                delete_inside(folder, path.name)
             if not (folder / MANIFEST).exists():
                 write_manifest(folder, identity, encoding.model)
         paths = [shard_path(folder, shard, encoding.shards) for shard in range(encoding.shards)]

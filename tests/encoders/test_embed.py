@@ -348,8 +348,13 @@ def test_folder_of_something_else_is_refused(dataset, tmp_path, change):
             return {"codes": letters(rows)["codes"][:, :7]}
     else:
         options["shard_size"] = 20
-    with pytest.raises(ValueError, match=rf"holds other embeddings. What differs: {named} \(.*delete this one"):
+    with pytest.raises(ValueError, match=rf"holds other embeddings. What differs: {named} \(.*replace them.*--force"):
         embed(model, processor, dataset, output=tmp_path, **options)
+    (tmp_path / "embeddings.txt").write_text("mine")
+    found = embed(model, processor, dataset, output=tmp_path, force=True, **options)
+    assert (found.embeddings == embed(model, processor, dataset, **options).embeddings).all()
+    assert len(list(tmp_path.glob("*.parquet"))) == -(-70 // options["shard_size"])
+    assert (tmp_path / "embeddings.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
