@@ -136,7 +136,7 @@ def test_the_published_mamba_learns_to_predict_the_next_token(source, tmp_path):
 
 DROPPED = {"dropout": 0.0, "eval_strategy": "no", "save_strategy": "no"}
 PARITY = {
-    "mae": MAE | {"decoder_num_attention_heads": 2},
+    "mae": MAE | {"decoder_num_attention_heads": 2, "decoder_projection": "always", "decoder_intermediate_size": 24},
     "mae, weighted, classes": MAE | TAXA | BATCHES | {"loss_on": "weighted", "masked_loss_weight": 0.7},
     "masked, pairs": TAXA | BATCHES | {"taxon_objective": "pairs", "taxon_loss_weight": 0.5},
     "mae, triplet": MAE | TAXA | BATCHES | {"taxon_objective": "triplet", "taxon_rank": "family"},
@@ -236,14 +236,20 @@ def test_a_masked_autoencoder_is_fine_tuned(source, tmp_path):
         (MAMBA | {"backbone": "bert", "objective": "masked"}, "--mamba_block published needs --backbone mamba"),
         (MAMBA | {"mamba_block": "mlp"}, "Unknown --mamba_block 'mlp'. Choose one of plain, published"),
         (MAMBA | {"loss_on": "valid"}, "masks nothing: leave --loss_on .given: valid. out, or give all"),
-        ({"decoder_hidden_size": 8}, "--decoder_hidden_size would do nothing with --objective .*: give --objective mae"),
+        (
+            {"decoder_hidden_size": 8},
+            "--decoder_hidden_size would do nothing with --objective .*: give --objective mae",
+        ),
         (MAE | {"decoder_projection": "never"}, "--decoder_projection is 'never'. Choose one of always, auto"),
         (MAE | {"backbone": "mamba"}, "--objective mae does not work with --backbone mamba"),
         (MAE | {"loss_on": "valid"}, "--objective mae does not work with --loss_on valid.* Choose masked or weighted"),
         (MAE | {"vocabulary": "clibd"}, "--objective mae does not work with --vocabulary clibd"),
         (MAE | {"mask_token_id": 3}, "--objective mae does not work with --mask_token_id 3"),
         (MAE | {"decoder_hidden_size": 30}, "a width of 30 and 4 heads"),
-        ({"taxon_rank": "family", "taxa_per_batch": 4}, "--taxon_rank, --taxa_per_batch would do nothing: give --taxon_objective"),
+        (
+            {"taxon_rank": "family", "taxa_per_batch": 4},
+            "--taxon_rank, --taxa_per_batch would do nothing: give --taxon_objective",
+        ),
         (TAXA | {"taxon_objective": "names"}, "--taxon_objective is 'names'. Choose one of classes, pairs, triplet"),
         (TAXA | {"taxon_rank": "tribe"}, "--taxon_rank is 'tribe'. Choose one of"),
         (TAXA | {"vocabulary": "barcodebert"}, r"reads the \[CLS\] token \(given: --vocabulary barcodebert"),
