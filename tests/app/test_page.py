@@ -75,8 +75,11 @@ class Visit:
         return self.report()
 
     def contrast(self):
-        self.page.wait_for_function("!document.querySelector('.pending')")
-        texts, weak = self.page.evaluate(CONTRAST)
+        for _ in range(40):  # what is renewed is pale for a moment
+            texts, weak = self.page.evaluate(CONTRAST)
+            if not weak:
+                break
+            self.page.wait_for_timeout(250)
         assert texts > 10 and not weak, weak
 
     def is_fitting(self):
