@@ -58,8 +58,8 @@ class ProbeData:
         for split, leaks in self.leaks.items():
             if leaks.any.any():
                 yield (
-                    f"Leaks: of {len(leaks.any):,} barcodes of {split}, {leaks.exact.sum():,} equal one of train and "
-                    f"{leaks.substring.sum():,} are a part of one or contain one."
+                    f"Leaks of {split}: {leaks.exact.sum():,} of {len(leaks.any):,} equal one of train, and "
+                    f"{leaks.substring.sum():,} contain one or are in one."
                 )
 
     def without_leaks(self) -> ProbeData:

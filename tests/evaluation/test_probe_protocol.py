@@ -160,7 +160,8 @@ def test_report(probe, kind):
     assert species["auroc"] is None, "every species of test is in train"
     assert (report.novelty["n_known"], report.novelty["n_novel"]) == (30, 12) and report.novelty["auroc"] > 0.5
     lines = "\n".join(report.lines())
-    assert f"({low:.1%} to {high:.1%})" in lines and "novel species          AUROC" in lines
+    assert f"  {low:.1%} to {high:.1%} " in lines and "Novel species: AUROC" in lines
+    assert all(len(line) <= 80 for line in report.lines())
     assert ("curves" in report.content()) == (kind == "knn")
     if kind == "knn":
         assert "genus of test_unseen, by neighbours" in lines and "  temperature 0.02" in lines
@@ -172,7 +173,7 @@ def test_leaks_are_told_and_left_out(probe):
     leaks["test"] = Leaks(np.arange(30) < 4, (np.arange(30) >= 4) & (np.arange(30) < 6))
     leaking = ProbeData(probe.embeddings, probe.labels, leaks)
     (line,) = leaking.told()
-    assert line == ("Leaks: of 30 barcodes of test, 4 equal one of train and 2 are a part of one or contain one.")
+    assert line == "Leaks of test: 4 of 30 equal one of train, and 2 contain one or are in one."
     options = KnnOptions(1, "cosine", 0.02).used()
     assert options["temperature"] is None, "one neighbour has no votes"
     kept, less = (evaluate_probe(leaking, "knn", options, without_leaks=out) for out in (False, True))
