@@ -170,7 +170,7 @@ def identify(
     files = Files(html, abundance, darwincore, krona, qiime)
     files.check(output, force)
     with TemporaryDirectory() as folder:
-        parts, library, reads = _answers(given, files, Path(folder), out)
+        parts, library, reads, photos = _answers(given, files, Path(folder), out)
         answers = None
         if files.wanted:  # which need all answers
             answers = _joined(parts)
@@ -178,7 +178,7 @@ def identify(
         summary = Summary(library.ranks)
         write_answers(summary.of(parts), output)
         if answers is not None:
-            files.write(answers, library, reads, f"Names of {Path(source).name}", least)
+            files.write(answers, library, reads, f"Names of {Path(source).name}", least, photos)
     result = summary.result()
     if str(output) != "-":
         _show(summary, result, out)
@@ -192,19 +192,21 @@ def _joined(parts: Iterator[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _answers(given: dict[str, Any], files: Files, folder: Path, out: Output) -> tuple[Iterator[pa.Table], Any, Any]:
-    """Answers, the library that gave them, and ids and sequences; `given` are the options of the command by name."""
+def _answers(
+    given: dict[str, Any], files: Files, folder: Path, out: Output
+) -> tuple[Iterator[pa.Table], Any, Any, Any]:
+    """Answers, the library that gave them, ids and sequences, and photos or None; `given` are the options by name."""
     for flag, name in (("--least", "least"), ("--novel-share", "novel_share")):
         if given[name] is not None and not 0 <= given[name] <= 1:
             raise ValueError(f"{flag} {given[name]} is not a share: give a number from 0 to 1.")
     if not are_photos(*(given[name] for name in ("source", "config", "references", "model", "encoding"))):
-        return _sequences(given, files, folder, out)
-    if given["html"] is not None or given["sample_column"] is not None:
-        raise ValueError("--html and --sample-column are for sequences. Leave them out for photos.")
+        return *_sequences(given, files, folder, out), None
+    if given["sample_column"] is not None:
+        raise ValueError("--sample-column is for sequences. Leave it out for photos.")
     from ..identification.samples import with_samples
 
-    answers, library, reads = identify_photos(given, files, out)
-    return iter([with_samples(answers)]), library, reads
+    answers, library, reads, photos = identify_photos(given, files, out)
+    return iter([with_samples(answers)]), library, reads, photos
 
 
 def _sequences(

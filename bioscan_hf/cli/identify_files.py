@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -37,7 +37,7 @@ Html = Annotated[
     Option(
         metavar="FILE",
         help="Web page of the results, which opens from disk: summary, taxa, samples, and each sequence with its "
-        "nearest references and an alignment.",
+        "nearest references and an alignment, or each photo.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -90,7 +90,9 @@ class Files:
 
         return SHOWN if self.html is not None else 0
 
-    def write(self, answers: pa.Table, library: Library, reads: pa.Table, title: str, least: float) -> None:
+    def write(
+        self, answers: pa.Table, library: Library, reads: pa.Table, title: str, least: float, photos: Any = None
+    ) -> None:
         """Writes the files. `title` is that of the page, `least` the confidence that names have at least."""
         from ..identification.exports import WRITERS
         from ..identification.report import write_report
@@ -98,7 +100,7 @@ class Files:
         from ..identification.tables import write_answers
 
         if self.html is not None:
-            write_report(self.html, answers, library, reads["dna_barcode"], title=title, least=least)
+            write_report(self.html, answers, library, reads["dna_barcode"], photos=photos, title=title, least=least)
         if self.abundance is not None:
             write_answers(abundance(answers), self.abundance)
         for name, write in WRITERS.items():

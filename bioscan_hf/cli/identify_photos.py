@@ -64,8 +64,8 @@ def library_of_photos(sources: list[str], given: dict[str, Any], out: Output) ->
 
 def identify_photos(
     given: dict[str, Any], files: Files, out: Output
-) -> tuple[pa.Table, EmbeddingLibrary | JointLibrary, pa.Table]:
-    """Answers for photos or for photos with sequences, the library, and the ids and sequences.
+) -> tuple[pa.Table, EmbeddingLibrary | JointLibrary, pa.Table, Any]:
+    """Answers for photos or for photos with sequences, the library, the ids and sequences, and the photos.
 
     `given` are the options of the command by name.
     """
@@ -105,5 +105,7 @@ def identify_photos(
             encoding=given["encoding"],
         )
         if isinstance(library, JointLibrary):
-            return library.identify(specimens, **how, progress=progress), library, table
-        return library.identify(specimens.photos, specimens.ids, **how, progress=progress), library, table
+            answers = library.identify(specimens, **how, progress=progress)
+        else:
+            answers = library.identify(specimens.photos, specimens.ids, **how, progress=progress)
+    return answers, library, table, specimens.photos

@@ -148,7 +148,7 @@ def photo_vectors(
     with inference(model):
         for start in range(0, len(names), _AT_ONCE):
             called = names[start : start + _AT_ONCE]
-            loaded = [_loaded(photo) for photo in _part(photos, start, len(called))]
+            loaded = [loaded_photo(photo) for photo in part_of(photos, start, len(called))]
             good, inputs, told = _decoded(processor, loaded, called)
             status += told
             if good:
@@ -167,13 +167,14 @@ def photo_vectors(
     return every, status
 
 
-def _part(photos: Any, start: int, size: int) -> list[Any]:
+def part_of(photos: Any, start: int, size: int) -> list[Any]:
+    """Some photos in a row, of those of `Specimens`."""
     if hasattr(photos, "select_columns"):
         return photos[start : start + size]["image"].to_pylist()
     return list(photos[start : start + size])
 
 
-def _loaded(photo: Any) -> bytes | NDArray[np.uint8] | str:
+def loaded_photo(photo: Any) -> bytes | NDArray[np.uint8] | str:
     """Encoded bytes or pixels of a photo, or its status."""
     if isinstance(photo, Mapping):
         photo = photo["path"] if photo["bytes"] is None else photo["bytes"]

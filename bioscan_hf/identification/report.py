@@ -20,10 +20,12 @@ from ..barcodes import spelled
 from ..files import safe_json, write_text
 from ..schema import RANKS
 from .base import Library
+from .joint import JointLibrary
 from .library import ReferenceLibrary
 from .quality import UNNAMED
 from .samples import abundance
 from .strips import strips
+from .thumbnails import thumbnails
 
 #: Nearest references of a read on the page, and most reads with an alignment.
 SHOWN, MOST_STRIPS = 5, 10_000
@@ -35,9 +37,10 @@ MOST_TAXA = 500
 def write_report(
     path: str | Path,
     answers: pa.Table,
-    library: Library,
+    library: Library | JointLibrary,
     reads: Sequence[str | None] | pa.ChunkedArray | None = None,
     *,
+    photos: Any = None,
     title: str = "Names of sequences",
     least: float = 0.95,
 ) -> None:
@@ -47,6 +50,7 @@ def write_report(
         answers: Of `library.identify(..., neighbours=SHOWN)`, and perhaps with the columns of `samples.with_samples`.
         library: The references.
         reads: The reads (n,), for alignments with their nearest references. They are shown for the first 10,000.
+        photos: The photos (n,), as of `photos.Specimens`; the page shows small ones of the first 3,000 or so.
         title: Heading of the page.
         least: Confidence that the names in the column `name` have at least.
 
@@ -71,7 +75,9 @@ def write_report(
         "about": _about(answers, library),
         "samples": _samples(answers),
     }
-    for name in ("bin", "second_species", "conflicts", "strand", "sample"):
+    if photos is not None:
+        data["photos"] = thumbnails(photos, data["id"])
+    for name in ("bin", "second_species", "conflicts", "strand", "sample", "evidence", "nearest", "photo_nearest"):
         if name in answers.column_names:
             data[name] = _coded(answers[name].to_pylist())
     for name in ("species_new", "genus_new", "bin_confidence", "identity", "similarity", "lead"):
@@ -79,7 +85,7 @@ def write_report(
             data[name] = _thousandths(answers, name)
     if "size" in answers.column_names:
         data["size"] = answers["size"].to_pylist()
-    if "neighbours" in answers.column_names:
+    if "neighbours" in answers.column_names and not isinstance(library, JointLibrary):
         data |= _neighbours(answers, library, reads)
     page = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     page = page.replace("$TITLE", html.escape(title).replace("$", "&#36;"))
@@ -98,8 +104,13 @@ def _thousandths(answers: pa.Table, column: str) -> list[int | None]:
     return [None if value is None else round(1000 * value) for value in answers[column].to_pylist()]
 
 
-def _about(answers: pa.Table, library: Library) -> dict[str, Any]:
+def _about(answers: pa.Table, library: Library | JointLibrary) -> dict[str, Any]:
     """Facts of the references, and the share of new species."""
+    if isinstance(library, JointLibrary):
+        about, photos = _about(answers, library.sequences), library.photos
+        encoder = f" by the encoder {photos.info['model']}" if photos.info.get("model") else ""
+        told = f"{len(library.sequences):,} of the references are sequences; {len(photos):,} are compared with photos"
+        return about | {"records": len(library), "notes": [f"{told}{encoder}.", *about["notes"]]}
     metadata = {key.decode(): value.decode() for key, value in (answers.schema.metadata or {}).items()}
     found: dict[str, Any] = {
         "records": len(library),

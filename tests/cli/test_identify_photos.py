@@ -1,13 +1,23 @@
 """Photos in the commands references, identify and publish."""
 
+import base64
 import csv
+import io
 import json
+import re
+import shutil
+import subprocess
 
 import pytest
 from clibd_runs import make_folder
 from photo_world import part, rows_of
+from PIL import Image
 
 from bioscan_hf.cli.main import main
+from bioscan_hf.clustering.map import THUMBNAIL
+from bioscan_hf.identification import thumbnails
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def run(capsys, *command):
@@ -62,9 +72,44 @@ def test_a_folder_of_photos_is_named(world, tmp_path, capsys):
     main([*map(str, command), "--model", str(world["clibd"]), "--force", "--krona", str(tmp_path / "krona.txt")])
     told = capsys.readouterr().out
     assert "6 photos:" in told and "1 unreadable" in told and (tmp_path / "krona.txt").exists()
-    assert "--html and --sample-column are for sequences" in fails(
-        capsys, *command, "--force", "--html", tmp_path / "x.html"
-    )
+    assert "--sample-column is for sequences" in fails(capsys, *command, "--force", "--sample-column", "x")
+
+
+def data_of(path):
+    page = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_a_page_shows_photos(world, tmp_path, capsys, monkeypatch):
+    """Small photos beside their names, none for the one that is unreadable; their bytes have a limit, which the page
+    tells."""
+    output, page = tmp_path / "names.csv", tmp_path / "names.html"
+    command = ["identify", world["folder"] / "photos", output, "--references", world["library"], "--html", page]
+    command += ["--model", world["clibd"], "--force"]
+    run(capsys, *command)
+    data, names = data_of(page), read(output)
+    assert data["id"] == list(names) and "strips" not in data and "strand" not in data
+    for i, photo in enumerate(data["photos"]):
+        assert (photo is None) == (names[data["id"][i]]["status"] == "unreadable")
+        if photo is not None:
+            assert max(Image.open(io.BytesIO(base64.b64decode(photo))).size) == THUMBNAIL
+    assert sum(photo is None for photo in data["photos"]) == 1
+    nearest = [data["nearest"]["names"][code] if code >= 0 else "" for code in data["nearest"]["codes"]]
+    assert nearest == [row["nearest"] for row in names.values()]
+    if BROWSER is not None:
+        shown = shown_in_browser(page, tmp_path)
+        assert shown.count('<img class="small"') == 5 and "6 photos." in shown and ">Photos</h2>" in shown
+    monkeypatch.setattr(thumbnails, "MOST_BYTES", sum(len(photo or "") for photo in data["photos"][:3]))
+    run(capsys, *command)
+    assert data_of(page)["photos"] == data["photos"][:3]
+    if BROWSER is not None:
+        assert "The first 3 photos are shown." in shown_in_browser(page, tmp_path)
+
+
+def shown_in_browser(page, folder):
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
 
 
 def test_photos_and_sequences_of_a_table_are_joined(world, tmp_path, capsys):
@@ -79,6 +124,11 @@ def test_photos_and_sequences_of_a_table_are_joined(world, tmp_path, capsys):
     assert [rows[name]["photo_status"] for name in ids] == ["unreadable", "no_photo", "ok", "ok", "ok", "ok"]
     assert rows[ids[2]]["note"].startswith("named by the photo alone") and rows[ids[1]]["nearest"]
     assert [rows[name]["species"] for name in ids[3:]] == world["rows"]["species"][3:]
+    run(capsys, *command, *libraries, "--force", "--html", tmp_path / "names.html")
+    data = data_of(tmp_path / "names.html")
+    assert [photo is None for photo in data["photos"]] == [True, True, False, False, False, False]
+    assert [data["evidence"]["names"][code] for code in data["evidence"]["codes"]] == expected
+    assert "compared with photos" in data["about"]["notes"][0] and data["strand"]["names"]
     run(capsys, *command[:3], *libraries[:2], "--force")
     assert "evidence" not in read(output)[ids[0]] and read(output)[ids[2]]["status"] == "empty"
 
