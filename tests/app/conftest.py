@@ -36,7 +36,7 @@ def library(dataset, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clusters(dataset, tmp_path_factory):
-    """Clusters of every specimen with a species, where one has a wrong name and one species has lost its name."""
+    """Clusters of every specimen with a species: one has a wrong name, and a species far from others has lost its."""
     from bioscan_hf.clustering.output import SpecimenPhotos, write_output
     from bioscan_hf.clustering.protocol import JoinedSpecimens, cluster_embeddings
 
@@ -46,11 +46,15 @@ def clusters(dataset, tmp_path_factory):
     common = [name for name, count in Counter(labels["species"]).most_common() if count >= 5]
     wrong = labels["species"].index(common[0])
     labels["species"][wrong] = common[1]
-    labels["species"] = [None if name == common[2] else name for name in labels["species"]]
+    bins = {name: set() for name in common}
+    for name, own in zip(labels["species"], labels["dna_bin"], strict=True):
+        bins.setdefault(name, set()).add(own)
+    lost = next(name for name in common[2:] if len(bins[name]) == 1)
+    x = vectors(data["dna_barcode"][:])
+    x[[name == lost for name in labels["species"]]] += 3
+    labels["species"] = [None if name == lost else name for name in labels["species"]]
     ids = data["processid"][:]
-    specimens = JoinedSpecimens(
-        ids, {"dna": vectors(data["dna_barcode"][:])}, labels, data["split"][:], {}, {"dataset": "dataset"}
-    )
+    specimens = JoinedSpecimens(ids, {"dna": x}, labels, data["split"][:], {}, {"dataset": "dataset"})
     folder = tmp_path_factory.mktemp("clusters")
     how = {"reducer": "none", "n_clusters": len(set(labels["species"]))}
     results = cluster_embeddings(specimens, folder, **how)
