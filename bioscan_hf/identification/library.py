@@ -5,10 +5,12 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,7 @@ class ReferenceLibrary(Library):
                         return
                     table = waiting.popleft().result()
                     done += len(table)
+                    _give_back()
                     progress("reads", done, total)
                     yield table
         finally:
@@ -304,6 +307,12 @@ class ReferenceLibrary(Library):
 def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
     """At most `most` of aligned references, evenly spread."""
     return aligned[np.linspace(0, len(aligned) - 1, min(len(aligned), most)).astype(np.int64)]
+
+
+def _give_back() -> None:
+    """Gives freed memory back to the system; glibc would keep some of every block."""
+    with suppress(AttributeError, OSError, TypeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _sliced(table: pa.Table) -> Iterator[pa.Table]:
