@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .style import (
+    LEGEND,
     QUIET,
     colour,
     legend_columns,
@@ -65,7 +66,7 @@ def accuracy_bars(
     questions = list(dict.fromkeys(question for values in accuracies.values() for question in values))
     models = {model: shortened(model, _LONGEST, 9) for model in accuracies}
     wide, high = size or (min(14.0, max(6.4, len(questions) * max(1.3, 0.42 * len(models)))), 3.8)
-    columns = legend_columns(list(models.values()), 72 * wide - 110, 9)
+    columns = legend_columns(list(models.values()), 72 * wide - 75, 9)
     rows = -(-len(models) // columns)
     figure, axes = new_figure(wide, high if size else high + 0.2 * (rows - 1))
     group = 72 * (wide - 0.75) / len(questions)  # points
@@ -90,7 +91,7 @@ def accuracy_bars(
     axes.set_yticks(range(0, 101, 20))
     axes.set_xticks(range(len(questions)), [_literal(wrapped(text, group - 8, 9)) for text in questions], fontsize=9)
     axes.tick_params(axis="x", length=0)
-    axes.legend(frameon=False, fontsize=9, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(fontsize=9, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0), **LEGEND)
     plain(axes)
     return figure
 

@@ -46,6 +46,9 @@ OTHER_COLOUR, UNKNOWN_COLOUR = "#777777", "#D8D8D8"
 #: Colour of labels and lines that are not data.
 QUIET = "#666666"
 
+#: Spaces of a legend in several columns, in sizes of its letters.
+LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 1.2, "handletextpad": 0.8, "columnspacing": 1.4}
+
 #: Size in points at which texts are measured: large, so that the pixels of the letters do not matter.
 _MEASURED = 100.0
 
@@ -82,12 +85,12 @@ def plain(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 
 
 def legend_columns(names: Sequence[str], most: float, size: float) -> int:
-    """The most columns of a legend that is at most so many points wide; each fills from above."""
+    """The most columns of a legend of `LEGEND` that is at most so many points wide; each fills from above."""
     for columns in range(len(names), 1, -1):
         rows = -(-len(names) // columns)
         parts = [names[i : i + rows] for i in range(0, len(names), rows)]
-        if sum(max(text_width(name, size) for name in part) + 5 * size for part in parts) <= most:
-            return columns
+        if sum(max(text_width(name, size) for name in part) + 3.5 * size for part in parts) <= most:
+            return len(parts)
     return 1
 
 
