@@ -1,6 +1,6 @@
 """Every barcode encoder on the same real barcodes: names, clusters, size and speed.
 
-    python benchmarks/bench_encoders.py bold_coi5p.csv.gz --work out/encoders        # 10 minutes of CPU
+    python benchmarks/bench_encoders.py bold_coi5p.csv.gz --work out/encoders        # 15 minutes of CPU
     python benchmarks/bench_encoders.py bold_coi5p.csv.gz --work out/trial --steps 2 --output trial.json
 
 The partition is that of `real_barcodes.py`, each barcode once. The nearest neighbour in train, by cosine, names the
