@@ -173,7 +173,9 @@ def _evaluate(name: str, words: list[str], out: Output) -> Result:
     with printing_of(out):
         results: Result = in_processes(lambda: program.evaluate(options))
     if results and in_main_process():
-        out.wrote(Path(options.output_dir))
+        folder = options.output_dir.rstrip("/")
+        table = shell("evaluate", name, "--table", f"model={folder}", "--output_dir", f"{folder}_table")
+        out.wrote(options.output_dir, next=() if options.table else table)
     return results
 
 

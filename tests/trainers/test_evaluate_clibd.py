@@ -135,7 +135,7 @@ def test_the_command_needs_no_checkout(run, tmp_path, capsys, monkeypatch):
     given = ("--embeddings", str(run / "embeddings"), "--combinations", "image->dna", "--top_k", "1")
     command(*given, "--output_dir", "a")
     out = capsys.readouterr().out
-    assert "| image->dna | chance | " in out and out.endswith("Wrote a\n")
+    assert "| image->dna | chance | " in out and "\nWrote a\nNext: bioscan-hf evaluate clibd --table" in out
     command(*given, "--output_dir", "b", "--json")
     assert json.loads(capsys.readouterr().out)["metrics"] == results_of(tmp_path / "a")["metrics"]
     wrong = (("--embedings", "x"), "Did you mean --embeddings?"), (("--embeddings", "x"), "Give --output_dir")
