@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
+from text_extents import check_texts
 
 from bioscan_hf.evaluation.retrieval_plots import (
     FRAMES,
@@ -44,11 +45,20 @@ def test_gallery_frames_and_captions():
     assert figure.axes[0].get_xlabel() == "Bradysia ocellaris"
     captions = [axes.get_xlabel() for axes in figure.axes[1:]]
     assert captions[1] == "Bradysia sp.\n0.80, same genus" and captions[4] == "Lepidoptera\n0.50, no shared taxon"
-    assert [text.get_text() for text in figure.axes[1].texts] == ["no photo"]
+    marks = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert marks == [[], ["no photo", "\N{CHECK MARK}"], *[["\N{BALLOT X}"]] * 4], "only the first is of the species"
     assert [text.get_text() for text in figure.texts] == ["query", "image \N{RIGHTWARDS ARROW} DNA"]
     assert Image.open(io.BytesIO(png(figure))).size[0] > 400
     with pytest.raises(ValueError, match="got 1 queries and neighbours of {'image->dna': 2}"):
         gallery([(None, QUERY)], {"image->dna": [neighbours, neighbours]})
+
+
+def test_captions_of_a_gallery_stay_apart():
+    """Long names are cut to the width of a photo; a dollar does not begin a formula."""
+    long = {"species": "Pseudopolycentropodes virginicus $cf. & $sp. Malaise 12345"}
+    found = {name: [[Found(photo("red"), long, 0.99)] * 5] * 3 for name in ("image->dna", "image->image")}
+    texts = check_texts(gallery([(photo("blue"), long)] * 3, found))
+    assert sum(text.startswith("Pseudopolycentropodes") for text in texts) == 33
 
 
 def test_gallery_photos_keep_their_proportions():
