@@ -27,7 +27,7 @@ def changed(*places):
 
 
 def test_gaps_by_hand(tmp_path):
-    """100 letters each. a: A, one and two changes from it, so at most 3 edits apart; b: 10 and 14 changes, 4 apart, and
+    """100 letters each. a: A, one and two changes from it, 3 edits apart at most; b: 10 and 14 changes, 4 apart, and
     10 from A. c has one barcode and no row, but is 1 edit from a. Repeats count once, N at the ends are cut, and a
     row without a species is nobody's.
     """
