@@ -20,8 +20,8 @@ from ..identification.photo_files import ENDINGS
 #: Bytes of an upload, of what is unpacked from it, and of a pasted text.
 MOST_BYTES, MOST_UNPACKED, MOST_TEXT = 20 << 20, 100 << 20, 5 << 20
 
-#: Sequences of a visit, letters of a sequence, and photos.
-MOST_READS, MOST_LETTERS, MOST_PHOTOS = 5000, 20_000, 50
+#: Sequences of a visit, letters of a sequence and of all together, and photos.
+MOST_READS, MOST_LETTERS, MOST_TOGETHER, MOST_PHOTOS = 5000, 20_000, 5_000_000, 50
 
 #: Cells of a row of a sheet.
 _MOST_COLUMNS = 200
@@ -105,9 +105,12 @@ def _read(path: Path, what: str) -> pa.Table:
         raise ValueError(str(error).replace(repr(str(path)), what).replace(str(path), what)) from None
     if len(table) > MOST_READS:
         raise ValueError(f"{what} has {len(table):,} sequences; at most {MOST_READS:,} are named at once.")
-    longest = pc.max(pc.binary_length(table["dna_barcode"])).as_py() or 0
+    lengths = pc.binary_length(table["dna_barcode"])
+    longest, together = pc.max(lengths).as_py() or 0, pc.sum(lengths).as_py() or 0
     if longest > MOST_LETTERS:
         raise ValueError(f"{what} has a sequence of {longest:,} letters; at most {MOST_LETTERS:,} are compared.")
+    if together > MOST_TOGETHER:
+        raise ValueError(f"{what} has {together:,} letters; at most {MOST_TOGETHER:,} are compared at once.")
     return table.select(["processid", "dna_barcode"])
 
 

@@ -47,6 +47,7 @@ def test_a_sheet_is_read(tmp_path):
 def test_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "MOST_READS", 3)
     monkeypatch.setattr(uploads, "MOST_LETTERS", 200)
+    monkeypatch.setattr(uploads, "MOST_TOGETHER", 300)
     monkeypatch.setattr(uploads, "MOST_TEXT", 2000)
     monkeypatch.setattr(uploads, "MOST_BYTES", 3000)
     monkeypatch.setattr(uploads, "MOST_UNPACKED", 9000)
@@ -57,6 +58,7 @@ def test_limits(tmp_path, monkeypatch):
             function(*values)
 
     refused("The text has 4 sequences; at most 3", read_text, "\n".join([READ] * 4))
+    refused("The text has 360 letters; at most 300", read_text, "\n".join([READ] * 3))
     refused("a sequence of 201 letters; at most 200", read_text, ">a\n" + "A" * 201)
     refused("The text has 2,001 letters. Paste at most", read_text, "A" * 2001)
     refused("There is no text", read_text, " \n ")
