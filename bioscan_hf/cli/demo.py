@@ -35,7 +35,7 @@ def run_demo(
     output: str | Path,
     *,
     specimens: int = 3000,
-    steps: int = 100,
+    steps: int = 80,
     seed: int = 0,
     force: bool = False,
     say: Callable[[str], None] = print,

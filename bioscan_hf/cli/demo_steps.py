@@ -42,10 +42,10 @@ REMARK = (
 #: A small BarcodeBERT.
 BARCODEBERT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
 
-#: A small CLIBD: a photo encoder of timm, photos of 48 pixels, a barcode encoder of one layer.
+#: A small CLIBD: a photo encoder of timm, photos of 40 pixels, a barcode encoder of one layer.
 PHOTOS: dict[str, Any] = {"architecture": "resnet10t"}
 PHOTOS |= {"model_args": {"channels": [24, 48, 96, 192], "norm_layer": "groupnorm1"}}
-PIXELS, BARCODES = 48, {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2}
+PIXELS, BARCODES = 40, {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 PROBED, CLUSTERED = ("train", "test", "test_unseen"), ("test", "test_unseen")
 

@@ -17,7 +17,7 @@ PANEL = "Try it"
 def demo(
     output: Annotated[Path, Option(help="New folder.")] = Path("demo"),
     specimens: Annotated[int, Option(help="Size of the simulated release.")] = 3000,
-    steps: Annotated[int, Option(help="Training steps, of BarcodeBERT and of CLIBD each.")] = 100,
+    steps: Annotated[int, Option(help="Training steps, of BarcodeBERT and of CLIBD each.")] = 80,
     seed: Seed = 0,
     force: Force = False,
     *,
