@@ -87,9 +87,9 @@ def _sites(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
 
 
 def _gallery(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
-    """Photos of the test splits and the specimens of train and key_unseen with the nearest barcodes."""
+    """Photos of the test splits and the nearest photos of train and key_unseen."""
     folder, ranks = output / "retrieval" / "embeddings", list(REPORTED_RANKS)
-    keys = rows_of(joined([load_specimens(folder / split) for split in ("train", "key_unseen")]), "dna", ranks)
+    keys = rows_of(joined([load_specimens(folder / split) for split in ("train", "key_unseen")]), "image", ranks)
     index = build_index(keys.vectors, keys.labels, ids=keys.ids)
     queries: list[tuple[str, dict[str, str | None]]] = []
     found: list[list[tuple[str, dict[str, str | None], float]]] = []
@@ -108,11 +108,11 @@ def _gallery(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
     wanted = {name for name, _ in queries} | {name for one in found for name, _, _ in one}
     photos = _photos_of(output / "dataset", ("train", "key_unseen", "test", "test_unseen"), wanted)
     shown = [[Found(photos.get(name), taxa, near) for name, taxa, near in one] for one in found]
-    figure = gallery([(photos.get(name), taxa) for name, taxa in queries], {"image->dna": shown})
+    figure = gallery([(photos.get(name), taxa) for name, taxa in queries], {"image->image": shown})
     return figure, (
-        f"Photos (left) and the {RETRIEVED} specimens whose barcodes are nearest to them by CLIBD, with their own "
-        f"photos. A tick marks the right species. The first {QUERIES} queries are of species with references in "
-        f"train, the others of species that training had without names."
+        f"Photos (left) and the {RETRIEVED} nearest photos by CLIBD, which a minute of training makes rough. A tick "
+        f"marks the right species. The first {QUERIES} queries are of species with names in train, the others of "
+        f"species without."
     )
 
 

@@ -29,8 +29,8 @@ def barcode_gaps(
 ) -> list[dict[str, Any]]:
     """Farthest barcode of the same species and nearest of another, for species with 2 distinct barcodes or more.
 
-    Of many species a random sample is compared, so that `nearest_other` is an upper bound. Needs the extra `stats`
-    (rapidfuzz).
+    Of many species a random sample is compared, so that `nearest_other` is an upper bound. Barcodes shorter than 95 %
+    of the median are left out: what they lack would count as distance. Needs the extra `stats` (rapidfuzz).
 
     Args:
         most: Distinct barcodes that are compared. A species with more of its own is left out.
@@ -58,7 +58,9 @@ def barcode_gaps(
     for part, _ in parts_of(specimens.source, (BARCODE,), specimens.encoding):
         run_on_part(specimens.database, insert, part)
     rows = specimens.query("SELECT species, sequence FROM sampled JOIN sequences USING (barcode) ORDER BY ALL")
-    return _gaps([name for name, _ in rows], [text for _, text in rows], workers, progress)
+    least = 0.95 * float(np.median([len(text) for _, text in rows])) if rows else 0.0
+    kept = [(name, text) for name, text in rows if len(text) >= least]
+    return _gaps([name for name, _ in kept], [text for _, text in kept], workers, progress)
 
 
 def _gaps(names: list[str], sequences: list[str], workers: int, progress: Progress) -> list[dict[str, Any]]:
