@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,8 @@ from pathlib import Path
 import gradio as gr
 
 from ..files import is_missing_path
-from ..identification.library import ReferenceLibrary
 from ..identification.opening import open_library, open_references
-from ..identification.publish import is_on_hub
+from ..identification.publish import fetch, is_on_hub
 from ..identification.stored import is_library, is_library_of_photos
 from ..progress import Progress, silent
 from ..schema import IMAGE_PACKAGES
@@ -69,11 +69,12 @@ def open_parts(
     """
     namer = Namer()
     data: list[str] = []
+    folders: list[Path] = []
     for source in sources:
-        if is_library(source) or (not Path(source).exists() and not is_missing_path(source) and is_on_hub(source)):
-            kind = "photos" if Path(source).is_dir() and is_library_of_photos(source) else "sequences"
-            library = open_library(source, model=model if kind == "photos" else None)
-            kind = "sequences" if isinstance(library, ReferenceLibrary) else "photos"
+        if is_library(source) or (not is_missing_path(source) and is_on_hub(source)):
+            folders.append(Path(source) if Path(source).is_dir() else fetch(source))
+            kind = "photos" if is_library_of_photos(folders[-1]) else "sequences"
+            library = open_library(folders[-1], model=model if kind == "photos" else None)
             if getattr(namer, kind) is not None:
                 raise ValueError(f"{source!r} is a second library of {kind}. Give one of them.")
             setattr(namer, kind, library)
@@ -81,8 +82,8 @@ def open_parts(
             data.append(source)
     if len(data) > 1:
         raise ValueError(f"{data[1]!r} is a second dataset. Give one dataset, and libraries that name by it.")
-    shown = data[0] if data else next((source for source in sources if Path(source).is_dir()), None)
-    collection = Collection(shown) if shown else None
+    shown = data or folders
+    collection = Collection(shown[0]) if shown else None
     if data and collection and namer.sequences is None and collection.rows <= MOST_REFERENCES:
         say(f"Making a library of {data[0]}; `bioscan-hf references {data[0]} library` keeps one.")
         namer.sequences = open_references(data, progress=progress)
@@ -167,6 +168,8 @@ def serve(parts: Parts, *, host: str = "127.0.0.1", port: int | None = None, ope
     Raises:
         OSError: if the port is taken.
     """
+    if port is not None:
+        _check_free(host, port)
     folder = tempfile.TemporaryDirectory(prefix="bioscan_hf-app-", ignore_cleanup_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     page = make_page(parts)
@@ -188,3 +191,15 @@ def serve(parts: Parts, *, host: str = "127.0.0.1", port: int | None = None, ope
         head=HEAD,
     )
     return Served(page, address, folder)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError if another program listens at a port."""
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"Port {port} of {host} cannot be used ({error.strerror}). Give another by --port."
+            ) from None

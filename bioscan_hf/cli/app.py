@@ -47,8 +47,7 @@ def app(
         from ..app.space import write_space
 
         files = write_space(space, sources, clusters=clusters, model=model, force=force)
-        out.say(f"Push {space} to a Space of the Hub: `hf upload USER/NAME {space} --repo-type space`.")
-        out.wrote(*files)
+        out.wrote(*files, next=f"hf upload USER/NAME {space} --repo-type space")
         return {"output": str(space), "files": [path.name for path in files]}
     try:
         from ..app.page import open_parts, serve

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -77,6 +78,11 @@ def test_errors_are_one_line(library, dataset, tmp_path, capsys, monkeypatch):
     assert "a second library of sequences" in fails(capsys, library, library)
     assert "a second dataset" in fails(capsys, dataset, dataset)
     assert "has no clusters.parquet" in fails(capsys, library, "--clusters", tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"Port {port} of 127.0.0.1 cannot be used" in fails(capsys, library, "--port", port)
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in [name for name in sys.modules if name.startswith("bioscan_hf.app.")]:
         monkeypatch.delitem(sys.modules, name)
