@@ -22,6 +22,9 @@ MEMORY, THREADS = "1GB", 4
 #: Photos of an overview, and values that a filter lists.
 PHOTOS, MOST_CHOICES = 18, 300
 
+#: Specimens up to which different BINs are counted, and not estimated.
+MOST_COUNTED = 1_000_000
+
 #: Species of a sample for the barcode gap, and barcodes of each.
 GAP_SPECIES, GAP_BARCODES = 40, 4
 
@@ -78,7 +81,8 @@ class Overview:
     """Specimens that a filter leaves.
 
     Attributes:
-        rows, species, bins: Numbers of specimens, and of different names and BINs.
+        rows, species, bins: Numbers of specimens, and of different names and BINs; of more than `MOST_COUNTED`
+            specimens, the BINs are estimated (within about 5 %).
         ranks: The two ranks of `taxa`.
         taxa: Name at both ranks, None where unknown, and specimens.
         places: Latitude, longitude and specimens.
@@ -126,6 +130,12 @@ class Collection:
             number = f'CASE WHEN NOT isnan("{name}"::DOUBLE) THEN "{name}"::DOUBLE END'
             columns.append(f'{number if name in self.columns else "NULL::DOUBLE"} AS "{name}"')
         self.database.execute(f"CREATE VIEW specimens AS SELECT {', '.join(columns)} FROM {read}")
+        names = (
+            f"SELECT '{rank}' AS rank, {place} AS place, \"{rank}\" AS name FROM specimens "
+            f'WHERE "{rank}" IS NOT NULL GROUP BY ALL'
+            for place, rank in enumerate(LABEL_COLUMNS)
+        )
+        self.database.execute(f"CREATE TABLE names AS {' UNION ALL '.join(names)}")
         self.rows = int(self._rows("SELECT count(*) FROM specimens")[0][0])
         if not self.rows:
             raise ValueError(f"{self.source!r} holds no specimens.")
@@ -148,9 +158,8 @@ class Collection:
     def named(self, text: str) -> list[tuple[str, str]]:
         """Rank and spelling of a taxon or BIN, whatever the case of its letters; the highest rank first."""
         wanted = " ".join(text.split()).lower()
-        parts = [f'any_value("{rank}") FILTER (lower("{rank}") = $1)' for rank in LABEL_COLUMNS]
-        found = self._rows(f"SELECT {', '.join(parts)} FROM specimens", [wanted])[0]
-        return [(rank, name) for rank, name in zip(LABEL_COLUMNS, found, strict=True) if name is not None]
+        query = "SELECT rank, min(name) FROM names WHERE lower(name) = ? GROUP BY rank, place ORDER BY place"
+        return [(rank, name) for rank, name in self._rows(query, [wanted])]
 
     def _overview(self, where: Filter) -> Overview:
         sql, values = where.sql()
@@ -161,13 +170,16 @@ class Collection:
             return self._rows(query, values)
 
         taxa = grouped(f'"{upper}", "{lower}"')
+        rows = sum(count for *_, count in taxa)
         # Groups are counted by all threads, and DISTINCT by one.
-        names = "SELECT count(*) FROM (SELECT {0} FROM specimens WHERE {1} AND {0} IS NOT NULL GROUP BY 1)"
-        species, bins = (self._rows(names.format(name, sql), values)[0][0] for name in ("species", "dna_bin"))
+        exact = "SELECT count(*) FROM (SELECT {0} FROM specimens WHERE {1} AND {0} IS NOT NULL GROUP BY 1)"
+        about = "SELECT approx_count_distinct({0}) FROM specimens WHERE {1}"
+        species = self._rows(exact.format("species", sql), values)[0][0]
+        bins = self._rows((exact if rows <= MOST_COUNTED else about).format("dna_bin", sql), values)[0][0]
         places = grouped('round("coord-lat", 1), round("coord-lon", 1)') if "coord-lat" in self.columns else []
         countries = grouped("country") if "country" in self.columns else []
         return Overview(
-            sum(count for *_, count in taxa),
+            rows,
             species,
             bins,
             ranks,

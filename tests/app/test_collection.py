@@ -60,6 +60,15 @@ def test_every_filter_leaves_what_pandas_leaves(collection, frame):
         assert set(sample) <= set(own["processid"]) and len(set(sample)) == min(18, len(own))
 
 
+def test_bins_of_many_specimens_are_estimated(dataset, collection, monkeypatch):
+    exact = collection.overview(Filter()).bins
+    monkeypatch.setattr("bioscan_hf.app.collection.MOST_COUNTED", 100)
+    monkeypatch.setattr("bioscan_hf.app.explore.MOST_COUNTED", 100)
+    own = Collection(dataset)
+    assert abs(own.overview(Filter()).bins - exact) < 0.1 * exact
+    assert "BINs, about" in explore.summary(own, Filter())
+
+
 def test_a_name_is_found_in_any_case_and_only_at_its_rank(collection, frame):
     genus = frame["genus"].dropna().iloc[0]
     assert collection.named(f"  {genus.upper()} ") == [("genus", genus)] and collection.named("nothing") == []
