@@ -31,6 +31,7 @@ from .answers import Named, answered, described, finished, restored, shares_of, 
 from .audit import audited
 from .base import Library, check_shares
 from .calibration import BIN, LEVELS, Calibration, pseudo_read
+from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
 from .letters import Codes
 from .names import Names, names_of
@@ -204,7 +205,8 @@ class ReferenceLibrary(Library):
             found = found.take(some.indices.to_numpy().astype(np.int64))
         names = names_of(found, self.codes, self.count, self.named)
         least = self.calibration.least_identity if self.calibration else 0.0
-        quality = judged(spelling, refused, usable, found, self.references, self.frame, least)
+        parents = parents_of(self.references, found, self.codes["genus"], self.records["processid"])
+        quality = judged(spelling, refused, usable, found, self.references, self.frame, least, parents)
         self.references.release()
         return Named(len(reads), usable, found, names, self.evidence(found, names), quality)
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .chimeras import Parents
 from .region import LEAST_SCORE
 from .similarity import Matches, References
 
 #: Statuses, the gravest first. Only reads with the last five get names.
 STATUSES = (
-    *("empty", "too_short", "too_few_letters", "not_coi", "far", "possible_numt"),
+    *("empty", "too_short", "too_few_letters", "not_coi", "chimera", "far", "possible_numt"),
     *("indel", "short", "reversed", "ok"),
 )
 
@@ -25,7 +26,7 @@ STATUSES = (
 PHOTO_STATUSES = ("no_photo", "unreadable")
 
 #: Statuses of reads and photos without names: nothing like them was learned.
-UNNAMED = frozenset([*STATUSES[:5], *PHOTO_STATUSES])
+UNNAMED = frozenset([*STATUSES[:6], *PHOTO_STATUSES])
 
 #: Fewest nucleotides, and smallest share of A, C, G and T, of a read that is compared.
 SHORTEST, LEAST_LETTERS = 60, 0.5
@@ -48,6 +49,7 @@ _NOTES = {
     "too_few_letters": "more than half of the letters are not A, C, G or T",
     "not_coi": "of another gene or organism than the references, or not DNA of an organism",
     "far": "of the same gene, but farther from all references than anything that was learned from them",
+    "chimera": "its two ends are of different taxa, joined in the PCR: like {first} and then like {last}",
     "possible_numt": "a stop codon in the reading frame: perhaps a copy in the nucleus, or an error of sequencing",
     "indel": "an insertion or deletion that shifts the reading frame: probably an error of sequencing",
     "short": "covers less than three quarters of the region",
@@ -127,6 +129,7 @@ def judged(
     references: References,
     frame: Frame | None,
     least_identity: float,
+    parents: Parents,
 ) -> Quality:
     """Status, note and strand of reads.
 
@@ -135,6 +138,7 @@ def judged(
         usable: Positions of the reads that were compared.
         found: Their matches.
         least_identity: Smallest identity for which confidences were learned.
+        parents: Of chimeras among the reads that were compared.
     """
     status, strand = [text or "ok" for text in refused], ["" for _ in reads]
     identity = found.identity[:, 0]
@@ -145,6 +149,7 @@ def judged(
     unlike = (found.rows[:, 0] < 0) | ((found.score < LEAST_SCORE) & (identity < FOREIGN)) | (identity < 0.6)
     conditions = [
         (unlike, "not_coi"),
+        (np.isin(np.arange(len(usable)), list(parents)), "chimera"),
         (identity < least_identity, "far"),
         (found.shifted, "indel"),
         (stopped & (found.score >= LEAST_SCORE), "possible_numt"),
@@ -156,4 +161,7 @@ def judged(
     for holds, name in reversed(conditions):  # the gravest is set last
         for place in usable[holds].tolist():
             status[place] = name
-    return Quality(status, [_NOTES.get(text, "") for text in status], strand)
+    notes = [_NOTES.get(text, "") for text in status]
+    for i, (first, last) in parents.items():
+        notes[usable[i]] = notes[usable[i]].replace("{first}", first).replace("{last}", last)
+    return Quality(status, notes, strand)

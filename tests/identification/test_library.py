@@ -72,6 +72,33 @@ def test_reads_are_named_whatever_happened_to_them(world, library, variant):
     assert {row["strand"] for row in found} == {"-" if variant == "the other strand" else "+"}
 
 
+def test_two_ends_of_different_genera_are_a_chimera(world, library):
+    """Nine of ten are found on either strand, the note names both parents, and none gets a name."""
+    reads = world["reads"]
+    pairs = [(a, b) for a, b in zip(reads, reads[7:] + reads[:7], strict=True) if a["genus"] != b["genus"]]
+    joined = [a["dna_barcode"][:300] + b["dna_barcode"][300:] for a, b in pairs]
+    for sequences in (joined, [complement(read) for read in joined]):
+        found = library.identify(sequences).to_pylist()
+        chimeras = [row for row in found if row["status"] == "chimera"]
+        assert len(chimeras) >= 0.9 * len(pairs)
+        assert {row["name"] for row in chimeras} == {None} and {row["species"] for row in chimeras} == {None}
+    genus = dict(zip(library.records["processid"].to_pylist(), library.records["genus"].to_pylist(), strict=True))
+    for (a, b), row in zip(pairs, library.identify(joined).to_pylist(), strict=True):
+        if row["status"] == "chimera":
+            first, last = row["note"].split(": like ")[1].split(" and then like ")
+            assert (genus[first], genus[last]) == (a["genus"], b["genus"])
+
+
+def test_reads_of_a_genus_without_references_and_short_pieces_are_no_chimeras(world, library):
+    rows = world["library"]
+    genus = rows[0]["genus"]
+    few = make([row for row in rows if row["genus"] != genus])
+    new = [row["dna_barcode"] for row in rows if row["genus"] == genus]
+    assert "chimera" not in few.identify(new)["status"].to_pylist()
+    a, b = (row["dna_barcode"] for row in (world["reads"][0], world["reads"][9]))
+    assert library.identify([a[:60] + b[60:]])["status"].to_pylist() != ["chimera"]  # parts of 80 nt at least
+
+
 def test_foreign_reads_get_a_status_and_no_name(library):
     """Random letters, one letter, another tree of sequences, and reads that cannot be compared have no name at all."""
     rng = np.random.default_rng(2)
