@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from reference import FIXTURES, SHARED, Files, missing_data, missing_reference
 
 _CACHE = tempfile.TemporaryDirectory(prefix="bioscan_hf-tests-")
 os.environ.update(
@@ -26,14 +27,15 @@ settings.load_profile(os.environ.get("BIOSCAN_HF_HYPOTHESIS", "fixed"))
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Folder with reference numbers and real data, not part of the repository."""
-    folder = Path(os.environ.get("BIOSCAN_HF_SHARED", Path(__file__).parents[2] / "shared"))
-    if not (folder / "fixtures").is_dir():
-        pytest.skip(
-            f"no reference data in {folder} (set BIOSCAN_HF_SHARED to the folder that holds fixtures/ and data/)"
-        )
-    return folder
+def reference() -> Files:
+    """Reference numbers of published programs: tests/fixtures, then the fixtures of BIOSCAN_HF_SHARED."""
+    return Files((FIXTURES, SHARED / "fixtures"), missing_reference)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Files:
+    """Real data, which is not part of the repository."""
+    return Files((SHARED / "data",), missing_data)
 
 
 @pytest.fixture(scope="session")

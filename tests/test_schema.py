@@ -67,8 +67,8 @@ def test_image_path():
 
 
 @pytest.mark.realdata
-def test_chunk_of_real_records(shared):
-    with open(shared / "data/bioscan5m_browser_rows.csv", encoding="utf-8") as file:
+def test_chunk_of_real_records(real_data):
+    with open(real_data / "bioscan5m_browser_rows.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 25
     assert {row["processid"]: row["chunk"] for row in rows} == {

@@ -88,11 +88,12 @@ def test_refused_photos_are_reported(photos, tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_photos_of_every_figure(photos, shared):
+def test_real_photos_of_every_figure(photos, real_data):
     """One photo of each figure, mask or crop is taken by the processor, and 97 of 202 have an order."""
-    table = photos.read_table(shared / "data")
+    folder = (real_data / "images.csv").parent
+    table = photos.read_table(folder)
     assert len(table) == 202 and sum(row["order"] is not None for row in table) == 97
     one = {row["figure"]: row["path"] for row in table}
     assert len(one) == 9
-    pixels = ClibdProcessor()([*one.values(), *sorted((shared / "data/images").rglob("*.png"))[:1]])["pixel_values"]
+    pixels = ClibdProcessor()([*one.values(), *sorted((folder / "images").rglob("*.png"))[:1]])["pixel_values"]
     assert pixels.shape == (10, 3, 224, 224) and pixels.isfinite().all()

@@ -238,10 +238,10 @@ def test_operations_of_the_published_sizes(gpu):
 
 
 @pytest.mark.realdata
-def test_k_mer_counts_find_species_of_the_real_file(gpu, shared, tmp_path):
+def test_k_mer_counts_find_species_of_the_real_file(gpu, real_data, tmp_path):
     """Of the partition of the sample, 6-mers name 9 in 10 known species."""
     made, training = gpu["real_barcodes"], gpu["gpu_training"]
-    made.write_numpy(made.partitioned(shared / "data" / "bold_coi5p_sample.csv.gz", 0), tmp_path)
+    made.write_numpy(made.partitioned(real_data / "bold_coi5p_sample.csv.gz", 0), tmp_path)
     barcodes = training.Barcodes.read(tmp_path)
     model, inputs = load_encoder("kmer:6")
     vectors = training.encoder_vectors(model, inputs, torch.device("cpu"))

@@ -44,10 +44,10 @@ def weights():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_published_layout_converts_and_reloads_exactly(name, shared, tmp_path):
+def test_every_published_layout_converts_and_reloads_exactly(name, reference, tmp_path):
     """The folder has all weights of the file, bit for bit, under our names."""
     heads, mlm_head, vocabulary = PUBLISHED[name]
-    path = shared / "fixtures/barcodebert/checkpoints" / name
+    path = reference / "barcodebert/checkpoints" / name
     folder = convert_checkpoint(path, tmp_path / "out", num_attention_heads=heads)
     assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".py"}
     head = BarcodeBertForSequenceClassification if mlm_head is None else BarcodeBertForMaskedLM
@@ -83,10 +83,10 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_every_file_of_weights_converts(name, shared, tmp_path):
+def test_every_file_of_weights_converts(name, reference, tmp_path):
     """Bit for bit, with the heads of their config."""
     key, k, vocabulary = WEIGHTS[name]
-    content = torch.load(shared / "fixtures/barcodebert" / name, map_location="cpu", weights_only=True)
+    content = torch.load(reference / "barcodebert" / name, map_location="cpu", weights_only=True)
     given = {"model": content[key], "bert_config": content["bert_config"]}
     model = BarcodeBertForMaskedLM.from_pretrained(convert_checkpoint(given, tmp_path / "out"))
     assert (model.config.k, model.config.vocabulary) == (k, vocabulary)
@@ -97,13 +97,13 @@ def test_every_file_of_weights_converts(name, shared, tmp_path):
             assert torch.equal(state[weight.removeprefix("module.")], value), weight
 
 
-def test_training_data_is_in_the_config(shared, tmp_path):
-    folder = convert_checkpoint(shared / "fixtures/barcodebert/checkpoints/A_new_single.pt", tmp_path / "out")
+def test_training_data_is_in_the_config(reference, tmp_path):
+    folder = convert_checkpoint(reference / "barcodebert/checkpoints/A_new_single.pt", tmp_path / "out")
     assert json.loads((folder / "config.json").read_text())["training_data"] == "CANADA-1.5M"
 
 
-def test_labels_are_class_names(shared, tmp_path):
-    path = shared / "fixtures/barcodebert/checkpoints/C_finetune_single.pt"
+def test_labels_are_class_names(reference, tmp_path):
+    path = reference / "barcodebert/checkpoints/C_finetune_single.pt"
     species = [f"Aus species{i}" for i in range(7)]
     model = BarcodeBertForSequenceClassification.from_pretrained(
         convert_checkpoint(path, tmp_path / "out", labels=species)

@@ -18,8 +18,8 @@ PUBLISHED = ("best_lora", "best_lora_oldnames", "best_disable_lora", "best_disab
 
 
 @pytest.fixture
-def clibd(shared):
-    return shared / "fixtures/clibd"
+def clibd(reference):
+    return reference / "clibd"
 
 
 @pytest.fixture

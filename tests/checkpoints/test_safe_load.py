@@ -332,25 +332,27 @@ def test_other_files_raise(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["barcodebert/checkpoints", "barcodebert", "barcodemae", "clibd"])
-def test_reads_the_published_layouts(folder, shared):
-    """Tensors of every reference checkpoint equal those of torch.load."""
-    paths = sorted(path for path in (shared / "fixtures" / folder).iterdir() if path.suffix in (".pt", ".pth"))
-    assert len(paths) >= 4
+def test_reads_the_published_layouts(folder, reference):
+    """Tensors of every reference checkpoint that is here equal those of torch.load."""
+    paths = (reference / folder).weights().values()
     compared = 0
     for path in paths:
         found, expected = tensors(load_checkpoint(path)), tensors(torch.load(path, weights_only=False))
         assert found and found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         compared += len(expected)
-    assert compared > 100
+    assert compared > 30
 
 
-def test_the_table_of_layouts_names_every_reference_file(shared):
+#: Name of a reference checkpoint -> hash of its contents, as version 0.1.0 read it.
+CONTENTS = json.loads((Path(__file__).parents[1] / "fixtures" / "checkpoint_contents.json").read_text())
+
+
+def test_the_table_of_layouts_names_every_reference_file():
     """What is not converted, the CNN, too."""
     page = (Path(__file__).parents[2] / "docs/guides/checkpoints.md").read_text(encoding="utf-8")
     table = page.partition("## Layouts")[2]
-    files = [path.name for path in (shared / "fixtures").rglob("*") if path.suffix in (".pt", ".pth")]
-    assert len(files) >= 23 and [name for name in files if f"`{name}`" not in table] == []
+    assert len(CONTENTS) == 23 and [name for name in CONTENTS if f"`{Path(name).name}`" not in table] == []
 
 
 def description(content) -> str:
@@ -369,13 +371,11 @@ def description(content) -> str:
     return repr(content)
 
 
-def test_contents_equal_those_of_version_0_1(shared):
-    """Names, order, numbers and options of all 23 files, as hashes stored with version 0.1.0."""
-    stored = json.loads((Path(__file__).parents[1] / "fixtures" / "checkpoint_contents.json").read_text())
-    folder = shared / "fixtures"
-    paths = [path for path in folder.rglob("*") if path.suffix in (".pt", ".pth")]
+def test_contents_equal_those_of_version_0_1(reference):
+    """Names, order, numbers and options of the files that are here, as hashes stored with version 0.1.0."""
     found = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(description(load_checkpoint(path)).encode()).hexdigest()
-        for path in paths
+        name: hashlib.sha256(description(load_checkpoint(path)).encode()).hexdigest()
+        for name, path in reference.weights().items()
+        if name in CONTENTS
     }
-    assert len(stored) == 23 and {name: found[name] for name in stored} == stored
+    assert len(found) >= 6 and found == {name: CONTENTS[name] for name in found}

@@ -21,11 +21,11 @@ from bioscan_hf.crops.detector import convert_detr, detect_boxes
 
 
 @pytest.mark.realdata
-def test_published_sizes_are_those_of_the_boxes(shared):
+def test_published_sizes_are_those_of_the_boxes(real_data):
     """25 genuine rows: area_fraction and scale_factor of the metadata and of the table of boxes, to the last digit."""
-    with open(shared / "data/bioscan5m_browser_rows.csv", newline="") as file:
+    with open(real_data / "bioscan5m_browser_rows.csv", newline="") as file:
         metadata = {row["processid"]: row for row in csv.DictReader(file)}
-    with open(shared / "data/bioscan5m_browser_bbox.tsv", newline="") as file:
+    with open(real_data / "bioscan5m_browser_bbox.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == len(metadata) == 25
     for row in rows:

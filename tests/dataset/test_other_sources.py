@@ -467,11 +467,11 @@ def test_clibd_hdf5_errors(hdf5, tmp_path, monkeypatch):
         load_clibd_hdf5(hdf5)
 
 
-def test_the_reference_file_of_clibd(shared):
+def test_the_reference_file_of_clibd(reference):
     """BINs are joined by sampleid (the published code gives those of other rows: 0, 0, 1, 2, 2, 3), and the taxonomy
     texts and ids are the ones it reads."""
     pytest.importorskip("h5py")
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     reference = json.loads((folder / "dataset.json").read_text())
     data = load_clibd_hdf5(
         folder / "tiny_split.hdf5", "no_split_and_seen_train", bins=folder / "tiny.tsv", ranks=["dna_bin"]

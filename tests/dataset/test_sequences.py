@@ -297,10 +297,10 @@ def test_which_reader_a_file_is_for(tmp_path):
     assert not is_sequence_file(tmp_path) and not is_sequence_file("user/dataset")
 
 
-@pytest.mark.realdata
-def test_a_table_of_barcodebert(shared):
+def test_a_table_of_barcodebert(reference, tmp_path):
     """The published supervised sets: `nucleotides`, `species_name`, `bin_uri`."""
-    path = shared / "fixtures" / "barcodebert" / "tiny_data" / "supervised_train.csv"
+    path = tmp_path / "supervised_train.csv"
+    path.write_text(reference.text("barcodebert/tiny_data/supervised_train.csv"))
     found = read_sequences(path)
     assert found.column_names == ["processid", "dna_barcode", "order", "family", "genus", "species", "dna_bin"]
     assert len(found) == len(path.read_text().splitlines()) - 1 > 10

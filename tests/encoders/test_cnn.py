@@ -81,9 +81,9 @@ def test_equals_the_network_layer_by_layer(letters, training):
             assert buffer == int(training), name
 
 
-def test_published_numbers(shared):
+def test_published_numbers(reference):
     """Logits and features of the published network, computed by its own code; fc1 is stored in half precision."""
-    folder = shared / "fixtures/barcodebert"
+    folder = reference / "barcodebert"
     arrays = np.load(folder / "cnn_forward.npz")
     state = torch.load(folder / "cnn_state_half_fc1.pt", weights_only=True)
     model = convert_cnn({f"module.{key}": value for key, value in state.items()}, [f"taxon {i}" for i in range(7)])

@@ -183,11 +183,11 @@ def test_padding_is_cut_off_only_where_the_pooling_allows_it(dataset, tokenizer)
     assert max(widths["masked_mean"]) <= 15 and len(widths["masked_mean"]) > 3
 
 
-def test_reference_pooling(shared):
+def test_reference_pooling(reference):
     """The published encoder's masked mean of barcodes in their one spelling; NaN there is a flagged zero row here."""
-    folder = shared / "fixtures" / "barcodebert"
+    folder = reference / "barcodebert"
     checkpoint = torch.load(folder / "tiny_k4.pt", weights_only=True)
-    sequences = json.loads((folder / "tokenizer_cases.json").read_text())["sequences"]
+    sequences = reference.json("tokenizer_cases.json")["sequences"]
     reference = np.load(folder / "forward_k4.npz")
     shape = {
         key: checkpoint["bert_config"][key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")

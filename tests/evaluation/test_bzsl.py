@@ -30,9 +30,9 @@ GENUS = Setting(k0=0.1, k1=10, m=25, s=0.5)
 
 
 @pytest.fixture(scope="module")
-def published(shared):
+def published(reference):
     """8 seen and 4 unseen species of 4 genera, 6 features."""
-    folder = shared / "fixtures" / "barcodebert"
+    folder = reference / "barcodebert"
     with np.load(folder / "bzsl.npz") as arrays:
         data = dict(arrays)
     data["scores"] = json.loads((folder / "bzsl.json").read_text())

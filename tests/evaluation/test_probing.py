@@ -236,16 +236,15 @@ def test_linear_probe_errors():
 
 
 @pytest.fixture(scope="module")
-def toy(shared):
+def toy(reference):
     """Embeddings, taxa and printed numbers of the published program's own toy set."""
-    folder = shared / "fixtures" / "barcodebert"
+    folder = reference / "barcodebert"
     data = {"printed": json.loads((folder / "downstream.json").read_text())}
     data["codes"] = json.loads((folder / "knn_label_codes.json").read_text())
     with np.load(folder / "embeddings_tiny_data.npz") as arrays:
         data["train"], data["unseen"] = arrays["supervised_train_X"], arrays["unseen_X"]
     for name, file in (("train", "supervised_train"), ("unseen", "unseen")):
-        with open(folder / "tiny_data" / f"{file}.csv", newline="") as rows:
-            taxa = list(csv.DictReader(rows))
+        taxa = list(csv.DictReader(folder.text(f"tiny_data/{file}.csv").splitlines()))
         columns = {key.removesuffix("_name"): [row[key] for row in taxa] for key in taxa[0]}
         data.update({f"{name}_{rank}": np.array(columns[rank]) for rank in ("genus", "family")})
     return data

@@ -1,6 +1,5 @@
 """Accuracies of retrieval, chance, prototypes, and errors."""
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -130,13 +129,12 @@ def test_class_accuracies():
     assert class_accuracies(index, found, "r", names, k=2) == {"A": 1.0, "B": 1.0}
 
 
-def test_published_class_accuracies_and_predictions(shared):
+def test_published_class_accuracies_and_predictions(reference):
     """Photo against DNA of the published run: the accuracy of each taxon, and the 5 names of each query in order."""
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     vectors = np.load(folder / "eval_embeddings.npz")
     labels, classes, predictions = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("eval_labels", "eval_per_class", "eval_pred_image_to_dna")
+        folder.json(f"{name}.json") for name in ("eval_labels", "eval_per_class", "eval_pred_image_to_dna")
     )
     ranks = ("order", "family", "genus", "species")
     index = build_index(

@@ -1,7 +1,5 @@
 """The retrieval protocol: published numbers of all combinations, absent modalities, prototypes, errors."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -29,11 +27,11 @@ PUBLISHED = {
 
 
 @pytest.fixture(scope="module")
-def published(shared):
+def published(reference):
     """Name of the rows ("keys", "seen", "unseen") -> specimens; and the published accuracies."""
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     vectors = np.load(folder / "eval_embeddings.npz")
-    labels = json.loads((folder / "eval_labels.json").read_text())
+    labels = folder.json("eval_labels.json")
     specimens = {
         name: Specimens(
             {modality: vectors[f"{name}/{PUBLISHED[modality]}"] for modality in MODALITIES},
@@ -42,7 +40,7 @@ def published(shared):
         )
         for name, rows in labels.items()
     }
-    return specimens, *(json.loads((folder / f"eval_{name}.json").read_text()) for name in ("acc", "meta"))
+    return specimens, *(folder.json(f"eval_{name}.json") for name in ("acc", "meta"))
 
 
 def test_intervals_by_species(published):

@@ -77,8 +77,8 @@ def assert_same(ours, theirs, inputs, tolerance=1e-10):
 
 
 @pytest.fixture(scope="module")
-def single(shared):
-    folder = shared / "fixtures/clibd"
+def single(reference):
+    folder = reference / "clibd"
     with open(folder / "loss_single.json") as file:
         return json.load(file), np.load(folder / "loss_single.npz")
 
@@ -129,9 +129,9 @@ def test_published_bfloat16_value(single):
     assert loss.item() == pytest.approx(about["bf16_features_I+D+T_dup"]["loss"], abs=0.03)
 
 
-def test_simclr_is_the_supervised_loss_of_two_views(shared):
+def test_simclr_is_the_supervised_loss_of_two_views(reference):
     """NT-Xent of the reference: the only positive of a row is its second view."""
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     arrays, about = np.load(folder / "simclr.npz"), json.loads((folder / "simclr.json").read_text())
     features = torch.tensor(arrays["features"], requires_grad=True)
     vectors = nn.functional.normalize(features, dim=1)
@@ -467,11 +467,11 @@ def message_of(function):
     return None
 
 
-def in_process(rank, folder, fixtures):
+def in_process(rank, folder, reference):
     """Results of one of two processes; run by `spread`."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
-    found = {"published": published_halves(fixtures, rank) if fixtures else None}
+    found = {"published": published_halves(reference, rank)}
     for form, options in FORMS.items():
         for way, loss_function in ways_to_compare().items():
             whole = random_batch()
@@ -497,20 +497,16 @@ def in_process(rank, folder, fixtures):
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory, request):
+def spread(tmp_path_factory, reference):
     """Results of each of two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    try:
-        fixtures = request.getfixturevalue("shared") / "fixtures/clibd"
-    except pytest.skip.Exception:
-        fixtures = None
-    mp.spawn(in_process, (str(folder), fixtures), nprocs=PROCESSES)
+    mp.spawn(in_process, (str(folder), reference / "clibd"), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(PROCESSES)]
 
 
-def test_two_processes_give_the_published_numbers(spread, shared):
+def test_two_processes_give_the_published_numbers(spread, reference):
     """Loss and gradients of the reference with all negatives and gradients through the gather."""
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     about, arrays = json.loads((folder / "loss_dist2.json").read_text()), np.load(folder / "loss_dist2.npz")
     for rank, found in enumerate(spread):
         for names, numbers in found["published"].items():

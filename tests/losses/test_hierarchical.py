@@ -1,7 +1,5 @@
 """Hierarchical regularisation: numbers of the public code, one row left, unknown taxa, and absent rows."""
 
-import json
-
 import pytest
 import torch
 
@@ -11,9 +9,9 @@ from bioscan_hf.models.gated_fusion import FusionGate
 
 
 @pytest.fixture(scope="module")
-def published(shared):
+def published(reference):
     """Numbers of the public code, of 12 rows of 2 views; its label 0 is unknown, which is -1 here."""
-    return json.loads((shared / "fixtures/since_2025/hir.json").read_text())
+    return reference.json("since_2025/hir.json")
 
 
 def given(published):

@@ -1,7 +1,5 @@
 """Class weights and hierarchical label smoothing: the published numbers, and what they should do."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,8 +13,8 @@ WEIGHTS = {"0": "none", "0.5": "inverse_sqrt"}
 
 
 @pytest.fixture(scope="module")
-def published(shared):
-    return json.loads((shared / "fixtures/since_2025/hierarchical_label_smoothing.json").read_text())
+def published(reference):
+    return reference.json("since_2025/hierarchical_label_smoothing.json")
 
 
 def ids(published, name):

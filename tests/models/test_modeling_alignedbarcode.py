@@ -461,12 +461,12 @@ def test_remote_code_runs_without_the_package(tmp_path):
 
 
 @pytest.mark.realdata
-def test_halves_of_real_reads_have_equal_alignments(shared):
+def test_halves_of_real_reads_have_equal_alignments(real_data):
     """The first 300 nucleotides and the rest of real COI barcodes give equal starts in more than 97 % of cases.
 
     An insertion or deletion between them, an intron, or a record of another gene makes the others differ.
     """
-    with gzip.open(shared / "data/bold_coi5p_sample.csv.gz", "rt", newline="") as file:
+    with gzip.open(real_data / "bold_coi5p_sample.csv.gz", "rt", newline="") as file:
         barcodes = list(dict.fromkeys(row["dna_barcode"] for row in csv.DictReader(file)))
     own = KmerTokenizer(k=1)
     model = AlignedBarcodeModel(AlignedBarcodeConfig(embedding_size=0, profile_weight=1.0)).eval()

@@ -409,7 +409,7 @@ def test_adapters_of_some_modalities_and_errors():
         add_lora(convolutional)
 
 
-def test_published_training_by_low_rank(shared, tmp_path):
+def test_published_training_by_low_rank(reference, tmp_path):
     """Eight steps of the published training of adapters, with three modalities, give the published losses.
 
     So the fused adapters of queries and values train like two separate ones.
@@ -419,7 +419,7 @@ def test_published_training_by_low_rank(shared, tmp_path):
 
     from bioscan_hf.checkpoints.barcodebert import convert_checkpoint
 
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     numbers, told = np.load(folder / "train.npz"), json.loads((folder / "train.json").read_text())["lora_learned_temp"]
     output = convert_checkpoint(folder / "best_lora.pth", tmp_path / "out", num_attention_heads=4, adapters="keep")
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

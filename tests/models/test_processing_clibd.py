@@ -27,9 +27,9 @@ def processor():
     return ClibdProcessor(make_image_processor(32), None, text_tokenizer())
 
 
-def test_the_published_batches(shared):
+def test_the_published_batches(reference):
     """Rows of a published split: tokens are equal, photos are equal in half precision, as stored."""
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     processor = ClibdProcessor(
         make_image_processor(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
         text_tokenizer=BertTokenizer(vocab=str(folder / "tiny_vocab.txt")),
@@ -63,8 +63,8 @@ def test_the_published_batches(shared):
         np.testing.assert_allclose(photos_on_device(on_device, processor.image_processor), image, rtol=0, atol=2.5e-4)
 
 
-def test_the_published_tokens_of_barcodes(shared):
-    cases = json.loads((shared / "fixtures/clibd/dna_tokens.json").read_text())["cases"]
+def test_the_published_tokens_of_barcodes(reference):
+    cases = reference.json("clibd/dna_tokens.json")["cases"]
     # The published tokens of lower-case letters are unknown; here they are those of upper-case letters.
     cases = {name: case for name, case in cases.items() if case["seq"] and spell(case["seq"]) == case["seq"]}
     ids = ClibdProcessor()(dna=[case["seq"] for case in cases.values()])["dna_input_ids"]

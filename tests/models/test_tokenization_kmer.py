@@ -158,7 +158,7 @@ def test_every_published_variant_is_there() -> None:
     assert sum(any("1" in offsets for offsets in cases.values()) for cases in variants.values()) == 5
 
 
-CLIBD = json.loads((FIXTURES / "clibd_dna_tokens.json").read_text(encoding="utf-8"))
+CLIBD = json.loads((FIXTURES / "clibd/dna_tokens.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", CLIBD["cases"])

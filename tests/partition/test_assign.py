@@ -523,7 +523,7 @@ def read(path):
 
 
 @pytest.mark.realdata
-def test_reference_partition(shared):
+def test_reference_partition(real_data):
     """The published script's result on 43,546 real records, half of them unlabelled: each split within 2 % or 10 rows.
 
     Compared are the rows that have a species in the reference. Of the others, it drags those along that share a
@@ -535,7 +535,7 @@ def test_reference_partition(shared):
     0.52 val, 0.69 test, 0.87 key_unseen, 0.45 val_unseen, 0.71 test_unseen, 1.00 other_heldout. Sorted stably and on
     cleaned labels, the script agrees with this module on every row (test_published_script guards that).
     """
-    table, reference = (read(shared / "data" / f"split_reference_{part}.csv.gz") for part in ("input", "output"))
+    table, reference = (read(real_data / f"split_reference_{part}.csv.gz") for part in ("input", "output"))
     result = make_splits(table)
     check_partition(result)
     expected, found = defaultdict(set), defaultdict(set)
@@ -552,13 +552,13 @@ def test_reference_partition(shared):
 
 
 @pytest.mark.realdata
-def test_real_records_simulated(shared):
+def test_real_records_simulated(real_data):
     """On 83,517 real records the two shares are met, and every split that asks for rows gets some.
 
     Without them all but one species is seen: Ethmia Janzeni, a placeholder by its capital. other_heldout stays empty,
     since every held-out species has at least 8 rows and a seen genus.
     """
-    table = read(shared / "data" / "bold_coi5p.csv.gz")
+    table = read(real_data / "bold_coi5p.csv.gz")
     parts = {part["split"]: part for part in split_summary(make_splits(table))}
     assert parts["pretrain"]["samples"] == 0 and parts["key_unseen"]["species"] == 1
     result = make_splits(table, hold_out_species=0.15, unlabel=0.5)

@@ -209,10 +209,10 @@ def test_box_columns_of_the_metadata_are_kept(tmp_path):
 
 
 @pytest.mark.realdata
-def test_boxes_of_real_rows(shared, tmp_path):
+def test_boxes_of_real_rows(real_data, tmp_path):
     """25 rows of BIOSCAN-5M: area_fraction and scale_factor follow from the joined box, to 4 decimals."""
-    shutil.copy(shared / "data/bioscan5m_browser_bbox.tsv", tmp_path / BOXES_TSV)
-    path = shutil.copy(shared / "data/bioscan5m_browser_rows.csv", tmp_path / "m.csv")
+    shutil.copy(real_data / "bioscan5m_browser_bbox.tsv", tmp_path / BOXES_TSV)
+    path = shutil.copy(real_data / "bioscan5m_browser_rows.csv", tmp_path / "m.csv")
     rows = rows_of(path)
     assert len(rows) == 25
     for record in rows:

@@ -574,9 +574,9 @@ def test_large_metadata_refuse_more_rows_than_ids(tmp_path):
 
 
 @pytest.mark.realdata
-def test_composition_is_that_of_real_barcodes(shared, taxa):
+def test_composition_is_that_of_real_barcodes(real_data, taxa):
     """Frequencies of the nucleotides at each codon position, against complete BOLD barcodes."""
-    with gzip.open(shared / "data" / "bold_coi5p_sample.csv.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(real_data / "bold_coi5p_sample.csv.gz", "rt", encoding="utf-8") as file:
         reads = [row["dna_barcode"] for row in csv.DictReader(file)]
     whole = [read for read in reads if re.match("A[AC][CA]|T[AC][CA]", read) and re.fullmatch("[ACGT]{658}", read)]
     assert len(whole) > 500

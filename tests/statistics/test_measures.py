@@ -358,9 +358,9 @@ def test_progress_is_cumulative(dataset):
 
 
 @pytest.mark.realdata
-def test_formulas_on_real_barcodes_agree_with_pandas(shared):
+def test_formulas_on_real_barcodes_agree_with_pandas(real_data):
     """Each number, computed a second time by other means, on 3,070 records of BOLD."""
-    path = shared / "data" / "bold_coi5p_sample.csv.gz"
+    path = real_data / "bold_coi5p_sample.csv.gz"
     specimens = read_specimens(path)
     frame = pd.read_csv(path, dtype=str)
     frame["barcode"] = frame["dna_barcode"].str.strip("N")
@@ -393,17 +393,17 @@ def test_formulas_on_real_barcodes_agree_with_pandas(shared):
 
 
 @pytest.mark.realdata
-def test_distances_of_real_barcodes(shared):
+def test_distances_of_real_barcodes(real_data):
     """Of one species by the plain recurrence, pair by pair; and farther apart the higher the rank.
 
     The published means over all of BIOSCAN-5M are 158 in the phylum, 50 in a genus and 17 in a species; these records
     are others, of 235 species, so only the scale can be compared: a phylum lies between 140 and 175.
     """
-    specimens = read_specimens(shared / "data" / "bold_coi5p_sample.csv.gz")
+    specimens = read_specimens(real_data / "bold_coi5p_sample.csv.gz")
     means = [distances.barcode_distances(specimens, rank, max_per_group=10)["mean"] for rank in RANKS[1:]]
     assert means == sorted(means, reverse=True)
     assert 140 < means[0] < 175
-    frame = pd.read_csv(shared / "data" / "bold_coi5p_sample.csv.gz", dtype=str)
+    frame = pd.read_csv(real_data / "bold_coi5p_sample.csv.gz", dtype=str)
     barcodes = frame.loc[frame.species == frame.species.iloc[0], "dna_barcode"].str.strip("N").str[:625].unique()[:4]
     counts = distances._distance_histogram(list(barcodes), 1)
     assert np.repeat(np.arange(626), counts).tolist() == sorted(osa(a, b) for a, b in combinations(barcodes, 2))

@@ -188,21 +188,19 @@ def test_validation_and_test_can_be_left_out(source, pretrained, tmp_path):
     assert not (tmp_path / "run/predictions.parquet").exists() and (tmp_path / "run/README.md").exists()
 
 
-def test_the_published_preset_takes_the_published_steps(shared, tmp_path):
+def test_the_published_preset_takes_the_published_steps(reference, tmp_path):
     """The learning rates that the published program printed after each of 8 steps, 4 an epoch, over 70 barcodes.
 
     The Trainer logs the rate of each step, so that the first is the start, a 25th of the peak 1e-4 * 16 / 64.
     What else is published: the mean over all positions, no clipping, and a last batch that is not full left out, but
     no row of the other splits is.
     """
-    data = shared / "fixtures/barcodebert/tiny_data"
+    data = reference / "barcodebert/tiny_data"
     ranks = {rank: f"{rank}_name" for rank in RANKS} | {"dna_barcode": "nucleotides", "processid": "processid"}
     rows = []
     for split, file in (("train", "supervised_train"), ("val", "supervised_val"), ("test", "supervised_test")):
-        with open(data / f"{file}.csv", newline="") as table:
-            rows += [
-                {name: row[key] for name, key in ranks.items()} | {"split": split} for row in csv.DictReader(table)
-            ]
+        table = csv.DictReader(data.text(f"{file}.csv").splitlines())
+        rows += [{name: row[key] for name, key in ranks.items()} | {"split": split} for row in table]
     source = write_csv(tmp_path / "metadata.csv", rows)
     torch.manual_seed(0)
     BarcodeBertModel(BarcodeBertConfig(**SHAPE | {"k": 4, "max_nucleotides": 660})).save_pretrained(tmp_path / "base")
@@ -212,9 +210,7 @@ def test_the_published_preset_takes_the_published_steps(shared, tmp_path):
     given |= {"save_strategy": "no"}
     options, training_args = program.parse(as_flags(given))
     results = program.main(options, training_args)
-    lines = json.loads((shared / "fixtures/barcodebert/downstream.json").read_text())["finetune_cli"]["train_lines"][
-        :8
-    ]
+    lines = reference.json("barcodebert/downstream.json")["finetune_cli"]["train_lines"][:8]
     expected = [float(line.split("LR: [")[1].rstrip("]")) for line in lines]
     found = [entry["learning_rate"] for entry in history(tmp_path / "run") if "learning_rate" in entry]
     assert found == pytest.approx([1e-6, *expected[:7]], rel=1e-9)

@@ -50,9 +50,9 @@ class Recorder(TrainerCallback):
         self.beta1.append(optimizer.param_groups[0]["betas"][0])
 
 
-def test_onecycle_is_the_published_schedule(shared, tmp_path):
+def test_onecycle_is_the_published_schedule(reference, tmp_path):
     """35 epochs of 10 steps through the Trainer: learning rate and beta1 of each step equal the published ones."""
-    expected = json.loads((shared / "fixtures/barcodebert/onecycle_35x10.json").read_text())
+    expected = reference.json("barcodebert/onecycle_35x10.json")
     recorder = Recorder()
     own = trainer(tmp_path, schedule="onecycle", learning_rate=expected["max_lr"], num_train_epochs=35)
     own.add_callback(recorder)

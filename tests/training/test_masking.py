@@ -1,6 +1,5 @@
 """Masking: which k-mers are masked and labelled, how often, and reproducible draws."""
 
-import json
 import pickle
 from functools import cache
 
@@ -210,12 +209,12 @@ def letters_of(ids, own):
     ]
 
 
-def test_the_published_masks(shared, monkeypatch):
+def test_the_published_masks(reference, monkeypatch):
     """With the published random numbers, the published input and targets, whose classes start at the first k-mer."""
-    folder = shared / "fixtures/barcodebert"
+    folder = reference / "barcodebert"
     data = np.load(folder / "mlm.npz")
     monkeypatch.setattr("bioscan_hf.training.masking.uniform", lambda keys, first, count: data["eval_rand"])
-    barcodes = json.loads((folder / "mlm.json").read_text())["sequences"][: len(data["input_ids"])]
+    barcodes = folder.json("mlm.json")["sequences"][: len(data["input_ids"])]
     own = KmerTokenizer(k=4)
     batch = make(own, random_offset=False, loss_on="valid")([{"dna_barcode": b} for b in barcodes])
     assert np.array_equal(batch["input_ids"], data["masked_input"])
@@ -224,9 +223,9 @@ def test_the_published_masks(shared, monkeypatch):
     assert np.array_equal((batch["labels"] - 2).numpy()[labelled], data["targets"][labelled])
 
 
-def test_the_masks_of_2023(shared, monkeypatch):
+def test_the_masks_of_2023(reference, monkeypatch):
     """Id 1 replaces half of the known k-mers, every position is a label, and there is no attention mask."""
-    data = np.load(shared / "fixtures/barcodebert/mlm_workshop2023.npz")
+    data = np.load(reference / "barcodebert/mlm_workshop2023.npz")
     monkeypatch.setattr("bioscan_hf.training.masking.uniform", lambda keys, first, count: data["rand"])
     own = KmerTokenizer(k=3, vocabulary="barcodebert-2023")
     features = [{"dna_barcode": barcode} for barcode in letters_of(data["batch"], own)]

@@ -137,9 +137,9 @@ def test_scores_of_known_logits():
     assert one[0, 0].tolist() == pytest.approx([1, 0.5, -math.log(0.3), 1, 0.5], abs=1e-6)
 
 
-def test_the_published_cross_entropy(shared):
+def test_the_published_cross_entropy(reference):
     """The published fine-tuned model's loss over a batch is the mean of the scores' nats."""
-    data = np.load(shared / "fixtures/barcodebert/finetune_forward.npz")
+    data = np.load(reference / "barcodebert/finetune_forward.npz")
     scores = score_logits(torch.from_numpy(data["logits"]), torch.from_numpy(data["labels"]), None)
     assert scores[:, 0, 2].double().mean().item() == pytest.approx(data["loss"].item(), abs=1e-6)
     assert scores[:, 0, 0].tolist() == data["logits"].argmax(1).tolist()

@@ -57,14 +57,14 @@ def published_arguments(folder, **changed):
 
 
 @pytest.mark.parametrize("run", ["full_learned_temp", "full_fixed_temp", "lora_learned_temp"])
-def test_the_published_trajectories(shared, tmp_path, run):
+def test_the_published_trajectories(reference, tmp_path, run):
     """Eight steps of the published code, without dropout: losses, temperature, learning rate and last weights.
 
     In full fine-tuning, the adapters of the photo encoder are trained together with its weights.
     """
     from bioscan_hf.models.lora import load_lora
 
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     expected, numbers = json.loads((folder / "train.json").read_text())[run], np.load(folder / "train.npz")
     file = "best_lora.pth" if run.startswith("lora") else "best_disable_lora.pth"
     output = convert_checkpoint(folder / file, tmp_path / "model", num_attention_heads=4, adapters="keep")
@@ -106,9 +106,9 @@ def test_the_published_trajectories(shared, tmp_path, run):
         torch.testing.assert_close(last[ours], torch.from_numpy(numbers[f"{run}/{theirs}"]), rtol=0, atol=1e-4)
 
 
-def test_the_published_simclr_loss(shared):
+def test_the_published_simclr_loss(reference):
     """Two views of six photos, all first ones before all second ones; loss and gradient of the published code."""
-    folder = shared / "fixtures/clibd"
+    folder = reference / "clibd"
     expected, numbers = json.loads((folder / "simclr.json").read_text()), np.load(folder / "simclr.npz")
     features = torch.from_numpy(numbers["features"]).requires_grad_()
     units = torch.nn.functional.normalize(features, dim=1)
