@@ -14,12 +14,13 @@ author = "The bioscan_hf developers"
 copyright = author  # noqa: A001
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"bioscan_hf {__version__}"
 html_copy_source = False
 
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # tests/test_notebooks.py runs them
 exclude_patterns: list[str] = []
 
 autodoc_typehints = "signature"
