@@ -8,7 +8,7 @@ processor and pipelines with transformers.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "RANKS": "schema",

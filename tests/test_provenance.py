@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from bioscan_hf import __version__
 from bioscan_hf.cards import table
 from bioscan_hf.dataset.card import dataset_card
 from bioscan_hf.provenance import PACKAGES, without_folders, without_secrets, write_results
@@ -19,7 +20,7 @@ def test_results_hold_metrics_and_provenance(tmp_path):
     assert json.loads(path.read_text()) == written
     assert written["task"] == "t" and written["metrics"] == {"a": 0.5} and written["seconds"] == 1.5
     assert set(written["versions"]) == {"python", *PACKAGES}
-    assert written["versions"]["bioscan_hf"] == "0.1.0"
+    assert written["versions"]["bioscan_hf"] == __version__
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -14,6 +14,9 @@ pytestmark = pytest.mark.shipped
 
 ROOT = Path(__file__).parents[1]
 
+#: Endings of the files of a wheel.
+SHIPPED = (".py", ".md", ".yaml", ".typed", ".txt", ".html", ".css", ".json")
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
@@ -49,7 +52,7 @@ def shipped() -> set[str]:
         "metrics": "metric_modules/",
     }.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".md", ".yaml", ".typed", ".txt", ".html") and path.is_file():
+            if path.suffix in SHIPPED and path.is_file():
                 found.add(f"bioscan_hf/{prefix}{path.relative_to(ROOT / folder).as_posix()}")
     return found
 
