@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,14 +13,19 @@ from typer import Argument, Option
 from .command import Output, Result, command
 from .identify_files import Abundance, DarwinCore, Files, Html, Krona, Qiime, SampleColumn
 from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos
+from .identify_summary import Summary, show
 from .options import (
     Encoding,
     Force,
     IdColumn,
     Seed,
     SequenceColumn,
+    check_model,
+    check_source,
     no_library_bars,
+    plural,
     refuse_to_replace,
+    shell,
 )
 
 if TYPE_CHECKING:
@@ -59,10 +63,6 @@ Model = Annotated[
         rich_help_panel=_LIBRARY,
     ),
 ]
-SHOWN = 5
-
-#: Below this number of sequences, the expected share of new species counts much.
-FEW = 100
 
 
 @command(
@@ -92,14 +92,15 @@ def references(
     photos, by the encoder --model.
     """
     given = dict(locals())
-    from ..identification.audit import counted
-    from ..identification.tables import write_answers
-
     if len(sources) < 2:
         raise ValueError("Give one or more files of references, and last the folder of the new library.")
     *files, folder = sources
     output = Path(folder)
     refuse_to_replace(force, output / "library.json")
+    _check_paths(files, model, photos=config != "dna")
+    from ..identification.audit import counted
+    from ..identification.tables import write_answers
+
     if config != "dna":
         photos = library_of_photos(files, given, out)
         photos.save_pretrained(output)
@@ -112,7 +113,7 @@ def references(
     audit = library.audit()
     write_answers(audit, output / "audit.csv")
     _tell_audit(counted(audit), out)
-    out.wrote(output, output / "audit.csv")
+    out.wrote(output, output / "audit.csv", next=shell("identify", "reads.fasta", "names.csv", "--references", output))
     return {"output": str(output), **_facts(library), "audit": counted(audit)}
 
 
@@ -162,10 +163,11 @@ def identify(
     Where a table has a photo and a sequence of a specimen, and --references a library of each, both are joined.
     """
     given = dict(locals())
-    from ..identification.tables import check_ending, write_answers
-
     if str(output) != "-":
         refuse_to_replace(force, output)
+    _check_paths([source, *references], model, photos=config != "dna" or Path(source).is_dir())
+    from ..identification.tables import check_ending, write_answers
+
     check_ending(output)
     files = Files(html, abundance, darwincore, krona, qiime)
     files.check(output, force)
@@ -181,9 +183,17 @@ def identify(
             files.write(answers, library, reads, f"Names of {Path(source).name}", least, photos)
     result = summary.result()
     if str(output) != "-":
-        _show(summary, result, out)
+        show(summary, result, out)
         out.wrote(output, *files.wanted)
     return {"output": str(output), "references": len(library), "least": least, **result}
+
+
+def _check_paths(files: list[str], model: str | None, *, photos: bool) -> None:
+    """Raises FileNotFoundError for a file or model that does not exist, before libraries are imported."""
+    for file in files:
+        check_source(file, ", or a file of sequences")
+    if model is not None:
+        check_model(model, photos=photos)
 
 
 def _joined(parts: Iterator[pa.Table]) -> pa.Table:
@@ -328,71 +338,14 @@ def _tell_audit(found: dict[str, int], out: Output) -> None:
     if lines:
         out.say("Suspicious references, which stay in the library (audit.csv):", *lines)
     if found["species_in_several_bins"]:
-        out.say(f"{found['species_in_several_bins']:,} species are in several BINs.")
-
-
-class Summary:
-    """Numbers of the answers: by status, by deepest rank, and the share of new species; and the first answers."""
-
-    def __init__(self, ranks: list[str]) -> None:
-        self.ranks = ranks
-        self.status: Counter[str] = Counter()
-        self.deepest: Counter[str | None] = Counter()
-        self.first: list[dict[str, Any]] = []
-        self.metadata: dict[str, str] = {}
-
-    def of(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The parts without nearest references, counted as they pass."""
-        for part in parts:
-            self.status.update(part["status"].to_pylist())
-            self.deepest.update(part["rank"].to_pylist())
-            self.first += part.slice(0, SHOWN - len(self.first)).to_pylist()
-            self.metadata = {key.decode(): value.decode() for key, value in (part.schema.metadata or {}).items()}
-            yield part.drop_columns("neighbours") if "neighbours" in part.column_names else part
-
-    def result(self) -> Result:
-        """The numbers."""
-        result: Result = {
-            "sequences": self.status.total(),
-            "status": dict(self.status),
-            "deepest_rank": {rank: self.deepest[rank] for rank in self.ranks},
-        }
-        if "novel_share" in self.metadata:
-            result["novel_share"] = float(self.metadata["novel_share"])
-            result["novel_share_interval"] = [float(part) for part in self.metadata["interval"].split(",")]
-        return result
-
-
-def _show(summary: Summary, result: Result, out: Output) -> None:
-    """The first answers, the numbers by rank, and those by status."""
-    for row in summary.first:
-        name = f"{row['name']} ({row['rank']}, {row['confidence']:.1%})" if row["name"] else "no name"
-        told = "" if row["status"] == "ok" else f" [{row['status']}]"
-        alike = row["similarity"] if row.get("identity") is None and "similarity" in row else row.get("identity")
-        near = "" if alike is None else f", nearest {row['nearest'] or row['photo_nearest']} at {alike:.1%}"
-        out.say(f"  {row['id']}: {name}{near}{told}")
-    total, what = result["sequences"], "sequences" if "strand" in summary.first[0] else "photos"
-    lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
-    lines["without a name"] = total - sum(lines.values())
-    out.say(f"{total:,} {what}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
-    others = {status: count for status, count in result["status"].items() if status != "ok"}
-    if others:
-        out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
-    if "novel_share" in result:
-        low, high = result["novel_share_interval"]
-        few = "; they are few, so it leans to 50%" if total < FEW else ""
-        out.say(
-            f"Share of {what} whose species has no reference: {result['novel_share']:.0%} "
-            f"({low:.0%} to {high:.0%}{few}); set it by --novel-share."
-        )
+        number = found["species_in_several_bins"]
+        out.say(f"{plural(number, 'species', 'species')} {'is' if number == 1 else 'are'} in several BINs.")
 
 
 def _check(source: str) -> None:
     """Raises an error for a source that is not a sequence file."""
     from ..dataset.sequences import is_sequence_file
 
-    if not Path(source).exists():
-        raise FileNotFoundError(f"There is no file {source!r}.")
     if not is_sequence_file(source):
         raise ValueError(
             f"{source!r} is not a sequence file: give FASTA, FASTQ, CSV or TSV, also .gz. Photos of a dataset need "

@@ -576,10 +576,10 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     assert "--least 95.0 is not a share" in fails(capsys, *command, "--least", 95)
     assert "--novel-share -1.0 is not a share" in fails(capsys, *command, "--novel-share", -1)
     assert "is not a sequence file" in fails(capsys, "identify", dataset, *command[2:])
-    assert "There is no file 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
+    assert "There is nothing at 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
     other = ["identify", tmp_path / "x.fasta", tmp_path / "n.doc", "--references", dataset]
     assert "the ending tells the format; give .csv, .tsv" in fails(capsys, *other)
-    assert "does not exist" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")
+    assert "There is nothing at" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")
     assert "Give one or more files of references, and last" in fails(capsys, "references", dataset)
     assert not (tmp_path / "n.csv").exists()
 

@@ -1,0 +1,74 @@
+"""What the command identify tells of its answers on the screen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .command import Output, Result
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Answers that are shown.
+SHOWN = 5
+
+#: Below this number of sequences, the expected share of new species counts much.
+FEW = 100
+
+
+class Summary:
+    """Numbers of the answers: by status, by deepest rank, and the share of new species; and the first answers."""
+
+    def __init__(self, ranks: list[str]) -> None:
+        self.ranks = ranks
+        self.status: Counter[str] = Counter()
+        self.deepest: Counter[str | None] = Counter()
+        self.first: list[dict[str, Any]] = []
+        self.metadata: dict[str, str] = {}
+
+    def of(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The parts without nearest references, counted as they pass."""
+        for part in parts:
+            self.status.update(part["status"].to_pylist())
+            self.deepest.update(part["rank"].to_pylist())
+            self.first += part.slice(0, SHOWN - len(self.first)).to_pylist()
+            self.metadata = {key.decode(): value.decode() for key, value in (part.schema.metadata or {}).items()}
+            yield part.drop_columns("neighbours") if "neighbours" in part.column_names else part
+
+    def result(self) -> Result:
+        """The numbers."""
+        result: Result = {
+            "sequences": self.status.total(),
+            "status": dict(self.status),
+            "deepest_rank": {rank: self.deepest[rank] for rank in self.ranks},
+        }
+        if "novel_share" in self.metadata:
+            result["novel_share"] = float(self.metadata["novel_share"])
+            result["novel_share_interval"] = [float(part) for part in self.metadata["interval"].split(",")]
+        return result
+
+
+def show(summary: Summary, result: Result, out: Output) -> None:
+    """The first answers, the numbers by rank, and those by status."""
+    for row in summary.first:
+        name = f"{row['name']} ({row['rank']}, {row['confidence']:.1%})" if row["name"] else "no name"
+        told = "" if row["status"] == "ok" else f" [{row['status']}]"
+        alike = row["similarity"] if row.get("identity") is None and "similarity" in row else row.get("identity")
+        near = "" if alike is None else f", nearest {row['nearest'] or row['photo_nearest']} at {alike:.1%}"
+        out.say(f"  {row['id']}: {name}{near}{told}")
+    total, what = result["sequences"], "sequences" if "strand" in summary.first[0] else "photos"
+    lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
+    lines["without a name"] = total - sum(lines.values())
+    out.say(f"{total:,} {what}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
+    others = {status: count for status, count in result["status"].items() if status != "ok"}
+    if others:
+        out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
+    if "novel_share" in result:
+        low, high = result["novel_share_interval"]
+        few = "; they are few, so it leans to 50%" if total < FEW else ""
+        out.say(
+            f"Share of {what} whose species has no reference: {result['novel_share']:.0%} "
+            f"({low:.0%} to {high:.0%}{few}); set it by --novel-share."
+        )
