@@ -317,11 +317,6 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _sliced(table: pa.Table) -> Iterator[pa.Table]:
-    """A table in parts, at least one."""
-    return (table.slice(start, _READS_AT_ONCE) for start in range(0, max(len(table), 1), _READS_AT_ONCE))
-
-
 def distinct(table: pa.Table) -> pa.Table:
     """One row for each distinct sequence and lineage, with the first id and the number of records."""
     table = table.set_column(table.column_names.index("dna_barcode"), "dna_barcode", spelled(table["dna_barcode"]))
