@@ -1,4 +1,7 @@
-"""The guides of docs/: Python and shell blocks run in order. tests/test_commands.py runs the commands of others."""
+"""The guides and the pages for users: Python and shell blocks run in order.
+
+tests/test_commands.py runs the commands of other blocks.
+"""
 
 import os
 import re
@@ -7,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import minihub
 import pytest
 
 from bioscan_hf.trainers import pretrain_barcodebert, train_clibd
@@ -15,6 +19,7 @@ pytestmark = pytest.mark.shipped
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))
+PAGES = [*GUIDES, *sorted((ROOT / "docs/users").glob("*.md"))]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.S | re.M)
 
@@ -24,7 +29,16 @@ def blocks(guide: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(guide.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def pushed(text: str, home: Path) -> dict[str, set[str]]:
+    """Runs a block that pushes in a process of its own against a local Hub: repository -> its files."""
+    with minihub.serve() as hub:
+        environment = minihub.environment(hub, home)
+        done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{text}\n{done.stderr[-2000:]}"
+        return {repo: set(hub.files(repo)) for repo in hub.repos}
+
+
+@pytest.mark.parametrize("guide", PAGES, ids=lambda path: path.stem)
 def test_guide_runs(guide, demo, tmp_path, monkeypatch):
     """In an empty folder with the demo and the trainers, as a reader of a checkout has them."""
     monkeypatch.chdir(tmp_path)
@@ -33,7 +47,11 @@ def test_guide_runs(guide, demo, tmp_path, monkeypatch):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     names: dict = {}
     for language, text in blocks(guide):
-        if language == "python":
+        if language == "python" and ".push_to_hub(" in text:
+            found = pushed(text, tmp_path / "home")
+            assert found.keys() == set(re.findall(r'push_to_hub\("([^"]+)"', text))
+            assert all(any(name.endswith((".parquet", ".safetensors")) for name in files) for files in found.values())
+        elif language == "python":
             exec(compile(text, guide.name, "exec"), names)
         elif language == "bash":
             done = subprocess.run(["bash", "-e", "-c", text], env=environment, capture_output=True, text=True)

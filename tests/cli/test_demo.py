@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_report_opens_with_names_and_shows_the_numbers_and_figures(demo):
             assert f">{value['micro_accuracy']:.1%}</td>" in page
     for scores in results["clusters"].values():
         assert f">{scores['species']:.1%}</td>" in page
-    assert results["command"] in page
+    assert results["command"] in unescape(page)
     pictures = re.findall(r'<img src="data:image/png;base64,', page)
     files = {path.stem for path in folder.glob("*.png")}
     assert len(pictures) == len(files) and files <= set(FIGURES)

@@ -1,0 +1,59 @@
+"""The notebooks of docs/notebooks run, and their stored outputs are those of a run.
+
+After a change of a notebook, `BIOSCAN_HF_WRITE_NOTEBOOKS=1 python -m pytest -m shipped tests/test_notebooks.py` stores
+new outputs. Numbers may differ between machines, so the outputs are compared without their digits.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+pytestmark = pytest.mark.shipped
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs/notebooks").glob("*.ipynb"))
+
+
+def told(notebook: Any) -> list[list[tuple[str, str]]]:
+    """Of each cell, the kinds of its outputs and their text without digits."""
+    return [
+        [
+            (output.output_type, re.sub(r"[\d.,-]+|\s+", "", output.get("text") or output.data.get("text/plain", "")))
+            for output in cell.get("outputs", [])
+        ]
+        for cell in notebook.cells
+    ]
+
+
+def run(path: Path, folder: Path) -> Any:
+    """The notebook with outputs of a new kernel in an empty folder."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}, record_timing=False).execute()
+    return notebook
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_as_stored(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress")  # of tqdm, without widgets
+    stored = nbformat.read(path, as_version=4)
+    nbformat.validate(stored)
+    done = run(path, tmp_path)
+    outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
+    if os.environ.get("BIOSCAN_HF_WRITE_NOTEBOOKS"):
+        done.metadata = stored.metadata
+        nbformat.write(done, path)
+        stored = done
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert told(stored) == told(done)
+
+
+def test_there_are_notebooks_and_they_name_no_folder():
+    assert [path.stem for path in NOTEBOOKS] == ["cluster", "explore", "identify", "train_clibd"]
+    for path in NOTEBOOKS:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"/(home|tmp|work|usr|root)/", re.sub(r'"image/png": "[^"]*"', "", text)), path.name
+        assert len(text) < 500_000 and "simulated" in text
