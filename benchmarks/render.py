@@ -1,4 +1,4 @@
-"""Writes the numbers of README and docs/measured anew, from benchmarks/results.
+"""Writes the numbers of README, docs/limits.md and docs/measured anew, from benchmarks/results.
 
     python benchmarks/render.py           # after a file in benchmarks/results has changed
     python benchmarks/render.py --check   # exit code 1 if a page differs from the files
@@ -27,8 +27,8 @@ BLOCK = re.compile(r"(?<=^<!-- )([\w ]+)( -->\n\n)(.*?)(?=\n\n|\n\Z)", re.S | re
 
 
 def pages() -> list[Path]:
-    """README and the pages of measurements."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs/measured").glob("*.md"))]
+    """README, the page of limits and the pages of measurements."""
+    return [ROOT / "README.md", ROOT / "docs/limits.md", *sorted((ROOT / "docs/measured").glob("*.md"))]
 
 
 def text_of(name: str) -> str:
