@@ -128,7 +128,7 @@ def _answers(x: Tensor, weights: Tensor, bias: Tensor, probabilities: bool) -> A
     for rows, scores in _scores(x, weights, bias):
         found = scores.softmax(1)
         largest = found.max(1)
-        codes[rows], best[rows] = largest.indices.cpu(), largest.values.cpu()
+        codes[rows], best[rows] = largest.indices.cpu().numpy(), largest.values.cpu().numpy()
         if shares is not None:
-            shares[rows] = found.cpu()
+            shares[rows] = found.cpu().numpy()
     return codes, best, shares

@@ -430,7 +430,7 @@ def test_wrong_arguments(tmp_path, capsys):
     """The message names what was given and what is allowed."""
     assert "Missing argument" in refuses(capsys, "build")
     assert "No such command" in refuses(capsys, "biuld")
-    assert "No such option: --shard" in refuses(capsys, "build", "a", "b", "--shard", 0)
+    assert re.search("No such option:? '?--shard", refuses(capsys, "build", "a", "b", "--shard", 0))  # as click says
     assert "'croped' is not one of dna, cropped_256" in refuses(capsys, "build", "a", "b", "--config", "croped")
     assert refuses(capsys, "crop", "a", "b").startswith("bioscan-hf crop: give --boxes or --model, one of them. `bio")
     assert "Got unexpected extra arguments (c)" in refuses(capsys, "build", "a", "b", "c")
