@@ -1,7 +1,7 @@
-"""The notebooks of docs/notebooks run, and their stored outputs are those of a run.
+"""The notebooks of docs/notebooks run, and their stored outputs are of the kinds of a run.
 
 After a change of a notebook, `BIOSCAN_HF_WRITE_NOTEBOOKS=1 python -m pytest -m shipped tests/test_notebooks.py` stores
-new outputs. Numbers may differ between machines, so the outputs are compared without their digits.
+new outputs. Numbers and names differ between machines and versions, so columns and first lines are compared.
 """
 
 import os
@@ -19,14 +19,16 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs/notebooks").glob("*.ipynb"
 
 
 def told(notebook: Any) -> list[list[tuple[str, str]]]:
-    """Of each cell, the kinds of its outputs and their text without digits."""
-    return [
-        [
-            (output.output_type, re.sub(r"[\d.,-]+|\s+", "", output.get("text") or output.data.get("text/plain", "")))
-            for output in cell.get("outputs", [])
-        ]
-        for cell in notebook.cells
-    ]
+    """Of each cell, the kinds of its outputs, with the columns of a table or the first line without digits."""
+    return [[(output.output_type, shown(output)) for output in cell.get("outputs", [])] for cell in notebook.cells]
+
+
+def shown(output: Any) -> str:
+    data = output.get("data", {})
+    if "text/html" in data:
+        return " ".join(re.findall(r"<th[^>]*>(.*?)</th>", data["text/html"].partition("</thead>")[0]))
+    text = output.get("text") or data.get("text/plain", "")
+    return re.sub(r"[\d.,]+", "", text.partition("\n")[0])
 
 
 def run(path: Path, folder: Path) -> Any:
