@@ -14,7 +14,7 @@ import argparse
 import re
 from pathlib import Path
 
-from pages import barcodes, clibd, clusters, names, objectives, readme, speed
+from pages import barcodes, clibd, clusters, names, objectives, pictures, readme, speed
 from pages.results import ROOT, run
 
 BLOCKS = {
@@ -57,10 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
             different.append(path)
             if not options.check:
                 path.write_text(new, encoding="utf-8")
-    if not readme.PICTURE.is_file() or readme.digest() not in readme.PICTURE.read_text(encoding="utf-8"):
-        different.append(readme.PICTURE)
-        if not options.check:
-            readme.draw()
+    for path in pictures.PICTURES:
+        if not pictures.is_new(path):
+            different.append(path)
+            if not options.check:
+                pictures.draw(path)
     for path in different:
         print(f"{'Differs: ' if options.check else 'Wrote '}{path.relative_to(ROOT)}")
     return int(options.check and bool(different))

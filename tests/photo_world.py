@@ -51,12 +51,12 @@ def records_of(rows):
     return [dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)]
 
 
-def score(table, rows, rank):
-    """Share right, mean confidence, Brier score, number sure, and share right of them, of rows with a name."""
+def score(table, rows, rank, least=0.95):
+    """Share right, mean confidence, Brier score, share at least so sure, and share right of them, of named rows."""
     named = [i for i, name in enumerate(rows[rank]) if name is not None]
     right = np.array([table[rank][i].as_py() == rows[rank][i] for i in named], float)
     sure = np.array([table[f"{rank}_confidence"][i].as_py() or 0 for i in named])
-    high = sure >= 0.95
+    high = sure >= least
     return {
         "right": right.mean(),
         "sure": sure.mean(),

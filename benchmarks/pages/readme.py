@@ -1,36 +1,13 @@
-"""README's table of the three benchmarks, and its picture."""
+"""README's table of the three benchmarks."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from pathlib import Path
-
-import matplotlib
-
 from bioscan_hf.cards import table
-from bioscan_hf.plots import accuracy_bars
 
-from .results import ROOT, Blocks, percent, results
-
-PICTURE = ROOT / "docs/measured/real_barcodes.svg"
+from .results import Blocks, percent, results
 
 #: Published numbers on BIOSCAN-5M, in percent; docs/guides/reproduce.md has them too.
 PUBLISHED = {"species": 99.28, "genus": 47.03, "dino": 21.4, "barcodebert": 45.1, "seen": 51.2, "unseen": 12.8}
-
-#: Row of real_coi.json -> its name in the picture.
-DRAWN = {
-    "vsearch, 32 candidates": "vsearch",
-    "6-mer counts": "6-mer counts",
-    "aligned, whole profile": "bioscan_hf (aligned)",
-}
-QUESTIONS = {
-    "species of test": "species\n(known)",
-    "genus of test_unseen": "genus of\nnew species",
-    "family of test_unseen": "family of\nnew species",
-    "order of test_unseen": "order of\nnew species",
-}
 
 
 def benchmarks() -> str:
@@ -72,31 +49,6 @@ def benchmarks() -> str:
         ),
     ]
     return table(("benchmark (%)", "published", "this package on BIOSCAN-5M", "measured instead, on other data"), rows)
-
-
-def drawn() -> dict[str, dict[str, float | None]]:
-    """Numbers of the picture."""
-    metrics = results("real_coi")["metrics"]
-    return {
-        name: {text: metrics[way][question]["micro_accuracy"] for question, text in QUESTIONS.items()}
-        for way, name in DRAWN.items()
-    }
-
-
-def digest() -> str:
-    """Digest of the numbers, which the picture carries."""
-    return hashlib.sha256(json.dumps(drawn()).encode()).hexdigest()[:16]
-
-
-def draw(path: Path = PICTURE) -> None:
-    """Writes the picture."""
-    figure = accuracy_bars(drawn(), ylabel="right names (%)", size=(5.4, 3.3))  # legible on a phone
-    figure.suptitle("Nearest reference on 83,517 public barcodes of insects (BOLD)", fontsize=10)
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bioscan_hf"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Description": f"real_coi.json {digest()}"})
-    lines = [line.rstrip() for line in buffer.getvalue().decode().splitlines()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 BLOCKS: Blocks = {"benchmarks": benchmarks}

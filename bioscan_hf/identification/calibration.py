@@ -26,7 +26,7 @@ LEVELS = ("species", "genus", "family", "order")
 #: The barcode cluster, which has a confidence of its own.
 BIN = "dna_bin"
 
-#: Expected shares of reads: species known, species new, genus new, family new, order new. Reads change it.
+#: Expected shares of reads: species known, species new, genus new, family new, order new. Reads change the first.
 PRIOR = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 
 #: Reads whose probabilities differ by less than 1 over this count as equal in the interval of the shares.
@@ -251,25 +251,26 @@ def _balanced(x: Numbers, y: NDArray[np.bool_], weight: Numbers, groups: NDArray
 
 
 def estimated_shares(levels: Numbers, learned: Numbers, novel_share: float | None = None) -> Numbers:
-    """Shares of the levels among reads, by expectation maximization from `PRIOR`.
+    """Shares of the levels among reads: that of new species by expectation maximization from `PRIOR`.
+
+    Among new species, `PRIOR` holds: matches tell too weakly whether a genus or family is new to estimate its share.
 
     Args:
         levels: Probability of each level (n, levels) under the shares `learned`.
         novel_share: Share of reads whose species is new, if it is known.
     """
     prior = PRIOR[: len(learned)] / PRIOR[: len(learned)].sum()
-    shares = prior
-    for _ in range(200):
-        odds = levels * (shares / learned)
-        posterior = odds / odds.sum(1, keepdims=True).clip(1e-300)
-        updated = (posterior.sum(0) + PRIOR_READS * prior) / (len(levels) + PRIOR_READS)
-        if novel_share is not None and len(shares) > 1:
-            new = max(updated[1:].sum(), 1e-9)
-            updated = np.concatenate([[1 - novel_share], updated[1:] / new * novel_share])
-        change, shares = np.abs(updated - shares).max(), updated
+    if len(prior) < 2:
+        return prior
+    split = prior[1:] / prior[1:].sum()
+    new = prior[1:].sum() if novel_share is None else novel_share
+    for _ in range(200 if novel_share is None else 0):
+        posterior = adjusted(levels, learned, np.append(1 - new, new * split))[:, 1:].sum()
+        updated = (posterior + PRIOR_READS * (1 - prior[0])) / (len(levels) + PRIOR_READS)
+        change, new = abs(updated - new), updated
         if change < 1e-6:
             break
-    return shares
+    return np.append(1 - new, new * split)
 
 
 def adjusted(levels: Numbers, learned: Numbers, shares: Numbers) -> Numbers:

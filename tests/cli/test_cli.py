@@ -433,7 +433,7 @@ def test_wrong_arguments(tmp_path, capsys):
     assert re.search("No such option:? '?--shard", refuses(capsys, "build", "a", "b", "--shard", 0))  # as click says
     assert "'croped' is not one of dna, cropped_256" in refuses(capsys, "build", "a", "b", "--config", "croped")
     assert refuses(capsys, "crop", "a", "b").startswith("bioscan-hf crop: give --boxes or --model, one of them. `bio")
-    assert "Got unexpected extra arguments (c)" in refuses(capsys, "build", "a", "b", "c")
+    assert re.search(r"Got unexpected extra arguments? \(c\)", refuses(capsys, "build", "a", "b", "c"))
     assert "give --boxes or --model" in refuses(capsys, "crop", "a", "b", "--boxes", "c", "--model", "d")
     assert "'ward2'" in refuses(capsys, "cluster", "a", "b", "--output", "c", "--clusterer", "ward2")
 

@@ -52,7 +52,5 @@ def test_a_library_an_index_and_a_clustering_are_recognised(tmp_path, capsys):
 
 
 def test_another_folder_is_refused(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="has no card: it holds none of library.json, index.json"
-    ):
+    with pytest.raises(FileNotFoundError, match="has no card: it holds none of library.json, index.json"):
         kind_of(tmp_path)

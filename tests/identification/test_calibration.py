@@ -26,7 +26,7 @@ def test_families_that_differ_lower_a_confidence():
     for differ in (False, True):
         x, right, families = samples(rng, differ)
         plain = Monotone.fit(x, right, np.ones(len(x)))
-        careful = Monotone.fit(x, right, np.ones(len(x)), families)
+        careful = Monotone.fit(x, right, np.ones(len(x)), families, KNOWN_CAUTION)
         assert isinstance(plain, Monotone) and isinstance(careful, Monotone)
         assert plain(at) == pytest.approx(right.mean(), abs=0.1)
         lowered[differ] = float((plain(at) - careful(at))[0])
@@ -91,3 +91,15 @@ def test_the_estimated_share_of_new_species_lies_in_its_interval():
             low, high = calibration.share_interval(levels, learned, shares)
             assert low <= 1 - shares[0] <= high, (n, level)
             assert high - low < (0.1 if n == 500 else 1)
+
+
+def test_a_new_share_is_found_and_split_as_expected():
+    """Reads that look like new species of known genera do not make genera sure: their share of the new stays."""
+    learned = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])
+    levels = np.tile([0.96, 0.02, 0.01, 0.005, 0.005], (300, 1))
+    levels[:100] = [0.01, 0.9, 0.05, 0.02, 0.02]
+    shares = calibration.estimated_shares(levels, learned)
+    assert 0.3 < 1 - shares[0] < 0.4
+    assert np.allclose(shares[1:] / shares[1:].sum(), calibration.PRIOR[1:] / calibration.PRIOR[1:].sum())
+    assert calibration.estimated_shares(levels, learned, 0.9)[0] == pytest.approx(0.1)
+    assert calibration.estimated_shares(np.ones((3, 1)), np.ones(1)).tolist() == [1.0]
