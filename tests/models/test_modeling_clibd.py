@@ -145,7 +145,7 @@ def test_any_architecture_of_timm(architecture, tmp_path):
     model, photos = ClibdModel(config).eval(), torch.rand(2, 3, 160, 160)
     before = model.get_image_features(photos)
     model.save_pretrained(tmp_path)
-    assert torch.equal(ClibdModel.from_pretrained(tmp_path).get_image_features(photos), before)
+    close(ClibdModel.from_pretrained(tmp_path).get_image_features(photos), before, 1e-6)
     assert not torch.allclose(before[0], before[1])
 
 
