@@ -41,7 +41,7 @@ def loss_curves(curves: Mapping[str, Sequence[tuple[float, float]]], chance: flo
         axes.plot(steps, losses, label=_literal(shortened(name, _LONGEST, 8)), **style)
     if chance is not None:
         axes.axhline(chance, color=QUIET, linestyle="-.", linewidth=1, label=f"guessing ({chance:.2f})")
-    axes.set(xlabel="step", ylabel="loss (nats per masked k-mer)")
+    axes.set(xlabel="step", ylabel="loss (nats)")
     if beside:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     else:
