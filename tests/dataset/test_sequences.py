@@ -117,10 +117,11 @@ def test_cleaning(tmp_path):
 def test_cleaning_is_that_of_columns(text):
     """`clean_barcodes`, which cleans Python strings, gives the same, or refuses the same."""
     letters = rules("barcode")
-    cleaned = text.encode("latin-1").translate(letters.table, letters.removed)
-    if {text.strip().lower(), cleaned.decode("latin-1").lower()} & set(MISSING_TAXA):  # "n/a", "nA-"
+    bare = "".join(text.split()).replace("-", "")
+    if {text.strip().lower(), bare.lower()} & set(MISSING_TAXA):
         assert clean_barcodes([text]) == [""]
         return
+    cleaned = text.encode("latin-1").translate(letters.table, letters.removed)
     try:
         expected = clean_barcodes([text])[0]
     except ValueError:
