@@ -69,6 +69,6 @@ def show(summary: Summary, result: Result, out: Output) -> None:
         low, high = result["novel_share_interval"]
         few = "; they are few, so it leans to 50%" if total < FEW else ""
         out.say(
-            f"Share of {what} whose species has no reference: {result['novel_share']:.0%} "
-            f"({low:.0%} to {high:.0%}{few}); set it by --novel-share."
+            f"Share of {what} whose species has no reference: {result['novel_share']:.1%} "
+            f"({low:.1%} to {high:.1%}{few}); set it by --novel-share."
         )
