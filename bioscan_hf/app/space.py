@@ -99,7 +99,8 @@ def write_space(
     listed = f"[{', '.join(map(place, sources))}]"
     texts = {
         "app.py": _APP.format(sources=listed, clusters=place(clusters), model=place(model)),
-        "requirements.txt": f"bioscan_hf[app]=={__version__}\n",
+        "requirements.txt": "# Until this version is on PyPI, give its address: bioscan_hf[app] @ git+https://...\n"
+        f"bioscan_hf[app]=={__version__}\n",
         "README.md": _CARD.format(title=title, gradio=_gradio(), what=", ".join(f"`{Path(s).name}`" for s in sources)),
     }
     for name, text in texts.items():
