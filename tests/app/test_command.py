@@ -49,7 +49,7 @@ def test_a_space_is_written(library, tmp_path, capsys):
     compile(program, "app.py", "exec")
     assert 'open_parts(["library", "bioscan-ml/BIOSCAN-5M"], clusters=None, model=None)' in program
     assert str(library) not in program and (folder / "library" / "library.json").is_file()
-    assert (folder / "requirements.txt").read_text() .endswith(f"\nbioscan_hf[app]=={__version__}\n")
+    assert (folder / "requirements.txt").read_text().endswith(f"\nbioscan_hf[app]=={__version__}\n")
     card = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert card["sdk"] == "gradio" and card["app_file"] == "app.py" and len(card["short_description"]) <= 60
     assert "app.py' exists" in fails(capsys, library, "--space", folder)
