@@ -30,13 +30,21 @@ def test_it_serves_until_it_is_interrupted(library):
     """From a library alone, with a message of where; Ctrl+C ends it, and no folder stays."""
     command = [sys.executable, "-m", "bioscan_hf.cli.main", "app", str(library)]
     environment = os.environ | {"TMPDIR": str(library.parent), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background may ignore it
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    try:
         line = process.stdout.readline()
         address = re.fullmatch(r"The page is at (http://127\.0\.0\.1:\d+/) \(Ctrl\+C ends it\)\.\n", line)
         assert address, line
         page = httpx.get(address[1]).text
         process.send_signal(signal.SIGINT)
         process.wait(60)
+    finally:
+        process.kill()
+        process.communicate()
     assert "Names for specimens" in page and not re.search(r"fonts\.g|cdn|google", page)
     assert not list(library.parent.glob("bioscan_hf-app-*"))
 
