@@ -486,5 +486,5 @@ def test_each_process_uses_its_own_device(dataset, monkeypatch, tmp_path):
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
     monkeypatch.setitem(PartialState._shared_state, "device", torch.device("meta"))
     model = Counting()
-    monkeypatch.setattr(embedding_module, "_embed_to", lambda folder, encoding, state: encoding.model.scale.device)
+    monkeypatch.setattr(embedding_module, "_embed_to", lambda folder, encoding, *_: encoding.model.scale.device)
     assert embed(model, letters, dataset, output=tmp_path) == state.device

@@ -349,6 +349,7 @@ def test_progress_is_cumulative(dataset):
     assert stages["reading"][-1] == 400 and len(stages["reading"]) > 3
     compared = {row["rank"]: row["pairs"] for row in found["distances"] if row["groups"]}
     assert {"phylum", "order"} < set(compared)
+    assert stages.pop("barcode gap")[-1] > 10
     assert {stage: done[-1] for stage, done in stages.items() if stage != "reading"} == {
         f"distances within {rank}": pairs for rank, pairs in compared.items()
     }
