@@ -11,7 +11,7 @@ import html
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -20,12 +20,13 @@ from ..barcodes import spelled
 from ..files import safe_json, write_text
 from ..schema import RANKS
 from .base import Library
-from .joint import JointLibrary
 from .library import ReferenceLibrary
 from .quality import UNNAMED
 from .samples import abundance
 from .strips import strips
-from .thumbnails import thumbnails
+
+if TYPE_CHECKING:
+    from .joint import JointLibrary
 
 #: Nearest references of a read on the page, and most reads with an alignment.
 SHOWN, MOST_STRIPS = 5, 10_000
@@ -76,6 +77,8 @@ def write_report(
         "samples": _samples(answers),
     }
     if photos is not None:
+        from .thumbnails import thumbnails  # loads transformers, which takes seconds
+
         data["photos"] = thumbnails(photos, data["id"])
     for name in ("bin", "second_species", "conflicts", "strand", "sample", "evidence", "nearest", "photo_nearest"):
         if name in answers.column_names:
@@ -85,7 +88,7 @@ def write_report(
             data[name] = _thousandths(answers, name)
     if "size" in answers.column_names:
         data["size"] = answers["size"].to_pylist()
-    if "neighbours" in answers.column_names and not isinstance(library, JointLibrary):
+    if "neighbours" in answers.column_names and isinstance(library, Library):
         data |= _neighbours(answers, library, reads)
     page = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     page = page.replace("$TITLE", html.escape(title).replace("$", "&#36;"))
@@ -106,7 +109,7 @@ def _thousandths(answers: pa.Table, column: str) -> list[int | None]:
 
 def _about(answers: pa.Table, library: Library | JointLibrary) -> dict[str, Any]:
     """Facts of the references, and the share of new species."""
-    if isinstance(library, JointLibrary):
+    if not isinstance(library, Library):
         about, photos = _about(answers, library.sequences), library.photos
         encoder = f" by the encoder {photos.info['model']}" if photos.info.get("model") else ""
         told = f"{len(library.sequences):,} of the references are sequences; {len(photos):,} are compared with photos"

@@ -1,6 +1,8 @@
 """The files that identify writes besides its table."""
 
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -75,3 +77,24 @@ def test_faults_are_told_before_the_reads_are_named(folder, capsys):
     assert "QIIME 2 needs unique ids" in fails("--qiime", folder / "new.tsv")
     assert "it has no columns to choose from" in fails("--sample-column", "Site")
     assert not (folder / "n.csv").exists() and not (folder / "new.tsv").exists()
+
+
+def test_a_library_of_sequences_is_opened_without_what_photos_need(folder, tmp_path):
+    """They take longer to import than thousands of reads to be named."""
+    main(["references", str(folder / "references.csv"), str(tmp_path / "library"), "--quiet"])
+    (tmp_path / "reads.fasta").write_text(">a\n" + "ACGT" * 100 + "\n")
+    code = (
+        "import sys\n"
+        "from bioscan_hf.cli.main import main\n"
+        "main(sys.argv[1:])\n"
+        "assert not {'datasets', 'matplotlib'} & set(sys.modules), 'imported'\n"
+    )
+    command = [
+        "identify",
+        tmp_path / "reads.fasta",
+        tmp_path / "n.csv",
+        "--references",
+        tmp_path / "library",
+        "--quiet",
+    ]
+    subprocess.run([sys.executable, "-c", code, *map(str, command)], check=True)
