@@ -23,7 +23,7 @@ def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
 def check_texts(figure: Figure, slack: float = 1.0) -> list[str]:
     """Fails if a text leaves the figure or two overlap by more than `slack` pixels; returns the texts."""
     found = drawn_texts(figure)
-    assert found, "there is no text"
+    assert found, "the figure shows no text"
     whole = figure.bbox
     for text, box in found:
         inside = box.x0 >= -slack and box.y0 >= -slack and box.x1 <= whole.x1 + slack and box.y1 <= whole.y1 + slack

@@ -107,7 +107,7 @@ class Found:
 
 
 def compared(clusters: list[int], names: list[str | None]) -> Bins:
-    """How clusters and BINs (N,) fit; the noise is no cluster."""
+    """Compares clusters with BINs (N,); specimens marked as noise are left out."""
     of_bin: dict[str, Counter[int]] = {}
     of_cluster: dict[int, Counter[str]] = {}
     for cluster, name in zip(clusters, names, strict=True):

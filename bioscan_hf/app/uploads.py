@@ -45,7 +45,7 @@ def read_text(text: str) -> pa.Table:
         raise ValueError(f"The text has {len(text):,} letters. Paste at most {MOST_TEXT >> 20} MB, or give a file.")
     lines = text.strip().splitlines()
     if not lines:
-        raise ValueError("There is no text. Paste sequences, or give a file.")
+        raise ValueError("The text is empty. Paste sequences, or give a file.")
     if lines[0][0] not in ">@" and not any(mark in lines[0] for mark in ",;\t"):
         lines = [f">sequence{number}\n{line}" for number, line in enumerate(filter(str.strip, lines), 1)]
     with TemporaryDirectory(prefix="bioscan_hf-app-") as folder:

@@ -157,7 +157,7 @@ def finished(library: Library, table: pa.Table, shares: Shares | None, least: fl
 
 
 def confidences_of(library: Library, table: pa.Table, shares: Shares | None) -> dict[str, Numbers]:
-    """Rank -> confidence (n,) of the names of `described`; of no use where there is no name."""
+    """Rank -> confidence (n,) of the names of `described`. Ignore the values of reads without a name."""
     if shares is None:
         return {}
     present = adjusted(_list(table, "cautious"), shares.learned, shares.levels)

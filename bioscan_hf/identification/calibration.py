@@ -165,7 +165,7 @@ def _applied(model: Monotone | float, x: Numbers, cautious: bool = True) -> Numb
 
 
 def _chained(known: Sequence[Numbers], n: int) -> Numbers:
-    """Probability of each level (n, levels) from that of each if it is no lower one."""
+    """Turns conditional probabilities, each given that no lower level holds, into those of the levels (n, levels)."""
     found, rest = [], np.ones(n)
     for here in known:
         found.append(rest * here)

@@ -79,7 +79,7 @@ def browser():
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip("needs Chromium: apt install chromium (CI installs it)")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -110,7 +110,7 @@ def test_distances_are_shares_of_the_shorter_barcode():
     assert gap.distance("ACGTACGT", "ACGTACGT") == 0
     assert gap.distance("ACGTACGT", "ACCTACGT") == 1 / 8
     assert gap.distance("TACG", "ACGTACGT") == 0, "a part has the distance of its place"
-    assert gap.distance("NNACGTNN", "ACGA") == 1 / 4, "N at the ends are no letters"
+    assert gap.distance("NNACGTNN", "ACGA") == 1 / 4, "N at the ends are cut off"
     assert gap.distance("ACNTACGT", "ACGTACGT") == 0, "N inside stands for any letter"
     assert gap.distance("", "ACGT") == gap.distance("NN", "ACGT") == 1
 

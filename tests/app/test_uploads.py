@@ -61,7 +61,7 @@ def test_limits(tmp_path, monkeypatch):
     refused("The text has 360 letters; at most 300", read_text, "\n".join([READ] * 3))
     refused("a sequence of 201 letters; at most 200", read_text, ">a\n" + "A" * 201)
     refused("The text has 2,001 letters. Paste at most", read_text, "A" * 2001)
-    refused("There is no text", read_text, " \n ")
+    refused("The text is empty", read_text, " \n ")
     large, packed, book = (tmp_path / name for name in ("large.fasta", "small.fasta.gz", "sheet.xlsx"))
     large.write_bytes(b">a\n" + b"A" * 3000)
     refused("large.fasta has 3,003 bytes; at most", read_upload, large)
