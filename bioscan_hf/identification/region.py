@@ -97,8 +97,11 @@ class Region:
     @cached_property
     def model(self) -> AlignedBarcodeModel:
         """The model that aligns reads."""
+        from transformers.utils.logging import disable_progress_bar
+
         from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 
+        disable_progress_bar()  # of three small tensors, in the midst of naming
         loaded: AlignedBarcodeModel = AlignedBarcodeModel.from_pretrained(self._folder).eval()
         return loaded
 
