@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_dicts
 
-from .files import read_json, write_text
+from .files import is_hub_id, read_json, write_text
 from .provenance import without_folders
 
 #: File of a model repository that leaderboards of datasets read.
@@ -93,11 +93,6 @@ def settings_table(results: Mapping[str, Any]) -> str:
     """Table of the data, split sizes and options of a run."""
     told = {"data": results["dataset"], "split sizes": results["splits"], **results["options"]}
     return table(("setting", "value"), [(str(key), setting(value)) for key, value in told.items()])
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name is a repository id, "owner/name", and not a folder of this machine."""
-    return bool(re.fullmatch(r"\w[\w.-]{0,95}/[\w.-]{1,96}", name, re.ASCII)) and not Path(name).exists()
 
 
 def size_category(rows: int) -> str:

@@ -30,6 +30,11 @@ def temporary_name(path: str | Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is a repository id, "owner/name", and not a folder of this machine."""
+    return bool(re.fullmatch(r"\w[\w.-]{0,95}/[\w.-]{1,96}", name, re.ASCII)) and not Path(name).exists()
+
+
 def is_missing_path(name: str) -> bool:
     """Whether nothing is at a path that is not meant as a Hub id, so that it is not looked up there.
 

@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .. import __version__
-from ..cards import is_hub_id
-from ..files import write_text
+from ..files import is_hub_id, write_text
 
 #: Largest folder that is copied into a Space, in bytes.
 MOST_BYTES = 1 << 30

@@ -10,7 +10,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
-from ..cards import cell, escape, is_hub_id, settings_table, table
+from ..cards import cell, escape, settings_table, table
+from ..files import is_hub_id
 
 TAGS = ["biology", "biodiversity", "dna-barcode", "bioscan"]
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..cards import cell, escape, is_hub_id, settings_table, size_category, table
-from ..files import read_json
+from ..cards import cell, escape, settings_table, size_category, table
+from ..files import is_hub_id, read_json
 from .cards import PARTS, TAGS, check_task, render, require
 
 #: Column of a clustering's table -> key of its metric.

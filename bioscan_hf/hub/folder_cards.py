@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from ..cards import read_results
 from ..dataset.publish import build_card
 from ..files import read_json
-from ..identification.publish import AUDIT, library_card
-from ..identification.stored import FACTS, TABLE
+from ..identification.publish import library_card
+from ..identification.stored import AUDIT, FACTS, TABLE
 from ..provenance import without_folders
 from .cards import barcodebert_card, clibd_card
 from .dataset_cards import clustering_card, index_card

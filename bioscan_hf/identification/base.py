@@ -20,8 +20,8 @@ from ..progress import Progress
 from ..schema import LABEL_COLUMNS, RANKS
 from .calibration import BIN, LEVELS, Calibration, Evidence, by_species, learn
 from .names import Names, evidence_of, features, names_of
-from .publish import AUDIT, push_folder
 from .similarity import Matches
+from .stored import AUDIT
 from .tables import write_answers
 
 #: Fewest named records for confidences.
@@ -96,6 +96,8 @@ class Library(ABC):
         Raises:
             ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
         """
+        from .publish import push_folder
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             if (audit := getattr(self, "audit", None)) is not None:  # of sequences

@@ -107,13 +107,12 @@ class Calibration:
     def judged(self, evidence: Evidence) -> Judged:
         """What the models say of reads."""
         n = len(evidence.known)
-        levels, cautious = (
-            _chained([_applied(model, evidence.known, low) for model in self.known], n) for low in (False, True)
-        )
-        right = {rank: _applied(model, evidence.ranks[rank]) for rank, model in self.right.items()}
+        known = [_applied(model, evidence.known) for model in self.known]
+        levels, cautious = (_chained([both[place] for both in known], n) for place in range(2))
+        right = {rank: _applied(model, evidence.ranks[rank])[1] for rank, model in self.right.items()}
         if self.bins is None:
             return Judged(levels, cautious, right, None)
-        there, right[BIN] = (_applied(model, evidence.ranks[BIN]) for model in self.bins)
+        there, right[BIN] = (_applied(model, evidence.ranks[BIN])[1] for model in self.bins)
         return Judged(levels, cautious, right, there)
 
     def shares_of(self, levels: Numbers, bin_known: Numbers | None, novel_share: float | None = None) -> Shares:
@@ -160,8 +159,9 @@ def place_of(rank: str) -> int:
     return {"subfamily": LEVELS.index("genus") + 1}.get(rank, len(LEVELS))
 
 
-def _applied(model: Monotone | float, x: Numbers, cautious: bool = True) -> Numbers:
-    return np.full(len(x), model) if isinstance(model, float) else model(x, cautious)
+def _applied(model: Monotone | float, x: Numbers) -> tuple[Numbers, Numbers]:
+    """Probabilities (n,) and their lower bounds."""
+    return (np.full(len(x), model),) * 2 if isinstance(model, float) else model(x)
 
 
 def _chained(known: Sequence[Numbers], n: int) -> Numbers:

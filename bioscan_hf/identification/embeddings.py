@@ -21,10 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..cards import is_hub_id
 from ..encoders.embed import model_fingerprint
 from ..encoders.image_encoders import load_image_encoder
-from ..files import locked, read_json, replacing, write_text
+from ..files import is_hub_id, locked, read_json, replacing, write_text
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
@@ -36,7 +35,6 @@ from .calibration import BIN, LEVELS, Calibration
 from .names import names_of
 from .photo_references import read_vectors
 from .photos import Encoder, photo_vectors
-from .publish import fetch
 from .quality import PHOTO_STATUSES, Quality
 from .similarity import Matches
 from .stored import FACTS, FORMAT, TABLE, check_format, is_library
@@ -181,6 +179,8 @@ class EmbeddingLibrary(Library):
         """
         folder = Path(source)
         if not folder.is_dir() and is_hub_id(str(source)):
+            from .publish import fetch
+
             folder = fetch(str(source), revision=revision, **options)
         if not is_library(folder) or (info := read_json(folder / FACTS, {"format": int})).get("kind") != KIND:
             raise FileNotFoundError(f"{str(source)!r} is not a library of embeddings.")

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..barcodes import spelled
-from ..cards import is_hub_id
-from ..files import is_missing_path
+from ..files import is_hub_id, is_missing_path
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
@@ -36,7 +36,6 @@ from .formats import COLUMNS, Found, read_references
 from .letters import Codes
 from .names import Names, names_of
 from .packed import Packed
-from .publish import fetch
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
@@ -46,7 +45,8 @@ from .support import supports
 #: References asked about for each level of the calibration.
 ASKED = 1200
 
-_READS_AT_ONCE = 4096
+#: Reads of which equal ones are named once; and most and fewest that a thread names at once.
+_WINDOW, _READS_AT_ONCE, _LEAST_AT_ONCE = 32_768, 4096, 512
 
 
 class ReferenceLibrary(Library):
@@ -147,6 +147,8 @@ class ReferenceLibrary(Library):
         """
         folder = Path(source)
         if not folder.is_dir() and is_hub_id(str(source)):
+            from .publish import fetch  # imports the client of the Hub, which takes longer than opening a folder
+
             folder = fetch(str(source), revision=revision, **options)
         return cls(*read_parts(folder, _encoder(model)))
 
@@ -270,36 +272,36 @@ class ReferenceLibrary(Library):
     def described(
         self, batches: Iterable[pa.Table], neighbours: int, progress: Progress = silent, total: int | None = None
     ) -> Iterator[pa.Table]:
-        """`answers.described` for the reads of tables, in blocks and in their order.
+        """`answers.described` for the reads of tables, in their order; of `_WINDOW` reads, equal ones are named once.
 
-        Each thread of torch has a block. Many references, which would be in memory for each, are searched by one.
+        Each thread of torch names a block. Many references, which would be in memory for each, are searched by one.
         """
-        done, threads = 0, torch.get_num_threads()
-        pieces = (
-            batch.slice(i, _READS_AT_ONCE) for batch in batches for i in range(0, max(len(batch), 1), _READS_AT_ONCE)
-        )
+        threads = torch.get_num_threads()
         workers = threads if self.references.cells is None else 1
-        try:
-            with ThreadPoolExecutor(
-                workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
-            ) as pool:
-                waiting: deque[Future[pa.Table]] = deque()
-                while True:
-                    for piece in islice(pieces, workers + 1 - len(waiting)):
-                        waiting.append(pool.submit(self._described, piece, neighbours))
-                    if not waiting:
-                        return
-                    table = waiting.popleft().result()
-                    done += len(table)
-                    _give_back()
-                    progress("reads", done, total)
-                    yield table
-        finally:
-            torch.set_num_threads(threads)
+        windows: deque[tuple[pa.ChunkedArray, pa.Array, int]] = deque()
 
-    def _described(self, piece: pa.Table, neighbours: int) -> pa.Table:
-        block = self.name(piece["dna_barcode"].to_pylist())
-        return described(self, block, piece["processid"].to_pylist(), neighbours)
+        def blocks() -> Iterator[pa.Array]:
+            for window in _windows(batches):
+                reads = pc.fill_null(spelled(window["dna_barcode"]), "").combine_chunks().dictionary_encode()
+                most, least = (-(-len(reads.dictionary) // size) for size in (_LEAST_AT_ONCE, _READS_AT_ONCE))
+                number = max(least, min(workers, most), 1)
+                windows.append((window["processid"], reads.indices, number))
+                bounds = np.linspace(0, len(reads.dictionary), number + 1).astype(int).tolist()
+                yield from (reads.dictionary.slice(low, high - low) for low, high in pairwise(bounds))
+
+        done, parts = 0, []
+        for part in _ahead(partial(self._described, neighbours=neighbours), blocks(), workers):
+            parts.append(part)
+            ids, places, number = windows[0]
+            progress("reads", done + len(ids) * len(parts) // number, total)
+            if len(parts) == number:
+                yield pa.concat_tables(parts).take(places).set_column(0, "id", ids.cast(pa.string()).combine_chunks())
+                done += len(ids)
+                parts.clear()
+                windows.popleft()
+
+    def _described(self, reads: pa.Array, neighbours: int) -> pa.Table:
+        return described(self, self.name(reads.to_pylist()), [""] * len(reads), neighbours)
 
     def audit(self) -> pa.Table:
         """Suspicious references, one row per finding, see `audit.audited`."""
@@ -309,6 +311,39 @@ class ReferenceLibrary(Library):
 def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
     """At most `most` of aligned references, evenly spread."""
     return aligned[np.linspace(0, len(aligned) - 1, min(len(aligned), most)).astype(np.int64)]
+
+
+def _windows(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables joined or cut to about `_WINDOW` rows."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        for start in range(0, max(len(table), 1), _WINDOW):
+            waiting.append(table.slice(start, _WINDOW).select(["processid", "dna_barcode"]))
+            if sum(map(len, waiting)) >= _WINDOW:
+                yield pa.concat_tables(waiting, promote_options="permissive")
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting, promote_options="permissive")
+
+
+def _ahead(function: Callable[[Any], Any], items: Iterator[Any], workers: int) -> Iterator[Any]:
+    """Results in the order of the items, by threads that share those of torch."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(max(threads // workers, 1),)
+        ) as pool:
+            waiting: deque[Future[Any]] = deque()
+            while True:
+                for item in islice(items, workers + 1 - len(waiting)):
+                    waiting.append(pool.submit(function, item))
+                if not waiting:
+                    return
+                result = waiting.popleft().result()
+                _give_back()
+                yield result
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _give_back() -> None:

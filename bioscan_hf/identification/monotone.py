@@ -78,13 +78,16 @@ class Monotone:
         spread = None if groups is None else _spread(pieces, found.x, weight, target, groups)
         return cls(knots, found.x[1:].reshape(len(knots), -1), float(found.x[0]), spread, caution)
 
-    def __call__(self, x: Numbers, cautious: bool = True) -> Numbers:
-        """Probabilities (n,), or their lower bounds if the spread is known."""
+    def __call__(self, x: Numbers) -> tuple[Numbers, Numbers]:
+        """Probabilities (n,), and their lower bounds, which are the same if the spread is not known."""
         pieces = _pieces(x, self.knots)
         score = pieces @ self.weights.ravel() + self.bias
-        if cautious and self.spread is not None:
-            score -= self.caution * np.sqrt(((self.spread[0] + pieces @ self.spread[1:]) ** 2).sum(1))
-        return np.asarray(1 / (1 + np.exp(-score.clip(-30, 30))))
+        if self.spread is None:
+            return (_probability(score),) * 2
+        root = self.spread.astype(np.float32)
+        deviations = pieces.astype(np.float32) @ root[1:] + root[0]
+        spread = np.sqrt(np.einsum("nr,nr->n", deviations, deviations))
+        return _probability(score), _probability(score - self.caution * spread)
 
 
 def _spread(
@@ -108,6 +111,10 @@ def _spread(
     spread = np.zeros((len(parameters), int(kept.sum())))
     spread[free] = vectors[:, kept] * np.sqrt(values[kept])
     return spread.round(6)  # as it is saved
+
+
+def _probability(score: Numbers) -> Numbers:
+    return np.asarray(1 / (1 + np.exp(-score.clip(-30, 30))))
 
 
 def _pieces(x: Numbers, knots: Numbers) -> Numbers:

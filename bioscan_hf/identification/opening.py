@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import is_hub_id
 from ..progress import Progress, silent
 from .base import Library
 from .library import ReferenceLibrary
-from .publish import fetch, is_on_hub
 from .stored import is_library, is_library_of_photos
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def open_library(source: str | Path, *, model: str | None = None, **options: Any
     Raises:
         FileNotFoundError, ValueError, ConnectionError, PermissionError: as of `ReferenceLibrary.from_pretrained`.
     """
-    folder = Path(source) if Path(source).is_dir() else fetch(str(source), **options)
+    folder = Path(source) if Path(source).is_dir() else _fetched(str(source), **options)
     if is_library_of_photos(folder):
         from .embeddings import EmbeddingLibrary
 
@@ -68,7 +68,7 @@ def open_references(
 
     Arguments and errors as of `ReferenceLibrary.from_files`; ValueError for a library of photos.
     """
-    if len(sources) == 1 and (is_library(sources[0]) or is_on_hub(sources[0])):
+    if len(sources) == 1 and (is_library(sources[0]) or _is_on_hub(sources[0])):
         if given := [name for name in ("format", "ranks", "split") if options.get(name)]:
             raise ValueError(
                 f"{sources[0]!r} is a finished library: --{' and --'.join(given)} would do nothing. Leave it out, "
@@ -108,7 +108,7 @@ def open_for_specimens(
     from .embeddings import EmbeddingLibrary
     from .joint import JointLibrary
 
-    finished = [source for source in sources if is_library(source) or is_on_hub(source)]
+    finished = [source for source in sources if is_library(source) or _is_on_hub(source)]
     files = [source for source in sources if source not in finished]
     photos: list[EmbeddingLibrary] = []
     sequences: list[ReferenceLibrary] = []
@@ -142,4 +142,18 @@ def of_photos(source: str) -> bool:
     """Whether a source is a finished library of photos, in a folder or on the Hub."""
     if is_library(source):
         return is_library_of_photos(source)
-    return is_on_hub(source) and is_library_of_photos(fetch(source))
+    return _is_on_hub(source) and is_library_of_photos(_fetched(source))
+
+
+def _is_on_hub(name: str) -> bool:
+    if not is_hub_id(name):
+        return False  # without the client of the Hub, which takes longer to import than a folder to open
+    from .publish import is_on_hub
+
+    return is_on_hub(name)
+
+
+def _fetched(repo_id: str, **options: Any) -> Path:
+    from .publish import fetch
+
+    return fetch(repo_id, **options)

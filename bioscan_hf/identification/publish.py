@@ -23,17 +23,14 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from ..cards import escape, is_hub_id, size_category, table
+from ..cards import escape, size_category, table
 from ..dataset.hub_errors import explained
-from ..files import read_json
+from ..files import is_hub_id, read_json
 from ..provenance import without_folders
 from ..schema import RANKS
-from .stored import CONFIG, FACTS, TABLE, is_library
+from .stored import AUDIT, CONFIG, FACTS, TABLE, is_library
 
 CARD = "README.md"
-
-#: Table of suspicious references.
-AUDIT = "audit.csv"
 
 #: Files of an earlier library in a repository, which a new one replaces.
 REPLACED = ("*.safetensors", "*.parquet", "region/*", CONFIG, AUDIT)

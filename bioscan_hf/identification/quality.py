@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .alignment import unknown_letters
 from .chimeras import Parents
 from .region import LEAST_SCORE
 from .similarity import Matches, References
@@ -111,7 +112,7 @@ def unusable(reads: Sequence[str]) -> list[str | None]:
     """The status of reads that cannot be compared, None for the others."""
     found: list[str | None] = []
     for read in reads:
-        known = sum(map(read.count, "ACGT"))
+        known = len(read) - unknown_letters(read)
         if not read:
             found.append("empty")
         elif known < SHORTEST:

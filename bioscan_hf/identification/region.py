@@ -219,8 +219,12 @@ class Region:
     def _linear(self, aligned: Tensor) -> Tensor:
         """Unit vectors (n, D) of aligned reads (n, P): the sum of the projections of their letters."""
         assert self._projection is not None
-        letter = (aligned[:, :, None] == torch.arange(4, dtype=torch.uint8)).flatten(1).to(torch.bfloat16)
+        letter = _ONE_HOT[aligned.int()].view(torch.bfloat16)  # four letters of 2 bytes each
         return torch.nn.functional.normalize((letter @ self._projection).float(), dim=1).to(torch.bfloat16)
+
+
+#: Letter -> 1 at its place of four, as bits of bfloat16; 0 for unknown letters.
+_ONE_HOT = torch.eye(NOTHING + 1, 4, dtype=torch.bfloat16).view(torch.int64)[:, 0]
 
 
 @contextmanager

@@ -79,8 +79,7 @@ def nearest(queries: Tensor, keys: Tensor, good: Tensor, k: int, left_out: LeftO
     found = torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
     for first in range(0, len(keys), REFERENCES_AT_ONCE):
         part = slice(first, first + REFERENCES_AT_ONCE)
-        similarity = cosines(queries, keys[part])
-        similarity.masked_fill_(~good[part], -torch.inf)
+        similarity = cosines(queries, keys[part], good[part])
         if left_out is not None:
             rows = np.arange(first, first + similarity.shape[1])
             similarity.masked_fill_(torch.from_numpy(~left_out.allows(rows)), -torch.inf)
@@ -88,9 +87,13 @@ def nearest(queries: Tensor, keys: Tensor, good: Tensor, k: int, left_out: LeftO
     return found[1].numpy(), found[0].numpy()
 
 
-def cosines(queries: Tensor, keys: Tensor) -> Tensor:
-    """Cosines minus 1, (n, N): near 0, bfloat16 is finer than near 1, where its step is 0.004."""
-    return torch.addmm(torch.tensor(-1.0, dtype=queries.dtype), queries, keys.T)
+def cosines(queries: Tensor, keys: Tensor, good: Tensor | None = None) -> Tensor:
+    """Cosines minus 1, (n, N): near 0, bfloat16 is finer than near 1, where its step is 0.004.
+
+    -inf for keys that are not good (N,).
+    """
+    minus = torch.tensor(-1.0) if good is None else torch.where(good, -1.0, -torch.inf)
+    return torch.addmm(minus.to(queries.dtype), queries, keys.T)
 
 
 def _joined(found: tuple[Tensor, Tensor], values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,10 @@ FORMAT = 3
 MODEL_TYPE = "reference-library"
 
 CONFIG = "config.json"
+
+#: Table of suspicious references.
+AUDIT = "audit.csv"
+
 FACTS, TABLE, SEARCH, REGION = "library.json", "references.parquet", "search.safetensors", "region"
 
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}

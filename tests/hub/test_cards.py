@@ -10,8 +10,9 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from bioscan_hf.cards import escape, eval_results_yaml, is_hub_id, setting, write_card
+from bioscan_hf.cards import escape, eval_results_yaml, setting, write_card
 from bioscan_hf.evaluation.retrieval_protocol import Specimens, evaluate_retrieval
+from bioscan_hf.files import is_hub_id
 from bioscan_hf.hub.cards import barcodebert_card, clibd_card
 
 MODEL = {"k": 4, "num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 128, "parameters": 464_000}

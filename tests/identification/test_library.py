@@ -238,7 +238,7 @@ def test_a_model_that_does_not_exist_is_named(world, tmp_path):
         ReferenceLibrary.from_records(Found(table, {}), model=str(tmp_path / "absent"))
 
 
-def test_reads_in_batches_are_named_as_at_once(world):
+def test_reads_in_batches_are_named_as_at_once(world, monkeypatch):
     """The share of new species is that of all reads, whichever batch they are in."""
     library = make(world["library"])
     reads = pa.table(
@@ -249,8 +249,9 @@ def test_reads_in_batches_are_named_as_at_once(world):
         }
     )
     whole = library.identify(reads)
+    monkeypatch.setattr(module, "_WINDOW", 10)
     parts = list(library.identify_batches([reads.slice(0, 7), reads.slice(7, 0), reads.slice(7)]))
-    assert [len(part) for part in parts] == [7, 23]
+    assert [len(part) for part in parts] == [17, 10, 3]
     joined = pa.concat_tables(parts)
     assert joined.schema.equals(whole.schema, check_metadata=True)
     assert joined["status"].equals(whole["status"]) and joined["note"].equals(whole["note"])

@@ -158,8 +158,9 @@ def test_names_do_not_depend_on_blocks_threads_and_cells(world, monkeypatch, tmp
     expected = library.identify(reads)
     threads = torch.get_num_threads()
     try:
-        for at_once, number in ((7, 1), (7, 2), (10_000, 2)):
+        for at_once, window, number in ((7, 50, 1), (7, 20, 2), (10_000, 10_000, 2)):
             monkeypatch.setattr(module, "_READS_AT_ONCE", at_once)
+            monkeypatch.setattr(module, "_WINDOW", window)
             torch.set_num_threads(number)
             assert library.identify(reads).equals(expected)
             assert torch.get_num_threads() == number
@@ -175,6 +176,23 @@ def test_names_do_not_depend_on_blocks_threads_and_cells(world, monkeypatch, tmp
     assert names["species"].equals(expected["species"]) and names["status"].equals(expected["status"])
     many.save_pretrained(tmp_path / "many")
     assert ReferenceLibrary.from_pretrained(tmp_path / "many").identify(reads).equals(names)
+
+
+def test_equal_reads_are_compared_once(world, monkeypatch):
+    """Of 12 reads with 3 sequences, also in lower case and of several tables, 3 are compared."""
+    library, asked = world["library"], []
+    reads = [row["dna_barcode"] for row in world["rows"][:3]] * 4
+    reads[3:6] = [read.lower() for read in reads[:3]]
+    name = library.name
+    monkeypatch.setattr(library, "name", lambda reads: asked.append(len(reads)) or name(reads))
+    batches = [
+        pa.table({"processid": list(map(str, part)), "dna_barcode": [reads[i] for i in part]})
+        for part in (range(5), range(5, 12))
+    ]
+    found = pa.concat_tables(library.identify_batches(batches))
+    assert asked == [3] and found["id"].to_pylist() == list(map(str, range(12)))
+    rest = found.drop(["id"])
+    assert all(rest.slice(start, 3).equals(rest.slice(0, 3)) for start in (3, 6, 9))
 
 
 def test_an_interrupted_write_leaves_no_library(world, monkeypatch, tmp_path):
