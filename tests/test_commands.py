@@ -207,6 +207,7 @@ def make_models() -> None:
     image.save_pretrained("timm/vit_base_patch16_224.augreg2_in21k_ft_in1k")
 
 
+@pytest.mark.slow
 def test_each_shown_command_runs_or_says_why_not(folder):
     """One test, because commands read what others have made."""
     commands = shown()

@@ -15,7 +15,7 @@ import pytest
 
 from bioscan_hf.trainers import pretrain_barcodebert, train_clibd
 
-pytestmark = pytest.mark.shipped
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))

@@ -1,6 +1,6 @@
 """The notebooks of docs/notebooks run, and their stored outputs are of the kinds of a run.
 
-After a change of a notebook, `BIOSCAN_HF_WRITE_NOTEBOOKS=1 python -m pytest -m shipped tests/test_notebooks.py` stores
+After a change of a notebook, `BIOSCAN_HF_WRITE_NOTEBOOKS=1 python -m pytest -m slow tests/test_notebooks.py` stores
 new outputs. Numbers and names differ between machines and versions, so columns and first lines are compared.
 """
 
@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-pytestmark = pytest.mark.shipped
+pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs/notebooks").glob("*.ipynb"))
 

@@ -48,6 +48,7 @@ def other_numbers(value):
     return value if isinstance(value, bool | str | None) else value * 2
 
 
+@pytest.mark.slow
 def test_a_changed_file_changes_its_page(render, tmp_path, monkeypatch, capsys):
     """Every results file is on a page, and with other numbers the page differs."""
     pages = {path: path.read_text(encoding="utf-8") for path in render.pages()}

@@ -26,6 +26,7 @@ def fails(capsys, *arguments):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_it_serves_until_it_is_interrupted(library):
     """From a library alone, with a message of where; Ctrl+C ends it, and no folder stays."""
     command = [sys.executable, "-m", "bioscan_hf.cli.main", "app", str(library)]

@@ -47,6 +47,7 @@ def report(gpu, tmp_path):
     return gpu["gpu_report"].Report(tmp_path / "report.json", torch.device("cpu"), 60.0, {}, measured=0.01)
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu_without_data_libraries(tmp_path):
     """Published and our losses are equal, and the file says what was reached, but claims nothing."""
     output = tmp_path / "results" / "gpu.json"

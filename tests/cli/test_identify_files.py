@@ -79,6 +79,7 @@ def test_faults_are_told_before_the_reads_are_named(folder, capsys):
     assert not (folder / "n.csv").exists() and not (folder / "new.tsv").exists()
 
 
+@pytest.mark.slow
 def test_a_library_of_sequences_is_opened_without_what_photos_need(folder, tmp_path):
     """They take longer to import than thousands of reads to be named."""
     main(["references", str(folder / "references.csv"), str(tmp_path / "library"), "--quiet"])

@@ -95,6 +95,7 @@ def test_missing_folders_are_not_looked_up_on_the_hub(capsys, tmp_path, monkeypa
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_published_presets_on_a_build_and_the_next_commands(capsys, tmp_path):
     """Options from a file, and flags that override it; what is printed at the end runs as printed."""
     (tmp_path / "small.yaml").write_text(f"source: nowhere\nper_device_train_batch_size: 8\n{SMALL}")
@@ -123,7 +124,7 @@ def test_published_presets_on_a_build_and_the_next_commands(capsys, tmp_path):
     assert "split  rank     accuracy  macro accuracy  macro F1" in out and "bioscan-hf identify reads.fasta" in out
 
 
-@pytest.mark.shipped
+@pytest.mark.slow
 def test_two_processes_print_one_summary(tmp_path):
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "bioscan_hf.cli.main"]
     words = ["train", "contrast", "--source", "dataset", "--embedding_size", "16", "--output_dir", "aligned"]

@@ -174,6 +174,7 @@ def test_noise_of_hdbscan_is_counted_and_left_out_of_the_separation():
     assert found.separation["silhouette"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["pca", pytest.param("umap", marks=installed("umap"))])
 def test_every_reducer_keeps_clear_clusters_and_repeats_itself(reducer):
     """The real libraries, with the published numbers of neighbours and dimensions for UMAP."""

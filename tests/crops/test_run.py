@@ -117,6 +117,7 @@ def test_an_interrupted_run_goes_on(originals, cropped, tmp_path, monkeypatch):
     assert crop_folder(originals, output, boxes) == (0, 50, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
 def test_any_executor_makes_the_same_crops(originals, cropped, tmp_path, kind):
     """Threads, and processes of the caller: the files of a run in one process."""

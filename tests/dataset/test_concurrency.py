@@ -152,6 +152,7 @@ def work():
 """
 
 
+@pytest.mark.slow
 def test_embedding_killed_at_any_write(dataset, tmp_path):
     check_kills(EMBED, tmp_path / "out", [dataset], folder_result(tmp_path / "out"))
 
@@ -285,6 +286,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_four_ranks_load_one_release(release, dataset, tmp_path):
     """One builds and the others wait, streams too; all get the rows and photos of the Parquet folder."""
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache")}

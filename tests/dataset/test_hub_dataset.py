@@ -66,6 +66,7 @@ def fill(hub, name, files, **about):
     return name
 
 
+@pytest.mark.slow
 def test_a_card_without_configs(hub, dataset, tmp_path):
     """Reads what is there by the names of the files, or says what is missing."""
     insects = b"---\nlicense: cc-by-3.0\n---\n# Insects\n"
@@ -100,6 +101,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_on_the_hub(hub, dataset, tmp_path, layout):
     files = {}
@@ -198,6 +200,7 @@ snapshot_download(sys.argv[1], repo_type="dataset", allow_patterns=[sys.argv[2]]
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_download_of_one_split(hub, dataset, tmp_path):
     """Half of pretrain in the cache of the Hub: val loads, pretrain is completed; offline, each that is there."""
     repo = fill(hub, "tester/stopped", files_of(dataset))
@@ -229,6 +232,7 @@ def test_shards_that_are_missing_on_the_hub(hub, dataset, tmp_path):
     assert found[1:] == [message] * 2
 
 
+@pytest.mark.slow
 def test_cache_dir_and_processes(hub, dataset, release, tmp_path):
     """What is prepared lies in `cache_dir`, from every source; several processes give the same rows."""
     repo = fill(hub, "tester/cached", files_of(dataset))

@@ -289,6 +289,7 @@ def test_labels_are_rebuilt_from_a_whole_build_alone(dataset, tmp_path):
 # ---- splits that are incomplete ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manifest", ["none", "complete", "incomplete"])
 @pytest.mark.parametrize("fault", ["missing", "all missing", "cut off", "not Parquet"])
 def test_a_split_that_is_half_there(dataset, tmp_path, manifest, fault):

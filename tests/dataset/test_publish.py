@@ -97,6 +97,7 @@ def online(dataset, tmp_path_factory):
         yield hub
 
 
+@pytest.mark.slow
 def test_what_is_published_loads_by_name_with_equal_rows(online, dataset, tmp_path):
     """In a process with an empty cache: `load_dataset` and `load_bioscan5m`, map-style and streamed, both configs."""
     done = run(READ, online, tmp_path, dataset, REPO)
@@ -253,6 +254,7 @@ def header(hub):
     return yaml.safe_load(hub.files(REPO)["README.md"].decode().split("---\n")[1])
 
 
+@pytest.mark.slow
 def test_publish_over_a_card_that_was_edited(copy, tmp_path):
     """Here, then on the Hub: both are kept. Edited in both at once: refused, unless forced."""
     card = copy / "README.md"
@@ -295,6 +297,7 @@ def test_a_killed_upload_keeps_the_card(dataset, tmp_path):
         assert b"# Moths of Malaise traps" in hub.files(REPO)["README.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -157,6 +157,7 @@ def online(dataset, tmp_path_factory):
         yield hub, work
 
 
+@pytest.mark.slow
 def test_everything_comes_back_by_its_id(online, dataset, tmp_path):
     """In a process with an empty cache, elsewhere: the same predictions to 1e-6, the same rows."""
     hub, work = online

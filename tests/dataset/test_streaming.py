@@ -154,6 +154,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 def test_photos_and_taxa_that_are_not_asked_for_are_not_downloaded(heavy, tmp_path):
     """Bytes that the Hub served, as a share of the file: row groups and columns that cannot matter are left out."""
     name, files = heavy

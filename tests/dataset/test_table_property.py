@@ -90,6 +90,7 @@ def encoder():
     return kmer_encoder(4)
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 200)
 @given(rows, formats, st.sampled_from(["\n", "\r\n"]), st.sampled_from([".csv", ".tsv", ".jsonl", ".csv.gz"]))
 def test_a_table_arrives_whole(encoder, rows, format, line_end, ending):

@@ -159,6 +159,7 @@ def test_dtype(dataset, tokenizer, tmp_path):
         embed(model, tokenizer, dataset, dtype="half")
 
 
+@pytest.mark.slow
 def test_the_computing_part_needs_no_datasets(tmp_path):
     """Where only torch, transformers, numpy and pyarrow are installed, `embed_barcodes` still runs."""
     code = (
@@ -465,6 +466,7 @@ state.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_return_the_whole(dataset, tmp_path):
     """Seven shards: four for one process, three for the other; both return all rows in order."""
     arrow, output, script = tmp_path / "data.arrow", tmp_path / "out", tmp_path / "script.py"

@@ -148,6 +148,7 @@ print(json.dumps(metric.compute()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """Each adds half of the rows in batches; the first returns the score of all rows, the other None."""
     name = "topk_accuracy"

@@ -44,6 +44,7 @@ def onnx():
         pytest.importorskip(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["masked_mean", "mean"])
 def test_barcode_encoder(onnx, pooling, tmp_path):
     """Batches of any size, with and without padding, equal `pooler_output`; a barcode without a token gives zeros."""
@@ -90,6 +91,7 @@ def test_without_torch_and_transformers(onnx, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=0, atol=NEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dna_pooling": "softmax_mean", "dna_attend_to_padding": True}])
 def test_clibd_towers(onnx, options, tmp_path):
     """Unit vectors of photos and barcodes, from two files with their processors beside them."""

@@ -202,6 +202,7 @@ print(json.dumps(pipe(json.loads(sys.argv[2]), top_k=3, padding="max_length", tr
 """
 
 
+@pytest.mark.slow
 def test_the_standard_pipeline_without_this_package(folders):
     """A classifier of one rank gives the same answers with the standard task and the code beside the weights."""
     folder = folders["one"][1]

@@ -63,6 +63,7 @@ def identify(world, reads, photos, **options):
     return joint.sequences.identify(reads, ids, **options), photo_library.identify(photos, ids, **options), both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "errors"), [(658, 0.0), (150, 0.02), (100, 0.03)])
 def test_both_are_better_than_each(world, length, errors):
     """As often right as the better one, a Brier score not above the worse one, and whoever is sure is right."""

@@ -51,6 +51,7 @@ def run(code, tmp_path, hub, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_pushed_library_opens_by_its_id(world, tmp_path):
     """By Python on a branch and by the command on main; without folders, secrets and files that are not its own."""
     (world["folder"] / "private.txt").write_text("not part of it")

@@ -67,6 +67,7 @@ def test_places_are_those_of_the_model(world):
     assert np.allclose(found.score, score.numpy())
 
 
+@pytest.mark.slow
 def test_linear_vectors_are_those_of_the_model(world, monkeypatch, tmp_path):
     from bioscan_hf.identification import region as regions
 
@@ -233,6 +234,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_hardly_grows_with_the_reads(world, tmp_path):
     """15,000 reads more take less than 60 MB more: their letters, and about 1 kB of what was found for each."""
     world["library"].save_pretrained(tmp_path / "library")

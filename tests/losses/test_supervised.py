@@ -130,6 +130,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """Loss and gradients, averaged over processes as in DDP.
 

@@ -63,6 +63,7 @@ def run(code, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [
@@ -107,6 +108,7 @@ print("barcodebert" in CONFIG_MAPPING, "dna-classification" in get_supported_tas
 """
 
 
+@pytest.mark.slow
 def test_import_registers_nothing_and_does_not_change_transformers():
     """Imports of users work without optional packages, and import hooks of other packages still run."""
     assert run(UNTOUCHED).splitlines() == ["False", "hook True", "False False", "True True"]
@@ -145,6 +147,7 @@ def others(tmp_path_factory):
     return aligned, clibd
 
 
+@pytest.mark.slow
 def test_processors_and_tasks(others):
     """Each processor and tokenizer loads by its Auto class; the tasks of the pipelines are registered."""
     assert run(OTHERS, *others).split() == [
@@ -173,6 +176,7 @@ processor.save_pretrained(folder + "/again")
 """
 
 
+@pytest.mark.slow
 def test_processor_loads_without_the_package(others):
     """Without this package, AutoProcessor loads the code beside the weights, makes the same batch and can be saved.
 

@@ -168,6 +168,7 @@ def test_embeddings_are_resized(name, tmp_path):
         model.resize_token_embeddings(size - 1)
 
 
+@pytest.mark.slow
 @ALL
 def test_exported_program(name):
     """`torch.export` with a batch of any size gives the same output."""
@@ -181,6 +182,7 @@ def test_exported_program(name):
         same(program.module()(**part), model(**part), 1e-5)
 
 
+@pytest.mark.slow
 @ALL
 def test_compiled(name):
     """One graph without breaks; it needs no C compiler."""

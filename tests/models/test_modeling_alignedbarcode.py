@@ -439,6 +439,7 @@ torch.save(output.pooler_output.detach(), folder + "/vectors.pt")
 """
 
 
+@pytest.mark.slow
 def test_remote_code_runs_without_the_package(tmp_path):
     model = fitted(**KINDS[3])
     model.save_pretrained(tmp_path)

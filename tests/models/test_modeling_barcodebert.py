@@ -450,6 +450,7 @@ for folder in heads:
 """
 
 
+@pytest.mark.slow
 def test_remote_code_runs_without_the_package(tmp_path):
     """A folder has the code of every head: each loads from each without this package, with equal outputs."""
     batch = tiny_batch()

@@ -234,6 +234,7 @@ for folder in heads:
 """
 
 
+@pytest.mark.slow
 def test_remote_code_runs_without_the_package(tmp_path):
     """A folder also has the files of BarcodeBERT: without this package, each head loads from each.
 

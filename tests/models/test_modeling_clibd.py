@@ -312,6 +312,7 @@ torch.save([output.image_embeds, output.dna_embeds, output.text_embeds, output.f
 """
 
 
+@pytest.mark.slow
 def test_remote_code_runs_without_the_package(tmp_path):
     model = tiny_clibd(dna_pooling="softmax_mean", fusion=True)
     model.save_pretrained(tmp_path)

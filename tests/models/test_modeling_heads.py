@@ -270,6 +270,7 @@ def test_pretrained_encoder_with_several_ranks(tmp_path):
         BarcodeBertForSequenceClassification.from_pretrained(tmp_path / "one", **TREE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "options"), [SEVERAL_RANKS[i] for i in (1, 3, 4)])
 def test_compiled_without_breaks(cls, options):
     """One graph with the loss; output and gradients are those of the model."""
@@ -283,6 +284,7 @@ def test_compiled_without_breaks(cls, options):
     assert gradients(model)
 
 
+@pytest.mark.slow
 def test_sparse_prediction_compiles_with_breaks():
     torch._dynamo.reset()
     model, (ids, mask) = tiny_bert(sparse_prediction=True), tiny_batch()

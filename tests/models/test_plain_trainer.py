@@ -133,6 +133,7 @@ def check(name, trainer, folder):
         assert torch.equal(change, start["bert.embeddings.word_embeddings.weight"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_plain_trainer(name, tmp_path):
     """Saves and reopens; the best model is loaded and the training resumes, with rows of various lengths."""
@@ -143,6 +144,7 @@ def test_plain_trainer(name, tmp_path):
     assert trainer.state.global_step == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_plain_trainer_of_a_stream(name, tmp_path):
     """A stream, in bfloat16, with accumulated batches and checkpointed gradients."""
@@ -150,6 +152,7 @@ def test_plain_trainer_of_a_stream(name, tmp_path):
     check(name, train(MODELS[name](), tmp_path, *options, streamed=True), tmp_path)
 
 
+@pytest.mark.slow
 def test_plain_trainer_compiles(tmp_path):
     """One of the models: compiling takes seconds, and `test_model_checks.py` compiles the others."""
     torch._dynamo.reset()
@@ -174,6 +177,7 @@ def test_the_tokenizer_pads_and_is_mapped_by_processes():
     assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BERT, one rank", "BERT, ranks"])
 def test_a_missing_label_is_any_negative_id(name, tmp_path):
     """-1 counts as -100 does; where the Trainer's count would be wrong, it is refused."""

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
+import pytest
 import torch
 from every_model import MODELS
 from packaging.requirements import Requirement
@@ -84,6 +85,7 @@ def save(folder, model, tokenizer, kind):
     (folder / "auto.txt").write_text(kind)
 
 
+@pytest.mark.slow
 def test_barcode_models_need_torch_and_transformers_alone(tmp_path):
     """Every model of barcodes, and CLIBD without photos: no timm, datasets, pyarrow or simplejpeg."""
     kinds = {"MaskedLM": "AutoModelForMaskedLM", "Classification": "AutoModelForSequenceClassification"}
@@ -105,6 +107,7 @@ def test_barcode_models_need_torch_and_transformers_alone(tmp_path):
         torch.testing.assert_close(found, output, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_clibd_needs_timm_as_well(tmp_path):
     """Also with a gate that fuses photo and barcode."""
     processor = ClibdProcessor(make_image_processor(32), KmerTokenizer(2, max_nucleotides=40), text_tokenizer())

@@ -120,6 +120,7 @@ def without_the_package(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["old", "new"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_code_beside_the_weights_runs(name, code, without_the_package):

@@ -333,6 +333,7 @@ FINE = {
 }
 
 
+@pytest.mark.slow
 def test_every_hostile_file_is_refused(read):
     """By one line, and not by an error that a reader does not mean to raise."""
     assert len({name for _, name in read}) >= 100

@@ -205,6 +205,7 @@ def test_other_encoders_are_fine_tuned(source, bert, tmp_path):
     assert {name for name in one if not torch.equal(one[name], two[name])} == {"projection.weight"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["aligned", "bert"])
 def test_steps_are_the_same_for_one_process_and_two(source, bert, tmp_path, kind):
     """Losses, gradients and weights, of an aligned encoder and of a BarcodeBERT without dropout.
@@ -234,6 +235,7 @@ def start_of(source, options):
     return given, program.load_split(given, "train", given.ranks)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(source, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and alterations are on."""
     options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "hidden_size": 8, "learning_rate": 1e-2}

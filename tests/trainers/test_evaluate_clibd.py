@@ -232,6 +232,7 @@ def test_rows_without_a_photo_are_absent(model, dataset, tmp_path):
     assert len(found.ids) == 6 and not found.embeddings["image"][2].any() and found.embeddings["image"][3].any()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same(model, dataset, run, tmp_path):
     """Launched as two processes on a CPU: each computes its shards, one writes the results."""
     options = {"model": model, "source": dataset, "output_dir": tmp_path, "batch_size": 32}

@@ -226,6 +226,7 @@ def test_the_published_preset_takes_the_published_steps(reference, tmp_path):
 WEIGHTED = {"class_weights": "inverse_sqrt", "label_smoothing": [0.02, 0.02, 0.02, 0.1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [{}, WEIGHTED], ids=["plain", "weighted"])
 def test_steps_are_the_same_for_one_process_two_and_accumulation(source, pretrained, tmp_path, loss):
     """The same losses, gradients, weights and predictions.
@@ -310,6 +311,7 @@ def test_class_weights_and_smoothing_change_the_training_loss_alone(source, pret
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").training_loss is None
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(source, pretrained, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout and random frames are on, and OneCycle cycles."""
     options = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}

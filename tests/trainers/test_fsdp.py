@@ -48,6 +48,7 @@ state.PartialState().destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_steps_under_fsdp_are_those_of_one_process(dataset, tmp_path):
     """Pretraining, CLIBD and fine-tuning: equal losses and weights; the saved folders are as without FSDP."""
     options = SGD | {"learning_rate": 0.1, "max_steps": 2, "logging_steps": 1, "use_cpu": True, "disable_tqdm": True}

@@ -40,6 +40,7 @@ def test_the_units_of_fsdp_are_layers_that_our_models_have():
     assert {layer.__name__ for layer in layers} == FSDP_UNITS
 
 
+@pytest.mark.slow
 def test_two_cpu_processes_are_two(tmp_path):
     code = "from accelerate import Accelerator\none = Accelerator()\nprint(one.num_processes)\n"
     (tmp_path / "x.py").write_text(code + "one.wait_for_everyone()\none.end_training()\n")

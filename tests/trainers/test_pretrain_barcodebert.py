@@ -118,6 +118,7 @@ def test_validation_does_not_depend_on_the_batch_size(source, tmp_path):
         assert (loss, accuracy) == (pytest.approx(found[0][0], abs=1e-6), pytest.approx(found[0][1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [{}, {"loss_on": "weighted", "masked_loss_weight": 0.7}], ids=["masked", "weighted"])
 def test_steps_are_the_same_for_one_process_two_and_accumulation(source, tmp_path, loss):
     """The same losses, gradients and weights; the two processes of "masked" are on two nodes with a common cache.
@@ -140,6 +141,7 @@ def test_steps_are_the_same_for_one_process_two_and_accumulation(source, tmp_pat
     assert moved.abs().max() > 1e-2, "the weights hardly moved: this test would prove nothing"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(source, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch, by SIGKILL; dropout is on, and two workers read the data.
 

@@ -157,6 +157,7 @@ def two_processes(source, tmp_path_factory):
     return {name: folder / name for name in PARITY}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARITY)
 def test_steps_are_the_same_for_one_process_and_two(source, two_processes, tmp_path, name):
     """The same losses, gradients and weights; with accumulation too, where rows are not compared."""
@@ -177,6 +178,7 @@ def test_steps_are_the_same_for_one_process_and_two(source, two_processes, tmp_p
         assert abs(losses(tmp_path / "other")[-1] - losses(one)[-1]) > 1e-2, "the loss on taxa changes nothing"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(source, tmp_path):
     """Killed in its 5th step of 8, 3 an epoch; dropout, pairs and batches of taxa are drawn, weights are warmed up."""
     options = MAE | TAXA | BATCHES | {"taxon_objective": "pairs", "per_device_train_batch_size": 24, "max_steps": 8}
@@ -197,6 +199,7 @@ def shown(value):
     return f"{value:,}" if type(value) is int else str(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARITY)
 def test_a_run_resumes_from_its_middle_and_its_card_has_every_option(source, tmp_path, name):
     """From the checkpoint of step 2 of 4, in the first of two epochs; dropout is on, and the rank is one of names."""

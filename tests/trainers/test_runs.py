@@ -275,6 +275,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow
 def test_every_commit_of_a_push_is_a_usable_model_without_pickles_and_secrets(source, tmp_path):
     """Each strategy: weights, config, code and tokenizer in every commit, the results and the card in the last one."""
     runs = []

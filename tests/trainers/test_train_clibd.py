@@ -82,6 +82,7 @@ FUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [RANKS_OF_LOSS, SIGLIP, FUSED], ids=["ranks", "siglip", "fused"])
 def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_path, way):
     """One process, two, and one that passes three rows at a time through the model: the same losses and weights.
