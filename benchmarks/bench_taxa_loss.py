@@ -6,6 +6,8 @@ The input and its simulated partition are those of `real_barcodes.py`. A linear 
 species on counts of 5-mers learns with each loss of `TaxaLoss`, for equal steps, with three seeds: a small model of
 which only the loss differs, not a fine-tuned BarcodeBERT. Each way to predict is scored: the ranks alone, consistent,
 and summed up from species. Macro accuracy counts rare taxa like common ones. Less than 10 minutes of one core.
+
+Claim: class weights raise the macro accuracy of every question, ranks alone. The exit code is 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -122,7 +124,21 @@ def scores(
     return found
 
 
-def main(arguments: list[str] | None = None) -> None:
+def missed(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Questions whose macro accuracy, the mean over seeds, class weights do not raise."""
+    found = []
+    for split, rank in QUESTIONS:
+        question = f"{rank} of {split}"
+        plain, weighted = (
+            float(np.mean([seed[question]["alone"]["macro_accuracy"] for seed in metrics[loss]]))
+            for loss in ("plain", "class weights")
+        )
+        if weighted <= plain:
+            found.append(f"{question}: {weighted:.1%} with class weights, {plain:.1%} without")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="metadata CSV in which every record has a species")
     parser.add_argument("--work", type=Path, default=Path("out/taxa_loss"), help="folder of the encoded barcodes")
@@ -155,10 +171,12 @@ def main(arguments: list[str] | None = None) -> None:
         dataset=str(options.source),
         splits={split: len(ids) for split, ids in labels.items()},
         classes=dict(zip(RANKS, sizes, strict=True)),
+        missed=missed(metrics),
         metrics=metrics,
     )
-    print(f"Wrote {options.output}")
+    print(*missed(metrics), f"Wrote {options.output}", sep="\n")
+    return int(bool(missed(metrics)))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -6,7 +6,7 @@ from typing import Any
 
 from bioscan_hf.cards import table
 
-from .results import NOT_YET, Blocks, exists, percent, results
+from .results import NOT_YET, Blocks, claim, exists, percent, results
 
 PAIRS = {"image->dna": "photo to barcode", "dna->dna": "barcode to barcode", "image->image": "photo to photo"}
 COLUMNS = [(rank, part) for rank in ("species", "genus") for part in ("seen", "unseen", "harmonic_mean")]
@@ -138,6 +138,7 @@ BLOCKS: Blocks = {
     "clibd_simulated": clibd_simulated,
     "clibd_claims": clibd_claims,
     "clibd_fused": clibd_fused,
+    "clibd_fused_claim": lambda: claim("clibd_fused"),
     "contrastive": contrastive,
     "cached_model": cached_model,
     "gpu_clibd": lambda: gpu_rows("clibd", STEP),

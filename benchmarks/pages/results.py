@@ -26,6 +26,14 @@ def exists(name: str) -> bool:
     return (RESULTS / f"{name}.json").is_file()
 
 
+def claim(name: str) -> str:
+    """The goals or claims of a benchmark that its results miss."""
+    if not exists(name):
+        return NOT_YET
+    missed = results(name)["missed"]
+    return f"Goals not reached: {'; '.join(missed)}." if missed else "Every goal of the benchmark is reached."
+
+
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 

@@ -52,6 +52,49 @@ def test_retrieval(bench):
     assert missed(rows, 16) == [f"hnsw: 90.0% of the nearest, {rows[0]['speedup']:.1f} times as fast"]
 
 
+def test_taxa_loss(bench):
+    missed, found = bench("bench_taxa_loss").missed, metrics("taxa_loss")
+    assert missed(found) == []
+    for seed in found["class weights"]:
+        seed["genus of test_unseen"]["alone"]["macro_accuracy"] = 0.5
+    assert missed(found) == ["genus of test_unseen: 50.0% with class weights, 59.5% without"]
+
+
+def test_encoders(bench):
+    missed, found = bench("bench_encoders").missed, metrics("encoders")
+    assert missed(found) == []
+    found["6-mer counts"]["species of test"]["micro_accuracy"] = 0.995
+    lines = missed(found)
+    assert len(lines) == 2 and all("6-mer counts 99.5%" in line and "species of test" in line for line in lines)
+    whole = found["aligned, whole profile"]["genus of test_unseen"]["micro_accuracy"]
+    found["4-mer counts"]["genus of test_unseen"]["micro_accuracy"] = whole
+    assert any(line.startswith("genus of test_unseen: aligned, whole profile") for line in missed(found))
+
+
+def test_objectives(bench):
+    module = bench("bench_objectives")
+    found = {name: {"genus of test_unseen": {"micro_accuracy": 0.5}} for name in module.OBJECTIVES}
+    found["random weights"] = {"genus of test_unseen": {"micro_accuracy": 0.4}}
+    assert module.missed(found) == []
+    found["masked k-mers"]["genus of test_unseen"]["micro_accuracy"] = 0.4
+    assert module.missed(found) == ["genus of test_unseen: masked k-mers 40.0%, random weights 40.0%"]
+
+
+def test_clibd_fused(bench):
+    module = bench("bench_clibd_fused")
+
+    def tables(fused):
+        asked = {name: 0.7 for name in module.COMBINATIONS} | {name: fused for name in module.FUSED}
+        return {name: {part: {"accuracy": value} for part in ("seen", "unseen")} for name, value in asked.items()}
+
+    found = {name: {"none": tables(0.7), "all": tables(0.8)} for name in module.MODELS}
+    assert module.missed(found) == []
+    found["fusion"]["all"] = tables(0.6)
+    del found["fusion"]["all"]["image->image"]  # errors in barcodes do not change photos
+    assert len(module.missed(found)) == 6
+    assert module.missed(found)[0] == "fusion, seen, all errors: fused 60.0%, image->image 70.0%"
+
+
 def test_names_example(bench):
     module, found = bench("bench_names_example"), metrics("names_example")
     truth = {
