@@ -74,6 +74,7 @@ def test_report_of_errors(run):
     assert json.loads((output / "results.json").read_text())["metrics"]["model"]["noise"].keys() == noise.keys()
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(run, dataset, fusion, tmp_path):
     given = {"model": str(fusion), "source": str(dataset), "output_dir": str(tmp_path), "dna_noise": True}
     launch("evaluate_clibd", as_flags(given | {"ranks": ["genus", "species"]}), "accelerate")

@@ -118,6 +118,7 @@ def test_steps_are_the_same_for_one_process_two_and_parts(dataset, model, tmp_pa
     assert len(losses(one)) == 4 and moved > 3e-3, "the weights hardly moved: this would prove nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [PERSISTING, {"streaming": True}, FUSED])
 def test_a_killed_run_resumes(dataset, tmp_path, way):
     """Killed in its 7th step of 9, 5 an epoch, by SIGKILL; dropout is on, and two workers that persist augment."""

@@ -115,6 +115,7 @@ def run(recipe, source, folder, models, **options):
     return program.main(*divide(kinds, given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [(recipe, name) for name, (_, without) in WORK.items() for recipe in RECIPES if recipe not in without],

@@ -15,6 +15,7 @@ STREAM = {"streaming": True, "max_train_specimens": 40, "per_device_train_batch_
 STREAM |= {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3}
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_killed_and_requeued_end_with_the_same_model(dataset, tmp_path):
     """Pretraining and a stream of CLIBD, with dropout, killed between two checkpoints: equal weights and curves."""
     model = make_folder(tmp_path / "model", dropout=0.1)

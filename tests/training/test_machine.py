@@ -31,6 +31,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_process_prepares_and_the_other_waits_longer_than_a_barrier(tmp_path, fails):
     """It takes twice the time limit of the process group. If it fails, the other process tries, and fails as well."""

@@ -195,6 +195,7 @@ def test_only_matrices_decay(tmp_path):
         assert set(names) == {name for name, _ in model.named_parameters()} - (set() if decay_all else small)
 
 
+@pytest.mark.slow
 def test_a_validation_searches_in_full_precision():
     """TF32 of the training is off during the search, and on again afterwards, also after an error."""
     products = torch.backends.cuda.matmul
