@@ -82,7 +82,11 @@ NOT_CLASSIFIED = "not_classified"
 MISSING_MARKERS = frozenset({"", "na", "n/a", "#n/a", "n.a.", "nan", "none", "null", "-", "--", "?", "n", "nd"})
 
 #: Names that stand for a missing taxon, in lower case.
-MISSING_TAXA = MISSING_MARKERS | {"unknown", "unidentified", "undetermined", NOT_CLASSIFIED, "not classified"}
+MISSING_TAXA = (
+    MISSING_MARKERS
+    | {"unknown", "unidentified", "undetermined", NOT_CLASSIFIED, "not classified", "not identified", "unclassified"}
+    | {"unassigned", "missing", "not available", "no match", "incertae sedis", "indet", "indet.", "sp", "sp.", "spp."}
+)
 
 #: Processids, splits and packages of which a path is made: ASCII, at most 200 letters.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")

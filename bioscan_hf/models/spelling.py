@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 #: Texts that stand for a missing barcode, in lower case.
 MISSING = frozenset(
     {"", "na", "n/a", "#n/a", "n.a.", "nan", "none", "null", "-", "--", "?", "n", "nd", "unknown", "unidentified"}
-    | {"undetermined", "not_classified", "not classified"}
+    | {"undetermined", "not_classified", "not classified", "not identified", "unclassified", "unassigned", "missing"}
+    | {"not available", "no match", "incertae sedis", "indet", "indet.", "sp", "sp.", "spp."}
 )
 
 #: Letters of a spelled barcode: bases, N, and IUPAC codes of several bases.

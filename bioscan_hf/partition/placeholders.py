@@ -19,9 +19,10 @@ _OPEN_NOMENCLATURE = (
     r"\bsp\b\.?[\s\w\d]+",
     r"affinis\s+[0-9A-Z]+",
 )
-_SP_ALONE = r"\bspp?$"  # not published: "Apis sp" is no more a name than "Apis sp."
+# Not published: "Apis sp" and "Apis cf mellifera" are names no more than "Apis sp." and "Apis cf. mellifera".
+_WITHOUT_DOT = r" (?:(?:spp?|ssp|spec|indet|nsp)$|(?:cf|nr|near)\b)"
 PLACEHOLDER_SPECIES = re.compile(
-    "|".join((_MALAISE, "^[a-z]", "[0-9]", "[^$][A-Z]", r"[._?]", _SP_ALONE, *_OPEN_NOMENCLATURE))
+    "|".join((_MALAISE, "^[a-z]", "[0-9]", "[^$][A-Z]", r"[._?]", _WITHOUT_DOT, *_OPEN_NOMENCLATURE))
 )
 PLACEHOLDER_GENUS = re.compile("|".join((_MALAISE, "^(?!unclassified|unassigned)[a-z]", *_OPEN_NOMENCLATURE)))
 
@@ -45,7 +46,7 @@ def is_placeholder(species: Any, genus: Any) -> np.ndarray:
 
     A placeholder contains a digit, a dot, a capital letter inside, "sp", "aff", "gen" and the like, or a spelling of
     "Malaise", or begins with a lower-case letter. This is the published rule with its quirks: "Ethmia Janzeni" is a
-    placeholder because of its capital. One form is added to it: "Apis sp", without a dot.
+    placeholder because of its capital. Added are forms without a dot: "Apis sp", "Apis indet", "Apis cf mellifera".
 
     Args:
         species: Arrow column (R,). A missing name (null or "") is not a placeholder.

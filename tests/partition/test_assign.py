@@ -89,6 +89,10 @@ def test_sizes():
         ("Aus sp bus", "Aus", True),
         ("Aus sp", "Aus", True),
         ("Aus spp", "Aus", True),
+        ("Aus nsp", "Aus", True),
+        ("Aus indet", "Aus", True),
+        ("Aus cf bus", "Aus", True),
+        ("Aus nr bus", "Aus", True),
         ("Aus bus_cus", "Aus", True),
         ("Aus bus?", "Aus", True),
         ("aus bus", "Aus", True),
@@ -100,6 +104,8 @@ def test_sizes():
         ("Aus affinis", "Aus", False),
         ("Aus bus-cus", "Aus", False),
         ("Aus spinosus", "Aus", False),
+        ("Aus nearcticus", "Aus", False),
+        ("Aus specialis", "Aus", False),
         (None, "Aus", False),
         ("", None, False),
     ],
@@ -394,7 +400,7 @@ def test_spellings_of_a_barcode_are_one():
 
 
 @pytest.mark.parametrize(
-    "marker", ["NA", "nan", "N/A", "None", "null", "-", "n", "?", "Unknown", "not_classified", ""]
+    "marker", ["NA", "nan", "N/A", "None", "null", "-", "n", "?", "Unknown", "not_classified", "", "sp.", "NO MATCH"]
 )
 def test_markers_are_no_species(marker):
     groups = [("Aphis", "Aphis bus", letters(i), 1) for i in range(9)]

@@ -55,7 +55,19 @@ def test_markers_are_missing_everywhere(tmp_path, marker):
     assert checked.labels.names("species") == ()
 
 
-@pytest.mark.parametrize("name", ["Unknown", "not_classified", "unidentified", "undetermined", "UNKNOWN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Unknown",
+        "not_classified",
+        "unidentified",
+        "undetermined",
+        "UNKNOWN",
+        "Unassigned",
+        "Incertae  sedis",
+        "indet.",
+    ],
+)
 def test_words_for_unknown_taxa_are_missing(tmp_path, name):
     [row] = rows_of(write(tmp_path / "own.csv", f"id,seq,species,genus\nP1,ACGT,{name},Apis\n"))
     assert row["species"] is None and row["genus"] == "Apis"
