@@ -174,10 +174,11 @@ def crop(
     from ..crops.detector import Detector
     from ..crops.run import CropOptions, crop_folder
     from ..release.boxes import read_boxes
+    from ..release.problems import refuse
 
     options = CropOptions(style, size or None)
     if boxes is not None:
-        found: Any = read_boxes(boxes, encoding=encoding)
+        found: Any = read_boxes(boxes, refuse, encoding=encoding)
     else:
         from transformers import AutoImageProcessor, DetrForObjectDetection
 

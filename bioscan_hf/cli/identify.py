@@ -224,6 +224,8 @@ def _sequences(
 ) -> tuple[Iterator[pa.Table], ReferenceLibrary, pa.Table]:
     """Answers for sequences, which are kept in a folder, the library and the sequences."""
     _check(given["source"])
+    if given["source_split"]:
+        raise ValueError("--source-split is for photos of a dataset. Leave it out for sequences.")
     columns = (given[name] for name in ("id_column", "sequence_column", "sample_column", "encoding"))
     reads = _reads(given["source"], folder / "reads.arrow", out, *columns)
     files.check_reads(reads)
@@ -328,7 +330,7 @@ def _tell(library: Library, out: Output) -> None:
     for note in library.info["notes"]:
         out.say(f"  {note}")
     if library.calibration is None:
-        out.say("Fewer than 20 have a name at species or genus, so names by them have no confidence.")
+        out.say("Fewer than 20 (of COI, 2) have a name at species or genus, so names by them have no confidence.")
 
 
 def _tell_audit(found: dict[str, int], out: Output) -> None:
@@ -343,10 +345,10 @@ def _tell_audit(found: dict[str, int], out: Output) -> None:
 
 
 def _check(source: str) -> None:
-    """Raises an error for a source that is not a sequence file."""
-    from ..dataset.sequences import is_sequence_file
+    """Raises an error for a source that is not a sequence file; tables with splits are such files, too."""
+    from ..dataset.sequences import may_hold_sequences
 
-    if not is_sequence_file(source):
+    if not may_hold_sequences(source):
         raise ValueError(
             f"{source!r} is not a sequence file: give FASTA, FASTQ, CSV or TSV, also .gz. Photos of a dataset need "
             f"--config."

@@ -116,7 +116,7 @@ def crop_folder(
     else:
         digest = boxes.digest()
     about = {"package": package, **vars(options), "boxes": digest}
-    problems = ProblemList(keep_going)
+    problems = ProblemList(keep_going, command="crop")
     opened = None if package is None else Photos(photo_root(source), package, splits=resolve_splits(split))
     if opened is None:
         photos = photos_of_folder(source, problems.note, skip=output)

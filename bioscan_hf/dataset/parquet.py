@@ -23,7 +23,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from ..release.columns import value_type
 from ..release.problems import ReleaseError
 from ..release.rows import Changes, cleaning
-from ..schema import LABEL_COLUMNS, ROW_COLUMN
+from ..schema import COLUMNS, LABEL_COLUMNS, ROW_COLUMN
 from .request import TEXT_ROWS, Request, Taxon, prepare_stream
 
 Files = Mapping[str, Sequence[Path]]
@@ -92,7 +92,8 @@ class _Plan:
 
 
 def _plain_features(schema: pa.Schema) -> Features | None:
-    """Features with strings for all kinds of text and for empty columns, and images; None if the schema has these."""
+    """Features with strings for all kinds of text, for published columns of text that hold integers, such as
+    processids, and for empty columns, and images; None if the schema has these."""
     found = Features.from_arrow_schema(schema)
     plain = dict(found)
     for field in schema:
@@ -100,6 +101,8 @@ def _plain_features(schema: pa.Schema) -> Features | None:
         if pa.types.is_null(kind):  # no cell of the column has a value
             plain[field.name] = Value(value_type(field.name))
         elif pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or kind != field.type:
+            plain[field.name] = Value("string")
+        elif pa.types.is_integer(kind) and field.name in COLUMNS and value_type(field.name) == "string":
             plain[field.name] = Value("string")
     if "image" in plain:
         plain["image"] = Image()

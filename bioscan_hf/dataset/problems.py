@@ -17,11 +17,12 @@ class ProblemList(list[Problem]):
 
     Args:
         keep_going: Whether `report` collects problems instead of raising the first one.
+        command: The command that has --keep-going.
     """
 
-    def __init__(self, keep_going: bool, problems: Iterable[Problem] = ()):
+    def __init__(self, keep_going: bool, problems: Iterable[Problem] = (), command: str = "build"):
         super().__init__()
-        self.keep_going = keep_going
+        self.keep_going, self.command = keep_going, command
         self._known: set[Problem] = set()
         for problem in problems:
             self.note(problem)
@@ -29,7 +30,7 @@ class ProblemList(list[Problem]):
     def report(self, problem: Problem) -> None:
         """Adds a problem, or raises it as ReleaseError."""
         if not self.keep_going:
-            stop(problem)
+            stop(problem, self.command)
         self.note(problem)
 
     def note(self, problem: Problem) -> None:

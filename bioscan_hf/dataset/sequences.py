@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from ..files import replacing
 from ..progress import Progress, silent
 from ..release.columns import without_markers
-from ..release.problems import refuse
+from ..release.problems import other_format, refuse
 from ..release.rows import known_names, read_rows
 from ..release.tables import csv_columns, separators
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
@@ -41,7 +41,12 @@ MARKER_NAMES = ("marker_code", "markercode", "marker")
 _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
-_OTHER_FORMATS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard"}
+
+
+def may_hold_sequences(path: str | Path) -> bool:
+    """Whether a path is that of a file of a kind that `read_sequences` reads, by its name: not JSON, nor a zip."""
+    path = Path(path)
+    return path.is_file() and not path.name.removesuffix(".gz").endswith((".json", ".jsonl", ".jsonld", ".zip"))
 
 
 def is_sequence_file(path: str | Path) -> bool:
@@ -54,7 +59,7 @@ def is_sequence_file(path: str | Path) -> bool:
         ValueError: if the file is empty or of an unknown kind.
     """
     path = Path(path)
-    if not path.is_file() or path.name.removesuffix(".gz").endswith((".json", ".jsonl", ".jsonld", ".zip")):
+    if not may_hold_sequences(path):
         return False
     with opened(path) as stream:
         kind = file_kind(stream, path)
@@ -208,9 +213,8 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") -> str:
     """ "fasta", "fastq" or "table", from the first characters; skips a byte order mark."""
     start = stream.peek(4096)[:4096]
-    for magic, name in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise ValueError(f"{str(path)!r} is compressed with {name}. Decompress it, or use gzip.")
+    if found := other_format(start):
+        raise ValueError(f"{str(path)!r} {found}.")
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         if encoding.lower().startswith("utf-16"):
             return "table"

@@ -30,6 +30,32 @@ class ReleaseError(ValueError):
         super().__init__(re.sub(r"\s*[\r\n]+\s*", " ", message))
 
 
+#: First bytes of a file -> its compression.
+_COMPRESSIONS = {
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstandard",
+    b"7z\xbc\xaf": "7z",
+}
+
+
+def other_format(start: bytes, *, zips: bool = False) -> str | None:
+    """What a file is that begins with `start`, and what to do; None for text and gzip.
+
+    Args:
+        zips: Whether zips are read as well.
+    """
+    if start.startswith(b"PAR1"):
+        return "is Parquet. Save it as CSV"
+    if start.startswith(b"\xd0\xcf\x11\xe0") or (start.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in start):
+        return "is a workbook. Save its sheet as CSV"
+    for magic, name in _COMPRESSIONS.items():
+        if start.startswith(magic) and not (zips and name == "zip"):
+            return f"is compressed with {name}. Decompress it, or use gzip"
+    return None
+
+
 def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
     """The error for bytes that are not UTF-8."""
     return ReleaseError(
@@ -39,9 +65,15 @@ def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
     )
 
 
-def stop(problem: Problem) -> None:
-    """Raises the problem as a ReleaseError: the default wherever a release is read."""
-    raise ReleaseError(f"{problem}. Correct it, or continue without it (--keep-going, keep_going=True).")
+def stop(problem: Problem, command: str = "build") -> None:
+    """Raises the problem as a ReleaseError: the default wherever a release is read.
+
+    Args:
+        command: The command that can leave out what has problems.
+    """
+    raise ReleaseError(
+        f"{problem}. Correct it, or leave it out (bioscan-hf {command} --keep-going, in Python keep_going=True)."
+    )
 
 
 def refuse(problem: Problem) -> None:

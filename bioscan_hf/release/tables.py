@@ -24,12 +24,11 @@ from . import zips
 from .catalogue import METADATA_NAME
 from .jsonld import first_keys, json_tables
 from .layout import TABLE_NAME
-from .problems import Problem, ReleaseError, not_utf8, stop
+from .problems import Problem, ReleaseError, not_utf8, other_format, stop
 from .records import LONGEST_RECORD, Bad, Block, Dialect, read_blocks
 
 _BLOCK_BYTES = 4 << 20  # larger blocks do not fit the processor's cache: half the speed
 _UNREADABLE = (pa.ArrowInvalid, *zips.UNREADABLE)
-_OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
 _AHEAD = 2  # blocks that are parsed ahead
 _TOGETHER = 4  # blocks in one table
 _DELIMITERS = ",\t;|"
@@ -59,10 +58,9 @@ class Header(NamedTuple):
 def _open(path: Path, encoding: str) -> Iterator[tuple[_Text, str]]:
     """The text of a table, decompressed and in UTF-8, and the ending of its name."""
     with open(path, "rb") as file:
-        start = file.read(6)
-    for magic, name in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise ReleaseError(f"{path} is compressed with {name}. Decompress it, or use gzip.")
+        start = file.read(4096)
+    if found := other_format(start, zips=True):
+        raise ReleaseError(f"{path} {found}.")
     if start.startswith(b"PK\x03\x04"):
         with ZipFile(path) as archive:
             member = _table_of(archive, path)
@@ -77,10 +75,13 @@ def _open(path: Path, encoding: str) -> Iterator[tuple[_Text, str]]:
 def _table_of(archive: ZipFile, path: Path) -> str:
     """Name of the table in a zip; what a Mac adds to it is passed over."""
     names = [name for name in archive.namelist() if TABLE_NAME.search(name) and not _of_a_mac(name)]
-    names.sort(key=lambda name: (("csv", "tsv", "json").index(_kind(name)), METADATA_NAME not in name))
     if not names:
         raise ReleaseError(f"{path} has no metadata: none of its files is a CSV, TSV or JSON-LD.")
-    return names[0]
+    ranks = [(("csv", "tsv", "json").index(_kind(name)), METADATA_NAME not in name) for name in names]
+    found = [name for name, rank in zip(names, ranks, strict=True) if rank == min(ranks)]
+    if len(found) > 1:
+        raise ReleaseError(f"{path} holds several tables, such as {found[0]} and {found[1]}. Unpack it, and give one.")
+    return found[0]
 
 
 def _of_a_mac(name: str) -> bool:

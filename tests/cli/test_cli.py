@@ -150,6 +150,8 @@ def test_build_reports_problems(release, tmp_path, capsys):
     path = find_metadata(copy)
     path.write_text(path.read_text().replace(",val,", ",vall,", 1))
     assert "unknown split 'vall'" in fails(capsys, "build", copy, tmp_path / "out", "--config", "dna")
+    told = fails(capsys, "embed", path, tmp_path / "embedded", "--model", "kmer:2")  # which has no --keep-going
+    assert "unknown split 'vall'" in told and "leave it out (bioscan-hf build --keep-going" in told
     main(["build", str(copy), str(tmp_path / "out2"), "--config", "dna", "--keep-going"])
     assert f"Problems: 1; see {tmp_path / 'out2' / 'problems.csv'}" in capsys.readouterr().out
 
@@ -243,6 +245,9 @@ def test_crop_by_the_table_of_boxes(tmp_path, capsys, monkeypatch):
     assert done["written"] == len(photos) > 0 and done["problems"] == []
     again = run(capsys, "crop", "release", "crops", "--boxes", boxes, "--split", "train")
     assert (again["written"], again["present"]) == (0, len(photos))
+    header, first, *_ = (tmp_path / boxes).read_text().splitlines()
+    (tmp_path / "boxes.tsv").write_text("\n".join((header, first.replace("\t", "\twide", 1))))
+    assert "Correct the file." in fails(capsys, "crop", "release", "other", "--boxes", "boxes.tsv", "--keep-going")
 
 
 def test_convert(tmp_path, capsys):
@@ -577,11 +582,23 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     assert "--novel-share -1.0 is not a share" in fails(capsys, *command, "--novel-share", -1)
     assert "is not a sequence file" in fails(capsys, "identify", dataset, *command[2:])
     assert "There is nothing at 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
+    assert "--source-split is for photos" in fails(capsys, *command, "--source-split", "test")
     other = ["identify", tmp_path / "x.fasta", tmp_path / "n.doc", "--references", dataset]
     assert "the ending tells the format; give .csv, .tsv" in fails(capsys, *other)
     assert "There is nothing at" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")
     assert "Give one or more files of references, and last" in fails(capsys, "references", dataset)
     assert not (tmp_path / "n.csv").exists()
+
+
+def test_identify_names_the_rows_of_a_table_with_splits(release, dataset, tmp_path, capsys):
+    """As of any other table; those of a dataset without barcodes have the status empty."""
+    with open(find_metadata(release), newline="") as file:
+        ids = [row["processid"] for row in csv.DictReader(file)]
+    output = tmp_path / "names.csv"
+    run(capsys, "identify", find_metadata(release), output, "--references", dataset, "--model", "kmer:4")
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ids and sum(row["status"] == "ok" for row in rows) > len(ids) / 2
 
 
 BOTH = ("--split", "test", "--split", "test_unseen")

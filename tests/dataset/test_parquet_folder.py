@@ -93,6 +93,15 @@ def test_columns_without_a_value_and_damaged_pages(tmp_path, streaming):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ids_that_are_numbers_are_text(tmp_path, streaming):
+    (tmp_path / "dna").mkdir()
+    table = pa.table({"processid": [7, 8], "dna_barcode": ["ACGT", "AC"], "own": [1, 2]})
+    pq.write_table(table, tmp_path / "dna/train.parquet")
+    data = load_bioscan5m(tmp_path, split="train", streaming=streaming)
+    assert [(row["processid"], row["own"]) for row in data] == [("7", 1), ("8", 2)]
+
+
 @pytest.mark.parametrize("kind", ["string_view", "binary"])
 def test_photos_that_other_libraries_have_written(dataset, tmp_path, kind):
     """Photos without the metadata of `datasets`, as a struct or as bytes alone, are photos."""

@@ -164,6 +164,8 @@ FOREIGN = [
     ("a.fasta", "", "is empty"),
     ("a.csv", "\n\n", "is empty"),
     ("a.fasta.zip", b"PK\x03\x04xx", "is compressed with zip. Decompress it, or use gzip"),
+    ("a.xlsx", b"PK\x03\x04\x14\0\6\0\x08\0\0\0!\0[Content_Types].xml", "is a workbook. Save its sheet as CSV"),
+    ("a.parquet", b"PAR1\x15\4\x15l", "is Parquet. Save it as CSV"),
     ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8"),
     ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\n", "ends inside the record that begins at line 5"),
     ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nIII\n", "not a FASTQ of four lines per record at line 5"),

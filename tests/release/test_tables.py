@@ -6,12 +6,14 @@ import io
 from zipfile import ZipFile
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bioscan_hf.files import read_json
 from bioscan_hf.release import tables
+from bioscan_hf.release.catalogue import METADATA_NAME
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.release.records import Dialect, read_blocks
 from bioscan_hf.release.rows import read_rows, row_columns
@@ -228,6 +230,30 @@ def test_a_zip_packed_by_a_mac(tmp_path):
         archive.writestr("._other.csv", b"\0\5\x16\7")
         archive.writestr("m.csv", "processid,a\nP1,x\n")
     assert rows_of(tmp_path / "m.zip")[0] == [("P1", "x")]
+
+
+def test_a_zip_of_several_tables_is_refused(tmp_path):
+    """Unless one is the published metadata, or of a kind that is preferred; none is left out in silence."""
+    with ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("a.csv", "b.csv", "c.tsv"):
+            archive.writestr(name, "processid,a\nP1,x\n")
+    with pytest.raises(ReleaseError, match="two.zip holds several tables, such as a.csv and b.csv. Unpack it"):
+        csv_columns(tmp_path / "two.zip")
+    with ZipFile(tmp_path / "two.zip", "a") as archive:
+        archive.writestr(f"{METADATA_NAME}.csv", "processid,a\nP2,y\n")
+    assert rows_of(tmp_path / "two.zip")[0] == [("P2", "y")]
+
+
+@pytest.mark.parametrize("name", ["own.csv", "own.xlsx", "own.parquet"])
+def test_other_formats_are_named(tmp_path, name):
+    book, parquet = tmp_path / "book", tmp_path / "parquet"
+    with ZipFile(book, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    pq.write_table(pa.table({"processid": ["P1"]}), parquet)
+    for file, message in ((book, "is a workbook. Save its sheet as CSV"), (parquet, "is Parquet. Save it as CSV")):
+        with pytest.raises(ReleaseError, match=f"{name} {message}"):
+            csv_columns(file.rename(tmp_path / name))
 
 
 @pytest.mark.parametrize(
