@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 #: Most pixels of a photo; cameras have up to 61 million. Decoding takes up to 7 bytes a pixel.
 LARGEST_PIXELS = 2**26
@@ -72,12 +72,20 @@ def decode_photo(data: bytes, name: str = "The photo", decoder: Decoder | None =
                 pass
         if whole is not None:
             whole.check_scans()
-        with PILImage.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(data) as image:
             _check_size(*image.size)
             image.load()
             return rgb(image)
     except _UNREADABLE as error:
         raise ValueError(f"{name} cannot be decoded ({error}; {len(data)} bytes).") from error
+
+
+def _opened(data: bytes) -> PILImage.Image:
+    """The picture, not yet decoded; its errors do not hold an address in memory, as those of Pillow do."""
+    try:
+        return PILImage.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}" if data else "it is empty") from None
 
 
 def rgb(image: PILImage.Image) -> np.ndarray:

@@ -71,6 +71,8 @@ def check_training(training_args: TrainingArguments) -> None:
             "--load_best_model_at_end and --save_strategy best choose by validation, but --eval_strategy is 'no'. "
             "Leave them out, or validate."
         )
+    if training_args.save_strategy == "best" and not training_args.metric_for_best_model:
+        raise ValueError("--save_strategy best needs --metric_for_best_model, such as loss.")
     _check_trackers(training_args.report_to or ())
     try:
         Trainer.get_optimizer_cls_and_kwargs(training_args)

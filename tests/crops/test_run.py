@@ -182,6 +182,17 @@ def test_problems_stop_or_are_reported(folder, tmp_path):
     assert not (output / "problems.csv").exists()
 
 
+def test_files_that_are_no_pictures_are_told_alike_in_each_run(folder, tmp_path):
+    """Pillow's message has an address in memory."""
+    (folder / "A-20.jpg").write_bytes(b"")
+    (folder / "B-20.jpg").write_text("<html>not found</html>")
+    counts = crop_folder(folder, tmp_path / "crops", read_boxes(tmp_path / "boxes.tsv"), keep_going=True)
+    assert [problem.what for problem in counts.problems] == [
+        "cannot be read (it is empty)",
+        "cannot be read (it is none of JPEG, PNG, TIFF, BMP, WEBP, GIF, PPM)",
+    ]
+
+
 SQUARE = (60, 290, 120, 350)  # of red, in pixels of the photo as it is seen, 200 wide and 400 high
 
 

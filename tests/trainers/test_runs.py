@@ -205,6 +205,7 @@ REFUSED = [
     ({"fp16": True}, "--fp16 needs a GPU"),
     ({"accelerator_config": {"split_batches": True}}, "--accelerator_config has split_batches"),
     ({"load_best_model_at_end": True, "save_strategy": "no"}, "--load_best_model_at_end .* choose by validation"),
+    ({"save_strategy": "best", "eval_strategy": "steps"}, "--save_strategy best needs --metric_for_best_model"),
     (
         {"report_to": "tensorbord"},
         "--report_to is 'tensorbord'. Choose among none, all, .*tensorboard, trackio, wandb",
