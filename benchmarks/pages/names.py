@@ -144,6 +144,32 @@ def foreign(partitions: dict[str, Any]) -> str:
     return table(("reads", "number", "with a sure name"), rows)
 
 
+def small_libraries() -> str:
+    """One row per kind of library, with confidences filled up and without."""
+    if not exists("small_libraries"):
+        return NOT_YET
+    rows = [
+        (
+            name,
+            percent(ways["without"]["known_to_species"]),
+            percent(ways["with"]["known_to_species"]),
+            percent(ways["with"]["new_to_species"]),
+            percent(ways["with"]["named"]),
+            f"{percent(ways['with']['right_of_named'])} ({between(ways['with']['interval'])})",
+        )
+        for name, ways in results("small_libraries")["metrics"].items()
+    ]
+    header = (
+        "references",
+        "to species, by them alone",
+        "to species",
+        "new ones to species",
+        "named",
+        "right of named",
+    )
+    return table(header, rows)
+
+
 def speed() -> str:
     """Reads per second from file to file, beside vsearch."""
     if not exists("identify_speed"):
@@ -190,6 +216,8 @@ BLOCKS: Blocks = {
     "confidence_peers_right": measured(peers_right),
     "confidence_rules": measured(rules),
     "confidence_foreign": measured(foreign),
+    "small_libraries": small_libraries,
+    "small_libraries_claim": lambda: claim("small_libraries"),
     "identify_speed": speed,
     "identify_speed_goals": lambda: claim("identify_speed"),
     "names_example": example,

@@ -16,15 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..progress import Progress
+from ..progress import Progress, silent
 from ..schema import LABEL_COLUMNS, RANKS
-from .calibration import BIN, LEVELS, Calibration, Evidence, by_species, learn
+from .calibration import BIN, LEVELS, Calibration, Evidence
+from .learning import Asked, by_species, learn
 from .names import Names, evidence_of, features, names_of
 from .similarity import Matches
 from .stored import AUDIT
 from .tables import write_answers
 
-#: Fewest named records for confidences.
+#: Fewest named records for confidences that are learned from them alone.
 FEWEST_NAMED = 20
 
 #: Records named at once while confidences are learned.
@@ -133,13 +134,33 @@ class Library(ABC):
     ) -> Calibration | None:
         """Names records by the others, see `calibration`; None if too few are named.
 
+        Arguments as of `asked`.
+        """
+        prior = self.prior()
+        asked = self.asked(number, rng, progress, can, FEWEST_NAMED if prior is None else 2)
+        return None if asked is None else learn(asked, prior)
+
+    def prior(self) -> Asked | None:
+        """What other libraries taught, for questions about which these records teach too little."""
+        return None
+
+    def asked(
+        self,
+        number: int,
+        rng: np.random.Generator,
+        progress: Progress = silent,
+        can: NDArray[np.bool_] | None = None,
+        fewest: int = 2,
+    ) -> Asked | None:
+        """Names records by the others; None if fewer than `fewest` are named.
+
         Args:
             number: Records asked about for each level.
             can: Records that can be asked about (N,); all by default.
         """
         species = self.codes["species"] if self.taxa["species"] else self.codes["genus"]
         species = species if can is None else np.where(can, species, -1)
-        if (species >= 0).sum() < FEWEST_NAMED:
+        if (species >= 0).sum() < fewest:
             return None
         levels = [-1, *(place for place, rank in enumerate(LEVELS) if len(self.taxa[rank]) > 1)]
         asked = by_species(species, number, rng)
@@ -160,7 +181,7 @@ class Library(ABC):
         }
         identity = np.concatenate([i for i, _, _ in parts]).astype(np.float64)
         weight, families = self._weights(rows, without), self.codes["family"][rows]
-        return learn(evidence, np.concatenate(known), right, weight, identity, np.concatenate(bins), families)
+        return Asked(evidence, np.concatenate(known), right, weight, identity, np.concatenate(bins), families)
 
     def _weights(self, rows: NDArray[np.int64], without: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weights (n,) by which each taxon that is left out counts once, and each level the same."""

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .monotone import CAUTION, FEWEST, KNOWN_CAUTION, Monotone, Numbers
+from .monotone import CAUTION, Monotone, Numbers
 
 #: Ranks that can be missing, the lowest first.
 LEVELS = ("species", "genus", "family", "order")
@@ -95,6 +94,7 @@ class Calibration:
         least_identity: Smallest identity for which anything was learned.
         asked: Level -> number of references asked about.
         bins: The probability that the BIN is among the references, and that it is right if it is; None without BINs.
+        filled: Whether barcodes of other libraries count as well, because these references are too few.
     """
 
     known: list[Monotone | float]
@@ -103,6 +103,7 @@ class Calibration:
     least_identity: float
     asked: dict[str, int]
     bins: tuple[Monotone | float, Monotone | float] | None = None
+    filled: bool = False
 
     def judged(self, evidence: Evidence) -> Judged:
         """What the models say of reads."""
@@ -137,6 +138,7 @@ class Calibration:
             "least_identity": self.least_identity,
             "asked": self.asked,
             "bins": None if self.bins is None else [_packed(model) for model in self.bins],
+            "filled": self.filled,
         }
 
     @classmethod
@@ -149,6 +151,7 @@ class Calibration:
             float(content["least_identity"]),
             dict(content["asked"]),
             None if (bins := content.get("bins")) is None else (_unpacked(bins[0]), _unpacked(bins[1])),
+            bool(content.get("filled", False)),
         )
 
 
@@ -195,61 +198,6 @@ def _unpacked(content: Any) -> Monotone | float:
     )
 
 
-def learn(
-    evidence: Evidence,
-    level: NDArray[np.int64],
-    right: Mapping[str, NDArray[np.int64]],
-    weight: Numbers,
-    identity: Numbers,
-    bin_known: NDArray[np.int64] | None = None,
-    families: NDArray[np.int64] | None = None,
-) -> Calibration:
-    """Learns from references that were named as reads.
-
-    Args:
-        evidence: Of n references.
-        level: The lowest level that is known for each (n,): 0 for its species, 1 for its genus, ...
-        right: Rank -> 1 if the name is right, 0 if it is wrong, -1 if its taxon is not there or it has no name (n,).
-        weight: Of each, for equal weights of what is left out.
-        identity: Best identity of each.
-        bin_known: 1 if the BIN is among the references, 0 if not, -1 if that is not to be learned from (n,).
-        families: Family of each (n,), for the caution.
-    """
-    known: list[Monotone | float] = []
-    shares, rest = [], 1.0
-    for place in range(min(len(LEVELS), level.max())):
-        asked = level >= place
-        groups = None if families is None else families[asked]
-        known.append(_balanced(evidence.known[asked], level[asked] == place, weight[asked], groups))
-        shares.append(rest / 2)
-        rest /= 2
-    models: dict[str, Monotone | float] = {}
-    for rank, answers in right.items():
-        asked = answers >= 0
-        if asked.sum() >= 2 * FEWEST:
-            groups = None if families is None else families[asked]
-            models[rank] = Monotone.fit(evidence.ranks[rank][asked], answers[asked] == 1, weight[asked], groups)
-    far = identity[level == level.max()] if (level == level.max()).sum() >= FEWEST else identity
-    names = ["species known", *(f"{rank} new" for rank in LEVELS)]
-    counts = {name: int((level == place).sum()) for place, name in enumerate(names)}
-    least = float(np.quantile(far, 0.01))
-    bin_right = models.pop(BIN, None)
-    bins = None
-    if bin_right is not None and bin_known is not None:
-        asked = bin_known >= 0
-        groups = None if families is None else families[asked]
-        bins = (_balanced(evidence.ranks[BIN][asked], bin_known[asked] == 1, weight[asked], groups), bin_right)
-    return Calibration(known, models, np.array([*shares, rest]), least, counts, bins)
-
-
-def _balanced(x: Numbers, y: NDArray[np.bool_], weight: Numbers, groups: NDArray[np.int64] | None) -> Monotone | float:
-    """A model of features (n, F) that counts True and False (n,) as equally frequent."""
-    balance = weight.copy()
-    for side in (y, ~y):
-        balance[side] /= max(balance[side].sum(), 1e-9)
-    return Monotone.fit(x, y, balance, groups, KNOWN_CAUTION)
-
-
 def estimated_shares(levels: Numbers, learned: Numbers, novel_share: float | None = None) -> Numbers:
     """Shares of the levels among reads: that of new species by expectation maximization from `PRIOR`.
 
@@ -292,34 +240,3 @@ def share_interval(levels: Numbers, learned: Numbers, shares: Numbers) -> tuple[
     likelihood += PRIOR_READS * (PRIOR[0] * np.log(1 - grid) + (1 - PRIOR[0]) * np.log(grid))
     allowed = grid[likelihood >= likelihood.max() - 1.92]
     return float(allowed[0]), float(allowed[-1])
-
-
-def pseudo_read(read: str, rng: np.random.Generator) -> str:
-    """A reference as a read: whole or cut at random, with or without errors."""
-    if rng.random() < 0.6 and len(read) > 120:
-        length = int(np.exp(rng.uniform(np.log(100), np.log(len(read)))))
-        start = int(rng.integers(0, len(read) - length + 1))
-        read = read[start : start + length]
-    if rng.random() < 0.3:
-        rate = float(rng.choice([0.005, 0.01, 0.02, 0.05]))
-        letters = np.frombuffer(read.encode("ascii"), "S1").copy()
-        places = np.flatnonzero(rng.random(len(letters)) < rate)
-        letters[places] = rng.choice(np.frombuffer(b"ACGT", "S1"), len(places))
-        read = letters.tobytes().decode("ascii")
-    if rng.random() < 0.15:
-        for _ in range(int(rng.integers(1, 4))):
-            place = int(rng.integers(1, len(read)))
-            read = read[:place] + read[place + 1 :] if rng.random() < 0.5 else f"{read[:place]}A{read[place:]}"
-    return read
-
-
-def by_species(species: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """References (number,) to ask about: species by turns, a random reference of each."""
-    named = np.flatnonzero(species >= 0)
-    named = named[rng.permutation(len(named))]
-    order = np.argsort(species[named], kind="stable")
-    groups = np.split(named[order], np.flatnonzero(np.diff(species[named][order])) + 1)
-    turns: Sequence[Any] = [
-        group[turn] for turn in range(max(map(len, groups))) for group in groups if turn < len(group)
-    ]
-    return np.array(turns[:number], np.int64)

@@ -30,12 +30,14 @@ from ..schema import LABEL_COLUMNS
 from .answers import Named, answered, described, finished, restored, shares_of, stored
 from .audit import audited
 from .base import Library, check_shares
-from .calibration import BIN, LEVELS, Calibration, pseudo_read
+from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
+from .learning import Asked, pseudo_read
 from .letters import Codes
 from .names import Names, names_of
 from .packed import Packed
+from .prior import FILLED, coi_region, prior_of
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
@@ -105,10 +107,19 @@ class ReferenceLibrary(Library):
         cls, found: Found, *, model: str | None = None, progress: Progress = silent, seed: int = 0
     ) -> ReferenceLibrary:
         """Makes a library of records that were read; arguments as of `from_files`."""
+        library = cls.uncalibrated(found, model=model, progress=progress)
+        library.calibration = library.calibrate(ASKED, np.random.default_rng(seed), progress)
+        if library.calibration is not None and library.calibration.filled:
+            library.info["notes"] = [*library.info["notes"], FILLED]
+        return library
+
+    @classmethod
+    def uncalibrated(cls, found: Found, *, model: str | None = None, progress: Progress = silent) -> ReferenceLibrary:
+        """A library without confidences; arguments as of `from_files`."""
         records = distinct(found.table)
         sequences = records["dna_barcode"].to_pylist()
         progress("references", 0, len(sequences))
-        region = _region(model) or Region.of(sequences, _encoder(model))
+        region = _region(model) or Region.of(sequences, _encoder(model)) or (None if model else coi_region(sequences))
         references = References.of(sequences, region)
         frame = Frame.of(_sample(references.placed.aligned)) if references.placed is not None else None
         progress("references", len(sequences), len(sequences))
@@ -125,9 +136,7 @@ class ReferenceLibrary(Library):
         }
         if region is not None and region.encoder is not None:
             info["encoder"] = "given"
-        library = cls(records, references, frame, None, info)
-        library.calibration = library.calibrate(ASKED, np.random.default_rng(seed), progress)
-        return library
+        return cls(records, references, frame, None, info)
 
     @classmethod
     def from_pretrained(
@@ -187,6 +196,10 @@ class ReferenceLibrary(Library):
             self._pairs[first, second] = np.unique(pairs, return_counts=True)
         keys, counts = self._pairs[first, second]
         return counts[np.searchsorted(keys, (a + 1) * width + b + 1)]
+
+    def prior(self) -> Asked | None:
+        """As `prior.prior_of`."""
+        return prior_of(self.references)
 
     def support(self, found: Matches, names: Names) -> dict[str, NDArray[np.float64]]:
         """As `supports`; empty without a region."""

@@ -95,6 +95,22 @@ def test_clibd_fused(bench):
     assert module.missed(found)[0] == "fusion, seen, all errors: fused 60.0%, image->image 70.0%"
 
 
+def test_small_libraries(bench):
+    missed = bench("bench_small_libraries").missed
+    own = {"known_to_species": 0.9, "right_of_named": 0.99, "interval": [0.95, 1.0]}
+    found = {"few": {"with": own, "foreign": {"reads": 600, "named": 0}}}
+    assert missed(found) == []
+    found["few"] = {
+        "with": {"known_to_species": 0.7, "right_of_named": 0.96, "interval": [0.92, 1.0]},
+        "foreign": {"reads": 600, "named": 1},
+    }
+    assert missed(found) == [
+        "few: 70.0% of known reads named to species",
+        "few: 96.0% right, from 92.0%",
+        "few: 1 of 600 foreign sequences named",
+    ]
+
+
 def test_names_example(bench):
     module, found = bench("bench_names_example"), metrics("names_example")
     truth = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bioscan_hf.identification import calibration
-from bioscan_hf.identification.calibration import Calibration, Evidence, learn
+from bioscan_hf.identification.calibration import Calibration, Evidence
+from bioscan_hf.identification.learning import Asked, learn
 from bioscan_hf.identification.monotone import KNOWN_CAUTION, Monotone
 
 FAMILIES = 40
@@ -62,7 +63,7 @@ def test_what_was_learned_is_the_same_when_it_is_read_again():
     evidence = Evidence(rng.random((n, 4)), {"family": rng.random((n, 4)), "species": rng.random((n, 4))})
     level = rng.integers(0, 3, n)
     right = {rank: (rng.random(n) < 0.6).astype(np.int64) for rank in evidence.ranks}
-    found = learn(evidence, level, right, np.ones(n), rng.random(n), families=rng.integers(0, 20, n))
+    found = learn(Asked(evidence, level, right, np.ones(n), rng.random(n), families=rng.integers(0, 20, n)))
     again = Calibration.from_dict(json.loads(json.dumps(found.to_dict())))
     told, told_again = found.judged(evidence), again.judged(evidence)
     assert np.allclose(told.levels, told_again.levels)
@@ -76,7 +77,7 @@ def test_the_bound_of_what_is_known_lies_below_the_probability():
     evidence = Evidence(rng.random((600, 2)), {"species": rng.random((600, 2))})
     level = (rng.random(600) > evidence.known[:, 0]).astype(np.int64)
     right = {"species": np.where(level == 0, rng.random(600) < 0.9, -1).astype(np.int64)}
-    found = learn(evidence, level, right, np.ones(600), rng.random(600), families=rng.integers(0, 20, 600))
+    found = learn(Asked(evidence, level, right, np.ones(600), rng.random(600), families=rng.integers(0, 20, 600)))
     told = found.judged(evidence)
     assert (told.cautious[:, 0] < told.levels[:, 0]).all()
     assert np.allclose(told.cautious.sum(1), 1)
