@@ -164,8 +164,8 @@ def _check_ids(processids: Any) -> None:
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(repeated):
         raise ValueError(
-            f"{len(repeated)} processids occur more than once: {examples(repeated)}. Each is the id of one "
-            f"specimen: drop the repeated rows."
+            f"{len(repeated)} processid{'s occur' if len(repeated) > 1 else ' occurs'} more than once: "
+            f"{examples(repeated)}. Each is the id of one specimen: drop the repeated rows."
         )
 
 

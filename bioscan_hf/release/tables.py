@@ -166,6 +166,8 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
     end = start.find(b"\n", blank) + 1 or len(start)
     if b"\0" in start[:end]:
         raise ReleaseError(f"{path} is not a table: its first line is not text.")
+    if start.startswith(b">", blank):
+        raise ReleaseError(f"{path} is a FASTA. A table is needed, with the sequences in a column.")
     if not start[blank:end].strip():
         raise ReleaseError(f"{path} is empty: its first line should name the columns.")
     if end - blank > LONGEST_RECORD:

@@ -6,8 +6,10 @@ Among 2.5 million distinct barcodes, two have the same id with a probability of 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape
@@ -20,13 +22,17 @@ import pyarrow.parquet as pq
 
 from ..dataset.parquet import check_files, clean_table, unreadable
 from ..dataset.release_source import Release
+from ..dataset.sequences import BARCODE_MARKER, MARKER_NAMES, counted, of_marker
 from ..dataset.sources import resolve
 from ..progress import Progress, silent
 from ..release.columns import NUMBERS, to_types
 from ..release.layout import find_metadata
 from ..release.problems import ReleaseError
 from ..release.rows import read_rows
+from ..release.tables import csv_columns
 from ..schema import LABEL_COLUMNS
+
+_LOGGER = logging.getLogger(__name__)
 
 PLACES = ("country", "province_state", "coord-lat", "coord-lon")
 SIZES = ("image_measurement_value", "area_fraction", "scale_factor")
@@ -79,19 +85,27 @@ def quoted(name: str) -> str:
 
 
 def parts_of(
-    source: str | Path, columns: Sequence[str], encoding: str = "utf-8"
+    source: str | Path, columns: Sequence[str], encoding: str = "utf-8", left_out: Counter[str] | None = None
 ) -> Iterator[tuple[str | pa.Table, int | None]]:
     """Parts of a release, and the number of all rows if known.
 
     A part is the path of a Parquet file, or a table with these columns. Raises ReleaseError if a column is missing, a
-    file cannot be read, or a cell is not a number.
+    file cannot be read, or a cell is not a number. Of a table of BOLD with markers, records of other markers than
+    COI-5P and records without a sequence are counted in `left_out` and not in the parts.
     """
     found = resolve(source)
     if isinstance(found, Release):
         path = find_metadata(source)
-        wanted = ["processid", *columns]  # errors name the processid
+        markers = [name for name in csv_columns(path, encoding) if name.lower() in MARKER_NAMES][:1]
+        wanted = list(
+            dict.fromkeys(["processid", *columns, *(markers and [BARCODE, *markers])])
+        )  # the id is for errors
         for first, table in read_rows(path, wanted, encoding=encoding):
-            yield to_types(table, first, path.name), None
+            table = to_types(table, first, path.name)
+            if markers:
+                kept = of_marker(table, markers[0], BARCODE_MARKER, Counter() if left_out is None else left_out)
+                table = table.filter(kept)
+            yield table, None
         return
     files = found.files("dna")
     names = check_files(files)[0].names
@@ -135,8 +149,9 @@ def read_specimens(
 ) -> Specimens:
     """Reads columns of a release once, for any number of statistics.
 
-    All rows count. Of what a build checks, only the numbers are checked here. Raises ReleaseError if a column is
-    missing, a file is damaged, a cell is not a number, or there are no rows.
+    All rows count, but those of other markers in a table of BOLD, of which a warning tells. Of what a build checks,
+    only the numbers are checked here. Raises ReleaseError if a column is missing, a file is damaged, a cell is not a
+    number, or there are no rows.
 
     Args:
         source: Whatever `load_bioscan5m` takes. From the Hub, only the config `dna` is downloaded.
@@ -155,14 +170,16 @@ def read_specimens(
         },
     )
     selected = ", ".join(sql for name in columns for sql in _selected(name))
-    rows = 0
+    rows, left_out = 0, Counter[str]()
     database.execute("BEGIN")
-    for part, total in parts_of(source, columns, encoding):
+    for part, total in parts_of(source, columns, encoding, left_out):
         into = "INSERT INTO specimens" if rows else "CREATE OR REPLACE TABLE specimens AS"
         run_on_part(database, f"{into} SELECT {selected} FROM $part", part)
         rows = database.execute("SELECT count(*) FROM specimens").fetchall()[0][0]
         progress("reading", rows, total)
     database.execute("COMMIT")
+    if left_out:
+        _LOGGER.warning("%s: left out %s.", source, counted(left_out))
     if not rows:
         raise ReleaseError(f"{str(source)!r} holds no rows.")
     return Specimens(source, tuple(columns), rows, database, folder, encoding)

@@ -134,7 +134,7 @@ def test_duplicates_and_empty_records(tmp_path):
     """Named, and kept only where that is asked for; never dropped."""
     path = write(tmp_path / "a.fasta", ">P1\nACGT\n>P2\n>P1 again\nGG\n>P3\nNN\n")
     with pytest.raises(
-        ValueError, match="records without a sequence: 'P2'. Remove them, or keep them by empty='keep'"
+        ValueError, match="1 record without a sequence: 'P2'. Remove them, or keep them by empty='keep'"
     ):
         read_sequences(path)
     with pytest.raises(ValueError, match="without a sequence: 'P2', 'P3'"):

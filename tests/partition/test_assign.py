@@ -351,7 +351,7 @@ def test_bad_input():
     table = open_world()
     with pytest.raises(ValueError, match=r"no column 'genus', 'species'\. A partition needs processid"):
         make_splits(table.drop_columns(["genus", "species"]))
-    with pytest.raises(ValueError, match="1 processids occur more than once: 'P00000'"):
+    with pytest.raises(ValueError, match="1 processid occurs more than once: 'P00000'"):
         make_splits(pa.concat_tables([table, table.slice(0, 1)]))
     with pytest.raises(ValueError, match="1 rows have no processid"):
         make_splits(pa.concat_tables([table.slice(1), table.slice(0, 1).set_column(0, "processid", pa.array([""]))]))

@@ -254,6 +254,9 @@ def test_other_formats_are_named(tmp_path, name):
     for file, message in ((book, "is a workbook. Save its sheet as CSV"), (parquet, "is Parquet. Save it as CSV")):
         with pytest.raises(ReleaseError, match=f"{name} {message}"):
             csv_columns(file.rename(tmp_path / name))
+    (tmp_path / name).write_text(">P1|Apis mellifera|COI-5P\nACGT\n")
+    with pytest.raises(ReleaseError, match=f"{name} is a FASTA. A table is needed"):
+        csv_columns(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,20 @@ def osa(a, b):
     return table[len(a) - 1, len(b) - 1]
 
 
+def test_other_markers_are_no_barcodes(tmp_path, caplog):
+    """As for split and embed: of a table of BOLD, the COI-5P counts, and what is left out is told."""
+    lines = [
+        "processid\tmarker_code\tspecies\tnuc",
+        "P1\tCOI-5P\tA b\tACGT",
+        "P1\t28S\tA b\tGGTT",
+        "P2\tNone\tA b\tNone",
+    ]
+    (tmp_path / "bcdm.tsv").write_text("\n".join(lines))
+    for columns in (("species", "dna_barcode"), ("species",)):
+        assert read_specimens(tmp_path / "bcdm.tsv", columns).rows == 1
+    assert "bcdm.tsv: left out 1 record of the marker 28S, 1 record without a sequence." in caplog.text
+
+
 # ---- counts --------------------------------------------------------------------------------------------------------
 
 
