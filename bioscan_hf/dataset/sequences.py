@@ -304,8 +304,8 @@ def _refuse_empty(block: pa.Table, path: Path) -> None:
     if pc.any(empty).as_py():
         names = block["processid"].filter(empty).to_pylist()
         raise ValueError(
-            f"{str(path)!r} has {len(names):,} record{'s' * (len(names) > 1)} without a sequence: {_named(names)}. Remove "
-            f"them, or keep them by empty='keep' (--keep-empty)."
+            f"{str(path)!r} has {len(names):,} record{'s' * (len(names) > 1)} without a sequence: {_named(names)}. "
+            f"Remove them, or keep them by empty='keep' (--keep-empty)."
         )
 
 
