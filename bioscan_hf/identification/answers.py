@@ -112,14 +112,16 @@ def described(library: Library, block: Named, ids: Sequence[str], neighbours: in
 
 def shares_of(library: Library, tables: Iterable[pa.Table], novel_share: float | None) -> Shares | None:
     """Shares of known and new taxa among all reads of `described`; None without a calibration."""
-    if library.calibration is None:
-        return None
     levels, bins = [], []
     for table in tables:
+        if library.calibration is None:
+            continue  # the tables may be written to a file meanwhile
         named = _named(table)
         levels.append(_list(table, "levels")[named])
         if "bin_known" in table.column_names:
             bins.append(_list(table, "bin_known")[named, 0])
+    if library.calibration is None:
+        return None
     return library.calibration.shares_of(np.concatenate(levels), np.concatenate(bins) if bins else None, novel_share)
 
 
@@ -166,8 +168,9 @@ def confidences_of(library: Library, table: pa.Table, shares: Shares | None) -> 
     found: dict[str, Numbers] = {}
     above = np.ones(len(table))
     for place, rank in enumerate(library.named):
-        if rank != BIN and rank in learned:
-            here = present[:, : place_of(rank) + 1].sum(1) * right[:, place]
+        one_taxon = len(library.taxa[rank]) == 1 and place_of(rank) < present.shape[1] - 1  # right if it is there
+        if rank != BIN and (one_taxon or rank in learned):
+            here = present[:, : place_of(rank) + 1].sum(1) * (1.0 if one_taxon else right[:, place])
             found[rank] = above = np.minimum(above, np.minimum(here, votes[:, place]))
     below: Numbers | None = None
     for rank in reversed(library.ranks):  # of a rank with one taxon nothing can be learned: at least that of the next

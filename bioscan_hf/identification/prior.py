@@ -35,7 +35,7 @@ FILES = Path(__file__).parent / "coi"
 PRIOR, FACTS = "prior.safetensors", "facts.json"
 
 #: References that are compared with the consensus, and the largest share of letters in which most of them differ.
-SAMPLE, LARGEST_DISTANCE = 60, 0.33
+SAMPLE, LARGEST_DISTANCE = 60, 0.38
 
 
 def prior_of(references: References) -> Asked | None:

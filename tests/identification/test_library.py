@@ -220,6 +220,9 @@ def test_few_references_give_names_without_confidences(world):
     few = make(world["library"][:6])
     row = few.identify([world["library"][0]["dna_barcode"]]).to_pylist()[0]
     assert few.calibration is None and row["species"] == world["library"][0]["species"]
+    asked = pa.table({"processid": ["a"], "dna_barcode": [world["library"][0]["dna_barcode"]]})
+    (batch,) = few.identify_batches([asked])  # as the command does
+    assert batch["species"][0].as_py() == row["species"] and batch["id"][0].as_py() == "a"
     assert row["name"] is None and row["species_confidence"] is None
 
 
