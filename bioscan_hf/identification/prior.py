@@ -27,7 +27,7 @@ from .region import LEAST_SCORE, Region
 from .similarity import References
 
 #: What is said of a library whose confidences rest on it.
-FILLED = "what these references do not teach about confidences is taken from COI barcodes of other insects"
+FILLED = "what these references do not teach about confidences is taken from COI barcodes of insects"
 
 FILES = Path(__file__).parent / "coi"
 
