@@ -59,8 +59,8 @@ def drawn(rows: Sequence[Row], draw: random.Random, species: int, each: int, sco
         families = defaultdict(list)
         for name in enough:
             families[records[name][0]["family"]].append(name)
-        most = sorted(family or "" for family, names in families.items() if len(names) >= 1.5 * species)
-        enough = families[draw.choice(most)]
+        large = [family for family, names in families.items() if len(names) >= 1.5 * species]
+        enough = families[draw.choice(sorted(large, key=str) or [max(families, key=lambda name: len(families[name]))])]
     names = draw.sample(enough, min(species, int(len(enough) / 1.2)))
     own = {records[name][0]["family"] for name in names}
     references = [row for name in names for row in records[name][:each]]

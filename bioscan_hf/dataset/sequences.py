@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,7 +291,8 @@ def _column(names: list[str], given: str | None, known: Sequence[str], what: str
         if names.count(given) != 1:
             raise ValueError(f"{str(path)!r} has {names.count(given)} columns {given!r}. {advice}")
         return given
-    found = sorted((known.index(name.lower()), name) for name in names if name.lower() in known)
+    spelt = {name: re.sub(r"[ -]+", "_", name.strip().lower()) for name in names}
+    found = sorted((known.index(spelt[name]), name) for name in names if spelt[name] in known)
     if not found:
         advice += separators(names)
         raise ValueError(f"{str(path)!r} has no column of {what} (none of {', '.join(known)}). {advice}")

@@ -1,7 +1,8 @@
 """`read_references`: named sequences in any of the common formats of reference libraries, as one table.
 
-Formats: tables of BOLD (BCDM and version 3), plain tables, CRABS; FASTA of BOLD, NCBI, SINTAX, QIIME 2, DADA2, RDP and
-MIDORI2, with or without a table of taxonomy; and datasets of this package. A format is recognised from its content.
+Formats: tables of BOLD (BCDM and version 3), plain tables, CRABS; FASTA of BOLD (also of version 5), NCBI, SINTAX,
+QIIME 2, DADA2, RDP and MIDORI2, with names alone, with or without a table of taxonomy; and datasets of this package. A
+format is recognised from its content.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..dataset.letters import SequenceFile, rules
 from ..dataset.sequences import BARCODE_MARKER, file_kind, opened, read_sequences
 from ..files import TEMPORARY
 from ..labels import Cleaned, without_author
-from ..release.tables import read_strings
+from ..release.tables import csv_columns, read_strings
 from ..schema import LABEL_COLUMNS, RANKS
 from .lineages import HEADERS, Lineage, by_position, from_name, header_format, named, prefixed
 
@@ -32,6 +33,9 @@ FORMATS = ("table", "crabs", *HEADERS, "fasta", "dataset")
 #: Names of the columns of a table of taxonomy, in lower case.
 _ID_COLUMNS = ("feature id", "feature-id", "id", "accession", "processid", "sequence_id", "seqid", "#otu id")
 _TAXON_COLUMNS = ("taxon", "taxonomy", "lineage")
+
+#: Names of the columns with the name of a record, whatever its rank, in lower case.
+_NAME_COLUMNS = ("scientificname", "scientific_name", "organism", "organism_name", "species_name", "taxon_name")
 
 _DNA = re.compile(r"[ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-]{50,}")
 _BLOCK_BYTES = 1 << 23
@@ -103,6 +107,11 @@ def read_references(
         found.table = found.table.filter(pc.invert(empty))
     if not len(found.table):
         raise ValueError(f"{', '.join(map(str, files))}: no record with a sequence.")
+    if all(found.table[name].null_count == len(found.table) for name in LABEL_COLUMNS):
+        raise ValueError(
+            f"{', '.join(map(str, files))}: no record has a name of a taxon or a BIN, so reads would get none. Give a "
+            f"table with columns such as family, genus and species, or name the format ({', '.join(FORMATS)})."
+        )
     return found
 
 
@@ -136,10 +145,26 @@ def _read_one(
         return "taxonomy", _read_taxonomy(path, ranks, encoding)
     if len(lines[0]) == 2 and re.search(r"(^|;\s*)[kdp]__", lines[0][1]):
         return "taxonomy", _read_taxonomy(path, ranks, encoding, header=False)
-    notes: list[str] = []
-    table = read_sequences(path, duplicates="keep", empty="keep", marker=marker, encoding=encoding, tell=notes.append)
-    found.notes += notes
-    return "table", table
+    return "table", _read_table(path, marker, ranks, encoding, found)
+
+
+def _read_table(path: Path, marker: str | None, ranks: Sequence[str] | None, encoding: str, found: Found) -> pa.Table:
+    """A table with sequences, and columns of ranks, lineages or names."""
+    how: dict[str, Any] = {"duplicates": "keep", "empty": "keep", "marker": marker, "encoding": encoding}
+    try:
+        table = read_sequences(path, tell=found.notes.append, **how)
+        if set(table.column_names) & set(LABEL_COLUMNS):
+            return table
+        names = {name.lower(): name for name in csv_columns(path, encoding)}
+        texts = next((names[name] for name in (*_TAXON_COLUMNS, *_NAME_COLUMNS) if name in names), None)
+        if texts is None:
+            return table
+        table = read_sequences(path, kept=[texts], **how)
+    except ValueError as error:  # references have no such option
+        raise ValueError(re.sub(r" Choose one by \w+ \(--[\w-]+\)", " Rename one in the file", str(error))) from None
+    return _with_lineages(
+        table.select(["processid", "dna_barcode"]), _lineages([text or "" for text in table[texts].to_pylist()], ranks)
+    )
 
 
 def _is_dataset(file: str | Path) -> bool:
@@ -190,13 +215,29 @@ def _named_fasta(
             records.select(["processid", "dna_barcode"]), [from_name(s or "") for s in species]
         )
     lineages = by_position(headers, ranks) if name == "dada2" and ranks else HEADERS[name][1](headers)
-    ids = [re.split(r"[;\s]", header, maxsplit=1)[0] for header in headers]
+    ids = [_id_of(header) for header in headers]
     if name == "dada2":
         ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
     records = table.select(["dna_barcode"]).add_column(0, "processid", pa.array(ids, pa.string()))
     if not any(lineages):
         raise ValueError(f"{str(path)!r}: no header holds a name that can be read as {name}.")
-    return name, _with_lineages(records, lineages)
+    records = _with_lineages(records, lineages)
+    if name == "bold5" and marker is not None:
+        own = pa.array([header.split("|")[1:2] == [marker] for header in headers])
+        if others := len(own) - pc.sum(own).as_py():
+            found.notes.append(
+                f"left out {others:,} record{'s' * (others > 1)} of markers other than {marker} (--marker)"
+            )
+            records = records.filter(own)
+    return name, records
+
+
+def _id_of(header: str) -> str:
+    """The id at the beginning of a header; of NCBI's gi|1|gb|AB1.1| the accession."""
+    first = re.split(r"[;\s]", header, maxsplit=1)[0]
+    if match := re.search(r"(?:^|\|)(?:gb|emb|dbj|ref)\|([^|]+)", first):
+        return match[1]
+    return first.partition("|")[0] or first
 
 
 def _with_lineages(records: pa.Table, lineages: Sequence[Lineage]) -> pa.Table:
@@ -243,10 +284,17 @@ def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, heade
         with opened(path) as stream:
             cells = [line.decode(encoding).rstrip("\r\n").split("\t") for line in stream if line.strip()]
         ids, texts = pa.chunked_array([pa.array([row[0] for row in cells])]), [row[-1] for row in cells]
-    given = [text or "" for text in texts]
-    marked = 2 * sum("__" in text for text in given) > len(given)
-    lineages = prefixed(given) if marked else by_position(given, ranks)
-    return _with_lineages(pa.table({"processid": ids}), lineages)
+    return _with_lineages(pa.table({"processid": ids}), _lineages([text or "" for text in texts], ranks))
+
+
+def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage]:
+    """Ranks of lineages with prefixes or without, or of single names."""
+    there = [text for text in texts if text]
+    if 2 * sum(re.search(r"(^|[;,|]\s*)([a-z]{1,2}|D_\d)(__|:)", text) is not None for text in there) > len(there):
+        return prefixed(texts)
+    if 2 * sum(";" in text for text in there) > len(there) or ranks:
+        return by_position(texts, ranks)
+    return [from_name(text) for text in texts]
 
 
 def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.Table:

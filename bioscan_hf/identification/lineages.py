@@ -16,7 +16,23 @@ Lineage = dict[str, str]
 #: Letters in front of the names of QIIME 2 (k__Animalia) and SINTAX (k:Animalia).
 PREFIXES = {"p": "phylum", "c": "class", "o": "order", "f": "family", "sf": "subfamily", "g": "genus", "s": "species"}
 
-#: Ranks of lineages without prefixes, by their number of names, the highest first. "" is a rank that is not kept.
+#: The same of SILVA (D_1__Arthropoda), by their number.
+SILVA = dict(enumerate(("phylum", "class", "order", "family", "genus", "species"), 1))
+
+#: Names above a phylum, in lower case.
+ABOVE = frozenset(
+    "root cellularorganisms eukaryota eukaryote eukarya opisthokonta metazoa eumetazoa animalia animal bilateria "
+    "protostomia ecdysozoa bacteria archaea fungi plantae viridiplantae chromista protozoa protista".split()
+)
+
+#: Endings of families.
+_FAMILY = re.compile(r"[A-Z][a-z-]+(?:idae|aceae)")
+
+#: Ranks below a family, by the number of names there.
+_BELOW = ((), ("genus",), ("genus", "species"), ("subfamily", "genus", "species"))
+
+#: Ranks of lineages without prefixes and without families, by their number of names, the highest first. "" is a rank
+#: that is not kept.
 POSITIONS = {
     5: ("", "phylum", "class", "order", "family"),
     6: ("", "phylum", "class", "order", "family", "genus"),
@@ -53,7 +69,10 @@ def prefixed(texts: Sequence[str]) -> list[Lineage]:
     found = []
     for text in texts:
         parts = re.findall(r"(?:^|[;,|]\s*)([a-z]{1,2})(?:__|:)([^;,|]*)", text)
-        found.append(named({PREFIXES[letter]: name for letter, name in parts if letter in PREFIXES}))
+        lineage = {PREFIXES[letter]: name for letter, name in parts if letter in PREFIXES}
+        numbers = re.findall(r"(?:^|[;,|]\s*)D_(\d)__([^;,|]*)", text)
+        lineage |= {SILVA[int(number)]: name for number, name in numbers if int(number) in SILVA}
+        found.append(named(lineage))
     return found
 
 
@@ -61,21 +80,35 @@ def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> lis
     """Lineages without prefixes: "Animalia;Arthropoda;...;Apis;Apis mellifera".
 
     Args:
-        ranks: Rank of each name, "" for one that is not kept. By default the ranks follow from the most names in a
-            lineage: 5 to 8, from the kingdom down to family, genus or species; with 8, the sixth is the subfamily.
+        ranks: Rank of each name, "" for one that is not kept. By default they follow from the place of the families
+            (-idae), with phylum, class and order before them, and from the most names in a lineage.
 
     Raises:
         ValueError: if the number of names has no known meaning.
     """
     parts = [[name.strip() for name in text.strip().strip(";").split(";")] for text in texts]
     most = max(map(len, parts), default=0)
-    order = tuple(ranks) if ranks else POSITIONS.get(most)
+    order = tuple(ranks) if ranks else _order(parts, most)
     if order is None or most > len(order):
         raise ValueError(
             f"The lineages have up to {most} names, such as {texts[0][:80]!r}. Name the rank of each, the highest "
             f"first, such as kingdom,phylum,class,order,family,genus,species (ranks=, --ranks)."
         )
     return [named({rank: name for rank, name in zip(order, names, strict=False) if rank in RANKS}) for names in parts]
+
+
+def _order(parts: Sequence[Sequence[str]], most: int) -> tuple[str, ...] | None:
+    """Ranks of lineages of at most so many names; None if they are not known."""
+    columns = [[names[place] for names in parts if len(names) > place] for place in range(most)]
+    families = [sum(_FAMILY.fullmatch(name) is not None for name in names) / len(names) for names in columns]
+    place = int(max(range(most), key=families.__getitem__)) if most else 0
+    if not most or families[place] < 0.4:
+        return POSITIONS.get(most)
+    above, below = max(place - 3, 0), most - place - 1
+    known = [sum(name.lower() in ABOVE for name in names) > 0.5 * len(names) for names in columns[:above]]
+    if below >= len(_BELOW) or (above > 1 and not all(known)):
+        return None
+    return ("",) * above + ("phylum", "class", "order")[3 - place + above :] + ("family",) + _BELOW[below]
 
 
 def sintax(headers: Sequence[str]) -> list[Lineage]:
@@ -85,13 +118,14 @@ def sintax(headers: Sequence[str]) -> list[Lineage]:
 
 def midori2(headers: Sequence[str]) -> list[Lineage]:
     """Headers of MIDORI2: "accession root_1;Eukaryota_2759;Arthropoda_6656;...", each name with its taxid."""
-    lineages = [header.partition(" ")[2].split(";")[1:] for header in headers]
+    lineages = [_after_id(header).split(";")[1:] for header in headers]
     return by_position([";".join(_TAXID.sub("", name) for name in names) for names in lineages])
 
 
 def after_tab(headers: Sequence[str]) -> list[Lineage]:
-    """Headers of RDP: "id<tab>Root;Animalia;Arthropoda;..."."""
-    return by_position([re.sub(r"^(cellular)?root(rank)?;", "", h.partition("\t")[2], flags=re.I) for h in headers])
+    """Headers of RDP: "id<tab>Root;Animalia;Arthropoda;...", or with a blank for the tab."""
+    root = re.compile(r"(root(rank)?|cellular[ _]?(root|organisms));", re.I)
+    return by_position([root.sub("", _after_id(header), count=1) for header in headers])
 
 
 def only_names(headers: Sequence[str]) -> list[Lineage]:
@@ -108,9 +142,21 @@ def bold(headers: Sequence[str]) -> list[Lineage]:
     return found
 
 
+def bold5(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of BOLD 5: "processid|marker|country|kingdom,phylum,...,genus,species,subspecies"."""
+    order = ("", "phylum", "class", "order", "family", "subfamily", "", "genus", "species")
+    lineages = [header.split("|")[3].split(",") if header.count("|") > 2 else [] for header in headers]
+    return [named({rank: name for rank, name in zip(order, names, strict=False) if rank}) for names in lineages]
+
+
 def sentence(headers: Sequence[str]) -> list[Lineage]:
-    """Headers of NCBI: "accession Genus species voucher ... cytochrome oxidase subunit 1 (COI) gene"."""
-    return [from_name(header.partition(" ")[2]) for header in headers]
+    """Headers of NCBI: "accession Genus species voucher ... (COI) gene", or with [organism=Genus species]."""
+    texts = [re.search(r"\[organism=([^\]]*)\]", header) or _after_id(header) for header in headers]
+    return [from_name(text if isinstance(text, str) else text[1]) for text in texts]
+
+
+def _after_id(header: str) -> str:
+    return header.split(None, 1)[-1] if header.split(None, 1)[1:] else ""
 
 
 def from_name(text: str) -> Lineage:
@@ -125,12 +171,14 @@ def from_name(text: str) -> Lineage:
 #: Format of a FASTA -> what its headers match, and how they are read. The first that matches most headers is taken.
 HEADERS: dict[str, tuple[re.Pattern[str], Callable[[Sequence[str]], list[Lineage]]]] = {
     "sintax": (re.compile(r"[^;]+;(.*;)?tax=[a-z]:"), sintax),
-    "midori2": (re.compile(r"\S+ root_\d+;"), midori2),
-    "rdp": (re.compile(r"[^\t]+\t[^;\t]+;"), after_tab),
+    "midori2": (re.compile(r"\S+\s+root_\d+;"), midori2),
+    "rdp": (re.compile(r"[^\t]+\t(?![kdp]__)[^;\t]+;|[^;\s]+ +(?![kdp]__)[^;\s]+;[^;]+;"), after_tab),
     "qiime": (re.compile(r"\S+\s+[kdp]__"), lambda headers: prefixed([h.split(None, 1)[-1] for h in headers])),
+    "bold5": (re.compile(r"[^|\s]+\|[^|]*\|[^|]*\|[^|,]*(,[^|,]*){7}"), bold5),
+    "ncbi": (re.compile(r"([a-z]+\|[^|\s]+\|)*([a-z]+\|)?[A-Z]{1,4}_?\d{5,}(\.\d+)?\|? \S"), sentence),
     "bold": (re.compile(r"[^|\s]+\|[^|]*\|[^|]*"), bold),
     "dada2": (re.compile(r"[^;]+;[^;]+;[^;]+;"), only_names),
-    "ncbi": (re.compile(r"[A-Z]{1,4}_?\d{5,}(\.\d+)? \S"), sentence),
+    "names": (re.compile(rf"[^\s|;]+ +{BINOMIAL.pattern}"), sentence),
 }
 
 

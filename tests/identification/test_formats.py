@@ -95,6 +95,76 @@ FORMATS = {
         "crabs",
         LINEAGE,
     ),
+    "BOLD 5": (
+        {
+            "x.fasta": fasta(
+                lambda r: (
+                    f"{r['processid']}|COI-5P|Canada|{','.join(lineage(r).split(';')[:5])},None,None,{r['genus']},"
+                    f"{r['species']},None"
+                )
+            )
+        },
+        "bold5",
+        LINEAGE,
+    ),
+    "NCBI with gi": (
+        {"x.fa": fasta(lambda r: f"gi|7|gb|AB5{r['processid'][1:]}.1| {r['species']} voucher 06 (COI) gene")},
+        "ncbi",
+        LINEAGE[4:],
+    ),
+    "NCBI with organism": (
+        {"x.fa": fasta(lambda r: f"AB5{r['processid'][1:]}.1 [organism={r['species']}] COI")},
+        "ncbi",
+        LINEAGE[4:],
+    ),
+    "names alone": ({"x.fa": fasta(lambda r: f"seq_{r['processid']} {r['species']}")}, "names", LINEAGE[4:]),
+    "DADA2 without a kingdom": (
+        {"x.fasta": fasta(lambda r: lineage(r).partition(";")[2] + ";")},
+        "dada2",
+        LINEAGE,
+    ),
+    "RDP with a blank": (
+        {"x.fasta": fasta(lambda r: f"{r['processid']} cellularOrganisms;{lineage(r)}")},
+        "rdp",
+        LINEAGE,
+    ),
+    "MIDORI2 with a tab": (
+        {
+            "x.fasta": fasta(
+                lambda r: f"AB5.1.<1.>658\troot_1;{';'.join(f'{name}_7' for name in lineage(r).split(';'))}"
+            )
+        },
+        "midori2",
+        LINEAGE,
+    ),
+    "SILVA": (
+        {
+            "x.fasta": fasta(column("processid")),
+            "t.tsv": "Feature ID\tTaxon\n"
+            + "".join(
+                f"{r['processid']}\t{'; '.join(f'D_{i}__{name}' for i, name in enumerate(lineage(r).split(';')))}\n"
+                for r in ROWS
+            ),
+        },
+        "fasta",
+        LINEAGE,
+    ),
+    "table of lineages": (
+        {"x.csv": table(["id", "taxonomy", "sequence"], [column("processid"), lineage, column("dna_barcode")], ",")},
+        "table",
+        LINEAGE,
+    ),
+    "table of scientific names": (
+        {
+            "x.csv": table(
+                ["Sequence ID", "scientificName", "DNA sequence"],
+                [column("processid"), column("species"), column("dna_barcode")],
+                ",",
+            )
+        },
+        "table",
+        LINEAGE[4:],
+    ),
     "plain table": (
         {
             "x.csv": table(
@@ -164,12 +234,46 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path):
         read_references([tmp_path / "ids.fasta"], format="sillva")
 
 
+def test_a_table_without_an_id_says_what_to_rename(tmp_path):
+    (tmp_path / "x.csv").write_text(f"label,species,sequence\n1,Apis mellifera,{ROWS[0]['dna_barcode']}\n")
+    with pytest.raises(ValueError, match=r"no column of ids .* Rename one in the file\.$"):
+        read_references([tmp_path / "x.csv"])
+
+
+def test_references_without_names_are_refused(tmp_path):
+    (tmp_path / "x.csv").write_text(f"id,collector,sequence\n1,Apis,{ROWS[0]['dna_barcode']}\n")
+    with pytest.raises(ValueError, match="x.csv: no record has a name of a taxon or a BIN, so reads would get none"):
+        read_references([tmp_path / "x.csv"])
+    (tmp_path / "x.csv").write_text(f"id,bin_uri,sequence\n1,BOLD:AAA0001,{ROWS[0]['dna_barcode']}\n")
+    assert read_references([tmp_path / "x.csv"]).table["dna_bin"].to_pylist() == ["BOLD:AAA0001"]
+
+
+def test_other_markers_of_bold_5_are_left_out(tmp_path):
+    headers = [
+        f">P{i}|{marker}|Canada|Animalia,Arthropoda,Insecta,Diptera,Culicidae,None,None,Culex,Culex pipiens,None"
+        for i, marker in enumerate(("COI-5P", "28S"))
+    ]
+    (tmp_path / "x.fasta").write_text("".join(f"{header}\n{ROWS[0]['dna_barcode']}\n" for header in headers))
+    found = read_references([tmp_path / "x.fasta"])
+    assert found.table["processid"].to_pylist() == ["P0"] and found.table["family"].to_pylist() == ["Culicidae"]
+    assert found.notes == ["left out 1 record of markers other than COI-5P (--marker)"]
+    assert len(read_references([tmp_path / "x.fasta"], marker=None).table) == 2
+
+
 def test_lineages_of_other_depths():
     """Named ranks decide; markers of nothing are no names; an author is cut off."""
     eight = by_position(["Animalia;Arthropoda;Insecta;Lepidoptera;Noctuidae;Noctuinae;Noctua;Noctua pronuba"])[0]
     assert eight["subfamily"] == "Noctuinae" and eight["genus"] == "Noctua"
     named = by_position(["Insecta;Diptera;NA;unclassified"], ["class", "order", "family", "genus"])[0]
     assert named == {"class": "Insecta", "order": "Diptera"}
+    long = "cellularOrganisms;Eukaryota;Metazoa;Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"
+    assert by_position([long])[0]["phylum"] == "Arthropoda" and by_position([long])[0]["species"] == "Culex pipiens"
+    assert by_position(["Diptera;Culicidae;Culex;Culex pipiens"])[0] == {
+        **{"order": "Diptera", "family": "Culicidae"},
+        **{"genus": "Culex", "species": "Culex pipiens"},
+    }
+    with pytest.raises(ValueError, match="The lineages have up to 8 names"):  # a rank between phylum and class
+        by_position(["Animalia;Arthropoda;Hexapoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"])
     with pytest.raises(ValueError, match="The lineages have up to 2 names"):
         by_position(["Diptera;Culex"])
     assert from_name("Apis mellifera Linnaeus 1758") == {"genus": "Apis", "species": "Apis mellifera"}
