@@ -37,8 +37,23 @@ if TYPE_CHECKING:
 _LIBRARY = "References"
 _REFERENCES = "FASTA, table, dataset or Hub id with names, or a folder that `bioscan-hf references` wrote"
 
+Formats = Literal[
+    "table",
+    "crabs",
+    "sintax",
+    "midori2",
+    "rdp",
+    "qiime",
+    "bold5",
+    "ncbi",
+    "bold",
+    "dada2",
+    "names",
+    "fasta",
+    "dataset",
+]
 Format = Annotated[
-    Literal["table", "crabs", "sintax", "midori2", "rdp", "qiime", "bold", "dada2", "ncbi", "fasta", "dataset"] | None,
+    Formats | None,
     Option(help="Format of the references, if it is not recognised.", rich_help_panel=_LIBRARY),
 ]
 Ranks = Annotated[

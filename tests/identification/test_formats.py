@@ -2,11 +2,14 @@
 
 import csv
 import gzip
+from typing import get_args
 
 import numpy as np
 import pytest
 from made_up_references import records
 
+from bioscan_hf.cli.identify import Formats
+from bioscan_hf.identification.formats import FORMATS as KNOWN
 from bioscan_hf.identification.formats import read_references
 from bioscan_hf.identification.lineages import by_position, from_name
 
@@ -188,6 +191,10 @@ def test_every_format_gives_the_same_names(name, tmp_path):
     for rank in LINEAGE:
         expected = [row[rank] if rank in ranks else None for row in ROWS]
         assert found.table[rank].to_pylist() == expected, rank
+
+
+def test_the_command_knows_every_format():
+    assert get_args(Formats) == KNOWN
 
 
 def test_our_own_tables_need_no_split_and_gzip_is_read(release, tmp_path):
