@@ -168,9 +168,8 @@ def confidences_of(library: Library, table: pa.Table, shares: Shares | None) -> 
     found: dict[str, Numbers] = {}
     above = np.ones(len(table))
     for place, rank in enumerate(library.named):
-        one_taxon = len(library.taxa[rank]) == 1 and place_of(rank) < present.shape[1] - 1  # right if it is there
-        if rank != BIN and (one_taxon or rank in learned):
-            here = present[:, : place_of(rank) + 1].sum(1) * (1.0 if one_taxon else right[:, place])
+        if rank != BIN and rank in learned:
+            here = present[:, : place_of(rank) + 1].sum(1) * right[:, place]
             found[rank] = above = np.minimum(above, np.minimum(here, votes[:, place]))
     below: Numbers | None = None
     for rank in reversed(library.ranks):  # of a rank with one taxon nothing can be learned: at least that of the next

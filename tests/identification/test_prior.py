@@ -80,19 +80,6 @@ def test_other_genes_are_not_filled_up():
     assert set(found["rank"].to_pylist()) <= {"genus", "family", "order", None}
 
 
-def test_a_barcode_of_several_genera_is_named_to_their_family(rows):
-    """All references are of one family: whether a read is of it is told apart from which genus of it it is."""
-    several = [
-        {**rows[0], "processid": row["processid"], "genus": row["genus"], "species": row["species"]}
-        for row in rows[:6:2]
-    ]
-    found = library_of(several).identify(
-        [rows[0]["dna_barcode"], evolved(rows[0]["dna_barcode"], 0.3, np.random.default_rng(4))]
-    )
-    assert found["rank"].to_pylist()[0] == "family" and found["conflicts"][0].as_py() == "3 genus equally near"
-    assert found["rank"].to_pylist()[1] is None and found["family_confidence"][1].as_py() < 0.5
-
-
 def asked(n, seed):
     """References at random; those with a greater first feature have their taxon at a lower level."""
     rng = np.random.default_rng(seed)
