@@ -67,7 +67,7 @@ COMPARED_STEPS = 10
 CLAIMS = {"seen / chance": 10.0, "seen / no alignment": 3.0, "unseen / chance": 10.0, "unseen / no alignment": 3.0}
 
 
-def run(name: str, command: Sequence[object], folder: Path, threads: int = 2) -> float:
+def run(name: str, command: Sequence[object], folder: Path, threads: int | None = None) -> float:
     """Runs a program with its output in `folder`/`name`.log, and returns its seconds.
 
     A program that an earlier run finished is skipped.
@@ -81,7 +81,7 @@ def run(name: str, command: Sequence[object], folder: Path, threads: int = 2) ->
     print(f"{name} ...", flush=True)
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "yes",
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 2)),
         "HF_DATASETS_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
