@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 
 #: Endings of the files of a wheel.
-SHIPPED = (".py", ".md", ".yaml", ".typed", ".txt", ".html", ".css", ".json")
+SHIPPED = (".py", ".md", ".yaml", ".typed", ".txt", ".html", ".css", ".json", ".safetensors")
 
 
 @pytest.fixture(scope="module")
