@@ -48,7 +48,7 @@ from .support import supports
 ASKED = 1200
 
 #: Reads of which equal ones are named once; and most and fewest that a thread names at once.
-_WINDOW, _READS_AT_ONCE, _LEAST_AT_ONCE = 32_768, 4096, 512
+_WINDOW, _READS_AT_ONCE, _LEAST_AT_ONCE = 32_768, 2048, 512
 
 
 class ReferenceLibrary(Library):
