@@ -37,6 +37,7 @@ def kept(frame, where):
     return frame if where.largest is None else frame[frame["image_measurement_value"] <= where.largest]
 
 
+@pytest.mark.slow
 def test_every_filter_leaves_what_pandas_leaves(collection, frame):
     row = frame[frame["species"].notna() & frame["province_state"].notna()].iloc[0]
     filters = [Filter(rank=rank, name=row[rank]) for rank in LABEL_COLUMNS if row[rank]]

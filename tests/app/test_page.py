@@ -97,6 +97,7 @@ def visit(browser, served):
     found.close()
 
 
+@pytest.mark.slow
 def test_each_tab_is_used(visit, clusters):
     """A walk through the page as a person takes it."""
     page = visit.page
@@ -248,6 +249,7 @@ def test_the_keyboard_is_enough(visit):
     expect(page.locator(".bh-record")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_twenty_visitors_at_once(served):
     """Each opens the page, names sequences and filters; all are answered, and none gets the answer of another."""
     functions = {found.api_name: number for number, found in served.page.fns.items()}

@@ -496,6 +496,7 @@ def files_of(folder):
     return {name: (folder / name).read_bytes() for name in [*names, Path("labels.json"), Path("README.md")]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
 def test_any_executor_writes_the_same_files(release, dataset, tmp_path, kind):
     """Threads, and processes of the caller: the files of a build in one process. The executor can be used again."""

@@ -138,6 +138,7 @@ def work():
 """
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_any_write(release, tmp_path):
     check_kills(BUILD, tmp_path / "out", [release], folder_result(tmp_path / "out"))
 
@@ -392,6 +393,7 @@ def kill_a_worker(address, killed):
         killed.append(pids[busy[0]])
 
 
+@pytest.mark.slow
 def test_dask_with_a_worker_killed_half_way(release, tmp_path, monkeypatch):
     """`build --dask` gives the files of a build in one process, also when one of two workers is killed."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file

@@ -126,6 +126,7 @@ def test_layouts_on_the_hub(hub, dataset, tmp_path, layout):
     assert found[4] == f"MissingSplit: No rows of split 'train' in '{repo}'; it holds val, test."
 
 
+@pytest.mark.slow
 def test_revisions(hub, dataset, tmp_path):
     """A branch or a commit gives its own rows, map-style and streamed; one that is not there is named."""
     val, test = (next(dataset.glob(f"dna/{split}-*.parquet")).read_bytes() for split in ("val", "test"))
@@ -159,6 +160,7 @@ print(*[row["processid"] for row in source.stream(Request("dna", "val"))["val"]]
 """
 
 
+@pytest.mark.slow
 def test_labels_and_shards_are_of_one_commit(hub, dataset, tmp_path):
     """A push between the reading of labels and of rows changes nothing."""
     repo = fill(hub, "tester/changing", files_of(dataset))

@@ -324,6 +324,7 @@ print([row["processid"] for row in stream], next(iter(stream))["image"].size)
 """
 
 
+@pytest.mark.slow
 def test_builder_class(release, dataset, tmp_path):
     """The builder, used as a class, gives the rows of the Parquet folder, prepared and streamed."""
     done = subprocess.run(

@@ -135,6 +135,7 @@ def test_publishing_again_sends_no_shard(online, dataset, tmp_path):
     assert (online.uploads, len(online.repos[REPO].commits)) == (sent, commits)
 
 
+@pytest.mark.slow
 def test_a_killed_upload_goes_on_and_shows_nothing_meanwhile(dataset, tmp_path):
     """SIGKILL after 7 of the shards: the repository does not load, and the second run sends the others alone."""
     shards = list(dataset.glob("*/*.parquet"))

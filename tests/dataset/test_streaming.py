@@ -33,6 +33,7 @@ def ids(rows):
     return [row["processid"] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["pretrain", "seen"])
 @pytest.mark.parametrize("options", [{}, NARROW])
 def test_a_stream_resumes_where_its_state_was_taken(source, split, options):

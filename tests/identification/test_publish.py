@@ -84,6 +84,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_smaller_library_leaves_nothing_of_the_one_before(world, tmp_path):
     few = library_of(
         [{**row, "dna_barcode": row["dna_barcode"][: 300 + i]} for i, row in enumerate(world["rows"][:6])]

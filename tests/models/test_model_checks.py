@@ -50,6 +50,7 @@ def same(one, other, tolerance):
         close(a, b, tolerance)
 
 
+@pytest.mark.slow
 @ALL
 def test_saved_and_loaded(name, tmp_path):
     """Bit-identical, in one file or in shards, with `low_cpu_mem_usage` and `device_map`; only safetensors."""

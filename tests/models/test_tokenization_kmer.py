@@ -461,6 +461,7 @@ WITHOUT_THE_PACKAGE = """
 """
 
 
+@pytest.mark.slow
 def test_loads_without_the_package(tmp_path: Path) -> None:
     """Without bioscan_hf, with and without the config.json of a model, ids and masks are equal."""
     for vocabulary in VOCABULARIES:

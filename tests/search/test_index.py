@@ -221,6 +221,7 @@ print(loaded.ids, loaded.classes["species"], loaded.vectors.tolist())
 """
 
 
+@pytest.mark.slow
 def test_pushed_index_comes_back(tmp_path):
     """An index is uploaded to a local hub and loaded from there; other files of the folder are not uploaded."""
     folder = save_index(build_index(np.eye(4), LABELS, ids=list("abcd")), tmp_path / "index")

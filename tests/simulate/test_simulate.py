@@ -505,6 +505,7 @@ def large(tmp_path_factory):
     return simulate_release(tmp_path_factory.mktemp("large") / "release", 110_000, seed=3, metadata_only=True)
 
 
+@pytest.mark.slow
 def test_large_metadata_keep_the_rules_of_the_splits(large):
     """The rules hold over all blocks, as in a small release."""
     barcodes, species, genera = defaultdict(set), defaultdict(set), defaultdict(set)

@@ -65,6 +65,7 @@ def run(model, dataset, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_results_hold_every_combination_and_chance(run):
     """21 tables of both models; chance in each; the sizes are those of the splits."""
     results = json.loads((run / "results.json").read_text())

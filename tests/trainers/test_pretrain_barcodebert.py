@@ -261,6 +261,7 @@ def test_the_recipe_of_2023_runs(source, tmp_path):
     assert BarcodeBertForMaskedLM.from_pretrained(tmp_path / "run").config.vocabulary == "barcodebert-2023"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["masked", "next"])
 def test_a_mamba_learns_with_the_same_trainer(source, tmp_path, objective):
     """The position predicts the ancestor's next or masked k-mer; guessing costs ln 64 = 4.16 nats."""

@@ -74,6 +74,7 @@ def killed_at(function, times):
     return called
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_requeued_ends_with_the_same_model(source, whole, tmp_path, monkeypatch):
     """Every start has the same command. With one checkpoint kept, the old one is deleted when the new one is complete.
 

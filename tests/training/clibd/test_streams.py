@@ -33,6 +33,7 @@ def batches(rank, processes, workers, steps, first_step=0):
     return list(islice(DataLoader(data, batch_size=BATCH, num_workers=workers, collate_fn=list), steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
 def test_each_pass_holds_every_row_once_in_its_own_order(processes, workers):
     steps = -(-3 * ROWS // (BATCH * processes))
