@@ -56,6 +56,7 @@ class Visit:
             self.page.set_input_files("input[type=file]", [{"name": name, "mimeType": "", "buffer": content}])
         self.page.locator(f"td[aria-label='{name}']").wait_for()
         expect(self.page.get_by_text("Uploading")).to_have_count(0)
+        self.page.wait_for_timeout(500)  # what is shown is not yet what the button sends
         self.button("Name them").click()
 
     def problem(self):
