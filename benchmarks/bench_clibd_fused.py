@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_clibd_simulated import TRAINERS, make_model, run
-
-from bioscan_hf.provenance import write_results
+from claims import ended
 
 #: Name in the table -> options of training.
 MODELS: dict[str, list[object]] = {
@@ -121,18 +120,16 @@ def main(arguments: list[str] | None = None) -> int:
             }
             print(f"{name}, errors {condition}: {shown}")
     failures = [] if options.quick else missed(metrics)
-    write_results(
+    return ended(
         options.output,
+        failures,
         task="benchmark/clibd_fused",
-        missed=failures,
         metrics=metrics,
         options={name: value for name, value in vars(options).items() if name not in ("work", "output")},
         dataset=f"simulated release of {options.specimens} specimens, seed {options.seed}",
         device="cpu",
         seconds=seconds | {"all": round(sum(seconds.values()), 1)},
     )
-    print(*failures, sep="\n")
-    return int(bool(failures))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_objectives import OBJECTIVES, QUESTIONS, RECIPE, Rows, load, train, untrained
+from claims import ended
 from numpy.typing import NDArray
 
 from bioscan_hf.clustering.cluster import zero_shot_cluster
@@ -41,7 +42,6 @@ from bioscan_hf.evaluation.intervals import species_intervals
 from bioscan_hf.evaluation.probing import knn_probe
 from bioscan_hf.files import write_json
 from bioscan_hf.metrics import accuracy
-from bioscan_hf.provenance import write_results
 
 #: Asked in the end; the other questions of `bench_objectives.py` are for choosing recipes.
 ASKED = QUESTIONS[2:]
@@ -215,8 +215,9 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.perf_counter()
     metrics = measure(args)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    write_results(
+    return ended(
         args.output,
+        missed(metrics),
         task="benchmark/encoders",
         dataset=f"{args.source.name}: real COI-5P barcodes of insects, public records of BOLD",
         protocol="1-NN by cosine; keys are train; each barcode once; Ward without UMAP, as many clusters as species",
@@ -227,11 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
         load_average=round(os.getloadavg()[0], 1),
         seconds=round(time.perf_counter() - start, 1),
         cpu_seconds=round(used.ru_utime + used.ru_stime, 1),
-        missed=missed(metrics),
         metrics=metrics,
     )
-    print(*missed(metrics), sep="\n")
-    return int(bool(missed(metrics)))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from bioscan_hf.provenance import write_results
+from claims import ended
 
 THREADS = 2
 REFERENCES, MADE, LARGE = 13_556, 40_000, 1_000_000
@@ -215,18 +214,16 @@ def main() -> int:
                 metrics[size] = compared(work, table, fasta, reads, few)
             print(size, metrics[size], flush=True)
     failures = missed(metrics)
-    write_results(
+    return ended(
         args.output,
+        failures,
         task="benchmark/identify_speed",
         dataset=args.source.name,
         options={"threads": THREADS, "references": REFERENCES, "reads": READS, "seed": args.seed},
         load_average=os.getloadavg()[0],
         memory_of_this_process_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        missed=failures,
         metrics=metrics,
     )
-    print(*failures, sep="\n")
-    return int(bool(failures))
 
 
 if __name__ == "__main__":

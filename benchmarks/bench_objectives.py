@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from claims import ended
 from numpy.typing import NDArray
 from pyarrow import csv
 from real_barcodes import partitioned
@@ -43,7 +44,6 @@ from bioscan_hf.metrics import accuracy
 from bioscan_hf.models.barcode_heads import pool
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.provenance import write_results
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
 from bioscan_hf.training.pretraining import PretrainingOptions
 
@@ -223,8 +223,9 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.perf_counter()
     metrics, trainings = measure(args)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    write_results(
+    return ended(
         args.output,
+        missed(metrics),
         task="benchmark/objectives",
         dataset=f"{args.source.name}: real COI-5P barcodes of insects, public records of BOLD",
         protocol="1-NN by cosine; keys are train; each barcode once; all seeds together, 95 % intervals over species",
@@ -237,11 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
         load_average=round(os.getloadavg()[0], 1),
         seconds=round(time.perf_counter() - start, 1),
         cpu_seconds=round(used.ru_utime + used.ru_stime, 1),
-        missed=missed(metrics),
         metrics=metrics,
     )
-    print(*missed(metrics), sep="\n")
-    return int(bool(missed(metrics)))
 
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from bench_confidence import interval, rounded
+from claims import ended
 from identify_reads import Row, foreign, rows_of
 from learn_prior import half, library_of
 
 from bioscan_hf.identification.learning import learn
 from bioscan_hf.identification.library import ASKED, ReferenceLibrary
-from bioscan_hf.provenance import write_results
 
 SPECIES, EACH, DRAWS = (10, 25, 50, 150), (1, 2, 4), 8
 
@@ -152,17 +152,15 @@ def main() -> int:
     start = time.perf_counter()
     metrics = measure([row for row in rows_of(args.source) if half(row) == 1])
     failures = missed(metrics)
-    write_results(
+    return ended(
         args.output,
+        failures,
         task="benchmark/small_libraries",
         dataset=args.source.name,
         options={"draws": DRAWS, "least": LEAST},
         seconds=round(time.perf_counter() - start),
-        missed=failures,
         metrics=metrics,
     )
-    print(*failures, sep="\n")
-    return int(bool(failures))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from claims import ended
 from numpy.typing import NDArray
 from real_barcodes import partitioned, write_numpy
 
@@ -28,7 +29,6 @@ from bioscan_hf.evaluation.intervals import species_intervals
 from bioscan_hf.losses.taxa import TaxaLoss
 from bioscan_hf.metrics import accuracy
 from bioscan_hf.models.taxon_classifier import predict_taxa, summed_probabilities
-from bioscan_hf.provenance import write_results
 
 RANKS = ("order", "family", "genus", "species")
 
@@ -164,18 +164,16 @@ def main(arguments: list[str] | None = None) -> int:
             metrics.setdefault(name, []).append(found | {"cpu_seconds": round(time.process_time() - start, 1)})
             species = found["species of test"]["alone"]
             print(f"{name}, seed {seed}: {species['micro_accuracy']:.1%}, macro {species['macro_accuracy']:.1%}")
-    write_results(
+    return ended(
         options.output,
+        missed(metrics),
         task="losses/taxa",
         options={"epochs": options.epochs, "seeds": options.seeds, "rows": options.rows, "losses": LOSSES},
         dataset=str(options.source),
         splits={split: len(ids) for split, ids in labels.items()},
         classes=dict(zip(RANKS, sizes, strict=True)),
-        missed=missed(metrics),
         metrics=metrics,
     )
-    print(*missed(metrics), f"Wrote {options.output}", sep="\n")
-    return int(bool(missed(metrics)))
 
 
 if __name__ == "__main__":

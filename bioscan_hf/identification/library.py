@@ -5,14 +5,11 @@ Shape letters: n = reads, N = references, C = candidates.
 
 from __future__ import annotations
 
-import ctypes
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +40,7 @@ from .region import Region
 from .similarity import LeftOut, Matches, References, match
 from .stored import FORMAT, Parts, read_parts, write_parts
 from .support import supports
+from .workers import ahead
 
 #: References asked about for each level of the calibration.
 ASKED = 1200
@@ -303,7 +301,7 @@ class ReferenceLibrary(Library):
                 yield from (reads.dictionary.slice(low, high - low) for low, high in pairwise(bounds))
 
         done, parts = 0, []
-        for part in _ahead(partial(self._described, neighbours=neighbours), blocks(), workers):
+        for part in ahead(partial(self._described, neighbours=neighbours), blocks(), workers):
             parts.append(part)
             ids, places, number = windows[0]
             progress("reads", done + len(ids) * len(parts) // number, total)
@@ -337,32 +335,6 @@ def _windows(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
                 waiting = []
     if waiting:
         yield pa.concat_tables(waiting, promote_options="permissive")
-
-
-def _ahead(function: Callable[[Any], Any], items: Iterator[Any], workers: int) -> Iterator[Any]:
-    """Results in the order of the items, by threads that share those of torch."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(max(threads // workers, 1),)
-        ) as pool:
-            waiting: deque[Future[Any]] = deque()
-            while True:
-                for item in islice(items, workers + 1 - len(waiting)):
-                    waiting.append(pool.submit(function, item))
-                if not waiting:
-                    return
-                result = waiting.popleft().result()
-                _give_back()
-                yield result
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _give_back() -> None:
-    """Gives freed memory back to the system; glibc would keep some of every block."""
-    with suppress(AttributeError, OSError, TypeError):  # other C libraries
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def distinct(table: pa.Table) -> pa.Table:

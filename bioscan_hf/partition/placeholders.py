@@ -46,7 +46,7 @@ def is_placeholder(species: Any, genus: Any) -> np.ndarray:
 
     A placeholder contains a digit, a dot, a capital letter inside, "sp", "aff", "gen" and the like, or a spelling of
     "Malaise", or begins with a lower-case letter. This is the published rule with its quirks: "Ethmia Janzeni" is a
-    placeholder because of its capital. Added are forms without a dot: "Apis sp", "Apis indet", "Apis cf mellifera".
+    placeholder because of its capital. This package adds names without a dot: "Apis sp", "Apis cf mellifera".
 
     Args:
         species: Arrow column (R,). A missing name (null or "") is not a placeholder.

@@ -149,9 +149,9 @@ def read_specimens(
 ) -> Specimens:
     """Reads columns of a release once, for any number of statistics.
 
-    All rows count, but those of other markers in a table of BOLD, of which a warning tells. Of what a build checks,
-    only the numbers are checked here. Raises ReleaseError if a column is missing, a file is damaged, a cell is not a
-    number, or there are no rows.
+    All rows count, except those of other markers in a table of BOLD; a warning tells how many these are. Only numbers
+    are checked, not what else a build checks. Raises ReleaseError if a column is missing, a file is damaged, a cell
+    is not a number, or no row is left.
 
     Args:
         source: Whatever `load_bioscan5m` takes. From the Hub, only the config `dna` is downloaded.
