@@ -345,7 +345,8 @@ def _tell(library: Library, out: Output) -> None:
     for note in library.info["notes"]:
         out.say(f"  {note}")
     if library.calibration is None:
-        out.say("Fewer than 20 (of COI, 2) have a name at species or genus, so names by them have no confidence.")
+        few = "Fewer than 20 (of COI of insects, 2) have a name at species or genus"
+        out.say(f"{few}, so names by them have no confidence.")
 
 
 def _tell_audit(found: dict[str, int], out: Output) -> None:

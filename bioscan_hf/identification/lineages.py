@@ -99,14 +99,17 @@ def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> lis
 
 def _order(parts: Sequence[Sequence[str]], most: int) -> tuple[str, ...] | None:
     """Ranks of lineages of at most so many names; None if they are not known."""
-    columns = [[names[place] for names in parts if len(names) > place] for place in range(most)]
-    families = [sum(_FAMILY.fullmatch(name) is not None for name in names) / len(names) for names in columns]
-    place = int(max(range(most), key=families.__getitem__)) if most else 0
+    columns = [
+        [names[place] for names in parts if len(names) > place and taxon_name(names[place]) is not None]
+        for place in range(most)
+    ]
+    families = [sum(_FAMILY.fullmatch(name) is not None for name in names) / (len(names) or 1) for names in columns]
+    known = [sum(name.lower() in ABOVE for name in names) >= 0.5 * len(names) for names in columns]
+    place = max(range(most), key=families.__getitem__, default=0)
     if not most or families[place] < 0.4:
-        return POSITIONS.get(most)
+        return POSITIONS.get(most) if known and known[0] else None
     above, below = max(place - 3, 0), most - place - 1
-    known = [sum(name.lower() in ABOVE for name in names) > 0.5 * len(names) for names in columns[:above]]
-    if below >= len(_BELOW) or (above > 1 and not all(known)):
+    if below >= len(_BELOW) or (above > 1 and not all(known[:above])):
         return None
     return ("",) * above + ("phylum", "class", "order")[3 - place + above :] + ("family",) + _BELOW[below]
 

@@ -279,6 +279,11 @@ def test_lineages_of_other_depths():
         **{"order": "Diptera", "family": "Culicidae"},
         **{"genus": "Culex", "species": "Culex pipiens"},
     }
+    sparse = ["Arthropoda;Insecta;Diptera;NA;NA;NA"] * 3 + ["Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"]
+    assert [lineage["order"] for lineage in by_position(sparse)] == ["Diptera"] * 4
+    assert by_position(["NA;Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"])[0]["genus"] == "Culex"
+    with pytest.raises(ValueError, match="The lineages have up to 6 names"):  # no kingdom and no family: unclear
+        by_position(["Arthropoda;Insecta;Diptera;NA;NA;NA"])
     with pytest.raises(ValueError, match="The lineages have up to 8 names"):  # a rank between phylum and class
         by_position(["Animalia;Arthropoda;Hexapoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"])
     with pytest.raises(ValueError, match="The lineages have up to 2 names"):
