@@ -86,7 +86,7 @@ def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> lis
     Raises:
         ValueError: if the number of names has no known meaning.
     """
-    parts = [[name.strip() for name in text.strip().strip(";").split(";")] for text in texts]
+    parts = [[name.strip() for name in text.strip().rstrip("; ").split(";")] for text in texts]
     most = max(map(len, parts), default=0)
     order = tuple(ranks) if ranks else _order(parts, most)
     if order is None or most > len(order):

@@ -281,6 +281,8 @@ def test_lineages_of_other_depths():
     }
     sparse = ["Arthropoda;Insecta;Diptera;NA;NA;NA"] * 3 + ["Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"]
     assert [lineage["order"] for lineage in by_position(sparse)] == ["Diptera"] * 4
+    first = ["Animalia;Arthropoda;Insecta;Diptera;Culicidae;Culex", ";Arthropoda;Insecta;Diptera;Culicidae;Culex;"]
+    assert by_position(first)[0] == by_position(first)[1]  # an empty kingdom moves nothing
     assert by_position(["NA;Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"])[0]["genus"] == "Culex"
     with pytest.raises(ValueError, match="The lineages have up to 6 names"):  # no kingdom and no family: unclear
         by_position(["Arthropoda;Insecta;Diptera;NA;NA;NA"])
