@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from .words import told
 LEAST = (0.8, 0.9, 0.95, 0.99)
 
 _LABELS = ("Table (CSV)", "Table (XLSX)", "Report (HTML)")
+
+#: No text, no files, no answers, and no buttons to download them.
+_CLEARED = f"() => {json.dumps(['', None, '', *[{'__type__': 'update', 'visible': False}] * len(FILES)])}"
 
 
 def identify_tab(namer: Namer) -> None:
@@ -56,8 +60,7 @@ def identify_tab(namer: Namer) -> None:
 
     name.click(told(identify, len(outputs)), [text, files, least], outputs, api_name="identify")
     example.click(namer.example, None, text)
-    hidden = [gr.DownloadButton(visible=False) for _ in FILES]
-    clear.click(lambda: ["", None, "", *hidden], None, [text, files, *outputs])
+    clear.click(None, None, [text, files, *outputs], js=_CLEARED)  # in the browser: a late answer would take new files
 
 
 def about(namer: Namer) -> str:

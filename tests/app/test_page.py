@@ -44,6 +44,7 @@ class Visit:
         """Clears the text, the files and the names."""
         self.page.get_by_text("Clear", exact=True).click()
         expect(self.page.locator("td.filename, .bh-problem:visible, iframe.bh-frame:visible")).to_have_count(0)
+        expect(self.page.get_by_text("Table (CSV)")).to_be_hidden()
         expect(self.page.locator("textarea").first).to_have_value("")
 
     def tab(self, name):
@@ -56,7 +57,6 @@ class Visit:
             self.page.set_input_files("input[type=file]", [{"name": name, "mimeType": "", "buffer": content}])
         self.page.locator(f"td[aria-label='{name}']").wait_for()
         expect(self.page.get_by_text("Uploading")).to_have_count(0)
-        self.page.wait_for_timeout(500)  # what is shown is not yet what the button sends
         self.button("Name them").click()
 
     def problem(self):

@@ -344,6 +344,7 @@ def test_every_hostile_file_is_refused(read):
     assert not odd
 
 
+@pytest.mark.slow
 def test_no_hostile_file_takes_much_memory(read):
     """At most 300 MB more than the imports, for all files together, and no file takes a minute."""
     peaks = {key: peak for key, (_, peak, _) in read.items()}
