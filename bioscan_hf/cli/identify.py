@@ -141,7 +141,8 @@ def identify(
     source: Annotated[
         str,
         Argument(
-            help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; folder of photos; table with a column `photo`."
+            help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; dataset (folder, Parquet or Hub id); folder of "
+            "photos; table with a column `photo`."
         ),
     ],
     output: Annotated[Path, Argument(help="Table to write: .csv, .tsv, .json, .parquet or .xlsx; - for the screen.")],
@@ -238,11 +239,7 @@ def _sequences(
     given: dict[str, Any], files: Files, folder: Path, out: Output
 ) -> tuple[Iterator[pa.Table], ReferenceLibrary, pa.Table]:
     """Answers for sequences, which are kept in a folder, the library and the sequences."""
-    _check(given["source"])
-    if given["source_split"]:
-        raise ValueError("--source-split is for photos of a dataset. Leave it out for sequences.")
-    columns = (given[name] for name in ("id_column", "sequence_column", "sample_column", "encoding"))
-    reads = _reads(given["source"], folder / "reads.arrow", out, *columns)
+    reads = _reads(given, folder / "reads.arrow", out)
     files.check_reads(reads)
     made = (given[name] for name in ("format", "ranks", "marker", "split", "model", "encoding", "seed"))
     library = _made(given["references"], out, *made)
@@ -268,31 +265,32 @@ def _named(
             yield with_samples(part, list(islice(samples, len(part))) if column else None, known)
 
 
-def _reads(
-    source: str,
-    file: Path,
-    out: Output,
-    id_column: str | None,
-    sequence_column: str | None,
-    sample_column: str | None,
-    encoding: str,
-) -> pa.Table:
+def _reads(given: dict[str, Any], file: Path, out: Output) -> pa.Table:
     """All records of the source, also repeated and empty ones; they stay in `file`."""
     from ..dataset.sequences import read_sequences
 
+    source, split = given["source"], given["source_split"]
+    how = {name: given[name] for name in ("id_column", "sequence_column")}
+    how["kept"] = [given["sample_column"]] if given["sample_column"] else []
+    if _is_dataset(source, split):
+        from ..dataset.dataset_barcodes import read_barcodes
+
+        no_library_bars(out)
+        with out.progress() as progress:
+            return read_barcodes(source, "+".join(split) if split else None, arrow_file=file, progress=progress, **how)
+    if split:
+        raise ValueError(f"{source!r} is a sequence file without splits: leave out --source-split.")
     with out.progress() as progress:
         return read_sequences(
             source,
             clean="any",
             duplicates="keep",
             empty="keep",
-            id_column=id_column,
-            sequence_column=sequence_column,
-            kept=[sample_column] if sample_column else [],
-            encoding=encoding,
+            encoding=given["encoding"],
             arrow_file=file,
             progress=progress,
             tell=out.say,
+            **how,
         )
 
 
@@ -360,12 +358,8 @@ def _tell_audit(found: dict[str, int], out: Output) -> None:
         out.say(f"{plural(number, 'species', 'species')} {'is' if number == 1 else 'are'} in several BINs.")
 
 
-def _check(source: str) -> None:
-    """Raises an error for a source that is not a sequence file; tables with splits are such files, too."""
-    from ..dataset.sequences import may_hold_sequences
+def _is_dataset(source: str, split: list[str] | None) -> bool:
+    """Whether a source is read as a dataset; the rows of a table with splits only if some of them are asked for."""
+    from ..dataset.sequences import is_sequence_file, may_hold_sequences
 
-    if not may_hold_sequences(source):
-        raise ValueError(
-            f"{source!r} is not a sequence file: give FASTA, FASTQ, CSV or TSV, also .gz. Photos of a dataset need "
-            f"--config."
-        )
+    return not (is_sequence_file(source) if split else may_hold_sequences(source))

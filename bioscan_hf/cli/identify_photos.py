@@ -33,12 +33,15 @@ SourceSplit = Annotated[
 
 def are_photos(source: str, config: str, references: list[str], model: str | None, encoding: str) -> bool:
     """Whether the specimens of a source are to be named by photos."""
+    from ..dataset.sequences import may_hold_sequences
     from ..identification.opening import of_photos
     from ..identification.photo_files import has_photo_column, is_folder_of_photos
     from ..identification.stored import is_library
 
     if config != "dna" or is_folder_of_photos(source):
         return True
+    if not may_hold_sequences(source):  # a dataset
+        return any(map(of_photos, references))
     if not has_photo_column(source, encoding):
         return False
     return any(map(of_photos, references)) or (model is not None and not all(map(is_library, references)))

@@ -41,13 +41,15 @@ MARKER_NAMES = ("marker_code", "markercode", "marker")
 
 _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
+_NO_SEQUENCES = (".json", ".jsonl", ".jsonld", ".zip", ".parquet")
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
 
 
 def may_hold_sequences(path: str | Path) -> bool:
-    """Whether a path is that of a file of a kind that `read_sequences` reads, by its name: not JSON, nor a zip."""
+    """Whether a path is that of a file of a kind that `read_sequences` reads, by its name: not JSON, a zip or
+    Parquet."""
     path = Path(path)
-    return path.is_file() and not path.name.removesuffix(".gz").endswith((".json", ".jsonl", ".jsonld", ".zip"))
+    return path.is_file() and not path.name.lower().removesuffix(".gz").endswith(_NO_SEQUENCES)
 
 
 def is_sequence_file(path: str | Path) -> bool:
@@ -250,8 +252,8 @@ def _read_table(
     file: SequenceFile, id_column: str | None, sequence_column: str | None, kept: Sequence[str]
 ) -> Iterator[pa.Table]:
     names = csv_columns(file.path, file.encoding)
-    ids = _column(names, id_column, ID_NAMES, "ids", "id_column", file.path)
-    barcodes = _column(names, sequence_column, SEQUENCE_NAMES, "sequences", "sequence_column", file.path)
+    ids = chosen_column(names, id_column, ID_NAMES, "ids", "id_column", file.path)
+    barcodes = chosen_column(names, sequence_column, SEQUENCE_NAMES, "sequences", "sequence_column", file.path)
     chosen = {ids: "processid", barcodes: "dna_barcode"}
     found = _columns(file.path, file.encoding, chosen)
     labels = [column for column in LABEL_COLUMNS if column in found]
@@ -284,7 +286,9 @@ def _read_table(
         yield block
 
 
-def _column(names: list[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path) -> str:
+def chosen_column(
+    names: Sequence[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path
+) -> str:
     """The given column, or the one with a known name."""
     advice = f"Its columns are {', '.join(map(repr, names))}. Choose one by {option} (--{option.replace('_', '-')})."
     if given is not None:

@@ -580,9 +580,8 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--references", dataset]
     assert "--least 95.0 is not a share" in fails(capsys, *command, "--least", 95)
     assert "--novel-share -1.0 is not a share" in fails(capsys, *command, "--novel-share", -1)
-    assert "is not a sequence file" in fails(capsys, "identify", dataset, *command[2:])
     assert "There is nothing at 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
-    assert "--source-split is for photos" in fails(capsys, *command, "--source-split", "test")
+    assert "is a sequence file without splits" in fails(capsys, *command, "--source-split", "test")
     other = ["identify", tmp_path / "x.fasta", tmp_path / "n.doc", "--references", dataset]
     assert "the ending tells the format; give .csv, .tsv" in fails(capsys, *other)
     assert "There is nothing at" in fails(capsys, *command[:-1], tmp_path / "absent.fasta")

@@ -141,7 +141,24 @@ def test_a_dataset_is_named_by_another_split(dataset, world, tmp_path, capsys):
     found = run(capsys, *command, *made)
     assert set(read(output)) == set(rows_of(dataset, "test", photos=False)["processid"])
     assert found["deepest_rank"].keys() >= {"order", "species"}
-    assert "is not a sequence file" in fails(capsys, *command, "--force")
+
+
+def test_a_dataset_is_named_by_the_kinds_of_its_libraries(dataset, world, tmp_path, capsys):
+    """Its photos by a library of photos, its barcodes by one of sequences, both by both."""
+    output = tmp_path / "names.csv"
+    ids = rows_of(dataset, "test", photos=False)["processid"]
+    command = ["identify", dataset, output, "--source-split", "test", "--force"]
+    photos = ["--references", world["library"], "--model", world["clibd"]]
+    sequences = ["--references", world["folder"] / "sequences"]
+    run(capsys, *command, *photos)
+    rows = read(output)
+    assert list(rows) == ids and all(row["similarity"] and "identity" not in row for row in rows.values())
+    run(capsys, *command, *sequences)
+    rows = read(output)
+    assert list(rows) == ids and all("identity" in row and "similarity" not in row for row in rows.values())
+    run(capsys, *command, *sequences, *photos)
+    rows = read(output)
+    assert list(rows) == ids and "sequence and photo" in {row["evidence"] for row in rows.values()}
 
 
 def test_what_does_not_fit_is_told(dataset, world, tmp_path, capsys):

@@ -1,0 +1,116 @@
+"""`read_barcodes`: ids and barcodes of a dataset, as `read_sequences` gives those of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..files import replacing
+from ..progress import Progress, silent
+from ..schema import ID_NAMES, SEQUENCE_NAMES
+from .letters import SequenceFile, rules
+from .load import load_bioscan5m
+from .parquet import check_files
+from .parquet_folder import ParquetFolder
+from .request import TEXT_ROWS
+from .sequences import chosen_column
+from .sources import resolve
+
+_LONGEST = 1 << 24
+
+
+def read_barcodes(
+    source: str | Path,
+    split: str | None = None,
+    *,
+    arrow_file: str | Path,
+    id_column: str | None = None,
+    sequence_column: str | None = None,
+    kept: Sequence[str] = (),
+    progress: Progress = silent,
+) -> pa.Table:
+    """Table of the columns `processid` and `dna_barcode`, one row per specimen, "" without a barcode.
+
+    Letters that are not DNA become N.
+
+    Args:
+        source: A source of `load_bioscan5m`.
+        split: Splits, such as "test+test_unseen"; all records by default.
+        arrow_file: File to write the table to, from which the result is mapped.
+        id_column, sequence_column: Columns of Parquet files; by default those with a usual name.
+        kept: Other columns that the result has too, as text.
+        progress: Called with "records", the records read so far, and all.
+
+    Raises:
+        FileNotFoundError, ConnectionError, PermissionError: as `load_bioscan5m`.
+        ValueError: as `load_bioscan5m`; for columns that are missing or not text, and a specimen without an id.
+    """
+    names = _columns(source, id_column, sequence_column)
+    wanted = list(dict.fromkeys([*names, *kept]))
+    loaded = load_bioscan5m(source, "dna", split, columns=wanted, max_nucleotides=None)
+    parts = [loaded] if split is not None else list(loaded.values())
+    if not (number := sum(map(len, parts))):
+        raise ValueError(f"{str(source)!r} does not hold any specimen.")
+    file = SequenceFile(Path(source), rules("any"), "utf-8", 0, _LONGEST)
+    arrow = chain.from_iterable(part.with_format("arrow").iter(TEXT_ROWS) for part in parts)
+    blocks = _blocks(file, arrow, names, kept)
+    first = next(blocks)
+    done = 0
+    with replacing(arrow_file) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, first.schema) as to:
+        for block in chain([first], blocks):
+            to.write_table(block)
+            done += len(block)
+            progress("records", done, number)
+    return pa.ipc.open_file(pa.memory_map(str(arrow_file))).read_all()
+
+
+def _columns(source: str | Path, id_column: str | None, sequence_column: str | None) -> tuple[str, str]:
+    """Columns of ids and of barcodes."""
+    found = resolve(source)
+    if not isinstance(found, ParquetFolder):
+        if id_column or sequence_column:
+            raise ValueError(
+                f"{str(source)!r} is a dataset with the columns processid and dna_barcode: leave out id_column "
+                f"(--id-column) and sequence_column (--sequence-column)."
+            )
+        return "processid", "dna_barcode"
+    names = check_files(found.files("dna"))[0].names
+    path = Path(source)
+    return (
+        chosen_column(names, id_column, ID_NAMES, "ids", "id_column", path),
+        chosen_column(names, sequence_column, SEQUENCE_NAMES, "sequences", "sequence_column", path),
+    )
+
+
+def _blocks(
+    file: SequenceFile, tables: Iterator[pa.Table], names: tuple[str, str], kept: Sequence[str]
+) -> Iterator[pa.Table]:
+    row = 1
+    for table in tables:
+        ids = _text(table, names[0], file.path).combine_chunks()
+        missing = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), True)
+        if pc.any(missing).as_py():
+            raise ValueError(f"{str(file.path)!r} has no id in row {row + pc.index(missing, True).as_py()}.")
+        bodies = [body or b"" for body in _text(table, names[1], file.path).cast(pa.binary()).to_pylist()]
+
+        def place(record: int, character: int, row: int = row) -> str:
+            return f"row {row + record}"
+
+        block = file.barcodes(ids, bodies, place)
+        for name in kept:
+            if name not in block.column_names:
+                block = block.append_column(name, _text(table, name, file.path))
+        yield block
+        row += len(table)
+
+
+def _text(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
+    """A column as text."""
+    try:
+        return table[name].cast(pa.string())
+    except pa.ArrowException:
+        raise ValueError(f"{str(path)!r}: the column {name!r} holds {table[name].type}, not text.") from None
