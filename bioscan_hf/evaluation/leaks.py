@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..search.substrings import contained
-
-Mask = NDArray[np.bool_]
+from ..partition.substrings import Mask, contained
 
 
 class Leaks(NamedTuple):

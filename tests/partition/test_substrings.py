@@ -1,4 +1,4 @@
-"""Parts of other texts: the definition, block borders, and time that grows with letters."""
+"""Parts of other texts: the definition, borders of texts, and time that grows with letters."""
 
 import random
 import time
@@ -6,8 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from bioscan_hf.search import substrings
-from bioscan_hf.search.substrings import contained
+from bioscan_hf.partition.substrings import ANCHOR, contained
 
 
 def by_definition(parts, wholes):
@@ -16,18 +15,16 @@ def by_definition(parts, wholes):
     return found, holding
 
 
-@pytest.mark.parametrize("block", [1, 7, 1000])
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_definition(seed, block, monkeypatch):
-    """Trimmed copies, copies with a change, repeats, texts with N and others: in blocks of any size."""
-    monkeypatch.setattr(substrings, "BLOCK", block)
+def test_equals_the_definition(seed):
+    """Trimmed copies, copies with a change, repeats, texts with N and others."""
     draw = random.Random(seed)
     wholes = ["".join(draw.choices("ACGTN", [9, 9, 9, 9, 1], k=draw.randint(20, 120))) for _ in range(30)]
     parts = []
     for whole in wholes * 2:
         begin = draw.randint(0, 20)
         part = whole[begin : draw.randint(begin, len(whole))]
-        if len(part) >= substrings.ANCHOR:
+        if len(part) >= ANCHOR:
             parts.append(part)
             place = draw.randrange(len(part))
             parts.append(part[:place] + "A" + part[place + 1 :])
