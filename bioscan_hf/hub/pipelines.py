@@ -114,7 +114,8 @@ class BarcodePipeline(_NamedPipeline):
 class DnaClassificationPipeline(BarcodePipeline):
     """Names the taxa of barcodes: `pipeline("dna-classification", model=folder)`.
 
-    The model is a classifier, or a library of references: an object or its folder.
+    The model is a classifier, or a library of references: an object or its folder. transformers looks up ids among
+    models, so open a library of the Hub first: `model=ReferenceLibrary.from_pretrained("user/library")`.
 
     An answer is a list of {"label", "score"}, most probable first; scores are probabilities. A classifier of several
     ranks lists {"rank", "label", "score"} from the highest rank down. The first label of each rank is on the most
@@ -354,7 +355,8 @@ TASKS: dict[str, tuple[Any, Any, str, str]] = {
         DnaClassificationPipeline,
         AutoModelForSequenceClassification,
         "text",
-        "a classifier (`bioscan-hf train finetune`) or a library of references (`bioscan-hf references`)",
+        "a classifier (`bioscan-hf train finetune`) or a library of references (`bioscan-hf references`; of the Hub, "
+        "ReferenceLibrary.from_pretrained('user/library'))",
     ),
     "dna-feature-extraction": (
         DnaFeatureExtractionPipeline,

@@ -27,6 +27,14 @@ main(["publish", folder, "tester/moths", "--license", "cc0-1.0"])
 opened = ReferenceLibrary.from_pretrained("tester/moths", revision="v1")
 assert len(opened) == len(library)
 main(["identify", reads, "names.csv", "--references", "tester/moths"])
+
+import re
+from pathlib import Path
+from huggingface_hub import hf_hub_download
+card = Path(hf_hub_download("tester/moths", "README.md", repo_type="dataset")).read_text()
+for block in re.findall("```python\\n(.*?)```", card, re.S):
+    exec(block)
+assert name(opened.records["dna_barcode"][0].as_py())[-1]["rank"] == "species"
 """
 
 
