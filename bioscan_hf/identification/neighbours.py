@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..search.cells import make_cells
+from ..search.cells import cell_centres
 
 #: Neighbours of each reference, principal components that are compared, and cells that are searched.
 NEIGHBOURS, COMPONENTS, SEARCHED = 10, 128, 3
@@ -35,7 +35,7 @@ def neighbours(vectors: Tensor, k: int = NEIGHBOURS, *, seed: int = 0) -> NDArra
     else:
         reduced = vectors.float()
     cells = max(1, int(n**0.5) if n > _SAMPLE else 1)
-    centres = make_cells(sample.numpy(), min(cells, len(sample) // 4 or 1), seed=seed).centres
+    centres = cell_centres(sample.numpy(), min(cells, len(sample) // 4 or 1), seed=seed)
     cell = (reduced @ centres.T).argmax(1)
     members = [torch.nonzero(cell == number).flatten() for number in range(len(centres))]
     close = (centres @ centres.T).topk(min(SEARCHED, len(centres)), dim=1).indices.tolist()

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..search.cells import make_cells
+from ..search.cells import cell_centres
 from .letters import Bits, bit_counts, unpacked
 
 #: From this number of references they lie in cells.
@@ -129,8 +129,8 @@ class Cells:
         rows = np.flatnonzero(good)
         number = max(1, int(len(rows) ** 0.5))
         some = np.sort(np.random.default_rng(seed).choice(rows, min(len(rows), LEARNED * number), replace=False))
-        learned = make_cells(vectors[torch.from_numpy(some)].float().numpy(), number, dtype="bfloat16", seed=seed)
-        centres = learned.centres.to(torch.bfloat16)
+        sample = vectors[torch.from_numpy(some)].float().numpy()
+        centres = cell_centres(sample, number, seed=seed).to(torch.bfloat16)
         parts = [cosines(part, centres).max(1).indices.numpy() for part in vectors.split(REFERENCES_AT_ONCE)]
         return cls(centres, *_grouped(np.concatenate(parts), rows, number))
 
