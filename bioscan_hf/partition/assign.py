@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schema import SPLITS, chunk
-from .columns import put, require_columns
+from .columns import put
 from .draws import KEY_UNSEEN, MIN_ROWS, OTHER_HELDOUT, TRAIN, assign_splits
 from .overlap import Overlaps, move_overlaps
 from .placeholders import placeholder_genera, placeholder_species
@@ -49,8 +49,8 @@ def make_splits(
 ) -> Any:
     """Assigns every row to one of the eight splits of BIOSCAN-5M.
 
-    The result passes `check_partition`. It keeps the order of the rows and does not depend on it. Existing columns
-    `split` and `chunk` are replaced; columns that are not named here do not change.
+    The result keeps the order of the rows and does not depend on it. Columns `split` and `chunk` are replaced, and
+    columns that are not named here do not change.
 
     Names and barcodes get their one form first (`labels.taxon_name`, `labels.without_author`, `barcodes.spell`), so
     equal barcodes are equal however they are spelt. Rows with equal barcodes then get equal labels: their most common
@@ -85,7 +85,6 @@ def make_splits(
     check_arguments(seed, hold_out_species, unlabel)
     arrow, back = _as_arrow(table)
     check_columns(arrow.column_names)
-    require_columns(arrow, ("processid", "genus", "species", "dna_barcode"))
     specimens = Specimens()
     for block in blocks_of(arrow):
         specimens.add(block)

@@ -9,40 +9,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..barcodes import spelled
-
 NEEDED_COLUMNS = ("processid", "genus", "species", "dna_barcode")
 
 
-def large(column: Any) -> Any:
-    """A column as large_string, which holds more than 2 GiB of barcodes."""
+def text(column: Any) -> Any:
+    """A column as large_string, which holds more than 2 GiB of barcodes; null where it is empty."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    return column.cast(pa.large_string())
-
-
-def text(column: Any) -> Any:
-    """A column as large_string, null where it is empty."""
-    column = large(column)
+    column = column.cast(pa.large_string())
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.large_string()), column)
 
 
-def encode(column: Any, ordered: bool = False) -> tuple[np.ndarray, Any]:
-    """Ids (R,), -1 for null, and the distinct values; if `ordered`, ids follow the order of the values."""
+def encode(column: Any) -> tuple[np.ndarray, Any]:
+    """Ids (R,), -1 for null, and the distinct values."""
     if len(column) == 0:
         column = pa.array([], column.type)  # pyarrow 21 cannot combine the chunks of an empty dictionary column
     encoded = column.dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     ids = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = encoded.dictionary
-    if ordered:
-        order = pc.array_sort_indices(values).to_numpy()
-        place = np.empty(len(order) + 1, dtype=np.int64)
-        place[order] = np.arange(len(order))
-        place[-1] = -1  # read by the id -1
-        ids, values = place[ids], values.take(order)
-    return ids, values
+    return ids, encoded.dictionary
 
 
 def put(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -65,16 +51,3 @@ def require_columns(table: pa.Table, needed: Iterable[str]) -> None:
             f"The table has no column {', '.join(map(repr, missing))}. A partition needs {', '.join(needed)}; "
             f"the table has {', '.join(table.column_names)}. Rename or add the missing ones."
         )
-
-
-def barcode_ids(table: pa.Table) -> tuple[np.ndarray, Any]:
-    """Barcode ids (R,) and the barcodes (B,). Raises ValueError if a row has none."""
-    ids, barcodes = encode(pc.utf8_trim(spelled(large(table["dna_barcode"])), "N"))
-    empty = (ids == -1) | (ids == pc.index(barcodes, pa.scalar("", pa.large_string())).as_py())
-    if empty.any():
-        processids = table["processid"].filter(pa.array(empty))
-        raise ValueError(
-            f"{len(processids)} of {len(table)} rows have no barcode (dna_barcode is empty or all N): "
-            f"processid {examples(processids)}. Rows are assigned by barcode: drop these rows or repair them."
-        )
-    return ids, barcodes

@@ -1,14 +1,16 @@
-"""Placeholder names of species, such as "Megaselia sp. 3BIO"."""
+"""Placeholder names of species, such as "Megaselia sp. 3BIO".
+
+A placeholder contains a digit, a dot, a capital letter inside, "sp", "aff", "gen" and the like, or a spelling of
+"Malaise", or begins with a lower-case letter. This is the published rule with its quirks: "Ethmia Janzeni" is a
+placeholder because of its capital.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-
-from .columns import encode, text
 
 _MALAISE = "[mM]+[aA]+[lLiI]+[aA]+[iIlL]+[sSzZ]+[eE]+"  # the trap's name in any spelling
 _OPEN_NOMENCLATURE = (
@@ -39,23 +41,3 @@ def placeholder_genera(names: Sequence[str]) -> np.ndarray:
 
 def _matches(pattern: re.Pattern[str], names: Sequence[str]) -> np.ndarray:
     return np.array([bool(pattern.search(name)) for name in names] + [False], dtype=bool)
-
-
-def is_placeholder(species: Any, genus: Any) -> np.ndarray:
-    """Which rows have a placeholder as species or genus.
-
-    A placeholder contains a digit, a dot, a capital letter inside, "sp", "aff", "gen" and the like, or a spelling of
-    "Malaise", or begins with a lower-case letter. This is the published rule with its quirks: "Ethmia Janzeni" is a
-    placeholder because of its capital. This package adds names without a dot: "Apis sp", "Apis cf mellifera".
-
-    Args:
-        species: Arrow column (R,). A missing name (null or "") is not a placeholder.
-        genus: Arrow column (R,).
-
-    Returns:
-        Booleans (R,).
-    """
-    species_ids, species_names = encode(text(species))
-    genus_ids, genus_names = encode(text(genus))
-    named = placeholder_species(species_names.to_pylist())[species_ids]
-    return named | placeholder_genera(genus_names.to_pylist())[genus_ids]

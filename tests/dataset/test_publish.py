@@ -11,10 +11,10 @@ import minihub
 import pyarrow as pa
 import pytest
 import yaml
+from partition_rules import split_summary
 
 from bioscan_hf.dataset.build import build
 from bioscan_hf.dataset.publish import _add_shard, _check_repository, complete_manifest, split_counts
-from bioscan_hf.partition.check import split_summary
 from bioscan_hf.provenance import without_folders
 from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.release.tables import read_table

@@ -4,11 +4,11 @@ import gzip
 import json
 
 import pytest
+from partition_rules import check_partition
 
 from bioscan_hf.cli.main import main
 from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.dataset.split_file import split_file
-from bioscan_hf.partition.check import check_partition
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.release.tables import read_table
 

@@ -14,6 +14,7 @@ import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from partition_rules import check_partition
 
 from bioscan_hf.barcodes import spell
 from bioscan_hf.dataset.build import build
@@ -22,7 +23,6 @@ from bioscan_hf.dataset.split_file import split_file
 from bioscan_hf.encoders.embed import embed
 from bioscan_hf.encoders.kmers import kmer_encoder
 from bioscan_hf.labels import taxon_name, without_author
-from bioscan_hf.partition.check import check_partition
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.release.rows import read_rows
 
