@@ -234,7 +234,7 @@ def share_interval(levels: Numbers, learned: Numbers, shares: Numbers) -> tuple[
     odds = levels / learned
     old, new = odds[:, 0], odds[:, 1:] @ (shares[1:] / max(shares[1:].sum(), 1e-9))
     counts, edges = np.histogram(old / (old + new).clip(1e-300), _BINS, (0, 1))
-    known = (edges[1:] + edges[:-1]) / 2
+    known, counts = ((edges[1:] + edges[:-1]) / 2)[counts > 0], counts[counts > 0]  # most are empty
     grid = np.linspace(0.001, 0.999, 999)
     likelihood = np.log(np.outer(1 - grid, known) + np.outer(grid, 1 - known)) @ counts
     likelihood += PRIOR_READS * (PRIOR[0] * np.log(1 - grid) + (1 - PRIOR[0]) * np.log(grid))
