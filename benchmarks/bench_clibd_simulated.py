@@ -21,11 +21,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -33,7 +34,6 @@ from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.evaluation.retrieval_plots import training_curve
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_barcodebert import BarcodeBertModel
 from bioscan_hf.models.modeling_clibd import ClibdModel
@@ -41,7 +41,7 @@ from bioscan_hf.models.pixels import BIOSCAN5M_MEAN, BIOSCAN5M_STD
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.models.taxonomy_text import clibd_text
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
-from bioscan_hf.plots import png
+from bioscan_hf.plots import line_style, plain, png
 from bioscan_hf.provenance import write_results
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
@@ -203,6 +203,29 @@ def evaluate(options: argparse.Namespace, name: str, model: Path, plots: bool) -
     if plots:
         command += ["--plots", True, "--baseline", options.work / "evaluation_apart" / "embeddings"]
     return run(f"evaluate_{name}", command, options.work)
+
+
+def training_curve(
+    losses: Mapping[str, Sequence[tuple[float, float]]],
+    accuracies: Mapping[str, Sequence[tuple[float, float]]],
+    chance: Mapping[str, float],
+) -> Figure:
+    """Loss in nats by step, and validation accuracy by step beside dashed lines of chance."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, (name, points) in enumerate(losses.items()):
+        left.plot(*zip(*points, strict=True), **line_style(i) | {"marker": None}, label=name)
+    for i, (name, points) in enumerate(accuracies.items()):
+        steps, shares = zip(*points, strict=True)
+        right.plot(steps, [100 * share for share in shares], **line_style(i) | {"markersize": 3}, label=name)
+    for style, (name, share) in zip(("--", ":"), chance.items(), strict=True):
+        right.axhline(100 * share, color="#666666", linestyle=style, linewidth=1, label=name)
+    left.set(xlabel="step", ylabel="loss (nats)")
+    right.set(xlabel="step", ylabel="image to DNA, top-1 of species (%)", ylim=(0, None))
+    for axes in (left, right):
+        plain(axes)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:

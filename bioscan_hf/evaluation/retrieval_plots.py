@@ -1,11 +1,10 @@
-"""Figures of retrieval: gallery, confusion matrix, accuracy by number of keys, training curve."""
+"""Figures of retrieval: gallery, confusion matrix, accuracy by number of keys."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,39 +158,6 @@ def accuracy_by_keys(
     axes.set_xlim(0.4 if some_without else 0.8, max(2.5, 1.6 * largest))
     plain(axes, grid="both")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(accuracies))
-    return figure
-
-
-def training_curve(
-    losses: Mapping[str, Sequence[tuple[float, float]]],
-    accuracies: Mapping[str, Sequence[tuple[float, float]]],
-    chance: Mapping[str, float] | None = None,
-    ylabel: str = "image \N{RIGHTWARDS ARROW} DNA, top-1 of species (%)",
-) -> Figure:
-    """Loss by step, and validation accuracy by step.
-
-    Args:
-        losses: Name -> (step, loss in nats); above 200 points, the running mean of 10 is drawn.
-        accuracies: Name -> (step, fraction).
-        chance: Name -> fraction, drawn as dashed lines.
-    """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for i, (name, points) in enumerate(losses.items()):
-        steps, values = (np.array(part, float) for part in zip(*points, strict=True))
-        if len(steps) > 200:
-            steps, values = steps[9:], np.convolve(values, np.full(10, 0.1), "valid")
-        left.plot(steps, values, **line_style(i) | {"marker": None}, label=name)
-    for i, (name, points) in enumerate(accuracies.items()):
-        steps, values = (np.array(part, float) for part in zip(*points, strict=True))
-        right.plot(steps, 100 * values, **line_style(i) | {"markersize": 3}, label=name)
-    for (name, value), style in zip((chance or {}).items(), cycle(("--", ":", "-.")), strict=False):
-        right.axhline(100 * value, color="#666666", linestyle=style, linewidth=1, label=name)
-    left.set(xlabel="step", ylabel="loss (nats)")
-    right.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
-    for axes in (left, right):
-        plain(axes)
-        axes.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -15,7 +15,6 @@ from bioscan_hf.evaluation.retrieval_plots import (
     confusion_matrix,
     deepest_shared_rank,
     gallery,
-    training_curve,
 )
 from bioscan_hf.plots import png
 
@@ -112,27 +111,10 @@ def test_accuracy_by_keys_draws_every_taxon_once():
     assert axes.get_xticklabels()[0].get_text() == "1"
 
 
-def test_training_curve_shows_losses_accuracies_and_chance():
-    """A short loss is drawn as it is; for 300 steps with loss = step, the first running mean is 5.5."""
-    figure = training_curve(
-        {"short": [(1, 4.0), (2, 3.0)], "long": [(step, float(step)) for step in range(1, 301)]},
-        {"seen": [(150, 0.1), (300, 0.25)]},
-        {"chance": 0.01},
-    )
-    left, right = figure.axes
-    np.testing.assert_allclose(left.lines[0].get_xydata(), [[1, 4], [2, 3]])
-    np.testing.assert_allclose(left.lines[1].get_xydata()[[0, -1]], [[10, 5.5], [300, 295.5]])
-    np.testing.assert_allclose(right.lines[0].get_xydata(), [[150, 10], [300, 25]])
-    assert right.lines[1].get_ydata()[0] == 1 and right.get_ylim()[0] == 0
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["seen", "chance"]
-
-
 def test_more_than_eight_lines_are_all_drawn_and_differ():
     names = [f"run {i}" for i in range(12)]
-    curves = {name: [(1, 0.5), (2, 0.4)] for name in names}
-    figure = training_curve(curves, curves)
     taxa = {name: {"A": 0.5, "B": 0.5, "C": 0.5} for name in names}
     numbers = {"A": 1, "B": 1, "C": 1}
-    for axes in (*figure.axes, *accuracy_by_keys(taxa, numbers, dict.fromkeys(names, numbers)).axes):
-        looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
-        assert len(axes.lines) == 12 == len(looks) == len(axes.get_legend().get_texts())
+    (axes,) = accuracy_by_keys(taxa, numbers, dict.fromkeys(names, numbers)).axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(axes.lines) == 12 == len(looks) == len(axes.get_legend().get_texts())
