@@ -8,16 +8,14 @@ Full run, in seconds for 13,500 barcodes:
 
 `--num_train_epochs 10` continues with supervised contrastive learning (https://arxiv.org/abs/2004.11362) over altered
 reads of the training split, by species (or BIN: `--ranks dna_bin`). This helps small embeddings, and fine-tunes
-`--model FOLDER`: a BarcodeBERT, a BarcodeMamba or an aligned-barcode encoder. Smoke run over a simulated release:
+`--model FOLDER`: a BarcodeBERT, a BarcodeMamba or an aligned-barcode encoder. `--embedding_size 0` is the profile
+alone: the most accurate encoder, with 2,632 numbers per barcode. Smoke run over a simulated release:
 
     bioscan-hf simulate out/release
     python trainers/contrast_barcodes.py --source out/release --output_dir out/smoke_aligned --max_steps 3 \
         --per_device_train_batch_size 64
 
-`--embedding_size 0` is the profile alone: the most accurate encoder, with 2,632 numbers per barcode. Processes, YAML
-files and resuming are as in pretrain_barcodebert.py. One process and two take the same steps. Batches cannot be
-accumulated, because rows are contrasted within a batch; `--gradient_checkpointing` saves memory for a BarcodeBERT or a
-BarcodeMamba.
+Processes, YAML files and resuming are as in docs/guides/train.md. One process and two take the same steps.
 
 The output folder holds the model and its tokenizer, `results.json` (options, data, loss curve, nearest-neighbour
 accuracy of the validation splits against the split `train`), the model card, and `trainer_state.json`.

@@ -11,10 +11,8 @@ pretrain_barcodebert.py writes:
     python trainers/finetune_barcodebert.py --source out/release --model out/smoke --output_dir out/smoke_taxa \
         --ranks order family genus species --max_steps 3
 
-`--preset published` is the published fine-tuning, and with `--freeze_encoder` the published linear probe; other
-options override the preset. `--ranks` with several ranks trains one head per rank and also gives consistent
-predictions: the species implies the genus. `--lora_rank 8` trains a low-rank adapter (needs peft). Processes, YAML
-files and resuming are as in pretrain_barcodebert.py; one process, two, and two accumulated batches take the same
+`--preset published` is the published fine-tuning, and with `--freeze_encoder` the published linear probe. Processes,
+YAML files and resuming are as in docs/guides/train.md; one process, two, and two accumulated batches take the same
 steps.
 
 The classes are the taxa of the training split, and are saved in the model's config. A specimen without a label at a

@@ -12,17 +12,7 @@ Smoke run on a laptop over a simulated release, in less than a minute:
     python trainers/pretrain_barcodebert.py --source out/release --output_dir out/smoke --hidden_size 32 \
         --intermediate_size 64 --num_hidden_layers 1 --max_steps 3
 
-The same program is `bioscan-hf train pretrain`, also without a checkout (`-m bioscan_hf.cli.main train pretrain` for
-accelerate). On two CPU processes: `ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes 2 ...`. The
-first word may be a YAML file with options, which flags override. `--preset` names a recipe: `main`, `workshop2023`,
-`masked-only`, `barcodemae` and `barcodemae-plus` are published, `fast` is for a GPU; other options override its
-values, and the results list these.
-
-`--objective mae` trains a masked autoencoder (BarcodeMAE). `--taxon_objective classes` adds a loss on [CLS] that
-learns from names, by default of the genus, to either objective (BarcodeMAE+). The encoder alone opens by `AutoModel`.
-`--backbone mamba --mamba_block published --vocabulary barcodemamba --objective next --loss_on all` trains the network
-of the published BarcodeMamba on its objective (without its reverse complements).
-
+`--help` has the options, docs/guides/train.md the objectives, presets, several processes and nodes, and YAML files.
 `--resume_from_checkpoint last` resumes a stopped run exactly (only its first logged loss covers the steps since the
 checkpoint). Masks and reading frames of a barcode follow from the seed, the epoch and the barcode. Validation masks
 the same k-mers each time and reads no labels. One process, two processes, and two accumulated batches take the same

@@ -6,39 +6,18 @@ Full run as published for BIOSCAN-1M, on one node with 4 GPUs (not run, so time 
         --image_encoder timm/vit_base_patch16_224.augreg2_in21k_ft_in1k --dna_encoder out/barcodebert_k5 \
         --text_encoder prajjwal1/bert-small --dataloader_num_workers 8 --output_dir out/clibd
 
-Smoke run on a laptop, offline, in a minute or two, over a simulated release and the model that the smoke run of
+Smoke run on a laptop, offline, in a minute or two, over the release and the model that the smoke run of
 pretrain_barcodebert.py writes; the photo encoder is new:
 
-    bioscan-hf simulate out/release
-    python trainers/pretrain_barcodebert.py --source out/release --output_dir out/smoke --hidden_size 32 \
-        --intermediate_size 64 --num_hidden_layers 1 --max_steps 3
     python trainers/train_clibd.py --source out/release --image_encoder new:test_vit --dna_encoder out/smoke \
         --per_device_train_batch_size 32 --max_steps 3 --output_dir out/smoke_clibd
 
-A new model is made of two or three of `--image_encoder`, `--dna_encoder` and `--text_encoder`, and with fewer than
-two, of the others of the paper too, which are downloaded; `--model` continues from an existing one. `--preset
-published` is the published recipe and, for a new model, includes the published heads (`--architecture published`).
-`--lora_rank 4` trains adapters (needs peft); `--freeze image text` freezes encoders. `--loss siglip` compares pairs
-independently. `--label_columns order family genus species` makes equal taxa positives, rank by rank, weighted by
-`--rank_weights`. `--objective simclr` trains each of `--simclr_modalities` separately, on two views of each specimen
-(altered photos, altered reads): as pretraining for a later `--model`, or as a control without alignment.
-
-`--fusion_weight 1` also trains a gate that fuses photo and barcode (`ClibdModel.get_fused_features`), against the
-text. `--hir_weight 0.01` adds a contrastive loss of photos over the chain species, genus, family, order; together with
-`--chain_batches True`, a batch holds specimens of one species, genus, family and order (CLiBD-HiR). Its published
-recipe compares two random crops of each photo: `--hir_views 2`, for a second forward pass of the photos.
-
-Specimens without a photo, a barcode or a taxonomy count in the pairs that they have. By default, equal barcodes and
-equal texts in a batch are not negatives of each other; `--distinct dna_barcode` keeps them out of the same batch.
-Rows are contrasted over all processes: one process and two take the same steps. For batches larger than memory,
-`--rows_at_a_time 64` passes 64 rows at a time through the model, and `--chunk_size 1024` keeps the similarities of
-1,024 rows. `--augment_on_device True` crops and flips photos on the GPU.
-
-A validation retrieves photos, barcodes and texts of `--seen_split` and `--unseen_split` from `--key_splits`, and
-keeps the best model by `--metric_for_best_model`: by default the harmonic mean of the macro top-1 accuracy of seen
-and unseen species, from photos to barcodes. Processes, YAML files and resuming are as in pretrain_barcodebert.py.
-`--streaming` reads the data while it trains: each pass in a new order, each specimen once; a resumed run goes on
-where it stopped. `--max_train_specimens 1000000` trains on a part of the split, which larger numbers contain.
+`--help` has the options, docs/guides/train_clibd.md what they are for. Rows are contrasted over all processes: one
+process and two take the same steps. Specimens without a photo, a barcode or a taxonomy count in the pairs that they
+have. A validation retrieves photos, barcodes and texts of `--seen_split` and `--unseen_split` from `--key_splits`, and
+keeps the best model, by default by the harmonic mean of the macro top-1 accuracy of seen and unseen species, from
+photos to barcodes. A stream (`--streaming`) gives each specimen once in a pass, and a resumed run goes on where it
+stopped.
 
 The output folder holds the model (with adapters: merged, and the adapters in `adapter/`) and its processor,
 `results.json` (options, data, loss curve, all accuracies of the kept model), the model card, and `trainer_state.json`
