@@ -28,6 +28,7 @@ from .options import (
     check_model,
     check_source,
     no_library_bars,
+    plural,
     read_own_sequences,
     refuse_folder,
     refuse_to_replace,
@@ -93,6 +94,10 @@ def embed(
     id_column: IdColumn = None,
     sequence_column: SequenceColumn = None,
     encoding: Encoding = "utf-8",
+    missing: Annotated[
+        Literal["error", "drop"],
+        Option(help="Specimens without a barcode, or without a photo: an error, or left out and counted."),
+    ] = "error",
     dna_noise: Annotated[
         Literal["substitutions", "unread", "insertions", "deletions", "lost_run", "cut_end", "all"] | None,
         Option(help="Errors to add to the barcodes of --split, for a probe of robustness."),
@@ -116,9 +121,10 @@ def embed(
     with out.progress("loading the model"):
         encoder, processor = _encoder(given)
     out.no_bar()  # the embedding draws its own
-    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "force": force}
+    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "force": force, "missing": missing}
     how["column"] = "dna_barcode" if config == "dna" else "image"
     sizes: dict[str, int] = {}
+    dropped: dict[str, int] = {}
     for name, (folder, read) in _parts(given, own, out).items():
         try:
             rows = _altered(read(), dna_noise) if dna_noise else read()
@@ -128,12 +134,18 @@ def embed(
             out.say(f"{name}: left out. {error}")
             continue
         found = write(encoder, processor, rows, output=folder, **how)
-        sizes[name] = len(found)
-        short = int((~found.valid).sum())
-        note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""
-        out.say(f"{name}: {len(found):,} x {found.dim}{note}")
+        sizes[name], dropped[name] = len(found), len(rows) - len(found)
+        out.say(f"{name}: {len(found):,} x {found.dim}{_notes(found, dropped[name], config)}")
     out.wrote(output, next=_next(source, output, sizes, own))
-    return {"output": str(output), "model": model, "rows": sizes}
+    return {"output": str(output), "model": model, "rows": sizes, "left_out": dropped}
+
+
+def _notes(found: Any, dropped: int, config: str) -> str:
+    """How many specimens have no embedding, and why."""
+    short = int((~found.valid).sum())
+    note = f"; too short for a token: {short:,} (zero vector, `valid` is false)" if short else ""
+    what = "barcode" if config == "dna" else "photo"
+    return (f"; left out: {plural(dropped, 'specimen')} without a {what}" if dropped else "") + note
 
 
 def _next(source: str, output: Path, sizes: dict[str, int], own: bool) -> Sequence[str]:
@@ -151,7 +163,8 @@ def _parts(given: dict[str, Any], own: bool, out: Output) -> dict[str, tuple[Pat
 
     source, output, taxon = given["source"], given["output"], given["taxon"]
     if own:
-        return {Path(source).name: (output, lambda: read_own_sequences(source, out, given))}
+        kept = given | {"keep_empty": given["keep_empty"] or given["missing"] == "drop"}
+        return {Path(source).name: (output, lambda: read_own_sequences(source, out, kept))}
     only = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": given["unique_barcodes"]}
     return {
         name: (output / name, partial(_read_split, source, given["config"], name, only))
@@ -183,6 +196,8 @@ def _check_embed_options(given: dict[str, Any], own: bool) -> None:
         raise ValueError(
             f"{given['source']!r} is a sequence file without splits: leave out --split, --taxon and --unique-barcodes."
         )
+    if given["keep_empty"] and given["missing"] == "drop":
+        raise ValueError("--keep-empty keeps the records that --missing drop leaves out: give one of them.")
     if given["dna_noise"] and (photos or own or not given["split"]):
         raise ValueError("--dna-noise alters barcodes of queries: give their --split, such as test, of a dataset.")
     if photos and own:

@@ -311,7 +311,7 @@ def _refuse_empty(block: pa.Table, path: Path) -> None:
         names = block["processid"].filter(empty).to_pylist()
         raise ValueError(
             f"{str(path)!r} has {len(names):,} record{'s' * (len(names) > 1)} without a sequence: {_named(names)}. "
-            f"Remove them, or keep them by empty='keep' (--keep-empty)."
+            f"Remove them, or keep them by empty='keep' (--keep-empty); embed leaves them out with --missing drop."
         )
 
 

@@ -78,7 +78,8 @@ def embed(
             or "auto": bfloat16 on CUDA, float32 elsewhere. In float32 an embedding is within 1e-5 of that of its
             barcode alone, whatever the batch size. The vectors returned and written are always float32.
         keep: Further columns of the dataset to return and write with the embeddings, such as labels.
-        missing: "error", or "invalid": a row without a value gets a vector of zeros and is not valid.
+        missing: "error"; "invalid": a row without a value gets a vector of zeros and is not valid; or "drop": it is
+            left out, also if its text is "".
         force: Whether other embeddings in `output` are replaced.
 
     Raises:

@@ -17,12 +17,14 @@ from ..barcodes import spelled
 from ..dataset.parquet_rows import ParquetRows
 from ..models.pixels import photo_bytes
 from .base import Encoder
-from .stored import named
 
 BARCODE = "dna_barcode"
 
 #: What `embed` does with a row whose value is missing.
-MISSING = ("error", "invalid")
+MISSING = ("error", "invalid", "drop")
+
+#: Rows looked at together for missing values.
+_AT_ONCE = 8192
 
 
 class Rows:
@@ -30,6 +32,9 @@ class Rows:
 
     Raises TypeError for a streamed dataset, or another object. Raises ValueError for a missing column, an empty
     dataset, or an unknown `missing`.
+
+    Attributes:
+        dropped: Number of rows without a value that were left out.
     """
 
     def __init__(self, dataset: Any, model: nn.Module, column: str | None, keep: Sequence[str], missing: str):
@@ -39,7 +44,7 @@ class Rows:
                 f"DatasetDict, and load without streaming."
             )
         if missing not in MISSING:
-            raise ValueError(f"missing={missing!r} is unknown. Choose {' or '.join(MISSING)}.")
+            raise ValueError(f"missing={missing!r} is unknown. Choose {', '.join(MISSING)}.")
         self.columns: tuple[str, ...] = (column or BARCODE,)
         self._values: Callable[[pa.Table], list[Any]] = lambda table: table[self.columns[0]].to_pylist()
         if column is None and isinstance(model, Encoder):
@@ -54,6 +59,21 @@ class Rows:
         self._kept = _arrow(dataset, self.keep) if keep else None
         kind = self.table(0, 1)[self.columns[0]].type
         self.photos = pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
+        self.dropped = 0
+        if missing == "drop":
+            self._drop()
+
+    def _drop(self) -> None:
+        """Leaves out the rows without a value, and those with the text ""."""
+        starts = range(0, len(self), _AT_ONCE)
+        there = np.concatenate([self.present(start, _AT_ONCE)[1] for start in starts])
+        self.dropped = int((~there).sum())
+        if self.dropped == len(self):
+            raise ValueError(f"No row has a value of {self.named}: there is nothing to embed.")
+        if self.dropped:
+            rows = np.flatnonzero(there)
+            self._data = _selected(self._data, rows)
+            self._kept = _selected(self._kept, rows) if self.keep else None
 
     def __len__(self) -> int:
         return len(self._data)
@@ -82,13 +102,29 @@ class Rows:
         processids, values = table["processid"].to_pylist(), self._values(table)
         if self.photos:
             values = [None if x is None or (x["bytes"] is None and x["path"] is None) else x for x in values]
-        needed = values if self.missing == "error" else processids
-        if None in needed or None in processids:
-            broken = [name for name, x in zip(processids, needed, strict=True) if name is None or x is None]
-            raise ValueError(
-                f"{named(broken)}: the processid or the value of {self.named} is missing. Filter these rows out first."
-            )
+        if self.missing == "drop":
+            values = [value or None for value in values]
+        if None in processids:
+            raise ValueError(f"The processid of row {start + processids.index(None) + 1} is missing. Give it one.")
+        if self.missing == "error" and None in values:
+            raise self._missing([name for name, x in zip(processids, values, strict=True) if x is None], start + size)
         return processids, values
+
+    def _missing(self, names: list[str], until: int) -> ValueError:
+        """The error for rows without a value; those after row `until` are counted, except for photos."""
+        of, count = len(self), len(names)
+        if self.photos:
+            of = min(until, of)
+        else:
+            later = (self._values(self.table(start, _AT_ONCE)) for start in range(until, of, _AT_ONCE))
+            count += sum(values.count(None) for values in later)
+        first = f"the first {of:,}" if of < len(self) else f"{of:,}"
+        shown = names[:5]
+        them = ", ".join(shown) + (f" and {count - len(shown):,} more" if count > len(shown) else "")
+        return ValueError(
+            f"{count:,} of {first} rows {'has' if count == 1 else 'have'} no value of {self.named}: {them}. Leave them "
+            f"out by missing='drop' (--missing drop)."
+        )
 
     def present(self, start: int, size: int) -> tuple[list[str], NDArray[np.bool_]]:
         """Processids of these rows, and which (n,) have a value."""
@@ -134,6 +170,11 @@ def _arrow(dataset: Any, names: list[str]) -> Any:
     if isinstance(dataset, Dataset):
         return dataset.select_columns(names).with_format("arrow")
     return dataset.select(names) if isinstance(dataset, pa.Table) else dataset.select_columns(names)
+
+
+def _selected(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows of `_arrow`."""
+    return data.take(pa.array(rows)) if isinstance(data, pa.Table) else data.select(rows)
 
 
 def _slice(data: Any, start: int, size: int) -> pa.Table:

@@ -614,6 +614,26 @@ def both_modalities(dataset, tmp_path_factory):
     return folder
 
 
+def test_embed_leaves_out_specimens_without_a_barcode(tmp_path, capsys):
+    """Of a dataset and of a sequence file; they are an error first, and then counted."""
+    rows = [f"P{i},{'train' if i < 7 else 'test'},{'ACGTTGCA' * 9 if i % 3 else ''}" for i in range(1, 13)]
+    table = tmp_path / "table.csv"
+    table.write_text("processid,split,dna_barcode\n" + "\n".join(rows) + "\n")
+    main(["build", str(table), str(tmp_path / "dataset"), "--quiet"])
+    command = ["embed", tmp_path / "dataset", tmp_path / "vectors", "--model", "kmer:2"]
+    told = fails(capsys, *command)
+    assert "2 of 6 rows have no value of 'dna_barcode': P3, P6. Leave them out" in told and "--missing drop" in told
+    main([*map(str, command), "--missing", "drop"])
+    assert "train: 4 x 16; left out: 2 specimens without a barcode" in capsys.readouterr().out
+    reads = tmp_path / "reads.fasta"
+    reads.write_text(">a\nACGTACGT\n>b\n>c\nNNACGTAA\n")
+    command = ["embed", reads, tmp_path / "own", "--model", "kmer:2"]
+    assert "--missing drop" in fails(capsys, *command)
+    found = run(capsys, *command, "--missing", "drop")
+    assert found["rows"] == {"reads.fasta": 2} and found["left_out"] == {"reads.fasta": 1}
+    assert "give one of them" in fails(capsys, *command, "--missing", "drop", "--keep-empty")
+
+
 def test_embed_photos(dataset, both_modalities, tmp_path, capsys):
     """One vector per photo, in the order of the barcodes. Options that do not fit are errors."""
     dna, image = (load_embeddings(both_modalities / name / "test") for name in ("dna", "image"))

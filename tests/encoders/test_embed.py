@@ -404,7 +404,7 @@ def test_nan_is_refused_by_processid(dataset, tmp_path):
         (lambda d: d.remove_columns("processid"), ValueError, "no column 'processid'; it has dna_barcode"),
         (lambda d: d.select([]), ValueError, "The dataset is empty"),
         (lambda d: d.to_iterable_dataset(), TypeError, "got IterableDataset. .* without streaming"),
-        (lambda d: d.map(lambda row: {"dna_barcode": row["dna_barcode"] or None}), ValueError, "^P008: .* is missing"),
+        (lambda d: d.map(lambda row: {"dna_barcode": row["dna_barcode"] or None}), ValueError, "^1 of 70 rows has no value of 'dna_barcode': P008. Leave"),
     ],
 )
 def test_bad_dataset_is_refused(dataset, change, error, message):
@@ -490,3 +490,26 @@ def test_each_process_uses_its_own_device(dataset, monkeypatch, tmp_path):
     model = Counting()
     monkeypatch.setattr(embedding_module, "_embed_to", lambda folder, encoding, *_: encoding.model.scale.device)
     assert embed(model, letters, dataset, output=tmp_path) == state.device
+
+
+def test_rows_without_a_barcode_are_counted_or_left_out(dataset, tmp_path):
+    """All of them are counted, also those of later shards; the others have the vectors that they had."""
+    everyone = embed(tiny_model(), KmerTokenizer(k=4, max_nucleotides=64), dataset, column="dna_barcode")
+    gone = [0, 8, 20, 21, 40, 60, 69]  # 8 is ""
+    rows = [None if i in gone and i != 8 else barcode for i, barcode in enumerate(dataset["dna_barcode"])]
+    holes = Dataset.from_dict({"processid": dataset["processid"], "dna_barcode": rows})
+    how = {"shard_size": 16, "output": tmp_path / "x"}
+    told = r"^6 of 70 rows have no value of 'dna_barcode': P000 and 5 more\. Leave them out by .*\(--missing drop\)"
+    with pytest.raises(ValueError, match=told):
+        embed(tiny_model(), KmerTokenizer(k=4, max_nucleotides=64), holes, **how)
+    for table in (holes, holes.with_format("arrow")[:]):
+        found = embed(
+            tiny_model(), KmerTokenizer(k=4, max_nucleotides=64), table, missing="drop", keep=["dna_barcode"], **how
+        )
+        left = [i for i in range(70) if i not in gone]
+        assert found.processids == [dataset["processid"][i] for i in left]
+        np.testing.assert_allclose(found.embeddings, everyone.embeddings[left], atol=1e-5)
+        assert found.columns["dna_barcode"] == [rows[i] for i in left]
+    nothing = Dataset.from_dict({"processid": ["a", "b"], "dna_barcode": [None, ""]})
+    with pytest.raises(ValueError, match="No row has a value of 'dna_barcode'"):
+        embed(tiny_model(), KmerTokenizer(k=4, max_nucleotides=64), nothing, missing="drop")
