@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..schema import LABEL_COLUMNS
 from . import pictures
-from .collection import CANDIDATES, MOST_COUNTED, Collection, Filter
+from .collection import CANDIDATES, Collection, Filter
 from .gap import barcode_gap, deepest, nearest
 from .pieces import note, plural, tiles
 from .style import CLICKS, plain_html
@@ -70,9 +70,7 @@ def summary(collection: Collection, where: Filter) -> str:
     if not found.rows:
         return note("No specimen is left. Clear a filter.", "problem")
     share = f"{found.rows / collection.rows:.1%} of the collection" if found.rows < collection.rows else "specimens"
-    counted = found.rows <= MOST_COUNTED
-    numbers = [(f"{found.rows:,}", share), (f"{found.species:,}", "species names")]
-    numbers.append((f"{found.bins:,}", "BINs") if counted else (f"{round(found.bins, -3):,}", "BINs, about"))
+    numbers = [(f"{found.rows:,}", share), (f"{found.species:,}", "species names"), (f"{found.bins:,}", "BINs")]
     if "country" in collection.columns:
         countries = sum(name is not None for name, _ in found.countries)
         numbers.append((f"{countries:,}", "country" if countries == 1 else "countries"))
@@ -90,7 +88,7 @@ def shown(collection: Collection, where: Filter) -> tuple[str, str, str]:
 def gallery(collection: Collection, where: Filter) -> str:
     """Photos of a sample."""
     sample = collection.sample(where)
-    names = {name: deepest(row) or "" for name, row in collection.records(sample).items()}
+    names = {name: deepest(row) or "" for name, row in collection.labels(sample).items()}
     return pictures.gallery(sample, collection.photos(sample), names)
 
 

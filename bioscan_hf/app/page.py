@@ -83,7 +83,7 @@ def open_parts(
     if len(data) > 1:
         raise ValueError(f"{data[1]!r} is a second dataset. Give one dataset, and libraries that name by it.")
     shown = data or folders
-    collection = Collection(shown[0]) if shown else None
+    collection = Collection(shown[0], progress) if shown else None
     if data and collection and namer.sequences is None and collection.rows <= MOST_REFERENCES:
         say(f"Making a library of {data[0]}; `bioscan-hf references {data[0]} library` keeps one.")
         namer.sequences = open_references(data, progress=progress)

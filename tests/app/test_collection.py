@@ -1,6 +1,7 @@
 """What filters leave, beside counts by pandas; photos, records, neighbours and the barcode gap."""
 
 import csv
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -61,13 +62,19 @@ def test_every_filter_leaves_what_pandas_leaves(collection, frame):
         assert set(sample) <= set(own["processid"]) and len(set(sample)) == min(18, len(own))
 
 
-def test_bins_of_many_specimens_are_estimated(dataset, collection, monkeypatch):
-    exact = collection.overview(Filter()).bins
-    monkeypatch.setattr("bioscan_hf.app.collection.MOST_COUNTED", 100)
-    monkeypatch.setattr("bioscan_hf.app.explore.MOST_COUNTED", 100)
-    own = Collection(dataset)
-    assert abs(own.overview(Filter()).bins - exact) < 0.1 * exact
-    assert "BINs, about" in explore.summary(own, Filter())
+def test_filters_read_nothing_from_the_files(dataset, collection, tmp_path):
+    """All that a filter shows was copied when the collection was opened: the files can even be gone."""
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    told = []
+    own = Collection(copy, lambda stage, done, total: told.append(stage))
+    assert list(dict.fromkeys(told)) == ["reading names", "reading specimens"]
+    shutil.rmtree(copy)
+    for where in (Filter(), Filter(smallest=5000), Filter("order", collection.named("Diptera")[0][1])):
+        assert own.overview(where) == collection.overview(where)
+        assert own.sample(where) == collection.sample(where)
+        assert own.labels(own.sample(where)).keys() == set(own.sample(where))
+        assert own.choices("province_state", where) == collection.choices("province_state", where)
+    assert own.named("diptera") == [("order", "Diptera")]
 
 
 def test_a_name_is_found_in_any_case_and_only_at_its_rank(collection, frame):
