@@ -20,7 +20,7 @@ from .barcodemae import convert_mae, is_mae
 from .barcodemamba import convert_mamba, hydra_options, is_mamba
 from .bert_encoder import State, barcodebert_config, options_of, training_options, weights_of
 from .safe_load import load_checkpoint
-from .shapes import check_state
+from .shapes import name_classes, save_with
 
 #: Prefixes of CLIBD's keys.
 CLIBD = ("image_encoder.", "dna_encoder.", "language_encoder.", "open_clip_model.")
@@ -78,14 +78,16 @@ def convert_checkpoint(
         return convert_clibd(weights, output, name, num_attention_heads, adapters, text_tokenizer)
     if bpe_tokenizer is not None and not is_mae(weights):
         raise ValueError(f"{name} is not a BarcodeMAE, which alone takes a BPE tokenizer. Leave it out.")
-    if is_mae(weights) or is_mamba(weights):
-        if adapters != "merge" or text_tokenizer is not None:
-            raise ValueError(f"{name} is not a CLIBD model: adapters and text tokenizers are for CLIBD.")
-        if is_mamba(weights):
-            options = hydra_options(Path(checkpoint)) if isinstance(checkpoint, str | Path) else {}
-            return convert_mamba(weights, output, name, labels, options)
+    if adapters != "merge" or text_tokenizer is not None:
+        raise ValueError(f"{name} is not a CLIBD model: adapters and text tokenizers are for CLIBD.")
+    if is_mamba(weights):
+        options = hydra_options(Path(checkpoint)) if isinstance(checkpoint, str | Path) else {}
+        return convert_mamba(weights, output, name, labels, options)
+    if is_mae(weights):
         return convert_mae(content, weights, output, name, labels, num_attention_heads, bpe_tokenizer)
-    return _convert_bert(content, weights, output, name, labels, num_attention_heads, adapters, text_tokenizer)
+    if isinstance(num_attention_heads, Mapping):
+        raise ValueError(f"{name} is a BarcodeBERT model: heads by modality are for CLIBD.")
+    return _convert_bert(content, weights, output, name, labels, num_attention_heads)
 
 
 def _convert_bert(
@@ -94,52 +96,28 @@ def _convert_bert(
     output: Path,
     name: str,
     labels: Sequence[str] | None,
-    num_attention_heads: int | Mapping[str, int] | None,
-    adapters: str,
-    text_tokenizer: PreTrainedTokenizerBase | None,
+    heads: int | None,
 ) -> Path:
     """Converts a BarcodeBERT; see `convert_checkpoint`."""
-    if isinstance(num_attention_heads, Mapping) or adapters != "merge" or text_tokenizer is not None:
-        raise ValueError(
-            f"{name} is a BarcodeBERT model: heads by modality, adapters and text tokenizers are for CLIBD."
-        )
-    model = _model(content, weights, labels, num_attention_heads, name)
-    model.eval().save_pretrained(output)
-    config = model.config
-    KmerTokenizer(config.k, config.vocabulary, config.max_nucleotides).save_pretrained(output)
-    return output
-
-
-def _model(
-    content: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    labels: Sequence[str] | None,
-    heads: int | None,
-    name: str,
-) -> PreTrainedModel:
-    """The BarcodeBERT of a checkpoint, see `convert_checkpoint`."""
     state, kind = _weights(weights, name)
     shape, trained = options_of(content, "bert_config", name), training_options(content, name)
     known = ("barcodebert-2023",) if kind == "tied" else ("barcodebert", "barcodebert-n")
     pooling = "mean" if kind == "classifier" else "masked_mean"
     head = "tied" if kind == "tied" else "kmers"
     config = barcodebert_config(state, known, shape, trained, heads, name, pooling=pooling, mlm_head=head)
+    model: PreTrainedModel
     if kind == "classifier":
         if "taxon_classifier.weight" not in state:
             raise ValueError(f"{name} is a fine-tuned classifier without its classifier.weight.")
-        n = len(state["taxon_classifier.weight"])
-        if labels is not None and len(labels) != n:
-            raise ValueError(f"{name} has {n} classes, but {len(labels)} labels were given.")
-        config.id2label = {i: label for i, label in enumerate(labels or [f"LABEL_{i}" for i in range(n)])}
-        config.label2id = {label: i for i, label in config.id2label.items()}
-        model: PreTrainedModel = BarcodeBertForSequenceClassification(config)
+        name_classes(config, labels, len(state["taxon_classifier.weight"]), name)
+        model = BarcodeBertForSequenceClassification(config)
     elif labels is not None:
         raise ValueError(f"{name} is a masked language model: it has no classes. Leave labels out.")
     else:
         model = BarcodeBertForMaskedLM(config)
-    check_state(name, type(model).__name__, state, model.state_dict())
-    model.load_state_dict(state)
-    return model
+    save_with(model, state, output, name)
+    KmerTokenizer(config.k, config.vocabulary, config.max_nucleotides).save_pretrained(output)
+    return output
 
 
 def _weights(weights: Mapping[str, Tensor], name: str) -> tuple[State, str]:

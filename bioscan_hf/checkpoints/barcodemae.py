@@ -20,7 +20,7 @@ from ..models.modeling_barcodemae import BarcodeMaeForPreTraining
 from ..models.tokenization_kmer import KmerTokenizer
 from .bert_encoder import State, barcodebert_config, bert_shape, options_of, training_options
 from .bpe import bpe_tokenizer
-from .shapes import check_state, count_layers
+from .shapes import count_layers, save_with
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def convert_mae(
     else:
         model = BarcodeBertModel(config)
         state = {key.removeprefix("bert."): value for key, value in state.items()}
-    _save(model, state, output, name)
+    save_with(model, state, output, name)
     KmerTokenizer(config.k, config.vocabulary, config.max_nucleotides).save_pretrained(output)
     return output
 
@@ -166,12 +166,6 @@ def _convert_bpe(
     config = BertConfig(pad_token_id=0, **fields)
     config.pretraining, config.training_data = "mae", trained.get("dataset_name")
     model = BertModel(config, add_pooling_layer=False)
-    _save(model, {key.removeprefix("bert."): value for key, value in state.items()}, output, name)
+    save_with(model, {key.removeprefix("bert."): value for key, value in state.items()}, output, name)
     made.save_pretrained(output)
     return output
-
-
-def _save(model: PreTrainedModel, state: State, output: Path, name: str) -> None:
-    check_state(name, type(model).__name__, state, model.state_dict())
-    model.load_state_dict(state)
-    model.eval().save_pretrained(output)

@@ -18,7 +18,7 @@ from ..models.configuration_barcodemamba import PUBLISHED, BarcodeMambaConfig
 from ..models.modeling_barcodemamba import BarcodeMambaForMaskedLM, BarcodeMambaForSequenceClassification
 from ..models.tokenization_kmer import KmerTokenizer
 from ..models.vocabularies import VOCABULARIES
-from .shapes import check_state, count_layers
+from .shapes import count_layers, name_classes, save_with
 
 #: Pattern in the published keys -> its replacement in ours. Keys of the mixers are the same.
 KEYS = (
@@ -56,19 +56,13 @@ def convert_mamba(
     config = _config(state, options, name)
     model: PreTrainedModel
     if "taxon_classifier.weight" in state:
-        n = len(state["taxon_classifier.weight"])
-        if labels is not None and len(labels) != n:
-            raise ValueError(f"{name} has {n} classes, but {len(labels)} labels were given.")
-        config.id2label = {i: label for i, label in enumerate(labels or [f"LABEL_{i}" for i in range(n)])}
-        config.label2id = {label: i for i, label in config.id2label.items()}
+        name_classes(config, labels, len(state["taxon_classifier.weight"]), name)
         model = BarcodeMambaForSequenceClassification(config)
     elif labels is not None:
         raise ValueError(f"{name} is a pretrained BarcodeMamba: it has no classes. Leave labels out.")
     else:
         model = BarcodeMambaForMaskedLM(config)
-    check_state(name, type(model).__name__, state, model.state_dict())
-    model.load_state_dict(state)
-    model.eval().save_pretrained(output)
+    save_with(model, state, output, name)
     KmerTokenizer(config.k, config.vocabulary, config.max_nucleotides).save_pretrained(output)
     return output
 

@@ -1,12 +1,17 @@
-"""Checks of the keys and shapes of weights, and the sizes of encoders that follow from them."""
+"""Checks of the keys and shapes of weights, the sizes of encoders that follow from them, and saving of models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..models.vocabularies import VOCABULARIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_state(
@@ -44,6 +49,21 @@ def check_state(
             f"The weights of {name} do not make a {model}: missing are {listed(absent)}; unexpected are "
             f"{listed(extra)}; of other shapes are {listed(other, '; ')}."
         )
+
+
+def save_with(model: PreTrainedModel, state: Mapping[str, Tensor], output: Path, name: str) -> None:
+    """Writes a model with the weights `state` of the checkpoint `name`; errors are those of `check_state`."""
+    check_state(name, type(model).__name__, state, model.state_dict())
+    model.load_state_dict(state)
+    model.eval().save_pretrained(output)
+
+
+def name_classes(config: Any, labels: Sequence[str] | None, count: int, name: str) -> None:
+    """Sets the class names of a classifier, LABEL_0 and so on without `labels`; ValueError for another number."""
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"{name} has {count} classes, but {len(labels)} labels were given.")
+    config.id2label = dict(enumerate(labels or [f"LABEL_{i}" for i in range(count)]))
+    config.label2id = {label: i for i, label in config.id2label.items()}
 
 
 def count_layers(keys: Iterable[str], prefix: str, name: str) -> int:

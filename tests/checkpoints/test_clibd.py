@@ -235,7 +235,8 @@ def test_other_errors(weights, clibd, tmp_path):
     refused(weights, tmp_path, "Unknown adapters 'both'", adapters="both")
     refused(without_adapters(weights), tmp_path, "has no adapters to keep", adapters="keep")
     bert = {"bert.embeddings.word_embeddings.weight": torch.zeros(18, 32)}
-    refused(bert, tmp_path, "is a BarcodeBERT model: heads by modality", adapters="keep")
+    refused(bert, tmp_path, "is not a CLIBD model: adapters and text tokenizers are for CLIBD", adapters="keep")
+    refused(bert, tmp_path, "is a BarcodeBERT model: heads by modality", num_attention_heads={"dna": 2})
 
 
 def test_attention_heads_of_published_sizes(clibd, tmp_path):
