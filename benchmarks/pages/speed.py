@@ -180,7 +180,37 @@ def statistics() -> str:
     return table(("", "rows or barcodes", "seconds", "CPU seconds", "peak memory, MB"), rows)
 
 
+def app() -> str:
+    """One row per filter of the web page: specimens that it leaves, and seconds of the slowest of three answers."""
+    metrics = results("app")["metrics"]
+    rows = [
+        (
+            name.replace("dna_bin", "BIN"),
+            found["rows"],
+            f"{found['numbers, tree map and sites']['wall_seconds']:.2f}",
+            f"{found['numbers, tree map and sites']['cpu_seconds']:.2f}",
+            f"{found['photos']['wall_seconds']:.2f}",
+            f"{found['photos']['cpu_seconds']:.2f}",
+        )
+        for name, found in metrics["filters"].items()
+    ]
+    head = ("filter", "specimens", "seconds", "CPU seconds", "sample of photos, seconds", "CPU seconds")
+    return table(head, rows)
+
+
+def app_opened() -> str:
+    """A sentence on the start of the web page."""
+    metrics = results("app")["metrics"]
+    opened, load = metrics["open"], (metrics["load_before"], metrics["load_after"])
+    return (
+        f"Opening the page took {opened['wall_seconds']:.1f} s ({opened['cpu_seconds']:.1f} CPU seconds), and the "
+        f"most memory was {metrics['peak_megabytes']:,.0f} MB. The load was {load[0]:.1f} to {load[1]:.1f} on 2 cores."
+    )
+
+
 BLOCKS: Blocks = {
+    "app": app,
+    "app_opened": app_opened,
     "pretrain_step": pretrain_step,
     "embed": embed,
     "tokenizer": tokenizer,

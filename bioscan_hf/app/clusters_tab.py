@@ -10,7 +10,7 @@ from .clusters import MOST_ROWS, Found, labels_of
 from .collection import Collection
 from .explore import record
 from .pieces import button, frame, note, plural, table, text, tiles
-from .style import CLICKS, plain_html
+from .style import CLICKS, FRAME_CLICKS, plain_html
 from .words import told
 
 #: What the tables say of themselves.
@@ -23,16 +23,19 @@ _SUSPECTS = "Specimens whose species differs from that of nearly all others in t
 
 _LINK = ' class="bh-link"'
 
+#: The record, which opens below, comes into view.
+_SHOW = "() => document.querySelector('#bh-opened h3')?.scrollIntoView({block: 'nearest'})"
+
 #: Specimens of a likely new species that are listed.
 _LISTED = 5
 
 
 def clusters_tab(found: Found, tab: gr.Tab, collection: Collection | None) -> None:
-    """Builds the tab. The map is sent when a visitor opens the tab; specimens of the tables open below them."""
+    """Builds the tab. The map is sent when a visitor opens the tab; specimens of map and tables open below them."""
     plain_html(summary(found))
     with gr.Tabs():
         with gr.Tab("Map"):
-            map = plain_html(note(found.remark) if found.remark else "")
+            map = plain_html(note(found.remark) if found.remark else "", FRAME_CLICKS)
         with gr.Tab("New species"):
             tables = [plain_html(new_species(found), CLICKS)]
         with gr.Tab("Mislabelled"):
@@ -40,13 +43,13 @@ def clusters_tab(found: Found, tab: gr.Tab, collection: Collection | None) -> No
         with gr.Tab("BINs"):
             plain_html(bins(found))
     if collection is not None:
-        opened = plain_html("", CLICKS)
+        opened = plain_html("", CLICKS, elem_id="bh-opened")
 
         def look(evt: gr.EventData) -> list[Any]:
             return [record(collection, str(evt.name))] if str(evt.act) == "record" else [gr.skip()]
 
-        for place in (*tables, opened):
-            place.click(told(look, 1, event=True), None, [opened])
+        for place in (map, *tables, opened):
+            place.click(told(look, 1, event=True), None, [opened]).then(None, js=_SHOW)
     if found.map is not None:
         page = frame(found.map, "Map of the clusters").replace('class="bh-frame"', 'class="bh-frame bh-fixed"')
 

@@ -39,7 +39,7 @@ def identify_tab(namer: Namer) -> None:
             )
     with gr.Row():
         name = gr.Button("Name them", variant="primary", scale=0, min_width=140)
-        clear = gr.Button("Clear", scale=0, min_width=110)
+        clear = gr.Button("Clear all", scale=0, min_width=120)
     plain_html(note(LIMITS))
     with gr.Row():
         downloads = [gr.DownloadButton(label, visible=False, scale=0, min_width=150) for label in _LABELS]

@@ -12,6 +12,13 @@ CLICKS = """element.addEventListener('click', (event) => {
   if (button) trigger('click', {act: button.dataset.act, name: button.dataset.name, rank: button.dataset.rank});
 });"""
 
+#: A click or Enter in the map of a frame reaches Python as a click on the specimen.
+FRAME_CLICKS = """window.addEventListener('message', (event) => {
+  const frame = element.querySelector('iframe'), name = event.data && event.data.bioscanRecord;
+  if (!frame || event.source !== frame.contentWindow || typeof name !== 'string') return;
+  trigger('click', {act: 'record', name});
+});"""
+
 #: Frames of reports and maps tell their height; links and controls are in the language of the page.
 HEAD = """<script>
 window.addEventListener('message', (event) => {
@@ -43,6 +50,6 @@ def css() -> str:
     return resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
 
-def plain_html(value: str, js_on_load: str | None = None) -> gr.HTML:
+def plain_html(value: str, js_on_load: str | None = None, elem_id: str | None = None) -> gr.HTML:
     """HTML of ours, styled by page.css alone."""
-    return gr.HTML(value, js_on_load=js_on_load, apply_default_css=False)
+    return gr.HTML(value, js_on_load=js_on_load, elem_id=elem_id, apply_default_css=False)

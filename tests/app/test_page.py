@@ -42,7 +42,7 @@ class Visit:
 
     def clear(self):
         """Clears the text, the files and the names."""
-        self.page.get_by_text("Clear", exact=True).click()
+        self.button("Clear all").click()
         expect(self.page.locator("td.filename, .bh-problem:visible, iframe.bh-frame:visible")).to_have_count(0)
         expect(self.page.get_by_text("Table (CSV)")).to_be_hidden()
         expect(self.page.locator("textarea").first).to_have_value("")
