@@ -105,8 +105,8 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(name):
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_gradient_checkpointing_gives_equal_gradients(name):
-    """Also with the older, re-entrant kind."""
-    found = []
+    """Also with the older, re-entrant kind; modules run a second time, or this would prove nothing."""
+    found, runs = [], []
     for options in (None, {"use_reentrant": False}, {"use_reentrant": True}):
         model = MODELS[name]()
         for module in model.modules():  # no dropout, whose masks would differ
@@ -117,8 +117,13 @@ def test_gradient_checkpointing_gives_equal_gradients(name):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
             assert model.is_gradient_checkpointing
             model.enable_input_require_grads() if options["use_reentrant"] else None
+        calls = []
+        for module in model.modules():
+            module.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         loss_of(model, inputs_of(model)).backward()
+        runs.append(len(calls))
         found.append({key: p.grad for key, p in model.named_parameters() if p.grad is not None})
+    assert runs[0] < min(runs[1:])
     for other in found[1:]:
         assert other.keys() == found[0].keys() and any(grad.any() for grad in other.values())
         for key, grad in found[0].items():

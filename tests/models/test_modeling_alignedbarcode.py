@@ -5,10 +5,6 @@ The simulated family has 60 barcodes of 120 nucleotides, each with 8 % substitut
 
 import csv
 import gzip
-import json
-import os
-import subprocess
-import sys
 import weakref
 from functools import cache
 
@@ -22,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 import bioscan_hf.auto  # noqa: F401
 from bioscan_hf.encoders.barcode_encoders import load_encoder
 from bioscan_hf.encoders.embed import embed
-from bioscan_hf.models.configuration_alignedbarcode import AUTO_MAP, AlignedBarcodeConfig
+from bioscan_hf.models.configuration_alignedbarcode import AlignedBarcodeConfig
 from bioscan_hf.models.modeling_alignedbarcode import NOTHING, AlignedBarcodeModel, anchor_ids, nucleotides
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
@@ -369,19 +365,6 @@ def test_half_precision(options, dtype):
     assert torch.nn.functional.cosine_similarity(one.pooler_output, other.pooler_output.float()).min() > 0.99
 
 
-def test_compiled_and_exported():
-    """One graph without breaks; the exported model takes any batch size."""
-    model, batch = fitted(**KINDS[3]), encode([*family()[:7], family()[8][12:], ""])
-    expected = model(*batch)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(*batch)
-    rows = torch.export.Dim("rows", min=2, max=4096)
-    shapes = {"input_ids": {0: rows}, "attention_mask": {0: rows}}
-    exported = torch.export.export(model, encode(family()[:3]), dynamic_shapes=shapes).module()(*batch)
-    for output in (compiled, exported):
-        assert torch.equal(output.aligned, expected.aligned)
-        assert_close(output.pooler_output, expected.pooler_output, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("options", KINDS)
 def test_saved_and_loaded_are_equal(options, tmp_path):
     model = fitted(**options)
@@ -420,45 +403,6 @@ def test_embedding_a_table(tmp_path):
     half = embed(*load_encoder(str(tmp_path)), table, dtype="bfloat16")
     cosine = (half.embeddings * found.embeddings).sum(1)[found.valid]
     assert half.embeddings.dtype == np.float32 and cosine.min() > 0.99
-
-
-REMOTE = """
-import sys
-sys.modules["bioscan_hf"] = None  # as if it were not installed
-import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-folder, barcode = sys.argv[1:]
-assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "alignedbarcode"
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-assert type(model).__module__.startswith("transformers_modules"), type(model)
-batch = tokenizer([barcode, barcode[30:]], padding="max_length", truncation=True, return_tensors="pt")
-output = model(**batch)
-assert output.start.tolist() == [0, 30]
-torch.save(output.pooler_output.detach(), folder + "/vectors.pt")
-"""
-
-
-@pytest.mark.slow
-def test_remote_code_runs_without_the_package(tmp_path):
-    model = fitted(**KINDS[3])
-    model.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
-    files = {path.name for path in tmp_path.glob("*.py")}
-    assert files == {"configuration_alignedbarcode.py", "modeling_alignedbarcode.py"}
-    barcode = family()[0]
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(tmp_path), barcode],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
-    )
-    assert done.returncode == 0, done.stderr
-    expected = model(*encode([barcode, barcode[30:]])).pooler_output
-    assert_close(torch.load(tmp_path / "vectors.pt"), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.realdata

@@ -1,16 +1,11 @@
 """BarcodeBERT: published numbers, configuration, heads, saving and loading."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from tiny import BERT_HEADS, close, tiny_batch, tiny_bert
 
-from bioscan_hf.models.configuration_barcodebert import AUTO_MAP, BarcodeBertConfig
+from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import (
     BarcodeBertForMaskedLM,
     BarcodeBertForSequenceClassification,
@@ -307,17 +302,6 @@ def test_poolings_by_hand():
 
 
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
-def test_eager_and_sdpa_agree(cls, options):
-    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
-    outputs = []
-    for attention in ("eager", "sdpa"):
-        model.set_attn_implementation(attention)
-        output = model(ids[:3], mask[:3])
-        outputs.append(output.pooler_output if cls is BarcodeBertModel else output.logits)
-    close(*outputs, 1e-6)
-
-
-@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
 def test_a_tuple_on_request(cls, options):
     model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
     first = model(ids, mask, return_dict=False)[0]
@@ -373,37 +357,6 @@ def test_missing_taxa_are_ignored():
     close(output.loss, expected, 1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_gradient_checkpointing_gives_equal_gradients():
-    """Each layer runs twice."""
-    ids, mask = tiny_batch()
-    gradients, runs = [], []
-    for checkpointing in (False, True):
-        model = tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        calls = []
-        model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        model(ids, mask, labels=ids).loss.backward()
-        gradients.append(model.bert.encoder.layer[0].intermediate.dense.weight.grad)
-        runs.append(len(calls))
-    assert runs == [1, 2]
-    assert gradients[0].any()
-    close(*gradients, 1e-7)
-
-
-@pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
-def test_saved_and_loaded_are_equal(cls, options, tmp_path):
-    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
-    model.save_pretrained(tmp_path)
-    again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    for name, value in model.state_dict().items():
-        close(again.state_dict()[name], value, 0)
-    for one, other in zip(model(ids, mask).to_tuple(), again(ids, mask).to_tuple(), strict=True):
-        close(one, other, 0)
-
-
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS)
 def test_every_head_loads_from_every_head(cls, options, tmp_path):
     """Also the encoder; only weights of another head are initialized."""
@@ -427,65 +380,6 @@ def test_names_of_taxa_are_kept(tmp_path):
     tiny_bert(BarcodeBertForSequenceClassification, id2label=names, label2id=ids).save_pretrained(tmp_path)
     config = BarcodeBertForSequenceClassification.from_pretrained(tmp_path).config
     assert (config.id2label, config.label2id, config.num_labels) == (names, ids, 3)
-
-
-REMOTE = """
-import sys
-sys.modules["bioscan_hf"] = None  # as if it were not installed
-import torch
-from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification,
-                          AutoTokenizer)
-ids, mask = torch.load(sys.argv[1] + "/batch.pt")
-heads = {"AutoModel": AutoModel, "AutoModelForMaskedLM": AutoModelForMaskedLM,
-         "AutoModelForSequenceClassification": AutoModelForSequenceClassification}
-for folder in heads:
-    assert AutoConfig.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True).model_type == "barcodebert"
-    tokenizer = AutoTokenizer.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True)
-    assert tokenizer("ACGTA")["input_ids"] == [3, 13], tokenizer("ACGTA")
-    for name, auto in heads.items():
-        model = auto.from_pretrained(f"{sys.argv[1]}/{folder}", trust_remote_code=True).eval()
-        assert type(model).__module__.startswith("transformers_modules"), type(model)
-        encoder = model if name == "AutoModel" else model.bert
-        torch.save(encoder(ids, mask).pooler_output, f"{sys.argv[1]}/{folder}-{name}.pt")
-"""
-
-
-@pytest.mark.slow
-def test_remote_code_runs_without_the_package(tmp_path):
-    """A folder has the code of every head: each loads from each without this package, with equal outputs."""
-    batch = tiny_batch()
-    torch.save(batch, tmp_path / "batch.pt")
-    heads = {"AutoModel": BarcodeBertModel, "AutoModelForMaskedLM": BarcodeBertForMaskedLM}
-    heads["AutoModelForSequenceClassification"] = BarcodeBertForSequenceClassification
-    models = {name: tiny_bert(cls, num_labels=3) for name, cls in heads.items()}
-    for name, model in models.items():
-        model.save_pretrained(tmp_path / name)
-        KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)
-        config = json.loads((tmp_path / name / "config.json").read_text())
-        assert config["auto_map"] == AUTO_MAP
-        assert {path.name for path in (tmp_path / name).glob("*.py")} == {
-            *(
-                "configuration_barcodebert.py",
-                "modeling_barcodebert.py",
-                "barcode_heads.py",
-                "taxon_classifier.py",
-                "vocabularies.py",
-            ),
-        }
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(tmp_path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ
-        | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    for folder, model in models.items():
-        encoder = model if folder == "AutoModel" else model.bert
-        for name in models:
-            close(torch.load(tmp_path / f"{folder}-{name}.pt"), encoder(*batch).pooler_output, 1e-6)
 
 
 @pytest.mark.parametrize(("cls", "options"), BERT_HEADS)

@@ -1,15 +1,10 @@
 """BarcodeMamba: sizes, objectives, padding, heads, saving and loading."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from tiny import LABELS, TREE, close, cut, gradients, same_step, step, tiny_batch, tiny_mamba
+from tiny import LABELS, TREE, close, cut, same_step, step, tiny_batch, tiny_mamba
 
-from bioscan_hf.models.configuration_barcodemamba import AUTO_MAP, PUBLISHED, SIZES, BarcodeMambaConfig
+from bioscan_hf.models.configuration_barcodemamba import SIZES, BarcodeMambaConfig
 from bioscan_hf.models.modeling_barcodemamba import (
     BarcodeMambaForMaskedLM,
     BarcodeMambaForSequenceClassification,
@@ -154,31 +149,6 @@ def test_several_ranks():
     assert all(prediction.ids.shape == (4,) for prediction in predictions.values())
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_gradient_checkpointing_gives_equal_gradients():
-    ids, mask = tiny_batch()
-    found, runs = [], []
-    for checkpointing in (False, True):
-        model, calls = tiny_mamba().train(), []
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model.backbone.layers[0].mixer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        model(ids, mask, labels=ids).loss.backward()
-        found.append(gradients(model))
-        runs.append(len(calls))
-    assert runs == [1, 2]
-    for name, grad in found[0].items():
-        close(grad, found[1][name], 1e-6)
-
-
-def test_bfloat16():
-    (ids, mask), model = tiny_batch(), tiny_mamba(BarcodeMambaModel)
-    plain = model(ids, mask).pooler_output
-    half = tiny_mamba(BarcodeMambaModel).bfloat16()(ids, mask).pooler_output
-    assert half.isfinite().all()
-    close(half.float(), plain, 0.2)
-
-
 def test_single_nucleotides():
     """The tokenizer of k = 1: one token for each nucleotide."""
     tokenizer = KmerTokenizer(k=1, max_nucleotides=24)
@@ -191,15 +161,11 @@ def test_single_nucleotides():
 
 
 @pytest.mark.parametrize(("cls", "options"), HEADS)
-def test_saved_and_loaded_are_equal(cls, options, tmp_path):
-    """Each head loads from each folder; only weights of another head are initialized."""
+def test_every_head_loads_from_every_head(cls, options, tmp_path):
+    """Only weights of another head are initialized."""
     model, (ids, mask) = tiny_mamba(cls, **options), tiny_batch()
     model.save_pretrained(tmp_path)
-    again, info = cls.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert again.config.to_diff_dict() == model.config.to_diff_dict()
-    for one, other in zip(model(ids, mask).to_tuple(), again(ids, mask).to_tuple(), strict=True):
-        close(one, other, 0)
+    assert cls.from_pretrained(tmp_path).config.to_diff_dict() == model.config.to_diff_dict()
     encoder = model if cls is BarcodeMambaModel else model.backbone
     for other in {head for head, _ in HEADS}:
         again, info = other.from_pretrained(tmp_path, output_loading_info=True)
@@ -207,71 +173,3 @@ def test_saved_and_loaded_are_equal(cls, options, tmp_path):
         close(loaded(ids, mask).pooler_output, encoder(ids, mask).pooler_output, 0)
         assert all(key.startswith(("classifier.", "taxon_classifier.")) for key in info["missing_keys"])
         assert bool(info["missing_keys"]) == (other not in (cls, BarcodeMambaModel))
-
-
-REMOTE = """
-import sys
-sys.modules["bioscan_hf"] = None  # as if it were not installed
-import torch
-from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification,
-                          AutoTokenizer)
-ids, mask = torch.load(sys.argv[1] + "/batch.pt")
-heads = {"AutoModel": AutoModel, "AutoModelForMaskedLM": AutoModelForMaskedLM,
-         "AutoModelForSequenceClassification": AutoModelForSequenceClassification}
-for folder in heads:
-    path = f"{sys.argv[1]}/{folder}"
-    assert AutoConfig.from_pretrained(path, trust_remote_code=True).model_type == "barcodemamba"
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
-    assert tokenizer("ACGTA")["input_ids"] == [3, 13], tokenizer("ACGTA")
-    for name, auto in heads.items():
-        model = auto.from_pretrained(path, trust_remote_code=True).eval()
-        assert type(model).__module__.startswith("transformers_modules"), type(model)
-        encoder = model if name == "AutoModel" else model.backbone
-        torch.save(encoder(ids, mask).pooler_output, f"{path}-{name}.pt")
-        if folder == name == "AutoModelForSequenceClassification":
-            logits = model(ids, mask).logits
-            torch.save([logits, *(list(x) for x in model.predict_taxa(logits).values())], f"{path}-taxa.pt")
-"""
-
-
-@pytest.mark.slow
-def test_remote_code_runs_without_the_package(tmp_path):
-    """A folder also has the files of BarcodeBERT: without this package, each head loads from each.
-
-    On a CPU nothing advises to install kernels, which run on a GPU alone.
-    """
-    ids, mask = tiny_batch()
-    torch.save((ids, mask), tmp_path / "batch.pt")
-    heads = {"AutoModel": BarcodeMambaModel, "AutoModelForMaskedLM": BarcodeMambaForMaskedLM}
-    models = {name: tiny_mamba(cls) for name, cls in heads.items()}
-    models["AutoModelForSequenceClassification"] = tiny_mamba(
-        BarcodeMambaForSequenceClassification, **PUBLISHED | {"vocabulary": "barcodebert"}, **TREE
-    )
-    for name, model in models.items():
-        model.save_pretrained(tmp_path / name)
-        KmerTokenizer(k=2, max_nucleotides=24).save_pretrained(tmp_path / name)
-        assert json.loads((tmp_path / name / "config.json").read_text())["auto_map"] == AUTO_MAP
-        files = {path.name for path in (tmp_path / name).glob("*.py")}
-        assert files == {
-            *("configuration_barcodebert.py", "configuration_barcodemamba.py", "modeling_barcodemamba.py"),
-            *("barcode_heads.py", "taxon_classifier.py", "vocabularies.py"),
-        }
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(tmp_path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ
-        | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert torch.cuda.is_available() or "alling back" not in done.stderr
-    for folder, model in models.items():
-        encoder = model if folder == "AutoModel" else model.backbone
-        for name in models:
-            close(torch.load(tmp_path / f"{folder}-{name}.pt"), encoder(ids, mask).pooler_output, 1e-6)
-    logits, *predictions = torch.load(tmp_path / "AutoModelForSequenceClassification-taxa.pt")
-    close(logits, model(ids, mask).logits, 1e-6)
-    for stored, prediction in zip(predictions, model.predict_taxa(logits).values(), strict=True):
-        close(stored[0], prediction.ids, 0)

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -296,39 +293,6 @@ def test_pretrained_encoders(tmp_path):
     assert objects.config.modalities == ("dna", "text")
     with pytest.raises(ValueError, match="No encoder is given"):
         ClibdModel.from_pretrained_towers()
-
-
-REMOTE = """
-import sys
-sys.modules["bioscan_hf"] = None  # as if it were not installed
-import torch
-from transformers import AutoConfig, AutoModel
-folder = sys.argv[1]
-assert AutoConfig.from_pretrained(folder, trust_remote_code=True).modalities == ("image", "dna", "text")
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-assert type(model).__module__.startswith("transformers_modules"), type(model)
-output = model(**torch.load(folder + "/batch.pt"))
-torch.save([output.image_embeds, output.dna_embeds, output.text_embeds, output.fused_embeds], folder + "/embeds.pt")
-"""
-
-
-@pytest.mark.slow
-def test_remote_code_runs_without_the_package(tmp_path):
-    model = tiny_clibd(dna_pooling="softmax_mean", fusion=True)
-    model.save_pretrained(tmp_path)
-    torch.save(clibd_batch(), tmp_path / "batch.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"HF_HOME": str(tmp_path / "cache")},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    output = model(**clibd_batch())
-    expected = [*embeds(output), output.fused_embeds]
-    for one, other in zip(torch.load(tmp_path / "embeds.pt"), expected, strict=True):
-        assert torch.equal(one, other)
 
 
 # ---- adapters -------------------------------------------------------------------------------------------------------

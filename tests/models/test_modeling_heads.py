@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tiny import BERT_HEADS, LABELS, TREE, close, cut, gradients, same_step, step, tiny_batch, tiny_bert
+from tiny import BERT_HEADS, LABELS, TREE, close, cut, same_step, step, tiny_batch, tiny_bert
 
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
 from bioscan_hf.models.modeling_barcodebert import (
@@ -271,32 +271,12 @@ def test_pretrained_encoder_with_several_ranks(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cls", "options"), [SEVERAL_RANKS[i] for i in (1, 3, 4)])
-def test_compiled_without_breaks(cls, options):
-    """One graph with the loss; output and gradients are those of the model."""
-    torch._dynamo.reset()
-    model, (ids, mask) = tiny_bert(cls, **options), tiny_batch()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    plain, fast = (run(ids, mask, **labels_of(cls, options)) for run in (model, compiled))
-    for one, other in zip(plain.to_tuple(), fast.to_tuple(), strict=True):
-        close(one, other, 1e-6)
-    fast.to_tuple()[0].sum().backward()
-    assert gradients(model)
-
-
-@pytest.mark.slow
 def test_sparse_prediction_compiles_with_breaks():
     torch._dynamo.reset()
     model, (ids, mask) = tiny_bert(sparse_prediction=True), tiny_batch()
     labels = labels_of(BarcodeBertForMaskedLM, {})["labels"]
     compiled = torch.compile(model, backend="aot_eager")
     close(compiled(ids, mask, labels=labels).loss, model(ids, mask, labels=labels).loss, 1e-6)
-
-
-def test_exported():
-    model, (ids, mask) = tiny_bert(BarcodeBertForSequenceClassification, **TREE), tiny_batch()
-    program = torch.export.export(model, (), {"input_ids": ids, "attention_mask": mask}, strict=False)
-    close(program.module()(input_ids=ids, attention_mask=mask).logits, model(ids, mask).logits, 1e-6)
 
 
 @pytest.mark.parametrize(("cls", "options"), SEVERAL_RANKS)

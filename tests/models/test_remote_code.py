@@ -1,5 +1,6 @@
 """Folders load by trust_remote_code where only torch and transformers are installed, and CLIBD's with timm as well."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 from safetensors.torch import load_file
 from tiny import text_tokenizer, tiny_clibd
 
+from bioscan_hf.models import configuration_alignedbarcode, configuration_barcodebert, configuration_barcodemamba
 from bioscan_hf.models.processing_clibd import ClibdProcessor, make_image_processor
 from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 
@@ -38,6 +40,7 @@ for folder in sorted(path for path in Path(sys.argv[2]).iterdir() if path.is_dir
         batch = tokenizer(BARCODES, return_tensors="pt", padding="max_length", truncation=True)
         output = model(**batch)
         output = output.pooler_output if kind == "AutoModel" else output.logits
+        transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)  # the encoder of any head
     save_file({"output": output.detach().contiguous()}, folder / "found.safetensors")
 print(*sys.modules)
 """.replace("BARCODES", repr(BARCODES))
@@ -76,6 +79,7 @@ def run(packages, root, modules):
         | {"HF_MODULES_CACHE": str(modules)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.cuda.is_available() or "alling back" not in done.stderr, "advice to install kernels of GPUs"
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
@@ -83,6 +87,28 @@ def save(folder, model, tokenizer, kind):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "auto.txt").write_text(kind)
+
+
+BERT_CODE = {"configuration_barcodebert", "modeling_barcodebert", "barcode_heads", "taxon_classifier", "vocabularies"}
+CODE = {
+    "BarcodeBertForMaskedLM": (configuration_barcodebert, BERT_CODE),
+    "BarcodeMambaForMaskedLM": (
+        configuration_barcodemamba,
+        BERT_CODE - {"modeling_barcodebert"} | {"configuration_barcodemamba", "modeling_barcodemamba"},
+    ),
+    "AlignedBarcodeModel": (
+        configuration_alignedbarcode,
+        {"configuration_alignedbarcode", "modeling_alignedbarcode"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_a_folder_has_the_code_of_every_head_and_no_more(name, tmp_path):
+    configuration, code = CODE[name]
+    MODELS[name]().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == configuration.AUTO_MAP
+    assert {path.stem for path in tmp_path.glob("*.py")} == code
 
 
 @pytest.mark.slow
