@@ -11,7 +11,9 @@ from io import BytesIO
 from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from partition_rules import check_partition
 from PIL import Image
 
 from bioscan_hf.labels import LabelMaps
@@ -36,6 +38,11 @@ def draw(specimens, seed=0):
     block = draw_block(world, seed, 0, specimens)
     rows = [{name: "" if row[name] is None else row[name] for name in row} for row in block.table.to_pylist()]
     return block.specimens(world, seed, 0), rows
+
+
+def labels_of(rows):
+    names = ("split", "dna_barcode", "species", "genus")
+    return pa.table({name: [row[name] for row in rows] for name in names})
 
 
 def digests(root):
@@ -156,22 +163,15 @@ def test_bioscan_dataset_gives_the_same_rows_and_ids(release):
 
 @pytest.mark.parametrize(("count", "seed"), [(50, 0), (50, 1), (97, 2), (400, 3), (3000, 4), (20000, 5)])
 def test_splits_keep_the_rules_of_the_release(count, seed):
-    """Disjoint barcodes and species, and the species that each split may contain."""
+    """Those of `check_partition`, and names and numbers of rows by the kind of a species."""
     _, rows = draw(count, seed)
-    species, genera, barcodes = (defaultdict(set) for _ in range(3))
+    check_partition(labels_of(rows))
+    species, genera = defaultdict(set), defaultdict(set)
     for row in rows:
         species[row["split"]].add(row["species"])
         genera[row["split"]].add(row["genus"])
-        barcodes[row["dna_barcode"].strip("N")].add(row["split"])
     assert len(rows) == count and set(species) == set(SPLITS)  # no split is empty
-    assert all(len(splits) == 1 for splits in barcodes.values())
-    assert species["pretrain"] == {""} and not any("" in species[split] for split in SPLITS[1:])
-    assert species["val"] | species["test"] <= species["train"]
-    assert species["val_unseen"] | species["test_unseen"] <= species["key_unseen"]
     seen, unseen = (set().union(*(species[split] for split in METASPLITS[name])) for name in ("seen", "unseen"))
-    assert not seen & unseen and not (seen | unseen) & species["other_heldout"]
-    assert genera["key_unseen"] <= genera["train"]
-
     placeholder = re.compile(r"[A-Z][a-z]+ (sp\. \d+BIO|Malaise\d+)")
     assert all(placeholder.fullmatch(name) for name in unseen | species["other_heldout"])
     assert all(re.fullmatch(r"[A-Z][a-z]+ [a-z]+", name) for name in seen)
@@ -508,24 +508,13 @@ def large(tmp_path_factory):
 @pytest.mark.slow
 def test_large_metadata_keep_the_rules_of_the_splits(large):
     """The rules hold over all blocks, as in a small release."""
-    barcodes, species, genera = defaultdict(set), defaultdict(set), defaultdict(set)
-    ids, lengths = [], []
-    for row in read_rows(large):
-        barcodes[row["dna_barcode"].strip("N")].add(row["split"])
-        species[row["split"]].add(row["species"])
-        genera[row["split"]].add(row["genus"])
-        ids.append(row["processid"])
-        lengths.append(sum(map(len, row.values())) + len(COLUMNS))
-    assert len(ids) == 110_000 and ids == sorted(set(ids)) and set(species) == set(SPLITS)
-    assert {len(splits) for splits in barcodes.values()} == {1}
-    assert len(barcodes) < 0.95 * len(ids), "too few repeated barcodes for this test"
-    assert species["pretrain"] == {""} and all("" not in species[split] for split in SPLITS if split != "pretrain")
-    assert species["val"] | species["test"] <= species["train"]
-    assert species["val_unseen"] | species["test_unseen"] <= species["key_unseen"]
-    assert genera["key_unseen"] <= genera["train"]
-    groups = [set.union(*(species[split] for split in METASPLITS[name])) for name in ("seen", "unseen")]
-    groups.append(species["other_heldout"])
-    assert not any(a & b for a in groups for b in groups if a is not b)
+    rows = read_rows(large)
+    check_partition(labels_of(rows))
+    ids = [row["processid"] for row in rows]
+    assert len(ids) == 110_000 and ids == sorted(set(ids)) and {row["split"] for row in rows} == set(SPLITS)
+    repeated = {row["dna_barcode"].strip("N") for row in rows}
+    assert len(repeated) < 0.95 * len(ids), "too few repeated barcodes for this test"
+    lengths = [sum(map(len, row.values())) + len(COLUMNS) for row in rows]
     assert 700 < sum(lengths) / len(lengths) < 900
 
 
