@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny import text_tokenizer
-from training_runs import as_flags, divide
+from training_runs import RUN, as_flags, divide
 
 from bioscan_hf.models.configuration_clibd import ClibdConfig
 from bioscan_hf.models.modeling_clibd import ClibdModel
@@ -12,19 +12,13 @@ from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.training.clibd.options import ClibdArguments, ClibdOptions
 
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-TRAINING = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "per_device_train_batch_size": 16,
+TRAINING = RUN | {
     "per_device_eval_batch_size": 64,
-    "save_total_limit": 10,
     "save_strategy": "no",
     "eval_strategy": "no",
     "load_best_model_at_end": False,
     "key_splits": "none",
     "train_split": "train",
-    "max_steps": 4,
 }
 
 

@@ -20,6 +20,11 @@ from bioscan_hf.schema import COLUMNS
 #: SGD: a step is proportional to the gradient, so that equal weights mean equal gradients.
 SGD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
 
+#: Shape of a tiny encoder, and training arguments of every tiny run.
+TINY = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+RUN = {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "save_total_limit": 10, "max_steps": 4}
+RUN |= {"per_device_train_batch_size": 16}
+
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
     "accelerate": [

@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from training_runs import (
+    RUN,
     SGD,
     as_flags,
     divide,
@@ -32,17 +33,7 @@ from bioscan_hf.models.tokenization_kmer import KmerTokenizer
 from bioscan_hf.simulate.release import simulate_release
 from bioscan_hf.trainers import contrast_barcodes as program
 
-TRAINING = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "per_device_train_batch_size": 32,
-    "save_total_limit": 10,
-    "save_strategy": "no",
-    "max_steps": 4,
-    "positions": 60,
-    "embedding_size": 8,
-}
+TRAINING = RUN | {"per_device_train_batch_size": 32, "save_strategy": "no", "positions": 60, "embedding_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -280,8 +271,6 @@ def test_a_killed_run_resumes_exactly(source, tmp_path):
         ({"source": "no/such/folder"}, FileNotFoundError, "nothing at 'no/such/folder'"),
         ({"model": "no/such/folder"}, FileNotFoundError, "'no/such/folder' is neither an existing folder"),
         ({"model": "no/such/folder", "hidden_size": 3}, ValueError, "hidden_size cannot be chosen for the model"),
-        ({"resume_from_checkpoint": "checkpoint-9"}, FileNotFoundError, "not a complete checkpoint"),
-        ({"resume_from_checkpoint": "last", "force": True}, ValueError, "exclude each other"),
     ],
 )
 def test_impossible_options_are_refused_before_writing(source, tmp_path, options, error, message):
@@ -290,11 +279,8 @@ def test_impossible_options_are_refused_before_writing(source, tmp_path, options
     assert not (tmp_path / "run").exists()
 
 
-def test_a_source_without_barcodes_or_splits_is_refused(rows, tmp_path):
-    """Rows without a barcode, and a source that has no validation splits, which may be left out."""
-    gap = write_csv(tmp_path / "gap.csv", [row | {"dna_barcode": ""} if i == 3 else row for i, row in enumerate(rows)])
-    with pytest.raises(ValueError, match="1 of 104 rows of the split 'train' have no barcode"):
-        program.main(*arguments(gap, tmp_path / "run", unique_barcodes=False))
+def test_a_source_without_validation_splits_is_refused(rows, tmp_path):
+    """They may be left out."""
     alone = write_csv(tmp_path / "alone.csv", [row for row in rows if row["split"] == "train"])
     with pytest.raises(ValueError, match="No rows of split 'val'"):
         program.main(*arguments(alone, tmp_path / "run"))
@@ -320,24 +306,3 @@ def test_a_split_without_labels_is_not_validated(rows, tmp_path):
     results = program.main(*arguments(write_csv(tmp_path / "m.csv", nameless), tmp_path / "run", num_train_epochs=0))
     assert results["metrics"]["genus of val_unseen"] is None and results["metrics"]["species of val"] > 0.5
     assert "| genus of val_unseen | not run |" in (tmp_path / "run/README.md").read_text()
-
-
-def test_an_output_folder_in_use_is_not_overwritten(source, tmp_path):
-    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    folder = tmp_path / "run"
-    program.main(*arguments(source, folder, **options))
-    with pytest.raises(FileExistsError, match="not empty .*--resume_from_checkpoint last.*--force"):
-        program.main(*arguments(source, folder, **options))
-    with pytest.raises(ValueError, match=r"temperature was 0.1 and is 0.2"):
-        program.main(*arguments(source, folder, temperature=0.2, resume_from_checkpoint="last", **options))
-    program.main(*arguments(source, folder, force=True, **options))
-
-
-def test_options_from_flags_and_from_a_file(tmp_path):
-    path = tmp_path / "options.yaml"
-    path.write_text("source: d\nranks: [genus, species]\nrank_weights: [1, 2]\nuse_cpu: true\nviews: 2\n")
-    options, training_args = program.parse([str(path)])
-    assert (options.ranks, options.rank_weights, options.views) == (["genus", "species"], [1, 2], 2)
-    assert (training_args.learning_rate, training_args.per_device_train_batch_size) == (3e-4, 1024)
-    options, training_args = program.parse("--source d --ranks dna_bin --use_cpu --temperature 0.2".split())
-    assert (options.ranks, options.temperature, options.model) == (["dna_bin"], 0.2, "aligned")

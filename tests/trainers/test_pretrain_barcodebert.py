@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from training_runs import (
+    RUN,
     SGD,
+    TINY,
     as_flags,
     divide,
     history,
@@ -40,15 +42,6 @@ from bioscan_hf.training.presets import PRESETS
 from bioscan_hf.training.pretraining import PretrainingOptions, check_options
 from bioscan_hf.training.run import begin_run
 
-MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-TRAINING = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "per_device_train_batch_size": 16,
-    "save_total_limit": 10,
-    "max_steps": 4,
-}
 RESUMED = {"max_steps": 8, "per_device_train_batch_size": 24, "save_strategy": "steps", "save_steps": 2}
 RESUMED |= {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-2, "schedule": "onecycle"}
 
@@ -67,7 +60,7 @@ def source(tmp_path_factory):
 
 
 def given(source, folder, **options):
-    return MODEL | TRAINING | {"source": str(source), "output_dir": str(folder)} | options
+    return TINY | RUN | {"source": str(source), "output_dir": str(folder)} | options
 
 
 def arguments(source, folder, **options):
@@ -240,7 +233,7 @@ def test_presets_name_options_that_exist_and_are_recorded(source, tmp_path):
         about = begin_run("task", program.RUN_FILE, options, training_args, PRESETS).about
         assert {option: about["options"][option] for option in preset} == preset
         assert about["preset_overrides"] == {}
-    given = {name: value for name, value in (MODEL | TRAINING).items() if name != "num_hidden_layers"}
+    given = {name: value for name, value in (TINY | RUN).items() if name != "num_hidden_layers"}
     given |= {"source": source, "output_dir": tmp_path / "run", "preset": "main", "num_attention_heads": 4}
     given |= {"train_split": "pretrain", "validation_split": "val", "save_strategy": "no"}
     results = program.main(*program.parse(as_flags(given)))
@@ -253,7 +246,7 @@ def test_presets_name_options_that_exist_and_are_recorded(source, tmp_path):
 
 def test_the_recipe_of_2023_runs(source, tmp_path):
     """Its loss is of all positions, so that a guess costs ln 67 = 4.20 nats: 64 k-mers and 3 special tokens."""
-    given = MODEL | TRAINING | {"source": source, "output_dir": tmp_path / "run", "preset": "workshop2023"}
+    given = TINY | RUN | {"source": source, "output_dir": tmp_path / "run", "preset": "workshop2023"}
     given |= {"num_attention_heads": 4, "eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
     results = program.main(*program.parse(as_flags(given)))
     assert results["loss_curve"][0][1] == pytest.approx(4.20, abs=0.2)

@@ -9,7 +9,9 @@ import shutil
 import pytest
 import torch
 from training_runs import (
+    RUN,
     SGD,
+    TINY,
     as_flags,
     divide,
     history,
@@ -36,15 +38,6 @@ from bioscan_hf.training.finetuning import FinetuningOptions
 from bioscan_hf.training.pretraining import PretrainingOptions, load_barcodes
 from bioscan_hf.training.taxon_objective import TaxonObjective, label_rows, labels_of
 
-MODEL = {"k": 3, "max_nucleotides": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-TRAINING = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "per_device_train_batch_size": 16,
-    "save_total_limit": 10,
-    "max_steps": 4,
-}
 MAE = {"objective": "mae", "decoder_num_hidden_layers": 1, "decoder_hidden_size": 16}
 TAXA = {"vocabulary": "barcodebert-cls", "taxon_objective": "classes", "taxon_warmup_epochs": 1.0}
 BATCHES = {"taxa_per_batch": 2, "rows_per_taxon": 3, "similar_lengths": False}
@@ -76,7 +69,7 @@ def source(tmp_path_factory):
 
 
 def given(source, folder, **options):
-    return MODEL | TRAINING | {"source": str(source), "output_dir": str(folder)} | options
+    return TINY | RUN | {"source": str(source), "output_dir": str(folder)} | options
 
 
 def run(source, folder, **options):
@@ -219,7 +212,7 @@ def test_a_run_resumes_from_its_middle_and_its_card_has_every_option(source, tmp
 def test_a_masked_autoencoder_is_fine_tuned(source, tmp_path):
     """Its folder is a pretrained model like any other."""
     run(source, tmp_path / "mae", eval_strategy="no", save_strategy="no", **MAE)
-    options = TRAINING | {"source": str(source), "model": str(tmp_path / "mae"), "ranks": ["genus"]}
+    options = RUN | {"source": str(source), "model": str(tmp_path / "mae"), "ranks": ["genus"]}
     options |= {"train_split": "pretrain", "validation_split": "none", "test_splits": ["none"], "max_steps": 2}
     options |= {"output_dir": str(tmp_path / "taxa"), "save_strategy": "no"}
     finetune_barcodebert.main(*divide((FinetuningOptions, BarcodeTrainingArguments), options))
