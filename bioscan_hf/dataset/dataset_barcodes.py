@@ -14,7 +14,7 @@ from ..progress import Progress, silent
 from ..schema import ID_NAMES, SEQUENCE_NAMES
 from .letters import SequenceFile, rules
 from .load import load_bioscan5m
-from .parquet import check_files
+from .parquet import as_text, check_files
 from .parquet_folder import ParquetFolder
 from .request import TEXT_ROWS
 from .sequences import chosen_column
@@ -91,11 +91,11 @@ def _blocks(
 ) -> Iterator[pa.Table]:
     row = 1
     for table in tables:
-        ids = _text(table, names[0], file.path).combine_chunks()
+        ids = as_text(table, names[0], file.path).combine_chunks()
         missing = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), True)
         if pc.any(missing).as_py():
             raise ValueError(f"{str(file.path)!r} has no id in row {row + pc.index(missing, True).as_py()}.")
-        bodies = [body or b"" for body in _text(table, names[1], file.path).cast(pa.binary()).to_pylist()]
+        bodies = [body or b"" for body in as_text(table, names[1], file.path).cast(pa.binary()).to_pylist()]
 
         def place(record: int, character: int, row: int = row) -> str:
             return f"row {row + record}"
@@ -103,14 +103,6 @@ def _blocks(
         block = file.barcodes(ids, bodies, place)
         for name in kept:
             if name not in block.column_names:
-                block = block.append_column(name, _text(table, name, file.path))
+                block = block.append_column(name, as_text(table, name, file.path))
         yield block
         row += len(table)
-
-
-def _text(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
-    """A column as text."""
-    try:
-        return table[name].cast(pa.string())
-    except pa.ArrowException:
-        raise ValueError(f"{str(path)!r}: the column {name!r} holds {table[name].type}, not text.") from None

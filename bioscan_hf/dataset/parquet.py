@@ -239,16 +239,28 @@ def _stream(builder: Parquet, split: str, plan: _Plan, request: Request) -> Iter
 # ---- names and barcodes of files that `build` has not written ------------------------------------------------------
 
 
-def clean_table(table: pa.Table, changes: Changes | None = None) -> pa.Table:
-    """The table with names of taxa and barcodes in the one spelling that a release has."""
+def clean_table(table: pa.Table, changes: Changes | None = None, file: str = "The dataset") -> pa.Table:
+    """The table with names of taxa and barcodes in the one spelling that a release has.
+
+    Raises:
+        ReleaseError: if one of these columns does not hold text; `file` is named.
+    """
     for i, name in enumerate(table.column_names):
         if name in _CLEANED:
-            column = table[name].cast(pa.string())
+            column = as_text(table, name, file)
             new = cleaning(name)(column)
             if changes is not None and new is not column:
                 changes.add(name, column, new)
             table = table.set_column(i, name, new)
     return table
+
+
+def as_text(table: pa.Table, name: str, file: str | Path) -> pa.ChunkedArray:
+    """A column as text; ReleaseError for lists and other types without one."""
+    try:
+        return table[name].cast(pa.string())
+    except pa.ArrowException:
+        raise ReleaseError(f"{file}: the column {name!r} holds {table[name].type}, not text.") from None
 
 
 def _cleaned(data: Dataset, file: str) -> Dataset:
@@ -259,7 +271,7 @@ def _cleaned(data: Dataset, file: str) -> Dataset:
         return data
     new = data.select_columns(texts).with_format("arrow")
     new = new.map(
-        lambda table: clean_table(table, changes),
+        lambda table: clean_table(table, changes, file),
         batched=True,
         batch_size=TEXT_ROWS,
         writer_batch_size=TEXT_ROWS,

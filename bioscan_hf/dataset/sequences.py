@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +22,10 @@ import pyarrow.compute as pc
 
 from ..files import replacing
 from ..progress import Progress, silent
+from ..release.column_names import known_names, spelt
 from ..release.columns import without_markers
 from ..release.problems import other_format, refuse
-from ..release.rows import known_names, read_rows
+from ..release.rows import read_rows
 from ..release.tables import csv_columns, separators
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .fasta import normalized, read_fasta, read_fastq
@@ -295,12 +295,11 @@ def chosen_column(
         if names.count(given) != 1:
             raise ValueError(f"{str(path)!r} has {names.count(given)} columns {given!r}. {advice}")
         return given
-    spelt = {name: re.sub(r"[ -]+", "_", name.strip().lower()) for name in names}
-    found = sorted((known.index(spelt[name]), name) for name in names if spelt[name] in known)
+    found = sorted((known.index(spelt(name)), name) for name in names if spelt(name) in known)
     if not found:
         advice += separators(names)
         raise ValueError(f"{str(path)!r} has no column of {what} (none of {', '.join(known)}). {advice}")
-    if len(found) > 1 and known is SEQUENCE_NAMES or len({name for _, name in found}) < len(found):
+    if len(found) > 1 and known is SEQUENCE_NAMES or [place for place, _ in found].count(found[0][0]) > 1:
         raise ValueError(f"{str(path)!r} has several columns of {what}: {', '.join(n for _, n in found)}. {advice}")
     return found[0][1]
 

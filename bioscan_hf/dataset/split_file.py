@@ -19,8 +19,9 @@ from ..partition.assign import Assignment, assign, check_arguments, check_column
 from ..partition.counts import count_splits
 from ..partition.specimens import NAMED_COLUMNS, Specimens
 from ..release.check import ID, are_dna
+from ..release.column_names import known_names
 from ..release.problems import ReleaseError, refuse
-from ..release.rows import Changes, known_names, read_rows, row_columns
+from ..release.rows import Changes, read_rows, row_columns
 from ..release.tables import csv_columns, separators
 from ..release.write import check_ending, writing_table
 from ..schema import SPLITS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ NUMBERS = {
     "index_bioscan_1M_insect": pa.int64(),
     **dict.fromkeys((*BOX_COLUMNS.values(), ROW_COLUMN), pa.int32()),
 }
+
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
 #: Column -> smallest and largest number.
 LIMITS = {"coord-lat": (-90.0, 90.0), "coord-lon": (-180.0, 180.0)}
@@ -80,10 +83,13 @@ def to_types(
             table = table.set_column(table.column_names.index(name), name, values)
             continue
         for i in np.flatnonzero(bad).tolist():
-            what = f"{name} is {column[i].as_py()!r}, not a number"
+            value = column[i].as_py()
+            what = f"{name} is {value!r}, not a number"
             what += f" of the type {kind}" if pa.types.is_integer(kind) else ""
             what += " from {:g} to {:g}".format(*LIMITS[name]) if name in LIMITS else ""
-            report(Problem(file, first_row + i, table["processid"][i].as_py(), what, "cell emptied"))
+            what += ", with a decimal point" if _DECIMAL_COMMA.fullmatch(value) else ""
+            who = table["processid"][i].as_py() if "processid" in table.column_names else None
+            report(Problem(file, first_row + i, who, what, "cell emptied"))
         values = pc.if_else(pa.array(bad), pa.scalar(None, kind), values)
         table = table.set_column(table.column_names.index(name), name, values)
     return table

@@ -20,13 +20,13 @@ from ..schema import (
     COLUMNS,
     ID_NAMES,
     LABEL_COLUMNS,
-    LABEL_NAMES,
     MISSING_MARKERS,
     RANKS,
     RESERVED_COLUMNS,
     ROW_COLUMN,
     SEQUENCE_NAMES,
 )
+from .column_names import Rivals, known_names, our_columns
 from .problems import Problem, ReleaseError, stop
 from .tables import csv_columns, read_strings, separators
 
@@ -36,50 +36,10 @@ NEEDED = ("processid", "dna_barcode")
 #: A value in this share of the rows of a rank that does not look like a name is noted.
 SUSPICIOUS_SHARE = 0.1
 
-_OTHER_NAMES = {
-    "lat": "coord-lat",
-    "latitude": "coord-lat",
-    "lon": "coord-lon",
-    "longitude": "coord-lon",
-    "country/ocean": "country",
-    "province/state": "province_state",
-    "identification": "taxon",
-}
 #: Other columns in which markers of missing values are null; numbers have their own check.
 _MARKED = {"split", "country", "province_state"}
 _HIGHER = r"^([A-Z][a-z]|unassigned |unclassified)"  # the published metadata have the last two
 _SPECIES = r"^[A-Z][\w-]+ \S"
-
-
-def known_names(path: str | Path, names: Sequence[str], chosen: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Column of the table -> our name for it, for columns with another known name.
-
-    Args:
-        chosen: Columns whose names were chosen.
-
-    Raises:
-        ReleaseError: if several columns could be the barcode.
-    """
-    lower = {name.lower(): name for name in reversed(names)}
-    renamed: dict[str, str] = dict(chosen or {})
-
-    def use(ours: str, others: Sequence[str], *, one: bool = False) -> None:
-        found = [lower[other] for other in others if other in lower]
-        if ours in names or ours in renamed.values() or not found:
-            return
-        if one and len(found) > 1:
-            raise ReleaseError(
-                f"{path} has several columns of sequences: {', '.join(found)}. Rename the right one to {ours}, or "
-                f"remove the others."
-            )
-        if found[0] not in renamed:
-            renamed[found[0]] = ours
-
-    use("processid", ID_NAMES)
-    use("dna_barcode", SEQUENCE_NAMES, one=True)
-    for other, ours in {**LABEL_NAMES, **_OTHER_NAMES, **{name: name for name in COLUMNS}}.items():
-        use(ours, [other])
-    return renamed
 
 
 def row_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
@@ -209,11 +169,10 @@ def read_rows(
         Number of the first row, and the table, as `read_strings`.
 
     Raises:
-        ReleaseError: if there is no column of ids or of barcodes; and as `read_strings`.
+        ReleaseError: if there is no column of ids or of barcodes, or two of one meaning differ; and as `read_strings`.
     """
     given = csv_columns(path, encoding)
-    renamed = known_names(path, given, names)
-    ours = {renamed.get(name, name): name for name in given if name in renamed or name not in renamed.values()}
+    ours = our_columns(path, given, names)
     wanted = _all_columns(path, ours) if columns is None else list(columns)
     if lacking := [name for name in NEEDED if name in wanted and name not in ours]:
         known = {"processid": ID_NAMES, "dna_barcode": SEQUENCE_NAMES}
@@ -221,8 +180,10 @@ def read_rows(
         raise ReleaseError(f"{path} has {what}. Its columns are {', '.join(given)}.{separators(given)}")
     there = [name for name in wanted if name in ours]
     rules = {name: cleaning(name) for name in there if name not in clean}
-    read = [ours[name] for name in there] or [ours["processid"]]
+    rivals = Rivals(path, given, {name: ours[name] for name in there}, tuple((names or {}).values()))
+    read = list(dict.fromkeys([*(ours[name] for name in there), *rivals.all])) or [ours["processid"]]
     for first, table in read_strings(path, (), read, report, encoding=encoding):
+        rivals.check(first, table, cleaning)
         before = dict(zip(there, table.columns, strict=False))
         cells = before | {name: rule(before[name]) for name, rule in rules.items()}
         if changes is not None:

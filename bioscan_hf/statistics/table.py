@@ -20,15 +20,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.parquet import check_files, clean_table, unreadable
+from ..dataset.parquet import as_text, check_files, unreadable
 from ..dataset.release_source import Release
 from ..dataset.sequences import BARCODE_MARKER, MARKER_NAMES, counted, of_marker
 from ..dataset.sources import resolve
 from ..progress import Progress, silent
+from ..release.column_names import Rivals, our_columns
 from ..release.columns import NUMBERS, to_types
 from ..release.layout import find_metadata
-from ..release.problems import ReleaseError
-from ..release.rows import read_rows
+from ..release.problems import ReleaseError, refuse
+from ..release.rows import cleaning, read_rows
 from ..release.tables import csv_columns
 from ..schema import LABEL_COLUMNS
 
@@ -109,23 +110,39 @@ def parts_of(
         return
     files = found.files("dna")
     names = check_files(files)[0].names
-    there = [name for name in columns if name in names]
-    if not there or BARCODE in columns and BARCODE not in there:
-        raise ReleaseError(f"{files[0]} has no column {BARCODE!r}. Its columns are {', '.join(names)}.")
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     for file in files:
-        if found.built and len(there) == len(columns):
+        if found.built and set(columns) <= set(names):
             yield str(file), rows
-            continue
-        try:
-            with pq.ParquetFile(file) as opened:
-                for batch in opened.iter_batches(50_000, columns=there):
-                    table = clean_table(pa.Table.from_batches([batch]))
-                    for name in set(columns) - set(there):
-                        table = table.append_column(name, pa.nulls(len(table), pa.string()))
-                    yield table, rows
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file, error) from error
+        else:
+            for table in _tables(file, names, columns):
+                yield table, rows
+
+
+def _tables(file: str | Path, names: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Tables of a Parquet file that `build` has not written, as `read_rows` gives those of a CSV."""
+    ours = our_columns(file, names)
+    there = [name for name in columns if name in ours]
+    if not there or BARCODE in columns and BARCODE not in there:
+        raise ReleaseError(f"{file} has no column {BARCODE!r}. Its columns are {', '.join(names)}.")
+    if "processid" in ours and "processid" not in there:
+        there.append("processid")  # for errors
+    rivals = Rivals(file, names, {name: ours[name] for name in there})
+    first = 1
+    try:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(50_000, columns=[*(ours[name] for name in there), *rivals.all]):
+                found = pa.Table.from_batches([batch])
+                texts = pa.table({name: as_text(found, name, file) for name in found.column_names})
+                rivals.check(first, texts, cleaning)
+                table = pa.table({name: cleaning(name)(texts[ours[name]]) for name in there})
+                table = to_types(table, first, Path(file).name, refuse)
+                for name in set(columns) - set(there):
+                    table = table.append_column(name, pa.nulls(len(table), pa.string()))
+                yield table
+                first += len(table)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
 
 
 def run_on_part(database: duckdb.DuckDBPyConnection, sql: str, part: str | pa.Table) -> None:

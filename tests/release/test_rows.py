@@ -171,3 +171,52 @@ def test_a_quick_test_finds_names_that_change(name):
     assert are_taxon_names(names) == (name == "Apis mellifera")
     column = pa.chunked_array([names])
     assert (Cleaned(taxon_name, are_taxon_names)(column) is column) == (taxon_name(name) == name)
+
+
+def written(tmp_path, names, *rows):
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([names, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "cells", "told"),
+    [
+        ("id,seq,species,Species", "A b|C d", "'species' and 'Species' both stand for 'species', but differ in row 2"),
+        ("id,seq,dna_bin,bin_uri", "BOLD:A|BOLD:B", "'dna_bin' and 'bin_uri' both stand for 'dna_bin'"),
+        ("id,seq,genus,genus_name", "Apis|", r"in row 2 \('Apis' and ''\)\. Rename or remove one"),
+        ("processid,seq,lat,Latitude", "1.5|2", "'lat' and 'Latitude' both stand for 'coord-lat'"),
+        ("id,seq,ID,x", "9|", "'id' and 'ID' both stand for 'processid', but differ in row 1"),
+        ("id,dna_barcode,nucleotides,x", "ACGT|", "'dna_barcode' and 'nucleotides' both stand for 'dna_barcode'"),
+        ("id,seq,order,Ordnung", "Diptera|Hymenoptera", "'order' and 'Ordnung' both stand for 'order'"),
+    ],
+)
+def test_two_columns_of_one_meaning_that_differ_are_refused(tmp_path, names, cells, told):
+    path = written(tmp_path, names, "A,ACGTA,,", f"B,ACGTC,{cells.replace('|', ',')}")
+    with pytest.raises(ReleaseError, match=told):
+        rows_of(path)
+
+
+def test_two_columns_of_one_meaning_that_agree_are_read(tmp_path):
+    """Also if they are spelled in two ways; ids of several kinds are not the same, and columns that nobody reads are
+    not compared."""
+    path = written(
+        tmp_path,
+        "processid,id,nucleotides,dna_barcode,Species,species_name,lat,latitude",
+        "A,1,AC-GT,acgt,Apis  mellifera,Apis mellifera,1.50,1.5",
+        "B,2,,n/a,unknown,,-0,",
+    )
+    with pytest.raises(ReleaseError, match=r"differ in row 2 \('-0' and ''\)"):
+        rows_of(path)
+    found = rows_of(path, columns=["processid", "dna_barcode", "species"])
+    assert found[0] == {"processid": "A", "dna_barcode": "ACGT", "species": "Apis mellifera"}
+    assert found[1] == {"processid": "B", "dna_barcode": None, "species": None}
+
+
+def test_names_of_columns_in_other_spellings_and_languages(tmp_path):
+    names = "Process ID,DNA-Barcode,Filo,Clase,Orden,Familia,Género,Espécie,Coord Lat,Split"
+    path = written(tmp_path, names, "A,ACGT,Arthropoda,Insecta,Diptera,Culicidae,Aedes,Aedes vexans,1,train")
+    (row,) = rows_of(path)
+    assert [row[name] for name in ("phylum", "class", "order", "family", "genus", "species", "coord-lat", "split")] == [
+        *("Arthropoda", "Insecta", "Diptera", "Culicidae", "Aedes", "Aedes vexans", "1", "train")
+    ]

@@ -423,3 +423,28 @@ def test_distances_of_real_barcodes(real_data):
     counts = distances._distance_histogram(list(barcodes), 1)
     assert np.repeat(np.arange(626), counts).tolist() == sorted(osa(a, b) for a, b in combinations(barcodes, 2))
     assert len(barcodes) == 4
+
+
+def test_parquet_of_others_is_read_as_a_table(tmp_path):
+    """Numbers written as text, and columns with other names; a cell that is not a number is named by row and value."""
+    file = tmp_path / "own.parquet"
+    columns = {"ID": ["a", "b"], "Sequence": ["acgt", "ACGA"], "Species": ["Apis  mellifera", "unknown"]}
+
+    def described(**more):
+        pq.write_table(pa.table(columns | more), file)
+        found = read_specimens(file)
+        return found.query('SELECT species, length, "coord-lat", "coord-lon" FROM specimens ORDER BY species')
+
+    assert described(Lat=["1.5", "n/a"], longitude=[2, 3]) == [("Apis mellifera", 4, 1.5, 2.0), (None, 4, None, 3.0)]
+    for value, told in (("x", "'x', not a number"), ("45,5", "not a number from -90 to 90, with a decimal point")):
+        with pytest.raises(ReleaseError, match=rf"own.parquet, row 2 \(b\): coord-lat is .*{told}"):
+            described(Lat=["1", value])
+    with pytest.raises(ReleaseError, match="row 1 .*coord-lat is '99', not a number from -90 to 90. Correct the file"):
+        described(Lat=[99, 0])
+    with pytest.raises(ReleaseError, match="the column 'Lat' holds list<.*>, not text"):
+        described(Lat=[[1], [2]])
+    with pytest.raises(ReleaseError, match="'species' and 'Species' both stand for 'species', but differ in row 1"):
+        described(species=["Other name", None])
+    with pytest.raises(ReleaseError, match="has no column 'dna_barcode'. Its columns are x"):
+        pq.write_table(pa.table({"x": [1]}), file)
+        read_specimens(file)
