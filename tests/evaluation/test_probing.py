@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bioscan_hf.evaluation import linear_fits
 from bioscan_hf.evaluation.probing import knn_probe, linear_probe, probe_barcodes, probe_metrics, probe_ranks
-from bioscan_hf.metrics import f1
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "knn_probe.npz"
 
 
 def blobs(n_train=200, n_test=90, dim=16, classes=7, noise=1.0, seed=0):
@@ -73,59 +69,6 @@ def test_of_equally_near_rows_the_first_ones_are_taken(k, chunk_size, metric, se
     copies = rng.permutation(np.repeat(np.arange(3), 70))
     result = knn_probe(distinct[copies], copies, distinct, np.arange(3), k=k, metric=metric, chunk_size=chunk_size)
     assert result.neighbours.tolist() == [np.flatnonzero(copies == i)[:k].tolist() for i in range(3)]
-
-
-@pytest.fixture(scope="module")
-def published():
-    """Embeddings and taxa of a small set: 70 train rows and 60 rows of other species of the same 5 genera."""
-    with np.load(FIXTURE) as arrays:
-        return dict(arrays)
-
-
-def label_ids(data, rank, rows=slice(None)):
-    names, ids = np.unique(np.concatenate([data[f"train_{rank}"], data[f"unseen_{rank}"]]), return_inverse=True)
-    return ids[: len(data["train"])], ids[len(data["train"]) :][rows]
-
-
-@pytest.mark.parametrize(
-    ("rank", "k", "metric", "accuracy", "f1_macro"),
-    [
-        ("genus", 1, "cosine", 60.0, 56.06),
-        ("family", 1, "cosine", 60.0, 56.06),
-        ("genus", 3, "cosine", 61.67, 55.79),
-        ("genus", 1, "euclidean", 60.0, 56.06),
-    ],
-)
-def test_published_protocol(published, rank, k, metric, accuracy, f1_macro):
-    """Percentages that BarcodeBERT's own knn_probing program printed for these embeddings, to two decimals."""
-    train_ids, ids = label_ids(published, rank)
-    result = knn_probe(published["train"], train_ids, published["unseen"], ids, k=k, metric=metric)
-    scores = f1(result.predictions, ids)
-    assert round(100 * result.micro_accuracy, 2) == round(100 * result.macro_accuracy, 2) == accuracy
-    assert round(100 * scores["f1_micro"], 2) == accuracy
-    assert round(100 * scores["f1_macro"], 2) == round(100 * scores["f1_weighted"], 2) == f1_macro
-
-
-@pytest.mark.parametrize(("k", "accuracy"), [(1, 100.0), (3, 98.57)])
-def test_published_protocol_on_the_train_set_itself(published, k, accuracy):
-    train_ids, _ = label_ids(published, "genus")
-    result = knn_probe(published["train"], train_ids, published["train"], train_ids, k=k)
-    assert round(100 * result.micro_accuracy, 2) == accuracy
-
-
-@pytest.mark.parametrize("absent", ["Genus0", "Genus4"])
-def test_test_set_without_a_genus(published, absent):
-    """The published program numbers the taxa of each file separately, and prints 0.0 % without Genus0 and 31.67 % for
-    BINs that do not occur in train. With ids that mean the same in both files it is 52.08 %, and 0."""
-    rows = published["unseen_genus"] != absent
-    train_ids, ids = label_ids(published, "genus", rows)
-    result = knn_probe(published["train"], train_ids, published["unseen"][rows], ids)
-    assert round(100 * result.micro_accuracy, 2) == 52.08
-    train_ids, ids = label_ids(published, "dna_bin")
-    assert knn_probe(published["train"], train_ids, published["unseen"], ids).micro_accuracy == 0.0
-    per_file = [np.unique(published[f"{part}_dna_bin"], return_inverse=True)[1] for part in ("train", "unseen")]
-    wrong = knn_probe(published["train"], per_file[0], published["unseen"], per_file[1])
-    assert round(100 * wrong.micro_accuracy, 2) == 31.67
 
 
 def test_rows_without_a_label():
@@ -248,6 +191,11 @@ def toy(reference):
         columns = {key.removesuffix("_name"): [row[key] for row in taxa] for key in taxa[0]}
         data.update({f"{name}_{rank}": np.array(columns[rank]) for rank in ("genus", "family")})
     return data
+
+
+def label_ids(data, rank, rows=slice(None)):
+    names, ids = np.unique(np.concatenate([data[f"train_{rank}"], data[f"unseen_{rank}"]]), return_inverse=True)
+    return ids[: len(data["train"])], ids[len(data["train"]) :][rows]
 
 
 @pytest.mark.parametrize(
