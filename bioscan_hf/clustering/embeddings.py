@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..search.vectors import Floats, named_rows
+from ..search.vectors import Floats, finite_matrix, named_rows
 from .graph import import_library
 
 NORMALIZATIONS = ("none", "l2", "l2_corrected", "elementwise_zscore", "average_zscore")
@@ -32,14 +32,8 @@ def checked_embeddings(
     given = dict(embeddings) if isinstance(embeddings, Mapping) else {"embedding": embeddings}
     if not given:
         raise ValueError("No embeddings are given. Give one modality or more.")
-    parts = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in given.items()}
+    parts = {name: finite_matrix(f"embeddings of {name!r}", x, np.float32, ids) for name, x in given.items()}
     for name, x in parts.items():
-        if x.ndim != 2 or 0 in x.shape:
-            raise ValueError(f"The embeddings {name!r} must be a matrix (N, D), not empty; got the shape {x.shape}.")
-        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        if len(rows):
-            where = named_rows(rows.tolist(), ids)
-            raise ValueError(f"The embeddings {name!r} are NaN or infinite in the rows {where}: leave these out.")
         if (x == x[0]).all():
             raise ValueError(f"The embeddings {name!r} of all {len(x)} specimens are equal: check the encoder.")
     lengths = {name: len(x) for name, x in parts.items()}

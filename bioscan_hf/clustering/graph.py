@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..search.exact import nearest
-from ..search.vectors import slices
+from ..search.vectors import finite_matrix, slices
 from . import ward
 from .ward import Floats, Forest, Ids
 
@@ -70,7 +70,7 @@ def neighbours(points: ArrayLike, n_neighbors: int, *, approximate: bool | None 
     (benchmarks/bench_clustering.py) this finds all exact ones in 1.3 s of CPU time; HNSW (16 links, effort 64) finds
     98.7 % in 3.2 s. Raises ValueError if the points are not a matrix of finite numbers, or there are not more than K.
     """
-    matrix = ward.checked_points(points)
+    matrix = finite_matrix("points", points)
     rows = len(matrix)
     if not 1 <= n_neighbors < rows:
         raise ValueError(f"n_neighbors={n_neighbors}, but {rows} points have 1 to {rows - 1} neighbours.")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..search.vectors import slices
+from ..search.vectors import finite_matrix, slices
 
 #: Clusters up to which all pairs are compared; of more, `graph_tree` compares neighbours first.
 EXACT_UP_TO = 40_000
@@ -109,20 +109,9 @@ def in_order_of_first(ids: Ids) -> Ids:
     return codes.to_numpy().astype(np.int64)
 
 
-def checked_points(points: ArrayLike) -> Floats:
-    """Finite points (N, D) in float64, or ValueError."""
-    matrix = np.ascontiguousarray(points, dtype=np.float64)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"Points are a matrix (N, D) with at least one row; got the shape {matrix.shape}.")
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{len(bad)} of {len(matrix)} points are NaN or infinite; the first is row {bad[0]}.")
-    return matrix
-
-
 def distinct_points(points: ArrayLike) -> Forest:
     """Forest of the distinct points: equal ones are merged at height 0."""
-    matrix = checked_points(points)
+    matrix = finite_matrix("points", points)
     rows = len(matrix)
     bytes_of_row = np.ascontiguousarray(matrix + 0.0).view(np.dtype((np.void, matrix[0].nbytes))).ravel()  # -0 is 0
     _, first, inverse = np.unique(bytes_of_row, return_index=True, return_inverse=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..search.vectors import finite_matrix
 from .bzsl_likelihood import Floats
-from .inputs import matrix
 
 #: Components of the published runs.
 COMPONENTS = 500
@@ -40,7 +40,7 @@ def principal_axes(
 
 def ridge_map(source: ArrayLike, target: ArrayLike, rho: float = 1.0) -> Floats:
     """Linear map (A, D) from a source (N, A) to a target (N, D), by ridge regression. OSBC has rho = 1."""
-    x, y = matrix("source", source), matrix("target", target)
+    x, y = finite_matrix("source", source), finite_matrix("target", target)
     if len(x) != len(y):
         raise ValueError(f"The source has {len(x)} rows and the target {len(y)}: each specimen needs both.")
     if not rho > 0:
@@ -63,7 +63,7 @@ def map_images(
 
 
 def _standard_rows(name: str, values: ArrayLike) -> Floats:
-    x = matrix(name, values)
+    x = finite_matrix(name, values)
     deviation = x.std(axis=1, ddof=1, keepdims=True)
     constant = np.flatnonzero(deviation == 0)
     if len(constant):

@@ -8,24 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..metrics import IGNORE
-from ..search.vectors import Ids, named_rows, slices
-
-
-def matrix(name: str, values: ArrayLike, dtype: DTypeLike = np.float64) -> NDArray[Any]:
-    """A matrix (rows, dimensions) of `dtype`; ValueError if it is empty, NaN or infinite."""
-    x = np.asarray(values)
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"{name} must be a matrix (rows, dimensions) that is not empty, got {x.shape}.")
-    x = x.astype(dtype, copy=False)
-    broken = [
-        part.start + row for part in slices(len(x), 65_536) for row in np.flatnonzero(~np.isfinite(x[part]).all(1))
-    ]
-    if broken:
-        raise ValueError(
-            f"{name} has NaN or infinite values in the rows {named_rows(broken)}: leave these rows out, or check the "
-            f"encoder."
-        )
-    return x
+from ..search.vectors import Ids, finite_matrix
 
 
 def class_ids(name: str, values: ArrayLike) -> Ids:
@@ -49,7 +32,7 @@ def train_and_test(
     """
     found: list[NDArray[Any]] = []
     for name, rows, labels in (("train", train, train_labels), ("test", test, test_labels)):
-        x, shape = matrix(f"{name}_{what}", rows, dtype), np.shape(labels)
+        x, shape = finite_matrix(f"{name}_{what}", rows, dtype), np.shape(labels)
         if shape != x.shape[:1]:
             raise ValueError(
                 f"{name}_labels has the shape {shape}, but {name}_{what} has {len(x)} rows: each row needs one id."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -35,6 +35,30 @@ def check_query(dim: int, dim_of_keys: int, k: int = 1, keys: int = 1) -> None:
         )
     if not 1 <= k <= keys:
         raise ValueError(f"k is {k}; give a positive number of neighbours, at most {keys} (the number of keys).")
+
+
+def finite_matrix(
+    name: str, values: ArrayLike, dtype: DTypeLike = np.float64, ids: Sequence[str] | None = None
+) -> NDArray[Any]:
+    """A matrix (rows, dimensions) of `dtype`; ValueError if it is empty, NaN or infinite.
+
+    Args:
+        name: What an error calls the matrix, such as "test_features".
+        ids: Names of the rows, for errors.
+    """
+    x = np.asarray(values)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be a matrix (rows, dimensions) that is not empty, got {x.shape}.")
+    x = x.astype(dtype, copy=False)
+    broken = [
+        part.start + row for part in slices(len(x), 65_536) for row in np.flatnonzero(~np.isfinite(x[part]).all(1))
+    ]
+    if broken:
+        raise ValueError(
+            f"{name} has NaN or infinite values in the rows {named_rows(broken, ids)}: leave these rows out, or check "
+            f"the encoder."
+        )
+    return x
 
 
 def unit_vectors(

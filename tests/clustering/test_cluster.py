@@ -268,7 +268,7 @@ X, NAMES = blobs(40, 4)
 @pytest.mark.parametrize(
     ("embeddings", "options", "message"),
     [
-        (broken(X, [3, 7], np.nan), {}, r"NaN or infinite in the rows 3, 7:"),
+        (broken(X, [3, 7], np.nan), {}, "NaN or infinite values in the rows 3, 7:"),
         (broken(X, [0], np.inf), {}, r"rows 0:"),
         (np.ones((40, 5)), {}, "all 40 specimens are equal"),
         (X[:, 0], {}, "must be a matrix"),

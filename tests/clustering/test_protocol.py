@@ -184,7 +184,7 @@ def test_embeddings_that_are_not_finite_are_named(dataset, tmp_path):
     pq.write_table(table, tmp_path / "test" / "specimens-00000-of-00001.parquet")
     (tmp_path / "test" / "manifest.json").write_text(json.dumps({"rows": table.num_rows, "shard_size": 8192}))
     processid = table["processid"][1].as_py()
-    with pytest.raises(ValueError, match=rf"NaN or infinite in the rows \d+ \({processid}\)"):
+    with pytest.raises(ValueError, match=rf"NaN or infinite values in the rows \d+ \({processid}\)"):
         read_specimens(dataset, {"image": tmp_path}, splits=("test",))
 
 

@@ -217,9 +217,9 @@ def test_missing_libraries_are_named(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ward_tree([[1.0], [np.nan], [np.inf]]), "2 of 3 points are NaN or infinite; the first is row 1"),
-        (lambda: ward_tree([1.0, 2.0]), r"matrix \(N, D\) with at least one row"),
-        (lambda: ward_tree(np.empty((0, 3))), r"matrix \(N, D\) with at least one row"),
+        (lambda: ward_tree([[1.0], [np.nan], [np.inf]]), "points has NaN or infinite values in the rows 1, 2:"),
+        (lambda: ward_tree([1.0, 2.0]), "points must be a matrix"),
+        (lambda: ward_tree(np.empty((0, 3))), "points must be a matrix"),
         (lambda: neighbours([[1.0], [2.0]], 2), "2 points have 1 to 1 neighbours"),
         (lambda: graph_tree([[1.0], [2.0]], n_neighbors=0), "1 <= n_neighbors < exact_up_to"),
         (lambda: graph_tree([[1.0], [2.0]], n_neighbors=9, exact_up_to=9), "1 <= n_neighbors < exact_up_to"),
