@@ -80,27 +80,18 @@ def columns_needed(options: ClibdOptions, modalities: Sequence[str]) -> list[str
     return list(dict.fromkeys(columns))
 
 
-def load_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) -> Dataset:
-    """Rows of a split, with encoded photos.
-
-    Raises:
-        ValueError: if there are no rows.
-    """
-    data: Any = _read(options, split, columns, columns)
-    if len(data) == 0:
-        raise ValueError(f"The split {split!r} of {options.source!r} has no rows. Choose another split or source.")
-    return data
-
-
 def open_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) -> Dataset | ParquetRows:
-    """Rows of a split, as of `load_specimens`. Photos of built Parquet files are read where they are, without a copy.
+    """Rows of a split, with encoded photos. Photos of built Parquet files are read where they are, without a copy.
 
     Raises:
         ValueError: if there are no rows.
     """
     name, revision = split_revision(options.source)
     rows = open_rows(name, options.image_config, split, columns, revision=revision) if "image" in columns else None
-    return rows or load_specimens(options, split, columns)
+    data: Any = rows or _read(options, split, columns, columns)
+    if len(data) == 0:
+        raise ValueError(f"The split {split!r} of {options.source!r} has no rows. Choose another split or source.")
+    return data
 
 
 def column_of(data: Dataset | ParquetRows, name: str) -> pa.ChunkedArray:

@@ -80,7 +80,7 @@ def test_the_shards_of_every_source_are_counted(release, dataset, model, tmp_pat
     for source in (dataset, release):
         options, training_args = arguments(source, model, tmp_path, streaming=True, train_split="pretrain+train")
         rows = clibd_data.load_training_rows(options, training_args, ["image", "dna"])
-        whole = clibd_data.load_specimens(options, "pretrain+train", ["processid"])
+        whole = clibd_data.open_specimens(options, "pretrain+train", ["processid"])
         found = list(islice(rows, rows.rows))
         assert sorted(row["processid"] for row in found) == sorted(whole["processid"])
         assert found[0]["image"]["bytes"].startswith(b"\xff\xd8")

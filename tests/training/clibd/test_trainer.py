@@ -122,8 +122,8 @@ def test_specimens_without_a_modality_count_in_their_other_pairs(dataset, model,
     """Half of the rows have no photo, one has no barcode, one no taxonomy; then no row of a batch has a text."""
     options, training_args = arguments(dataset, model, tmp_path / "run")
     loaded, processor = clibd_data.make_model(options)
-    rows = clibd_data.load_specimens(options, "train", clibd_data.columns_needed(options, processor.modalities))
-    rows = [dict(row) for row in rows.select(range(8))]
+    rows = clibd_data.open_specimens(options, "train", clibd_data.columns_needed(options, processor.modalities))
+    rows = [rows[i] for i in range(8)]
     for row in rows[:4]:
         row["image"] = {"bytes": None, "path": None}
     rows[4]["dna_barcode"] = ""
@@ -156,8 +156,8 @@ def test_the_hierarchical_loss_of_two_crops_of_a_photo(dataset, model, tmp_path,
     loss_options = {"hir_weight": 0.5, "hir_views": 2, "augment_on_device": on_device}
     options, training_args = arguments(dataset, model, tmp_path / "run", **loss_options)
     loaded, processor = clibd_data.make_model(options)
-    rows = clibd_data.load_specimens(options, "train", clibd_data.columns_needed(options, processor.modalities))
-    rows = [dict(row) for row in rows.select(range(8))]
+    rows = clibd_data.open_specimens(options, "train", clibd_data.columns_needed(options, processor.modalities))
+    rows = [rows[i] for i in range(8)]
     run = begin_run("task", program.RUN_FILE, options, training_args)
     trainer = program.make_trainer(run, loaded.eval(), processor, rows, None, processor.modalities)
     batch = trainer.data_collator(rows)

@@ -20,7 +20,8 @@ from bioscan_hf.training.run import begin_run
 def rows(dataset, model, tmp_path):
     options, _ = arguments(dataset, model, tmp_path)
     columns = ["processid", "image", "dna_barcode", "genus"]
-    return [dict(row) for row in clibd_data.load_specimens(options, "train", columns).select(range(4))]
+    specimens = clibd_data.open_specimens(options, "train", columns)
+    return [specimens[i] for i in range(4)]
 
 
 @pytest.fixture
