@@ -18,6 +18,7 @@ FLOORS = {
     "schema": 0,
     "files": 0,
     "progress": 0,
+    "terminal": 0,
     "metrics": 0,
     "labels": 1,
     "barcodes": 1,

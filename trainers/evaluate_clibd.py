@@ -47,6 +47,7 @@ from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.clibd import embed_clibd
 from bioscan_hf.encoders.stored import modalities_of
 from bioscan_hf.evaluation.comparison import comparison, read_evaluations
+from bioscan_hf.evaluation.comparison import printed as printed_comparison
 from bioscan_hf.evaluation.retrieval import check_ranks, check_top_k, class_accuracies
 from bioscan_hf.evaluation.retrieval_plots import Found, accuracy_by_keys, confusion_matrix, gallery
 from bioscan_hf.evaluation.retrieval_protocol import (
@@ -58,7 +59,7 @@ from bioscan_hf.evaluation.retrieval_protocol import (
     evaluate_retrieval,
     rows_of,
 )
-from bioscan_hf.evaluation.retrieval_tables import table_text
+from bioscan_hf.evaluation.retrieval_tables import printed, table_text
 from bioscan_hf.evaluation.specimens import joined, load_specimens
 from bioscan_hf.files import write_text, writing
 from bioscan_hf.models.modeling_clibd import ClibdModel
@@ -327,7 +328,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     text, values = comparison(read_evaluations(options.table), options.ranks, shown, k=min(options.top_k))
     write_text(Path(options.output_dir) / "table.md", text)
     write_text(Path(options.output_dir) / "table.csv", values)
-    print(text)
+    print(printed_comparison(values, text.splitlines()[0]))
     return {"markdown": text, "csv": values}
 
 
@@ -356,7 +357,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     text = table_text(models, options.ranks, min(options.top_k))
     write_text(output / "tables.md", text)
-    print(text)
+    print(printed(models, options.ranks, min(options.top_k)))
     if network is not None:
         about = models["model"]
         noise = about["noise"] = measured_with_noise(options, network, specimens["model"], about["tables"])

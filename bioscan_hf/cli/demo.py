@@ -18,6 +18,7 @@ from ..dataset.build import build
 from ..files import delete_inside, write_text
 from ..provenance import write_results
 from ..simulate.release import simulate_release
+from ..terminal import aligned
 from . import demo_steps as steps_of
 from .demo_report import FIGURES, PAGE, percent, write_report
 
@@ -94,11 +95,11 @@ def run_demo(
         names=names.counts(),
     )
     write_report(output, results, names)
-    for name, metrics in probes.items():
-        say(
-            f"  {name:<13} "
-            + ", ".join(f"{task} {percent(value['micro_accuracy'])}" for task, value in metrics.items())
-        )
+    rows: list[tuple[str, ...]] = [("accuracy", *probes)]
+    for task in next(iter(probes.values())):
+        rows.append((task, *(percent(metrics[task]["micro_accuracy"]) for metrics in probes.values())))
+    for line in aligned(rows):
+        say(line)
     say(f"Done in {results['seconds']:.0f} s, on {steps_of.MADE_UP.lower()}. Open {output / PAGE}")
     return results
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from ..terminal import WIDTH
 from .command import Output, Result, command
 from .identify_files import Abundance, DarwinCore, Files, Html, Krona, Qiime, SampleColumn
 from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos
@@ -350,7 +352,12 @@ def _tell(library: Library, out: Output) -> None:
 def _tell_audit(found: dict[str, int], out: Output) -> None:
     from ..identification.audit import FINDINGS
 
-    lines = [f"  {name:<18}{found[name]:>7,}  {text}" for name, text in FINDINGS.items() if name in found]
+    lines = [
+        line
+        for name, text in FINDINGS.items()
+        if name in found
+        for line in wrap(text, WIDTH, initial_indent=f"  {name:<18}{found[name]:>7,}  ", subsequent_indent=" " * 29)
+    ]
     if lines:
         out.say("Suspicious references, which stay in the library (audit.csv):", *lines)
     if found["species_in_several_bins"]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import typer
 
+from ..terminal import aligned
 from ..training.options.given import check_names, read_given, trainer_options
 from ..training.options.programs import PROGRAMS
 from .command import Output, Result, app, in_main_process
@@ -44,7 +45,8 @@ def _train(name: str, words: list[str], out: Output) -> Result:
         results: Result = in_processes(lambda: trainer.main(options, training_args))
     if results and in_main_process():
         folder = training_args.output_dir
-        out.say(*_aligned(_metrics(results)))
+        rows = list(_metrics(results))
+        out.say(*aligned(rows, min(2, len(rows[0]) - 1)))  # a text or two, then numbers
         out.wrote(folder, next=_next(name, options.source, folder))
     return results
 
@@ -71,13 +73,6 @@ def _metrics(results: Mapping[str, Any]) -> Iterator[Sequence[str]]:
 
 def _shown(share: float | None) -> str:
     return "no data" if share is None else f"{share:.1%}"
-
-
-def _aligned(rows: Iterator[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns are aligned."""
-    cells = list(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _next(name: str, source: str, folder: str) -> list[str]:

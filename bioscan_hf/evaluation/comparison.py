@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cards import read_results, table
+from ..cards import cell, read_results, table
+from ..terminal import aligned
 from .retrieval_protocol import REPORTED, combinations_of
 
 PARTS = ("seen", "unseen", "harmonic_mean")
@@ -95,6 +96,17 @@ def comparison(
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([["rank", "alignment", *map(" ".join, columns)], *rows])
     return text, file.getvalue()
+
+
+def printed(values: str, title: str) -> str:
+    """The CSV of `comparison` as a table for a terminal: a row for each combination, rank and evaluation."""
+    lines: list[Sequence[str]] = [("combination", "rank", "alignment", *(part.replace("_", " ") for part in PARTS))]
+    rows = list(csv.DictReader(io.StringIO(values)))
+    for name in dict.fromkeys(column.rpartition(" ")[0] for column in list(rows[0])[2:]):
+        for row in rows:
+            shares = (row[f"{name} {part}"] for part in PARTS)
+            lines.append((name, row["rank"], row["alignment"], *(cell(float(x) if x else None) for x in shares)))
+    return "\n".join([title, *aligned(lines, 3)])
 
 
 def _share(tables: Mapping[str, Any], combination: str, part: str, average: str, k: int, rank: str) -> float | None:

@@ -1,6 +1,7 @@
 """The evaluation of CLIBD as a program: embeddings on disk, tables, pictures, baseline, index; what is refused."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -136,7 +137,8 @@ def test_the_command_needs_no_checkout(run, tmp_path, capsys, monkeypatch):
     given = ("--embeddings", str(run / "embeddings"), "--combinations", "image->dna", "--top_k", "1")
     command(*given, "--output_dir", "a")
     out = capsys.readouterr().out
-    assert "| image->dna | chance | " in out and "\nWrote a\nNext: bioscan-hf evaluate clibd --table" in out
+    assert re.search("image->dna +species +chance +[0-9.]+ +[0-9.]+\n", out) and "\nMicro top-1 accuracy (%)\n" in out
+    assert "\nWrote a\nNext: bioscan-hf evaluate clibd --table" in out and max(map(len, out.splitlines())) <= 80
     command(*given, "--output_dir", "b", "--json")
     assert json.loads(capsys.readouterr().out)["metrics"] == results_of(tmp_path / "a")["metrics"]
     wrong = (("--embedings", "x"), "Did you mean --embeddings?"), (("--embeddings", "x"), "Give --output_dir")
