@@ -29,6 +29,7 @@ from .checks import check_metric, check_training
 from .inputs import check_rows, load_rows, split_revision
 from .masking import IGNORED, MASK_TOKEN_IDS
 from .options.pretrain import PretrainingOptions
+from .options.shared import check_choices
 from .taxon_objective import TaxonObjective
 from .trainer import BarcodeTrainer
 
@@ -51,10 +52,7 @@ DECODER_OPTIONS = (
 def check_options(options: PretrainingOptions, training_args: TrainingArguments) -> None:
     """Raises ValueError for options that are unknown, exclude each other, or do nothing."""
     choices = {"deduplicate": DEDUPLICATIONS, "backbone": BACKBONES, "objective": OBJECTIVES}
-    choices |= {"vocabulary": tuple(MASK_TOKEN_IDS), "mamba_block": BLOCKS}
-    for name, allowed in choices.items():
-        if getattr(options, name) not in allowed:
-            raise ValueError(f"Unknown --{name} {getattr(options, name)!r}. Choose one of {', '.join(allowed)}.")
+    check_choices(options, choices | {"vocabulary": tuple(MASK_TOKEN_IDS), "mamba_block": BLOCKS})
     weight = options.masked_loss_weight
     if (options.loss_on == "weighted") != (weight is not None) or not 0 <= (weight or 0) <= 1:
         raise ValueError(
@@ -107,10 +105,7 @@ def _check_mae(options: PretrainingOptions) -> None:
                 f"{', '.join(given)} would do nothing with --objective {options.objective}: give --objective mae."
             )
         return
-    if options.decoder_projection not in (None, *PROJECTIONS):
-        raise ValueError(
-            f"--decoder_projection is {options.decoder_projection!r}. Choose one of {', '.join(PROJECTIONS)}."
-        )
+    check_choices(options, {"decoder_projection": PROJECTIONS})
     needed = {
         "backbone": ("bert",),
         "mlm_head": ("kmers",),

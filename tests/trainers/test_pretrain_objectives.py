@@ -224,13 +224,13 @@ def test_a_masked_autoencoder_is_fine_tuned(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "mse"}, "Unknown --objective 'mse'. Choose one of masked, mae, next"),
-        ({"vocabulary": "bpe"}, "Unknown --vocabulary 'bpe'. Choose one of barcodebert, barcodebert-n"),
+        ({"objective": "mse"}, "--objective is 'mse'. Choose one of masked, mae, next"),
+        ({"vocabulary": "bpe"}, "--vocabulary is 'bpe'. Choose one of barcodebert, barcodebert-n"),
         ({"vocabulary": "barcodemamba"}, "--mamba_block is 'plain' and --vocabulary is 'barcodemamba', but"),
         ({"backbone": "mamba", "mamba_block": "published"}, "'published' and --vocabulary is 'barcodebert', but"),
         (MAMBA | {"backbone": "bert"}, "--objective next needs --backbone mamba"),
         (MAMBA | {"backbone": "bert", "objective": "masked"}, "--mamba_block published needs --backbone mamba"),
-        (MAMBA | {"mamba_block": "mlp"}, "Unknown --mamba_block 'mlp'. Choose one of plain, published"),
+        (MAMBA | {"mamba_block": "mlp"}, "--mamba_block is 'mlp'. Choose one of plain, published"),
         (MAMBA | {"loss_on": "valid"}, "masks nothing: leave --loss_on .given: valid. out, or give all"),
         (
             {"decoder_hidden_size": 8},
