@@ -38,7 +38,6 @@ from bioscan_hf.training import finetuning
 from bioscan_hf.training.arguments import BarcodeTrainingArguments
 from bioscan_hf.training.finetuning import FinetuningOptions
 from bioscan_hf.training.inputs import load_tokenizer
-from bioscan_hf.training.run import begin_run
 from bioscan_hf.training.taxa import TaxonCollator
 
 RANKS = ["order", "family", "genus", "species"]
@@ -446,25 +445,3 @@ def test_a_run_of_other_classes_is_not_resumed(source, pretrained, tmp_path):
     path = write_csv(tmp_path / "fewer.csv", [*fewer, *metadata(source, "test")])
     with pytest.raises(ValueError, match="another run: classes was"):
         program.main(*arguments(path, pretrained, folder, resume_from_checkpoint="last", **options))
-
-
-def test_options_from_flags_and_from_a_file(tmp_path):
-    """A preset's values are overridden by what is given, in either way."""
-    path = tmp_path / "options.yaml"
-    path.write_text(
-        "source: d\nmodel: m\npreset: published\nranks: [genus, species]\nuse_cpu: true\npooling: masked_mean\n"
-    )
-    options, training_args = program.parse([str(path)])
-    assert (options.ranks, options.pooling, training_args.schedule) == (
-        ["genus", "species"],
-        "masked_mean",
-        "onecycle",
-    )
-    given = "--source d --model m --ranks genus species --preset published --learning_rate 3e-4 --use_cpu"
-    options, training_args = program.parse(given.split())
-    assert (options.ranks, options.pooling, training_args.learning_rate) == (["genus", "species"], "mean", 3e-4)
-    training_args.output_dir = str(tmp_path / "new")
-    run = begin_run("task", program.RUN_FILE, options, training_args, program.PRESETS)
-    assert run.about["preset_overrides"] == {"learning_rate": 3e-4}
-    options, training_args = program.parse(["--source", "d", "--model", "m", "--use_cpu"])
-    assert (options.ranks, options.pooling, training_args.schedule) == (["species"], "masked_mean", "trainer")

@@ -321,20 +321,3 @@ def test_rows_without_a_barcode_are_counted_and_refused(tmp_path):
     write_csv(path, [{"processid": f"P{i}", "dna_barcode": b, "split": "pretrain"} for i, b in enumerate(barcodes)])
     with pytest.raises(ValueError, match="1 of 3 rows of the split 'pretrain' have no barcode"):
         program.load_barcodes(str(path), "pretrain", "none", 60)
-
-
-def test_options_from_flags_and_from_a_file(tmp_path):
-    """A misspelt option is refused in either; bfloat16 is off on a CPU unless asked for."""
-    path = tmp_path / "options.yaml"
-    path.write_text("source: data\nk: 5\noutput_dir: out\nuse_cpu: true\nbf16: true\ndeduplicate: none\n")
-    options, training_args = program.parse([str(path)])
-    assert (options.source, options.k, options.deduplicate) == ("data", 5, "none")
-    assert training_args.bf16 is True
-    options, training_args = program.parse(["--source", "data", "--k", "5", "--use_cpu", "--max_steps", "7"])
-    assert (options.k, options.mask_ratio, training_args.max_steps, training_args.bf16) == (5, 0.5, 7, False)
-    assert training_args.remove_unused_columns is False
-    path.write_text("source: data\nmask_raito: 0.3\n")
-    with pytest.raises(ValueError, match="mask_raito"):
-        program.parse([str(path)])
-    with pytest.raises(ValueError, match="mask_raito"):
-        program.parse(["--source", "data", "--mask_raito", "0.3"])

@@ -15,14 +15,11 @@ from training_runs import (
     as_flags,
     divide,
     history,
-    kill,
     launch_in_turn,
     losses,
     results_of,
-    same_state,
     same_steps,
     same_weights,
-    weights,
     write_csv,
 )
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
@@ -169,22 +166,6 @@ def test_steps_are_the_same_for_one_process_and_two(source, two_processes, tmp_p
         run(source, tmp_path / "other", **options | {"taxon_loss_weight": 3.0})
         assert losses(tmp_path / "other")[0] == losses(one)[0], "the weight is 0 at the first step"
         assert abs(losses(tmp_path / "other")[-1] - losses(one)[-1]) > 1e-2, "the loss on taxa changes nothing"
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_exactly(source, tmp_path):
-    """Killed in its 5th step of 8, 3 an epoch; dropout, pairs and batches of taxa are drawn, weights are warmed up."""
-    options = MAE | TAXA | BATCHES | {"taxon_objective": "pairs", "per_device_train_batch_size": 24, "max_steps": 8}
-    options |= {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "learning_rate": 1e-2}
-    options |= {"taxon_warmup_epochs": 2.0}
-    kill("pretrain_barcodebert", as_flags(given(source, tmp_path / "killed", **options)), step=5)
-    run(source, tmp_path / "whole", **options)
-    run(source, tmp_path / "killed", resume_from_checkpoint="last", **options)
-    assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    same_weights(tmp_path / "killed", tmp_path / "whole")
-    assert "decoder_head.weight" in weights(tmp_path / "killed")
-    states = [tmp_path / name / "checkpoint-8" / "optimizer.pt" for name in ("killed", "whole")]
-    same_state(*(torch.load(path, weights_only=False) for path in states))
 
 
 def shown(value):

@@ -247,16 +247,6 @@ def test_a_tracker_is_told_rate_and_temperature(dataset, model, tmp_path):
         assert logged[name] == pytest.approx(expected) and len(expected) >= 2, name
 
 
-def test_several_gpus_in_one_process_are_refused_with_the_command(tmp_path, monkeypatch):
-    """The Trainer would use DataParallel, in which a process is not a batch."""
-    args = BarcodeTrainingArguments(str(tmp_path), use_cpu=True)
-    monkeypatch.setattr(BarcodeTrainingArguments, "n_gpu", 4)
-    with pytest.raises(ValueError, match="sees 4 GPUs.* accelerate launch --num_processes 4 .*CUDA_VISIBLE_DEVICES=0"):
-        checks.check_training(args)
-    with pytest.raises(ValueError, match="sees 4 GPUs"):
-        run("no/such/source", tmp_path / "run")
-
-
 # ---- the Hub --------------------------------------------------------------------------------------------------------
 
 PUSHES = """

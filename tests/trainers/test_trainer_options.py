@@ -140,10 +140,13 @@ def test_other_options_are_refused_before_training(dataset, models, tmp_path, re
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_refuses_what_all_refuse(models, tmp_path, monkeypatch, recipe):
-    """The options of test_runs.py: one of them is enough. Nothing is read before."""
+    """The options of test_runs.py: one of them is enough. Nothing is read before.
+
+    Of several GPUs the Trainer would use DataParallel, in which a process is not a batch.
+    """
     kinds = RECIPES[recipe][1]
     with pytest.raises(ValueError, match="--save_only_model is True"):
         run(recipe, "no/such/source", tmp_path / "run", models, save_only_model=True)
     monkeypatch.setattr(kinds[1], "n_gpu", 4)
-    with pytest.raises(ValueError, match="sees 4 GPUs.* accelerate launch --num_processes 4"):
+    with pytest.raises(ValueError, match="sees 4 GPUs.* accelerate launch --num_processes 4 .*CUDA_VISIBLE_DEVICES=0"):
         run(recipe, "no/such/source", tmp_path / "run", models)
