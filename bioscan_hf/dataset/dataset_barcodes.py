@@ -1,4 +1,4 @@
-"""`read_barcodes`: ids and barcodes of a dataset, as `read_sequences` gives those of a file."""
+"""Ids, barcodes and labels of a dataset, as `read_sequences` gives those of a file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import pyarrow.compute as pc
 
 from ..files import replacing
 from ..progress import Progress, silent
-from ..schema import ID_NAMES, SEQUENCE_NAMES
+from ..release.column_names import Rivals, listed, our_columns
+from ..release.rows import NEEDED, cleaning
+from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .letters import SequenceFile, rules
 from .load import load_bioscan5m
 from .parquet import as_text, check_files
-from .parquet_folder import ParquetFolder
+from .release_source import Release
 from .request import TEXT_ROWS
 from .sequences import chosen_column
 from .sources import resolve
+
+#: Columns of ids, barcodes and labels.
+READ = (*NEEDED, *LABEL_COLUMNS)
 
 _LONGEST = 1 << 24
 
@@ -49,7 +54,7 @@ def read_barcodes(
         FileNotFoundError, ConnectionError, PermissionError: as `load_bioscan5m`.
         ValueError: as `load_bioscan5m`; for columns that are missing or not text, and a specimen without an id.
     """
-    names = _columns(source, id_column, sequence_column)
+    names = _columns(source, split, id_column, sequence_column)
     wanted = list(dict.fromkeys([*names, *kept]))
     loaded = load_bioscan5m(source, "dna", split, columns=wanted, max_nucleotides=None)
     parts = [loaded] if split is not None else list(loaded.values())
@@ -68,17 +73,53 @@ def read_barcodes(
     return pa.ipc.open_file(pa.memory_map(str(arrow_file))).read_all()
 
 
-def _columns(source: str | Path, id_column: str | None, sequence_column: str | None) -> tuple[str, str]:
-    """Columns of ids and of barcodes."""
+def parquet_columns(source: str | Path, split: str | None = None) -> list[str] | None:
+    """Columns of a source of Parquet files; None for a release, which has the published ones."""
     found = resolve(source)
-    if not isinstance(found, ParquetFolder):
+    return None if isinstance(found, Release) else check_files(found.files("dna", split))[0].names
+
+
+def read_labelled(source: str | Path, split: str | None = None, *, columns: Sequence[str] = READ) -> pa.Table:
+    """Table of ids, barcodes and labels of a dataset, of those `columns` that it has under some name.
+
+    Args:
+        source: A source of `load_bioscan5m`.
+        split: Splits, such as "test+test_unseen"; all records by default.
+
+    Raises:
+        FileNotFoundError, ConnectionError, PermissionError: as `load_bioscan5m`.
+        ValueError: as `load_bioscan5m`; without ids or barcodes, and for columns that do not hold text, or mean the
+            same and differ.
+    """
+    names = parquet_columns(source, split)
+    ours = {name: name for name in columns} if names is None else our_columns(source, names)
+    if names is not None and (lacking := [name for name in NEEDED if name not in ours]):
+        raise ValueError(f"{str(source)!r} has no column {lacking[0]!r}. Its columns are {listed(names)}.")
+    there = [name for name in columns if name in ours]
+    rivals = Rivals(source, names or (), {name: ours[name] for name in there})
+    wanted = list(dict.fromkeys([*(ours[name] for name in there), *rivals.all]))
+    loaded = load_bioscan5m(source, "dna", split, columns=wanted, max_nucleotides=None)
+    tables = []
+    for part in [loaded] if split is not None else loaded.values():
+        table = part.with_format("arrow")[:]
+        texts = pa.table({name: as_text(table, name, source) for name in wanted})
+        rivals.check(1, texts, cleaning)
+        tables.append(pa.table({name: cleaning(name)(texts[ours[name]]) for name in there}))
+    return pa.concat_tables(tables)
+
+
+def _columns(
+    source: str | Path, split: str | None, id_column: str | None, sequence_column: str | None
+) -> tuple[str, str]:
+    """Columns of ids and of barcodes."""
+    names = parquet_columns(source, split)
+    if names is None:
         if id_column or sequence_column:
             raise ValueError(
                 f"{str(source)!r} is a dataset with the columns processid and dna_barcode: leave out id_column "
                 f"(--id-column) and sequence_column (--sequence-column)."
             )
         return "processid", "dna_barcode"
-    names = check_files(found.files("dna"))[0].names
     path = Path(source)
     return (
         chosen_column(names, id_column, ID_NAMES, "ids", "id_column", path),

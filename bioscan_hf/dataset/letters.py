@@ -39,7 +39,7 @@ class Rules(NamedTuple):
 
 
 def rules(clean: str = "none") -> Rules:
-    """The rules of `read_sequences` for `clean`; "any" turns what is not DNA into N.
+    """The rules of `read_sequences` for `clean`; "any" turns what is not DNA into N, without digits.
 
     Raises:
         ValueError: for an unknown cleaning.
@@ -50,7 +50,8 @@ def rules(clean: str = "none") -> Rules:
     removed = WHITE_SPACE + GAPS.encode()
     if clean == "any":
         dna = b"ACGTN" + AMBIGUOUS.encode()
-        return Rules(bytes(byte if byte in dna else ord("N") for byte in spelling), removed, dna, b"")
+        numbered = removed + b"0123456789"  # lines of GenBank begin with a number
+        return Rules(bytes(byte if byte in dna else ord("N") for byte in spelling), numbered, dna, b"")
     if clean == "none":
         return Rules(spelling, removed, b"ACGTN" + AMBIGUOUS.encode(), b"")
     n = spelling.translate(bytes.maketrans(AMBIGUOUS.encode(), b"N" * len(AMBIGUOUS)))

@@ -6,6 +6,7 @@ an error.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import logging
@@ -22,11 +23,11 @@ import pyarrow.compute as pc
 
 from ..files import replacing
 from ..progress import Progress, silent
-from ..release.column_names import known_names, spelt
+from ..release.column_names import known_names, listed, separators, spelt
 from ..release.columns import without_markers
-from ..release.problems import other_format, refuse
+from ..release.problems import is_utf16, other_format, refuse
 from ..release.rows import read_rows
-from ..release.tables import csv_columns, separators
+from ..release.tables import csv_columns
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .fasta import normalized, read_fasta, read_fastq
 from .letters import WHITE_SPACE, SequenceFile, rules
@@ -65,8 +66,10 @@ def is_sequence_file(path: str | Path) -> bool:
     if not may_hold_sequences(path):
         return False
     with opened(path) as stream:
-        kind = file_kind(stream, path)
-    return kind != "table" or not {"processid", "dna_barcode", "split"} <= _columns(path, "latin-1").keys()
+        marked = stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        kind = file_kind(stream, path, "utf-16")
+    columns = _columns(path, "utf-16" if marked else "latin-1") if kind == "table" else {}
+    return not {"processid", "dna_barcode", "split"} <= columns.keys()
 
 
 def read_sequences(
@@ -94,7 +97,7 @@ def read_sequences(
 
     Args:
         clean: "none" keeps IUPAC codes; "barcode" turns them into N, and cuts N at the end; "any" turns letters that
-            are not DNA into N instead of raising an error.
+            are not DNA into N, and leaves out digits, instead of raising an error.
         duplicates: "error", or "keep" for several records with one id.
         empty: "error", or "keep" for records without a sequence, as "".
         id_column: Column of the ids in a table; None takes the first of `ID_NAMES`.
@@ -218,10 +221,14 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
     start = stream.peek(4096)[:4096]
     if found := other_format(start):
         raise ValueError(f"{str(path)!r} {found}.")
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        if encoding.lower().startswith("utf-16"):
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        fasta = start[2:40].replace(b"\0", b"").lstrip(WHITE_SPACE).startswith((b">", b"@"))
+        if encoding.lower().startswith("utf-16") and not fasta:
             return "table"
-        raise ValueError(f"{str(path)!r} is text in UTF-16. Save it as UTF-8.")
+        more = "" if fasta else ", or give its encoding (encoding='utf-16', --encoding utf-16)"
+        raise ValueError(f"{str(path)!r} is text in UTF-16. Save it as UTF-8{more}.")
+    if is_utf16(start) and not encoding.lower().startswith("utf-16"):
+        raise ValueError(f"{str(path)!r} seems to be text in UTF-16. Save it as UTF-8.")
     if start.startswith(b"\xef\xbb\xbf"):
         stream.read(3)
         start = start[3:]
@@ -230,7 +237,7 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
         raise ValueError(f"{str(path)!r} is empty.")
     if start.startswith((b">", b"@")):
         return "fasta" if start.startswith(b">") else "fastq"
-    if path.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES) or b"\0" in start:
+    if path.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES) or b"\0" in start.partition(b"\n")[0]:
         raise ValueError(
             f"{str(path)!r} is not a FASTA or FASTQ: it begins with {start[:20].decode('latin-1')!r} instead of > or "
             f"@."
@@ -260,9 +267,7 @@ def _read_table(
     markers = [name for name in names if name.lower() in MARKER_NAMES][:1]
     ours = {theirs: name for name, theirs in found.items()}
     if lacking := [name for name in kept if name not in ours]:
-        raise ValueError(
-            f"{str(file.path)!r} has no column {lacking[0]!r}. Its columns are {', '.join(map(repr, names))}."
-        )
+        raise ValueError(f"{str(file.path)!r} has no column {lacking[0]!r}. Its columns are {listed(names)}.")
     others = {name: ours[name] for name in kept}
     wanted = list(dict.fromkeys(["processid", "dna_barcode", *labels, *markers, *others.values()]))
     for row, table in read_rows(file.path, wanted, refuse, encoding=file.encoding, names=chosen):
@@ -290,7 +295,7 @@ def chosen_column(
     names: Sequence[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path
 ) -> str:
     """The given column, or the one with a known name."""
-    advice = f"Its columns are {', '.join(map(repr, names))}. Choose one by {option} (--{option.replace('_', '-')})."
+    advice = f"Its columns are {listed(names)}. Choose one by {option} (--{option.replace('_', '-')})."
     if given is not None:
         if names.count(given) != 1:
             raise ValueError(f"{str(path)!r} has {names.count(given)} columns {given!r}. {advice}")

@@ -19,10 +19,10 @@ from ..partition.assign import Assignment, assign, check_arguments, check_column
 from ..partition.counts import count_splits
 from ..partition.specimens import NAMED_COLUMNS, Specimens
 from ..release.check import ID, are_dna
-from ..release.column_names import known_names
+from ..release.column_names import known_names, listed, separators
 from ..release.problems import ReleaseError, refuse
 from ..release.rows import Changes, read_rows, row_columns
-from ..release.tables import csv_columns, separators
+from ..release.tables import csv_columns
 from ..release.write import check_ending, writing_table
 from ..schema import SPLITS
 from .sequences import BARCODE_MARKER, MARKER_NAMES, counted, of_marker
@@ -91,7 +91,7 @@ def _columns(source: Path, encoding: str) -> list[str]:
     if missing := [name for name in _NEEDED if name not in columns]:
         raise ReleaseError(
             f"{source} has no column {', '.join(map(repr, missing))}. A partition needs {', '.join(_NEEDED)}; the "
-            f"table has {', '.join(names)}.{separators(names)}"
+            f"table has {listed(names)}.{separators(names)}"
         )
     check_columns(columns)
     return columns

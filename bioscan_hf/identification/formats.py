@@ -8,7 +8,7 @@ format is recognised from its content.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 
 from ..dataset.fasta import normalized, read_fasta
 from ..dataset.letters import SequenceFile, rules
-from ..dataset.sequences import BARCODE_MARKER, file_kind, opened, read_sequences
+from ..dataset.sequences import (
+    BARCODE_MARKER,
+    file_kind,
+    is_sequence_file,
+    may_hold_sequences,
+    opened,
+    read_sequences,
+)
 from ..files import TEMPORARY
 from ..labels import Cleaned, without_author
 from ..release.tables import csv_columns, read_strings
@@ -126,8 +133,8 @@ def _read_one(
 ) -> tuple[str, pa.Table]:
     """Format and records of a file, a folder or a Hub id."""
     path = Path(file)
-    if format == "dataset" or path.is_dir() or (format is None and _is_dataset(file)):
-        return "dataset", _read_dataset(file, split)
+    if format == "dataset" or path.is_dir() or (format is None and _is_dataset(file, split)):
+        return "dataset", _read_dataset(file, split, encoding)
     if not path.is_file():
         raise FileNotFoundError(f"The file of references {str(file)!r} does not exist.")
     with opened(path) as stream:
@@ -167,30 +174,26 @@ def _read_table(path: Path, marker: str | None, ranks: Sequence[str] | None, enc
     )
 
 
-def _is_dataset(file: str | Path) -> bool:
-    """Whether a source is read by `load_bioscan5m`: a Hub id, or a table of this package with splits."""
-    from ..dataset.sequences import is_sequence_file
-
+def _is_dataset(file: str | Path, split: str | None) -> bool:
+    """Whether a source is read by `load_bioscan5m`: a Hub id, Parquet, or a table of which splits are asked for."""
     path = Path(file)
     if not path.exists():
         return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(file))) and not path.parent.is_dir()
-    return path.name.endswith((".jsonld", ".zip")) or (path.suffix != TEMPORARY and _has_split(path, is_sequence_file))
-
-
-def _has_split(path: Path, is_sequence_file: Callable[[Path], bool]) -> bool:
-    try:
-        return not is_sequence_file(path)
-    except ValueError:
+    if path.suffix == TEMPORARY:
         return False
+    return not (is_sequence_file(path) if split else may_hold_sequences(path))
 
 
-def _read_dataset(source: str | Path, split: str | None) -> pa.Table:
-    from ..dataset.load import load_bioscan5m
+def _read_dataset(source: str | Path, split: str | None, encoding: str) -> pa.Table:
+    """The columns of `COLUMNS` that a dataset has."""
+    if Path(source).is_file() and encoding.lower() not in ("utf-8", "utf8"):
+        raise ValueError(
+            f"{str(source)!r} is read as a dataset, in UTF-8: build it by `bioscan-hf build {source} dataset "
+            f"--encoding {encoding}`, and give that."
+        )
+    from ..dataset.dataset_barcodes import read_labelled
 
-    wanted: dict[str, Any] = {"columns": list(COLUMNS), "max_nucleotides": None}
-    loaded = load_bioscan5m(str(source), "dna", split, **wanted)
-    parts = [loaded] if split is not None else list(loaded.values())
-    return pa.concat_tables([part.with_format("arrow")[:].select(COLUMNS) for part in parts])
+    return read_labelled(source, split, columns=COLUMNS)
 
 
 def _named_fasta(

@@ -44,6 +44,10 @@ for _other, _ours in {**LABEL_NAMES, **_OTHER_NAMES, **_FOREIGN_NAMES, **{name: 
         _SYNONYMS[_ours].append(_other)
 
 
+_LONGEST_NAME, _MOST_NAMES = 40, 50  # in errors
+_SEQUENCE = re.compile(r"[ACGTUN-]{50,}", re.IGNORECASE)
+
+
 def spelt(name: str) -> str:
     """A column's name in lower case, without accents, with "_" for spaces and hyphens."""
     plain = unicodedata.normalize("NFKD", name.strip().lower())
@@ -164,3 +168,17 @@ def _number(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if pa.types.is_string(column.type) else column.cast(pa.string())
+
+
+def separators(names: Sequence[str]) -> str:
+    """Advice on a table with one column, or without names of columns; empty for others."""
+    if any(_SEQUENCE.fullmatch(name) for name in names):
+        return " Its first line seems to be a record: write the names of the columns above it."
+    return " Its cells should be separated by commas, tabs, semicolons or |." if len(names) == 1 else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of columns for an error: the first of many, and the beginnings of long ones."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:_MOST_NAMES]]
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(map(repr, shown)) + more

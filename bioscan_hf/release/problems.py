@@ -40,6 +40,16 @@ _COMPRESSIONS = {
 }
 
 
+#: Members of a workbook at the beginning of its file.
+_OF_BOOKS = (b"[Content_Types].xml", b"docProps/", b"_rels/.rels", b"xl/", b"mimetypeapplication/vnd.oasis")
+
+
+def is_utf16(start: bytes) -> bool:
+    """Whether a file that begins with `start` seems to be text in UTF-16 without its mark: every other byte is NUL."""
+    start = start[:200]
+    return len(start) > 7 and any(part.count(0) > 0.8 * len(part) for part in (start[::2], start[1::2]))
+
+
 def other_format(start: bytes, *, zips: bool = False) -> str | None:
     """What a file is that begins with `start`, and what to do; None for text and gzip.
 
@@ -48,7 +58,7 @@ def other_format(start: bytes, *, zips: bool = False) -> str | None:
     """
     if start.startswith(b"PAR1"):
         return "is Parquet. Save it as CSV"
-    if start.startswith(b"\xd0\xcf\x11\xe0") or (start.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in start):
+    if start.startswith(b"\xd0\xcf\x11\xe0") or start.startswith(b"PK\x03\x04") and any(x in start for x in _OF_BOOKS):
         return "is a workbook. Save its sheet as CSV"
     for magic, name in _COMPRESSIONS.items():
         if start.startswith(magic) and not (zips and name == "zip"):

@@ -26,9 +26,9 @@ from ..schema import (
     ROW_COLUMN,
     SEQUENCE_NAMES,
 )
-from .column_names import Rivals, known_names, our_columns
+from .column_names import Rivals, known_names, listed, our_columns, separators
 from .problems import Problem, ReleaseError, stop
-from .tables import csv_columns, read_strings, separators
+from .tables import csv_columns, read_strings
 
 #: Columns without which no row can be used.
 NEEDED = ("processid", "dna_barcode")
@@ -177,7 +177,7 @@ def read_rows(
     if lacking := [name for name in NEEDED if name in wanted and name not in ours]:
         known = {"processid": ID_NAMES, "dna_barcode": SEQUENCE_NAMES}
         what = "; ".join(f"no column {name!r} (or {', '.join(known[name][1:])})" for name in lacking)
-        raise ReleaseError(f"{path} has {what}. Its columns are {', '.join(given)}.{separators(given)}")
+        raise ReleaseError(f"{path} has {what}. Its columns are {listed(given)}.{separators(given)}")
     there = [name for name in wanted if name in ours]
     rules = {name: cleaning(name) for name in there if name not in clean}
     rivals = Rivals(path, given, {name: ours[name] for name in there}, tuple((names or {}).values()))
@@ -212,9 +212,11 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _are_values(texts: pa.Array) -> bool:
-    lower = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
-    return not pc.any(pc.is_in(lower, pa.array(MISSING_MARKERS, texts.type))).as_py()
+    trimmed = pc.utf8_trim_whitespace(texts)
+    marked = pc.any(pc.is_in(pc.utf8_lower(trimmed), pa.array(MISSING_MARKERS, texts.type))).as_py()
+    return not marked and trimmed.equals(texts)
 
 
 def _without_marker(text: str) -> str | None:
-    return None if text.strip().lower() in MISSING_MARKERS else text
+    text = text.strip()
+    return None if text.lower() in MISSING_MARKERS else text

@@ -22,9 +22,10 @@ import pyarrow.csv as pacsv
 from ..schema import COLUMNS, ID_NAMES, LABEL_NAMES, SEQUENCE_NAMES
 from . import zips
 from .catalogue import METADATA_NAME
+from .column_names import listed, separators
 from .jsonld import first_keys, json_tables
 from .layout import TABLE_NAME
-from .problems import Problem, ReleaseError, not_utf8, other_format, stop
+from .problems import Problem, ReleaseError, is_utf16, not_utf8, other_format, stop
 from .records import LONGEST_RECORD, Bad, Block, Dialect, read_blocks
 
 _BLOCK_BYTES = 4 << 20  # larger blocks do not fit the processor's cache: half the speed
@@ -107,13 +108,15 @@ class _Text:
         self._stream, self._path, self._encoding = stream, path, encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._waiting = stream.read(_BLOCK_BYTES)
+        if self._waiting.startswith(codecs.BOM_UTF8):  # whatever else was said
+            self.plain, self._waiting = True, self._waiting[len(codecs.BOM_UTF8) :]
         if self._waiting.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and self.plain:
             raise ReleaseError(
                 f"{path} is text in UTF-16. Save it as UTF-8, or give its encoding (encoding='utf-16', --encoding "
                 f"utf-16)."
             )
         self._old_mac = b"\r" in self._waiting and b"\n" not in self._waiting
-        self._waiting = self._decoded(self._waiting).removeprefix(codecs.BOM_UTF8)
+        self._waiting = self._decoded(self._waiting).removeprefix(codecs.BOM_UTF8)  # that of UTF-16, decoded
 
     def _decoded(self, data: bytes) -> bytes:
         if not self.plain:
@@ -165,7 +168,8 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
     blank = len(start) - len(start.lstrip(b"\r\n"))
     end = start.find(b"\n", blank) + 1 or len(start)
     if b"\0" in start[:end]:
-        raise ReleaseError(f"{path} is not a table: its first line is not text.")
+        why = "it seems to be in UTF-16: save it as UTF-8" if is_utf16(start) else "its first line is not text"
+        raise ReleaseError(f"{path} is not a table: {why}.")
     if start.startswith(b">", blank):
         raise ReleaseError(f"{path} is a FASTA. A table is needed, with the sequences in a column.")
     if not start[blank:end].strip():
@@ -213,14 +217,14 @@ def _checked(path: Path, names: list[str]) -> list[str]:
         raise ReleaseError(f"{path} has {len(names):,} columns; at most {_MOST_COLUMNS:,} are read.")
     counts = Counter(names)
     repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated and not repeated[0]:
+        raise ReleaseError(
+            f"{path} has {counts['']} columns without a name. Its first line should name the columns: is it a title? "
+            f"Remove it, or the columns."
+        )
     if repeated:
         raise ReleaseError(f"{path} has {counts[repeated[0]]} columns {repeated[0]!r}. Rename or remove one.")
     return names
-
-
-def separators(names: Sequence[str]) -> str:
-    """Advice on a table with one column; empty for others."""
-    return " Its cells should be separated by commas, tabs, semicolons or |." if len(names) == 1 else ""
 
 
 def _check_utf8(path: Path, data: bytes, where: str) -> None:
@@ -268,7 +272,7 @@ def read_strings(
             missing = [name for name in required if name not in header.names]
             if missing:
                 raise ReleaseError(
-                    f"{path} has no column {', '.join(map(repr, missing))} (its columns: {', '.join(header.names)})."
+                    f"{path} has no column {', '.join(map(repr, missing))} (its columns: {listed(header.names)})."
                     f"{separators(header.names)}"
                 )
             wanted = header.names if columns is None else list(columns)

@@ -301,6 +301,46 @@ def test_which_reader_a_file_is_for(tmp_path):
     assert not is_sequence_file(tmp_path) and not is_sequence_file("user/dataset")
 
 
+def test_which_reader_a_file_is_for_in_other_encodings(tmp_path):
+    """A byte order mark and UTF-16 do not hide the columns of a dataset; Parquet is a dataset."""
+    everything = ",".join(COLUMNS) + "\n"
+    for name, encoding in (("bom.csv", "utf-8-sig"), ("wide.csv", "utf-16"), ("latin.csv", "latin-1")):
+        assert not is_sequence_file(write(tmp_path / name, everything.encode(encoding)))
+        assert is_sequence_file(write(tmp_path / name, "id,sequence\n".encode(encoding)))
+    assert not is_sequence_file(write(tmp_path / "a.parquet", b"PAR1"))
+
+
+BOOK = b"PK\x03\x04\x14" + bytes(25) + b"docProps/app.xml"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16-le"), "seems to be text in UTF-16. Save it as UTF-8"),
+        ("a.fasta", ">P1\nACGT\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8.$"),
+        ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), r"or give its encoding .*\(--encoding utf-16|utf-16\)"),
+        ("a.csv", b"id,sequence\nP1,AC\0GT\n", "line 2 holds a NUL character"),
+        ("a.xlsx", BOOK, "is a workbook. Save its sheet as CSV"),
+        ("a.csv", b"P1," + b"ACGT" * 20 + b"\n", r"'ACGTACGT[ACGT]*\.\.\.'.* Its first line seems to be a record"),
+        ("a.csv", b"Moths of 2024,,\nid,sequence,x\n", "has 2 columns without a name. .* is it a title"),
+        ("a.csv", b"id,ID,sequence\nP1,P2,ACGT\n", "has several columns of ids: ID, id"),
+        ("a.csv", ",".join(f"c{i}" for i in range(99)) + "\n", "'c49' and 49 more. Choose one"),
+    ],
+)
+def test_what_people_save_is_told_in_words(name, content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(write(tmp_path / name, content))
+
+
+def test_numbers_of_lines_are_not_letters(tmp_path):
+    """GenBank writes the place of the first letter before each line: left out where anything is read, else refused."""
+    path = write(tmp_path / "a.fasta", ">P1\n   1 acgtac gtacgt\n  13 ttt-t\n>P2\nACXT\n")
+    table = read_sequences(path, clean="any")
+    assert table["dna_barcode"].to_pylist() == ["ACGTACGTACGTTTTT", "ACNT"]
+    with pytest.raises(ValueError, match="line 2 holds '1'"):
+        read_sequences(path)
+
+
 def test_a_table_of_barcodebert(reference, tmp_path):
     """The published supervised sets: `nucleotides`, `species_name`, `bin_uri`."""
     path = tmp_path / "supervised_train.csv"

@@ -5,6 +5,8 @@ import gzip
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_up_references import records
 
@@ -292,3 +294,42 @@ def test_lineages_of_other_depths():
         by_position(["Diptera;Culex"])
     assert from_name("Apis mellifera Linnaeus 1758") == {"genus": "Apis", "species": "Apis mellifera"}
     assert from_name("Chironomidae sp. BOLD:AAA") == {} and from_name("Apis sp. 1BIO")["genus"] == "Apis"
+
+
+def test_parquet_needs_no_other_rank_than_those_it_has(tmp_path):
+    """Columns with usual names are found, names and barcodes get their one form, and splits are not needed."""
+    file = tmp_path / "own.parquet"
+    columns = {"ID": [1, 2], "Sequence": ["ac-gt", "ACGA"], "Genus": ["Apis", "unknown"], "species": ["Apis  m", None]}
+    pq.write_table(pa.table(columns), file)
+    found = read_references([file])
+    assert found.formats == {str(file): "dataset"}
+    (first, second) = found.table.to_pylist()
+    assert (first["processid"], first["dna_barcode"], first["genus"], first["species"]) == (
+        "1",
+        "ACGT",
+        "Apis",
+        "Apis m",
+    )
+    assert second["genus"] is None and second["order"] is None
+    pq.write_table(pa.table(columns | {"genus_name": ["Apis", "Bombus"]}), file)
+    with pytest.raises(ValueError, match="'Genus' and 'genus_name' both stand for 'genus', but differ in row 2"):
+        read_references([file])
+    pq.write_table(pa.table({"x": [1]}), file)
+    with pytest.raises(ValueError, match="has no column 'processid'. Its columns are 'x'"):
+        read_references([file])
+
+
+def test_a_table_with_splits_is_read_as_any_table(tmp_path):
+    """Whatever its places and ids are, and in its encoding; with splits asked for, as a dataset."""
+    path = tmp_path / "table.csv"
+    lines = ["processid,dna_barcode,species,split,coord-lat,country"]
+    lines += [
+        f"sample {i % 2},ACGTACG{base},Apis é{base},{split},45°N,Côte"
+        for i, (base, split) in enumerate(zip("ACGT", ("train", "test", "Train", ""), strict=True))
+    ]
+    path.write_text("\n".join(lines), encoding="latin-1")
+    found = read_references([path], encoding="latin-1")
+    assert found.formats == {str(path): "table"} and len(found.table) == 4
+    assert found.table["species"].to_pylist()[0] == "Apis éA"
+    with pytest.raises(ValueError, match="build it by `bioscan-hf build .* --encoding latin-1`"):
+        read_references([path], encoding="latin-1", split="train")

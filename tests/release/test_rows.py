@@ -217,6 +217,15 @@ def test_names_of_columns_in_other_spellings_and_languages(tmp_path):
     names = "Process ID,DNA-Barcode,Filo,Clase,Orden,Familia,Género,Espécie,Coord Lat,Split"
     path = written(tmp_path, names, "A,ACGT,Arthropoda,Insecta,Diptera,Culicidae,Aedes,Aedes vexans,1,train")
     (row,) = rows_of(path)
-    assert [row[name] for name in ("phylum", "class", "order", "family", "genus", "species", "coord-lat", "split")] == [
-        *("Arthropoda", "Insecta", "Diptera", "Culicidae", "Aedes", "Aedes vexans", "1", "train")
-    ]
+    found = [row[name] for name in ("phylum", "class", "order", "family", "genus", "species", "coord-lat", "split")]
+    assert found == ["Arthropoda", "Insecta", "Diptera", "Culicidae", "Aedes", "Aedes vexans", "1", "train"]
+
+
+def test_spaces_around_splits_and_places_are_removed(tmp_path):
+    path = written(tmp_path, "id,seq,split,country", "A,ACGT, train ,Canada ", "B,ACGA,train,Canada", "C,ACGC,test,  ")
+    changes = Changes()
+    ((_, table),) = read_rows(path, changes=changes)
+    assert table["split"].to_pylist() == ["train", "train", "test"]
+    assert table["country"].to_pylist() == ["Canada", "Canada", None]
+    told = [problem.what for problem in changes.problems("table.csv")]
+    assert any(what.startswith("1 cell of split respelled, such as ' train '") for what in told)

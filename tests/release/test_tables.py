@@ -322,7 +322,7 @@ def test_zips_that_zipfile_refuses(tmp_path):
 
 
 def test_all_missing_columns_are_named_at_once(tmp_path):
-    with pytest.raises(ReleaseError, match="has no column 'genus', 'species' .its columns: processid, a"):
+    with pytest.raises(ReleaseError, match="has no column 'genus', 'species' .its columns: 'processid', 'a'"):
         read_table(write(tmp_path / "own.csv", "processid,a\nP1,x\n"), ("processid", "genus", "species"))
 
 
