@@ -121,9 +121,7 @@ def _grow(box: Corners, width: float, height: float) -> tuple[float, float, floa
     return x0 - width / 2, y0 - height / 2, x1 + width / 2, y1 + height / 2
 
 
-def expand_box(
-    box: Corners, ratio: float = 1.4, *, equal_extend: bool = True, fix_ratio: bool = False
-) -> tuple[int, int, int, int]:
+def expand_box(box: Corners, ratio: float = 1.4, *, equal_extend: bool = True) -> tuple[int, int, int, int]:
     """The box, grown about its centre, in whole pixels, truncated towards zero. See `Style`."""
     x0, y0, x1, y1 = box = check_box(box)
     width, height = x1 - x0, y1 - y0
@@ -132,7 +130,7 @@ def expand_box(
     else:
         more_width, more_height = width * ratio - width, height * ratio - height
     left, top, right, bottom = map(int, _grow(box, more_width, more_height))
-    return widen_box((left, top, right, bottom)) if fix_ratio else (left, top, right, bottom)
+    return left, top, right, bottom
 
 
 def widen_box(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

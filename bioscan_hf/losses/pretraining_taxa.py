@@ -71,7 +71,7 @@ def draw_pairs(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return known[torch.cat(chosen)], same
 
 
-def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
+def triplet_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     """Mean softplus of the farthest positive minus the nearest negative cosine distance; 0 without such rows.
 
     Anchors are the labelled rows with another row of their taxon and one of another taxon. Every process gives the
@@ -80,7 +80,6 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.0) -> Ten
     Args:
         embeddings: (B, D), the same B in each process.
         labels: Ids (B,), negative where missing.
-        margin: Added to the difference of the distances, in [0, 2].
     """
     ids = gather(labels)  # (N,)
     rows = normalize(gather(embeddings).float(), dim=1)  # (N, D)
@@ -93,5 +92,5 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.0) -> Ten
     anchors = positive.any(1) & negative.any(1)
     farthest = distance.masked_fill(~positive, -1).amax(1)
     nearest = distance.masked_fill(~negative, 3).amin(1)
-    losses = softplus(farthest - nearest + margin).masked_fill(~anchors, 0)
+    losses = softplus(farthest - nearest).masked_fill(~anchors, 0)
     return losses.sum() / anchors.sum().clamp(min=1)

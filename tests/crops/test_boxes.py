@@ -45,7 +45,7 @@ def test_boxes_grow_as_published():
     box = (200, 300, 300, 340)
     assert expand_box(box, equal_extend=False) == (180, 292, 320, 348)
     assert expand_box(box) == (180, 280, 320, 360)
-    assert expand_box(box, fix_ratio=True) == (180, 268, 320, 372)
+    assert widen_box(expand_box(box)) == (180, 268, 320, 372)
     assert expand_box((10, 10, 30, 30), 2.0) == (0, 0, 40, 40)
     assert expand_box((5, 5, 20, 20), 2.0) == (-2, -2, 27, 27)  # -2.5 and 27.5 are cut towards zero
 

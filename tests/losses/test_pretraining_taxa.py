@@ -61,7 +61,6 @@ def test_triplet_by_hand():
     labels = torch.tensor([0, 0, 1, -1])
     loss = triplet_loss(rows, labels)
     assert loss.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2, abs=1e-6)
-    assert triplet_loss(rows, labels, margin=1.0).item() == pytest.approx((math.log(2) + 1.313262) / 2, abs=1e-6)
     loss.backward()
     assert rows.grad[:3].any() and not rows.grad[3].any()
     for none in ([0, 0, 0, 0], [0, 1, 2, -1], [-1, -1, -1, -1]):
