@@ -31,10 +31,10 @@ from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
 from .learning import Asked, pseudo_read
-from .letters import Codes
+from .letters import Codes, complement
 from .names import Names, names_of
 from .packed import Packed
-from .prior import FILLED, coi_region, prior_of
+from .prior import FILLED, coi_region, on_other_strand, prior_of
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
@@ -114,7 +114,7 @@ class ReferenceLibrary(Library):
     @classmethod
     def uncalibrated(cls, found: Found, *, model: str | None = None, progress: Progress = silent) -> ReferenceLibrary:
         """A library without confidences; arguments as of `from_files`."""
-        records = distinct(found.table)
+        records, turned = forward(distinct(found.table), by_model=model is not None)
         sequences = records["dna_barcode"].to_pylist()
         progress("references", 0, len(sequences))
         region = _region(model) or Region.of(sequences, _encoder(model)) or (None if model else coi_region(sequences))
@@ -129,7 +129,7 @@ class ReferenceLibrary(Library):
             "records": len(found.table),
             "formats": formats,
             "model": Path(model).name if model else None,
-            "notes": found.notes,
+            "notes": found.notes + turned,
             "versions": provenance()["versions"],
         }
         if region is not None and region.encoder is not None:
@@ -345,6 +345,27 @@ def distinct(table: pa.Table) -> pa.Table:
     groups = table.group_by(keys, use_threads=False).aggregate([("processid", "first"), ("processid", "count")])
     groups = groups.rename_columns({"processid_first": "processid", "processid_count": "records"})
     return groups.select([*COLUMNS, "records"])
+
+
+def forward(records: pa.Table, *, by_model: bool) -> tuple[pa.Table, list[str]]:
+    """Records with those of COI on one strand, and notes.
+
+    Args:
+        by_model: Whether a model, and not the references, gives the region: then nothing is turned.
+    """
+    sequences = records["dna_barcode"].to_pylist()
+    turned = [] if by_model else np.flatnonzero(on_other_strand(sequences)).tolist()
+    if not turned:
+        return records, []
+    number = sum(records["records"].take(pa.array(turned)).to_pylist())
+    for row in turned:
+        sequences[row] = complement(sequences[row])
+    records = records.set_column(1, "dna_barcode", pa.array(sequences, records["dna_barcode"].type))
+    groups = records.group_by(["dna_barcode", *LABEL_COLUMNS], use_threads=False)
+    records = groups.aggregate([("processid", "first"), ("records", "sum")])
+    records = records.rename_columns({"processid_first": "processid", "records_sum": "records"})
+    what = "1 record was" if number == 1 else f"{number:,} records were"
+    return records.select([*COLUMNS, "records"]), [f"{what} on the other strand of COI, and turned"]
 
 
 def _region(model: str | None) -> Region | None:

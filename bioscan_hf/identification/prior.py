@@ -11,6 +11,7 @@ Shape letters: n = references asked about, F = features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..schema import RANKS
 from .alignment import edit_distance, unknown_letters
 from .calibration import LEVELS, Evidence
 from .learning import Asked
+from .letters import complement
 from .region import LEAST_SCORE, Region
 from .similarity import References
 
@@ -36,6 +38,9 @@ PRIOR, FACTS = "prior.safetensors", "facts.json"
 
 #: References that are compared with the consensus, and the largest share of letters in which most of them differ.
 SAMPLE, LARGEST_DISTANCE = 60, 0.38
+
+#: Number of references up to which each of them is placed on both strands.
+FEW = 2000
 
 
 def prior_of(references: References) -> Asked | None:
@@ -56,15 +61,42 @@ def coi_region(sequences: Sequence[str]) -> Region | None:
 
 def is_coi(sequences: Sequence[str]) -> bool:
     """Whether most of a sample of sequences are of the gene, by the consensus of insects."""
-    consensus = read_json(FILES / FACTS)["consensus"]
+    sample = _sample(sequences)
+    return 2 * sum(map(_near, sample)) > len(sample)
+
+
+def on_other_strand(sequences: Sequence[str]) -> NDArray[np.bool_]:
+    """Which references (n,) are reverse complements of COI; none of other genes.
+
+    In a library of more than `FEW` references whose sample has none, single ones are left to the audit.
+    """
+    turned = np.zeros(len(sequences), np.bool_)
+    sample = _sample(sequences)
+    others = [one for one in sample if not _near(one)]
+    back = sum(_near(complement(one)) for one in others)
+    if 2 * (len(sample) - len(others) + back) <= len(sample) or not back and len(sequences) > FEW:
+        return turned
+    region = Region(FILES)
+    rows = np.flatnonzero(region.place(sequences).score < LEAST_SCORE)
+    turned[rows] = region.place([complement(sequences[row]) for row in rows.tolist()]).score >= LEAST_SCORE
+    return turned
+
+
+def _sample(sequences: Sequence[str]) -> list[str]:
     rows = np.linspace(0, len(sequences) - 1, min(len(sequences), SAMPLE)).astype(int)
-    near = 0
-    for row in np.unique(rows).tolist():
-        sequence = sequences[row]
-        length = min(len(sequence), len(consensus))
-        bound = int(LARGEST_DISTANCE * length) + 1
-        near += edit_distance(sequence, consensus, bound, plain=not unknown_letters(sequence + consensus)) < bound
-    return 2 * near > len(np.unique(rows))
+    return [sequences[row] for row in np.unique(rows).tolist()]
+
+
+@cache
+def _consensus() -> str:
+    return str(read_json(FILES / FACTS)["consensus"])
+
+
+def _near(sequence: str) -> bool:
+    """Whether a sequence is as near to the consensus of insects as one of the gene."""
+    consensus = _consensus()
+    bound = int(LARGEST_DISTANCE * min(len(sequence), len(consensus))) + 1
+    return edit_distance(sequence, consensus, bound, plain=not unknown_letters(sequence + consensus)) < bound
 
 
 def read_prior() -> Asked:

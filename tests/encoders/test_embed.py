@@ -404,7 +404,11 @@ def test_nan_is_refused_by_processid(dataset, tmp_path):
         (lambda d: d.remove_columns("processid"), ValueError, "no column 'processid'; it has dna_barcode"),
         (lambda d: d.select([]), ValueError, "The dataset is empty"),
         (lambda d: d.to_iterable_dataset(), TypeError, "got IterableDataset. .* without streaming"),
-        (lambda d: d.map(lambda row: {"dna_barcode": row["dna_barcode"] or None}), ValueError, "^1 of 70 rows has no value of 'dna_barcode': P008. Leave"),
+        (
+            lambda d: d.map(lambda row: {"dna_barcode": row["dna_barcode"] or None}),
+            ValueError,
+            "^1 of 70 rows has no value of 'dna_barcode': P008. Leave",
+        ),
     ],
 )
 def test_bad_dataset_is_refused(dataset, change, error, message):

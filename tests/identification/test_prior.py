@@ -69,6 +69,39 @@ def test_a_handful_of_references_has_a_region(rows, tmp_path):
         assert found["status"].to_pylist() == ["short"] and found["species_confidence"][0].as_py() > 0.5
 
 
+def test_references_on_the_other_strand_are_turned(rows):
+    """All, half or one of a few, or all of many: reads get the strand, names and confidences that they get from the
+    same references as they should be. Equal records of both strands are one."""
+    few = [{**row, "dna_barcode": row["dna_barcode"][:600]} for row in rows[:8]]
+    reads = [few[0]["dna_barcode"][20:580], complement(few[5]["dna_barcode"])]
+
+    def with_turned(records, places):
+        return [
+            {**row, "dna_barcode": complement(row["dna_barcode"])} if i in places else row
+            for i, row in enumerate(records)
+        ]
+
+    right = library_of(few)
+    expected = right.identify(reads)
+    assert expected["strand"].to_pylist() == ["+", "-"] and not any("strand" in note for note in right.info["notes"])
+    for places in (range(8), (0, 2, 4, 5), (5,)):
+        library = library_of(with_turned(few, places))
+        assert library.references.sequences == right.references.sequences
+        assert library.identify(reads).equals(expected)
+        told = "1 record was" if len(places) == 1 else f"{len(places)} records were"
+        assert f"{told} on the other strand of COI, and turned" in library.info["notes"]
+    many = library_of(with_turned(rows, range(24)))
+    assert many.identify(reads)["strand"].to_pylist() == ["+", "-"] and many.calibration.filled
+    doubled = library_of([*few, *with_turned(few[:3], range(3))])
+    assert doubled.count.tolist() == [2, 2, 2, 1, 1, 1, 1, 1] and len(doubled) == 11
+
+
+def test_other_genes_are_not_turned():
+    rows = records(np.random.default_rng(2), species=1, each=1)
+    reversed_ = [{**row, "dna_barcode": complement(row["dna_barcode"])} for row in rows]
+    assert library_of(reversed_).records["dna_barcode"].to_pylist() == [row["dna_barcode"] for row in reversed_]
+
+
 def test_other_genes_are_not_filled_up():
     """With one reference for each species, whether the species of a read is new is not known, and not told as sure."""
     rows = records(np.random.default_rng(2), species=3, each=1)
