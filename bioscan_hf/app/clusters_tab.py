@@ -33,7 +33,7 @@ _LISTED = 5
 def clusters_tab(found: Found, tab: gr.Tab, collection: Collection | None) -> None:
     """Builds the tab. The map is sent when a visitor opens the tab; specimens of map and tables open below them."""
     plain_html(summary(found))
-    with gr.Tabs():
+    with gr.Tabs() as views:
         with gr.Tab("Map"):
             map = plain_html(note(found.remark) if found.remark else "", FRAME_CLICKS)
         with gr.Tab("New species"):
@@ -48,6 +48,7 @@ def clusters_tab(found: Found, tab: gr.Tab, collection: Collection | None) -> No
         def look(evt: gr.EventData) -> list[Any]:
             return [record(collection, str(evt.name))] if str(evt.act) == "record" else [gr.skip()]
 
+        views.change(None, None, [opened], js="() => ''")  # a record is of the view in which it was opened
         for place in (map, *tables, opened):
             place.click(told(look, 1, event=True), None, [opened]).then(None, js=_SHOW)
     if found.map is not None:

@@ -172,7 +172,7 @@ def explore_tab(collection: Collection) -> None:
         with gr.Tab("Record", id="record"):
             with gr.Row():
                 which = gr.Textbox(label="Id of a specimen", max_lines=1, max_length=_LONGEST_NAME)
-                look = gr.Button("Open", scale=0, min_width=110)
+                look = gr.Button("Open", scale=0, min_width=110, elem_classes="bh-end")
             page = plain_html(note("Type the id of a specimen, or choose a photo."), js_on_load=CLICKS)
     pictured = [numbers, taxa, places, photos, gaps]
     update, show_photos = told(explorer.update, len(pictured)), told(explorer.photos, 1)

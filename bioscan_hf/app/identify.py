@@ -42,7 +42,7 @@ def identify_tab(namer: Namer) -> None:
         clear = gr.Button("Clear all", scale=0, min_width=120)
     plain_html(note(LIMITS))
     with gr.Row():
-        downloads = [gr.DownloadButton(label, visible=False, scale=0, min_width=150) for label in _LABELS]
+        downloads = [gr.DownloadButton(label, visible=False, scale=0, min_width=170) for label in _LABELS]
     page = plain_html("")
     outputs = [page, *downloads]
 

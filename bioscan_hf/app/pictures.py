@@ -69,7 +69,8 @@ def tree_map(overview: Overview) -> str:
         where = f"left:{left:.2f}%;top:{top:.2f}%;width:{width:.2f}%;height:{height:.2f}%"
         label = f"<b>{text(name)}</b> {shown[name]:,}"
         known = name in groups and not name.endswith(" unknown")
-        head = button(label, "taxon", name, upper, ' class="bh-head"') if known else f'<p class="bh-head">{label}</p>'
+        title = f'class="bh-head" title="{text(name)}: {plural(shown[name], "specimen")}"'
+        head = button(label, "taxon", name, upper, f" {title}") if known else f"<p {title}>{label}</p>"
         boxes.append(
             f'<div class="bh-group" style="{where};background:{tinted(shade)}">{head}<div>{parts}</div></div>'
         )
@@ -201,7 +202,7 @@ def barcode_gap(found: Gap) -> str:
     if len(found.species) < 2:
         return note("A barcode gap needs two species or more with two barcodes each. Choose a larger taxon.")
     most = max(0.01, *found.within, *found.between) * 1.05
-    side, left, top = 300, 44, 10
+    side, left, top = 300, 44, 24
 
     def place(x: float, y: float) -> tuple[float, float]:
         return left + side * x / most, top + side * (1 - y / most)
@@ -222,13 +223,16 @@ def barcode_gap(found: Gap) -> str:
         f"{with_gap} of {len(found.species)} species have a gap: the nearest barcode of another species is farther "
         f"than the farthest of their own. Compared are {found.barcodes} barcodes of a sample, each with each."
     )
-    rows = [(f"<i>{text(name)}</i>", f"{x:.1%}", f"{y:.1%}", text(other)) for name, x, y, other in found.rows()[:10]]
+    rows = [
+        (f"<i>{text(name)}</i>", f"{x:.1%}", f"{y:.1%}", f"<i>{text(other)}</i>")
+        for name, x, y, other in found.rows()[:10]
+    ]
     head = ("Species", "Farthest own", "Nearest other", "Which species")
     return (
         f'{note(words)}<svg class="bh-plot" viewBox="0 0 {left + side + 16} {top + side + 40}" role="img" '
         f'aria-label="{text(words)}"><path d="M{left} {top}V{top + side}H{left + side}" class="bh-axis"/>'
         f'<path d="M{left} {top + side}L{left + side} {top}" class="bh-diagonal"/>{ticks}{dots}'
         f'<text x="{left + side / 2}" y="{top + side + 34}" text-anchor="middle">farthest of the species</text>'
-        f'<text x="{left + 8}" y="{top + 12}">nearest of another species</text></svg>'
+        f'<text x="{left - 8}" y="{top - 10}">nearest of another species</text></svg>'
         + table(head, rows, (1, 2), _GAP_CAPTION)
     )

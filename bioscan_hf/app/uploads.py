@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import shutil
 import zlib
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ MOST_BYTES, MOST_UNPACKED, MOST_TEXT = 20 << 20, 100 << 20, 5 << 20
 
 #: Sequences of a visit, letters of a sequence and of all together, and photos.
 MOST_READS, MOST_LETTERS, MOST_TOGETHER, MOST_PHOTOS = 5000, 20_000, 5_000_000, 50
+
+#: Advice to choose a column by an option, which a visitor does not have.
+_CHOOSE = re.compile(r"Choose one by (\w+)_column \(--[\w-]+\)\.")
 
 #: Cells of a row of a sheet.
 _MOST_COLUMNS = 200
@@ -45,7 +49,7 @@ def read_text(text: str) -> pa.Table:
         raise ValueError(f"The text has {len(text):,} letters. Paste at most {MOST_TEXT >> 20} MB, or give a file.")
     lines = text.strip().splitlines()
     if not lines:
-        raise ValueError("The text is empty. Paste sequences, or give a file.")
+        raise ValueError("There is nothing to name. Paste sequences, or give a file.")
     if lines[0][0] not in ">@" and not any(mark in lines[0] for mark in ",;\t"):
         lines = [f">sequence{number}\n{line}" for number, line in enumerate(filter(str.strip, lines), 1)]
     with TemporaryDirectory(prefix="bioscan_hf-app-") as folder:
@@ -102,7 +106,8 @@ def _read(path: Path, what: str) -> pa.Table:
     except UnicodeDecodeError:
         raise ValueError(f"{what} is not text in UTF-8. Save it as UTF-8.") from None
     except ValueError as error:
-        raise ValueError(str(error).replace(repr(str(path)), what).replace(str(path), what)) from None
+        words = str(error).replace(repr(str(path)), what).replace(str(path), what)
+        raise ValueError(_CHOOSE.sub(r"Name one of them '\1'.", words)) from None
     if len(table) > MOST_READS:
         raise ValueError(f"{what} has {len(table):,} sequences; at most {MOST_READS:,} are named at once.")
     lengths = pc.binary_length(table["dna_barcode"])

@@ -100,6 +100,21 @@ def test_a_point_that_is_reached_is_in_view(own):
     zoomed = own.evaluate("scale")
     press(own, "0")
     assert own.evaluate("scale") < zoomed / 4
+    reached = own.evaluate("hovered")
+    own.set_viewport_size({"width": 420, "height": 700})
+    expect(own.locator("#card")).to_be_visible()
+    assert own.evaluate("hovered") == reached, "a phone that hides its address bar changes the size too"
+
+
+def test_a_card_does_not_cover_its_point_on_a_narrow_screen(own):
+    own.set_viewport_size({"width": 420, "height": 700})
+    for _ in POINTS:
+        press(own, "PageDown")
+        x, y = own.evaluate("[across(hovered), down(hovered)]")
+        box, place = own.locator("#card").bounding_box(), own.locator("#map").bounding_box()
+        left, top = box["x"] - place["x"], box["y"] - place["y"]
+        assert not (left < x < left + box["width"] and top < y < top + box["height"]), (x, y, box)
+        assert left >= 0 and left + box["width"] <= 420 and top >= 0 and top + box["height"] <= place["height"]
 
 
 def test_enter_in_the_page_opens_the_record(browser, served):
@@ -121,4 +136,6 @@ def test_enter_in_the_page_opens_the_record(browser, served):
     record = page.locator("h3:visible", has_text=name)
     expect(record).to_be_visible()
     expect(record).to_be_in_viewport()
+    page.get_by_role("tab", name="BINs", exact=True).click()
+    expect(page.locator("#bh-opened h3")).to_have_count(0)
     page.close()

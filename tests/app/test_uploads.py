@@ -61,7 +61,7 @@ def test_limits(tmp_path, monkeypatch):
     refused("The text has 360 letters; at most 300", read_text, "\n".join([READ] * 3))
     refused("a sequence of 201 letters; at most 200", read_text, ">a\n" + "A" * 201)
     refused("The text has 2,001 letters. Paste at most", read_text, "A" * 2001)
-    refused("The text is empty", read_text, " \n ")
+    refused("There is nothing to name", read_text, " \n ")
     large, packed, book = (tmp_path / name for name in ("large.fasta", "small.fasta.gz", "sheet.xlsx"))
     large.write_bytes(b">a\n" + b"A" * 3000)
     refused("large.fasta has 3,003 bytes; at most", read_upload, large)
@@ -89,6 +89,17 @@ def test_nothing_stays(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has no column of sequences"):
         read_text("id,name\na,b")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_column_that_is_missing_is_named_without_options():
+    """A visitor has no --id-column: the words tell how to name the column."""
+    for text, column, names in (
+        ("sample,sequence\na,ACGT", "id", "'sample', 'sequence'"),
+        ("id,when\na,b", "sequence", "'id'"),
+    ):
+        with pytest.raises(ValueError, match=f"Its columns are {names}.*Name one of them '{column}'.$") as refused:
+            read_text(text)
+        assert "--" not in str(refused.value)
 
 
 def test_photos_are_told_by_their_names():
