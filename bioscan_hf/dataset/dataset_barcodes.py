@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ..files import replacing
 from ..progress import Progress, silent
+from ..release.check import are_dna
 from ..release.column_names import Rivals, listed, our_columns
 from ..release.rows import NEEDED, cleaning
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
@@ -105,7 +106,14 @@ def read_labelled(source: str | Path, split: str | None = None, *, columns: Sequ
         texts = pa.table({name: as_text(table, name, source) for name in wanted})
         rivals.check(1, texts, cleaning)
         tables.append(pa.table({name: cleaning(name)(texts[ours[name]]) for name in there}))
-    return pa.concat_tables(tables)
+    table = pa.concat_tables(tables)
+    if not (dna := are_dna(table["dna_barcode"])).all():
+        row = int(dna.argmin())
+        raise ValueError(
+            f"{str(source)!r}: the barcode of {table['processid'][row].as_py()!r} is not DNA: "
+            f"{table['dna_barcode'][row].as_py()[:40]!r}. Allowed are A, C, G, T, N and the IUPAC codes."
+        )
+    return table
 
 
 def _columns(

@@ -48,6 +48,8 @@ def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
             schemas.append(pq.read_schema(file))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise unreadable(file, error) from error
+        if repeated := [name for name in schemas[-1].names if schemas[-1].names.count(name) > 1]:
+            raise ReleaseError(f"{file} has {len(repeated)} columns {repeated[0]!r}. Rename or remove one.")
         if other := set(schemas[-1].names) ^ set(schemas[0].names):
             raise ReleaseError(
                 f"{files[0]} and {file} have different columns: only one has {min(other)!r}. Are they of one dataset?"

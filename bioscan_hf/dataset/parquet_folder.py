@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
 from ..labels import LabelMaps
 from ..release.problems import ReleaseError
-from ..schema import LABEL_COLUMNS, SPLIT_ALIASES, SPLITS, UNASSIGNED
+from ..release.rows import split_name
+from ..schema import LABEL_COLUMNS, SPLITS, UNASSIGNED
 from .layout import BY_COLUMN, check_shards, find_splits, incomplete, split_order
 from .manifest import LABELS_FILE, MANIFEST_FILE, read_manifest, shard_names
-from .parquet import check_files, clean_table, open_files, stream_files
+from .parquet import as_text, check_files, clean_table, open_files, stream_files
 from .request import Request
 
 NO_LABELS = (
@@ -114,12 +114,14 @@ class ParquetFolder:
         for file, schema in zip(files, check_files(files), strict=True):
             cells: list[str | None] = [None]
             if "split" in schema.names:
-                cells = pc.cast(pq.read_table(file, columns=["split"])["split"], "string").unique().to_pylist()
+                cells = as_text(pq.read_table(file, columns=["split"]), "split", file).unique().to_pylist()
             for cell in cells:
-                name = SPLIT_ALIASES.get(cell, cell) if cell else UNASSIGNED
+                name = split_name(cell or "") or UNASSIGNED
                 if name not in (*SPLITS, UNASSIGNED):
                     raise ReleaseError(f"{file}: unknown split {cell!r} (BIOSCAN-5M has {', '.join(SPLITS)}).")
                 splits.setdefault(name, {})[cell] = None
+        if not splits:
+            raise ReleaseError(f"{self.source!r} holds no rows.")
         whole = all("split" not in schema.names for schema in check_files(files))
         return {
             split: SplitFiles(tuple(files), () if whole else tuple(splits[split]))

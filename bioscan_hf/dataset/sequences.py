@@ -43,6 +43,7 @@ MARKER_NAMES = ("marker_code", "markercode", "marker")
 _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
 _NO_SEQUENCES = (".json", ".jsonl", ".jsonld", ".zip", ".parquet")
+_OTHERS = {b"LOCUS ": "a file of GenBank", b"#NEXUS": "NEXUS", b"%PDF": "a PDF", b"<!DOCTYPE": "a page of the web"}
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
 
 
@@ -235,6 +236,8 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
     start = start.lstrip(WHITE_SPACE)
     if not start:
         raise ValueError(f"{str(path)!r} is empty.")
+    if other := next((name for first, name in _OTHERS.items() if start.startswith(first)), None):
+        raise ValueError(f"{str(path)!r} is {other}, not a table, FASTA or FASTQ. Save its sequences as FASTA.")
     if start.startswith((b">", b"@")):
         return "fasta" if start.startswith(b">") else "fastq"
     if path.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES) or b"\0" in start.partition(b"\n")[0]:

@@ -109,7 +109,7 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray,
             numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
         return pc.cast(numbers, kind), np.zeros(len(column), dtype=bool)
     except pa.ArrowInvalid:
-        return _numbers_that_fit(without_markers(column), kind)
+        return _numbers_that_fit(without_markers(pc.utf8_trim_whitespace(column)), kind)
 
 
 def _all_inside(values: pa.ChunkedArray, low: float, high: float) -> bool:

@@ -13,14 +13,14 @@ from ..schema import IMAGE_PACKAGES
 from .catalogue import BOXES_TSV, METADATA_NAME, METADATA_ZIP, SPLIT_GROUPS, ZIP_PARTS, zip_variants
 
 #: Endings of tables.
-TABLE_NAME = re.compile(r"\.(csv|tsv|json|jsonl|jsonld)(\.gz)?$")
+TABLE_NAME = re.compile(r"\.(csv|tsv|json|jsonl|jsonld)(\.gz)?$", re.IGNORECASE)
 
 _ZIP_NAME = re.compile(rf"BIOSCAN_5M_({'|'.join(IMAGE_PACKAGES)})(?:_(pretrain|train|eval))?(?:\.\d\d)?\.zip")
 
 
 def is_metadata(name: str) -> bool:
-    """Whether a file name is that of a table: .csv, .tsv, .json, .jsonl or .jsonld, also with .gz, or .zip."""
-    return bool(TABLE_NAME.search(name)) or name.endswith(".zip")
+    """Whether a file name is that of a table: .csv, .tsv, .txt, .json, .jsonl or .jsonld, also with .gz, or .zip."""
+    return bool(TABLE_NAME.search(name)) or name.lower().endswith((".txt", ".txt.gz", ".zip"))
 
 
 def find_metadata(source: str | Path) -> Path:
@@ -36,8 +36,8 @@ def find_metadata(source: str | Path) -> Path:
     if source.is_file():
         if not is_metadata(source.name):
             raise ValueError(
-                f"{str(source)!r} is not a metadata file: give a .csv, .tsv, .json, .jsonl or .jsonld (or one "
-                f"with .gz), the published {METADATA_ZIP}, or the folder of a release."
+                f"{str(source)!r} is not a metadata file: give a .csv, .tsv, .txt, .json, .jsonl or .jsonld (or "
+                f"one with .gz), the published {METADATA_ZIP}, or the folder of a release."
             )
         return source
     places = [

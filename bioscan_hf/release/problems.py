@@ -45,9 +45,12 @@ _OF_BOOKS = (b"[Content_Types].xml", b"docProps/", b"_rels/.rels", b"xl/", b"mim
 
 
 def is_utf16(start: bytes) -> bool:
-    """Whether a file that begins with `start` seems to be text in UTF-16 without its mark: every other byte is NUL."""
-    start = start[:200]
-    return len(start) > 7 and any(part.count(0) > 0.8 * len(part) for part in (start[::2], start[1::2]))
+    """Whether a file that begins with `start` seems to be text in UTF-16 without its mark: letters and NUL in turn."""
+    halves = start[:200:2], start[1:200:2]
+    return len(start) > 7 and any(
+        nul.count(0) > 0.8 * len(nul) and all(byte in b"\t\r\n" or byte > 31 for byte in other)
+        for nul, other in (halves, halves[::-1])
+    )
 
 
 def other_format(start: bytes, *, zips: bool = False) -> str | None:

@@ -6,7 +6,7 @@ Blocks in which every line is a record are first passed on as they are: only if 
 as lines, `Block.checked` looks at each record.
 
 Cells are quoted as in RFC 4180: a quote opens a cell only as its first letter; inside an unquoted cell it is a
-letter. Tab-separated files (BOLD) do not use quotes.
+letter. Tab-separated files (BOLD) do not use quotes, unless all names of columns are quoted.
 """
 
 from __future__ import annotations
@@ -77,15 +77,17 @@ class Dialect:
     Attributes:
         delimiter: One letter.
         cells: Cells of a record.
+        quotes: Whether cells can be quoted although they are separated by tabs.
     """
 
     delimiter: str
     cells: int = 0
+    quotes: bool = False
 
     @property
     def quoted(self) -> bool:
         """Whether cells can be quoted."""
-        return self.delimiter != "\t"
+        return self.delimiter != "\t" or self.quotes
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:

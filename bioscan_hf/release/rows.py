@@ -25,6 +25,7 @@ from ..schema import (
     RESERVED_COLUMNS,
     ROW_COLUMN,
     SEQUENCE_NAMES,
+    SPLIT_ALIASES,
 )
 from .column_names import Rivals, known_names, listed, our_columns, separators
 from .problems import Problem, ReleaseError, stop
@@ -37,7 +38,7 @@ NEEDED = ("processid", "dna_barcode")
 SUSPICIOUS_SHARE = 0.1
 
 #: Other columns in which markers of missing values are null; numbers have their own check.
-_MARKED = {"split", "country", "province_state"}
+_MARKED = {"country", "province_state"}
 _HIGHER = r"^([A-Z][a-z]|unassigned |unclassified)"  # the published metadata have the last two
 _SPECIES = r"^[A-Z][\w-]+ \S"
 
@@ -203,6 +204,8 @@ def cleaning(name: str) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
         return Cleaned(taxon_name, are_taxon_names)
     if name == "processid":
         return _trimmed
+    if name == "split":
+        return Cleaned(split_name)
     return Cleaned(_without_marker, _are_values) if name in _MARKED else lambda column: column
 
 
@@ -215,6 +218,12 @@ def _are_values(texts: pa.Array) -> bool:
     trimmed = pc.utf8_trim_whitespace(texts)
     marked = pc.any(pc.is_in(pc.utf8_lower(trimmed), pa.array(MISSING_MARKERS, texts.type))).as_py()
     return not marked and trimmed.equals(texts)
+
+
+def split_name(text: str) -> str | None:
+    """The name of a split in a cell; None if it is missing."""
+    found = _without_marker(text)
+    return None if found is None else SPLIT_ALIASES.get(found, found)
 
 
 def _without_marker(text: str) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,8 @@ _AHEAD = 2  # blocks that are parsed ahead
 _TOGETHER = 4  # blocks in one table
 _DELIMITERS = ",\t;|"
 _MOST_COLUMNS = 10_000
+_OF_A_MAC = re.compile(r"(^|/)(__MACOSX/|\._[^/]*$)")
+_SEPARATOR = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
 _KNOWN = {*(name.lower() for name in COLUMNS), *ID_NAMES, *SEQUENCE_NAMES, *LABEL_NAMES}
 
 Report = Callable[[Problem], None]
@@ -75,7 +78,7 @@ def _open(path: Path, encoding: str) -> Iterator[tuple[_Text, str]]:
 
 def _table_of(archive: ZipFile, path: Path) -> str:
     """Name of the table in a zip; what a Mac adds to it is passed over."""
-    names = [name for name in archive.namelist() if TABLE_NAME.search(name) and not _of_a_mac(name)]
+    names = [name for name in archive.namelist() if TABLE_NAME.search(name) and not _OF_A_MAC.search(name)]
     if not names:
         raise ReleaseError(f"{path} has no metadata: none of its files is a CSV, TSV or JSON-LD.")
     ranks = [(("csv", "tsv", "json").index(_kind(name)), METADATA_NAME not in name) for name in names]
@@ -85,14 +88,9 @@ def _table_of(archive: ZipFile, path: Path) -> str:
     return found[0]
 
 
-def _of_a_mac(name: str) -> bool:
-    parts = name.split("/")
-    return "__MACOSX" in parts or parts[-1].startswith("._")
-
-
 def _kind(name: str) -> str:
     match = TABLE_NAME.search(name)
-    return "csv" if match is None else "json" if match[1].startswith("json") else match[1]
+    return "csv" if match is None else "json" if match[1].lower().startswith("json") else match[1].lower()
 
 
 class _Text:
@@ -177,16 +175,21 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
     if end - blank > LONGEST_RECORD:
         raise ReleaseError(f"{path} is not a table: its first line is longer than {LONGEST_RECORD:,} bytes.")
     _check_utf8(path, start[blank:end], "its first line")
-    line = start[blank:end].decode().rstrip("\r\n")
-    delimiter = _find_delimiter(line, "\t" if kind == "tsv" else ",")
+    line, said = start[blank:end].decode().rstrip("\r\n"), None
+    if match := _SEPARATOR.fullmatch(line):  # of Excel
+        said, blank = match[1], end
+        end = start.find(b"\n", blank) + 1 or len(start)
+        _check_utf8(path, start[blank:end], "its second line")
+        line = start[blank:end].decode().rstrip("\r\n")
+    delimiter = said or _find_delimiter(line, "\t" if kind == "tsv" else ",")
     try:
         names = _cells_of_line(line, delimiter)
     except csv.Error as error:
         raise ReleaseError(f"{path} is not a table: its first line does not name the columns ({error}).") from None
-    if delimiter == "\t":
-        names = [name[1:-1] if name[:1] == name[-1:] == '"' and len(name) > 1 else name for name in names]
+    bare = [name[1:-1] if name[:1] == name[-1:] == '"' and len(name) > 1 else name for name in names]
+    quoted = delimiter == "\t" and all(name != one for name, one in zip(names, bare, strict=True))  # as R writes them
     text.read(end)
-    dialect = Dialect(delimiter, len(names))
+    dialect, names = Dialect(delimiter, len(names), quoted), bare if delimiter == "\t" else names
     return Header(_checked(path, names), dialect, start.count(b"\n", 0, end) + 1)
 
 

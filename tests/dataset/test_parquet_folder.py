@@ -426,3 +426,29 @@ def test_columns_that_a_file_does_not_have(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_bioscan5m(tmp_path, split="val", **options)
+
+
+def test_odd_parquet_files_are_told_in_words(tmp_path):
+    """Without rows, with a column twice, with a split that is no text, and with spaces around it."""
+    file = tmp_path / "own.parquet"
+    columns = {"processid": ["a", "b"], "dna_barcode": ["ACGT", "ACGA"]}
+
+    def opened(**more):
+        pq.write_table(pa.table(columns | more), file)
+        return load_bioscan5m(file)
+
+    assert {name: part["processid"][:] for name, part in opened(split=[" validation ", "n/a"]).items()} == {
+        "val": ["a"],
+        "unassigned": ["b"],
+    }
+    with pytest.raises(ReleaseError, match="the column 'split' holds list<.*>, not text"):
+        opened(split=[[1], [2]])
+    with pytest.raises(ReleaseError, match="the column 'dna_barcode' holds list<.*>, not text"):
+        opened(dna_barcode=[[1], [2]])
+    pq.write_table(pa.table(columns | {"split": ["train", "train"]}).slice(0, 0), file)
+    with pytest.raises(ReleaseError, match="holds no rows"):
+        load_bioscan5m(file)
+    twice = pa.table(columns).append_column("processid", pa.array(["c", "d"]))
+    pq.write_table(twice, file)
+    with pytest.raises(ReleaseError, match="has 2 columns 'processid'. Rename or remove one"):
+        load_bioscan5m(file)

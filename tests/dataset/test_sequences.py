@@ -321,6 +321,8 @@ BOOK = b"PK\x03\x04\x14" + bytes(25) + b"docProps/app.xml"
         ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), r"or give its encoding .*\(--encoding utf-16|utf-16\)"),
         ("a.csv", b"id,sequence\nP1,AC\0GT\n", "line 2 holds a NUL character"),
         ("a.xlsx", BOOK, "is a workbook. Save its sheet as CSV"),
+        ("a.gb", "LOCUS       AB1 658 bp\n", "is a file of GenBank, not a table, FASTA or FASTQ"),
+        ("a.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(99), "is not a FASTA or FASTQ"),
         ("a.csv", b"P1," + b"ACGT" * 20 + b"\n", r"'ACGTACGT[ACGT]*\.\.\.'.* Its first line seems to be a record"),
         ("a.csv", b"Moths of 2024,,\nid,sequence,x\n", "has 2 columns without a name. .* is it a title"),
         ("a.csv", b"id,ID,sequence\nP1,P2,ACGT\n", "has several columns of ids: ID, id"),

@@ -314,6 +314,9 @@ def test_parquet_needs_no_other_rank_than_those_it_has(tmp_path):
     pq.write_table(pa.table(columns | {"genus_name": ["Apis", "Bombus"]}), file)
     with pytest.raises(ValueError, match="'Genus' and 'genus_name' both stand for 'genus', but differ in row 2"):
         read_references([file])
+    pq.write_table(pa.table(columns | {"Sequence": ["ACGT", "not DNA!"]}), file)
+    with pytest.raises(ValueError, match="the barcode of '2' is not DNA: 'NOTDNA!'. Allowed are"):
+        read_references([file])
     pq.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(ValueError, match="has no column 'processid'. Its columns are 'x'"):
         read_references([file])

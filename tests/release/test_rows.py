@@ -5,6 +5,8 @@ import pytest
 
 from bioscan_hf.labels import Cleaned, are_taxon_names, taxon_name
 from bioscan_hf.release.check import read_typed, scan
+from bioscan_hf.release.columns import to_types
+from bioscan_hf.release.layout import find_metadata
 from bioscan_hf.release.problems import ReleaseError
 from bioscan_hf.release.rows import Changes, read_rows, row_columns
 from bioscan_hf.schema import COLUMNS
@@ -229,3 +231,25 @@ def test_spaces_around_splits_and_places_are_removed(tmp_path):
     assert table["country"].to_pylist() == ["Canada", "Canada", None]
     told = [problem.what for problem in changes.problems("table.csv")]
     assert any(what.startswith("1 cell of split respelled, such as ' train '") for what in told)
+
+
+def test_tables_as_other_programs_write_them(tmp_path):
+    """The line of separators of Excel, quotes in a table of R with tabs, other endings, and the name "validation"."""
+    expected = [{"processid": "A", "dna_barcode": "ACGT", "country": 'Ca "n";a', "split": "val"}]
+    row = ('"A"', '"ACGT"', '"Ca ""n"";a"', '"validation"')
+    head = ("id", "seq", "country", "split")
+    tabs = "\t".join(f'"{name}"' for name in head) + "\n" + "\t".join(row)
+    texts = {"a.csv": f"sep=;\r\n{';'.join(head)}\r\n{';'.join(row)}\r\n", "a.tsv": tabs, "a.TXT": tabs, "a.CSV": tabs}
+    for name, text in texts.items():
+        path = write(tmp_path / name, text)
+        assert find_metadata(path) == path
+        found = rows_of(path, columns=["processid", "dna_barcode", "country", "split"])
+        assert found == expected, name
+    bold = write(tmp_path / "bold.tsv", 'id\tseq\tcountry\n"A"\tACGT\t"x\n')
+    assert rows_of(bold, columns=["processid", "country"]) == [{"processid": '"A"', "country": '"x'}]
+
+
+def test_numbers_with_spaces_are_numbers(tmp_path):
+    path = written(tmp_path, "id,seq,lat,lon", "A,ACGT, 45.5 ,-80")
+    ((_, table),) = read_rows(path)
+    assert to_types(table, 1, path.name)["coord-lat"].to_pylist() == [45.5]
