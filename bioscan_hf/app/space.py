@@ -47,8 +47,8 @@ tags:
 Names sequences by {what}, with a confidence at every rank, and shows a collection and its clusters.
 Uploads are deleted within 15 minutes and are never run.
 
-The page is `bioscan-hf app` of [bioscan_hf](https://pypi.org/project/bioscan_hf). The licence above is that of the
-program; state the licence of the references and photos here.
+The page is `bioscan-hf app` of the package bioscan_hf. The licence above is that of the program; state the licence of
+the references and photos here.
 """
 
 
