@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from ..schema import UNASSIGNED
 from .command import Output, Result, command
 from .options import (
     SOURCE,
@@ -130,7 +131,8 @@ def embed(
             rows = _altered(read(), dna_noise) if dna_noise else read()
         except MissingSplit as error:
             if split or name == EVALUATED[-1] and not sizes:
-                raise
+                whole = " To embed all of its specimens, save ids and barcodes as CSV or FASTA."
+                raise MissingSplit(f"{error}{whole if UNASSIGNED in str(error) else ''}") from None
             out.say(f"{name}: left out. {error}")
             continue
         found = write(encoder, processor, rows, output=folder, **how)

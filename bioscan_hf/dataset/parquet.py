@@ -94,7 +94,7 @@ class _Plan:
 
 
 def _plain_features(schema: pa.Schema) -> Features | None:
-    """Features with strings for all kinds of text, for published columns of text that hold integers, such as
+    """Features with strings for all kinds of text, for published columns of text that hold numbers or dates, such as
     processids, and for empty columns, and images; None if the schema has these."""
     found = Features.from_arrow_schema(schema)
     plain = dict(found)
@@ -104,7 +104,7 @@ def _plain_features(schema: pa.Schema) -> Features | None:
             plain[field.name] = Value(value_type(field.name))
         elif pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or kind != field.type:
             plain[field.name] = Value("string")
-        elif pa.types.is_integer(kind) and field.name in COLUMNS and value_type(field.name) == "string":
+        elif not pa.types.is_nested(kind) and field.name in COLUMNS and value_type(field.name) == "string":
             plain[field.name] = Value("string")
     if "image" in plain:
         plain["image"] = Image()

@@ -441,6 +441,9 @@ def test_odd_parquet_files_are_told_in_words(tmp_path):
         "val": ["a"],
         "unassigned": ["b"],
     }
+    dates = pa.array([0, 1], pa.date32())
+    for ids, expected in (([1.5, 2.5], ["1.5", "2.5"]), (dates, ["1970-01-01", "1970-01-02"])):
+        assert opened(processid=ids)["unassigned"]["processid"][:] == expected
     with pytest.raises(ReleaseError, match="the column 'split' holds list<.*>, not text"):
         opened(split=[[1], [2]])
     with pytest.raises(ReleaseError, match="the column 'dna_barcode' holds list<.*>, not text"):
