@@ -67,7 +67,6 @@ def test_confidences(names):
     assert missed.splitlines()[2:] == ["| seed 1; whole, as they are, half new | 94.0 | 92.0 to 96.0 |"]
 
 
-
 def test_peers_and_speed(names):
     blocks = names.BLOCKS
     assert "| first 200, as they are; genus | 62.5 | 62.5 | 62.5 | 62.5 |" in blocks["confidence_peers"]()
