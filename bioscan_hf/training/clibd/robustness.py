@@ -78,23 +78,21 @@ def noisy_specimens(model: ClibdModel, clean: Specimens, folder: Path) -> Specim
     return Specimens(embeddings, clean.labels, present, clean.ids)
 
 
-def robustness_text(
-    conditions: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k: int, average: str = "macro"
-) -> str:
-    """Markdown: accuracy in percent of seen / unseen queries, a row for each kind of error.
+def robustness_text(conditions: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k: int) -> str:
+    """Markdown: macro accuracy in percent of seen / unseen queries, a row for each kind of error.
 
     Args:
         conditions: Name of a kind of error -> tables of `evaluate_retrieval`; "none" is without errors.
         ranks: The last one is shown.
     """
     rank, names = ranks[-1], list(conditions["none"])
-    lines = [f"# {average.capitalize()} top-{k} accuracy (%) of {rank} with errors in the barcodes of queries", ""]
+    lines = [f"# Macro top-{k} accuracy (%) of {rank} with errors in the barcodes of queries", ""]
     lines += ["seen / unseen species", "", f"| errors | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for condition, tables in conditions.items():
         cells = []
         for name in names:
             of = tables.get(name) or conditions["none"][name]
-            values = [of[part][average][k][rank] for part in ("seen", "unseen")]
+            values = [of[part]["macro"][k][rank] for part in ("seen", "unseen")]
             cells.append(" / ".join("-" if value is None else f"{100 * value:.1f}" for value in values))
         lines.append(f"| {condition.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
