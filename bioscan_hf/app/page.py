@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -146,7 +147,8 @@ class Served:
     folder: tempfile.TemporaryDirectory[str]
 
     def wait(self) -> None:
-        """Serves until it is interrupted."""
+        """Serves until it is interrupted, or told to end (SIGTERM)."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.page.block_thread()
         finally:

@@ -27,8 +27,9 @@ def fails(capsys, *arguments):
 
 
 @pytest.mark.slow
-def test_it_serves_until_it_is_interrupted(library):
-    """From a library alone, with a message of where; Ctrl+C ends it, and no folder stays."""
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_interrupted(library, told):
+    """From a library alone, with a message of where; Ctrl+C or SIGTERM ends it, and no folder stays."""
     command = [sys.executable, "-m", "bioscan_hf.cli.main", "app", str(library)]
     environment = os.environ | {"TMPDIR": str(library.parent), "PYTHONUNBUFFERED": "1"}
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background may ignore it
@@ -41,7 +42,7 @@ def test_it_serves_until_it_is_interrupted(library):
         address = re.fullmatch(r"The page is at (http://127\.0\.0\.1:\d+/) \(Ctrl\+C ends it\)\.\n", line)
         assert address, line
         page = httpx.get(address[1]).text
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         process.wait(60)
     finally:
         process.kill()
