@@ -22,6 +22,7 @@ from .options import (
     IdColumn,
     Seed,
     SequenceColumn,
+    check_encoding,
     check_model,
     check_source,
     no_library_bars,
@@ -114,6 +115,7 @@ def references(
     *files, folder = sources
     output = Path(folder)
     refuse_to_replace(force, output / "library.json")
+    check_encoding(encoding)
     _check_paths(files, model, photos=config != "dna")
     from ..identification.audit import counted
     from ..identification.tables import write_answers
@@ -183,6 +185,7 @@ def identify(
     given = dict(locals())
     if str(output) != "-":
         refuse_to_replace(force, output)
+    check_encoding(encoding)
     _check_paths([source, *references], model, photos=config != "dna" or Path(source).is_dir())
     from ..identification.tables import check_ending, write_answers
 
@@ -311,7 +314,9 @@ def _made(
     from ..identification.opening import open_references
     from ..identification.stored import is_library
 
-    if model or not is_library(files[0]):  # a finished library needs none of the libraries that draw bars
+    if (
+        model or len(files) > 1 or not is_library(files[0])
+    ):  # a finished library needs none of the libraries that draw bars
         no_library_bars(out)
     with out.progress() as progress:
         return open_references(

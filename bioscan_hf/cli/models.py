@@ -25,6 +25,7 @@ from .options import (
     SequenceColumn,
     TrustRemoteCode,
     beside,
+    check_encoding,
     check_exists,
     check_model,
     check_source,
@@ -110,6 +111,7 @@ def embed(
     """Embed the barcodes or photos of a dataset, or your own sequences."""
     given = dict(locals())
     check_source(source, ", or a file of sequences")
+    check_encoding(encoding)
     check_model(model, photos=config != "dna")
     check_exists(weights)
     from ..dataset.request import MissingSplit

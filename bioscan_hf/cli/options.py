@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -89,6 +90,14 @@ def check_model(model: str, *, photos: bool = False) -> None:
             f"No model at {model!r}: the folder does not exist. Give a folder, a Hub id (owner/name), or one of the "
             f"other models that --help names."
         )
+
+
+def check_encoding(name: str) -> None:
+    """Raises ValueError for an encoding that Python does not know."""
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"Unknown --encoding {name!r}. Give a name such as utf-8, latin-1 or cp1252.") from None
 
 
 def check_exists(*paths: Path | None) -> None:

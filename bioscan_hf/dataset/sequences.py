@@ -264,6 +264,8 @@ def _read_table(
     names = csv_columns(file.path, file.encoding)
     ids = chosen_column(names, id_column, ID_NAMES, "ids", "id_column", file.path)
     barcodes = chosen_column(names, sequence_column, SEQUENCE_NAMES, "sequences", "sequence_column", file.path)
+    if ids == barcodes:
+        raise ValueError(f"{str(file.path)!r}: the column {ids!r} cannot hold both the ids and the sequences.")
     chosen = {ids: "processid", barcodes: "dna_barcode"}
     found = _columns(file.path, file.encoding, chosen)
     labels = [column for column in LABEL_COLUMNS if column in found]

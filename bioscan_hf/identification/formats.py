@@ -257,8 +257,7 @@ def _is_crabs(lines: list[list[str]]) -> bool:
 
 def _read_crabs(path: Path, encoding: str) -> pa.Table:
     """The table of CRABS: id, name, taxid, seven ranks, sequence, without names of columns."""
-    with opened(path) as stream:
-        rows = [line.decode(encoding).rstrip("\r\n").split("\t") for line in stream if line.strip()]
+    rows = _cells(path, encoding)
     if wrong := [number for number, row in enumerate(rows, 1) if len(row) != 11]:
         raise ValueError(
             f"{str(path)!r} is read as CRABS, whose lines have 11 cells; line {wrong[0]} has another number."
@@ -268,6 +267,13 @@ def _read_crabs(path: Path, encoding: str) -> pa.Table:
     ids, letters = pa.array([row[0] for row in rows]), [row[10].encode() for row in rows]
     source = SequenceFile(path, rules("none"), encoding, _BLOCK_BYTES, _LONGEST)
     return _with_lineages(source.barcodes(ids, letters, lambda record, _: f"line {record + 1}"), lineages)
+
+
+def _cells(path: Path, encoding: str) -> list[list[str]]:
+    """Cells of the lines of a file without names of columns, separated by tabs, without blank lines."""
+    file = SequenceFile(path, rules("none"), encoding, _BLOCK_BYTES, _LONGEST)
+    with opened(path) as stream:
+        return [file.decode(line).rstrip("\r\n").split("\t") for line in stream if line.strip()]
 
 
 def _has_dna(text: str) -> bool:
@@ -284,8 +290,9 @@ def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, heade
         ids = table[next(names[name] for name in _ID_COLUMNS if name in names)]
         texts = table[next(names[name] for name in _TAXON_COLUMNS if name in names)].to_pylist()
     else:
-        with opened(path) as stream:
-            cells = [line.decode(encoding).rstrip("\r\n").split("\t") for line in stream if line.strip()]
+        cells = _cells(path, encoding)
+        if wrong := next((number for number, row in enumerate(cells, 1) if len(row) != 2), None):
+            raise ValueError(f"{str(path)!r} is read as ids and lineages; line {wrong} has not 2 cells.")
         ids, texts = pa.chunked_array([pa.array([row[0] for row in cells])]), [row[-1] for row in cells]
     return _with_lineages(pa.table({"processid": ids}), _lineages([text or "" for text in texts], ranks))
 
@@ -303,6 +310,11 @@ def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage
 def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.Table:
     """Records with the lineages of their ids."""
     taxonomy = pa.concat_tables(taxonomies, promote_options="default")
+    taxonomy = taxonomy.group_by(taxonomy.column_names, use_threads=False).aggregate([])
+    counts = pc.value_counts(taxonomy["processid"])
+    if several := counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+        more = f" and {len(several) - 1} more" if len(several) > 1 else ""
+        raise ValueError(f"The taxonomy names {several[0]!r}{more} in two ways. Keep one line for each id.")
     place = pc.index_in(records["processid"], taxonomy["processid"].combine_chunks())
     if place.null_count == len(place):
         raise ValueError(

@@ -80,3 +80,14 @@ def test_a_table_without_a_known_delimiter(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("processid:genus:species:dna_barcode\nP1:Apis:Apis mellifera:ACGT\n")
     told = refused(capsys, "split", tmp_path / "t.csv", tmp_path / "out.csv")
     assert "has no column" in told and "separated by commas, tabs, semicolons or |" in told
+
+
+@pytest.mark.parametrize("command", [("embed", "--model", "kmer:2"), ("identify", "--references"), ("references",)])
+def test_an_unknown_encoding_is_told(command, tmp_path, capsys):
+    reads = tmp_path / "a.csv"
+    reads.write_text("id,sequence\nA,ACGTACGT\n")
+    name, *options = command
+    words = [name, reads, tmp_path / "out.csv", *options, *([reads] if name == "identify" else [])]
+    with pytest.raises(SystemExit):
+        main([*map(str, words), "--encoding", "nonsense"])
+    assert "Unknown --encoding 'nonsense'. Give a name such as utf-8" in capsys.readouterr().err

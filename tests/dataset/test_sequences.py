@@ -334,6 +334,13 @@ def test_what_people_save_is_told_in_words(name, content, message, tmp_path):
         read(write(tmp_path / name, content))
 
 
+def test_one_column_is_not_both(tmp_path):
+    path = write(tmp_path / "a.csv", "id,sequence\nP1,ACGT\n")
+    for column in ("id", "sequence"):
+        with pytest.raises(ValueError, match=f"the column '{column}' cannot hold both the ids and the sequences"):
+            read(path, id_column=column, sequence_column=column)
+
+
 def test_numbers_of_lines_are_not_letters(tmp_path):
     """GenBank writes the place of the first letter before each line: left out where anything is read, else refused."""
     path = write(tmp_path / "a.fasta", ">P1\n   1 acgtac gtacgt\n  13 ttt-t\n>P2\nACXT\n")

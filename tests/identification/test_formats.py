@@ -336,3 +336,25 @@ def test_a_table_with_splits_is_read_as_any_table(tmp_path):
     assert found.table["species"].to_pylist()[0] == "Apis éA"
     with pytest.raises(ValueError, match="build it by `bioscan-hf build .* --encoding latin-1`"):
         read_references([path], encoding="latin-1", split="train")
+
+
+def test_faults_of_taxonomies_are_told(tmp_path):
+    """A file in another encoding, a line without a lineage, and an id with two lineages; equal lines are one."""
+    fasta, taxa, crabs = tmp_path / "a.fasta", tmp_path / "taxa.tsv", tmp_path / "crabs.tsv"
+    fasta.write_text(">A\nACGTAC\n>B\nACGTAA\n")
+    lines = "A\tk__Animalia; g__Apis; s__Apis é\nB\tk__Animalia; g__Bombus; s__\n"
+    taxa.write_text(lines, encoding="latin-1")
+    with pytest.raises(ValueError, match="taxa.tsv' holds ids or names that are not utf-8 .*--encoding latin-1"):
+        read_references([fasta, taxa])
+    assert read_references([fasta, taxa], encoding="latin-1").table["genus"].to_pylist() == ["Apis", "Bombus"]
+    crabs.write_text("\t".join(["A", "é", "1", *"PCOFGS", "x", "ACGT" * 20]) + "\n", encoding="latin-1")
+    with pytest.raises(ValueError, match="crabs.tsv' holds ids or names that are not utf-8"):
+        read_references([crabs])
+    taxa.write_text(lines + lines + "C\n")
+    with pytest.raises(ValueError, match="is read as ids and lineages; line 5 has not 2 cells"):
+        read_references([fasta, taxa])
+    taxa.write_text(lines + lines)
+    assert read_references([fasta, taxa]).table["genus"].to_pylist() == ["Apis", "Bombus"]
+    taxa.write_text(lines + lines.replace("Apis", "Osmia"))
+    with pytest.raises(ValueError, match="The taxonomy names 'A' in two ways. Keep one line for each id"):
+        read_references([fasta, taxa])
