@@ -27,7 +27,7 @@ Keys = Annotated[
 ]
 SourceSplit = Annotated[
     list[str] | None,
-    Option(help="Split of a dataset that is named, repeatable. Default: all records.", rich_help_panel=_PANEL),
+    Option(help="Split of SOURCE, if it is a dataset; repeatable. Default: all records."),
 ]
 
 

@@ -109,7 +109,7 @@ def test_a_folder_is_searched_in_order(formats, tmp_path):
             assert find_metadata(tmp_path) == path
             assert photo_root(path) == tmp_path == photo_root(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not a metadata file: give a .csv, .tsv, .json"):
+    with pytest.raises(ValueError, match="is not a metadata file: give a .csv, .tsv, .txt, .json"):
         find_metadata(tmp_path / "photo.jpg")
 
 
