@@ -23,6 +23,7 @@ from .options import (
     Seed,
     SequenceColumn,
     check_encoding,
+    check_encoding_of_dataset,
     check_model,
     check_source,
     no_library_bars,
@@ -278,6 +279,7 @@ def _reads(given: dict[str, Any], file: Path, out: Output) -> pa.Table:
     how = {name: given[name] for name in ("id_column", "sequence_column")}
     how["kept"] = [given["sample_column"]] if given["sample_column"] else []
     if _is_dataset(source, split):
+        check_encoding_of_dataset(source, given["encoding"])
         from ..dataset.dataset_barcodes import read_barcodes
 
         no_library_bars(out)

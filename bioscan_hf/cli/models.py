@@ -26,6 +26,7 @@ from .options import (
     TrustRemoteCode,
     beside,
     check_encoding,
+    check_encoding_of_dataset,
     check_exists,
     check_model,
     check_source,
@@ -200,9 +201,8 @@ def _check_embed_options(given: dict[str, Any], own: bool) -> None:
         raise ValueError(
             f"{given['source']!r} is a sequence file without splits: leave out --split, --taxon and --unique-barcodes."
         )
-    if not own and Path(given["source"]).is_file() and given["encoding"].lower() not in ("utf-8", "utf8"):
-        build = shell("build", given["source"], "dataset", "--encoding", given["encoding"])
-        raise ValueError(f"--encoding is for sequence files. Build a dataset with it first: {build}")
+    if not own:
+        check_encoding_of_dataset(given["source"], given["encoding"])
     if given["keep_empty"] and given["missing"] == "drop":
         raise ValueError("--keep-empty keeps the records that --missing drop leaves out: give one of them.")
     if given["dna_noise"] and (photos or own or not given["split"]):

@@ -100,6 +100,13 @@ def check_encoding(name: str) -> None:
         raise ValueError(f"Unknown --encoding {name!r}. Give a name such as utf-8, latin-1 or cp1252.") from None
 
 
+def check_encoding_of_dataset(source: str, encoding: str) -> None:
+    """Raises ValueError for another encoding than UTF-8 of a file that is read as a dataset."""
+    if Path(source).is_file() and encoding.lower() not in ("utf-8", "utf8"):
+        build = shell("build", source, "dataset", "--encoding", encoding)
+        raise ValueError(f"--encoding is for sequence files. Build a dataset with it first: {build}")
+
+
 def check_exists(*paths: Path | None) -> None:
     """Raises FileNotFoundError for a path without a file or folder; None is left out."""
     for path in paths:

@@ -91,3 +91,15 @@ def test_an_unknown_encoding_is_told(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*map(str, words), "--encoding", "nonsense"])
     assert "Unknown --encoding 'nonsense'. Give a name such as utf-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("embed", "--model", "kmer:2"), ("identify", "--source-split", "train")])
+def test_a_dataset_in_another_encoding_is_built_first(command, tmp_path, capsys):
+    table = tmp_path / "a.csv"
+    table.write_text("processid,dna_barcode,species,split,country\nA,ACGTACGT,A b,train,Côte\n", encoding="latin-1")
+    name, *options = command
+    words = [name, table, tmp_path / "out.csv", *options, *(["--references", table] if name == "identify" else [])]
+    with pytest.raises(SystemExit):
+        main([*map(str, words), "--encoding", "latin-1"])
+    told = capsys.readouterr().err
+    assert f"Build a dataset with it first: bioscan-hf build {table} dataset --encoding latin-1" in told
