@@ -128,7 +128,13 @@ class Collection:
         config |= {"autoload_known_extensions": False, "autoinstall_known_extensions": False}  # no network
         config |= {"temp_directory": self.spilled.name, "perfect_ht_threshold": 20}  # groups of names are an array
         self.database = duckdb.connect(config=config)
-        self._prepare(_read(files), progress)
+        try:
+            self._prepare(_read(files), progress)
+        except duckdb.ConversionException as error:
+            said = str(error).splitlines()[0].removeprefix("Conversion Error: ")
+            raise ValueError(
+                f"{self.source!r} has text for a coordinate or size ({said}). `bioscan-hf stats` names its row."
+            ) from error
         self.rows = int(self._rows("SELECT count(*) FROM specimens")[0][0])
         if not self.rows:
             raise ValueError(f"{self.source!r} holds no specimens.")

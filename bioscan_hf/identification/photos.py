@@ -20,8 +20,10 @@ from ..dataset.load import load_bioscan5m
 from ..encoders.batches import embed_photos, inference, resolve_dtype
 from ..models.pixels import photo_pixels
 from ..progress import Progress, silent
+from ..release.column_names import Rivals, listed, our_columns, spelt
+from ..release.rows import cleaning
 from ..release.tables import read_strings
-from ..schema import ID_NAMES, LABEL_COLUMNS, LABEL_NAMES, SEQUENCE_NAMES
+from ..schema import LABEL_COLUMNS
 from .lineages import named
 from .photo_files import PHOTO_NAMES, has_photo_column, is_folder_of_photos, photos_of
 
@@ -84,26 +86,25 @@ def read_specimens(
 
 def _of_table(path: Path, id_column: str | None, sequence_column: str | None, encoding: str) -> Specimens:
     table = pa.concat_tables(part for _, part in read_strings(path, (), encoding=encoding))
-    lower = {name.strip().lower(): name for name in table.column_names}
-
-    def column(given: str | None, usual: Sequence[str]) -> str | None:
-        if given is not None and given not in table.column_names:
-            raise ValueError(f"{str(path)!r} has no column {given!r}; it has {', '.join(table.column_names)}.")
-        return given or next((lower[name.lower()] for name in usual if name.lower() in lower), None)
-
-    photo, name = column(None, PHOTO_NAMES), column(id_column, ID_NAMES)
-    if photo is None or name is None:
+    names = table.column_names
+    chosen = {given: name for given, name in ((id_column, "processid"), (sequence_column, "dna_barcode")) if given}
+    if lacking := [given for given in chosen if given not in names]:
+        raise ValueError(f"{str(path)!r} has no column {lacking[0]!r}; it has {listed(names)}.")
+    ours = our_columns(path, names, chosen)
+    photo = next((name for usual in PHOTO_NAMES for name in names if spelt(name) == usual), None)
+    if photo is None or "processid" not in ours:
         raise ValueError(f"{str(path)!r} needs a column of ids and one of photos ({', '.join(PHOTO_NAMES)}).")
+    read = [name for name in ("processid", "dna_barcode", *LABEL_COLUMNS) if name in ours]
+    Rivals(path, names, {name: ours[name] for name in read}, list(chosen.values())).check(1, table, cleaning)
     files = [None if file is None or not file.strip() else path.parent / file for file in table[photo].to_pylist()]
-    read = column(sequence_column, SEQUENCE_NAMES)
-    reads = None if read is None else pa.chunked_array([spelled(table[read])])
-    ids = ["" if one is None else one for one in table[name].to_pylist()]
-    return Specimens(ids, files, reads, _labels(table, lower))
+    reads = None if "dna_barcode" not in ours else pa.chunked_array([spelled(table[ours["dna_barcode"]])])
+    ids = ["" if one is None else one for one in table[ours["processid"]].to_pylist()]
+    return Specimens(ids, files, reads, _labels(table, ours))
 
 
-def _labels(table: pa.Table, columns: Mapping[str, str]) -> pa.Table | None:
+def _labels(table: pa.Table, ours: Mapping[str, str]) -> pa.Table | None:
     """`LABEL_COLUMNS` of a table, with names in their one form; None if it has no rank."""
-    there = {LABEL_NAMES[name]: table[own].to_pylist() for name, own in columns.items() if name in LABEL_NAMES}
+    there = {rank: table[ours[rank]].to_pylist() for rank in LABEL_COLUMNS if rank in ours}
     if not there:
         return None
     rows = [dict(zip(there, cells, strict=True)) for cells in zip(*there.values(), strict=True)]

@@ -3,6 +3,7 @@
 import csv
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -161,6 +162,10 @@ def test_a_csv_and_a_library_are_collections(tmp_path, library):
 def test_what_is_no_collection_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is nothing at"):
         Collection(tmp_path / "nothing")
+    rows = {"processid": ["a", "b"], "order": ["Diptera", None], "coord-lat": ["1.5", "north"]}
+    pq.write_table(pa.table(rows), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="text for a coordinate or size .*north.*`bioscan-hf stats` names its row"):
+        Collection(tmp_path / "other.parquet")
 
 
 def test_texts_of_a_picture_are_escaped():

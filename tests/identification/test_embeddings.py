@@ -258,6 +258,19 @@ def test_barcodes_without_photos_name_photos_without_confidence(dataset, tmp_pat
     assert row["order"] is not None and row["order_confidence"] is None and row["name"] is None
 
 
+def test_columns_of_one_meaning_that_differ_are_refused(tmp_path):
+    """Equal ones are read, also in another spelling."""
+    table = tmp_path / "specimens.csv"
+    table.write_text("ID,Photo,species,Species\na,a.jpg,Apis mellifera,Bombus terrestris\n")
+    with pytest.raises(ValueError, match="'species' and 'Species' both stand for 'species', but differ in row 1"):
+        read_specimens(table)
+    table.write_text("ID,Photo,species,Especie\na,a.jpg,Apis mellifera,Apis mellifera\n")
+    found = read_specimens(table)
+    assert found.ids == ["a"] and found.labels["species"].to_pylist() == ["Apis mellifera"]
+    with pytest.raises(ValueError, match="has no column 'number'; it has 'ID', 'Photo', 'species', 'Especie'"):
+        read_specimens(table, id_column="number")
+
+
 def test_a_dataset_of_specimens_is_read(dataset):
     found = read_specimens(dataset, split="test")
     rows = rows_of(dataset, "test")

@@ -479,7 +479,7 @@ def test_retry_after_is_respected(server, tmp_path, monkeypatch):
     monkeypatch.setattr(network.time, "sleep", slept.append)
     server.answers[METADATA_ZIP] = [(503, {}), (429, {"Retry-After": "7"}), (500, {})]
     assert states(download(tmp_path, source=server.url, pause=1.0)) == {METADATA_ZIP: "right"}
-    assert slept[:3] == [1.0, 7.0, 4.0]
+    assert [pause for pause in slept if pause >= 1][:3] == [1.0, 7.0, 4.0]  # others wait for threads
 
 
 def test_no_server(tmp_path, server):

@@ -95,7 +95,7 @@ def test_a_deeply_nested_tokenizer_is_refused(bounded, tmp_path):
     KmerTokenizer(k=2, max_nucleotides=20).save_pretrained(tmp_path)
     nested(tmp_path / "tokenizer.json", '{"version": "1.0", "model": ')
     for load in (KmerTokenizer.from_pretrained, AutoTokenizer.from_pretrained):
-        with pytest.raises(Exception, match="(?i)recursion"):
+        with pytest.raises(Exception, match="(?i)recursion|stack overflow"):
             load(tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_an_invalid_results_file_is_refused(bounded, tmp_path):
     with pytest.raises(ValueError, match="Not a results file: .* at most 64 MiB"):
         read_results(nested(path))
     path.write_bytes(b"[" * 10_000_000)
-    with pytest.raises(ValueError, match="Not a results file: .*recursion"):
+    with pytest.raises(ValueError, match="Not a results file: .*(recursion|Stack overflow)"):
         read_results(path)
     path.write_text("[1]")
     with pytest.raises(ValueError, match="Not a results file: .* holds a list instead of an object. Give the"):
