@@ -94,7 +94,7 @@ def _among(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> Ma
     """Which values are among the others, of which there are many more; those with other first bits are left out."""
     first = np.zeros(2**22, dtype=bool)
     first[values >> 42] = True
-    return np.isin(values, others[first[others >> 42]])
+    return np.isin(values, others[first[others >> 42]], kind="sort")
 
 
 class _Ends:

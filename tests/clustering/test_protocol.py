@@ -99,6 +99,10 @@ def test_specimens_come_in_the_order_of_their_processids_with_their_labels(datas
     assert found.embeddings["dna"].shape == (len(found.processids), 256)
 
 
+@pytest.mark.skipif(
+    int(pa.__version__.split(".")[0]) < 26,
+    reason="pyarrow before 26 cannot read vectors that are null, as 0.1 wrote them",
+)
 def test_a_photo_that_is_not_there_is_an_error_or_dropped(dataset, barcodes, photos):
     folders = {"dna": barcodes, "image": photos}
     with pytest.raises(ValueError, match="not valid \\(1 of 'image': "):
