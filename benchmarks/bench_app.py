@@ -5,7 +5,7 @@ The data set is that of `bench_statistics.py`: 324,411 BINs, 22,622 species and 
 is checked on the CPU time of all threads, which other work on the machine does not lengthen; wall time is beside it.
 Each filter is asked three times without what the page keeps of earlier answers, and the slowest counts.
 
-    python benchmarks/bench_app.py                                  # about 4 minutes, 1 GB of disk
+    python benchmarks/bench_app.py                                  # about a minute, 1 GB of disk
     python benchmarks/bench_app.py --rows 20000 --output trial.json # half a minute
     python benchmarks/bench_app.py --source dataset --output trial.json
 """
