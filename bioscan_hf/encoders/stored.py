@@ -187,4 +187,6 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         told = " ".join(str(error)[:300].split())
+        if "Expected all lists to be of size" in told:  # null vectors, as version 0.1 wrote them
+            raise ValueError(f"{path} needs pyarrow 26 or newer (this is {pa.__version__}).") from error
         raise ValueError(f"{path} is damaged ({told}). Delete it, and run embed again.") from error

@@ -170,7 +170,8 @@ def read_rows(
         Number of the first row, and the table, as `read_strings`.
 
     Raises:
-        ReleaseError: if there is no column of ids or of barcodes, or two of one meaning differ; and as `read_strings`.
+        ReleaseError: if ids or barcodes have no column, or if two columns of the same meaning differ; and the errors
+            of `read_strings`.
     """
     given = csv_columns(path, encoding)
     ours = our_columns(path, given, names)

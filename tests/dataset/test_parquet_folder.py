@@ -429,7 +429,7 @@ def test_columns_that_a_file_does_not_have(tmp_path):
 
 
 def test_odd_parquet_files_are_told_in_words(tmp_path):
-    """Without rows, with a column twice, with a split that is no text, and with spaces around it."""
+    """Files without rows, with a repeated column, with splits that are not text, or with spaces around split names."""
     file = tmp_path / "own.parquet"
     columns = {"processid": ["a", "b"], "dna_barcode": ["ACGT", "ACGA"]}
 

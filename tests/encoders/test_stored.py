@@ -38,12 +38,12 @@ def test_embeddings_of_version_0_1_are_read():
     assert modalities_of(OLD / "barcodes") == []
 
 
-@pytest.mark.skipif(
-    int(pa.__version__.split(".")[0]) < 26,
-    reason="pyarrow before 26 cannot read vectors that are null, as 0.1 wrote them",
-)
 def test_specimens_of_version_0_1_are_read():
     """All three modalities, as `Specimens` and one at a time; missing ones are zero and not valid."""
+    if int(pa.__version__.split(".")[0]) < 26:  # it cannot read vectors that are null
+        with pytest.raises(ValueError, match="specimens-.* needs pyarrow 26 or newer"):
+            load_specimens(OLD / "specimens").embeddings["image"]
+        return
     found, expected = load_specimens(OLD / "specimens"), EXPECTED["specimens"]
     assert found.ids == expected["ids"] and dict(found.labels) == expected["labels"]
     assert list(found.embeddings) == ["image", "dna", "text"]
