@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from ..schema import RANKS
 from .letters import NOTHING
-from .mending import mended
 from .neighbours import neighbours
 from .packed import compared
 from .quality import WHOLE, Frame, stops
-from .region import LEAST_SCORE, complement, letters
-from .similarity import References
+from .region import LEAST_SCORE, complement
+from .shortlist import LeftOut
+from .similarity import NEAR, References, match
 
 #: Findings, and what they mean.
 FINDINGS = {
@@ -52,10 +52,10 @@ SAME_SPECIES = 0.85
 #: Fewest positions that two sequences must share to be compared.
 FEWEST_SHARED = 200
 
-#: Others of a species that a sequence is compared with, and positions of a window.
-OTHERS, WINDOW = 5, 47
+#: Others of a species that a sequence is compared with.
+OTHERS = 5
 
-_NAMES_SHOWN, _ROWS_AT_ONCE = 10, 2048
+_NAMES_SHOWN, _ROWS_AT_ONCE, _ASKED_AT_ONCE = 10, 2048, 512
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -271,10 +271,8 @@ class _Placed:
         if len(self.inside) > 1:
             near = self.inside[neighbours(self.placed.vectors[torch.from_numpy(self.inside)])]
             identity = self._identity(self.inside, near)
-            best = identity.argmax(1)
-            nearest = near[np.arange(len(near)), best]
             self._misplaced(found, near, identity)
-            shifted = self._reading_frame(found, nearest, identity.max(1))
+            shifted = self._reading_frame(found, identity.max(1))
             self._unlike_species(found, shifted)
 
     def _identity(self, rows: Ids, others: Ids) -> NDArray[np.float64]:
@@ -345,21 +343,24 @@ class _Placed:
             name = self.taxa["species"][self.codes["species"][row]]
             found.add(row, "unlike_species", rank="species", name=name, identity=float(best[i]))
 
-    def _reading_frame(self, found: _Findings, nearest: Ids, identity: NDArray[np.float64]) -> Mask:
-        """References with a frameshift against their nearest neighbour (n,), or a stop codon; and the former (n,)."""
-        n = len(self.inside)
-        stopped, doubtful, shifted = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        for part in _parts(np.arange(n)):
-            own, other = self.placed.aligned[self.inside[part]], self.placed.aligned[nearest[part]]
-            doubtful[part] = _broken(own, other)
-            if self.frame is not None:
+    def _reading_frame(self, found: _Findings, identity: NDArray[np.float64]) -> Mask:
+        """References with a frameshift, or a stop codon; and the former (n,).
+
+        Doubtful ones are named by the others as if they were reads: the nearest by the region alone can be those that
+        happen to be like a shifted part.
+
+        Args:
+            identity: Of the nearest neighbour (n,).
+        """
+        stopped, shifted = np.zeros(len(self.inside), np.bool_), np.zeros(len(self.inside), np.bool_)
+        if self.frame is not None:
+            for part in _parts(np.arange(len(self.inside))):
+                own = self.placed.aligned[self.inside[part]]
                 stopped[part] = stops(own, self.frame.first, self.frame.code)
-                # where only the neighbour has stop codons, the frameshift is its own
-                doubtful[part] &= stopped[part] | ~stops(other, self.frame.first, self.frame.code)
-        for part in _parts(np.flatnonzero(doubtful), 256):
-            rows = self.inside[part]
-            codes = letters([self.references.sequences[row] for row in rows.tolist()]).numpy().astype(np.uint8)
-            shifted[part] = mended(codes, self.placed.start[rows], self.placed.aligned[nearest[part]])[2]
+        for part in _parts(np.flatnonzero(stopped | (identity < NEAR)), _ASKED_AT_ONCE):
+            rows, none = self.inside[part], np.full(len(part), -1)
+            left_out = LeftOut(rows, none, none, np.zeros((0, 0), np.int32))
+            shifted[part] = match(self.references, [self.references.sequences[row] for row in rows], left_out).shifted
         for i in np.flatnonzero(shifted).tolist():
             found.add(int(self.inside[i]), "frameshift", identity=float(identity[i]))
         for i in np.flatnonzero(stopped & ~shifted).tolist():
@@ -370,19 +371,3 @@ class _Placed:
 def _parts(rows: Ids, most: int = 16_384) -> list[Ids]:
     """Rows in parts that bound the memory."""
     return [rows[start : start + most] for start in range(0, len(rows), most)]
-
-
-def _broken(aligned: NDArray[np.uint8], others: NDArray[np.uint8]) -> Mask:
-    """Whether sequences (n, P) match others in one window of the region, and not in the first or last window."""
-    count = aligned.shape[1] // WINDOW
-    if count < 2:
-        return np.zeros(len(aligned), np.bool_)
-    both = (aligned != NOTHING) & (others != NOTHING)
-    equal = (aligned == others) & both
-    shape = (len(aligned), count, WINDOW)
-    shared = both[:, : count * WINDOW].reshape(shape).sum(2)
-    share = equal[:, : count * WINDOW].reshape(shape).sum(2) / np.maximum(shared, 1)
-    full = shared >= WINDOW // 2
-    first, last = full.argmax(1), count - 1 - full[:, ::-1].argmax(1)
-    ends = np.minimum(*(share[np.arange(len(share)), place] for place in (first, last)))
-    return np.asarray(full.any(1) & (ends < 0.65) & (np.where(full, share, 0).max(1) > 0.85))

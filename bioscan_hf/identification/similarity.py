@@ -36,8 +36,11 @@ NEAR, FEW = 0.93, 5
 #: From this identity in the region, nothing is aligned.
 CLEAR = 0.985
 
-#: A read whose identity grows by more than this when it is aligned may have an insertion or deletion.
+#: A read whose identity with a reference grows by more than this when it is aligned may have an insertion or deletion.
 MENDED = 0.02
+
+#: References that such a read is mended along, and their least share of the longest overlap.
+ALONG, LONG = 3, 0.8
 
 #: Below this identity, candidates are ordered by the vectors of the region.
 DISTANT = 0.93
@@ -157,7 +160,7 @@ def match(references: References, reads: Sequence[str], left_out: LeftOut | None
     search.by_words(rest)
     search.align(rest, 2 * CANDIDATES)
     if search.own is not None:
-        search.mend(everyone[(search.identity.max(1) > straight + MENDED) & (straight > 0)])
+        search.mend(everyone[~close | (straight < CLEAR)])
     return search.result()
 
 
@@ -263,21 +266,34 @@ class _Search:
                     self.identity[i, place], self.overlap[i, place] = 1 - share, length
 
     def mend(self, some: NDArray[np.int64]) -> None:
-        """Takes insertions and deletions out of the place of some reads in the region, and searches them again."""
+        """Takes insertions and deletions out of the place of some reads in the region, and searches them again.
+
+        A reference that overlaps little of a read is not asked: it does not tell what lies beside it.
+        """
         assert self.own is not None and self.references.placed is not None and self.references.region is not None
-        keys, best = self.references.placed, lower_bound(self.identity, self.overlap).argmax(1)
-        near = self.rows[np.arange(len(best)), best]
-        some = some[keys.score[near[some]] >= LEAST_SCORE]
-        for part in blocks([self.reads[i] for i in some]):
-            at = some[part]
+        keys, some = self.references.placed, some[self.score[some] >= LEAST_SCORE]
+        rows, identity, overlap = self.rows[some], self.identity[some], self.overlap[some]
+        overlap = np.where((rows >= 0) & (keys.score[rows.clip(0)] >= LEAST_SCORE), overlap, 0)
+        bound = np.where(overlap >= LONG * overlap.max(1, keepdims=True), lower_bound(identity, overlap), 0)
+        order = np.argsort(-bound, axis=1, kind="stable")[:, :ALONG]
+        near, bound = np.take_along_axis(rows, order, 1), np.take_along_axis(bound, order, 1)
+        equal, straight = compared(self.own.aligned[some], keys.aligned, near[:, :1])
+        grown = identity[np.arange(len(some)), order[:, 0]] > (equal / np.maximum(straight, 1))[:, 0] + MENDED
+        wanted = np.flatnonzero(grown & (bound[:, 0] > 0))
+        for part in blocks([self.reads[i] for i in some[wanted]]):
+            here = wanted[part]
+            at = some[here]
             codes = codes_of([self.reads[i] for i in at])
-            found, gaps, shifted = mended(codes, self.own.start[at], keys.aligned[near[at]])
-            changed = gaps > 0
+            found = mended(codes, self.own.start[at], keys.aligned[near[here, 0]])
+            for place in range(1, near.shape[1]):
+                other = np.where(bound[here, place] > 0, near[here, place], near[here, 0])
+                found.take_better(mended(codes, self.own.start[at], keys.aligned[other]))
+            changed = found.gaps > 0
             at = at[changed]
             if not len(at):
                 continue
-            self.own.aligned[at], self.gaps[at] = found[changed], gaps[changed]
-            self.shifted[at] = shifted[changed]
+            self.own.aligned[at], self.gaps[at] = found.aligned[changed], found.gaps[changed]
+            self.shifted[at] = found.shifted[changed]
             vectors = self.references.region.vectors([self.reads[i] for i in at], self.own.aligned[at])
             self.own.vectors[torch.from_numpy(at)] = vectors
             self.by_region(at)

@@ -87,6 +87,21 @@ def test_planted_faults_are_found_and_nothing_else(clean):
     assert numbers.pop("species_in_several_bins") == 0 and sum(numbers.values()) == len(table)
 
 
+def test_frameshifts_are_told_from_stop_codons(clean):
+    """One in twelve references with a letter more or less: nine of ten are told, none as a mere stop codon."""
+    rng = np.random.default_rng(8)
+    rows, changed = [dict(row) for row in clean], set()
+    for place in range(3, len(rows), 12):
+        read, at = rows[place]["dna_barcode"], int(rng.integers(110, 548))
+        rows[place]["dna_barcode"] = f"{read[:at]}G{read[at:]}" if place % 2 else read[:at] + read[at + 1 :]
+        changed.add(rows[place]["processid"])
+    found = found_in(make(rows).audit())
+    assert set(found) <= changed and sum(("frameshift", None) in names for names in found.values()) >= 0.9 * len(
+        changed
+    )
+    assert not any(("stop_codon", None) in names for names in found.values())
+
+
 def test_findings_tell_the_names(clean):
     """Names and numbers of a record whose BIN, or whose sequence, has another name."""
     rows, _ = planted(clean)

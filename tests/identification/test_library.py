@@ -13,9 +13,12 @@ from bioscan_hf.identification.region import complement
 RANKS = ("order", "family", "genus", "species")
 
 
+def found_of(rows):
+    return Found(pa.table({name: pa.array([row[name] for row in rows], pa.large_string()) for name in COLUMNS}), {})
+
+
 def make(rows, **options):
-    table = pa.table({name: pa.array([row[name] for row in rows], pa.large_string()) for name in COLUMNS})
-    return ReferenceLibrary.from_records(Found(table, {"rows": "table"}), **options)
+    return ReferenceLibrary.from_records(found_of(rows), **options)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,30 @@ def test_reads_are_named_whatever_happened_to_them(world, library, variant):
     expected |= dict.fromkeys(("the first 313", "the last 200", "150 in the middle"), {"short"})
     assert {row["status"] for row in found} <= expected.get(variant, {"ok", "short", "possible_numt"})
     assert {row["strand"] for row in found} == {"-" if variant == "the other strand" else "+"}
+
+
+def test_insertions_and_deletions_are_told_from_numts_beside_short_references(world):
+    """Reads of a known and of a new genus with a letter more or less: "indel" wherever it is, though pieces lie nearer.
+
+    A short reference matches a part of the read better than whole ones, and does not tell what lies beside it.
+    """
+    rng = np.random.default_rng(12)
+    rows = [*world["library"], *world["reads"]]
+    gone = rows[-1]["genus"]
+    kept = [row for row in rows if row["genus"] != gone]
+    pieces = []
+    for row in kept[::3]:
+        start, length = int(rng.integers(0, 420)), int(rng.integers(150, 240))
+        own = {"processid": f"{row['processid']}p", "dna_barcode": row["dna_barcode"][start : start + length]}
+        pieces.append({**row, **own})
+    library = module.ReferenceLibrary.uncalibrated(found_of([*kept, *pieces]))
+    for genus in (kept[0]["genus"], gone):
+        reads = []
+        for row in [row for row in rows if row["genus"] == genus]:
+            read, place = row["dna_barcode"], int(rng.integers(110, 548))
+            reads += [f"{read[:place]}{rng.choice(list('ACGT'))}{read[place:]}", read[:place] + read[place + 1 :]]
+        status = library.identify(reads)["status"].to_pylist()
+        assert status.count("indel") >= 0.97 * len(reads) and "possible_numt" not in status
 
 
 def test_two_ends_of_different_genera_are_a_chimera(world, library):
