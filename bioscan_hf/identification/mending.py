@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .letters import NOTHING
 
 #: Largest shift, and the price of a change of the shift and of each letter of it, in letters that are equal or not.
-LARGEST, CHANGE, LETTER = 4, 8, 3
+LARGEST, CHANGE, LETTER = 4, 8, 4
 
 Codes = NDArray[np.uint8]
 Ids = NDArray[np.int64]

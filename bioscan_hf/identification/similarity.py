@@ -40,7 +40,7 @@ CLEAR = 0.985
 MENDED = 0.02
 
 #: References that such a read is mended along, and their least share of the longest overlap.
-ALONG, LONG = 3, 0.8
+ALONG, LONG = 5, 0.8
 
 #: Below this identity, candidates are ordered by the vectors of the region.
 DISTANT = 0.93
