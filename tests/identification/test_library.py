@@ -76,7 +76,7 @@ def test_reads_are_named_whatever_happened_to_them(world, library, variant):
 
 
 def test_insertions_and_deletions_are_told_from_numts_beside_short_references(world):
-    """Reads of a known and of a new genus with a letter more or less: "indel" wherever it is, though pieces lie nearer.
+    """Reads of a known and of a new genus with a letter more or less are "indel", although pieces lie nearer.
 
     A short reference matches a part of the read better than whole ones, and does not tell what lies beside it.
     """
