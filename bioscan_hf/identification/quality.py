@@ -5,6 +5,7 @@ Shape letters: n = reads, P = positions of the region.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .alignment import unknown_letters
 from .chimeras import Parents
 from .region import LEAST_SCORE
 from .similarity import Matches, References
+from .strips import differences
 
 #: Statuses, the gravest first. Only reads with the last five get names.
 STATUSES = (
@@ -37,6 +39,12 @@ WHOLE = 0.75
 
 #: Below this identity, a read that has no place in the region is of another gene.
 FOREIGN = 0.7
+
+#: Share of the differences of a read that has no place in the region, above which insertions and deletions are why.
+GAPS = 0.3
+
+#: Steps of `strips.differences`, and those at the ends, where one sequence goes beyond the other.
+_STEP, _ENDS = re.compile(r"\*[A-Z]|\+[A-Z]+|-\d+\."), re.compile(r"^(?:\+[A-Z]+|-\d+\.)|(?:\+[A-Z]+|-\d+\.)$")
 
 #: Genetic codes by NCBI number -> stop codons.
 STOPS = {1: ("TAA", "TAG", "TGA"), 2: ("TAA", "TAG", "AGA", "AGG"), 5: ("TAA", "TAG")}
@@ -125,6 +133,26 @@ def unusable(reads: Sequence[str]) -> list[str | None]:
     return found
 
 
+def _full_of_gaps(
+    found: Matches, references: References, frame: Frame | None, alike: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether reads that are alike the references have no place in the region because of insertions and deletions.
+
+    Raw nanopore reads have so many that most of a read lies in no one place. Only those of reads of the references'
+    gene that have no place are counted, in the alignment with the nearest reference.
+    """
+    gapped, placed = np.zeros(len(alike), np.bool_), references.placed
+    if frame is None or placed is None:
+        return gapped
+    rows = found.rows[:, 0]
+    asked = np.flatnonzero(alike & (found.score < LEAST_SCORE) & (placed.score[rows.clip(0)] >= LEAST_SCORE))
+    for i in asked.tolist():
+        steps = _STEP.findall(_ENDS.sub("", differences(found.reads[i], references.sequences[int(rows[i])])[2]))
+        gaps = sum(len(step) - 1 if step[0] == "+" else int(step[1:-1]) for step in steps if step[0] != "*")
+        gapped[i] = gaps > GAPS * (gaps + sum(step[0] == "*" for step in steps))
+    return gapped
+
+
 def judged(
     reads: Sequence[str],
     refused: Sequence[str | None],
@@ -155,7 +183,7 @@ def judged(
         (unlike, "not_coi"),
         (np.isin(np.arange(len(usable)), list(parents)), "chimera"),
         (identity < least_identity, "far"),
-        (found.shifted, "indel"),
+        (found.shifted | _full_of_gaps(found, references, frame, ~unlike), "indel"),
         (stopped & (found.score >= LEAST_SCORE), "possible_numt"),
         (found.within < WHOLE * whole, "short"),
         (found.turned, "reversed"),

@@ -274,6 +274,7 @@ class _Search:
         keys, some = self.references.placed, some[self.score[some] >= LEAST_SCORE]
         rows, identity, overlap = self.rows[some], self.identity[some], self.overlap[some]
         overlap = np.where((rows >= 0) & (keys.score[rows.clip(0)] >= LEAST_SCORE), overlap, 0)
+        overlap = np.minimum(overlap, self.references.region.positions)
         bound = np.where(overlap >= LONG * overlap.max(1, keepdims=True), lower_bound(identity, overlap), 0)
         order = np.argsort(-bound, axis=1, kind="stable")[:, :ALONG]
         near, bound = np.take_along_axis(rows, order, 1), np.take_along_axis(bound, order, 1)
@@ -290,13 +291,22 @@ class _Search:
                 found.take_better(mended(codes, self.own.start[at], keys.aligned[other]))
             changed = found.gaps > 0
             at = at[changed]
-            if not len(at):
-                continue
-            self.own.aligned[at], self.gaps[at] = found.aligned[changed], found.gaps[changed]
-            self.shifted[at] = found.shifted[changed]
-            vectors = self.references.region.vectors([self.reads[i] for i in at], self.own.aligned[at])
-            self.own.vectors[torch.from_numpy(at)] = vectors
-            self.by_region(at)
+            if len(at):
+                self.own.aligned[at], self.gaps[at] = found.aligned[changed], found.gaps[changed]
+                self.shifted[at] = found.shifted[changed]
+                self._search_again(at)
+
+    def _search_again(self, some: NDArray[np.int64]) -> None:
+        """Searches mended reads by the region; the best candidates stay, for reads whose gaps were not all found."""
+        assert self.own is not None and self.references.region is not None
+        best = np.argsort(-lower_bound(self.identity[some], self.overlap[some]), axis=1, kind="stable")[:, :FEW]
+        tables: tuple[NDArray[Any], ...] = (self.rows, self.identity, self.overlap, self.cosine)
+        kept = [table[some[:, None], best] for table in tables]
+        vectors = self.references.region.vectors([self.reads[i] for i in some], self.own.aligned[some])
+        self.own.vectors[torch.from_numpy(some)] = vectors
+        self.by_region(some)
+        for table, values in zip(tables, kept, strict=True):
+            table[some[:, None], np.arange(CANDIDATES - FEW, CANDIDATES)] = values
 
     def result(self) -> Matches:
         """All candidates in their order, each once."""
