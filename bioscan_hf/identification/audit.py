@@ -41,7 +41,7 @@ FINDINGS = {
 }
 
 #: Rank -> smallest identity of neighbours that should be of the same taxon.
-SAME_TAXON = {"phylum": 0.88, "class": 0.88, "order": 0.92, "family": 0.95}
+SAME_TAXON = {"phylum": 0.88, "class": 0.88, "order": 0.92, "family": 0.95, "genus": 0.97, "species": 0.98}
 
 #: Neighbours within this of the nearest one decide, and its share of their records.
 NEARLY, AGREED = 0.02, 0.75
@@ -300,7 +300,10 @@ class _Placed:
             found.add(int(self.inside[i]), "short", f"covers {length[i]} of {positions} positions of the region")
 
     def _misplaced(self, found: _Findings, near: Ids, identity: NDArray[np.float64]) -> None:
-        """References whose nearest neighbours (n, K) agree on another taxon, at the highest rank where they do."""
+        """References whose nearest neighbours (n, K) agree on another taxon, at the highest rank where they do.
+
+        Species can be nearly alike: those of a single sequence are not told.
+        """
         best, rows = identity.max(1, keepdims=True), self.inside
         open_ = np.ones(len(rows), np.bool_)
         for rank, least in SAME_TAXON.items():
@@ -309,6 +312,8 @@ class _Placed:
             records = np.where(votes, self.count[near], 0)
             for_own = np.where(theirs == own[:, None], records, 0).sum(1)
             doubtful = np.flatnonzero(open_ & (own >= 0) & (for_own < (1 - AGREED) * records.sum(1)))
+            if rank == "species":
+                doubtful = doubtful[np.bincount(self.codes[rank] + 1)[own[doubtful] + 1] > 1]
             for i in doubtful.tolist():
                 names, inverse = np.unique(theirs[i][votes[i]], return_inverse=True)
                 agreed = np.bincount(inverse, records[i][votes[i]])

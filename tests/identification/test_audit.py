@@ -61,6 +61,12 @@ def planted(clean):
     twin = next(r for r in rows if r["genus"] == rows[90]["genus"] and r["species"] != rows[90]["species"])
     rows[90]["dna_barcode"] = rows[91]["dna_barcode"]
     change(90, "several_names", "species", **{rank: twin[rank] for rank in ("species", "dna_bin")})
+    expected[rows[90]["processid"]].add(("misplaced", "species"))
+    near = next(r for r in rows if r["family"] == rows[140]["family"] and r["genus"] != rows[140]["genus"])
+    change(140, "misplaced", "genus", **{rank: near[rank] for rank in ("genus", "species", "dna_bin")})
+    expected[rows[140]["processid"]].add(("unlike_species", "species"))
+    near = next(r for r in rows if r["genus"] == rows[150]["genus"] and r["species"] != rows[150]["species"])
+    change(150, "misplaced", "species", **{rank: near[rank] for rank in ("species", "dna_bin")})
     change(91, "several_names", "species")
     change(100, "not_coi", dna_barcode="".join(rng.choice(list("ACGT"), 658)))
     change(105, "reversed", dna_barcode=complement(rows[105]["dna_barcode"]))
@@ -116,6 +122,15 @@ def test_findings_tell_the_names(clean):
     family = by["homonym", rows[40]["processid"]]
     assert family["other_names"] == clean[40]["family"] and "are in the family Strangeidae" in family["note"]
     assert by["short", rows[110]["processid"]]["note"] == "covers 400 of 658 positions of the region"
+
+
+def test_a_species_of_one_sequence_near_another_is_not_told(clean):
+    """Young species are nearly alike: only one that has other records elsewhere is suspicious."""
+    rows = [dict(row, dna_bin=None) for row in clean]
+    rows[4]["species"] = f"{rows[4]['genus']} novus"
+    assert found_in(make(rows).audit()) == {}
+    rows[9]["species"] = rows[4]["species"]
+    assert ("misplaced", "species") in found_in(make(rows).audit())[rows[9]["processid"]]
 
 
 def test_clean_references_have_no_findings(clean):
