@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ def cluster_report(
         for cluster, rows in members.items()
     }
     far, nearest = _distances(members, counts, vectors)
+    pairs = zip(labels.get("dna_bin", ()), labels["species"], strict=False)
+    known_bins = {of_bin for of_bin, species in pairs if species is not None and of_bin is not None}
     rows = []
     for cluster in sorted(members, key=lambda c: (-len(members[c]), c)):
         row: dict[str, Any] = {"cluster": cluster, "size": len(members[cluster])}
@@ -98,7 +100,7 @@ def cluster_report(
         row |= {"purity": _top(named)[1], "species_names": len(named), "bins": len(counts[cluster].get("dna_bin", ()))}
         row["effective_species"] = float(2 ** entropy([*named.values()], base=2)) if named else None
         row |= {"purest_place": None, "mixed_place": None, "nearest_named": nearest.get(cluster)}
-        row["likely_new_species"], row["note"] = _judged(cluster, row, counts[cluster], far)
+        row["likely_new_species"], row["note"] = _judged(cluster, row, counts[cluster], known_bins, far)
         rows.append(row)
     _place(rows)
     return Report(rows, _suspects(members, counts, labels, processids), rules_of(far))
@@ -124,9 +126,9 @@ def rules_of(far: float | None = None) -> dict[str, str]:
         "likely_new_species": (
             f"a cluster of {NEW_SIZE} specimens or more; none has a species name; the BIN (or the genus, if "
             f"fewer than {NEW_KNOWN:.0%} have a BIN) is known for {NEW_KNOWN:.0%} or more, and the same "
-            f"for {NEW_SHARE:.0%} of those; the distance of its centre from the nearest centre of a cluster "
-            f"with species names is at least the median distance of such clusters from the nearest other one (here "
-            f"{distance})"
+            f"for {NEW_SHARE:.0%} of those; no specimen of its most frequent BIN has a species name; the distance "
+            f"of its centre from the nearest centre of a cluster with species names is at least the median distance "
+            f"of such clusters from the nearest other one (here {distance})"
         ),
         "likely_mislabelled": (
             f"a specimen whose species differs from the cluster's, if {PURE_COUNT} specimens or more, and "
@@ -173,7 +175,11 @@ def _distances(
 
 
 def _judged(
-    cluster: int, row: Mapping[str, Any], counts: Mapping[str, Counter[str]], far: float | None
+    cluster: int,
+    row: Mapping[str, Any],
+    counts: Mapping[str, Counter[str]],
+    known_bins: Set[str],
+    far: float | None,
 ) -> tuple[bool, str]:
     """Whether a cluster is a likely new species, and why."""
     if cluster == NOISE:
@@ -189,6 +195,8 @@ def _judged(
     share = _top(counts[rank])[1]
     if share is None or share < NEW_SHARE:
         return False, f"several {'BINs' if rank == 'dna_bin' else 'genera'}"
+    if row.get("dna_bin") in known_bins:
+        return False, "a BIN with species names"
     if far is None:
         return False, "no distance to compare with"
     if row["nearest_named"] is None or row["nearest_named"] < far:

@@ -28,6 +28,9 @@ ROWS = [
     *[(-1, "A a", "A", "BOLD:1", 5.0)] * 5,
     (-1, "B b", "B", "BOLD:2", 5.0),  # noise has no suspects
     *[(8, "A b", "A", "BOLD:1", 16.0)] * 3,
+    *[(9, None, "B", "BOLD:2", 120.0)] * 3,  # far, but of the BIN of B b: such as reversed or short barcodes
+    *[(10, None, "B", None, 130.0)] * 3,  # no BIN for most, and that of B b for one
+    (10, None, "B", "BOLD:2", 130.0),
 ]
 CLUSTERS = np.array([row[0] for row in ROWS])
 LABELS = {name: [row[i] for row in ROWS] for i, name in ((1, "species"), (2, "genus"), (3, "dna_bin"))}
@@ -80,6 +83,8 @@ def test_likely_new_species(report):
         5: "several BINs",
         6: "one genus",
         7: "BIN and genus mostly unknown",
+        9: "a BIN with species names",
+        10: "a BIN with species names",
         -1: "noise",
     }
     assert "here 6)" in report.rules["likely_new_species"]
@@ -146,7 +151,7 @@ def test_files(report, tmp_path):
     write_report(tmp_path, report)
     with open(paths[0], newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10 and rows[0]["purity"] == "0.8889" and rows[0]["likely_new_species"] == "no"
+    assert len(rows) == 12 and rows[0]["purity"] == "0.8889" and rows[0]["likely_new_species"] == "no"
     assert next(r for r in rows if r["cluster"] == "2")["purity"] == ""
     rules = json.loads(paths[2].read_text())
     assert set(rules["rules"]) >= {"likely_new_species", "likely_mislabelled"}
