@@ -137,3 +137,15 @@ def _numbers_that_fit(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.Ch
         values = pc.if_else(pc.fill_null(whole, False), values, None)
     bad = pc.and_(pc.is_valid(column), pc.is_null(values))
     return pc.cast(values, kind), bad.to_numpy(zero_copy_only=False).copy()
+
+
+def unquoted(table: pa.Table) -> pa.Table:
+    """Strings without quotes around them, in which two quotes are one: Excel writes them between tabs for a comma."""
+    for place, name in enumerate(table.column_names):
+        column = table[name]
+        inside = pc.match_substring_regex(column, r'^"(?:[^"]|"")*"$')
+        if pc.any(inside).as_py():
+            bare = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
+            bare = pc.if_else(pc.equal(bare, ""), pa.scalar(None, pa.string()), bare)
+            table = table.set_column(place, name, pc.if_else(inside, bare, column))
+    return table

@@ -6,7 +6,8 @@ Blocks in which every line is a record are first passed on as they are: only if 
 as lines, `Block.checked` looks at each record.
 
 Cells are quoted as in RFC 4180: a quote opens a cell only as its first letter; inside an unquoted cell it is a
-letter. Tab-separated files (BOLD) do not use quotes, unless all names of columns are quoted.
+letter. Tab-separated files (BOLD) do not use quotes, unless all names of columns are quoted: a cell ends at the next
+tab, and quotes around a whole cell are removed.
 """
 
 from __future__ import annotations

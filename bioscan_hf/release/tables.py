@@ -24,6 +24,7 @@ from ..schema import COLUMNS, ID_NAMES, LABEL_NAMES, SEQUENCE_NAMES
 from . import zips
 from .catalogue import METADATA_NAME
 from .column_names import listed, separators
+from .columns import unquoted
 from .jsonld import first_keys, json_tables
 from .layout import TABLE_NAME
 from .problems import Problem, ReleaseError, is_utf16, not_utf8, other_format, stop
@@ -355,7 +356,7 @@ def _not_decoded(data: bytes) -> int | None:
 
 
 def _table(block: Block, header: Header, dialect: Dialect, wanted: list[str]) -> pa.Table:
-    return pacsv.read_csv(
+    table = pacsv.read_csv(
         pa.BufferReader(block.data),
         pacsv.ReadOptions(column_names=header.names, block_size=len(block.data) + 1),
         pacsv.ParseOptions(
@@ -371,6 +372,7 @@ def _table(block: Block, header: Header, dialect: Dialect, wanted: list[str]) ->
             strings_can_be_null=True,
         ),
     )
+    return table if dialect.quoted or b'"' not in block.data else unquoted(table)
 
 
 def _encoding_error(path: Path, block: Block, header: Header, dialect: Dialect, place: int) -> ReleaseError:

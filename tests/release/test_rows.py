@@ -245,8 +245,10 @@ def test_tables_as_other_programs_write_them(tmp_path):
         assert find_metadata(path) == path
         found = rows_of(path, columns=["processid", "dna_barcode", "country", "split"])
         assert found == expected, name
-    bold = write(tmp_path / "bold.tsv", 'id\tseq\tcountry\n"A"\tACGT\t"x\n')
-    assert rows_of(bold, columns=["processid", "country"]) == [{"processid": '"A"', "country": '"x'}]
+    lines = ('A\tACGT\t"x', '"A,2"\tACGT\t"x ""y"", z"', 'A3\tACGT\t""', 'A4\tACGT\t"x" y "z"')
+    bold = write(tmp_path / "bold.tsv", "\n".join(["id\tseq\tcountry", *lines]) + "\n")
+    found = [tuple(row.values()) for row in rows_of(bold, columns=["processid", "country"])]
+    assert found == [("A", '"x'), ("A,2", 'x "y", z'), ("A3", None), ("A4", '"x" y "z"')]
 
 
 def test_numbers_with_spaces_are_numbers(tmp_path):
