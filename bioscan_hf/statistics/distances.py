@@ -2,7 +2,7 @@
 
 The distance is the restricted Damerau-Levenshtein distance (optimal string alignment) of the first 625 nucleotides.
 Those of BIOSCAN-5M (https://arxiv.org/abs/2406.12723) are computed after a multiple alignment; here each pair is
-aligned by itself, so the distance is never larger.
+aligned by itself, so the distance is never larger. N, and what one of two barcodes lacks, count as edits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ NUCLEOTIDES_COMPARED = 625
 
 #: Barcodes that are compared at a time: a species with 10,000 barcodes needs no matrix of 10,000 x 10,000.
 _BLOCK = 500
+
+_INCOMPLETE = (
+    "SELECT count_if(length(sequence) < 0.95 * (SELECT median(length(sequence)) FROM sequences) "
+    "OR regexp_matches(sequence, '[^ACGT]')) FROM sequences"
+)
 
 
 def check_rank(rank: str) -> None:
@@ -52,8 +57,9 @@ def barcode_distances(
     """Distances between the distinct barcodes of groups, averaged over groups, in edits.
 
     Groups with fewer than 5 distinct barcodes are left out. `std` is the mean of the groups' population deviations;
-    `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the same weight. Needs the
-    extra `stats` (rapidfuzz).
+    `distribution` is the share of pairs at the distance 0, 1, 2, ..., where each group has the same weight.
+    `incomplete` is the number of barcodes that hold other letters than A, C, G and T or are shorter than 95 % of the
+    median: these letters and what they lack count as edits. Needs the extra `stats` (rapidfuzz).
 
     Args:
         max_per_group: Barcodes of a group that are compared, each with each; a larger group is sampled by `seed`. None
@@ -83,6 +89,7 @@ def barcode_distances(
         "groups": len(histograms),
         "groups_left_out": names - len(histograms),
         "barcodes": specimens.query("SELECT count(*) FROM sequences")[0][0],
+        "incomplete": specimens.query(_INCOMPLETE)[0][0],
         **_average(np.array(histograms)),
     }
 

@@ -1,22 +1,31 @@
 """Barcode gap: distances inside species against those to the nearest other species.
 
-Distances are those of `distances`, as shares of the nucleotides compared.
+Distances are those of `distances` in the region that both barcodes have, as shares of its nucleotides.
 """
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..progress import Progress, silent
 from .distances import NUCLEOTIDES_COMPARED, require_rapidfuzz
+from .region import placed
 from .table import BARCODE, BARCODE_ID, TRIMMED, Source, parts_of, run_on_part, specimens_of
 
 #: Distinct barcodes that are compared, each with each: whole species, in random order, until there are so many.
 BARCODES_COMPARED = 2000
 
+#: Share of the region that a barcode has to have.
+COVERED = 0.9
+
 _BLOCK = 500
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def barcode_gaps(
@@ -29,16 +38,17 @@ def barcode_gaps(
 ) -> list[dict[str, Any]]:
     """Farthest barcode of the same species and nearest of another, for species with 2 distinct barcodes or more.
 
-    Of many species a random sample is compared, so that `nearest_other` is an upper bound. Barcodes shorter than 95 %
-    of the median are left out: what they lack would count as distance. Needs the extra `stats` (rapidfuzz).
+    Of many species a random sample is compared, so that `nearest_other` is an upper bound. Barcodes are turned to one
+    strand, and those that lack more than 10 % of the common region are left out; warnings tell how many these are. N
+    and what one of two barcodes lacks are no distance. Needs the extra `stats` (rapidfuzz).
 
     Args:
         most: Distinct barcodes that are compared. A species with more of its own is left out.
         workers: Threads; -1 uses one per core.
 
     Returns:
-        `species`, `barcodes` (distinct ones), `farthest_within` and `nearest_other` (fractions of the longer barcode)
-        and `nearest_species`; by species. Empty if there is only one species.
+        `species`, `barcodes` (distinct ones), `farthest_within` and `nearest_other` (fractions of the nucleotides that
+        both have) and `nearest_species`; by species. Empty if there is only one species.
     """
     require_rapidfuzz()
     specimens = specimens_of(source, ("species", BARCODE))
@@ -52,32 +62,67 @@ def barcode_gaps(
     )
     specimens.query("CREATE OR REPLACE TEMP TABLE sequences (barcode UBIGINT PRIMARY KEY, sequence VARCHAR)")
     insert = (
-        f"INSERT OR IGNORE INTO sequences SELECT {BARCODE_ID} AS id, any_value(left({TRIMMED}, "
-        f"{NUCLEOTIDES_COMPARED})) FROM $part WHERE id IN (SELECT barcode FROM sampled) GROUP BY id"
+        f"INSERT OR IGNORE INTO sequences SELECT {BARCODE_ID} AS id, any_value({TRIMMED}) "
+        f"FROM $part WHERE id IN (SELECT barcode FROM sampled) GROUP BY id"
     )
     for part, _ in parts_of(specimens.source, (BARCODE,), specimens.encoding):
         run_on_part(specimens.database, insert, part)
     rows = specimens.query("SELECT species, sequence FROM sampled JOIN sequences USING (barcode) ORDER BY ALL")
-    least = 0.95 * float(np.median([len(text) for _, text in rows])) if rows else 0.0
-    kept = [(name, text) for name, text in rows if len(text) >= least]
-    return _gaps([name for name, _ in kept], [text for _, text in kept], workers, progress)
+    if not rows:
+        return []
+    letters = _in_region(specimens.source, [text for _, text in rows])
+    kept = _known(letters).mean(axis=1) >= COVERED
+    if not kept.all():
+        lacks = f"{len(rows) - kept.sum():,} of {len(rows):,} barcodes lack more than {1 - COVERED:.0%} of the region"
+        _LOGGER.warning("%s: %s and are left out of the barcode gap.", specimens.source, lacks)
+    return _gaps([name for (name, _), keep in zip(rows, kept, strict=True) if keep], letters[kept], workers, progress)
 
 
-def _gaps(names: list[str], sequences: list[str], workers: int, progress: Progress) -> list[dict[str, Any]]:
-    """Gaps of species from their barcodes, which are sorted by species."""
+def _in_region(source: str | Path, barcodes: list[str]) -> NDArray[np.uint8]:
+    """Letters of barcodes (n, columns) in the common region, "-" before their first and after their last one.
+
+    The region is that of the median barcode, and has at most `NUCLEOTIDES_COMPARED` columns.
+    """
+    found = placed(barcodes)
+    if found.turned.any():
+        turned = f"{found.turned.sum():,} of {len(barcodes):,} barcodes are on the other strand"
+        _LOGGER.warning("%s: %s. The barcode gap is of turned ones.", source, turned)
+    ends = found.starts + [len(text) for text in found.barcodes]
+    first = int(np.median(found.starts))
+    last = min(int(np.median(ends)), first + NUCLEOTIDES_COMPARED)
+    letters = np.full((len(barcodes), last - first), ord("-"), np.uint8)
+    for row, text, start, end in zip(letters, found.barcodes, found.starts.tolist(), ends.tolist(), strict=True):
+        low, high = max(start, first), min(end, last)
+        if low < high:
+            row[low - first : high - first] = np.frombuffer(text[low - start : high - start].encode(), np.uint8)
+    return letters
+
+
+def _known(letters: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """1 for A, C, G and T, 0 for N, other codes and what a barcode lacks."""
+    return np.isin(letters, np.frombuffer(b"ACGT", np.uint8)).astype(np.float32)
+
+
+def _gaps(names: list[str], letters: NDArray[np.uint8], workers: int, progress: Progress) -> list[dict[str, Any]]:
+    """Gaps of species from the letters of their barcodes (n, columns), which are sorted by species."""
     from rapidfuzz.distance import OSA
     from rapidfuzz.process import cdist
 
     species, of = np.unique(np.array(names, object), return_inverse=True)
     if len(species) < 2:
         return []
-    lengths = np.array([max(len(text), 1) for text in sequences])
+    sequences = [row.tobytes().decode().strip("-") for row in letters]
+    known = _known(letters)
     within, other = np.zeros(len(species)), np.full(len(species), np.inf)
     nearest = np.zeros(len(species), np.int64)
     for start in range(0, len(sequences), _BLOCK):
         block = sequences[start : start + _BLOCK]
         edits = cdist(block, sequences, scorer=OSA.distance, dtype=np.uint16, workers=workers)
-        shares = edits / np.maximum(lengths[start : start + _BLOCK, None], lengths[None])
+        mine = known[start : start + _BLOCK]
+        both = mine @ known.T
+        # A column that only one of two barcodes knows counts as an edit, but is no difference between them.
+        unknown = mine.sum(axis=1)[:, None] + known.sum(axis=1) - 2 * both
+        shares = np.clip(edits - unknown, 0, None) / both
         for row, own in enumerate(of[start : start + _BLOCK]):
             same = of == own
             within[own] = max(within[own], shares[row][same].max())

@@ -33,6 +33,8 @@ def tables(summary: dict[str, Any]) -> list[Table]:
     edits = ("rank", "groups", "pairs", "mean", "std", "minimum", "maximum")
     distances = map(itemgetter(*edits), summary["distances"])
     averaged = "Edits between two barcodes of a category, averaged over the categories"
+    if incomplete := max((row["incomplete"] for row in summary["distances"]), default=0):
+        averaged += f". N, and what is missing of up to {incomplete:,} barcodes, count as edits"
     shown = countries[:COUNTRIES_SHOWN]
     hidden = f"and {len(countries) - len(shown)} more, in the JSON" if len(countries) > len(shown) else None
     return [

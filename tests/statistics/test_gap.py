@@ -48,6 +48,29 @@ def test_gaps_by_hand(tmp_path):
     assert [row["nearest_other"] for row in found] == pytest.approx([0.01, 0.10])
 
 
+def test_strand_ends_and_n_are_no_distance(tmp_path, caplog):
+    """Each barcode of a has one change: two differ in 2 of the 100 letters, or of those that both have.
+
+    One is reversed, one begins 5 letters before, one lacks its first 3, one has 2 N inside: 2 of 95 at most. A half is
+    left out, N inside too. b is 10 changes away, and one of its barcodes has an insertion: its two changes and 1.
+    """
+    turned = changed(20)[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    inside = changed(70)
+    barcodes = {
+        "a": [changed(10), turned, "ACGTA" + changed(30), changed(40)[3:], inside[:50] + "NN" + inside[52:], A[:50]],
+        "b": [changed(*range(2, 42, 4), 80), A[:60] + "N" * 30 + A[90:]],
+    }
+    b = changed(*range(2, 42, 4), 90)
+    barcodes["b"].append(b[:60] + ("C" if b[59] != "C" and b[60] != "C" else "G") + b[60:])
+    rows = [{"species": name, "dna_barcode": text} for name, texts in barcodes.items() for text in texts]
+    a, b = barcode_gaps(folder_of(tmp_path, rows))
+    assert (a["barcodes"], b["barcodes"]) == (5, 2)
+    assert a["farthest_within"] == pytest.approx(2 / 95) and a["nearest_other"] == pytest.approx(11 / 98, abs=0.02)
+    assert b["farthest_within"] == pytest.approx(0.03, abs=0.011)
+    assert "1 of 9 barcodes are on the other strand" in caplog.text
+    assert "2 of 9 barcodes lack more than 10% of the region and are left out of the barcode gap." in caplog.text
+
+
 def test_a_shared_barcode_is_no_gap_and_one_species_has_none(tmp_path):
     rows = [{"species": name, "dna_barcode": text} for name, text in (("a", A), ("a", changed(5)), ("b", A))]
     assert barcode_gaps(folder_of(tmp_path / "two", rows))[0]["nearest_other"] == 0

@@ -206,6 +206,15 @@ def test_distances_are_averaged_over_the_groups(tmp_path):
     assert np.arange(5) @ found["distribution"] == pytest.approx(found["mean"])
 
 
+def test_incomplete_barcodes_are_counted(tmp_path):
+    """Of six, one has N inside, one a code, one is shorter than 95 % of the median; N at an end is cut."""
+    whole = "ACGT" * 25
+    texts = [whole, whole + "A", "T" + whole + "N", whole[:40] + "N" + whole[41:], "R" + whole, whole[:90]]
+    rows = [{"genus": "g", "dna_barcode": text} for text in texts]
+    found = distances.barcode_distances(folder_of(tmp_path, rows), "genus", workers=1)
+    assert (found["barcodes"], found["incomplete"]) == (6, 3)
+
+
 def test_only_the_first_625_nucleotides_are_compared(tmp_path):
     barcodes = ["A" * 624 + letter + "G" * i for i, letter in enumerate("ACGTR")]
     rows = [{"genus": "a", "dna_barcode": barcode} for barcode in barcodes]
