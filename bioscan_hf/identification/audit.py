@@ -129,7 +129,7 @@ def audited(
         records: Rows of a library (N,), with `processid` and `records`.
         codes: Rank or "dna_bin" -> code of the taxon (N,), -1 where it has no name.
         taxa: Rank or "dna_bin" -> names.
-        frame: Reading frame of the region; without it, stop codons are not looked for.
+        frame: Reading frame of the region; without it, stop codons and frameshifts are not looked for.
     """
     found = _Findings()
     count = records["records"].to_numpy()
@@ -349,7 +349,7 @@ class _Placed:
             found.add(row, "unlike_species", rank="species", name=name, identity=float(best[i]))
 
     def _reading_frame(self, found: _Findings, identity: NDArray[np.float64]) -> Mask:
-        """References with a frameshift, or a stop codon; and the former (n,).
+        """References with a frameshift, or a stop codon; and the former (n,). None where there is no frame.
 
         Doubtful ones are named by the others as if they were reads: the nearest by the region alone can be those that
         happen to be like a shifted part.
@@ -358,10 +358,11 @@ class _Placed:
             identity: Of the nearest neighbour (n,).
         """
         stopped, shifted = np.zeros(len(self.inside), np.bool_), np.zeros(len(self.inside), np.bool_)
-        if self.frame is not None:
-            for part in _parts(np.arange(len(self.inside))):
-                own = self.placed.aligned[self.inside[part]]
-                stopped[part] = stops(own, self.frame.first, self.frame.code)
+        if self.frame is None:
+            return shifted
+        for part in _parts(np.arange(len(self.inside))):
+            own = self.placed.aligned[self.inside[part]]
+            stopped[part] = stops(own, self.frame.first, self.frame.code)
         for part in _parts(np.flatnonzero(stopped | (identity < NEAR)), _ASKED_AT_ONCE):
             rows, none = self.inside[part], np.full(len(part), -1)
             left_out = LeftOut(rows, none, none, np.zeros((0, 0), np.int32))

@@ -133,17 +133,17 @@ def unusable(reads: Sequence[str]) -> list[str | None]:
     return found
 
 
-def _full_of_gaps(
+def _shifted(
     found: Matches, references: References, frame: Frame | None, alike: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Whether reads that are alike the references have no place in the region because of insertions and deletions.
+    """Whether insertions or deletions shift the reading frame of reads (n,); False where there is no frame.
 
-    Raw nanopore reads have so many that most of a read lies in no one place. Only those of reads of the references'
-    gene that have no place are counted, in the alignment with the nearest reference.
+    Raw nanopore reads have so many that most of a read lies in no one place of the region. Reads that are alike the
+    references and have no place are aligned with the nearest one, and their gaps are counted.
     """
-    gapped, placed = np.zeros(len(alike), np.bool_), references.placed
+    gapped, placed = found.shifted.copy(), references.placed
     if frame is None or placed is None:
-        return gapped
+        return np.zeros(len(alike), np.bool_)
     rows = found.rows[:, 0]
     asked = np.flatnonzero(alike & (found.score < LEAST_SCORE) & (placed.score[rows.clip(0)] >= LEAST_SCORE))
     for i in asked.tolist():
@@ -183,7 +183,7 @@ def judged(
         (unlike, "not_coi"),
         (np.isin(np.arange(len(usable)), list(parents)), "chimera"),
         (identity < least_identity, "far"),
-        (found.shifted | _full_of_gaps(found, references, frame, ~unlike), "indel"),
+        (_shifted(found, references, frame, ~unlike), "indel"),
         (stopped & (found.score >= LEAST_SCORE), "possible_numt"),
         (found.within < WHOLE * whole, "short"),
         (found.turned, "reversed"),

@@ -109,6 +109,19 @@ def test_insertions_and_deletions_are_told_from_numts_beside_short_references(wo
         assert status.count("indel") >= 0.97 * len(reads) and "possible_numt" not in status
 
 
+def test_genes_that_are_not_translated_have_no_frameshift():
+    """Of ribosomal RNA, whose sequences have gaps by nature, neither reads nor references are told to have one."""
+    rng = np.random.default_rng(13)
+    rows = records(rng, 1, 1, 3, 3, root="".join(rng.choice(list("ACGT"), 300)))
+    rows[5]["dna_barcode"] = rows[5]["dna_barcode"][:150] + rows[5]["dna_barcode"][151:]
+    library = module.ReferenceLibrary.uncalibrated(found_of(rows))
+    assert library.references.region is not None and library.frame is None
+    reads = [row["dna_barcode"] for row in rows]
+    changed = [f"{read[:120]}A{read[120:]}" for read in reads]
+    assert set(library.identify(reads + changed)["status"].to_pylist()) == {"ok"}
+    assert "frameshift" not in library.audit()["finding"].to_pylist()
+
+
 def test_two_ends_of_different_genera_are_a_chimera(world, library):
     """Nine of ten are found on either strand, the note names both parents, and none gets a name."""
     reads = world["reads"]
