@@ -80,6 +80,7 @@ def probe(
         options=how | ({"without_leaks": True} if without_leaks else {}),
         dataset=source,
         splits=data.sizes,
+        left_out=data.left_out,
         embeddings=str(embeddings),
         **found.content(),
     )
@@ -131,12 +132,15 @@ def retrieve(
             ties=ties,
             kind=index,
         )
+    present = {name: next(iter(part.present.values())) for name, part in found.items()}
+    left_out = {name: int((~there).sum()) for name, there in present.items()}
     results = write_results(
         output,
         task="clibd/retrieval",
         options={"ties": ties, "index": index},
         dataset=source,
-        splits={name: len(part.ids) for name, part in found.items()},
+        splits={name: int(there.sum()) for name, there in present.items()},
+        left_out=left_out,
         embeddings=str(embeddings),
         metrics=metrics,
     )
@@ -146,6 +150,9 @@ def retrieve(
         for name in ("seen", "unseen"):
             shown = "".join(f"{percent(value):>10}" for value in tables[name]["micro"][1].values())
             out.say(f"{name:<20}{shown}{tables[name]['queries']:>10,}")
+    for name, count in left_out.items():
+        if count:
+            out.say(f"Left out of {name}: {count:,} without a valid embedding.")
     out.wrote(output, next=shell("cluster", source, embeddings, "--output", beside(embeddings, "clusters")))
     return results
 

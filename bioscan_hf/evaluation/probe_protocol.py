@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ class ProbeData:
         embeddings: Split -> (n, D).
         labels: Split -> rank -> ids (n,).
         leaks: Test split -> barcodes that are in train.
+        left_out: Split -> specimens whose embedding is not valid, such as of a barcode without a whole token.
     """
 
     embeddings: Mapping[str, NDArray[np.float32]]
     labels: Mapping[str, Mapping[str, NDArray[np.int64]]]
     leaks: Mapping[str, Leaks]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -54,7 +56,10 @@ class ProbeData:
         return {split: len(rows) for split, rows in self.embeddings.items()}
 
     def told(self) -> Iterator[str]:
-        """A line for each test split with leaks."""
+        """A line for each split with specimens left out, and for each test split with leaks."""
+        for split, count in self.left_out.items():
+            if count:
+                yield f"Left out of {split}: {count:,} without a valid embedding."
         for split, leaks in self.leaks.items():
             if leaks.any.any():
                 yield (
@@ -69,11 +74,12 @@ class ProbeData:
             {split: rows[keep[split]] for split, rows in self.embeddings.items()},
             {split: {rank: ids[keep[split]] for rank, ids in of.items()} for split, of in self.labels.items()},
             {split: Leaks(*(mask[keep[split]] for mask in leaks)) for split, leaks in self.leaks.items()},
+            self.left_out,
         )
 
 
 def load_probe(source: str | Path, embeddings: Path, labels: str | Path | None = None) -> ProbeData:
-    """Embeddings of train, test and test_unseen, and the labels and leaks of their specimens.
+    """Valid embeddings of train, test and test_unseen, and the labels and leaks of their specimens.
 
     Args:
         source: As in `load_bioscan5m`, the dataset of the embeddings.
@@ -81,16 +87,20 @@ def load_probe(source: str | Path, embeddings: Path, labels: str | Path | None =
         labels: As in `load_bioscan5m`.
 
     Raises:
-        ValueError: if a specimen is not in that split of the source.
+        ValueError: if a specimen is not in that split of the source, or a split has no valid embedding.
     """
-    vectors, ids, barcodes = {}, {}, {}
+    vectors, ids, barcodes, left_out = {}, {}, {}, {}
     for split in SPLITS:
         found = load_embeddings(embeddings / split)
-        table = rows_of(source, split, found.processids, ["dna_barcode"], LABEL_COLUMNS, labels)
-        vectors[split], barcodes[split] = found.embeddings, [one or "" for one in table["dna_barcode"].to_pylist()]
+        kept, processids = found.valid, np.array(found.processids, object)[found.valid].tolist()
+        if not processids:
+            raise ValueError(f"No specimen of {split} has a valid embedding: embed it with another model.")
+        table = rows_of(source, split, processids, ["dna_barcode"], LABEL_COLUMNS, labels)
+        vectors[split], left_out[split] = found.embeddings[kept], int((~kept).sum())
+        barcodes[split] = [one or "" for one in table["dna_barcode"].to_pylist()]
         ids[split] = {rank: table[f"{rank}_index"].to_numpy() for rank in LABEL_COLUMNS}
     leaks = {split: find_leaks(barcodes["train"], barcodes[split]) for split in SPLITS[1:]}
-    return ProbeData(vectors, ids, leaks)
+    return ProbeData(vectors, ids, leaks, left_out)
 
 
 @dataclass(frozen=True)

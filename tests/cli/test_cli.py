@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.main import get_command
@@ -346,6 +347,28 @@ def test_retrieve(dataset, tmp_path, capsys):
         species, chance = found[name]["micro"]["1"]["species"], found[name]["chance"]["micro"]["1"]["species"]
         assert species > 0.5 > 5 * chance
     assert "--force" in fails(capsys, "retrieve", dataset, tmp_path / "e")
+
+
+def test_specimens_without_an_embedding_are_left_out_and_told(dataset, tmp_path, capsys):
+    """Two of test and one of train are too short for a token: no answer is by chance, and none is silently gone."""
+    splits = ("train", "key_unseen", "test", "test_unseen")
+    rows = run(
+        capsys, "embed", dataset, tmp_path, "--model", "kmer:4", *[x for name in splits for x in ("--split", name)]
+    )["rows"]
+    for split, count in (("test", 2), ("train", 1)):
+        (shard,) = (tmp_path / split).glob("*.parquet")
+        table = pq.read_table(shard)
+        vectors = [[0.0] * 256] * count + table["embedding"].to_pylist()[count:]
+        table = table.set_column(1, "embedding", pa.array(vectors, table.schema.field("embedding").type))
+        valid = pa.array([row >= count for row in range(len(table))])
+        pq.write_table(table.set_column(2, "valid", valid), shard)
+    for command in ("probe", "retrieve"):
+        results = run(capsys, command, dataset, tmp_path)
+        left_out = results["left_out"]
+        assert (left_out["test"], left_out["train"], left_out["test_unseen"]) == (2, 1, 0)
+        assert results["splits"]["test"] == rows["test"] - 2
+        main([command, str(dataset), str(tmp_path), "--force"])
+        assert "Left out of test: 2 without a valid embedding." in capsys.readouterr().out
 
 
 def test_the_next_command_of_each_runs_and_fits_80_columns(dataset, tmp_path, capsys, monkeypatch):
