@@ -62,6 +62,9 @@ Pooling = Annotated[
     ),
 ]
 
+#: Barcodes of a split of which the strands are compared, and the fewest letters that tell a strand.
+STRANDS_COMPARED, STRAND_LETTERS = 1000, 100
+
 #: Poolings of barcodes.
 BARCODE_POOLINGS = ("masked_mean", "mean", "cls", "tokens")
 Zoom = Annotated[float | None, Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)]
@@ -138,11 +141,32 @@ def embed(
                 raise MissingSplit(f"{error}{whole if UNASSIGNED in str(error) else ''}") from None
             out.say(f"{name}: left out. {error}")
             continue
+        if turned := _turned(rows) if config == "dna" else "":
+            out.say(f"{name}: {turned}")
         found = write(encoder, processor, rows, output=folder, **how)
         sizes[name], dropped[name] = len(found), len(rows) - len(found)
         out.say(f"{name}: {len(found):,} x {found.dim}{_notes(found, dropped[name], config)}")
     out.wrote(output, next=_next(source, output, sizes, own))
     return {"output": str(output), "model": model, "rows": sizes, "left_out": dropped}
+
+
+def _turned(rows: Any) -> str:
+    """How many barcodes of an even sample are on the other strand than most; empty if none is."""
+    import numpy as np
+
+    from ..barcodes import spell
+    from ..statistics.region import placed
+
+    chosen = np.unique(np.linspace(0, len(rows) - 1, STRANDS_COMPARED).astype(np.int64))[: len(rows)]
+    part = rows.select(chosen).with_format("arrow")[:] if hasattr(rows, "with_format") else rows.take(chosen)
+    barcodes = [one for one in map(spell, part["dna_barcode"].to_pylist()) if one and len(one) >= STRAND_LETTERS]
+    turned = int(placed(barcodes).turned.sum()) if barcodes else 0
+    return (
+        f"{turned:,} of {plural(len(barcodes), 'barcode')} compared are on the other strand, and get other vectors. "
+        f"Turn them first."
+        if turned
+        else ""
+    )
 
 
 def _notes(found: Any, dropped: int, config: str) -> str:

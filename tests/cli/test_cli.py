@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from bioscan_hf.cli.command import Output, app
 from bioscan_hf.cli.main import main
+from bioscan_hf.dataset.load import load_bioscan5m
 from bioscan_hf.encoders.embed import load_embeddings
 from bioscan_hf.release.layout import find_metadata
 
@@ -292,6 +293,19 @@ def test_embed_own_sequences(tmp_path, capsys):
         capsys, "embed", tmp_path / "reads.csv", tmp_path / "x", "--model", "kmer:2", "--split", "train"
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_embed_tells_barcodes_of_the_other_strand(dataset, tmp_path, capsys):
+    """Two of twelve sequences are reverse complements; those of a release are all on one strand."""
+    barcodes = load_bioscan5m(str(dataset), split="train")["dna_barcode"][:12]
+    texts = [
+        one[::-1].translate(str.maketrans("ACGT", "TGCA")) if i in (3, 7) else one for i, one in enumerate(barcodes)
+    ]
+    (tmp_path / "reads.fasta").write_text("".join(f">r{i}\n{one}\n" for i, one in enumerate(texts)))
+    main(["embed", str(tmp_path / "reads.fasta"), str(tmp_path / "r"), "--model", "kmer:2"])
+    assert "reads.fasta: 2 of 12 barcodes compared are on the other strand" in capsys.readouterr().out
+    main(["embed", str(dataset), str(tmp_path / "e"), "--model", "kmer:2", "--split", "train"])
+    assert "strand" not in capsys.readouterr().out
 
 
 def test_probe_linear(dataset, tmp_path, capsys):
