@@ -33,6 +33,9 @@ REPORT_FILES = ("cluster_report.csv", "likely_mislabelled.csv", "cluster_report_
 #: with the same one.
 NEW_SIZE, NEW_KNOWN, NEW_SHARE = 3, 0.5, 0.9
 
+#: Share of the clusters with species names that are nearer to another one than a likely new species may be.
+NEW_NEARER = 0.1
+
 #: Specimens of the cluster's species that make another name in it a suspect; and their share of the named specimens.
 PURE_COUNT, PURE_SHARE = 4, 0.8
 
@@ -127,8 +130,8 @@ def rules_of(far: float | None = None) -> dict[str, str]:
             f"a cluster of {NEW_SIZE} specimens or more; none has a species name; the BIN (or the genus, if "
             f"fewer than {NEW_KNOWN:.0%} have a BIN) is known for {NEW_KNOWN:.0%} or more, and the same "
             f"for {NEW_SHARE:.0%} of those; no specimen of its most frequent BIN has a species name; the distance "
-            f"of its centre from the nearest centre of a cluster with species names is at least the median distance "
-            f"of such clusters from the nearest other one (here {distance})"
+            f"of its centre from the nearest centre of a cluster with species names is at least that below "
+            f"which {NEW_NEARER:.0%} of such clusters have their nearest other one (here {distance})"
         ),
         "likely_mislabelled": (
             f"a specimen whose species differs from the cluster's, if {PURE_COUNT} specimens or more, and "
@@ -171,7 +174,7 @@ def _distances(
         if others:
             nearest[cluster] = others[0]
     between = [nearest[cluster] for cluster in named if cluster in nearest]
-    return (float(np.median(between)) if between else None), nearest
+    return (float(np.quantile(between, NEW_NEARER)) if between else None), nearest
 
 
 def _judged(

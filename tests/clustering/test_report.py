@@ -69,7 +69,7 @@ def test_places(report):
 
 
 def test_likely_new_species(report):
-    """Named centres at 0, 10 and 16 are 10, 6 and 6 from the nearest other: the median, 6, is far. 10.5 is not."""
+    """Named centres at 0, 10 and 16 are 10, 6 and 6 from the nearest other: 6 is far. 10.5 is not."""
     assert row_of(report, 0)["nearest_named"] == 10 and row_of(report, 2)["nearest_named"] == 34
     assert {row["cluster"] for row in report.clusters if row["likely_new_species"]} == {2, 6}
     notes = {row["cluster"]: row["note"] for row in report.clusters}
@@ -88,6 +88,20 @@ def test_likely_new_species(report):
         -1: "noise",
     }
     assert "here 6)" in report.rules["likely_new_species"]
+
+
+def test_most_distances_of_named_clusters_are_far():
+    """Eleven named centres with gaps of 1, 2, ... 10: the nearest others are 1, 1, 2, ..., 10 away, the limit is 1.
+
+    A new species may lie between close species: a BIN of its own, 2 from one of them, is below their median of 5.
+    """
+    places = np.repeat([*np.cumsum([0, *range(1, 11)]), 57.0], 3)
+    names = [f"s{i}" if i < 11 else None for i in range(12) for _ in range(3)]
+    labels = {"species": names, "dna_bin": [f"BOLD:{i}" for i in range(12) for _ in range(3)]}
+    ids = [f"P{i}" for i in range(36)]
+    report = cluster_report(np.repeat(range(12), 3), labels, ids, np.stack([places, 0 * places], 1))
+    assert [row["cluster"] for row in report.clusters if row["likely_new_species"]] == [11]
+    assert row_of(report, 11)["nearest_named"] == 2 and "here 1)" in report.rules["likely_new_species"]
 
 
 def test_without_distances_nothing_is_new():
