@@ -47,14 +47,20 @@ def test_interval_equals_its_definition():
         weight = dict(zip(names.tolist(), row.tolist(), strict=True))
         weights = np.array([weight.get(one, 0) for one in species]) * known
         micro.append((weights * hits).sum() / weights.sum())
-        per_class = [
-            (weights * hits)[references == one].sum() / weights[references == one].sum()
-            for one in range(4)
-            if weights[references == one].sum()
-        ]
-        macro.append(np.mean(per_class))
+        per_class, times_of_class = [], []
+        for one in (one for one in range(4) if weights[references == one].sum()):
+            per_class.append((weights * hits)[references == one].sum() / weights[references == one].sum())
+            times_of_class.append(np.mean([weight[name] for name in np.unique(species[references == one])]))
+        macro.append(np.average(per_class, weights=times_of_class))
     assert found["micro_accuracy_interval"] == pytest.approx(np.quantile(micro, [0.025, 0.975]).tolist())
     assert found["macro_accuracy_interval"] == pytest.approx(np.quantile(macro, [0.025, 0.975]).tolist())
+
+
+def test_macro_interval_of_classes_of_one_species():
+    """400 species, each a class with one specimen: micro and macro are the same share, and so are their intervals."""
+    hits = np.arange(400) % 5 > 0
+    found = species_intervals(hits, np.arange(400), np.arange(400))
+    assert found["macro_accuracy_interval"] == pytest.approx(found["micro_accuracy_interval"])
 
 
 def test_interval_of_too_little():
