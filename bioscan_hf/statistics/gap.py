@@ -89,7 +89,7 @@ def _in_region(source: str | Path, barcodes: list[str]) -> NDArray[np.uint8]:
         _LOGGER.warning("%s: %s. The barcode gap is of turned ones.", source, turned)
     ends = found.starts + [len(text) for text in found.barcodes]
     first = int(np.median(found.starts))
-    last = min(int(np.median(ends)), first + NUCLEOTIDES_COMPARED)
+    last = max(first + 1, min(int(np.median(ends)), first + NUCLEOTIDES_COMPARED))
     letters = np.full((len(barcodes), last - first), ord("-"), np.uint8)
     for row, text, start, end in zip(letters, found.barcodes, found.starts.tolist(), ends.tolist(), strict=True):
         low, high = max(start, first), min(end, last)

@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 #: Barcodes that are tried as the typical one, and others that each of them is compared with.
 CANDIDATES, OTHERS = 16, 64
 
-#: A barcode is turned if its correlation is then so many times as great; of another region, both are about equal.
-CLEARLY = 2
+#: A barcode is turned if its correlation is then so many times as great (of another region, both are about equal), and
+#: at least so great for each letter; equal barcodes have about 0.7.
+CLEARLY, LEAST = 2, 0.3
+
+#: Letters of a sequence that are compared, on each strand from its beginning.
+LONGEST = 4096
 
 _BLOCK = 128
 _COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
@@ -44,7 +48,7 @@ def placed(barcodes: Sequence[str]) -> Placed:
     others = [barcodes[i] for i in _spread(np.arange(len(barcodes)), OTHERS)]
     best = max(tried, key=lambda one: float(_compared(others, one)[1].max(axis=1).sum()))
     shifts, alike = _compared(barcodes, best)
-    turned = alike[:, 1] > CLEARLY * alike[:, 0]
+    turned = alike[:, 1] > np.maximum(CLEARLY * alike[:, 0], LEAST * lengths.clip(max=LONGEST))
     starts = np.where(turned, shifts[:, 1], shifts[:, 0])
     if 2 * turned.sum() > len(turned):  # the typical one is itself on the strand of the fewer
         turned, starts = ~turned, len(best) - starts - lengths
@@ -61,14 +65,17 @@ def _compared(barcodes: Sequence[str], reference: str) -> tuple[NDArray[np.int64
 
     Of equally good shifts, the shortest.
     """
-    size = 1 << (len(reference) + max(map(len, barcodes)) - 1).bit_length()
+    reference, longest = reference[:LONGEST], min(LONGEST, max(map(len, barcodes)))
+    size = 1 << (len(reference) + longest - 1).bit_length()
     key = np.conj(np.fft.rfft(_letters([reference], size)))
     away = np.fft.fftfreq(size, 1 / size).round().astype(np.int64)  # shift of the reference along the barcode
     both = (barcodes, [one[::-1].translate(_COMPLEMENT) for one in barcodes])
     shifts, alike = np.empty((len(barcodes), 2), np.int64), np.empty((len(barcodes), 2))
     for strand, texts in enumerate(both):
         for part in _blocks(len(texts)):
-            values = np.fft.irfft((np.fft.rfft(_letters(texts[part], size)) * key).sum(axis=1), size)
+            values = np.fft.irfft(
+                (np.fft.rfft(_letters([text[:longest] for text in texts[part]], size)) * key).sum(axis=1), size
+            )
             place = (values - 1e-6 * np.abs(away)).argmax(axis=1)
             shifts[part, strand] = -away[place]
             alike[part, strand] = np.take_along_axis(values, place[:, None], 1)[:, 0]

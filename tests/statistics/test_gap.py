@@ -71,6 +71,15 @@ def test_strand_ends_and_n_are_no_distance(tmp_path, caplog):
     assert "2 of 9 barcodes lack more than 10% of the region and are left out of the barcode gap." in caplog.text
 
 
+def test_barcodes_of_no_common_region_are_left_out(tmp_path, caplog):
+    """Parts of 30 letters that begin at 0, 5, ..., 70, and barcodes of hardly a letter."""
+    rows = [{"species": "ab"[i % 2], "dna_barcode": A[5 * i : 5 * i + 30]} for i in range(15)]
+    barcode_gaps(folder_of(tmp_path / "parts", rows))
+    assert "of 15 barcodes lack more than 10%" in caplog.text and "strand" not in caplog.text
+    rows = [{"species": "ab"[i % 2], "dna_barcode": "N" * i + text} for i, text in enumerate(("A", "C", "RR", "GT"))]
+    assert all(row["nearest_other"] > 0 for row in barcode_gaps(folder_of(tmp_path / "letters", rows)))
+
+
 def test_a_shared_barcode_is_no_gap_and_one_species_has_none(tmp_path):
     rows = [{"species": name, "dna_barcode": text} for name, text in (("a", A), ("a", changed(5)), ("b", A))]
     assert barcode_gaps(folder_of(tmp_path / "two", rows))[0]["nearest_other"] == 0

@@ -35,3 +35,11 @@ def test_odd_barcodes_have_a_place():
     assert not found.turned.any() and len(found.starts) == 4
     rng = np.random.default_rng(0)
     assert not placed(["".join(rng.choice(list("ACGT"), 600)) for _ in range(50)]).turned.any()
+
+
+def test_a_genome_among_barcodes_takes_no_longer():
+    """Of a sequence of 10 million letters only the beginning is compared; the others have their places."""
+    rng = np.random.default_rng(0)
+    whole = "".join(rng.choice(list("ACGT"), 700))
+    found = placed([whole[:600], whole[50:650], whole * 15_000, whole[20:]])
+    assert found.starts[[0, 1, 3]].tolist() == [found.starts[0] + shift for shift in (0, 50, 20)]
