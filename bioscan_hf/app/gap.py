@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import edlib
 
 from ..identification.alignment import EQUAL_LETTERS
+from ..statistics.region import placed
 from .collection import Row
 
 #: Nearest specimens of a record.
 NEAREST = 8
+
+#: Fewest nucleotides that two barcodes must share in their region for the rest of them not to count.
+SHARED = 100
+
+#: A barcode, and its first nucleotide in the common region.
+Placed = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,20 @@ class Neighbour:
     identity: float
 
 
-def distance(a: str, b: str) -> float:
-    """Edits between the shorter barcode and the best place for it in the longer one, as a share of its length."""
-    a, b = (part.strip("N") for part in (a, b))
-    short, long = sorted((a, b), key=len)
-    if not short:
+def placed_of(barcodes: Sequence[str]) -> list[Placed]:
+    """Barcodes on the strand of most of them, without N at their ends, and where they begin in the common region."""
+    if not barcodes:
+        return []
+    found = placed([barcode.strip("N") or "N" for barcode in barcodes])
+    return list(zip(found.barcodes, found.starts.tolist(), strict=True))
+
+
+def distance(one: Placed, other: Placed) -> float:
+    """Edits between two barcodes in the part that both have, as a share of its length."""
+    (a, begin), (b, first) = one, other
+    parts = a[max(first - begin, 0) :], b[max(begin - first, 0) :]
+    short, long = sorted(parts if min(map(len, parts)) >= SHARED else (a, b), key=len)
+    if short == "N":  # nothing is known
         return 1.0
     equal = None if not (set(short) | set(long)) - set("ACGT") else EQUAL_LETTERS
     found = edlib.align(short, long, mode="HW", task="distance", additionalEqualities=equal)
@@ -61,11 +77,12 @@ def distance(a: str, b: str) -> float:
 
 def barcode_gap(sample: Sequence[tuple[str, str]]) -> Gap:
     """The gap of species with two barcodes or more, from (species, barcode)."""
+    barcodes = placed_of([letters for _, letters in sample])
     within: dict[str, float] = {}
     between: dict[str, tuple[float, str]] = {}
-    for i, (name, letters) in enumerate(sample):
-        for other, its in sample[:i]:
-            apart = distance(letters, its)
+    for i, (name, _) in enumerate(sample):
+        for j, (other, _) in enumerate(sample[:i]):
+            apart = distance(barcodes[i], barcodes[j])
             if name == other:
                 within[name] = max(within.get(name, 0.0), apart)
                 continue
@@ -85,7 +102,8 @@ def nearest(record: Row, others: Sequence[Row]) -> list[Neighbour]:
     """The specimens with the nearest barcodes, the nearest first."""
     if not record["dna_barcode"]:
         return []
-    apart = [(distance(record["dna_barcode"], other["dna_barcode"]), other["processid"], other) for other in others]
+    own, *theirs = placed_of([row["dna_barcode"] for row in (record, *others)])
+    apart = [(distance(own, it), other["processid"], other) for it, other in zip(theirs, others, strict=True)]
     return [
         Neighbour(processid, deepest(other), other["dna_bin"], 1 - far)
         for far, processid, other in sorted(apart, key=lambda item: item[:2])[:NEAREST]

@@ -1,6 +1,7 @@
 """What filters leave, beside counts by pandas; photos, records, neighbours and the barcode gap."""
 
 import csv
+import random
 import shutil
 
 import pyarrow as pa
@@ -109,19 +110,34 @@ def test_a_record_has_its_nearest_barcodes(collection, frame):
     assert rank in ("genus", "family", "order", "class") and {other[rank] for other in others} == {row[rank]}
     assert row["processid"] not in {other["processid"] for other in others}
     found = gap.nearest(record, others)
-    by_hand = sorted((gap.distance(row["dna_barcode"], other["dna_barcode"]), other["processid"]) for other in others)
+    by_hand = sorted((distance(row["dna_barcode"], other["dna_barcode"]), other["processid"]) for other in others)
     assert [one.processid for one in found] == [name for _, name in by_hand[: gap.NEAREST]]
     assert row["processid"] in explore.record(collection, f" {row['processid']} ")
     assert "No specimen has the id &#x27;&lt;b&gt;&#x27;" in explore.record(collection, "<b>")
 
 
+def distance(a, b):
+    return gap.distance(*gap.placed_of([a, b]))
+
+
 def test_distances_are_shares_of_the_shorter_barcode():
-    assert gap.distance("ACGTACGT", "ACGTACGT") == 0
-    assert gap.distance("ACGTACGT", "ACCTACGT") == 1 / 8
-    assert gap.distance("TACG", "ACGTACGT") == 0, "a part has the distance of its place"
-    assert gap.distance("NNACGTNN", "ACGA") == 1 / 4, "N at the ends are cut off"
-    assert gap.distance("ACNTACGT", "ACGTACGT") == 0, "N inside stands for any letter"
-    assert gap.distance("", "ACGT") == gap.distance("NN", "ACGT") == 1
+    assert distance("ACGTACGT", "ACGTACGT") == 0
+    assert distance("ACGTACGT", "ACCTACGT") == 1 / 8
+    assert distance("TACG", "ACGTACGT") == 0, "a part has the distance of its place"
+    assert distance("NNACGTNN", "ACGA") == 1 / 4, "N at the ends are cut off"
+    assert distance("ACNTACGT", "ACGTACGT") == 0, "N inside stands for any letter"
+    assert distance("", "ACGT") == distance("NN", "ACGT") == 1
+
+
+def test_strands_and_ends_are_no_distance():
+    """Of 600 nt: on the other strand, without the first or the last 150, and both; 6 letters differ."""
+    whole = "".join(random.Random(3).choices("ACGT", k=600))
+    other = "".join({"A": "C", "C": "G", "G": "T", "T": "A"}[x] if i % 100 == 50 else x for i, x in enumerate(whole))
+    turned = other[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    assert distance(whole, other) == distance(whole, turned) == 6 / 600
+    assert distance(whole[150:], other[:450]) == 3 / 300
+    sample = [("a", whole[150:]), ("a", other[:450]), ("b", whole), ("b", turned)]
+    assert gap.barcode_gap(sample).within == [3 / 300, 6 / 600]
 
 
 def test_the_gap_is_that_of_a_small_example():
