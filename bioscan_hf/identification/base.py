@@ -42,6 +42,7 @@ class Library(ABC):
         count: Number of records of each reference (N,).
         codes: Rank -> place of its name in `taxa` (N,), -1 where it has none.
         taxa: Rank -> names in ascending order.
+        sizes: Rank -> references of each of them.
     """
 
     def __init__(self, records: pa.Table, calibration: Calibration | None, info: dict[str, Any]) -> None:
@@ -49,6 +50,7 @@ class Library(ABC):
         self.count = records["records"].to_numpy()
         self.codes: dict[str, NDArray[np.int64]] = {}
         self.taxa: dict[str, list[str]] = {}
+        self.sizes: dict[str, NDArray[np.int64]] = {}
         for rank in LABEL_COLUMNS:
             column = records[rank].combine_chunks()
             column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
@@ -58,6 +60,7 @@ class Library(ABC):
             code[order] = range(len(order))
             self.codes[rank] = code[pc.fill_null(column.indices, len(names)).to_numpy(zero_copy_only=False)]
             self.taxa[rank] = [names[place] for place in order]
+            self.sizes[rank] = np.bincount(self.codes[rank][self.codes[rank] >= 0], minlength=max(len(order), 1))
 
     def __len__(self) -> int:
         return int(self.count.sum())
@@ -117,9 +120,10 @@ class Library(ABC):
             level: Level whose taxon is left out, -1 for the record alone (n,).
         """
 
-    def evidence(self, found: Matches, names: Names) -> Evidence:
-        """Features of matches for the confidences."""
-        return evidence_of(found, names, self.codes, self.features(found), self.support(found, names))
+    def evidence(self, found: Matches, names: Names, own: NDArray[np.int64] | None = None) -> Evidence:
+        """Features of matches for the confidences, see `evidence_of`."""
+        common, support = self.features(found), self.support(found, names)
+        return evidence_of(found, names, self.codes, self.sizes, common, support, own)
 
     def features(self, found: Matches) -> list[NDArray[np.float64]]:
         """Features (n,) of matches that count at every rank."""
@@ -171,7 +175,9 @@ class Library(ABC):
             own, level = rows[start : start + _AT_ONCE], without[start : start + _AT_ONCE]
             found, there = self._without(own, level, rng)
             names = names_of(found, self.codes, self.count, self.named)
-            parts.append((found.identity[:, 0], self.evidence(found, names), self._right(own, names, there)))
+            left_out = np.where((level >= 0) | (self.count[own] == 1), own, -1)
+            evidence = self.evidence(found, names, left_out)
+            parts.append((found.identity[:, 0], evidence, self._right(own, names, there)))
             known.append(_lowest(there))
             bins.append(np.where((level <= 0) & (self.codes[BIN][own] >= 0), there[BIN], -1))
             progress("calibration", min(start + _AT_ONCE, len(rows)), len(rows))

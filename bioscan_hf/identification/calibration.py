@@ -40,8 +40,10 @@ class Evidence:
     """What the matches of reads say, as features that make a name likelier when they grow.
 
     Attributes:
-        known: (n, F): identity, few differences, length, and how far the best taxon is ahead at each level.
-        ranks: Rank -> (n, F): the same, with the lead and the votes at that rank.
+        known: (n, F): identity, few differences, length, how far the best taxon is ahead at each level, and backing.
+        ranks: Rank -> (n, F): the same, with the lead and the votes at that rank. Backing is the share of the
+            references of the taxon, at most of the candidates that vote, that are among these: the nearest reference
+            may have a wrong name if all others of its taxon are elsewhere.
     """
 
     known: Numbers

@@ -79,8 +79,11 @@ class Monotone:
         return cls(knots, found.x[1:].reshape(len(knots), -1), float(found.x[0]), spread, caution)
 
     def __call__(self, x: Numbers) -> tuple[Numbers, Numbers]:
-        """Probabilities (n,), and their lower bounds, which are the same if the spread is not known."""
-        pieces = _pieces(x, self.knots)
+        """Probabilities (n,), and their lower bounds, which are the same if the spread is not known.
+
+        Features that were added later than the model was fitted are the last, and are not used.
+        """
+        pieces = _pieces(x[:, : len(self.knots)], self.knots)
         score = pieces @ self.weights.ravel() + self.bias
         if self.spread is None:
             return (_probability(score),) * 2

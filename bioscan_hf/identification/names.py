@@ -146,28 +146,35 @@ def evidence_of(
     found: Matches,
     names: Names,
     codes: Mapping[str, NDArray[np.int64]],
+    sizes: Mapping[str, NDArray[np.int64]],
     common: Sequence[NDArray[np.float64]],
     support: Mapping[str, NDArray[np.float64]],
+    own: NDArray[np.int64] | None = None,
 ) -> Evidence:
-    """Features of reads for the confidences.
+    """Features of reads for the confidences. `backing` is last, which calibrations of older libraries do not have.
 
     Args:
+        sizes: Rank -> references of each taxon.
         common: Features (n,) of the matches that count at every rank.
         support: Of `supports`; empty for matches that are not alignments.
+        own: The reference that each read is, which is left out (n,), -1 for none.
     """
-    nothing = np.zeros(len(found.rows))
+    nothing, one = np.zeros(len(found.rows)), np.ones(len(found.rows))
     leads = [names.lead.get(rank, nothing) for rank in LEVELS]
     leads += [support.get(rank, nothing) for rank in LEVELS] if support else []
-    ranks = {}
+    ranks, backing = {}, {}
     there = found.rows >= 0
     for rank, chosen in names.codes.items():
-        own = np.where(there, codes[rank][found.rows.clip(0)], -1)[:, :VOTERS]
-        named = own >= 0
-        votes = ((own == chosen[:, None]) & named).sum(1) / np.maximum(named.sum(1), 1)
+        taxa = np.where(there, codes[rank][found.rows.clip(0)], -1)[:, :VOTERS]
+        named, mine = (taxa >= 0).sum(1), ((taxa == chosen[:, None]) & (taxa >= 0)).sum(1)
+        size = sizes[rank][chosen] - (0 if own is None else (own >= 0) & (codes[rank][own.clip(0)] == chosen))
+        backing[rank] = np.where(chosen >= 0, mine / np.clip(np.minimum(size, named), 1, None), 0.0).clip(max=1)
         nearest = np.take_along_axis(found.identity, names.place[rank][:, None], 1)[:, 0].astype(np.float64)
         alone = -np.log(np.maximum(names.tied[rank], 1))
-        own_features = [names.lead[rank], votes, nearest, alone, *([support[rank]] if support else [])]
-        ranks[rank] = np.stack([*common, *own_features], axis=1)
+        own_features = [names.lead[rank], mine / np.maximum(named, 1), nearest, alone]
+        own_features += [support[rank]] if support else []
+        ranks[rank] = np.stack([*common, *own_features, backing[rank]], axis=1)
+    leads += [backing.get(rank, one) for rank in LEVELS]
     return Evidence(np.stack([*common, *leads], axis=1), ranks)
 
 

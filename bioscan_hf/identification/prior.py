@@ -28,6 +28,9 @@ from .letters import complement
 from .region import LEAST_SCORE, Region
 from .similarity import References
 
+#: Features of `Evidence.known` that are of levels: lead, support and backing of each.
+_OF_LEVELS = 3 * len(LEVELS)
+
 #: What is said of a library whose confidences rest on it.
 FILLED = "what these references do not teach about confidences is taken from COI barcodes of insects"
 
@@ -102,7 +105,7 @@ def _near(sequence: str) -> bool:
 def read_prior() -> Asked:
     """References of other libraries, with the features of `evidence_of`."""
     found = load_file(FILES / PRIOR)
-    common = found["known"][:, : found["known"].shape[1] - 2 * len(LEVELS)]
+    common = found["known"][:, : found["known"].shape[1] - _OF_LEVELS]
     ranks = {rank: np.column_stack([common, found["own"][:, place]]) for place, rank in enumerate(RANKS)}
     evidence = Evidence(
         found["known"].astype(np.float64), {rank: part.astype(np.float64) for rank, part in ranks.items()}
@@ -115,7 +118,7 @@ def read_prior() -> Asked:
 def write_prior(asked: Asked) -> None:
     """Writes references for `read_prior`."""
     assert asked.families is not None
-    shared = asked.evidence.known.shape[1] - 2 * len(LEVELS)
+    shared = asked.evidence.known.shape[1] - _OF_LEVELS
     own = np.stack([asked.evidence.ranks[rank][:, shared:] for rank in RANKS], axis=1)
     tensors: dict[str, NDArray[Any]] = {
         "known": asked.evidence.known.astype(np.float32),
