@@ -3,11 +3,15 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from made_up_references import records
 
 from bioscan_hf.identification import calibration
 from bioscan_hf.identification.calibration import Calibration, Evidence
+from bioscan_hf.identification.formats import COLUMNS, Found
 from bioscan_hf.identification.learning import Asked, learn
+from bioscan_hf.identification.library import ReferenceLibrary
 from bioscan_hf.identification.monotone import KNOWN_CAUTION, Monotone
 
 FAMILIES = 40
@@ -55,6 +59,46 @@ def test_probability_never_falls_when_the_evidence_grows():
         asked = np.full((50, 3), 0.5)
         asked[:, feature] = grid
         assert (np.diff(model(asked)[0]) >= -1e-12).all()
+
+
+def test_features_that_came_later_change_no_older_model():
+    rng = np.random.default_rng(2)
+    x = rng.random((300, 3))
+    model = Monotone.fit(x, rng.random(300) < x[:, 1], np.ones(300), np.arange(300) % 9)
+    assert isinstance(model, Monotone)
+    for old, new in zip(model(x), model(np.column_stack([x, rng.random(300)])), strict=True):
+        assert (old == new).all()
+
+
+def test_backing_is_the_share_of_the_references_of_a_taxon_that_are_near():
+    """A record of another genus has a wrong name: of the five of that name, only it is near to a read of its own.
+
+    A species of one reference has all of its references near; a reference that is asked about is not its own backing.
+    """
+    rows = records(np.random.default_rng(15), 1, 1, 3, 3, each=6)
+    by_species = {name: [row for row in rows if row["species"] == name] for name in {row["species"] for row in rows}}
+    first, *_, last = sorted(by_species)
+    single = sorted(by_species)[4]
+    kept = [row for row in rows if row["species"] not in (first, last, single)]
+    kept += [*by_species[last][:4], by_species[single][0], {**by_species[first][0], "species": last}]
+    table = pa.table({name: pa.array([row[name] for row in kept], pa.large_string()) for name in COLUMNS})
+    library = ReferenceLibrary.uncalibrated(Found(table, {}))
+    assert library.references.region is not None
+
+    def backing(evidence):
+        return evidence.ranks["species"][:, -1].tolist(), evidence.known[:, -4].tolist()
+
+    asked = [by_species[name][5]["dna_barcode"] for name in (first, last, single, sorted(by_species)[3])]
+    block = library.name(asked)
+    assert [library.taxa["species"][code] for code in block.names.codes["species"]][:3] == [last, last, single]
+    expected = [1 / 5, 4 / 5, 1, 1]
+    assert backing(block.evidence) == (pytest.approx(expected), pytest.approx(expected))
+    ids = library.records["processid"].to_pylist()
+    own = np.array([ids.index(by_species[name][i]["processid"]) for name, i in ((first, 0), (last, 0))])
+    reads = [by_species[first][5]["dna_barcode"], by_species[last][5]["dna_barcode"]]
+    block = library.name(reads)
+    found = backing(library.evidence(block.matches, block.names, own))[0]
+    assert found == pytest.approx([1 / 4, 1])  # of the four others of the species
 
 
 def test_what_was_learned_is_the_same_when_it_is_read_again():
