@@ -11,7 +11,8 @@ barcode counts once. They are mixed six ways. Foreign reads are random letters, 
 shuffled barcodes, and pieces of the sequences of `--foreign`. Intervals are a bootstrap over species.
 
 Peers (`identify_peers.py`) name the same reads by the same references: all of the mix "half new" at each length, and a
-quarter of them with every change, since BLAST takes 0.15 CPU s a read. IDTAXA and PROTAX are not in Debian or on PyPI.
+quarter of them with every change, since BLAST takes 0.15 CPU s a read; `--peers-of` takes their numbers from an
+earlier result, since the reads of a seed are always the same. IDTAXA and PROTAX are not in Debian or on PyPI.
 The exit code is 1 if a claim is missed:
 - of the deepest names at 95 %, at least 95 % are right, with a lower end of the interval of 93 %, in every cell;
 - fewer than 0.1 % of foreign reads have such a name, and of barcodes on the other strand as few wrong ones;
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bioscan_hf.dataset.sequences import read_sequences
+from bioscan_hf.files import read_json
 from bioscan_hf.identification.formats import COLUMNS, Found
 from bioscan_hf.identification.library import ReferenceLibrary
 from bioscan_hf.provenance import write_results
@@ -156,10 +158,20 @@ def scores_of(right: NDArray[np.bool_], sure: NDArray[np.float64], there: NDArra
 # ---- against peers ------------------------------------------------------------------------------------------------
 
 
-def compared(part: Partition, sequences: Sequence[str], some: list[int]) -> dict[str, Any]:
-    """Coverage at 1 % wrong names, and share right of all reads, of each program on the same reads."""
+def compared(
+    part: Partition, sequences: Sequence[str], some: list[int], earlier: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Coverage at 1 % wrong names, and share right of all reads, of each program on the same reads.
+
+    Args:
+        earlier: The same of an earlier run on these reads, for the programs that are not run again.
+    """
     reads = [sequences[i] for i in some]
     told = {"ours": part.ours(sequences, some)[1]}
+    if earlier is not None:
+        species = [part.reads[i]["species"] for i in some]
+        ours = {rank: against(told["ours"], rank, part.truth[rank][some], species) for rank in COMPARED}
+        return {**earlier, "ours": {"seconds": round(told["ours"].seconds, 2), **ours}}
     told["vsearch"] = by_vsearch(part.references, part.taxa, reads)
     told["sintax"] = by_sintax(part.references, part.taxa, reads)
     blast = by_blast(part.references, part.taxa, reads)
@@ -195,7 +207,9 @@ def against(told: Told, rank: str, truth: NDArray[np.int64], species: Sequence[s
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
 
-def run(rows: Sequence[Row], seed: int, others: Mapping[str, str], peers: bool) -> dict[str, Any]:
+def run(
+    rows: Sequence[Row], seed: int, others: Mapping[str, str], peers: bool, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
     """All cells of one partition."""
     part = Partition(rows, seed)
     found: dict[str, Any] = {
@@ -210,9 +224,9 @@ def run(rows: Sequence[Row], seed: int, others: Mapping[str, str], peers: bool) 
             found["cells"][f"{variant}, {mix}"] = part.cell(sequences, mixed(part.parts, shares))
         some = mixed(part.parts, MIXES["half new"])
         if peers and variant.endswith("as they are"):
-            found["peers"][variant] = compared(part, sequences, some)
+            found["peers"][variant] = compared(part, sequences, some, earlier.get(variant))
         elif peers and variant.startswith("whole"):
-            found["peers"][variant] = compared(part, sequences, some[::4])
+            found["peers"][variant] = compared(part, sequences, some[::4], earlier.get(variant))
     known = [part.reads[i]["dna_barcode"] or "" for i in part.parts["known"]]
     kinds = foreign(known, part.draw) | {name: pieces(sequence, part.draw) for name, sequence in others.items()}
     found["foreign"] = {}
@@ -265,6 +279,7 @@ def main() -> int:
     parser.add_argument("--foreign", type=Path, help="FASTA of sequences that are not of insects")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peers", type=int, default=1, metavar="N", help="first seeds with vsearch and BLAST+")
+    parser.add_argument("--peers-of", type=Path, help="an earlier result, whose numbers of the peers are taken")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/confidence.json")
     args = parser.parse_args()
     start = time.perf_counter()
@@ -272,10 +287,12 @@ def main() -> int:
     if args.foreign is not None:
         table = read_sequences(args.foreign, clean="any")
         others = dict(zip(table["processid"].to_pylist(), table["dna_barcode"].to_pylist(), strict=True))
+    known = read_json(args.peers_of)["metrics"] if args.peers_of else {}
     metrics: dict[str, Any] = {}
     failures: list[str] = []
     for seed in range(1, args.seeds + 1):
-        metrics[f"seed {seed}"] = run(rows, seed, others, seed <= args.peers)
+        earlier = known.get(f"seed {seed}", {}).get("peers", {})
+        metrics[f"seed {seed}"] = run(rows, seed, others, seed <= args.peers, earlier)
         failures = missed(metrics)
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
         write_results(  # after each seed, so that a cut leaves what was done
