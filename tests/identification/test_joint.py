@@ -85,7 +85,7 @@ def test_both_are_better_than_each(world, length, errors):
 
 
 def test_photos_help_most_where_reads_are_short(world):
-    """Of reads of 100 nt with errors, 1.8 times as many have a species at 50 % with photos, and none of these is wrong.
+    """Of reads of 100 nt with errors, 1.8 times as many have a species at 50 % with photos, none of them wrong.
 
     The Brier score of both together is at most a fifth of that of either.
     """
