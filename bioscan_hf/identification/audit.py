@@ -302,7 +302,7 @@ class _Placed:
     def _misplaced(self, found: _Findings, near: Ids, identity: NDArray[np.float64]) -> None:
         """References whose nearest neighbours (n, K) agree on another taxon, at the highest rank where they do.
 
-        Species can be nearly alike: those of a single sequence are not told.
+        A species with a single sequence is not reported, because two species can have nearly equal sequences.
         """
         best, rows = identity.max(1, keepdims=True), self.inside
         open_ = np.ones(len(rows), np.bool_)
@@ -349,10 +349,11 @@ class _Placed:
             found.add(row, "unlike_species", rank="species", name=name, identity=float(best[i]))
 
     def _reading_frame(self, found: _Findings, identity: NDArray[np.float64]) -> Mask:
-        """References with a frameshift, or a stop codon; and the former (n,). None where there is no frame.
+        """Adds references with a frameshift or a stop codon; returns which have a frameshift (n,).
 
-        Doubtful ones are named by the others as if they were reads: the nearest by the region alone can be those that
-        happen to be like a shifted part.
+        References of a gene without a reading frame have neither. Those with a stop codon, or without a near
+        neighbour, are searched among the others as if they were reads, since the nearest vector of a shifted sequence
+        can belong to another shifted one.
 
         Args:
             identity: Of the nearest neighbour (n,).

@@ -151,7 +151,7 @@ def evidence_of(
     support: Mapping[str, NDArray[np.float64]],
     own: NDArray[np.int64] | None = None,
 ) -> Evidence:
-    """Features of reads for the confidences. `backing` is last, which calibrations of older libraries do not have.
+    """Features of reads for the confidences. `backing` is the last one; calibrations of older libraries do not use it.
 
     Args:
         sizes: Rank -> references of each taxon.

@@ -136,10 +136,10 @@ def unusable(reads: Sequence[str]) -> list[str | None]:
 def _shifted(
     found: Matches, references: References, frame: Frame | None, alike: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Whether insertions or deletions shift the reading frame of reads (n,); False where there is no frame.
+    """Whether insertions or deletions shift the reading frame of reads (n,).
 
-    Raw nanopore reads have so many that most of a read lies in no one place of the region. Reads that are alike the
-    references and have no place are aligned with the nearest one, and their gaps are counted.
+    Genes without a reading frame have no frameshifts. A raw nanopore read can have so many gaps that its place in the
+    region is not found; such a read is aligned with its nearest reference, and the gaps are counted.
     """
     gapped, placed = found.shifted.copy(), references.placed
     if frame is None or placed is None:

@@ -39,8 +39,8 @@ def barcode_gaps(
     """Farthest barcode of the same species and nearest of another, for species with 2 distinct barcodes or more.
 
     Of many species a random sample is compared, so that `nearest_other` is an upper bound. Barcodes are turned to one
-    strand, and those that lack more than 10 % of the common region are left out; warnings tell how many these are. N
-    and what one of two barcodes lacks are no distance. Needs the extra `stats` (rapidfuzz).
+    strand. Barcodes that lack more than 10 % of the common region are left out. Warnings give the number of both.
+    Positions where a barcode has N or no nucleotide are not compared. Needs the extra `stats` (rapidfuzz).
 
     Args:
         most: Distinct barcodes that are compared. A species with more of its own is left out.
@@ -120,7 +120,7 @@ def _gaps(names: list[str], letters: NDArray[np.uint8], workers: int, progress: 
         edits = cdist(block, sequences, scorer=OSA.distance, dtype=np.uint16, workers=workers)
         mine = known[start : start + _BLOCK]
         both = mine @ known.T
-        # A column that only one of two barcodes knows counts as an edit, but is no difference between them.
+        # Positions that only one of two barcodes has count as edits; they are subtracted.
         unknown = mine.sum(axis=1)[:, None] + known.sum(axis=1) - 2 * both
         shares = np.clip(edits - unknown, 0, None) / both
         for row, own in enumerate(of[start : start + _BLOCK]):
