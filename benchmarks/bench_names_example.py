@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bioscan_hf.barcodes import complement
 from bioscan_hf.cli.main import main as bioscan_hf
-from bioscan_hf.identification.letters import complement
 from bioscan_hf.provenance import write_results
 
 COLUMNS = ("id", "status", "rank", "name", "confidence", "nearest", "identity")

@@ -34,6 +34,7 @@ GAPS = "-."
 #: IUPAC codes -> N.
 TO_N = str.maketrans(dict.fromkeys(AMBIGUOUS, "N"))
 
+_COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
 _SPELLING = str.maketrans(ascii_lowercase + "U", ascii_uppercase.replace("U", "T") + "T", GAPS)
 _LONGEST_MARKER = max(len(marker) for marker in MISSING_TAXA if not set(marker.upper()) - set(LETTERS))
 _BLOCK = 10_000  # rows that are hashed at a time
@@ -90,6 +91,11 @@ def _is_spelled(barcodes: pa.Array) -> bool:
     start, end = offsets[barcodes.offset], offsets[barcodes.offset + len(barcodes)]
     letters = barcodes.buffers()[2].slice(int(start), int(end - start)).to_pybytes()
     return not letters.translate(None, LETTERS.encode())
+
+
+def complement(barcode: str) -> str:
+    """The other strand of a spelled barcode, from its own first nucleotide on."""
+    return barcode.translate(_COMPLEMENT)[::-1]
 
 
 def clean_barcodes(barcodes: Iterable[str]) -> list[str]:

@@ -24,13 +24,7 @@ Bits = NDArray[np.uint64]
 
 _CODES = np.full(256, NOTHING, np.uint8)
 _CODES[list(b"ACGT")] = range(4)
-_COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
 _AT_ONCE = 1 << 20  # nucleotides that are processed at once
-
-
-def complement(read: str) -> str:
-    """The other strand of a read, from its own first nucleotide on."""
-    return read.translate(_COMPLEMENT)[::-1]
 
 
 def codes_of(reads: Sequence[str]) -> Codes:

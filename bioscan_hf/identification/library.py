@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from ..barcodes import spelled
+from ..barcodes import complement, spelled
 from ..files import is_hub_id, is_missing_path
 from ..progress import Progress, silent
 from ..provenance import provenance
@@ -31,7 +31,7 @@ from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
 from .learning import Asked, pseudo_read
-from .letters import Codes, complement
+from .letters import Codes
 from .names import Names, names_of
 from .packed import Packed
 from .prior import FILLED, coi_region, on_other_strand, prior_of

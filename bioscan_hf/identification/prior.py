@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from ..barcodes import complement
 from ..files import read_json
 from ..schema import RANKS
 from .alignment import edit_distance, unknown_letters
 from .calibration import LEVELS, Evidence
 from .learning import Asked
-from .letters import complement
 from .region import LEAST_SCORE, Region
 from .similarity import References
 

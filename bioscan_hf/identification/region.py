@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from ..barcodes import complement
 from ..files import read_json
-from .letters import NOTHING, WORD, Codes, blocks, codes_of, complement, letters, word_ids
+from .letters import NOTHING, WORD, Codes, blocks, codes_of, letters, word_ids
 from .packed import Packed
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..barcodes import complement
 from .alignment import edit_distance, unknown_letters
-from .letters import NOTHING, WORD, Codes, blocks, codes_of, complement, words_of
+from .letters import NOTHING, WORD, Codes, blocks, codes_of, words_of
 from .mending import mended
 from .packed import Packed, compared
 from .region import LEAST_SCORE, Placed, Region, oriented

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..barcodes import complement
+
 #: Barcodes that are tried as the typical one, and others that each of them is compared with.
 CANDIDATES, OTHERS = 16, 64
 
@@ -23,7 +25,6 @@ CLEARLY, LEAST = 2, 0.3
 LONGEST = 4096
 
 _BLOCK = 128
-_COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
 
 
 class Placed(NamedTuple):
@@ -52,7 +53,7 @@ def placed(barcodes: Sequence[str]) -> Placed:
     starts = np.where(turned, shifts[:, 1], shifts[:, 0])
     if 2 * turned.sum() > len(turned):  # the typical one is itself on the strand of the fewer
         turned, starts = ~turned, len(best) - starts - lengths
-    found = [one[::-1].translate(_COMPLEMENT) if turn else one for one, turn in zip(barcodes, turned, strict=True)]
+    found = [complement(one) if turn else one for one, turn in zip(barcodes, turned, strict=True)]
     return Placed(found, turned, starts)
 
 
@@ -69,7 +70,7 @@ def _compared(barcodes: Sequence[str], reference: str) -> tuple[NDArray[np.int64
     size = 1 << (len(reference) + longest - 1).bit_length()
     key = np.conj(np.fft.rfft(_letters([reference], size)))
     away = np.fft.fftfreq(size, 1 / size).round().astype(np.int64)  # shift of the reference along the barcode
-    both = (barcodes, [one[::-1].translate(_COMPLEMENT) for one in barcodes])
+    both = (barcodes, [complement(one) for one in barcodes])
     shifts, alike = np.empty((len(barcodes), 2), np.int64), np.empty((len(barcodes), 2))
     for strand, texts in enumerate(both):
         for part in _blocks(len(texts)):
