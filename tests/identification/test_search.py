@@ -9,6 +9,7 @@ import pytest
 import torch
 from made_up_references import evolved, library_of, records
 
+from bioscan_hf.barcodes import complement
 from bioscan_hf.identification import library as module
 from bioscan_hf.identification import shortlist, stored
 from bioscan_hf.identification.letters import (
@@ -16,7 +17,6 @@ from bioscan_hf.identification.letters import (
     bit_counts,
     blocks,
     codes_of,
-    complement,
     letters,
     unpacked,
     word_ids,
