@@ -14,7 +14,7 @@ from typer import Argument, Option
 from ..terminal import WIDTH
 from .command import Output, Result, command
 from .identify_files import Abundance, DarwinCore, Files, Html, Krona, Qiime, SampleColumn
-from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos
+from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos, opening_of
 from .identify_summary import Summary, show
 from .options import (
     Encoding,
@@ -127,7 +127,7 @@ def references(
         _tell(photos, out)
         out.wrote(output)
         return {"output": str(output), **_facts(photos)}
-    library = _made(files, out, format, ranks, marker, split, model, encoding, seed)
+    library = _made(files, given, out)
     library.save_pretrained(output)
     _tell(library, out)
     audit = library.audit()
@@ -197,7 +197,9 @@ def identify(
         parts, library, reads, photos = _answers(given, files, Path(folder), out)
         answers = None
         if files.wanted:  # which need all answers
-            answers = _joined(parts)
+            import pyarrow as pa
+
+            answers = pa.concat_tables(parts)
             parts = iter([answers])
         summary = Summary(library.ranks)
         write_answers(summary.of(parts), output)
@@ -216,12 +218,6 @@ def _check_paths(files: list[str], model: str | None, *, photos: bool) -> None:
         check_source(file, ", or a file of sequences")
     if model is not None:
         check_model(model, photos=photos)
-
-
-def _joined(parts: Iterator[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(parts)
 
 
 def _answers(
@@ -247,8 +243,7 @@ def _sequences(
     """Answers for sequences, which are kept in a folder, the library and the sequences."""
     reads = _reads(given, folder / "reads.arrow", out)
     files.check_reads(reads)
-    made = (given[name] for name in ("format", "ranks", "marker", "split", "model", "encoding", "seed"))
-    library = _made(given["references"], out, *made)
+    library = _made(given["references"], given, out)
     return _named(given, folder / "reads.arrow", reads, library, files.neighbours, out), library, reads
 
 
@@ -264,10 +259,8 @@ def _named(
     how = {name: given[name] for name in ("least", "novel_share")}
     samples = (part for table in restored(file) for part in (table[column].to_pylist() if column else ()))
     with out.progress() as progress:
-        parts = library.identify_batches(
-            restored(file), neighbours=neighbours, progress=progress, total=len(reads), **how
-        )
-        for part in parts:
+        how |= {"neighbours": neighbours, "progress": progress, "total": len(reads)}
+        for part in library.identify_batches(restored(file), **how):
             yield with_samples(part, list(islice(samples, len(part))) if column else None, known)
 
 
@@ -301,37 +294,16 @@ def _reads(given: dict[str, Any], file: Path, out: Output) -> pa.Table:
         )
 
 
-def _made(
-    files: list[str],
-    out: Output,
-    format: str | None,
-    ranks: str | None,
-    marker: str,
-    split: list[str] | None,
-    model: str | None,
-    encoding: str,
-    seed: int,
-) -> ReferenceLibrary:
-    """The library of the references, opened or made."""
+def _made(files: list[str], given: dict[str, Any], out: Output) -> ReferenceLibrary:
+    """The library of the references, opened or made; `given` are the options by name."""
     from ..identification.opening import open_references
     from ..identification.stored import is_library
 
-    if (
-        model or len(files) > 1 or not is_library(files[0])
-    ):  # a finished library needs none of the libraries that draw bars
+    # A finished library needs none of the libraries that draw bars.
+    if given["model"] or len(files) > 1 or not is_library(files[0]):
         no_library_bars(out)
     with out.progress() as progress:
-        return open_references(
-            files,
-            progress=progress,
-            seed=seed,
-            model=model,
-            format=format,
-            ranks=[name.strip() for name in ranks.split(",")] if ranks else None,
-            marker=None if marker == "all" else marker,
-            split="+".join(split) if split else None,
-            encoding=encoding,
-        )
+        return open_references(files, progress=progress, **opening_of(given))
 
 
 def _facts(library: Library) -> Result:

@@ -47,22 +47,30 @@ def are_photos(source: str, config: str, references: list[str], model: str | Non
     return any(map(of_photos, references)) or (model is not None and not all(map(is_library, references)))
 
 
+def opening_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Options that open references, as their functions take them; `given` are those of the command by name."""
+    ranks, split = given["ranks"], given["split"]
+    return {name: given[name] for name in ("seed", "model", "format", "encoding")} | {
+        "ranks": [name.strip() for name in ranks.split(",")] if ranks else None,
+        "marker": None if given["marker"] == "all" else given["marker"],
+        "split": "+".join(split) if split else None,
+    }
+
+
 def library_of_photos(sources: list[str], given: dict[str, Any], out: Output) -> EmbeddingLibrary:
     """The library of photos of references; `given` are the options of the command by name."""
     from ..identification.embeddings import EmbeddingLibrary
 
     no_library_bars(out)
+    how = {name: value for name, value in opening_of(given).items() if name in ("seed", "model", "split", "encoding")}
     with out.progress() as progress:
         return EmbeddingLibrary.from_files(
-            sources,
-            model=given["model"],
-            keys=given["keys"],
-            config=None if given["config"] == "dna" else given["config"],
-            split="+".join(given["split"]) if given["split"] else None,
-            encoding=given["encoding"],
-            progress=progress,
-            seed=given["seed"],
+            sources, config=_config_of(given), keys=given["keys"], progress=progress, **how
         )
+
+
+def _config_of(given: dict[str, Any]) -> str | None:
+    return None if given["config"] == "dna" else given["config"]
 
 
 def identify_photos(
@@ -79,34 +87,20 @@ def identify_photos(
     from ..identification.photos import read_specimens
 
     no_library_bars(out)
-    config = None if given["config"] == "dna" else given["config"]
+    config = _config_of(given)
     specimens = read_specimens(
         given["source"],
         config=config,
         split="+".join(given["source_split"]) if given["source_split"] else None,
-        id_column=given["id_column"],
-        sequence_column=given["sequence_column"],
-        encoding=given["encoding"],
+        **{name: given[name] for name in ("id_column", "sequence_column", "encoding")},
     )
     reads = specimens.reads if specimens.reads is not None else pa.nulls(len(specimens), pa.string())
     table = pa.table({"processid": pa.array(specimens.ids, pa.string()), "dna_barcode": reads})
     files.check_reads(table)
     how: dict[str, Any] = {"least": given["least"], "novel_share": given["novel_share"]}
+    opening = opening_of(given) | {"with_reads": specimens.reads is not None, "config": config, "keys": given["keys"]}
     with out.progress() as progress:
-        library = open_for_specimens(
-            given["references"],
-            with_reads=specimens.reads is not None,
-            model=given["model"],
-            config=config,
-            keys=given["keys"],
-            progress=progress,
-            seed=given["seed"],
-            format=given["format"],
-            ranks=given["ranks"].split(",") if given["ranks"] else None,
-            marker=None if given["marker"] == "all" else given["marker"],
-            split="+".join(given["split"]) if given["split"] else None,
-            encoding=given["encoding"],
-        )
+        library = open_for_specimens(given["references"], progress=progress, **opening)
         if isinstance(library, JointLibrary):
             answers = library.identify(specimens, **how, progress=progress)
         else:
