@@ -6,16 +6,13 @@ reads them while it is iterated. The loaders of BIOSCAN-1M, Canadian Invertebrat
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +26,7 @@ from ..release.problems import Problem, ReleaseError
 from ..release.tables import read_strings
 from ..schema import COLUMNS, LABEL_COLUMNS, UNASSIGNED
 from .manifest import LABELS_FILE
+from .release_source import cache_folder, cached_labels, stats
 from .request import (
     check_row_options,
     combine,
@@ -156,10 +154,8 @@ def load(
 
 def _cache(source: BlockSource, *more: Any) -> Path:
     """Folder in the cache of `datasets` for what is made of the files as they are now."""
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
-    key = hashlib.sha256(repr((source.about, stats, *more)).encode()).hexdigest()[:16]
     slug = re.sub(r"\W+", "-", source.name.lower())
-    return Path(datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{slug}-{key}"
+    return cache_folder(slug, repr((source.about, stats(source.files), *more)))
 
 
 def _scanned(source: BlockSource) -> tuple[LabelMaps, list[str], str]:
@@ -186,11 +182,6 @@ def _stream(
     )
 
 
-@lru_cache(maxsize=2)
-def _labels(path: str, ranks: tuple[str, ...]) -> LabelMaps:
-    return LabelMaps.load(path).select(ranks)
-
-
 def _rows(
     read: Callable[..., Iterator[pa.Table]],
     about: dict[str, Any],
@@ -199,7 +190,7 @@ def _rows(
     max_nucleotides: int | None,
     split: str,
 ) -> Iterator[dict[str, Any]]:
-    maps = _labels(labels, ranks) if ranks else LabelMaps({})
+    maps = cached_labels(labels, ranks) if ranks else LabelMaps({})
     for table in read(**about, splits=(split,)):
         yield from prepare_table(table, maps, max_nucleotides).to_pylist()
 

@@ -245,19 +245,13 @@ def _marked(card: str, generated: str, uploaded: str) -> str:
 
 
 def _splits(counts: Mapping[str, int], statistics: Sequence[Mapping[str, Any]] | None) -> str:
-    return (
-        f"Rows: **{sum(counts.values()):,}** in all. Each barcode is counted once; N at its ends is ignored.\n\n"
-        f"{_counts_table(counts, statistics)}"
-    )
-
-
-def _counts_table(counts: Mapping[str, int], statistics: Sequence[Mapping[str, Any]] | None) -> str:
     sets = {"pretrain": "unknown", "other_heldout": "held out"}
     sets |= {split: name for name in ("seen", "unseen") for split in METASPLITS[name]}
+    columns = ("samples",) if statistics is None else ("samples", "barcodes", "species")
     if statistics is None:
-        return table(
-            ("split", "samples", "species are"), [(name, n, sets.get(name, "")) for name, n in counts.items()]
-        )
-    columns = ("samples", "barcodes", "species")
+        statistics = [{"split": split, "samples": n} for split, n in counts.items()]
     rows = [(row["split"], *(row[column] for column in columns), sets.get(row["split"], "")) for row in statistics]
-    return table(("split", *columns, "species are"), rows)
+    return (
+        f"Rows: **{sum(counts.values()):,}** in all. Each barcode is counted once; N at its ends is ignored.\n\n"
+        f"{table(('split', *columns, 'species are'), rows)}"
+    )

@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..files import replacing
 from ..progress import Progress, silent
@@ -140,16 +139,7 @@ def _blocks(
 ) -> Iterator[pa.Table]:
     row = 1
     for table in tables:
-        ids = as_text(table, names[0], file.path).combine_chunks()
-        missing = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), True)
-        if pc.any(missing).as_py():
-            raise ValueError(f"{str(file.path)!r} has no id in row {row + pc.index(missing, True).as_py()}.")
-        bodies = [body or b"" for body in as_text(table, names[1], file.path).cast(pa.binary()).to_pylist()]
-
-        def place(record: int, character: int, row: int = row) -> str:
-            return f"row {row + record}"
-
-        block = file.barcodes(ids, bodies, place)
+        block = file.rows(*(as_text(table, name, file.path) for name in names), first=row)
         for name in kept:
             if name not in block.column_names:
                 block = block.append_column(name, as_text(table, name, file.path))

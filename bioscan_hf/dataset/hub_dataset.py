@@ -82,7 +82,7 @@ class HubDataset:
             raise ValueError(f"The dataset {self.name!r} has no Parquet files, so it cannot be loaded.")
         return found
 
-    def label_maps(self, config: str = "dna") -> LabelMaps:
+    def label_maps(self) -> LabelMaps:
         """The label ids in labels.json.
 
         Raises:

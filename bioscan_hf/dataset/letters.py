@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..barcodes import AMBIGUOUS, GAPS
 from ..schema import MISSING_TAXA
@@ -88,6 +89,14 @@ class SequenceFile:
             return text.decode(self.encoding)
         except UnicodeDecodeError as error:
             raise self.encoding_error(error) from error
+
+    def rows(self, ids: pa.ChunkedArray, sequences: pa.ChunkedArray, first: int) -> pa.Table:
+        """`barcodes` of columns of text. `first` is the number of their first row; a row without an id is refused."""
+        missing = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), True)
+        if pc.any(missing).as_py():
+            raise ValueError(f"{str(self.path)!r} has no id in row {first + pc.index(missing, True).as_py()}.")
+        bodies = [body or b"" for body in sequences.cast(pa.binary()).to_pylist()]
+        return self.barcodes(ids.combine_chunks(), bodies, lambda record, character: f"row {first + record}")
 
     def barcodes(self, ids: pa.Array, bodies: list[bytes], place: Place) -> pa.Table:
         """Table of ids and barcodes; raises ValueError for the first letter that is not allowed."""

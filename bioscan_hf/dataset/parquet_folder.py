@@ -56,7 +56,7 @@ class ParquetFolder:
         """Whether `build` has written the files: names and barcodes have one spelling."""
         return self.manifest is not None or (self.path / LABELS_FILE).is_file()
 
-    def label_maps(self, config: str = "dna") -> LabelMaps:
+    def label_maps(self) -> LabelMaps:
         """The label ids in labels.json. If it is missing, they are rebuilt from a build that is complete and whole.
 
         Raises:

@@ -43,9 +43,9 @@ def cache_folder(config: str, content: str, cache_dir: str | None = None) -> Pat
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "bioscan_hf" / f"{config}-{key}"
 
 
-def _stats(paths: Sequence[Path]) -> str:
+def stats(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """Names, sizes and times of files."""
-    return repr([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 class Release:
@@ -62,13 +62,13 @@ class Release:
         """The cached build of the metadata. If several processes ask at once, one builds it."""
         boxes = find_boxes(self.metadata)
         read = [self.metadata, *([] if boxes is None else [boxes])]
-        folder = cache_folder("release", _VERSION + _stats(read), self.cache_dir)
+        folder = cache_folder("release", f"{_VERSION}{stats(read)}", self.cache_dir)
         with locked(folder.parent, "build", wait=True, name=f"{folder.name}.lock"):
             return build(self.source, folder, ["dna"], unassigned=True)
 
-    def label_maps(self, config: str = "dna") -> LabelMaps:
+    def label_maps(self) -> LabelMaps:
         """The label ids of all rows."""
-        return _labels(str(self.built().path.with_name(LABELS_FILE)))
+        return cached_labels(str(self.built().path.with_name(LABELS_FILE)))
 
     def taxon_names(self, request: Request) -> LabelMaps:
         """Names that the rows can have."""
@@ -148,7 +148,7 @@ class _PhotosOf:
         photos = Photos(source.photo_root, config, splits=splits)
         photos.check(splits)
         self.root, self.config, self.splits = source.photo_root, config, tuple(splits)
-        self.index = cache_folder("zip-index", _VERSION + _stats(photos.zips), source.cache_dir)
+        self.index = cache_folder("zip-index", f"{_VERSION}{stats(photos.zips)}", source.cache_dir)
         if photos.zips:
             with locked(self.index.parent, "index", wait=True, name=f"{self.index.name}.lock"):
                 photos = self.open()
@@ -183,7 +183,8 @@ def _row_group(path: str, group: int, columns: tuple[str, ...]) -> pa.Table:
 
 
 @lru_cache(maxsize=2)
-def _labels(path: str, ranks: tuple[str, ...] | None = None) -> LabelMaps:
+def cached_labels(path: str, ranks: tuple[str, ...] | None = None) -> LabelMaps:
+    """Label ids of a file, of some ranks or of all. The last ones are kept, since streams open them shard by shard."""
     maps = LabelMaps.load(path)
     return maps if ranks is None else maps.select(ranks)
 
@@ -201,7 +202,7 @@ def _rows(
     """Rows of some pieces of one split, and the photos of these rows."""
     values = [column for column in columns if column != "image"]
     needed = tuple(dict.fromkeys([*values, "processid", *ranks, *(rank for rank, _ in taxon)]))
-    maps = _labels(labels, ranks) if ranks else LabelMaps({})
+    maps = cached_labels(labels, ranks) if ranks else LabelMaps({})
     opened = None if photos is None else photos.open()
     try:
         for path, group, start, end in pieces:

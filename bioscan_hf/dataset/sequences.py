@@ -276,16 +276,7 @@ def _read_table(
     others = {name: ours[name] for name in kept}
     wanted = list(dict.fromkeys(["processid", "dna_barcode", *labels, *markers, *others.values()]))
     for row, table in read_rows(file.path, wanted, refuse, encoding=file.encoding, names=chosen):
-
-        def place(record: int, character: int, row: int = row) -> str:
-            return f"row {row + record}"
-
-        cells = table["processid"].combine_chunks()
-        missing = pc.fill_null(pc.equal(cells, ""), True)
-        if pc.any(missing).as_py():
-            raise ValueError(f"{str(file.path)!r} has no id in row {row + pc.index(missing, True).as_py()}.")
-        bodies = [body or b"" for body in table["dna_barcode"].cast(pa.binary()).to_pylist()]
-        block = file.barcodes(cells, bodies, place)
+        block = file.rows(table["processid"], table["dna_barcode"], row)
         for rank in labels:
             block = block.append_column(rank, table[rank])
         for name in markers:

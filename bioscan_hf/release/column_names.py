@@ -157,13 +157,10 @@ def _same_numbers(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArr
     """Whether cells hold the same number or text."""
     same = pc.equal(one, other)
     try:
-        return pc.or_(same, pc.fill_null(pc.equal(*(_number(column) for column in (one, other))), False))
+        numbers = (pc.cast(pc.if_else(pc.equal(cells, ""), None, cells), pa.float64()) for cells in (one, other))
+        return pc.or_(same, pc.fill_null(pc.equal(*numbers), False))
     except pa.ArrowInvalid:  # some are not numbers
         return same
-
-
-def _number(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.cast(pc.if_else(pc.equal(column, ""), None, column), pa.float64())
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ _BLOCK_BYTES = 4 << 20
 _RECORDS = 10_000
 
 
-def plain_keys(record: Mapping[str, Any]) -> list[str]:
+def plain_keys(keys: Iterable[str]) -> list[str]:
     """Keys that name columns; those with "@" or ":" belong to JSON-LD."""
-    return [key for key in record if "@" not in key and ":" not in key]
+    return [key for key in keys if "@" not in key and ":" not in key]
 
 
 def json_tables(path: Path, stream: Bytes, names: list[str], wanted: list[str]) -> Iterator[pa.Table]:
@@ -61,7 +61,7 @@ def first_keys(path: Path, start: bytes) -> list[str]:
         raise ReleaseError(f"{path} is not one JSON object per row ({error}).") from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ReleaseError(f"{path} holds {str(pairs)[:60]!r} where an object was expected.")
-    names = [key for key, _ in pairs if "@" not in key and ":" not in key]
+    names = plain_keys(key for key, _ in pairs)
     if wrong := [name for name in names if _SURROGATE.search(name)]:
         raise ReleaseError(f"{path} has a key {wrong[0][:80]!r}, with half of a character.")
     return names

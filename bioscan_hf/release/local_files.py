@@ -12,16 +12,8 @@ from typing import Any
 
 from ..files import read_json, write_json
 from ..progress import Progress, silent
-from .catalogue import (
-    CSV_CHECKSUM,
-    METADATA_CSV,
-    PROJECT,
-    SAMPLE_PHOTOS,
-    Checksum,
-    Need,
-    PublishedFile,
-    needs,
-)
+from .catalogue import CSV_CHECKSUM, METADATA_CSV, PROJECT, SAMPLE_PHOTOS, Checksum, Need, PublishedFile, needs
+from .layout import photo_folder
 
 #: File in the release folder that keeps digests computed here and checksums reported by the Hub.
 CHECKED_FILE = ".bioscan_hf_checked.json"
@@ -197,15 +189,14 @@ def unpacked_state(checked: Checked, config: str, need: Need, progress: Progress
     """State of the unpacked data if they are usable, and a note on unpacked data that are not."""
     if need.what == "metadata":
         return _unpacked_metadata(checked, progress)
-    root = checked.root
-    folders = [folder for folder in (root / "bioscan5m/images" / config, root / "images" / config) if folder.is_dir()]
-    if not need.splits or not folders or not all((folders[0] / split).is_dir() for split in need.splits):
+    folder = photo_folder(checked.root, config)
+    if not need.splits or folder is None or not all((folder / split).is_dir() for split in need.splits):
         return None, ""
-    name, how = str(folders[0].relative_to(root)), "no checksum is published"
+    name, how = str(folder.relative_to(checked.root)), "no checksum is published"
     if config == "cropped_256":
         samples = {photo: md5 for photo, md5 in SAMPLE_PHOTOS.items() if photo.split("/")[0] in need.splits}
         for photo, md5 in samples.items():
-            path = folders[0] / photo
+            path = folder / photo
             if not path.is_file():
                 return None, f"the folder {name} is incomplete: it has no {photo}"
             found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

@@ -114,9 +114,9 @@ class Dialect:
         return self.begun(data, start) >= len(data) - data.endswith(b"\r")
 
     def count(self, line: bytes) -> int:
-        """Cells of one line of the file read by itself, or of a well-formed record."""
-        if b'"' in line:
-            line = self._patterns[2].sub(b"", line.rstrip(b"\r"))
+        """Cells of one line of the file read by itself, or of a record."""
+        if self.quoted and b'"' in line:
+            line = self._patterns[2].sub(b"", line.rstrip(b"\r\n"))
         return line.count(self.delimiter.encode()) + 1
 
     def swallows(self, record: bytes) -> bool:
@@ -283,7 +283,7 @@ def _by_record(data: bytes, dialect: Dialect, line: int, last: bool, start: int,
             if data.find(b"\n", place) < 0 or dialect.unfinished(data, place):
                 break
         record = data[place : max(end, first)]
-        cells = _cells(record, dialect) if end > 0 else 0
+        cells = dialect.count(record) if end > 0 else 0
         long = len(record) > LONGEST_RECORD
         if end < 0 or end > first and (cells != dialect.cells or long or dialect.swallows(record)):
             end = first  # its other lines can be records
@@ -312,7 +312,7 @@ def _stray_quote(data: bytes, dialect: Dialect, start: int, end: int) -> str:
 
 
 def _describe(record: bytes, dialect: Dialect, line: int) -> Bad:
-    text, cells = _start(record), _cells(record, dialect)
+    text, cells = _start(record), dialect.count(record)
     if len(record) > LONGEST_RECORD:
         return Bad(line, f"is longer than {LONGEST_RECORD:,} bytes", text)
     if b"\0" in record:
@@ -321,13 +321,6 @@ def _describe(record: bytes, dialect: Dialect, line: int) -> Bad:
         return Bad(line, "holds a carriage return that does not end a line", text)
     cut = " (has the file been cut off?)" if cells < dialect.cells else ""
     return Bad(line, f"has {cells} cell{'s' * (cells != 1)} instead of {dialect.cells}{cut}", text)
-
-
-def _cells(record: bytes, dialect: Dialect) -> int:
-    """Number of cells of a record."""
-    if not dialect.quoted or b'"' not in record:
-        return record.count(dialect.delimiter.encode()) + 1
-    return dialect.count(record.rstrip(b"\r\n"))
 
 
 def _start(record: bytes) -> str:

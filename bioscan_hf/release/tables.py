@@ -232,12 +232,8 @@ def _checked(path: Path, names: list[str]) -> list[str]:
 
 
 def _check_utf8(path: Path, data: bytes, where: str) -> None:
-    if data.isascii():
-        return
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, where, data[max(0, error.start - 20) : error.end + 20]) from None
+    if (error := _not_decoded(data)) is not None:
+        raise not_utf8(path, where, data[max(0, error.start - 20) : error.end + 20])
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -332,8 +328,8 @@ def _parse(path: Path, block: Block, header: Header, wanted: list[str]) -> tuple
             except pa.ArrowInvalid:  # a line has another number of cells
                 pass
         block = block.checked(dialect)
-    if (place := _not_decoded(block.data)) is not None:
-        raise _encoding_error(path, block, header, dialect, place)
+    if (error := _not_decoded(block.data)) is not None:
+        raise _encoding_error(path, block, header, dialect, error.start)
     if not len(block.lines):
         return None, block.bad
     table = _table(block, header, dialect, wanted)
@@ -345,13 +341,13 @@ def _parse(path: Path, block: Block, header: Header, wanted: list[str]) -> tuple
     return table, block.bad
 
 
-def _not_decoded(data: bytes) -> int | None:
-    """Place of the first byte that is not UTF-8."""
+def _not_decoded(data: bytes) -> UnicodeDecodeError | None:
+    """The error for the first byte that is not UTF-8."""
     if not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError as error:
-            return error.start
+            return error
     return None
 
 
