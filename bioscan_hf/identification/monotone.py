@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 #: Fewest references asked about, right and wrong, for a model.
@@ -84,12 +85,13 @@ class Monotone:
         Features that were added later than the model was fitted are the last, and are not used.
         """
         pieces = _pieces(x[:, : len(self.knots)], self.knots)
-        score = pieces @ self.weights.ravel() + self.bias
+        # By torch, whose threads the workers share; those of numpy wait for each other.
+        score = (torch.from_numpy(pieces) @ torch.from_numpy(self.weights.ravel())).numpy() + self.bias
         if self.spread is None:
             return (_probability(score),) * 2
-        root = self.spread.astype(np.float32)
-        deviations = pieces.astype(np.float32) @ root[1:] + root[0]
-        spread = np.sqrt(np.einsum("nr,nr->n", deviations, deviations))
+        root = torch.from_numpy(self.spread.astype(np.float32))
+        deviations = torch.addmm(root[0], torch.from_numpy(pieces.astype(np.float32)), root[1:])
+        spread = torch.linalg.vector_norm(deviations, dim=1).double().numpy()
         return _probability(score), _probability(score - self.caution * spread)
 
 
