@@ -263,13 +263,14 @@ def write_plots(
     counts = Counter(taxon for taxon in rows.labels[rank] if taxon is not None)
     _write(output / "keys.png", accuracy_by_keys(by_taxon, counts, sizes))
     if options.source is not None and "image" in keys.embeddings:
-        _write(output / "gallery.png", _gallery(options, specimens, keys))
+        possible = combinations_of(list(keys.embeddings))
+        figure = draw_gallery(options, specimens, [name for name in REPORTED if name in possible], GALLERY_NEIGHBOURS)
+        _write(output / "gallery.png", figure)
 
 
-def _gallery(options: EvaluateOptions, specimens: Mapping[str, Specimens], keys: Specimens) -> Any:
-    """A figure of queries of seen and unseen species, and their neighbours in the reported combinations."""
-    possible = combinations_of(list(keys.embeddings))
-    shown = [name for name in REPORTED if name in possible]
+def draw_gallery(options: EvaluateOptions, specimens: Mapping[str, Specimens], shown: Sequence[str], k: int) -> Any:
+    """A figure of queries of seen and unseen species, and their k nearest neighbours in some combinations."""
+    keys = joined([specimens[split] for split in resolve_splits(options.key_splits)])
     chosen: list[tuple[str, str]] = []  # split and processid
     asked: dict[str, list[Any]] = {name: [] for name in shown}
     for split in QUERIES[options.evaluate]:
@@ -284,9 +285,9 @@ def _gallery(options: EvaluateOptions, specimens: Mapping[str, Specimens], keys:
     for name in shown:
         rows = rows_of(keys, name.split("->")[1], ranks)
         index = build_index(rows.vectors, rows.labels, ids=rows.ids)
-        k = min(GALLERY_NEIGHBOURS, len(index))
-        found[name] = (rows, retrieve(index, np.stack(asked[name]), k=k, ties=options.ties))
-        wanted |= {rows.ids[row] for row in found[name][1].neighbours.reshape(-1)}
+        result = retrieve(index, np.stack(asked[name]), k=min(k, len(index)), ties=options.ties)
+        found[name] = (rows, result)
+        wanted |= {rows.ids[row] for row in result.neighbours.reshape(-1)}
     photos = _photos(options, wanted)
     queries: list[tuple[bytes | None, dict[str, str | None]]] = []
     for split, processid in chosen:

@@ -65,23 +65,13 @@ def download(
     from ..release.download import download as fetch
     from ..release.local_files import check as check_files
 
+    how: dict[str, Any] = {"boxes": boxes, "dataset": dataset, "reread": reread}
     with out.progress(in_bytes=True) as progress:
         if check:
-            states = check_files(output, config, split, boxes=boxes, dataset=dataset, reread=reread, progress=progress)
+            states = check_files(output, config, split, progress=progress, **how)
         else:
-            states = fetch(
-                output,
-                config,
-                split,
-                source=source,
-                revision=revision,
-                boxes=boxes,
-                dataset=dataset,
-                reread=reread,
-                retries=retries,
-                progress=progress,
-                say=out.say,
-            )
+            how |= {"source": source, "revision": revision, "retries": retries, "say": out.say}
+            states = fetch(output, config, split, progress=progress, **how)
     if check:
         out.say(*map(str, states))
     unusable = [state for state in states if not state.usable]
@@ -298,24 +288,18 @@ def publish(
     from ..identification.stored import is_library
 
     if is_library(folder):
-        return _publish_library(folder, repo_id, private, revision, license, out)
-    with out.progress(in_bytes=True) as progress:
-        url = upload(
-            folder, repo_id, private=private, revision=revision, license=license, force=force, progress=progress
-        )
-    out.say(f"Published: {url}", f'  load_dataset("{repo_id}", split="train", streaming=True)')
-    return {"repo_id": repo_id, "commit": url}
+        from ..identification.publish import push_folder
 
-
-def _publish_library(
-    folder: Path, repo_id: str, private: bool, revision: str | None, license: str | None, out: Output
-) -> Result:
-    from ..identification.publish import push_folder
-
-    if license is None:
-        raise typer.BadParameter("the licence of the references is not known: give --license, such as cc-by-4.0.")
-    url = push_folder(folder, repo_id, license=license, private=private, revision=revision)
-    out.say(f"Published: {url}", f"  bioscan-hf identify reads.fasta names.csv --references {repo_id}")
+        if license is None:
+            raise typer.BadParameter("the licence of the references is not known: give --license, such as cc-by-4.0.")
+        url = push_folder(folder, repo_id, license=license, private=private, revision=revision)
+        use = f"bioscan-hf identify reads.fasta names.csv --references {repo_id}"
+    else:
+        how: dict[str, Any] = {"private": private, "revision": revision, "license": license, "force": force}
+        with out.progress(in_bytes=True) as progress:
+            url = upload(folder, repo_id, progress=progress, **how)
+        use = f'load_dataset("{repo_id}", split="train", streaming=True)'
+    out.say(f"Published: {url}", f"  {use}")
     return {"repo_id": repo_id, "commit": url}
 
 

@@ -7,34 +7,30 @@ import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
+from importlib import import_module, resources
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, Image, load_dataset
 from matplotlib.figure import Figure
 
 from .. import plots
 from ..dataset.load import load_bioscan5m
-from ..evaluation.retrieval_plots import Found, gallery
-from ..evaluation.retrieval_protocol import rows_of
-from ..evaluation.specimens import joined, load_specimens
+from ..evaluation.specimens import load_specimens
 from ..files import write_text
 from ..schema import REPORTED_RANKS
-from ..search.index import build_index
-from ..search.retrieve import retrieve
 from ..statistics.gap import barcode_gaps
 from ..statistics.measures import geography
+from ..training.options.evaluate import EvaluateOptions
 from .demo_steps import MADE_UP, REMARK, Named
 
 PAGE = "report.html"
 
-#: Names shown, and photos that the gallery asks about of seen and of unseen species each.
-ROWS, QUERIES, RETRIEVED = 8, 3, 5
+#: Names shown, and photos that the gallery shows for each query.
+ROWS, RETRIEVED = 8, 5
 
 
 def write_report(output: Path, results: Mapping[str, Any], names: Named) -> None:
@@ -88,31 +84,14 @@ def _sites(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
 
 def _gallery(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
     """Photos of the test splits and the nearest photos of train and key_unseen."""
-    folder, ranks = output / "retrieval" / "embeddings", list(REPORTED_RANKS)
-    keys = rows_of(joined([load_specimens(folder / split) for split in ("train", "key_unseen")]), "image", ranks)
-    index = build_index(keys.vectors, keys.labels, ids=keys.ids)
-    queries: list[tuple[str, dict[str, str | None]]] = []
-    found: list[list[tuple[str, dict[str, str | None], float]]] = []
-    for split in ("test", "test_unseen"):
-        asked = rows_of(load_specimens(folder / split), "image", ranks)
-        chosen = np.random.default_rng(0).permutation(len(asked.ids))[:QUERIES].tolist()
-        result = retrieve(index, asked.vectors[chosen], k=min(RETRIEVED, len(keys.ids)), ties="vote")
-        queries += [(asked.ids[row], {rank: asked.labels[rank][row] for rank in ranks}) for row in chosen]
-        found += [
-            [
-                (keys.ids[row], {rank: keys.labels[rank][row] for rank in ranks}, float(s))
-                for row, s in zip(*one, strict=True)
-            ]
-            for one in zip(result.neighbours, result.similarities, strict=True)
-        ]
-    wanted = {name for name, _ in queries} | {name for one in found for name, _, _ in one}
-    photos = _photos_of(output / "dataset", ("train", "key_unseen", "test", "test_unseen"), wanted)
-    shown = [[Found(photos.get(name), taxa, near) for name, taxa, near in one] for one in found]
-    figure = gallery([(photos.get(name), taxa) for name, taxa in queries], {"image->image": shown})
-    return figure, (
+    program = import_module("bioscan_hf.trainers.evaluate_clibd")
+    options = EvaluateOptions(str(output / "retrieval"), source=str(output / "dataset"))
+    folder = output / "retrieval" / "embeddings"
+    specimens = {split: load_specimens(folder / split) for split in program.splits_of(options)}
+    return program.draw_gallery(options, specimens, ["image->image"], RETRIEVED), (
         f"Photos (left) and the {RETRIEVED} nearest photos by CLIBD, which a minute of training makes rough. A tick "
-        f"marks the right species. The first {QUERIES} queries are of species with names in train, the others of "
-        f"species without."
+        f"marks the right species. The first {program.GALLERY_QUERIES // 2} queries are of species with names in "
+        f"train, the others of species without."
     )
 
 
@@ -229,14 +208,6 @@ def _judged(names: Named) -> dict[str, tuple[list[float], list[bool]]]:
             sure, right = zip(*kept, strict=True)
             found[rank] = (list(sure), list(right))
     return found
-
-
-def _photos_of(dataset: Path, splits: Sequence[str], wanted: set[str]) -> dict[str, bytes]:
-    """Processid -> its encoded photo."""
-    data = load_bioscan5m(dataset, "cropped_256", "+".join(splits), columns=["processid", "image"])
-    rows = [i for i, name in enumerate(data["processid"]) if name in wanted]
-    raw = data.cast_column("image", Image(decode=False)).select(rows)
-    return {row["processid"]: row["image"]["bytes"] for row in raw if row["image"] is not None}
 
 
 def _frequent(data: Dataset, species: int = 6, each: int = 4) -> list[tuple[bytes, str]]:

@@ -134,7 +134,7 @@ def embed(
     dropped: dict[str, int] = {}
     for name, (folder, read) in _parts(given, own, out).items():
         try:
-            rows = _altered(read(), dna_noise) if dna_noise else read()
+            rows = read()
         except MissingSplit as error:
             if split or name == EVALUATED[-1] and not sizes:
                 whole = " To embed all of its specimens, save ids and barcodes as CSV or FASTA."
@@ -160,13 +160,10 @@ def _turned(rows: Any) -> str:
     chosen = np.unique(np.linspace(0, len(rows) - 1, STRANDS_COMPARED).astype(np.int64))[: len(rows)]
     part = rows.select(chosen).with_format("arrow")[:] if hasattr(rows, "with_format") else rows.take(chosen)
     barcodes = [one for one in map(spell, part["dna_barcode"].to_pylist()) if one and len(one) >= STRAND_LETTERS]
-    turned = int(placed(barcodes).turned.sum()) if barcodes else 0
-    return (
-        f"{turned:,} of {plural(len(barcodes), 'barcode')} compared are on the other strand, and get other vectors. "
-        f"Turn them first."
-        if turned
-        else ""
-    )
+    if not barcodes or not (turned := int(placed(barcodes).turned.sum())):
+        return ""
+    compared = plural(len(barcodes), "barcode")
+    return f"{turned:,} of {compared} compared are on the other strand, and get other vectors. Turn them first."
 
 
 def _notes(found: Any, dropped: int, config: str) -> str:
@@ -195,27 +192,24 @@ def _parts(given: dict[str, Any], own: bool, out: Output) -> dict[str, tuple[Pat
         kept = given | {"keep_empty": given["keep_empty"] or given["missing"] == "drop"}
         return {Path(source).name: (output, lambda: read_own_sequences(source, out, kept))}
     only = {"taxon": parse_taxon(taxon) if taxon else None, "unique_barcodes": given["unique_barcodes"]}
-    return {
-        name: (output / name, partial(_read_split, source, given["config"], name, only))
-        for name in given["split"] or EVALUATED
-    }
+    splits = given["split"] or EVALUATED
+    return {name: (output / name, partial(_read_split, given, name, only)) for name in splits}
 
 
-def _read_split(source: str, config: str, split: str, only: dict[str, Any]) -> Any:
-    """Rows to embed. All photos of a split are read where they are, without a copy."""
+def _read_split(given: dict[str, Any], split: str, only: dict[str, Any]) -> Any:
+    """Rows to embed, with errors if they are wanted. All photos of a split are read where they are, without a copy."""
     from ..dataset.load import load_bioscan5m
     from ..dataset.parquet_rows import open_rows
 
+    source, config = given["source"], given["config"]
     everything = config != "dna" and not any(only.values())
     rows = open_rows(source, config, split, ["processid", "image"]) if everything else None
-    return rows or load_bioscan5m(source, config, split, **only)
-
-
-def _altered(rows: Any, dna_noise: str) -> Any:
-    """Rows with errors in their barcodes."""
+    rows = rows or load_bioscan5m(source, config, split, **only)
+    if not given["dna_noise"]:
+        return rows
     from ..training.dna_noise import DnaNoise, noisy_rows
 
-    return noisy_rows(rows, DnaNoise.conditions()[dna_noise])
+    return noisy_rows(rows, DnaNoise.conditions()[given["dna_noise"]])
 
 
 def _check_embed_options(given: dict[str, Any], own: bool) -> None:
@@ -248,8 +242,7 @@ def _encoder(given: dict[str, Any]) -> tuple[Any, Any]:
     if given["config"] == "dna":
         from ..encoders.barcode_encoders import load_encoder
 
-        own = {name: given[name] for name in ("trust_remote_code", "pooling")}
-        return load_encoder(given["model"], **own)
+        return load_encoder(given["model"], **{name: given[name] for name in ("trust_remote_code", "pooling")})
     from ..encoders.image_encoders import load_image_encoder
 
     names = ("weights", "pooling", "random_weights", "zoom")
@@ -334,9 +327,8 @@ def card(
     check_exists(source, index)
     folder = index or (source if source.is_dir() else source.resolve().parent)
     output = output or folder / "README.md"
-    kept = (
-        source.is_dir() and index is None and (folder / "manifest.json").is_file() and output == folder / "README.md"
-    )
+    whole = source.is_dir() and index is None and output == folder / "README.md"
+    kept = whole and (folder / "manifest.json").is_file()
     if not kept:
         refuse_to_replace(force, output)
     from ..cards import read_results, write_card
