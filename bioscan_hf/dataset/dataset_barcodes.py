@@ -139,7 +139,8 @@ def _blocks(
 ) -> Iterator[pa.Table]:
     row = 1
     for table in tables:
-        block = file.rows(*(as_text(table, name, file.path) for name in names), first=row)
+        ids, sequences = (as_text(table, name, file.path) for name in names)
+        block = file.rows(ids, sequences, row)
         for name in kept:
             if name not in block.column_names:
                 block = block.append_column(name, as_text(table, name, file.path))

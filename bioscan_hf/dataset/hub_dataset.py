@@ -18,7 +18,7 @@ from .card import CARD_FILE
 from .hub_errors import explained
 from .layout import BY_COLUMN, check_shards, find_splits
 from .manifest import LABELS_FILE, MANIFEST_FILE, read_manifest
-from .parquet import open_files, stream_urls
+from .parquet import open_split, stream_urls
 from .parquet_folder import NO_LABELS, parquet_names
 from .release_source import cache_folder
 from .request import Request
@@ -28,13 +28,7 @@ READ_AHEAD = 1 << 16
 
 
 class HubDataset:
-    """A Parquet dataset on the Hub. Labels and shards are those of one commit.
-
-    Args:
-        name: "user/name".
-        revision: Branch, tag or commit; "main" by default.
-        token: Token for a private dataset; by default that of `hf auth login`.
-    """
+    """A Parquet dataset on the Hub ("user/name"). Labels and shards are those of one commit."""
 
     kind = "hub"
 
@@ -83,11 +77,7 @@ class HubDataset:
         return found
 
     def label_maps(self) -> LabelMaps:
-        """The label ids in labels.json.
-
-        Raises:
-            ValueError: if the dataset has no such file.
-        """
+        """The label ids in labels.json; ValueError if the dataset has no such file."""
         if not (self.snapshot / LABELS_FILE).is_file():
             raise ValueError(NO_LABELS.format(source=self.name, file=LABELS_FILE))
         return LabelMaps.load(self.snapshot / LABELS_FILE)
@@ -139,15 +129,19 @@ class HubDataset:
             folder = self._read_columns(chosen, request)
         else:
             folder = self._folder(chosen)
-        return open_files({split: [folder / name for name in names] for split, names in chosen.items()}, request)
+        paths = {split: [folder / name for name in names] for split, names in chosen.items()}
+        return {split: open_split(split, files, request) for split, files in paths.items()}
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
         """A stream of each chosen split."""
         request = replace(request, clean=not self.built)
-        start = f"hf://datasets/{self.name}@{self.commit}"
-        urls = {split: [f"{start}/{name}" for name in names] for split, names in self._chosen(request).items()}
+        start, storage = f"hf://datasets/{self.name}@{self.commit}", {"block_size": READ_AHEAD}
+        chosen = self._chosen(request)
         with explained(self.name, self.token):
-            return stream_urls(urls, request, self.token, {"block_size": READ_AHEAD})
+            return {
+                split: stream_urls(split, [f"{start}/{name}" for name in names], request, self.token, storage)
+                for split, names in chosen.items()
+            }
 
     def _read_columns(self, chosen: Mapping[str, list[str]], request: Request) -> Path:
         """A folder, in the cache of `datasets`, with the chosen columns and taxa of some splits."""

@@ -26,8 +26,6 @@ from ..release.rows import Changes, cleaning
 from ..schema import COLUMNS, LABEL_COLUMNS, ROW_COLUMN
 from .request import TEXT_ROWS, Request, Taxon, prepare_stream
 
-Files = Mapping[str, Sequence[Path]]
-
 #: Bytes of photos whose copy is told beforehand, and bytes that a disk is assumed to copy in a second.
 LARGE_COPY, COPIED_PER_SECOND = 10**9, 150 * 10**6
 
@@ -37,11 +35,7 @@ _CLEANED = {*LABEL_COLUMNS, "taxon", "dna_barcode"}
 
 
 def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
-    """Schemas of Parquet files.
-
-    Raises:
-        ReleaseError: if a file cannot be read, or has other columns than the first.
-    """
+    """Schemas of Parquet files; ReleaseError if one cannot be read, or has other columns than the first."""
     schemas: list[pa.Schema] = []
     for file in files:
         try:
@@ -59,15 +53,10 @@ def check_files(files: Sequence[str | Path]) -> list[pa.Schema]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How to read files of one schema.
-
-    Attributes:
-        options: For the Parquet builder of `datasets`.
-        taxon: What is left to filter after reading: filters of Arrow know plain strings only, and names as they are.
-    """
+    """How to read files of one schema, by the Parquet builder of `datasets`."""
 
     options: dict[str, Any]
-    taxon: Taxon
+    taxon: Taxon  # left to filter after reading: filters of Arrow know plain strings only, as they are
 
     @classmethod
     def of(cls, schema: pa.Schema, request: Request, columns: tuple[str, ...] | None) -> _Plan:
@@ -145,20 +134,16 @@ def _builder(split: str, paths: Sequence[str], stats: Sequence[Any], request: Re
     return _Parquet(cache_dir=request.cache_dir, data_files=files, **options)
 
 
-def open_files(files: Files, request: Request) -> dict[str, Dataset]:
-    """The splits as memory-mapped Arrow files in the cache of `datasets`, which are written once.
+def open_split(split: str, files: Sequence[Path], request: Request) -> Dataset:
+    """A split as memory-mapped Arrow files in the cache of `datasets`, which are written once.
 
-    Each split has its own cache. Photos are copied there only if "image" is among the columns, and then with all
-    columns, so that they are copied once for all sets of columns; the caller selects the columns.
+    Photos are copied there only if "image" is among the columns, and then with all columns, so that they are copied
+    once for all sets of columns; the caller selects the columns.
 
     Raises:
         ReleaseError: if a file cannot be read.
         ValueError: if a column is missing.
     """
-    return {split: _open(split, some, request) for split, some in files.items()}
-
-
-def _open(split: str, files: Sequence[Path], request: Request) -> Dataset:
     schema = check_files(files)[0]
     photos = "image" in (schema.names if request.columns is None else request.columns)
     plan = _Plan.of(schema, request, None if photos else request.columns)
@@ -196,37 +181,27 @@ def _tell_of_copy(split: str, size: int, folder: str) -> None:
         )
 
 
-def stream_files(files: Files, request: Request) -> dict[str, IterableDataset]:
-    """A stream of each split. Its shards are row groups, which the workers of a DataLoader share."""
-    streams = {}
-    for split, some in files.items():
-        plan = _Plan.of(check_files(some)[0], request, request.columns)
-        builder = _builder(split, [os.path.realpath(file) for file in some], [("local",)], request, **plan.options)
-        streams[split] = _stream(builder, split, plan, request)
-    return streams
+def stream_split(split: str, files: Sequence[Path], request: Request) -> IterableDataset:
+    """A stream of a split. Its shards are row groups, which the workers of a DataLoader share."""
+    return _stream(split, [os.path.realpath(file) for file in files], check_files(files)[0], "local", request)
 
 
 def stream_urls(
-    urls: Mapping[str, Sequence[str]], request: Request, token: str | None, storage: Mapping[str, Any]
-) -> dict[str, IterableDataset]:
-    """The same for files on the Hub (hf://...).
-
-    Args:
-        storage: Options of the file system of the Hub.
-    """
+    split: str, urls: Sequence[str], request: Request, token: str | None, storage: Mapping[str, Any]
+) -> IterableDataset:
+    """The same for files on the Hub (hf://...), with options of its file system."""
     from huggingface_hub import HfFileSystem
 
-    streams = {}
-    for split, some in urls.items():
-        with HfFileSystem(token=token, **storage).open(some[0]) as file:
-            plan = _Plan.of(pq.read_schema(file), request, request.columns)
-        options = {"token": token, "storage_options": {"hf": dict(storage)}}
-        builder = _builder(split, some, [("hub",)], request, **plan.options, **options)
-        streams[split] = _stream(builder, split, plan, request)
-    return streams
+    with HfFileSystem(token=token, **storage).open(urls[0]) as file:
+        schema = pq.read_schema(file)
+    return _stream(split, urls, schema, "hub", request, token=token, storage_options={"hf": dict(storage)})
 
 
-def _stream(builder: Parquet, split: str, plan: _Plan, request: Request) -> IterableDataset:
+def _stream(
+    split: str, paths: Sequence[str], schema: pa.Schema, where: str, request: Request, **options: Any
+) -> IterableDataset:
+    plan = _Plan.of(schema, request, request.columns)
+    builder = _builder(split, paths, [(where,)], request, **plan.options, **options)
     data = builder.as_streaming_dataset(split=split).reshard()
     if request.clean:
         data = data.with_format("arrow").map(clean_table, batched=True, features=data.features).with_format(None)
@@ -244,8 +219,7 @@ def _stream(builder: Parquet, split: str, plan: _Plan, request: Request) -> Iter
 def clean_table(table: pa.Table, changes: Changes | None = None, file: str = "The dataset") -> pa.Table:
     """The table with names of taxa and barcodes in the one spelling that a release has.
 
-    Raises:
-        ReleaseError: if one of these columns does not hold text; `file` is named.
+    Raises ReleaseError if one of these columns of `file` does not hold text.
     """
     for i, name in enumerate(table.column_names):
         if name in _CLEANED:

@@ -17,7 +17,7 @@ from ..release.rows import split_name
 from ..schema import LABEL_COLUMNS, SPLITS, UNASSIGNED
 from .layout import BY_COLUMN, check_shards, find_splits, incomplete, split_order
 from .manifest import LABELS_FILE, MANIFEST_FILE, read_manifest, shard_names
-from .parquet import as_text, check_files, clean_table, open_files, stream_files
+from .parquet import as_text, check_files, clean_table, open_split, stream_split
 from .request import Request
 
 NO_LABELS = (
@@ -57,11 +57,7 @@ class ParquetFolder:
         return self.manifest is not None or (self.path / LABELS_FILE).is_file()
 
     def label_maps(self) -> LabelMaps:
-        """The label ids in labels.json. If it is missing, they are rebuilt from a build that is complete and whole.
-
-        Raises:
-            ValueError: if neither is there.
-        """
+        """The label ids in labels.json, or else rebuilt from a build that is whole; ValueError without either."""
         if (self.path / LABELS_FILE).is_file():
             return LabelMaps.load(self.path / LABELS_FILE)
         about = self.manifest
@@ -81,11 +77,7 @@ class ParquetFolder:
             return _names_in(list(dict.fromkeys(file for part in chosen for file in part.files)))
 
     def splits(self, config: str) -> dict[str, SplitFiles]:
-        """Split -> files of a config, which may be incomplete.
-
-        Raises:
-            ValueError: if the config is not there.
-        """
+        """Split -> files of a config, which may be incomplete; ValueError if the config is not there."""
         found = find_splits(self.names, config, self.source)
         if BY_COLUMN in found:
             return self._splits_by_column(found)
@@ -157,11 +149,7 @@ class ParquetFolder:
         return chosen
 
     def files(self, config: str, split: str | None = None) -> list[Path]:
-        """Files of the splits asked for, complete; a file can also hold rows of others, if it is not named by a split.
-
-        Raises:
-            ValueError: if the config or a shard is missing.
-        """
+        """Files of the splits asked for, complete. Files without the name of a split can also hold rows of others."""
         chosen = self._chosen(Request(config, split))
         return list(dict.fromkeys(file for part in chosen.values() for file in part.files))
 
@@ -180,17 +168,13 @@ class ParquetFolder:
 
     def open(self, request: Request) -> dict[str, Dataset]:
         """The chosen splits."""
-        return {
-            split: open_files({split: part.files}, self._fit(request, part))[split]
-            for split, part in self._chosen(request).items()
-        }
+        chosen = self._chosen(request)
+        return {split: open_split(split, part.files, self._fit(request, part)) for split, part in chosen.items()}
 
     def stream(self, request: Request) -> dict[str, IterableDataset]:
         """A stream of each chosen split."""
-        return {
-            split: stream_files({split: part.files}, self._fit(request, part))[split]
-            for split, part in self._chosen(request).items()
-        }
+        chosen = self._chosen(request)
+        return {split: stream_split(split, part.files, self._fit(request, part)) for split, part in chosen.items()}
 
 
 def parquet_names(folder: Path) -> Iterable[str]:

@@ -27,7 +27,7 @@ from ..release.photos import Photos
 from ..schema import ROW_COLUMN
 from .build import add_photos, build
 from .manifest import LABELS_FILE, Manifest
-from .parquet import open_files, stream_files
+from .parquet import open_split, stream_split
 from .request import Request, prepare_table, with_index_columns
 
 #: Rows of one shard of a stream with photos.
@@ -90,7 +90,7 @@ class Release:
 
     def open(self, request: Request) -> dict[str, Dataset]:
         """The chosen splits. Photos of other splits are not needed; they are read only if a column asks for them."""
-        return open_files(self._built_files(request), request)
+        return {split: open_split(split, files, request) for split, files in self._built_files(request).items()}
 
     def files(self, config: str, split: str | None = None) -> list[Path]:
         """Files of the splits asked for, in the cached build."""
@@ -111,7 +111,7 @@ class Release:
         built, splits, columns = self._chosen(request)
         files = built.files("dna", splits)
         if "image" not in columns:
-            return stream_files(files, request)
+            return {split: stream_split(split, some, request) for split, some in files.items()}
         photos = _PhotosOf(self, request.config, splits)
         about = {
             "photos": photos,
