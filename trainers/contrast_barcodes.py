@@ -137,11 +137,7 @@ def check_options(options: ContrastOptions, training_args: ContrastArguments) ->
 
 
 def load_split(options: ContrastOptions, split: str, ranks: Sequence[str]) -> Dataset:
-    """Barcodes and label ids of a split.
-
-    Raises:
-        ValueError: if there are no rows, or rows without a barcode.
-    """
+    """Barcodes and label ids of a split; ValueError if there are no rows, or rows without a barcode."""
     how = {"unique_barcodes": options.unique_barcodes, "labels": options.labels}
     data = load_rows(options.source, split, ranks=list(ranks), **how)
     return data.select_columns(["dna_barcode", *(f"{rank}_index" for rank in ranks)])
@@ -161,11 +157,7 @@ def check_data(data: Dataset, options: ContrastOptions, training_args: ContrastA
 
 
 def load_questions(options: ContrastOptions) -> dict[str, Dataset]:
-    """Barcodes and label ids of the validation splits, and of the split `train`, in which neighbours are searched.
-
-    Raises:
-        ValueError: if the source does not have one of these splits.
-    """
+    """Barcodes and label ids of the validation splits, and of the split `train`, in which neighbours are searched."""
     if options.validation_splits in (["none"], []):
         return {}
     questions = {split: load_split(options, split, [QUESTIONS[split]]) for split in options.validation_splits}
@@ -175,13 +167,12 @@ def load_questions(options: ContrastOptions) -> dict[str, Dataset]:
 class EncodedBarcodes:
     """Token ids and attention masks of the barcodes of a dataset, batch by batch each time it is iterated."""
 
-    def __init__(self, tokenizer: KmerTokenizer, data: Dataset, size: int = 4096):
-        self.tokenizer, self.size = tokenizer, size
-        self.data = data.select_columns(["dna_barcode"]).with_format("arrow")
+    def __init__(self, tokenizer: KmerTokenizer, data: Dataset):
+        self.tokenizer, self.data = tokenizer, data.select_columns(["dna_barcode"]).with_format("arrow")
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(self.data), self.size):
-            ids, mask = self.tokenizer.encode_column(self.data[start : start + self.size]["dna_barcode"])
+        for rows in self.data.iter(4096):
+            ids, mask = self.tokenizer.encode_column(rows["dna_barcode"])
             yield torch.from_numpy(ids), torch.from_numpy(mask)
 
 
@@ -243,13 +234,9 @@ def describe_model(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def main(options: ContrastOptions, training_args: ContrastArguments) -> dict[str, Any]:
-    """Trains an encoder, saves it in `training_args.output_dir`, and gives the content of its results file.
+    """Trains an encoder, and gives the content of its results file; an empty dict in all but the main process.
 
-    Only the main process writes and gives the content; the other processes give an empty dict.
-
-    Raises:
-        ValueError, FileExistsError, FileNotFoundError: before anything is written, if the options, the data, the model
-            or the output folder do not allow the run.
+    Raises ValueError, FileExistsError, or FileNotFoundError before anything is written.
     """
     check_options(options, training_args)
     how = Augmentation(**{field.name: getattr(options, field.name) for field in fields(Augmentation)})

@@ -228,6 +228,14 @@ class ClibdProcessor(ProcessorMixin):
                 batch[f"{modality}_present"] = torch.tensor([value is not None for value in values])
         return BatchFeature(batch, tensor_type=return_tensors)
 
+    def decoded(self, photos: Sequence[Any], names: Sequence[str]) -> list[np.ndarray]:
+        """Pixels of photos, uint8 (H, W, 3), see `photo_pixels`; black for None. `names` are for errors."""
+        filler = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        return [
+            filler if photo is None else photo_pixels(photo, f"{name}: the photo")
+            for photo, name in zip(photos, names, strict=True)
+        ]
+
     def _process_photos(
         self,
         photos: Sequence[Any],
@@ -236,11 +244,7 @@ class ClibdProcessor(ProcessorMixin):
         on_device: bool,
         generator: torch.Generator | None,
     ) -> dict[str, torch.Tensor]:
-        filler = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        pixels = [
-            filler if photo is None else photo_pixels(photo, f"{name}: the photo")
-            for photo, name in zip(photos, names, strict=True)
-        ]
+        pixels = self.decoded(photos, names)
         if mode == "eval" and not on_device:  # resized as floats, as published
             floats = [torch.from_numpy(photo).permute(2, 0, 1) / 255 for photo in pixels]
             return dict(self.image_processor(floats, do_rescale=False, return_tensors="pt"))
@@ -282,9 +286,7 @@ class ClibdProcessor(ProcessorMixin):
         return {"text_input_ids": encoded["input_ids"], "text_attention_mask": encoded["attention_mask"]}
 
 
-def photos_on_device(
-    batch: Mapping[str, torch.Tensor], image_processor: Any, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
+def photos_on_device(batch: Mapping[str, torch.Tensor], image_processor: Any) -> torch.Tensor:
     """`pixel_values` (B, 3, H, W) for the model, computed on the device of the batch.
 
     Args:
@@ -297,7 +299,7 @@ def photos_on_device(
         pixels = crops_on_device(pixels, batch["crop"], batch["flip"], image_processor.crop_size["height"])
     if "rotation" in batch:
         pixels = rotate_by(pixels, batch["rotation"], [255 * colour for colour in mean])
-    return normalize_on_device(pixels, mean, image_processor.image_std, dtype=dtype)
+    return normalize_on_device(pixels, mean, image_processor.image_std)
 
 
 def _several(values: Any) -> list[Any] | None:

@@ -21,13 +21,14 @@ from ..losses.rows import process_count
 from ..models.configuration_barcodebert import TAXON_OBJECTIVES
 from ..schema import LABEL_COLUMNS
 from .options.pretrain import PretrainingOptions
+from .options.shared import check_choices
 from .sampling import Order, taxon_order
 from .taxa import add_labels, training_classes
 
 #: Column of the labels in the training rows.
 LABEL = "taxon_label"
 
-#: Options that need --taxon_objective, and their values where they are not given.
+#: Options that need --taxon_objective, in the order of the fields of `TaxonObjective`, and their default values.
 DEFAULTS: Mapping[str, Any] = {
     "taxon_rank": "genus",
     "taxon_loss_weight": 0.1,
@@ -39,36 +40,22 @@ DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class TaxonObjective:
-    """Kind, rank and weight of the loss, and how batches are made for it.
+    """Kind, rank and weight of the loss, and how batches are made for it."""
 
-    Attributes:
-        kind: One of `TAXON_OBJECTIVES`.
-        rank: Rank of the labels, or dna_bin.
-        weight: Weight of the loss after the warm-up.
-        warmup_epochs: The weight rises from 0 in equal steps over these epochs.
-        taxa_per_batch: Taxa of which a batch has `rows_per_taxon` rows; 0 draws all rows at random.
-        rows_per_taxon: Rows of each of them, or all rows of a smaller taxon.
-        seed: Of the pairs.
-    """
-
-    kind: str
-    rank: str
-    weight: float
-    warmup_epochs: float
-    taxa_per_batch: int
-    rows_per_taxon: int
-    seed: int
+    kind: str  # one of `TAXON_OBJECTIVES`
+    rank: str  # of the labels, or dna_bin
+    weight: float  # after the warm-up
+    warmup_epochs: float  # over which the weight rises from 0 in equal steps
+    taxa_per_batch: int  # taxa of which a batch has `rows_per_taxon` rows; 0 draws all rows at random
+    rows_per_taxon: int  # or all rows of a smaller taxon
+    seed: int  # of the pairs
 
     @classmethod
     def of(cls, options: PretrainingOptions, seed: int, batch_size: int, accumulated: int) -> TaxonObjective | None:
         """The objective that the options describe; None without one.
 
-        Args:
-            batch_size: Rows of a global batch.
-            accumulated: Batches of a step in each process.
-
-        Raises:
-            ValueError: for options that are unknown, exclude each other, or do nothing.
+        A global batch has `batch_size` rows, in `accumulated` batches of each process. Raises ValueError for options
+        that are unknown, exclude each other, or do nothing.
         """
         given = {name: getattr(options, name) for name in DEFAULTS}
         if options.taxon_objective == "none":
@@ -78,26 +65,13 @@ class TaxonObjective:
                     f"{', '.join(idle)} would do nothing: give --taxon_objective {' or '.join(TAXON_OBJECTIVES)}."
                 )
             return None
-        values = {name: DEFAULTS[name] if value is None else value for name, value in given.items()}
-        made = cls(
-            kind=options.taxon_objective,
-            rank=values["taxon_rank"],
-            weight=values["taxon_loss_weight"],
-            warmup_epochs=values["taxon_warmup_epochs"],
-            taxa_per_batch=values["taxa_per_batch"],
-            rows_per_taxon=values["rows_per_taxon"],
-            seed=seed,
-        )
+        values = (DEFAULTS[name] if value is None else value for name, value in given.items())
+        made = cls(*(options.taxon_objective, *values, seed))
         made._check(options, batch_size, accumulated)
         return made
 
     def _check(self, options: PretrainingOptions, batch_size: int, accumulated: int) -> None:
-        for name, value, allowed in (
-            ("taxon_objective", self.kind, TAXON_OBJECTIVES),
-            ("taxon_rank", self.rank, LABEL_COLUMNS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"--{name} is {value!r}. Choose one of {', '.join(allowed)}.")
+        check_choices(options, {"taxon_objective": TAXON_OBJECTIVES, "taxon_rank": LABEL_COLUMNS})
         if options.backbone != "bert" or options.vocabulary != "barcodebert-cls":
             raise ValueError(
                 f"--taxon_objective {self.kind} reads the [CLS] token (given: --vocabulary {options.vocabulary}, "
@@ -134,16 +108,10 @@ class TaxonObjective:
         return partial(taxon_order, taxa=self.taxa_per_batch, rows=self.rows_per_taxon)
 
     def loss(self, head: Any, embeddings: torch.Tensor, labels: torch.Tensor, count: torch.Tensor, step: int) -> Any:
-        """The loss of a batch in nats, without its weight.
+        """The loss in nats, without its weight, of hidden states of [CLS] (B, D) and ids (B,), negative where missing.
 
-        Averaged over processes, it and its gradients are those of one process with all rows.
-
-        Args:
-            head: `TaxonHead` of the model.
-            embeddings: Hidden states of [CLS], (B, D).
-            labels: Ids (B,), negative where missing.
-            count: Labels of the whole step, over all processes and accumulated batches.
-            step: Number of the step, from which the pairs follow.
+        Averaged over processes, it and its gradients are those of one process with all rows. `count` is that of the
+        labels of the whole step, over all processes and accumulated batches. The pairs follow from `step`.
         """
         if self.kind == "classes":
             return class_sum(head(embeddings), labels) / count.clamp(min=1) * process_count()
@@ -153,14 +121,7 @@ class TaxonObjective:
 
 
 def label_rows(data: Dataset, rank: str) -> tuple[Dataset, list[str]]:
-    """`dna_barcode` and the column `LABEL` of training rows, and the names of the classes.
-
-    Args:
-        data: Rows with names at `rank`.
-
-    Raises:
-        ValueError: if the rows have fewer than two taxa at the rank.
-    """
+    """`dna_barcode` and the column `LABEL` of rows with names at a rank, and the names of the classes, two or more."""
     classes = training_classes(data, [rank])
     labelled = add_labels(data, classes).rename_column(f"{rank}_label", LABEL)
     return labelled.select_columns(["dna_barcode", LABEL]), classes[rank]

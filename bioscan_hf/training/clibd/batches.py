@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...barcodes import barcode_digest
-from ...models.pixels import photo_pixels
 from ...models.processing_clibd import MODALITIES, ROTATION, ClibdProcessor
 from ...models.random_crops import photos_to_crop
 from ...models.taxonomy_text import clibd_text
@@ -117,14 +115,8 @@ class ClibdCollator(SeededCollator):
         if self.mode == "eval":
             return self._process("image", photos, images=photos, names=names)
         if self.augment_on_device:
-            size = self.processor.image_size
-            filler = np.zeros((size, size, 3), np.uint8)
-            pixels = [
-                filler if photo is None else photo_pixels(photo, f"{name}: the photo")
-                for photo, name in zip(photos, names, strict=True)
-            ]
             resized = self.processor.image_processor.size["shortest_edge"]
-            made = photos_to_crop(pixels, resized, ROTATION, draws)
+            made = photos_to_crop(self.processor.decoded(photos, names), resized, ROTATION, draws)
             return made | {"image_present": torch.tensor([photo is not None for photo in photos])}
         parts = [
             self._process("image", [photo], images=[photo], names=[name], generator=draw)

@@ -20,10 +20,8 @@ def chain_order(labels: NDArray[np.int64], batch_size: int, seed: Sequence[int])
     """A permutation (n,) of the rows in chains; a batch cuts the last of its chains short.
 
     A link of a rank is a row of the same taxon that is not yet in the epoch, of another taxon at the finer ranks where
-    a few tries find one. Links that no row is left for are left out.
-
-    Args:
-        labels: Taxa of each row (n, R), finest rank first; negative where missing.
+    a few tries find one. Links that no row is left for are left out. `labels` are the taxa of each row (n, R), finest
+    rank first, negative where missing.
     """
     drawn = np.random.default_rng(list(seed)).permutation(len(labels)).tolist()
     ids = labels.tolist()

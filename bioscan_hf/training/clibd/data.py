@@ -81,10 +81,9 @@ def columns_needed(options: ClibdOptions, modalities: Sequence[str]) -> list[str
 
 
 def open_specimens(options: ClibdOptions, split: str, columns: Sequence[str]) -> Dataset | ParquetRows:
-    """Rows of a split, with encoded photos. Photos of built Parquet files are read where they are, without a copy.
+    """Rows of a split, with encoded photos; ValueError if there are none.
 
-    Raises:
-        ValueError: if there are no rows.
+    Photos of built Parquet files are read where they are, without a copy.
     """
     name, revision = split_revision(options.source)
     rows = open_rows(name, options.image_config, split, columns, revision=revision) if "image" in columns else None
@@ -106,11 +105,8 @@ def load_training_rows(
 ) -> Dataset | ParquetRows | PassStream:
     """The training rows: a dataset, or a shuffled stream without an end.
 
-    Args:
-        first_step: Steps that a stream leaves out: those before the checkpoint of a resumed run.
-
-    Raises:
-        ValueError: if there are fewer rows than one batch over all processes.
+    A stream leaves out `first_step` steps: those before the checkpoint of a resumed run. Raises ValueError if there
+    are fewer rows than one batch over all processes.
     """
     split, most = options.train_split, options.max_train_specimens
     columns, smallest = columns_needed(options, modalities), global_batch_size(training_args)
@@ -151,19 +147,12 @@ def _read(
 
 @dataclass(frozen=True)
 class Validation:
-    """Keys and queries of a validation.
+    """Keys and queries of a validation, n rows."""
 
-    Attributes:
-        rows: Keys, then queries of seen, then of unseen species, with the column `index`.
-        ids: Processids (n,).
-        labels: Rank -> names (n,).
-        parts: "keys", "seen" and "unseen" -> slice of the rows.
-    """
-
-    rows: Dataset | ParquetRows
-    ids: list[str]
-    labels: dict[str, list[str | None]]
-    parts: dict[str, slice]
+    rows: Dataset | ParquetRows  # keys, then queries of seen, then of unseen species, with the column `index`
+    ids: list[str]  # processids
+    labels: dict[str, list[str | None]]  # rank -> names
+    parts: dict[str, slice]  # "keys", "seen" and "unseen" -> slice of the rows
 
 
 def load_validation(options: ClibdOptions, modalities: Sequence[str]) -> Validation | None:
@@ -201,12 +190,7 @@ def make_sampler(options: ClibdOptions, data: Any, training_args: ClibdArguments
 
 
 def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
-    """The model and its processor, loaded or new.
-
-    Raises:
-        ValueError: if the weights of the model are not complete.
-        FileNotFoundError: if a model or encoder does not exist.
-    """
+    """The model and its processor, loaded or new; errors are those of `load_model` and `load_encoders`."""
     if options.model is not None:
         whole = pinned(options.model)
         return load_model(whole, options.loss, options.fusion_weight > 0), ClibdProcessor.from_pretrained(whole)
@@ -225,8 +209,7 @@ def make_model(options: ClibdOptions) -> tuple[ClibdModel, ClibdProcessor]:
 def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
     """Modality -> encoder, and the tokenizer of texts, None without texts.
 
-    Raises:
-        FileNotFoundError: if encoders are neither on this machine nor can be downloaded. All are named.
+    Raises FileNotFoundError for encoders that are neither on this machine nor can be downloaded. All are named.
     """
     towers: dict[str, Any] = {}
     hub: dict[str, Any] = {"local_files_only": False}
@@ -261,8 +244,7 @@ def load_encoders(names: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
 def load_model(name: str, loss: str, fusion: bool = False) -> ClibdModel:
     """The model to continue from. It gets a bias for the SigLIP loss and a gate for `fusion`, if it has none.
 
-    Raises:
-        ValueError: if weights are missing or unexpected; all are named.
+    Raises ValueError if weights are missing or unexpected; all are named.
     """
     config = ClibdConfig.from_pretrained(name)
     new = set()
@@ -284,8 +266,7 @@ def load_model(name: str, loss: str, fusion: bool = False) -> ClibdModel:
 def new_image_encoder(name: str) -> PreTrainedModel:
     """A photo encoder of timm, with random weights for "new:ARCHITECTURE" or those of a package for its name.
 
-    Raises:
-        ValueError: if timm has no such architecture, or the package is not installed.
+    Raises ValueError if timm has no such architecture, or the package is not installed.
     """
     import timm  # slow to import
 
@@ -306,11 +287,7 @@ def new_image_encoder(name: str) -> PreTrainedModel:
 
 
 def make_processor(config: ClibdConfig, text_tokenizer: Any = None, *, published: bool = False) -> ClibdProcessor:
-    """A processor that fits a model.
-
-    Args:
-        published: For the released models: photos are not normalised, and texts have 20 tokens.
-    """
+    """A processor that fits a model. With `published`, photos are not normalised, and texts have 20 tokens."""
     image: Any = config.image_config
     size, mean, std = 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     if image is not None and image.model_type == "timm_wrapper":
@@ -331,11 +308,7 @@ def make_processor(config: ClibdConfig, text_tokenizer: Any = None, *, published
 
 
 def modalities_of(options: ClibdOptions, config: ClibdConfig) -> tuple[str, ...]:
-    """Modalities of a model that the loss compares.
-
-    Raises:
-        ValueError: for pairs that the model does not have.
-    """
+    """Modalities of a model that the loss compares; ValueError for those that the model does not have."""
     if options.objective == "contrast":
         pairs = choose_pairs(config.modalities, chosen_pairs(options), options.bind_to)
         compared = tuple(modality for modality in config.modalities if any(modality in pair for pair in pairs))

@@ -31,22 +31,18 @@ LOSSES = ("softmax", "siglip")
 
 ARCHITECTURES = ("improved", "published")
 
-_ONE_CYCLE: dict[str, Any] = {
-    "per_device_train_batch_size": 500,
-    "scale_learning_rate": True,
-    "schedule": "onecycle",
-    "learning_rate": 5e-5,
-    "weight_decay": 0.01,
-    "decay_all_parameters": True,
-    "max_grad_norm": 0.0,
-    "seed": 42,
-}
-
 #: "published" is the recipe of the released models, for 4 GPUs, a global batch of 2,000 and a peak learning rate of
 #: 2e-4. "published-simclr" is the image pretraining, which used Adam, whose weight decay differs from AdamW's.
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {
-        **_ONE_CYCLE,
+        "per_device_train_batch_size": 500,
+        "scale_learning_rate": True,
+        "schedule": "onecycle",
+        "learning_rate": 5e-5,
+        "weight_decay": 0.01,
+        "decay_all_parameters": True,
+        "max_grad_norm": 0.0,
+        "seed": 42,
         "num_train_epochs": 50.0,
         "architecture": "published",
         "target_normalization": "none",
@@ -139,11 +135,8 @@ def check_options(options: ClibdOptions, training_args: ClibdArguments) -> None:
 def _check_loss(options: ClibdOptions) -> None:
     """Raises ValueError for options of the loss that exclude each other."""
     columns = options.label_columns or []
-    simclr, siglip, summed = (
-        options.objective == "simclr",
-        options.loss == "siglip",
-        options.target_normalization == "none",
-    )
+    simclr, siglip = options.objective == "simclr", options.loss == "siglip"
+    summed = options.target_normalization == "none"
     if simclr and (siglip or options.augment_on_device):
         raise ValueError("--objective simclr has its own loss and views: leave --loss and --augment_on_device out.")
     if simclr and (options.pairs or options.bind_to or options.chunk_size):
@@ -187,11 +180,7 @@ def batch_labels(options: ClibdOptions) -> list[str]:
 
 
 def chosen_pairs(options: ClibdOptions) -> list[tuple[str, str]] | None:
-    """Pairs of modalities to compare; None for all.
-
-    Raises:
-        ValueError: if a pair is not two names joined by a hyphen.
-    """
+    """Pairs of modalities to compare; None for all; ValueError if one is not two names with a hyphen."""
     if options.pairs is None:
         return None
     split = [tuple(pair.split("-")) for pair in options.pairs]

@@ -46,11 +46,8 @@ def embed_noisy(
 ) -> None:
     """Writes embeddings of altered barcodes to `output`/CONDITION/SPLIT; an interrupted run continues.
 
-    Args:
-        tokenizer: Of barcodes, as in the model's processor.
-        read: Split -> a map-style `datasets.Dataset` with processid and dna_barcode.
-        seed: Of the errors; see `add_noise`.
-        options: batch_size and dtype of `embed`.
+    `read` gives the rows of a split, with processid and dna_barcode, `seed` is that of `add_noise`, and `options` are
+    of `embed`.
     """
     encoder = Encoder(model, clibd_dna_features, description="clibd dna")
     for split in splits:
@@ -63,8 +60,7 @@ def embed_noisy(
 def noisy_specimens(model: ClibdModel, clean: Specimens, folder: Path) -> Specimens:
     """The specimens with the embeddings of altered barcodes in a folder, also where these are fused with photos.
 
-    Raises:
-        ValueError: if the folder has other specimens.
+    Raises ValueError if the folder has other specimens.
     """
     found = load_embeddings(folder)
     if found.processids != list(clean.ids):
@@ -79,11 +75,9 @@ def noisy_specimens(model: ClibdModel, clean: Specimens, folder: Path) -> Specim
 
 
 def robustness_text(conditions: Mapping[str, Mapping[str, Any]], ranks: Sequence[str], k: int) -> str:
-    """Markdown: macro accuracy in percent of seen / unseen queries, a row for each kind of error.
+    """Markdown: macro accuracy in percent of seen / unseen queries at the last rank, a row for each kind of error.
 
-    Args:
-        conditions: Name of a kind of error -> tables of `evaluate_retrieval`; "none" is without errors.
-        ranks: The last one is shown.
+    `conditions` are tables of `evaluate_retrieval` by name of a kind of error; "none" is without errors.
     """
     rank, names = ranks[-1], list(conditions["none"])
     lines = [f"# Macro top-{k} accuracy (%) of {rank} with errors in the barcodes of queries", ""]

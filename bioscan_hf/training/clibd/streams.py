@@ -35,27 +35,17 @@ class PassStream(TorchIterableDataset[dict[str, Any]]):
     Global batch by global batch, the rows of all processes are pass 0, then pass 1, and so on: each pass holds every
     row once, in an order of its own. A row has the number of its pass in the column `PASS`. Every process and worker
     reads its own part of the shards. A row is read by `data`, which must not be shuffled or divided.
-
-    Attributes:
-        data: The stream. Its shards are read in a random order.
-        sizes: Rows of each shard that are kept.
-        batch_size: Rows of a batch of one process.
-        buffer: Rows of the shuffle buffer of a worker.
-        rank: Number of this process.
-        processes: Number of processes.
-        first_step: Batches of each process to leave out: those before the checkpoint of a resumed run.
-        limit: Largest `text_id` of the processids to keep; None keeps all rows.
     """
 
     data: IterableDataset
-    sizes: Sequence[int]
-    batch_size: int
-    buffer: int
+    sizes: Sequence[int]  # rows of each shard of `data` that are kept
+    batch_size: int  # of one process
+    buffer: int  # rows of the shuffle buffer of a worker
     seed: int
-    rank: int = 0
+    rank: int = 0  # number of this process
     processes: int = 1
-    first_step: int = 0
-    limit: int | None = None
+    first_step: int = 0  # batches of each process to leave out, before a checkpoint
+    limit: int | None = None  # largest `text_id` of the processids to keep; None keeps all
 
     @property
     def rows(self) -> int:
@@ -130,11 +120,7 @@ def shuffled(rows: Iterable[Any], size: int, generator: np.random.Generator) -> 
 
 
 def ids_of_shards(processids: IterableDataset, shards: int) -> list[list[str]]:
-    """Processids of each of the `shards` of a stream, from a stream of the processids alone.
-
-    Raises:
-        ValueError: if the streams are of different rows.
-    """
+    """Processids of each shard of a stream, from a stream of the processids alone; ValueError if they differ."""
     tables = processids.with_format("arrow")
     ids = [
         [
@@ -154,10 +140,7 @@ def ids_of_shards(processids: IterableDataset, shards: int) -> list[list[str]]:
 
 
 def largest_id(processids: Iterable[str], most: int | None) -> int | None:
-    """Largest `text_id` of the `most` specimens with the smallest ones; None if all are kept.
-
-    Smaller numbers give subsets of larger ones.
-    """
+    """Largest `text_id` of the `most` specimens with the smallest ones, nested subsets; None if all are kept."""
     ids = [] if most is None else sorted(map(text_id, processids))
     return ids[most - 1] if most is not None and most < len(ids) else None
 
@@ -169,11 +152,9 @@ def kept(processids: Sequence[str], limit: int | None) -> list[int]:
 
 def steps_of(checkpoint: Path | None) -> int:
     """Optimizer steps of a checkpoint; 0 for None."""
-    return (
-        0
-        if checkpoint is None
-        else int(read_json(checkpoint / "trainer_state.json", {"global_step": int})["global_step"])
-    )
+    if checkpoint is None:
+        return 0
+    return int(read_json(checkpoint / "trainer_state.json", {"global_step": int})["global_step"])
 
 
 def fit_stream(training_args: BaseTrainingArguments, rows: int) -> None:

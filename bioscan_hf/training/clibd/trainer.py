@@ -54,10 +54,7 @@ QUESTIONS = ("image->dna", "image->image", "dna->dna", "image->text")
 class ClibdTrainer(BarcodeTrainer):
     """A Trainer whose loss contrasts the modalities over the rows of all processes.
 
-    OneCycle leaves the momentum alone, as in the published code.
-
-    Args:
-        image_processor: The image processor of the model's processor, whose mean and deviation normalise photos.
+    OneCycle leaves the momentum alone, as in the published code. `image_processor` normalises photos.
     """
 
     args: ClibdArguments
@@ -255,11 +252,7 @@ def metric_names(asked: Sequence[str], validation: Validation) -> list[str]:
 def retrieval_tables(
     prediction: EvalPrediction, validation: Validation, modalities: Sequence[str], device: torch.device
 ) -> dict[str, Any]:
-    """Retrieval accuracies of a validation, of `evaluate_retrieval`; each process searches its share of the queries.
-
-    Args:
-        device: Where this process searches.
-    """
+    """Retrieval accuracies of a validation, of `evaluate_retrieval`; each process searches its share on `device`."""
     found: Any = prediction.predictions
     *embeddings, present = (np.asarray(part) for part in found)
     if not np.array_equal(np.asarray(prediction.label_ids), np.arange(len(validation.rows))):
@@ -289,13 +282,11 @@ def retrieval_tables(
 def full_precision() -> Iterator[None]:
     """Matrix products of a GPU in float32, also in a training with TF32, whose cosines are 0.001 apart."""
     products: Any = torch.backends.cuda.matmul
-    name, exact = ("fp32_precision", "ieee") if hasattr(products, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(products, name)
-    setattr(products, name, exact)
+    before, products.fp32_precision = products.fp32_precision, "ieee"
     try:
         yield
     finally:
-        setattr(products, name, before)
+        products.fp32_precision = before
 
 
 def flat_metrics(tables: Mapping[str, Any]) -> dict[str, float]:

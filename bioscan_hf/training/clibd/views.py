@@ -61,11 +61,7 @@ class TwoViewCollator(SeededCollator):
         self.processor, self.modalities, self.label_columns = processor, tuple(modalities), list(label_columns)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch of rows that have `processid`, and `image`, `dna_barcode` and label columns as needed.
-
-        Raises:
-            ValueError: if a row has no photo or no barcode, or a photo cannot be read.
-        """
+        """A batch of rows; ValueError for a row without a photo or barcode, or a photo that cannot be read."""
         draws = self.generators(rows)
         batch: dict[str, Tensor] = {}
         if "image" in self.modalities:
@@ -106,10 +102,7 @@ def simclr_view(photo: Tensor, size: int, draws: Sequence[float]) -> Tensor:
 
     As in the image pretraining of CLIBD: a crop of 8 to 100 %; a horizontal flip with probability 0.5; with
     probability 0.8 brightness, contrast and saturation change by up to 80 % and the hue by up to 20 %, in random
-    order; grey with probability 0.2; a Gaussian blur of 0.1 to 2 pixels.
-
-    Args:
-        draws: 34 uniform numbers in [0, 1).
+    order; grey with probability 0.2; a Gaussian blur of 0.1 to 2 pixels. `draws` are 34 uniform numbers in [0, 1).
     """
     from torchvision.transforms.v2 import functional as change  # slow to import
 
