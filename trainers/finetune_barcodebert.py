@@ -124,13 +124,9 @@ def evaluate(trainer: FinetuningTrainer, data: TaxonData) -> dict[str, Any]:
 
 
 def main(options: FinetuningOptions, training_args: BarcodeTrainingArguments) -> dict[str, Any]:
-    """Fine-tunes a model, saves it in `training_args.output_dir`, tests it, and gives the content of its results file.
+    """Fine-tunes a model, and gives the content of its results file; an empty dict in all but the main process.
 
-    Only the main process writes and gives the content; the other processes give an empty dict.
-
-    Raises:
-        ValueError, FileExistsError, FileNotFoundError, ImportError: before anything is written, if the options, the
-            data, the model or the output folder do not allow the run.
+    Raises ValueError, FileExistsError, FileNotFoundError or ImportError before anything is written.
     """
     ranks = check_options(options, training_args)
     config, tokenizer = load_tokenizer(options.model, tuple(ADAPTED_LAYERS))

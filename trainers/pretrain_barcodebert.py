@@ -73,12 +73,7 @@ MAE_SHAPE = (*BERT_SHAPE, "decoder_num_hidden_layers")
 
 
 def score_kmers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """For each token (B, L, 2): whether it was predicted (1 or 0), and its loss in nats.
-
-    Args:
-        logits: (B, L, tokens of the vocabulary).
-        labels: Token ids (B, L).
-    """
+    """For each token (B, L, 2): whether it was predicted, and its loss in nats; of logits (B, L, V), labels (B, L)."""
     loss = torch.nn.functional.cross_entropy(logits.float().mT, labels, ignore_index=IGNORED, reduction="none")
     return torch.stack([(logits.argmax(-1) == labels).float(), loss], dim=-1)
 
@@ -96,11 +91,7 @@ def summarize_kmers(prediction: EvalPrediction, objective: str) -> dict[str, flo
 
 
 def make_config(options: PretrainingOptions, taxon_classes: int = 2) -> BarcodeBertConfig | BarcodeMambaConfig:
-    """The config of a new model.
-
-    Args:
-        taxon_classes: Taxa of the training rows, for --taxon_objective classes.
-    """
+    """The config of a new model; `taxon_classes` are those of the training rows for --taxon_objective classes."""
     names = ("k", "vocabulary", "max_nucleotides", "hidden_size", "num_hidden_layers")
     shared: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.backbone == "mamba":
@@ -205,17 +196,12 @@ def make_trainer(
 
 @dataclass(frozen=True)
 class PretrainingData:
-    """Training and validation rows.
-
-    Attributes:
-        taxa: Names of the classes of the taxon objective; empty without one.
-        sizes: Split -> number of rows.
-    """
+    """Training and validation rows."""
 
     train: Dataset
     validation: Dataset | None
-    taxa: list[str]
-    sizes: dict[str, int]
+    taxa: list[str]  # names of the classes of the taxon objective; empty without one
+    sizes: dict[str, int]  # split -> number of rows
 
     @classmethod
     def load(cls, options: PretrainingOptions, objective: TaxonObjective | None) -> "PretrainingData":
@@ -243,13 +229,9 @@ class PretrainingData:
 
 
 def main(options: PretrainingOptions, training_args: BarcodeTrainingArguments) -> dict[str, Any]:
-    """Pretrains a model, saves it in `training_args.output_dir`, and gives the content of its results file.
+    """Pretrains a model, and gives the content of its results file; an empty dict in all but the main process.
 
-    Only the main process writes and gives the content; the other processes give an empty dict.
-
-    Raises:
-        ValueError, FileExistsError, FileNotFoundError: before anything is written, if the options, the data or the
-            output folder do not allow the run.
+    Raises ValueError, FileExistsError, or FileNotFoundError before anything is written.
     """
     check_options(options, training_args)
     make_config(options)  # refuses what does not fit, before data are loaded

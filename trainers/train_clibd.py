@@ -71,8 +71,7 @@ def set_up_validation(
 ) -> None:
     """Sets the metric of the best checkpoint, or turns validation off where there is none.
 
-    Raises:
-        ValueError: for a metric that the validation does not have; ranks without names of queries have none.
+    Raises ValueError for a metric that the validation does not have; ranks without names of queries have none.
     """
     if validation is None:
         training_args.eval_strategy = "no"
@@ -157,13 +156,9 @@ def describe_model(model: ClibdModel) -> dict[str, Any]:
 
 
 def main(options: ClibdOptions, training_args: ClibdArguments) -> dict[str, Any]:
-    """Trains a model, saves it in `training_args.output_dir`, and gives the content of its results file.
+    """Trains a model, and gives the content of its results file; an empty dict in all but the main process.
 
-    Only the main process writes and gives the content; the other processes give an empty dict.
-
-    Raises:
-        ValueError, FileExistsError, FileNotFoundError, ImportError: before anything is written, if the options, the
-            data, the model or the output folder do not allow the run.
+    Raises ValueError, FileExistsError, FileNotFoundError or ImportError before anything is written.
     """
     check_options(options, training_args)
     divided = {

@@ -13,12 +13,7 @@ BAR_DELAY = 2.0
 
 
 class Bar:
-    """A bar on standard error that appears after `BAR_DELAY` seconds and restarts for each new stage.
-
-    Args:
-        stage: What is shown until `show` is called.
-        in_bytes: Whether counts are bytes.
-    """
+    """A bar on standard error that appears after `BAR_DELAY` seconds and restarts for each new stage."""
 
     def __init__(self, stage: str = "working", in_bytes: bool = False) -> None:
         self.latest: tuple[str, int, int | None] = (stage, 0, None)

@@ -169,10 +169,8 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
 def run_command(name: str, out: Output, function: Callable[[], Result], one_line: bool = False) -> None:
     """Runs a command; turns exceptions into a message on standard error and an exit status.
 
-    Where several processes run the command, the first of each machine prints.
-
-    Args:
-        one_line: Joins the lines of messages, which are those of other libraries.
+    Where several processes run the command, the first of each machine prints. With `one_line`, the lines of messages,
+    which are those of other libraries, are joined.
     """
 
     def stop(status: int, message: str) -> typer.Exit:

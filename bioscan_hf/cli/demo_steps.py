@@ -101,8 +101,7 @@ def probe(model: str, dataset: Path, output: Path) -> dict[str, Any]:
 def cluster(dataset: Path, embeddings: Mapping[str, tuple[str, Path]], output: Path) -> dict[str, Any]:
     """Task II: agreement of clusters with taxa, by encoder; figures and map of the first.
 
-    Args:
-        embeddings: Name of an encoder -> modality and folder of its embeddings.
+    `embeddings` is the name of an encoder -> modality and folder of its embeddings.
     """
     results, specimens = {}, {}
     for name, (modality, folder) in embeddings.items():

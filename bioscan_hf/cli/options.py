@@ -66,8 +66,7 @@ def refuse_folder(folder: Path) -> None:
 def check_source(source: str | Path, others: str = "") -> None:
     """Raises FileNotFoundError for a dataset that is neither here nor a Hub id, before libraries are imported.
 
-    Args:
-        others: What may be given as well.
+    `others` says what may be given as well.
     """
     if is_missing_path(str(source).partition("@")[0]):
         raise FileNotFoundError(f"There is nothing at {str(source)!r}. Give a {SOURCE}{others}.")
@@ -76,10 +75,7 @@ def check_source(source: str | Path, others: str = "") -> None:
 def check_model(model: str, *, photos: bool = False) -> None:
     """Raises FileNotFoundError for a folder of a model that does not exist, before libraries are imported.
 
-    Names of published encoders are checked where they are loaded.
-
-    Args:
-        photos: The encoder is one of photos, which may have a name such as dino_vitb16.
+    Names of published encoders, such as dino_vitb16 for `photos`, are checked where they are loaded.
     """
     kind, colon, name = model.partition(":")
     if not colon:

@@ -22,11 +22,7 @@ Output:
 
 
 def add_programs(app: typer.Typer, group: str, run: Callable[[str, list[str], Output], Result]) -> None:
-    """Adds the programs of a group as commands.
-
-    Args:
-        run: Runs a program, given its name, the words of the command line and the output.
-    """
+    """Adds the programs of a group as commands, which call `run` with name, words of the command line and output."""
     for name, program in GROUPS[group].items():
         examples = "\n".join(f"  {example}" for example in program.examples)
         app.command(

@@ -53,35 +53,20 @@ PHOTO_ROWS = 256
 
 @dataclass(frozen=True)
 class BlockSource:
-    """A data set that is read in blocks.
+    """A data set that is read in blocks."""
 
-    Attributes:
-        name: Name of the data set, for errors.
-        read: `read(**about, splits=...)` yields tables of the rows of these splits.
-        about: Options of `read`, which must include "config".
-        features: Types of the columns.
-        splits: Names of the splits.
-        files: Files that are read; if one changes, the cache is not used.
-        labels: Columns that can have label ids.
-        metasplits: Name -> splits it stands for.
-        aliases: Other name of a split -> names it can have here.
-        complete: Whether every split has rows, and every row a split.
-        order: Folder of files NAME.txt with the sampleids of a split or metasplit in its published order.
-        whole: Options of `read` that differ where all rows are read, for label ids.
-    """
-
-    name: str
-    read: Callable[..., Iterator[pa.Table]]
-    about: dict[str, Any]
-    features: Features
+    name: str  # for errors
+    read: Callable[..., Iterator[pa.Table]]  # `read(**about, splits=...)` yields tables of the rows of these splits
+    about: dict[str, Any]  # options of `read`, which must include "config"
+    features: Features  # types of the columns
     splits: tuple[str, ...]
-    files: tuple[Path, ...]
-    labels: tuple[str, ...] = LABEL_COLUMNS
-    metasplits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    complete: bool = False
-    order: Path | None = None
-    whole: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...]  # that are read; if one changes, the cache is not used
+    labels: tuple[str, ...] = LABEL_COLUMNS  # columns that can have label ids
+    metasplits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> its splits
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # other name -> names here
+    complete: bool = False  # whether every split has rows, and every row a split
+    order: Path | None = None  # folder of files NAME.txt with the sampleids of a split or metasplit in its order
+    whole: Mapping[str, Any] = field(default_factory=dict)  # options of `read` for label ids
 
     def alias(self, part: str) -> str:
         """The name of a split or metasplit here."""
@@ -302,14 +287,7 @@ def read_ids(path: Path) -> pa.Array:
 
 
 class Values:
-    """A value for each id.
-
-    Args:
-        where: The file or folder that holds them, for errors.
-
-    Raises:
-        ReleaseError: if an id occurs twice, or there are none.
-    """
+    """A value for each id, of a file or folder `where`; ReleaseError if an id occurs twice, or there are none."""
 
     def __init__(self, ids: pa.ChunkedArray, values: pa.ChunkedArray, where: Path):
         everything = ids_of(ids)
@@ -322,11 +300,7 @@ class Values:
         self.values = values.combine_chunks().take(pa.array(order))
 
     def of(self, ids: pa.ChunkedArray) -> pa.Array:
-        """The value of each id.
-
-        Raises:
-            ReleaseError: for an id without a value.
-        """
+        """The value of each id; ReleaseError for an id without one."""
         places, found = places_in(self.ids, ids_of(ids))
         if not found.all():
             lost = ids.filter(pa.array(~found)).to_pylist()

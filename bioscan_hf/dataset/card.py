@@ -142,17 +142,9 @@ def merged(
 ) -> str:
     """The card to publish: it keeps what was edited in the folder or on the Hub.
 
-    It is edited if it has other words than those that were generated.
-
-    Args:
-        local: Card of the folder.
-        there: Card on the Hub.
-        generated: New card.
-        force: If both were edited, the one of the folder replaces the other.
-        license: Id of a licence for the header. It counts as an edit, so later uploads keep it.
-
-    Raises:
-        ValueError: if both were edited since the last upload, unless `force`; or if a header is not YAML.
+    It is edited if it has other words than those that were generated. A licence (id) counts as an edit, so later
+    uploads keep it. Raises ValueError if both cards were edited since the last upload, unless `force` makes the one of
+    the folder replace the other; or if a header is not YAML.
     """
     edited = local is not None and is_edited(local)
     mine = local if local is not None and edited else generated
@@ -182,11 +174,8 @@ def pending(card: str) -> str:
 def renewed(card: str, generated: str, uploaded: str | None = None) -> str:
     """A card with the generated parts of another; the rest stays, letter by letter.
 
-    Args:
-        uploaded: Card of the folder, whose hash is noted for the next upload; by default `card`.
-
-    Raises:
-        ValueError: if the header of the card is not YAML.
+    The hash of `uploaded`, the card of the folder, is noted for the next upload; by default that of `card`. Raises
+    ValueError if the header of the card is not YAML.
     """
     new, (header, _) = _split(generated), _split(card)
     try:

@@ -141,8 +141,7 @@ def _texts(values: Any) -> pa.Array:
 def _rows_at_once(group: Any, path: str, config: str) -> int:
     """Rows of a group that are read together: their photos have at most `LARGEST_PHOTO` bytes.
 
-    Raises:
-        ReleaseError: if one value, or one block of the file, has more, or there are more rows than the file can hold.
+    Raises ReleaseError if a value, or a block of the file, has more, or there are more rows than the file can hold.
     """
     if len(group["barcode"]) > 10 * Path(path).stat().st_size:
         raise ReleaseError(f"{path}:{group.name} tells of {len(group['barcode']):,} rows, more than it can hold.")

@@ -63,10 +63,9 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """An executor that runs tasks on the workers of a Dask scheduler. The task of a lost worker runs on another one.
+    """An executor that runs tasks on the workers of a Dask scheduler, such as at "tcp://10.0.0.1:8786".
 
-    Args:
-        address: Address of the scheduler, such as "tcp://10.0.0.1:8786".
+    The task of a lost worker runs on another one.
 
     Raises:
         ConnectionError: if there is no scheduler at the address, or it has no workers.

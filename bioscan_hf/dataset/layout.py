@@ -26,11 +26,8 @@ def split_order(split: str) -> tuple[int, str]:
 def find_splits(names: Iterable[str], config: str, source: str) -> dict[str, list[str]]:
     """Split -> names of the Parquet files of a config, in the order of a build; `BY_COLUMN` for unnamed splits.
 
-    Plain files stand for every config: a config with photos needs their column `image`.
-
-    Args:
-        names: Paths of files, relative to the folder or repository, with "/".
-        source: Name of the folder or repository, for errors.
+    Plain files stand for every config: a config with photos needs their column `image`. `names` are relative to the
+    folder or repository `source`, with "/".
 
     Raises:
         ValueError: if the config is not there; the message lists the configs that are.

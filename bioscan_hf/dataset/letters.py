@@ -24,27 +24,16 @@ Place = Callable[[int, int], str]
 
 
 class Rules(NamedTuple):
-    """How the letters of a sequence are read.
+    """How the letters of a sequence are read."""
 
-    Attributes:
-        table: What each byte becomes.
-        removed: Bytes that are left out.
-        allowed: Bytes that may remain.
-        rtrim: Bytes that are cut off at the end.
-    """
-
-    table: bytes
-    removed: bytes
-    allowed: bytes
-    rtrim: bytes
+    table: bytes  # what each byte becomes
+    removed: bytes  # bytes that are left out
+    allowed: bytes  # bytes that may remain
+    rtrim: bytes  # bytes that are cut off at the end
 
 
 def rules(clean: str = "none") -> Rules:
-    """The rules of `read_sequences` for `clean`; "any" turns what is not DNA into N, without digits.
-
-    Raises:
-        ValueError: for an unknown cleaning.
-    """
+    """The rules of `read_sequences` for `clean`; "any" turns what is not DNA into N, without digits."""
     if clean not in CLEANINGS:
         raise ValueError(f"clean={clean!r} is unknown. Choose {', '.join(CLEANINGS)}.")
     spelling = bytes(range(256)).upper().replace(b"U", b"T")
@@ -61,20 +50,13 @@ def rules(clean: str = "none") -> Rules:
 
 @dataclass(frozen=True)
 class SequenceFile:
-    """A file of sequences and how it is read.
-
-    Attributes:
-        letters: Rules for the letters.
-        encoding: Of the ids and names.
-        block_bytes: Bytes that are read at a time.
-        longest: Largest record that is read, in bytes.
-    """
+    """A file of sequences and how it is read."""
 
     path: Path
     letters: Rules
-    encoding: str
-    block_bytes: int
-    longest: int
+    encoding: str  # of the ids and names
+    block_bytes: int  # that are read at a time
+    longest: int  # bytes of the largest record that is read
 
     def encoding_error(self, error: Exception) -> ValueError:
         """The error for bytes that are not in the encoding."""

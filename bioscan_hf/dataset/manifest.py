@@ -36,32 +36,21 @@ _FIELDS = {"complete": bool, "rows": dict, "shards": dict, "problems": list}
 
 @dataclass
 class Manifest:
-    """The state of a build.
-
-    Attributes:
-        path: The file.
-        about: Source and options. If they differ, it is another build.
-        shards: Name of each complete Parquet file -> its rows, bytes and sha256.
-        problems: Problems found so far.
-        counts: Split -> rows, once the metadata is checked.
-        complete: Whether the build is complete.
-        replaced: Files of another build in the folder that this one replaces.
-    """
+    """The state of a build, and its file."""
 
     path: Path
-    about: dict[str, Any]
-    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: dict[str, Any]  # source and options; if they differ, it is another build
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)  # complete file -> rows, bytes, sha256
     problems: list[Problem] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # split -> rows, once the metadata is checked
     complete: bool = False
-    replaced: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()  # files of another build in the folder that this one replaces
 
     @classmethod
     def open(cls, folder: Path, about: dict[str, Any], force: bool) -> Manifest:
         """The manifest of an interrupted build of the same source and options, or a new one.
 
-        Raises:
-            FileExistsError: if the folder holds anything else, unless `force`.
+        Raises FileExistsError if the folder holds anything else, unless `force`.
         """
         manifest = cls(folder / MANIFEST_FILE, about)
         if not manifest.path.is_file():
@@ -128,13 +117,9 @@ class Manifest:
 
 
 def read_manifest(path: str | Path, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """Content of a manifest.json, which may have been changed since it was written.
+    """Content of a manifest.json, with the required fields, which may have been changed since it was written.
 
-    Args:
-        fields: Required fields and their types.
-
-    Raises:
-        ValueError: if it is not JSON, or one of its fields has another form than `build` writes.
+    Raises ValueError if it is not JSON, or one of its fields has another form than `build` writes.
     """
     content = read_json(path, {"complete": bool, **(fields or {})})
     for name, fits in _FORMS.items():

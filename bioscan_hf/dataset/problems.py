@@ -15,9 +15,7 @@ PROBLEMS_FILE = "problems.csv"
 class ProblemList(list[Problem]):
     """Problems in the order in which they were found, each once.
 
-    Args:
-        keep_going: Whether `report` collects problems instead of raising the first one.
-        command: The command that has --keep-going.
+    `report` collects them if the user chose --keep-going of `command`, and raises the first one otherwise.
     """
 
     def __init__(self, keep_going: bool, problems: Iterable[Problem] = (), command: str = "build"):

@@ -29,29 +29,17 @@ class MissingSplit(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """Rows and columns to read, and how to change them.
+    """Rows and columns to read, and how to change them."""
 
-    Attributes:
-        config: One of `schema.CONFIGS`.
-        split: A split, a metasplit or several joined by "+"; None is all splits.
-        columns: Columns to read; None reads all.
-        taxon: Names to which the rows are restricted.
-        maps: Label ids to add, as columns `<rank>_index`.
-        max_nucleotides: Length to which barcodes are cut; None keeps them whole.
-        cache_dir: Folder for what is prepared; None is the cache of `datasets`.
-        num_proc: Processes that prepare.
-        clean: Whether names and barcodes are brought to one spelling: files that `build` has not written need it.
-    """
-
-    config: str
-    split: str | None = None
-    columns: tuple[str, ...] | None = None
-    taxon: Taxon = field(default_factory=dict)
-    maps: LabelMaps = field(default_factory=lambda: LabelMaps({}))
-    max_nucleotides: int | None = None
-    cache_dir: str | None = None
-    num_proc: int | None = None
-    clean: bool = False
+    config: str  # one of `schema.CONFIGS`
+    split: str | None = None  # a split, a metasplit or several joined by "+"; None is all
+    columns: tuple[str, ...] | None = None  # None reads all
+    taxon: Taxon = field(default_factory=dict)  # names to which the rows are restricted
+    maps: LabelMaps = field(default_factory=lambda: LabelMaps({}))  # label ids to add
+    max_nucleotides: int | None = None  # to which barcodes are cut; None keeps them whole
+    cache_dir: str | None = None  # None is the cache of `datasets`
+    num_proc: int | None = None  # processes that prepare
+    clean: bool = False  # whether `build` has not written the files, so that names and barcodes are respelled
 
     @property
     def filters(self) -> list[tuple[str, str, list[str | None]]] | None:
@@ -78,14 +66,9 @@ class Request:
 def present_splits(
     names: Sequence[str], asked: set[str], available: Collection[str], split: str, source: str
 ) -> list[str]:
-    """The splits of `names` that are available.
+    """The splits of `names` that are available; parts of a metasplit may be absent.
 
-    Parts of a metasplit may be absent.
-
-    Args:
-        asked: Splits that were asked for by name; they must be available.
-        split: As given by the caller, for the error.
-        source: Name of the source, for the error.
+    Raises MissingSplit for those that were `asked` for by name; `split` and `source` are as the caller gave them.
     """
     present = [name for name in names if name in available]
     if not present or not asked <= set(present):
@@ -156,11 +139,7 @@ def prepare_table(table: pa.Table, maps: LabelMaps, length: int | None) -> pa.Ta
 
 
 def label_ids(names: pa.ChunkedArray, rank: str, maps: LabelMaps) -> pa.ChunkedArray:
-    """Label ids (int64, -1 where null) of a column of names.
-
-    Raises:
-        KeyError: if a name is not in `maps`.
-    """
+    """Label ids (int64, -1 where null) of a column of names; KeyError if a name is not in `maps`."""
     found = []
     for chunk in names.chunks:  # each different name is looked up once
         codes = chunk if pa.types.is_dictionary(chunk.type) else chunk.cast(pa.string()).dictionary_encode()

@@ -99,29 +99,17 @@ class SplitShards:
 
 @dataclass(frozen=True)
 class PhotoShard:
-    """A shard of photos to write: some rows of a split.
-
-    Attributes:
-        config: The image package.
-        split: The split.
-        name: Name of the file in `output`.
-        rows: First row of the split, and the row after the last.
-        output: Folder of the build.
-        metadata: Names of the split's files of the config `dna`.
-        root: Folder of the release.
-        index: Folder with the index of the release's zips.
-        keep_going: Whether a photo that cannot be read is left out instead of raising ReleaseError.
-    """
+    """A shard of photos to write: some rows of a split."""
 
     config: str
     split: str
-    name: str
-    rows: tuple[int, int]
-    output: Path
-    metadata: tuple[str, ...]
-    root: Path
-    index: str
-    keep_going: bool
+    name: str  # of the file in `output`
+    rows: tuple[int, int]  # first row of the split, and the row after the last
+    output: Path  # folder of the build
+    metadata: tuple[str, ...]  # names of the split's files of the config `dna`
+    root: Path  # folder of the release
+    index: str  # folder with the index of the release's zips
+    keep_going: bool  # whether a photo that cannot be read is left out instead of raising ReleaseError
 
 
 def write_photo_shard(task: PhotoShard) -> tuple[str, dict[str, Any], list[Problem]]:

@@ -23,11 +23,7 @@ def resolve(
     """The source behind a Hub id, a folder or a file.
 
     A folder with Parquet files in folders of configs, such as dna/, is one of Parquet even if it has metadata too.
-
-    Args:
-        revision: Branch, tag or commit of a dataset on the Hub.
-        token: Token for a dataset on the Hub.
-        cache_dir: Folder for what is built from a release; by default the cache of `datasets`.
+    What is built from a release goes to `cache_dir`, by default the cache of `datasets`.
 
     Raises:
         FileNotFoundError: if it is none of these.
@@ -62,11 +58,7 @@ def _local(path: Path, cache_dir: str | None) -> ParquetFolder | Release:
 
 
 def source_kind(source: str | Path) -> str:
-    """Kind of a source: "parquet" (a folder), "release" (folder or metadata), or "hub".
-
-    Raises:
-        FileNotFoundError, ValueError: as `resolve`.
-    """
+    """Kind of a source: "parquet" (a folder), "release" (folder or metadata), or "hub"; errors as of `resolve`."""
     return resolve(source).kind
 
 

@@ -142,11 +142,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _orientation(data: bytes, header: int) -> int:
-    """EXIF orientation of a JPEG, 1 to 8; read by Pillow, as `datasets` does.
-
-    Args:
-        header: Bytes before the first scan.
-    """
+    """EXIF orientation of a JPEG, 1 to 8, read by Pillow as `datasets` does; `header` are bytes before the scans."""
     if data.find(b"Exif\0\0", 0, header) < 0 and data.find(b"tiff:Orientation", 0, header) < 0:
         return 1
     with PILImage.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -296,11 +296,7 @@ def _photos_at_once(device: torch.device) -> int:
 
 
 def _sources(angles: Tensor, scratch: Tensor) -> Tensor:
-    """Place of each pixel of turned pictures in a picture with a frame of one pixel, (B, H, W), in scratch[0].
-
-    Args:
-        scratch: Floats (2, B, H, W).
-    """
+    """Place of each pixel of turned pictures in a picture with a frame of one pixel, (B, H, W), in scratch[0]."""
     height, width = scratch.shape[2:]
     radians = torch.deg2rad(angles.float())[:, None]
     cos, sin = radians.cos(), radians.sin()

@@ -19,15 +19,10 @@ _NO_NUMBER = np.iinfo(np.int32).min
 
 
 class Boxes(NamedTuple):
-    """Bounding boxes of specimens.
+    """Bounding boxes of specimens."""
 
-    Attributes:
-        ids: (m,) processids, ascending.
-        values: (m, 6) int32 in the order of `BOX_COLUMNS`.
-    """
-
-    ids: NDArray[np.bytes_]
-    values: NDArray[np.int32]
+    ids: NDArray[np.bytes_]  # (m,) processids, ascending
+    values: NDArray[np.int32]  # (m, 6), in the order of `BOX_COLUMNS`
 
 
 def ids_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
@@ -51,8 +46,7 @@ def places_in(ids: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> tuple[NDAr
 def read_boxes(path: Path, report: Callable[[Problem], None] = stop, *, encoding: str = "utf-8") -> Boxes:
     """Reads a table of boxes, about 40 bytes each. The first box of a repeated processid is kept, the others reported.
 
-    Raises:
-        ReleaseError: if a column is missing, or the file is cut off.
+    Raises ReleaseError if a column is missing, or the file is cut off.
     """
     kinds = dict.fromkeys(BOX_COLUMNS, pa.int32())
     ids, values = [], []

@@ -35,25 +35,16 @@ Report = Callable[[Problem], None]
 
 @dataclass
 class Scan:
-    """Result of one pass over the metadata.
+    """Result of one pass over the metadata."""
 
-    Attributes:
-        counts: Split -> rows.
-        left_out: Numbers of the rows that `read_typed` leaves out.
-        boxes: Boxes that `read_typed` joins by processid; None without a table of boxes.
-        encoding: Text encoding of the metadata.
-        notes: What was corrected in the cells, what looks suspicious, and boxes that are not used.
-        clean: Columns in which no cell of a row that stays was corrected.
-    """
-
-    counts: dict[str, int]
+    counts: dict[str, int]  # split -> rows
     labels: LabelMaps
     extra_columns: list[str]
-    left_out: set[int] = field(default_factory=set)
-    boxes: Boxes | None = None
-    notes: list[Problem] = field(default_factory=list)
+    left_out: set[int] = field(default_factory=set)  # numbers of the rows that `read_typed` leaves out
+    boxes: Boxes | None = None  # that `read_typed` joins by processid
+    notes: list[Problem] = field(default_factory=list)  # corrected cells, what looks suspicious, unused boxes
     encoding: str = "utf-8"
-    clean: frozenset[str] = frozenset()
+    clean: frozenset[str] = frozenset()  # columns without a corrected cell in rows that stay
 
 
 class _Ids:
@@ -182,8 +173,7 @@ def _repeated(
 ) -> Iterator[tuple[int, int, str, str]]:
     """Rows with the processid of an earlier row: (row, earlier row, processid, split). `ids` are sorted stably.
 
-    Args:
-        changes: Gets the changes in these rows.
+    `changes` gets the changes in these rows.
     """
     same = ids[1:] == ids[:-1]
     if not same.any():

@@ -62,16 +62,10 @@ def _by_spelling(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def known_names(path: str | Path, names: Sequence[str], chosen: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Column of the table -> our name for it, for columns with another known name.
+    """Column of the table -> our name for it, for columns with another known name, and those `chosen`.
 
     Of several columns with one meaning, that with our name is taken, or else the first of its other names; `Rivals`
-    refuses the others unless their cells are the same.
-
-    Args:
-        chosen: Columns whose names were chosen.
-
-    Raises:
-        ReleaseError: if several columns could be the barcode.
+    refuses the others unless their cells are the same. Raises ReleaseError if several columns could be the barcode.
     """
     columns = _by_spelling(names)
     renamed: dict[str, str] = dict(chosen or {})
@@ -95,16 +89,10 @@ def our_columns(path: str | Path, names: Sequence[str], chosen: Mapping[str, str
 
 
 class Rivals:
-    """Columns that mean the same as one that is read, and are refused if their cells differ from its cells.
+    """Columns of a table that mean the same as one that is read, and are refused if their cells differ from its cells.
 
-    Args:
-        path: The table, for errors.
-        names: Its columns.
-        ours: Our name -> column that is read.
-        chosen: Our names of columns that the user chose.
-
-    Attributes:
-        columns: Our name -> columns that mean the same.
+    `ours` is our name -> column that is read, `chosen` our names of columns that the user chose, `columns` our name ->
+    columns that mean the same.
     """
 
     def __init__(self, path: str | Path, names: Sequence[str], ours: Mapping[str, str], chosen: Sequence[str] = ()):
@@ -130,11 +118,9 @@ class Rivals:
     def check(
         self, first: int, table: pa.Table, cleaning: Callable[[str], Callable[[pa.ChunkedArray], pa.ChunkedArray]]
     ) -> None:
-        """Raises ReleaseError for the first cell of a table of the file that differs from that of its rival.
+        """Raises ReleaseError for the first cell that differs from that of its rival.
 
-        Args:
-            first: Number of its first row.
-            cleaning: Our name -> rule of the cells.
+        `first` is the number of the first row of `table`; `cleaning` gives the rule of the cells for our name.
         """
         for name, others in self.columns.items():
             rule = cleaning(name)

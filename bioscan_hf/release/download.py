@@ -31,16 +31,12 @@ BLOCK = 2**18
 
 @dataclass
 class Transfer:
-    """A file to download, and the bytes fetched so far.
-
-    Attributes:
-        immutable: Whether the address always names the same version of the file.
-    """
+    """A file to download, and the bytes fetched so far."""
 
     file: PublishedFile
     url: str
     part: Path
-    immutable: bool
+    immutable: bool  # whether the address always names the same version of the file
     patience: Patience
     progress: Progress
     fetched: int = 0
@@ -247,11 +243,7 @@ def _check_free(root: Path, need: int, what: str) -> None:
 
 
 def _get(checked: Checked, transfer: Transfer) -> FileState:
-    """Downloads a file, checks it and renames it; returns its state.
-
-    Raises:
-        OSError: if it cannot be downloaded, or written.
-    """
+    """Downloads a file, checks it and renames it; returns its state. Raises OSError if that is not possible."""
     file, part = transfer.file, transfer.part
     _fetch(transfer)
     state = file_state(checked, file, transfer.progress, part=True)
@@ -267,8 +259,7 @@ def _get(checked: Checked, transfer: Transfer) -> FileState:
 def _fetch(transfer: Transfer) -> None:
     """Completes the .part, with pauses between attempts.
 
-    Raises:
-        DownloadError: if the failure is permanent, or after too many attempts without progress.
+    Raises DownloadError if the failure is permanent, or after too many attempts without progress.
     """
     most, failures = size_of(transfer.part), 0
     while True:

@@ -26,8 +26,7 @@ def plain_keys(keys: Iterable[str]) -> list[str]:
 def json_tables(path: Path, stream: Bytes, names: list[str], wanted: list[str]) -> Iterator[pa.Table]:
     """Tables of strings of the columns `wanted`.
 
-    Raises:
-        ReleaseError: for a key that is not in `names`, or a value that is neither a text nor a number.
+    Raises ReleaseError for a key that is not in `names`, or a value that is neither a text nor a number.
     """
     schema = pa.schema([(name, pa.string()) for name in wanted])
     known, rows = set(names), []

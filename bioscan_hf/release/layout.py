@@ -78,11 +78,7 @@ def photo_folder(root: Path, package: str, split: str = "") -> Path | None:
 
 
 def photo_zips(root: Path, package: str, splits: Collection[str] | None = None) -> list[Path]:
-    """Zips of a package in the folder of a release, by their published names.
-
-    Args:
-        splits: Leaves out the zips that hold other splits only.
-    """
+    """Zips of a package in the folder of a release, by their published names; those that can hold `splits`."""
     groups = None if splits is None else {None, *(_group(split) for split in splits)}
     found = ((path, _ZIP_NAME.fullmatch(path.name)) for path in sorted(root.glob("BIOSCAN_5M_*.zip")))
     return [

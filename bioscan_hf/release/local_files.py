@@ -23,20 +23,13 @@ USABLE = ("right", "unpacked", "unverified")
 
 @dataclass(frozen=True)
 class FileState:
-    """State of one published file in a folder.
-
-    Attributes:
-        state: "right" (checksum as published), "unpacked", "unverified" (present, but no checksum is published),
-            "partial", "damaged" or "missing".
-        size: Bytes present.
-        fetched: Bytes transferred by this download.
-    """
+    """State of one published file in a folder."""
 
     name: str
-    state: str
-    size: int
+    state: str  # "right" (checksum as published), "unpacked", "unverified", "partial", "damaged" or "missing"
+    size: int  # bytes present
     detail: str
-    fetched: int = 0
+    fetched: int = 0  # bytes transferred by this download
 
     @property
     def usable(self) -> bool:
@@ -48,14 +41,10 @@ class FileState:
 
 
 class Checked:
-    """Digests computed here and checksums reported by the Hub, kept in `CHECKED_FILE` of the release folder.
+    """Digests computed here and checksums reported by the Hub, in `CHECKED_FILE` of the release folder.
 
-    Args:
-        keep: Whether new ones are written to the file.
-        reread: Whether digests of earlier runs are ignored.
-
-    Raises:
-        ValueError: if the file is damaged.
+    New ones are written to it if `keep`; digests of earlier runs are ignored if `reread`. Raises ValueError if the
+    file is damaged.
     """
 
     def __init__(self, root: str | Path, keep: bool, reread: bool = False):

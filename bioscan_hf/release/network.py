@@ -32,11 +32,7 @@ class DownloadError(OSError):
 
 
 class NetworkFault(Exception):
-    """An attempt that failed for the network or the server, and may succeed later.
-
-    Args:
-        after: Seconds to wait, as the server asks.
-    """
+    """An attempt that failed for the network or the server, and may succeed `after` some seconds."""
 
     def __init__(self, message: str, after: float = 0.0):
         super().__init__(message)
@@ -45,22 +41,13 @@ class NetworkFault(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How often, and after which pauses, a request is repeated.
+    """How often, and after which pauses, a request is repeated."""
 
-    Attributes:
-        retries: Consecutive attempts without progress before giving up, beyond the first.
-        pause: Seconds before the next attempt; doubled each time.
-    """
-
-    retries: int
-    pause: float
+    retries: int  # consecutive attempts without progress before giving up, beyond the first
+    pause: float  # seconds before the next attempt; doubled each time
 
     def wait(self, url: str, fault: NetworkFault, failures: int) -> None:
-        """Pauses after a number of consecutive failures.
-
-        Raises:
-            DownloadError: if there were too many; the message names the host.
-        """
+        """Pauses after consecutive failures; DownloadError, with the host, if there were too many."""
         if failures > self.retries:
             attempts = f"{failures} attempt{'s' if failures > 1 else ''} without progress"
             raise DownloadError(f"network fault at {_host(url)}: {url}: {fault}; gave up after {attempts}") from fault
@@ -80,9 +67,7 @@ def _host(url: str) -> str:
 def open_url(request: Request) -> Any:
     """The answer to a request.
 
-    Raises:
-        NetworkFault: if there is none, or one that says to try again.
-        HTTPError: for any other answer that is not a success.
+    Raises NetworkFault if there is none, or one that says to try again; HTTPError for any other that is not a success.
     """
     try:
         return urlopen(request, timeout=TIMEOUT)

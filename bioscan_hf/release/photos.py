@@ -75,9 +75,8 @@ class Photos:
     def read(self, processid: str, split: str) -> bytes:
         """JPEG bytes of one specimen, unchanged.
 
-        Raises:
-            ReleaseError: if the photo is missing, cut off, or not a JPEG, or the processid cannot be a file name; the
-                message names the file.
+        Raises ReleaseError, with the file, if the photo is missing, cut off, or not a JPEG, or the processid cannot be
+        a file name.
         """
         try:
             name = image_path(processid, split, self.package)
@@ -117,11 +116,7 @@ class Photos:
 
 
 def read_file(path: Path, largest: int) -> bytes:
-    """Content of a file.
-
-    Raises:
-        ReleaseError: if it has more bytes than `largest`, or cannot be read.
-    """
+    """Content of a file; ReleaseError if it has more bytes than `largest`, or cannot be read."""
     try:
         size = path.stat().st_size
         if size > largest:

@@ -54,11 +54,7 @@ def is_utf16(start: bytes) -> bool:
 
 
 def other_format(start: bytes, *, zips: bool = False) -> str | None:
-    """What a file is that begins with `start`, and what to do; None for text and gzip.
-
-    Args:
-        zips: Whether zips are read as well.
-    """
+    """What a file is that begins with `start`, and what to do; None for text and gzip, and with `zips` for a zip."""
     if start.startswith(b"PAR1"):
         return "is Parquet. Save it as CSV"
     if start.startswith(b"\xd0\xcf\x11\xe0") or start.startswith(b"PK\x03\x04") and any(x in start for x in _OF_BOOKS):
@@ -79,11 +75,7 @@ def not_utf8(path: Path, where: str, data: bytes) -> ReleaseError:
 
 
 def stop(problem: Problem, command: str = "build") -> None:
-    """Raises the problem as a ReleaseError: the default wherever a release is read.
-
-    Args:
-        command: The command that can leave out what has problems.
-    """
+    """Raises the problem as a ReleaseError, with advice on --keep-going of `command`."""
     raise ReleaseError(
         f"{problem}. Correct it, or leave it out (bioscan-hf {command} --keep-going, in Python keep_going=True)."
     )

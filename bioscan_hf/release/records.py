@@ -45,22 +45,14 @@ class Bad(NamedTuple):
 
 @dataclass
 class Block:
-    """Whole records, without the malformed ones.
+    """Whole records, without the malformed ones."""
 
-    Attributes:
-        data: The records, each with a line end.
-        lines: Line of the file in which each record begins.
-        several: Whether a record has line breaks in its cells.
-        ends: Lines of the file that the block covers.
-        unchecked: Whether every line was taken for a record with the right number of cells.
-    """
-
-    data: bytes
-    lines: NDArray[np.int64]
+    data: bytes  # the records, each with a line end
+    lines: NDArray[np.int64]  # of the file in which each record begins
     bad: list[Bad] = field(default_factory=list)
-    several: bool = False
-    ends: int = 0
-    unchecked: bool = False
+    several: bool = False  # whether a record has line breaks in its cells
+    ends: int = 0  # lines of the file that the block covers
+    unchecked: bool = False  # whether every line was taken for a record with the right number of cells
 
     def checked(self, dialect: Dialect) -> Block:
         """The block without its malformed records and blank lines."""
@@ -73,17 +65,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the cells of a file are separated.
-
-    Attributes:
-        delimiter: One letter.
-        cells: Cells of a record.
-        quotes: Whether cells can be quoted although they are separated by tabs.
-    """
+    """How the cells of a file are separated."""
 
     delimiter: str
-    cells: int = 0
-    quotes: bool = False
+    cells: int = 0  # of a record
+    quotes: bool = False  # whether cells can be quoted although they are separated by tabs
 
     @property
     def quoted(self) -> bool:
@@ -128,11 +114,7 @@ class Dialect:
 
 
 def read_blocks(stream: Bytes, dialect: Dialect, line: int, block_bytes: int) -> Iterator[Block]:
-    """Blocks of whole records.
-
-    Args:
-        line: Line of the file at which the stream begins.
-    """
+    """Blocks of whole records of a stream that begins at a line of the file."""
     rest, more, size = b"", True, block_bytes
     while more:
         read = stream.read(block_bytes)
@@ -269,8 +251,7 @@ def _not_text(data: bytes, letters: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _by_record(data: bytes, dialect: Dialect, line: int, last: bool, start: int, stop: int) -> tuple[Block, int]:
     """The same, record by record, for windows with stray quotes: the records that begin in [start, stop).
 
-    Args:
-        last: Whether the text ends with `data`.
+    The text ends with `data` if it is the `last`.
     """
     pieces: list[bytes] = []
     lines: list[int] = []

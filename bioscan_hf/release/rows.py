@@ -46,8 +46,7 @@ _SPECIES = r"^[A-Z][\w-]+ \S"
 def row_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
     """Columns of the rows that `read_rows` gives: the published ones, then the table's own.
 
-    Raises:
-        ReleaseError: if a column has a name that loaded data use.
+    Raises ReleaseError if a column has a name that loaded data use.
     """
     names = csv_columns(path, encoding)
     renamed = known_names(path, names)
@@ -69,25 +68,15 @@ def _cells(number: int) -> str:
 
 @dataclass
 class Changes:
-    """Counts of what the rules changed in the cells of a table.
+    """Counts of what the rules changed in the cells of a table."""
 
-    Attributes:
-        counts: (Column, what was done) -> cells.
-        examples: The same -> the first such cell.
-        values: Rank -> its values that do not look like names, and their rows.
-        rows: Rank -> rows with a name.
-        touched: Columns of the current block that are not as they were given.
-        distinct: Column of names -> its values in the current block, some of them more than once.
-        kept: (n,) mask of the rows of the current block that its reader does not leave out; the others do not count.
-    """
-
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], str] = field(default_factory=dict)
-    values: dict[str, dict[str, int]] = field(default_factory=dict)
-    rows: Counter[str] = field(default_factory=Counter)
-    touched: frozenset[str] = frozenset()
-    distinct: dict[str, pa.Array] = field(default_factory=dict)
-    kept: pa.Array | None = None
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, what was done) -> cells
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)  # the same -> the first such cell
+    values: dict[str, dict[str, int]] = field(default_factory=dict)  # rank -> value unlike a name -> rows
+    rows: Counter[str] = field(default_factory=Counter)  # rank -> rows with a name
+    touched: frozenset[str] = frozenset()  # columns of the current block that are not as they were given
+    distinct: dict[str, pa.Array] = field(default_factory=dict)  # names in the block, some repeated
+    kept: pa.Array | None = None  # (n,) mask of the rows of the block that its reader keeps; others do not count
 
     def count(self, before: Mapping[str, pa.ChunkedArray], after: Mapping[str, pa.ChunkedArray]) -> None:
         """Counts the cells of the current block, in rows that are `kept`."""

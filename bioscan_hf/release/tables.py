@@ -44,16 +44,11 @@ Report = Callable[[Problem], None]
 
 
 class Header(NamedTuple):
-    """Column names of a table and how it is written.
-
-    Attributes:
-        dialect: None for JSON-LD.
-        line: Line after the header.
-    """
+    """Column names of a table and how it is written."""
 
     names: list[str]
-    dialect: Dialect | None
-    line: int
+    dialect: Dialect | None  # None for JSON-LD
+    line: int  # after the header
 
 
 # ---- bytes ---------------------------------------------------------------------------------------------------------
@@ -148,8 +143,7 @@ class _Text:
 def csv_columns(path: str | Path, encoding: str = "utf-8") -> list[str]:
     """Column names: the first line of a CSV or TSV, or the keys of the first object of JSON-LD.
 
-    Raises:
-        ReleaseError: if two columns have one name.
+    Raises ReleaseError if two columns have one name.
     """
     path = Path(path)
     try:
@@ -314,8 +308,7 @@ def _csv_tables(path: Path, text: _Text, header: Header, wanted: list[str], repo
 def _parse(path: Path, block: Block, header: Header, wanted: list[str]) -> tuple[pa.Table | None, list[Bad]]:
     """The cells of a block (None without rows), and its malformed records.
 
-    Raises:
-        ReleaseError: unless there are as many rows as were counted.
+    Raises ReleaseError unless there are as many rows as were counted.
     """
     dialect = header.dialect
     assert dialect is not None

@@ -23,11 +23,7 @@ _ROWS = 10_000
 
 
 def check_ending(path: str | Path) -> str:
-    """The ending of a table's name, without .gz.
-
-    Raises:
-        ValueError: for a format that is not written.
-    """
+    """The ending of a table's name, without .gz; ValueError for a format that is not written."""
     ending = Path(Path(path).name.removesuffix(".gz")).suffix
     if ending not in WRITTEN:
         raise ValueError(f"{str(path)!r} cannot be written: a table ends in {', '.join(WRITTEN)}, also with .gz.")
@@ -38,10 +34,8 @@ def check_ending(path: str | Path) -> str:
 def writing_table(path: str | Path) -> Iterator[Callable[[pa.Table], None]]:
     """A function that writes blocks of a table as CSV, TSV or JSON lines, gzipped if the name ends in .gz.
 
-    The file is there once all blocks are written.
-
-    Raises:
-        ValueError: for another ending, or a cell of a TSV with a tab or line break, since a TSV is not quoted.
+    The file is there once all blocks are written. Raises ValueError for another ending, or a cell of a TSV with a tab
+    or line break, since a TSV is not quoted.
     """
     ending = check_ending(path)
     compression = "gzip" if str(path).endswith(".gz") else None

@@ -63,19 +63,12 @@ class Member(NamedTuple):
 
 @dataclass
 class ZipIndex:
-    """Members of one file, ascending by name.
+    """Members of one file, ascending by name."""
 
-    Attributes:
-        path: File that holds the bytes.
-        label: Name of the zip in messages.
-        names: (m,) ASCII or UTF-8 names.
-        entries: (m,) position and compression of each member.
-    """
-
-    path: Path
-    label: str
-    names: NDArray[np.bytes_]
-    entries: NDArray[np.void]
+    path: Path  # file that holds the bytes
+    label: str  # name of the zip in messages
+    names: NDArray[np.bytes_]  # (m,) ASCII or UTF-8
+    entries: NDArray[np.void]  # (m,) position and compression
 
 
 def _central_directory(file: IO[bytes], start: int, end: int) -> tuple[int, int, int]:
@@ -145,9 +138,7 @@ def _zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int]
 class _Indexer:
     """Writes the index of a zip, and of zips inside it, to a folder.
 
-    Attributes:
-        found: The lines of index.json so far.
-        made: Files written so far.
+    `found` has the lines of index.json so far, `made` the files written so far.
     """
 
     def __init__(self, folder: Path, size: int):
@@ -312,8 +303,7 @@ def _blocks(file: IO[bytes], entry: NDArray[np.void], name: bytes) -> Iterator[b
 def read_member(file: IO[bytes], entry: NDArray[np.void], name: bytes) -> bytes:
     """Content of a member; its CRC is checked.
 
-    Raises:
-        BadZipFile: if it is damaged, encrypted, larger than `LARGEST_PHOTO`, or neither stored nor deflated.
+    Raises BadZipFile if it is damaged, encrypted, larger than `LARGEST_PHOTO`, or neither stored nor deflated.
     """
     data: list[bytes] = []
     size = 0

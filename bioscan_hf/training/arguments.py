@@ -159,11 +159,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def preset_values(name: str | None, presets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Values of a preset; none for None and "none".
-
-    Raises:
-        OptionError: for an unknown preset.
-    """
+    """Values of a preset; none for None and "none". Raises OptionError for an unknown preset."""
     if name is None or name == "none":
         return {}
     if name not in presets:

@@ -31,11 +31,7 @@ ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
 def describe_run(options: Any, training_args: TrainingArguments) -> dict[str, Any]:
-    """Values that must be the same in a resumed run, as JSON holds them.
-
-    Args:
-        options: The dataclass of a trainer's options.
-    """
+    """Values of options and training arguments that must be the same in a resumed run, as JSON holds them."""
     run = asdict(options) | describe_training(training_args)  # type: ignore[arg-type]
     run |= {"seed": training_args.seed, "global_batch_size": global_batch_size(training_args)}
     values = {name: value.value if isinstance(value, Enum) else value for name, value in run.items()}
@@ -129,8 +125,7 @@ def is_endless(run: Mapping[str, Any]) -> bool:
 def clear_output(output_dir: Path, run_file: str, everything: bool) -> None:
     """Deletes what killed or overwritten runs have left: results, parts of pushes, and checkpoints.
 
-    Args:
-        everything: Whether to delete complete checkpoints too.
+    Complete checkpoints are deleted only if `everything` is.
     """
     (output_dir / "results.json").unlink(missing_ok=True)
     for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob(".push-*")]:

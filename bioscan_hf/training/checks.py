@@ -46,8 +46,7 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
 def check_training(training_args: TrainingArguments) -> None:
     """Raises ValueError for options that would fail later, or would not do what they say.
 
-    Raises:
-        ImportError: if the optimizer needs a package that is not installed.
+    Raises ImportError if the optimizer needs a package that is not installed.
     """
     check_processes(training_args.world_size)
     if training_args.n_gpu > 1:
@@ -93,11 +92,7 @@ def _check_trackers(names: Collection[str]) -> None:
 
 
 def check_adapters(training_args: TrainingArguments, rank: int) -> None:
-    """Raises ValueError for adapters under FSDP, which divides the weights: they could be neither saved nor merged.
-
-    Args:
-        rank: Rank of the adapters; 0 without adapters.
-    """
+    """Raises ValueError for adapters of a rank above 0 under FSDP, which could neither save nor merge them."""
     if rank and (training_args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")):
         raise ValueError(
             "--lora_rank trains adapters, which FSDP cannot save. Launch without FSDP: adapters have small gradients "
@@ -106,14 +101,7 @@ def check_adapters(training_args: TrainingArguments, rank: int) -> None:
 
 
 def check_metric(training_args: TrainingArguments, known: Collection[str]) -> None:
-    """Sets in which direction the metric of the best checkpoint is better.
-
-    Args:
-        known: Names of the metrics of a validation.
-
-    Raises:
-        ValueError: if the metric is not one of them.
-    """
+    """Sets in which direction the metric of the best checkpoint is better; ValueError if it is not a `known` one."""
     if training_args.metric_for_best_model is None:
         return
     name = training_args.metric_for_best_model.removeprefix("eval_")

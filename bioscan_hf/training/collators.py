@@ -50,11 +50,7 @@ class SeededCollator:
 
 
 def barcodes_of(features: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The barcodes of some rows.
-
-    Raises:
-        ValueError: if a row has no barcode.
-    """
+    """The barcodes of some rows; ValueError if a row has none."""
     barcodes = [feature["dna_barcode"] for feature in features]
     if None in barcodes:
         raise ValueError(f"Rows without a barcode: {barcodes.count(None)} of {len(barcodes)}. Remove them first.")

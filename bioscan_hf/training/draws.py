@@ -17,12 +17,7 @@ from ..schema import MISSING
 
 
 def draw_keys(texts: Sequence[str], seed: int, epochs: Sequence[int], *more: int) -> NDArray[np.uint64]:
-    """Keys of the random streams of some texts, uint64 (B,): a hash of each text and of the numbers.
-
-    Args:
-        epochs: Epoch of each text (B,).
-        more: Further numbers, such as that of a view.
-    """
+    """Keys of the random streams of some texts, uint64 (B,): a hash of each text, of its epoch and of the numbers."""
     keyed = {
         epoch: blake2b(digest_size=8, key=":".join(map(str, (seed, epoch, *more))).encode()) for epoch in set(epochs)
     }
@@ -35,13 +30,10 @@ def draw_keys(texts: Sequence[str], seed: int, epochs: Sequence[int], *more: int
 
 
 def uniform(keys: NDArray[np.uint64], first: int, count: int) -> NDArray[np.float64]:
-    """Numbers `first` to `first + count - 1` of the random stream of each key: uniform in [0, 1), (B, count).
+    """Numbers `first` to `first + count - 1` of the random stream of each key (B,): uniform in [0, 1), (B, count).
 
     SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2714064.2660195). A number depends only on its key
     and its place in the stream, so the streams of a whole batch are drawn at once.
-
-    Args:
-        keys: uint64 (B,).
     """
     x = keys[:, None] + np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -54,11 +54,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def check_options(options: FinetuningOptions, training_args: BarcodeTrainingArguments) -> list[str]:
-    """The ranks, the highest first.
+    """The ranks, the highest first; ValueError for options that are unknown or exclude each other.
 
-    Raises:
-        ValueError: for options that are unknown or exclude each other.
-        ImportError: if an adapter is asked for and peft is not installed.
+    Raises ImportError if an adapter is asked for and peft is not installed.
     """
     unknown = [rank for rank in options.ranks if rank not in LABEL_COLUMNS]
     if unknown or not options.ranks or len(set(options.ranks)) < len(options.ranks):
@@ -107,32 +105,18 @@ def load_split(options: FinetuningOptions, split: str, ranks: Sequence[str], tok
 
 @dataclass(frozen=True)
 class TaxonData:
-    """Labelled barcodes and their classes.
+    """Labelled barcodes and their classes."""
 
-    Attributes:
-        train: The training rows that have a label at one of the ranks or more.
-        splits: Split to evaluate -> all of its rows.
-        tested: Names of the test splits.
-        classes: Rank -> names of the taxa of the training rows, the highest rank first; the index of a name is its
-            label.
-        parents: Rank -> the parent of each class at the rank above, for each rank but the first.
-        about: Sizes of the splits, rows left out and ambiguous classes, for results.json.
-    """
-
-    train: Dataset
-    splits: dict[str, Dataset]
-    tested: list[str]
-    classes: dict[str, list[str]]
-    parents: dict[str, list[int]]
-    about: dict[str, Any]
+    train: Dataset  # training rows that have a label at one of the ranks or more
+    splits: dict[str, Dataset]  # split to evaluate -> all of its rows
+    tested: list[str]  # names of the test splits
+    classes: dict[str, list[str]]  # rank -> names in the training rows, the highest rank first; an index is a label
+    parents: dict[str, list[int]]  # rank but the first -> the parent of each class at the rank above
+    about: dict[str, Any]  # sizes of the splits, rows left out and ambiguous classes, for results.json
 
 
 def load_splits(options: FinetuningOptions, ranks: Sequence[str], tokenizer: KmerTokenizer) -> TaxonData:
-    """Every split of the options, labelled with the classes of the training split.
-
-    Raises:
-        ValueError: see `load_split` and `training_classes`.
-    """
+    """Every split of the options, labelled with the classes of the training split."""
     rows = load_split(options, options.train_split, ranks, tokenizer)
     classes = training_classes(rows, ranks)
     parents, divided = class_parents(rows, classes)
@@ -154,11 +138,7 @@ def load_splits(options: FinetuningOptions, ranks: Sequence[str], tokenizer: Kme
 
 
 def make_model(options: FinetuningOptions, config: PreTrainedConfig, data: TaxonData) -> PreTrainedModel:
-    """A classifier with the weights of the pretrained encoder and a new head.
-
-    Raises:
-        ValueError: if weights of the encoder are missing.
-    """
+    """A classifier with the weights of the pretrained encoder, ValueError if some are missing, and a new head."""
     fields = config.to_dict()
     for name in ("id2label", "label2id", "num_labels", "taxa", "parents", "ranks", "architectures", "dtype"):
         fields.pop(name, None)

@@ -49,8 +49,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 def pinned(model: str) -> str:
     """A folder or Hub id; of "owner/name@revision" the folder in the cache, to which it is downloaded.
 
-    Raises:
-        FileNotFoundError: if it is neither, or the Hub has no such revision.
+    Raises FileNotFoundError if it is neither, or the Hub has no such revision.
     """
     name, revision = split_revision(model)
     lacking = is_missing_path(name) if revision is None else name.count("/") != 1
@@ -70,8 +69,7 @@ def pinned(model: str) -> str:
 def load_rows(source: str, split: str, **how: Any) -> Dataset:
     """Rows of a split, by `load_bioscan5m`, of a source that may also be "owner/name@revision".
 
-    Raises:
-        ValueError: if there are no rows, or rows without a barcode.
+    Raises ValueError if there are no rows, or rows without a barcode.
     """
     name, revision = split_revision(source)
     data = cast(Dataset, load_bioscan5m(name, split=split, revision=revision, **how))
@@ -80,14 +78,10 @@ def load_rows(source: str, split: str, **how: Any) -> Dataset:
 
 
 def load_tokenizer(model: str, types: Sequence[str]) -> tuple[PreTrainedConfig, KmerTokenizer]:
-    """Config and tokenizer of a pretrained barcode encoder.
-
-    Args:
-        model: Folder or Hub id.
-        types: Allowed model types.
+    """Config and tokenizer of a pretrained barcode encoder, a folder or Hub id.
 
     Raises:
-        ValueError: if the model has another type, or the tokenizer does not fit it.
+        ValueError: if the model has another type than the allowed ones, or the tokenizer does not fit it.
         FileNotFoundError: if there is no model or no tokenizer.
     """
     model = pinned(model)

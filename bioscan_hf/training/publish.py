@@ -35,8 +35,7 @@ def publish(
 ) -> Future[Any]:
     """Publishes a folder in one commit, so that readers never see a part of it.
 
-    Args:
-        places: Folders in the repository to publish to, each with its slash.
+    `places` are folders in the repository to publish to, each with its slash.
     """
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     kept = [name for name in names if not any(fnmatch(part, one) for part in name.parts for one in UNPUBLISHED)]
@@ -49,13 +48,10 @@ def publish(
 def publish_checkpoint(
     checkpoint: Path, repo: str, args: TrainingArguments, state: Any, left_out: Sequence[str]
 ) -> Future[Any]:
-    """Publishes the model of a checkpoint in the background.
+    """Publishes the model of a checkpoint in the background, without the files `left_out`.
 
     With the strategies "checkpoint" and "all_checkpoints", also as a folder; the states of optimizer and random
     numbers, which are pickles, stay on this machine.
-
-    Args:
-        left_out: Names of further files that are not published.
     """
     staged = Path(tempfile.mkdtemp(prefix=".push-", dir=checkpoint.parent))  # the checkpoint may be deleted meanwhile
     shutil.copytree(checkpoint, staged, ignore=shutil.ignore_patterns(*UNPUBLISHED, *left_out), dirs_exist_ok=True)

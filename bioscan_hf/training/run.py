@@ -42,27 +42,17 @@ STARTED = "This happened after training had started. --resume_from_checkpoint la
 
 @dataclass
 class TrainingRun:
-    """A run that was checked by `begin_run`.
+    """A run that was checked by `begin_run`."""
 
-    Attributes:
-        task: Name of the task in results.json, such as "barcodebert/pretrain".
-        run_file: Name of the file that completes a checkpoint.
-        same: Values that must be the same in a resumed run.
-        checkpoint: The checkpoint to resume from.
-        about: Further fields of results.json; a trainer adds `splits` and others.
-        finished: The results of the run, if it had finished before: then nothing is left to do.
-        start: `time.perf_counter()` at the start.
-    """
-
-    task: str
-    run_file: str
+    task: str  # its name in results.json, such as "barcodebert/pretrain"
+    run_file: str  # name of the file that completes a checkpoint
     options: Any
     training_args: BaseTrainingArguments
-    same: dict[str, Any]
-    checkpoint: Path | None
-    about: dict[str, Any]
-    finished: dict[str, Any] | None
-    start: float
+    same: dict[str, Any]  # values that must be the same in a resumed run
+    checkpoint: Path | None  # to resume from
+    about: dict[str, Any]  # further fields of results.json; a trainer adds `splits` and others
+    finished: dict[str, Any] | None  # its results, if it had finished before
+    start: float  # `time.perf_counter()`
 
 
 def begin_run(

@@ -77,12 +77,8 @@ def distinct_order(
     """A permutation (n,) of the rows in which no batch holds a group twice, where possible.
 
     Equal barcodes or texts in a batch would be negatives of each other although they are the same input. The rows are
-    shuffled; a row whose group is already in the batch waits for the next batch without that group. Rows of groups
-    that are too large for this come last.
-
-    Args:
-        groups: Group of each row (n,); negative for a row without a group.
-        blocks: Block of each row (n,), ascending: the rows are shuffled as by `block_order`.
+    shuffled, with `blocks` as by `block_order`; a row whose group is already in the batch waits for the next batch
+    without that group. Rows of groups that are too large for this come last. A negative group is none.
     """
     if blocks is None:
         drawn = np.random.default_rng(list(seed)).permutation(len(groups))
@@ -121,13 +117,10 @@ def _take(waiting: dict[int, list[int]], group: int) -> int:
 def block_order(blocks: NDArray[np.int64], batch_size: int, seed: Sequence[int]) -> NDArray[np.int64]:
     """A permutation (n,) of the rows that reads blocks, such as row groups of Parquet, one after the other.
 
-    The blocks are shuffled and divided into streams. Within a stream, the rows of every `BLOCKS_TOGETHER` blocks are
-    shuffled. A batch takes an equal part of each of the `LANES` streams of its turn, and turns follow each other in
-    `TURNS`, so that each of up to 8 processes, and each of their data workers, reads few blocks. Rows that are left
-    over come last. Few blocks are read in any order.
-
-    Args:
-        blocks: Block of each row (n,), ascending.
+    The blocks, whose numbers (n,) ascend, are shuffled and divided into streams. Within a stream, the rows of every
+    `BLOCKS_TOGETHER` blocks are shuffled. A batch takes an equal part of each of the `LANES` streams of its turn, and
+    turns follow each other in `TURNS`, so that each of up to 8 processes, and each of their data workers, reads few
+    blocks. Rows that are left over come last. Few blocks are read in any order.
     """
     draw = np.random.default_rng(list(seed))
     starts = np.flatnonzero(np.diff(blocks, prepend=-1))
@@ -190,11 +183,7 @@ def taxon_order(
 
 
 def groups_of(column: pa.ChunkedArray, *, barcodes: bool = False) -> NDArray[np.int64]:
-    """Group of each row (n,), equal for equal values; -1 for null and "".
-
-    Args:
-        barcodes: Whether the column holds barcodes, of which trailing N does not count.
-    """
+    """Group of each row (n,), equal for equal values; -1 for null and "". Trailing N of barcodes does not count."""
     values = pa.array(barcode_digests(column).tolist(), pa.binary()) if barcodes else column
     known = pc.unique(values)
     known = known.filter(pc.not_equal(known, b"" if barcodes else ""))

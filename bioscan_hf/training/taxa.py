@@ -52,8 +52,7 @@ Metrics = dict[str, dict[str, Any]]
 def training_classes(data: Dataset, ranks: Sequence[str]) -> dict[str, list[str]]:
     """Rank -> names of the taxa of the training rows, in lexicographic order; the index of a name is its class.
 
-    Raises:
-        ValueError: if a rank has fewer than two classes.
+    Raises ValueError if a rank has fewer than two classes.
     """
     table = data.select_columns(list(ranks)).with_format("arrow")[:]
     maps = LabelMaps({rank: table[rank].unique().to_pylist() for rank in ranks})
@@ -69,16 +68,10 @@ def training_classes(data: Dataset, ranks: Sequence[str]) -> dict[str, list[str]
 
 
 def class_parents(data: Dataset, classes: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[int]], int]:
-    """Rank -> the parent of each of its classes at the rank above, for each rank but the first.
+    """Rank but the first -> the parent of each of its classes at the rank above; and how many classes have several.
 
-    Where the rows disagree, the parent of most rows counts, then the first; -1 if no row names both ranks.
-
-    Args:
-        data: The training rows.
-        classes: Rank -> names, the highest rank first.
-
-    Returns:
-        The parents, and the number of classes whose rows disagree.
+    Where the rows disagree, the parent of most rows counts, then the first; -1 if no row names both ranks. `classes`
+    has the highest rank first.
     """
     table = data.select_columns(list(classes)).with_format("arrow")[:]
     parents, divided = {}, 0
@@ -173,12 +166,8 @@ def score_logits(logits: torch.Tensor, labels: torch.Tensor, model: Any) -> torc
 
     "id" and "probability" are the most probable class of each rank alone and its softmax; "nats" is the cross-entropy
     (NaN where the label is not a class). The consistent ones agree down the taxonomy, as in `model.predict_taxa`; for
-    a classifier of one rank they are the same.
-
-    Args:
-        logits: (B, C), the logits of the ranks side by side.
-        labels: (B,) or (B, R), as made by `add_labels`.
-        model: The classifier.
+    a classifier of one rank they are the same. `logits` are (B, C), the ranks side by side, `labels` (B,) or (B, R),
+    as made by `add_labels`.
     """
     several = labels.ndim == 2
     scores = []
@@ -212,8 +201,7 @@ def summarize(
         scores: (N, R, 5), of `score_logits`.
         labels: (N,) or (N, R), as made by `add_labels`.
         classes: Rank -> names.
-        intervals: Whether accuracies have 95 % intervals, by a bootstrap over the taxa of the lowest rank, such as
-            species.
+        intervals: Whether accuracies have 95 % intervals, by a bootstrap over the taxa of the lowest rank.
     """
     independent: Metrics = {}
     consistent: Metrics = {}
@@ -259,10 +247,7 @@ def write_predictions(
 
     Columns: `processid`, `split`, `rank`, `name` and `probability` of the rank alone, and `consistent_name` (null for
     "none of the classes") and `consistent_probability` of the prediction that agrees with the other ranks.
-
-    Args:
-        predictions: Split -> processids, and scores (N, R, 5) of `score_logits`.
-        classes: Rank -> names.
+    `predictions` has the processids of a split, and its scores (N, R, 5) of `score_logits`.
     """
     tables = []
     for split, (processids, scores) in predictions.items():

@@ -18,12 +18,7 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True)
 class Given:
-    """Options of a command line.
-
-    Attributes:
-        flags: The flags, as in argparse.
-        values: Name -> text, list, dict or None of the YAML file. Flags override it.
-    """
+    """Options of a command line: flags as in argparse, and the values of the YAML file, which flags override."""
 
     flags: list[str]
     values: dict[str, Any] = field(default_factory=dict)
@@ -43,9 +38,7 @@ class Given:
 def read_given(arguments: Sequence[str]) -> Given:
     """The options of a command line, whose first word may be a YAML file.
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        OptionError: if it holds no options.
+    Raises FileNotFoundError if there is no such file, and OptionError if it holds no options.
     """
     if not arguments or not arguments[0].endswith((".yaml", ".yml")):
         return Given(list(arguments))
@@ -79,11 +72,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_names(given: Given, kinds: Sequence[type], more: Callable[[], Iterable[str]] = list) -> None:
-    """Raises OptionError for an unknown option, naming a similar one, and then for one that is missing.
+    """Raises OptionError for an option of none of the dataclasses, naming a similar one, or for one that is missing.
 
-    Args:
-        kinds: Dataclasses of options.
-        more: Gives the names of further options; called only if an option is in none of `kinds`.
+    `more` gives the names of further options; it is called only if an option is in none of `kinds`.
     """
     options = [one for kind in kinds for one in fields(kind)]
     names, known = dict(given.names()), [one.name for one in options]

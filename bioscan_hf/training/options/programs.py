@@ -22,21 +22,13 @@ LAUNCH = f"{START} train"
 
 @dataclass(frozen=True)
 class Program:
-    """A trainer, or an evaluation.
+    """A trainer, or an evaluation."""
 
-    Attributes:
-        module: Its module in `bioscan_hf.trainers`.
-        about: What it does, in one line.
-        examples: Two command lines: one process, and several.
-        options: Dataclass of its options.
-        training: Dataclass of its defaults for transformers' Trainer; None for an evaluation.
-    """
-
-    module: str
-    about: str
-    examples: tuple[str, str]
-    options: type
-    training: type | None
+    module: str  # in `bioscan_hf.trainers`
+    about: str  # what it does, in one line
+    examples: tuple[str, str]  # command lines of one process, and of several
+    options: type  # dataclass
+    training: type | None  # dataclass of its defaults for transformers' Trainer; None for an evaluation
 
 
 PROGRAMS = {
