@@ -21,6 +21,7 @@ from .options import (
     check_model,
     check_source,
     plural,
+    refuse_inputs,
     refuse_to_replace,
     shell,
 )
@@ -107,6 +108,7 @@ def split(
     """Partition a table of barcodes as in the paper."""
     about = output.with_name(f"{output.name}.results.json")
     check_exists(input)
+    refuse_inputs([input], output, about)
     refuse_to_replace(force, output, about)
     from ..dataset.split_file import split_file
     from ..provenance import write_results

@@ -19,6 +19,7 @@ from .options import (
     check_exists,
     check_source,
     no_library_bars,
+    refuse_inputs,
     refuse_to_replace,
     require_embeddings,
     shell,
@@ -62,6 +63,7 @@ def probe(
     if curve and probe == "linear":
         raise ValueError("--curve is of nearest neighbours. Leave it out, or choose --probe knn.")
     picture = output.with_name("knn_curve.png")
+    refuse_inputs([source, *([labels] if labels else [])], output)
     refuse_to_replace(force, output, *([picture] if curve else []))
     check_source(source)
     check_exists(labels)
@@ -114,6 +116,7 @@ def retrieve(
 ) -> Result:
     """Measure retrieval: top-1, 3 and 5 of seen and unseen species among the keys of train and key_unseen."""
     output = output or embeddings / "retrieval.json"
+    refuse_inputs([source], output)
     refuse_to_replace(force, output)
     splits = ("train", "key_unseen", "test", "test_unseen")
     check_source(source)

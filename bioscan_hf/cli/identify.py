@@ -28,6 +28,7 @@ from .options import (
     check_source,
     no_library_bars,
     plural,
+    refuse_inputs,
     refuse_to_replace,
     shell,
 )
@@ -184,6 +185,8 @@ def identify(
     Where a table has a photo and a sequence of a specimen, and --references a library of each, both are joined.
     """
     given = dict(locals())
+    files = Files(html, abundance, darwincore, krona, qiime)
+    refuse_inputs([source, *references], output, *files.wanted)
     if str(output) != "-":
         refuse_to_replace(force, output)
     check_encoding(encoding)
@@ -191,7 +194,6 @@ def identify(
     from ..identification.tables import check_ending, write_answers
 
     check_ending(output)
-    files = Files(html, abundance, darwincore, krona, qiime)
     files.check(output, force)
     with TemporaryDirectory() as folder:
         parts, library, reads, photos = _answers(given, files, Path(folder), out)

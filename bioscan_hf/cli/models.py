@@ -34,6 +34,7 @@ from .options import (
     plural,
     read_own_sequences,
     refuse_folder,
+    refuse_inputs,
     refuse_to_replace,
     shell,
 )
@@ -329,6 +330,7 @@ def card(
     output = output or folder / "README.md"
     whole = source.is_dir() and index is None and output == folder / "README.md"
     kept = whole and (folder / "manifest.json").is_file()
+    refuse_inputs([source], output)
     if not kept:
         refuse_to_replace(force, output)
     from ..cards import read_results, write_card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,6 +56,14 @@ def refuse_to_replace(force: bool, *files: Path) -> None:
     for file in files:
         if file.exists() and not force:
             raise FileExistsError(f"{str(file)!r} exists. Give another name, or --force to replace it.")
+
+
+def refuse_inputs(inputs: Iterable[str | Path], *outputs: Path) -> None:
+    """Raises ValueError if an output is one of the inputs, which --force would replace."""
+    files = [Path(file) for file in inputs]
+    for output in outputs:
+        if output.exists() and any(file.exists() and file.samefile(output) for file in files):
+            raise ValueError(f"{str(output)!r} is an input of this command. Give the output another name.")
 
 
 def refuse_folder(folder: Path) -> None:
