@@ -195,16 +195,10 @@ def measured(options: EvaluateOptions, specimens: Mapping[str, Specimens]) -> di
 def embed_with_noise(options: EvaluateOptions) -> ClibdModel:
     """Writes the embeddings of altered barcodes of the queries; gives the model."""
     network, processor = _loaded(str(options.model))
-    embed_noisy(
-        network,
-        processor.dna_tokenizer,
-        lambda split: load_bioscan5m(str(options.source), "dna", split, max_nucleotides=None),
-        QUERIES[options.evaluate],
-        options.noise_seed,
-        Path(options.output_dir) / NOISE,
-        batch_size=options.batch_size,
-        dtype=options.dtype,
-    )
+    output, how = Path(options.output_dir) / NOISE, {"batch_size": options.batch_size, "dtype": options.dtype}
+    for split in QUERIES[options.evaluate]:
+        data = load_bioscan5m(str(options.source), "dna", split, max_nucleotides=None)
+        embed_noisy(network, processor.dna_tokenizer, data, split, options.noise_seed, output, **how)
     return network
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -58,8 +58,12 @@ def run_trainer(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     trainer = import_module(f"bioscan_hf.trainers.{name}")
     several = {"use_cpu": torch.cuda.device_count() > 1}  # several GPUs would need a process each
     given = trainer.parse([f"--{key}={value}" for key, value in (_QUIET | several | dict(options)).items()])
+    return _silently(trainer.main, given)
+
+
+def _silently(program: Callable[..., dict[str, Any]], given: Iterable[Any]) -> dict[str, Any]:
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
-        return cast(dict[str, Any], trainer.main(*given))
+        return program(*given)
 
 
 def pretrain(dataset: Path, output: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -143,11 +147,8 @@ def train_clibd(dataset: Path, output: Path, steps: int, seed: int) -> dict[str,
 def retrieve(dataset: Path, model: Path, output: Path) -> dict[str, Any]:
     """Task III: retrieval between photos and barcodes, seen and unseen species."""
     program = import_module("bioscan_hf.trainers.evaluate_clibd")
-    options = {"model": model, "source": dataset, "output_dir": output}
-    (given,) = program.parse([f"--{name}={value}" for name, value in options.items()])
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
-        found = program.evaluate(given)
-    return cast(dict[str, Any], found["metrics"]["model"]["tables"])
+    given = program.parse([f"--model={model}", f"--source={dataset}", f"--output_dir={output}"])
+    return cast(dict[str, Any], _silently(program.evaluate, given)["metrics"]["model"]["tables"])
 
 
 @dataclass(frozen=True)

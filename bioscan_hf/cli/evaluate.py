@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Argument, Option, Typer
 
-from ..training.options.evaluate import EvaluateOptions
-from ..training.options.given import check_names, read_given
 from ..training.options.programs import EVALUATIONS
 from .command import Output, Result, app, command, in_main_process
 from .options import (
@@ -24,7 +21,7 @@ from .options import (
     require_embeddings,
     shell,
 )
-from .programs import add_programs, check_paths, printing_of
+from .programs import add_programs, parsed, printing_of
 
 PANEL = "Benchmarks of embeddings"
 
@@ -172,14 +169,9 @@ app.add_typer(
 
 def _evaluate(name: str, words: list[str], out: Output) -> Result:
     """Runs an evaluation."""
-    if "--help-all" not in words:
-        given = read_given(words)
-        check_names(given, (EvaluateOptions,))
-        check_paths(given)
-    program = import_module(f"bioscan_hf.trainers.{EVALUATIONS[name].module}")
+    program, (options,) = parsed(EVALUATIONS[name], words)
     from ..training.run import in_processes
 
-    (options,) = program.parse(words)
     with printing_of(out):
         results: Result = in_processes(lambda: program.evaluate(options))
     if results and in_main_process():

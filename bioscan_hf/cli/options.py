@@ -168,12 +168,9 @@ def read_own_sequences(source: str, out: Output, given: dict[str, Any]) -> pa.Ta
     with out.progress() as progress:
         return read_sequences(
             source,
-            clean=given["clean"],
             duplicates="keep" if given["keep_duplicates"] else "error",
             empty="keep" if given["keep_empty"] else "error",
-            id_column=given["id_column"],
-            sequence_column=given["sequence_column"],
-            encoding=given["encoding"],
             progress=progress,
             tell=out.say,
+            **{name: given[name] for name in ("clean", "id_column", "sequence_column", "encoding")},
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from importlib import import_module
 from io import StringIO
+from typing import Any
 
 import typer
 
-from ..training.options.given import Given
-from ..training.options.programs import GROUPS, help_page
+from ..training.options.given import Given, check_names, read_given, trainer_options
+from ..training.options.programs import GROUPS, Program, help_page
 from .command import Output, Result, run_command
 from .options import check_model, check_source
 
@@ -60,8 +62,21 @@ def _output_of(words: Sequence[str]) -> tuple[list[str], Output]:
     return rest, out
 
 
-def check_paths(given: Given) -> None:
-    """Raises FileNotFoundError for a dataset or a model that does not exist, before libraries are imported."""
+def parsed(program: Program, words: list[str]) -> tuple[Any, Any]:
+    """The module of a program, and its options; wrong names and paths are refused before libraries are imported."""
+    if "--help-all" not in words:
+        given = read_given(words)
+        if program.training is None:
+            check_names(given, [program.options])
+        else:
+            check_names(given, [program.options, program.training], trainer_options)
+        _check_paths(given)
+    module = import_module(f"bioscan_hf.trainers.{program.module}")
+    return module, module.parse(words)
+
+
+def _check_paths(given: Given) -> None:
+    """Raises FileNotFoundError for a dataset or a model that does not exist."""
     found = {name: value for name, value in given.values.items() if isinstance(value, str)}
     for word, after in zip(given.flags, [*given.flags[1:], ""], strict=True):
         name, sign, value = word.partition("=")

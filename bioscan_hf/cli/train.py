@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import typer
 
 from ..terminal import aligned
-from ..training.options.given import check_names, read_given, trainer_options
 from ..training.options.programs import PROGRAMS
 from .command import Output, Result, app, in_main_process
-from .programs import add_programs, check_paths, printing_of
+from .programs import add_programs, parsed, printing_of
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(
@@ -30,15 +28,9 @@ app.add_typer(
 
 def _train(name: str, words: list[str], out: Output) -> Result:
     """Runs a trainer, and shows its metrics and the next command."""
-    program = PROGRAMS[name]
-    if "--help-all" not in words:
-        given = read_given(words)
-        check_names(given, (program.options, cast(type, program.training)), trainer_options)
-        check_paths(given)
-    trainer = import_module(f"bioscan_hf.trainers.{program.module}")
+    trainer, (options, training_args) = parsed(PROGRAMS[name], words)
     from ..training.run import in_processes
 
-    options, training_args = trainer.parse(words)
     if out.silent:
         training_args.disable_tqdm, training_args.log_level = True, "error"
     with printing_of(out):  # the Trainer prints what it logs
@@ -85,9 +77,7 @@ def _next(name: str, source: str, folder: str) -> list[str]:
             f"bioscan-hf probe {source} {embeddings}",
         ]
     if name == "clibd":
-        return [
-            f"bioscan-hf evaluate clibd --model {model} --source {source} --output_dir {retrieval}",
-        ]
+        return [f"bioscan-hf evaluate clibd --model {model} --source {source} --output_dir {retrieval}"]
     return [f"bioscan-hf identify reads.fasta names.csv --model {model} --references {source}"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from ..partition.counts import count_splits
@@ -75,14 +75,11 @@ def publish(
             api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
         there = _files_there(api, repo_id, revision)
         _check_repository(repo_id, there, manifest["configs"])
-        texts = _texts(folder, manifest)
-        texts[CARD_FILE] = merged(
-            read_card(folder / CARD_FILE),
-            _card_there(api, repo_id, revision) if CARD_FILE in there else None,
-            texts[CARD_FILE],
-            force=force,
-            license=license,
-        )
+        texts, card = _texts(folder, manifest), None
+        if CARD_FILE in there:
+            card = read_card(api.hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=revision))
+        mine = read_card(folder / CARD_FILE)
+        texts[CARD_FILE] = merged(mine, card, texts[CARD_FILE], force=force, license=license)
         return _upload(api, repo_id, revision, folder, manifest["shards"], texts, there, progress)
 
 
@@ -178,10 +175,6 @@ def _texts(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
         counts,
     )
     return texts
-
-
-def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str | None:
-    return read_card(hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=revision, token=api.token))
 
 
 def _files_there(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str | None]:

@@ -134,12 +134,17 @@ def decode_batch(
             pixels[i] = photo.flip(flips) if flips else photo
             continue
         if min(height, width) != resized:
-            shorter = min(height, width)
-            height, width = int(resized * height / shorter), int(resized * width / shorter)
-            photo = _resize(photo, height, width)
+            photo = to_shorter_side(photo, resized)
+            height, width = photo.shape[1:]
         top, left = round((height - size) / 2), round((width - size) / 2)
         pixels[i] = photo[:, top : top + size, left : left + size]
     return pixels
+
+
+def to_shorter_side(photo: Tensor, resized: int) -> Tensor:
+    """A photo (3, H, W), resized so that its shorter side has `resized` pixels."""
+    shorter = min(photo.shape[1:])
+    return _resize(photo, int(resized * photo.shape[1] / shorter), int(resized * photo.shape[2] / shorter))
 
 
 def _resize(photo: Tensor, height: int, width: int) -> Tensor:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import grid_sample
 
-from .pixels import ATTEMPTS, random_box
+from .pixels import ATTEMPTS, random_box, to_shorter_side
 
 #: Keys of a batch with the parameters of the augmentation.
 ALTERATIONS = ("crop", "flip", "rotation")
@@ -35,7 +35,8 @@ def photos_to_crop(
         `pixel_values` uint8 (B, 3, H, W); `crop` (B, 4), top, left, height and width in pixels; `flip` bool (B, 2),
         vertical and horizontal; `rotation` (B,), in degrees.
     """
-    small = [_shrunk(torch.from_numpy(photo).permute(2, 0, 1), resized) for photo in photos]
+    small = [torch.from_numpy(photo).permute(2, 0, 1) for photo in photos]
+    small = [to_shorter_side(photo, resized) if min(photo.shape[1:]) > resized else photo for photo in small]
     height, width = (max(photo.shape[side] for photo in small) for side in (1, 2))
     pixels = torch.zeros(len(small), 3, height, width, dtype=torch.uint8)
     crops, flips, angles = [], [], []
@@ -65,13 +66,3 @@ def crops_on_device(pixels: Tensor, crop: Tensor, flip: Tensor, size: int) -> Te
     down, across = axes
     grid = torch.stack([across[:, None].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], 3)
     return grid_sample(pixels.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _shrunk(photo: Tensor, resized: int) -> Tensor:
-    """A photo (3, h, w), resized if its shorter side is longer than `resized` pixels."""
-    height, width = photo.shape[1:]
-    shorter = min(height, width)
-    if shorter <= resized:
-        return photo
-    shape = (int(resized * height / shorter), int(resized * width / shorter))
-    return interpolate(photo[None], shape, mode="bilinear", antialias=True)[0]

@@ -5,7 +5,7 @@ Source: CLiBD-HiR, https://arxiv.org/abs/2603.25573
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,17 @@ REPORTED = (
 
 
 def embed_noisy(
-    model: ClibdModel,
-    tokenizer: Any,
-    read: Callable[[str], Any],
-    splits: Sequence[str],
-    seed: int,
-    output: Path,
-    **options: Any,
+    model: ClibdModel, tokenizer: Any, data: Any, split: str, seed: int, output: Path, **options: Any
 ) -> None:
     """Writes embeddings of altered barcodes to `output`/CONDITION/SPLIT; an interrupted run continues.
 
-    `read` gives the rows of a split, with processid and dna_barcode, `seed` is that of `add_noise`, and `options` are
+    `data` are the rows of the split, with processid and dna_barcode, `seed` is that of `add_noise`, and `options` are
     of `embed`.
     """
     encoder = Encoder(model, clibd_dna_features, description="clibd dna")
-    for split in splits:
-        data = read(split)
-        for condition, noise in DnaNoise.conditions().items():
-            rows = noisy_rows(data, noise, seed)
-            embed(encoder, tokenizer, rows, output=output / condition / split, missing="invalid", **options)
+    for condition, noise in DnaNoise.conditions().items():
+        rows = noisy_rows(data, noise, seed)
+        embed(encoder, tokenizer, rows, output=output / condition / split, missing="invalid", **options)
 
 
 def noisy_specimens(model: ClibdModel, clean: Specimens, folder: Path) -> Specimens:
