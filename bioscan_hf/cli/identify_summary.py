@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .command import Output, Result
+from .options import plural
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +47,7 @@ class Summary:
         }
         if "novel_share" in self.metadata:
             result["novel_share"] = float(self.metadata["novel_share"])
+        if "interval" in self.metadata:
             result["novel_share_interval"] = [float(part) for part in self.metadata["interval"].split(",")]
         return result
 
@@ -58,17 +60,18 @@ def show(summary: Summary, result: Result, out: Output) -> None:
         alike = row["similarity"] if row.get("identity") is None and "similarity" in row else row.get("identity")
         near = "" if alike is None else f", nearest {row['nearest'] or row['photo_nearest']} at {alike:.1%}"
         out.say(f"  {row['id']}: {name}{near}{told}")
-    total, what = result["sequences"], "sequences" if "strand" in summary.first[0] else "photos"
+    total, what = result["sequences"], "sequence" if "strand" in summary.first[0] else "photo"
     lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
     lines["without a name"] = total - sum(lines.values())
-    out.say(f"{total:,} {what}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
+    out.say(f"{plural(total, what)}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
     others = {status: count for status, count in result["status"].items() if status != "ok"}
     if others:
         out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
     if "novel_share" in result:
+        told = f"Share of {what}s whose species has no reference: {result['novel_share']:.1%}"
+        if "novel_share_interval" not in result:
+            out.say(f"{told}, as given by --novel-share.")
+            return
         low, high = result["novel_share_interval"]
         few = "; they are few, so it leans to 50%" if total < FEW else ""
-        out.say(
-            f"Share of {what} whose species has no reference: {result['novel_share']:.1%} "
-            f"({low:.1%} to {high:.1%}{few}); set it by --novel-share."
-        )
+        out.say(f"{told} ({low:.1%} to {high:.1%}{few}); set it by --novel-share.")

@@ -153,8 +153,9 @@ def finished(library: Library, table: pa.Table, shares: Shares | None, least: fl
     columns |= {name: table[name] for name in table.column_names if name not in (*columns, *_HIDDEN)}
     metadata = {}
     if shares is not None:
-        low, high = shares.interval
-        metadata = {"novel_share": f"{1 - shares.levels[0]:.4f}", "interval": f"{low:.4f},{high:.4f}"}
+        metadata["novel_share"] = f"{1 - shares.levels[0]:.4f}"
+        if shares.interval is not None:
+            metadata["interval"] = ",".join(f"{end:.4f}" for end in shares.interval)
     return pa.table(columns).replace_schema_metadata(metadata)
 
 

@@ -40,6 +40,9 @@ FINDINGS = {
     "stop_codon": "a stop codon in the reading frame",
 }
 
+#: Note of a record that was turned when the library was made.
+TURNED = "was on the other strand, and is turned in the library"
+
 #: Rank -> smallest identity of neighbours that should be of the same taxon.
 SAME_TAXON = {"phylum": 0.88, "class": 0.88, "order": 0.92, "family": 0.95, "genus": 0.97, "species": 0.98}
 
@@ -93,8 +96,8 @@ class _Findings:
         self.identity.append(identity)
         self.note.append(note or FINDINGS[finding])
 
-    def table(self, records: pa.Table) -> pa.Table:
-        """The findings, in the order of `FINDINGS`, then of the references."""
+    def table(self, records: pa.Table, turned: Mapping[str, int]) -> pa.Table:
+        """The findings, in the order of `FINDINGS`, then of the references; those of `turned` records are added."""
         places = {name: place for place, name in enumerate(FINDINGS)}
         order = sorted(range(len(self.rows)), key=lambda i: (places[self.finding[i]], self.rows[i]))
         rows = pa.array([self.rows[i] for i in order], pa.int64())
@@ -109,7 +112,15 @@ class _Findings:
         columns["identity"] = pa.array([self.identity[i] for i in order], pa.float64())
         columns["records"] = records["records"].take(rows)
         columns["note"] = pa.array([self.note[i] for i in order], pa.string())
-        return pa.table(columns)
+        found = pa.table(columns)
+        if not turned:
+            return found
+        more = [
+            {"processid": name, "finding": "reversed", "records": number, "note": TURNED}
+            for name, number in turned.items()
+        ]
+        found = pa.concat_tables([found, pa.Table.from_pylist(more, schema=found.schema)])
+        return found.take(np.argsort([places[name] for name in found["finding"].to_pylist()], kind="stable"))
 
 
 def audited(
@@ -118,6 +129,7 @@ def audited(
     taxa: Mapping[str, Sequence[str]],
     references: References,
     frame: Frame | None,
+    turned: Mapping[str, int],
 ) -> pa.Table:
     """Suspicious references, one row per finding.
 
@@ -130,6 +142,7 @@ def audited(
         codes: Rank or "dna_bin" -> code of the taxon (N,), -1 where it has no name.
         taxa: Rank or "dna_bin" -> names.
         frame: Reading frame of the region; without it, stop codons and frameshifts are not looked for.
+        turned: Id of each sequence that was turned to the strand of the others -> its number of records.
     """
     found = _Findings()
     count = records["records"].to_numpy()
@@ -139,7 +152,7 @@ def audited(
     if references.placed is not None and references.region is not None:
         _Placed(references, frame, codes, taxa, count).audit(found)
     several = _species_in_several_bins(codes)
-    return found.table(records).replace_schema_metadata({"species_in_several_bins": str(several)})
+    return found.table(records, turned).replace_schema_metadata({"species_in_several_bins": str(several)})
 
 
 def counted(table: pa.Table) -> dict[str, int]:
@@ -302,7 +315,8 @@ class _Placed:
     def _misplaced(self, found: _Findings, near: Ids, identity: NDArray[np.float64]) -> None:
         """References whose nearest neighbours (n, K) agree on another taxon, at the highest rank where they do.
 
-        A species with a single sequence is not reported, because two species can have nearly equal sequences.
+        A species with a single sequence is not reported, because two species can have nearly equal sequences. Other
+        records with the same sequence and names speak for them.
         """
         best, rows = identity.max(1, keepdims=True), self.inside
         open_ = np.ones(len(rows), np.bool_)
@@ -310,21 +324,21 @@ class _Placed:
             own, theirs = self.codes[rank][rows], self.codes[rank][near]
             votes = (identity >= np.maximum(best - NEARLY, least)) & (theirs >= 0)
             records = np.where(votes, self.count[near], 0)
-            for_own = np.where(theirs == own[:, None], records, 0).sum(1)
-            doubtful = np.flatnonzero(open_ & (own >= 0) & (for_own < (1 - AGREED) * records.sum(1)))
+            alike = self.count[rows] - 1
+            for_own = np.where(theirs == own[:, None], records, 0).sum(1) + alike
+            doubtful = np.flatnonzero(open_ & (own >= 0) & (for_own < (1 - AGREED) * (records.sum(1) + alike)))
             if rank == "species":
                 doubtful = doubtful[np.bincount(self.codes[rank] + 1)[own[doubtful] + 1] > 1]
             for i in doubtful.tolist():
                 names, inverse = np.unique(theirs[i][votes[i]], return_inverse=True)
                 agreed = np.bincount(inverse, records[i][votes[i]])
-                if agreed.max() < AGREED * agreed.sum():
+                every = int(agreed.sum() + alike[i])
+                if agreed.max() < AGREED * every:
                     continue
                 open_[i] = False
                 name, other = self.taxa[rank][own[i]], self.taxa[rank][names[agreed.argmax()]]
                 nearest = float(identity[i][votes[i]].max())
-                note = (
-                    f"{int(agreed.max()):,} of {int(agreed.sum()):,} records of nearly the same sequence are {other}"
-                )
+                note = f"{int(agreed.max()):,} of {every:,} records of nearly the same sequence are {other}"
                 found.add(int(rows[i]), "misplaced", note, rank=rank, name=name, others=other, identity=nearest)
 
     def _unlike_species(self, found: _Findings, shifted: Mask) -> None:

@@ -75,13 +75,13 @@ class Shares:
     Attributes:
         learned: Of the levels, in what the calibration was learned from.
         levels: Of the levels, among the reads.
-        interval: 95 % interval of the share of reads whose species is new.
+        interval: 95 % interval of the share of reads whose species is new; None if the share was given.
         bins: Shares of known and new BINs among the reads; None without BINs.
     """
 
     learned: Numbers
     levels: Numbers
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     bins: Numbers | None
 
 
@@ -129,7 +129,8 @@ class Calibration:
         bins = None
         if bin_known is not None:
             bins = estimated_shares(np.stack([bin_known, 1 - bin_known], axis=1), np.full(2, 0.5), novel_share)
-        return Shares(self.shares, found, share_interval(levels, self.shares, found), bins)
+        interval = share_interval(levels, self.shares, found) if novel_share is None else None
+        return Shares(self.shares, found, interval, bins)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

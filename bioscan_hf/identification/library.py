@@ -114,7 +114,7 @@ class ReferenceLibrary(Library):
     @classmethod
     def uncalibrated(cls, found: Found, *, model: str | None = None, progress: Progress = silent) -> ReferenceLibrary:
         """A library without confidences; arguments as of `from_files`."""
-        records, turned = forward(distinct(found.table), by_model=model is not None)
+        records, notes, turned = forward(distinct(found.table), by_model=model is not None)
         sequences = records["dna_barcode"].to_pylist()
         progress("references", 0, len(sequences))
         region = _region(model) or Region.of(sequences, _encoder(model)) or (None if model else coi_region(sequences))
@@ -129,7 +129,8 @@ class ReferenceLibrary(Library):
             "records": len(found.table),
             "formats": formats,
             "model": Path(model).name if model else None,
-            "notes": found.notes + turned,
+            "notes": found.notes + notes,
+            "turned": turned,
             "versions": provenance()["versions"],
         }
         if region is not None and region.encoder is not None:
@@ -316,7 +317,7 @@ class ReferenceLibrary(Library):
 
     def audit(self) -> pa.Table:
         """Suspicious references, one row per finding, see `audit.audited`."""
-        return audited(self.records, self.codes, self.taxa, self.references, self.frame)
+        return audited(self.records, self.codes, self.taxa, self.references, self.frame, self.info.get("turned", {}))
 
 
 def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
@@ -347,8 +348,8 @@ def distinct(table: pa.Table) -> pa.Table:
     return groups.select([*COLUMNS, "records"])
 
 
-def forward(records: pa.Table, *, by_model: bool) -> tuple[pa.Table, list[str]]:
-    """Records with those of COI on one strand, and notes.
+def forward(records: pa.Table, *, by_model: bool) -> tuple[pa.Table, list[str], dict[str, int]]:
+    """Records with those of COI on one strand, notes, and the turned ones: id -> number of records.
 
     Args:
         by_model: Whether a model, and not the references, gives the region: then nothing is turned.
@@ -356,8 +357,9 @@ def forward(records: pa.Table, *, by_model: bool) -> tuple[pa.Table, list[str]]:
     sequences = records["dna_barcode"].to_pylist()
     turned = [] if by_model else np.flatnonzero(on_other_strand(sequences)).tolist()
     if not turned:
-        return records, []
-    number = sum(records["records"].take(pa.array(turned)).to_pylist())
+        return records, [], {}
+    rows = records.take(pa.array(turned)).to_pylist()
+    names, number = {row["processid"]: row["records"] for row in rows}, sum(row["records"] for row in rows)
     for row in turned:
         sequences[row] = complement(sequences[row])
     records = records.set_column(1, "dna_barcode", pa.array(sequences, records["dna_barcode"].type))
@@ -365,7 +367,7 @@ def forward(records: pa.Table, *, by_model: bool) -> tuple[pa.Table, list[str]]:
     records = groups.aggregate([("processid", "first"), ("records", "sum")])
     records = records.rename_columns({"processid_first": "processid", "records_sum": "records"})
     what = "1 record was" if number == 1 else f"{number:,} records were"
-    return records.select([*COLUMNS, "records"]), [f"{what} on the other strand of COI, and turned"]
+    return records.select([*COLUMNS, "records"]), [f"{what} on the other strand of COI, and turned"], names
 
 
 def _region(model: str | None) -> Region | None:

@@ -125,7 +125,8 @@ def _about(answers: pa.Table, library: Library | JointLibrary) -> dict[str, Any]
         "asked": list(library.calibration.asked.items()) if library.calibration else None,
     }
     if "novel_share" in metadata:
-        found["novel"] = [float(metadata["novel_share"]), *map(float, metadata["interval"].split(","))]
+        ends = metadata["interval"].split(",") if "interval" in metadata else []  # a share that was given has none
+        found["novel"] = [float(metadata["novel_share"]), *map(float, ends)]
     return found
 
 

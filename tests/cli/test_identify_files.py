@@ -1,6 +1,8 @@
 """The files that identify writes besides its table."""
 
 import csv
+import json
+import re
 import subprocess
 import sys
 
@@ -99,3 +101,15 @@ def test_a_library_of_sequences_is_opened_without_what_photos_need(folder, tmp_p
         "--quiet",
     ]
     subprocess.run([sys.executable, "-c", code, *map(str, command)], check=True)
+
+
+def test_a_given_share_of_new_species_has_no_interval(folder, capsys):
+    """An estimated share has an interval on the screen and on the page; one that was given has none."""
+    words = ["identify", folder / "reads.csv", "--references", folder / "references.csv", "--force"]
+    words += ["--html", folder / "share.html"]
+    for more, told, novel in (([], "; set it by --novel-share", 3), (["--novel-share", "0"], "0.0%, as given by", 1)):
+        main(list(map(str, [*words, folder / "share.csv", *more])))
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Share of sequences"))
+        assert told in line and (" to " in line) == (novel == 3)
+        page = (folder / "share.html").read_text()
+        assert len(json.loads(re.search(r'"novel":(\[[^]]*\])', page)[1])) == novel

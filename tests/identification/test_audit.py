@@ -133,6 +133,18 @@ def test_a_species_of_one_sequence_near_another_is_not_told(clean):
     assert ("misplaced", "species") in found_in(make(rows).audit())[rows[9]["processid"]]
 
 
+def test_a_record_is_not_misplaced_by_a_wrong_one_among_its_equals(clean):
+    """Of five equal records, one has a wrong genus: that one is misplaced, and the four others are not."""
+    rows = [dict(row, dna_bin=None) for row in clean]
+    for row in rows[:5]:
+        row["dna_barcode"] = rows[0]["dna_barcode"]
+    near = next(r for r in rows if r["family"] == rows[0]["family"] and r["genus"] != rows[0]["genus"])
+    rows[3] |= {rank: near[rank] for rank in ("genus", "species")}
+    found = [row for row in make(rows).audit().to_pylist() if row["finding"] == "misplaced"]
+    assert [row["processid"] for row in found] == [rows[3]["processid"]]
+    assert found[0]["note"] == f"4 of 4 records of nearly the same sequence are {rows[0]['genus']}"
+
+
 def test_clean_references_have_no_findings(clean):
     table = make(clean).audit()
     assert table.to_pylist() == [] and counted(table) == {"species_in_several_bins": 0}

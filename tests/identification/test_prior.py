@@ -90,6 +90,9 @@ def test_references_on_the_other_strand_are_turned(rows):
         assert library.identify(reads).equals(expected)
         told = "1 record was" if len(places) == 1 else f"{len(places)} records were"
         assert f"{told} on the other strand of COI, and turned" in library.info["notes"]
+        turned = [row for row in library.audit().to_pylist() if row["finding"] == "reversed"]
+        assert [row["processid"] for row in turned] == [few[i]["processid"] for i in places]
+        assert {row["records"] for row in turned} == {1} and turned[0]["note"].endswith("turned in the library")
     many = library_of(with_turned(rows, range(24)))
     assert many.identify(reads)["strand"].to_pylist() == ["+", "-"] and many.calibration.filled
     doubled = library_of([*few, *with_turned(few[:3], range(3))])
