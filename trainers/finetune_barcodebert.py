@@ -90,7 +90,7 @@ def make_trainer(
     )
     sampler = None
     if cut and cast(BarcodeTrainingArguments, training_args).similar_lengths:
-        lengths = count_tokens(data.train["dna_barcode"][:], tokenizer)
+        lengths = count_tokens(data.train, tokenizer)
         sampler = EpochSampler(similar_length_order, lengths, global_batch_size(training_args), training_args.seed)
     return FinetuningTrainer(
         model=add_adapter(model, options.lora_rank) if options.lora_rank else model,

@@ -31,10 +31,9 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel, set_seed
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bioscan_hf.hub.cards import barcodebert_card
 from bioscan_hf.models.configuration_barcodebert import BarcodeBertConfig
@@ -58,6 +57,7 @@ from bioscan_hf.training.pretraining import (
 )
 from bioscan_hf.training.run import TrainingRun, begin_run, run_program, run_training
 from bioscan_hf.training.sampling import EpochSampler, similar_length_order
+from bioscan_hf.training.taxa import count_tokens
 from bioscan_hf.training.taxon_objective import LABEL, TaxonObjective, label_rows, labels_of
 
 logger = logging.getLogger(__name__)
@@ -146,9 +146,9 @@ def make_collators(options: PretrainingOptions, seed: int) -> tuple[MaskedKmerCo
 
 def make_sampler(
     data: Dataset,
-    options: PretrainingOptions,
+    tokenizer: PreTrainedTokenizerBase,
     training_args: BarcodeTrainingArguments,
-    objective: TaxonObjective | None = None,
+    objective: TaxonObjective | None,
 ) -> EpochSampler | None:
     """The order of the barcodes; None uses the Trainer's, by `train_sampling_strategy`.
 
@@ -160,10 +160,7 @@ def make_sampler(
         return EpochSampler(order, labels_of(data), size, training_args.seed)
     if not training_args.similar_lengths:
         return None
-    batches = data.with_format("arrow").iter(batch_size=50_000)
-    lengths = np.concatenate([pc.binary_length(batch["dna_barcode"]).to_numpy() for batch in batches])
-    tokens = np.minimum(lengths, options.max_nucleotides) // options.k
-    return EpochSampler(similar_length_order, tokens, size, training_args.seed)
+    return EpochSampler(similar_length_order, count_tokens(data, tokenizer), size, training_args.seed)
 
 
 def make_trainer(
@@ -176,7 +173,7 @@ def make_trainer(
     """A Trainer of a model, with the collators of training and of validation."""
     options, training_args = run.options, run.training_args
     objective = taxon_objective(options, training_args)
-    sampler = make_sampler(data, options, cast(BarcodeTrainingArguments, training_args), objective)
+    sampler = make_sampler(data, collators[0].tokenizer, cast(BarcodeTrainingArguments, training_args), objective)
     masked_alone = options.loss_on == "masked" and PREDICTED[options.objective] == "masked"
     return PretrainingTrainer(
         model=model,

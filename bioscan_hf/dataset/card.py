@@ -79,8 +79,6 @@ def dataset_card(
 
     Args:
         source: Name of the file that the dataset was built from.
-        configs: Configs that were built.
-        counts: Split -> rows.
         fingerprints: Config -> fingerprint of its content. The cache of `load_dataset` identifies a local folder by
             its name and this YAML only; the fingerprint keeps two folders "dataset" apart.
         statistics: `split`, `samples`, `barcodes` and `species` of each split and of the total; without them the table

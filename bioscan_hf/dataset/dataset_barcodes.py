@@ -40,15 +40,9 @@ def read_barcodes(
 ) -> pa.Table:
     """Table of the columns `processid` and `dna_barcode`, one row per specimen, "" without a barcode.
 
-    Letters that are not DNA become N.
-
-    Args:
-        source: A source of `load_bioscan5m`.
-        split: Splits, such as "test+test_unseen"; all records by default.
-        arrow_file: File to write the table to, from which the result is mapped.
-        id_column, sequence_column: Columns of Parquet files; by default those with a usual name.
-        kept: Other columns that the result has too, as text.
-        progress: Called with "records", the records read so far, and all.
+    Letters that are not DNA become N. The table is mapped from `arrow_file`, to which it is written. Columns of
+    Parquet files with ids and barcodes are by default those with a usual name; those to be `kept` are text. `progress`
+    is called with "records", the records read so far, and all.
 
     Raises:
         FileNotFoundError, ConnectionError, PermissionError: as `load_bioscan5m`.
@@ -81,10 +75,6 @@ def parquet_columns(source: str | Path, split: str | None = None) -> list[str] |
 
 def read_labelled(source: str | Path, split: str | None = None, *, columns: Sequence[str] = READ) -> pa.Table:
     """Table of ids, barcodes and labels of a dataset, of those `columns` that it has under some name.
-
-    Args:
-        source: A source of `load_bioscan5m`.
-        split: Splits, such as "test+test_unseen"; all records by default.
 
     Raises:
         FileNotFoundError, ConnectionError, PermissionError: as `load_bioscan5m`.

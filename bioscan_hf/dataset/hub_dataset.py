@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
+from huggingface_hub import HfApi, HfFileSystem
 
 from ..files import replacing
 from ..labels import LabelMaps
@@ -62,8 +63,6 @@ class HubDataset:
     @cached_property
     def names(self) -> list[str]:
         """Parquet files of the commit; offline, those in the cache."""
-        from huggingface_hub import HfApi
-
         folder = self.snapshot
         try:
             with explained(self.name, self.token, revision=self.commit):
@@ -145,8 +144,6 @@ class HubDataset:
 
     def _read_columns(self, chosen: Mapping[str, list[str]], request: Request) -> Path:
         """A folder, in the cache of `datasets`, with the chosen columns and taxa of some splits."""
-        from huggingface_hub import HfFileSystem
-
         columns = sorted({*(request.columns or ()), *request.taxon})
         files = HfFileSystem(token=self.token, block_size=READ_AHEAD)
         content = f"{self.name}@{self.commit}:{columns}:{dict(request.taxon)}"

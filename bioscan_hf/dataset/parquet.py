@@ -19,6 +19,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value, concatena
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
+from huggingface_hub import HfFileSystem
 
 from ..release.columns import value_type
 from ..release.problems import ReleaseError
@@ -190,8 +191,6 @@ def stream_urls(
     split: str, urls: Sequence[str], request: Request, token: str | None, storage: Mapping[str, Any]
 ) -> IterableDataset:
     """The same for files on the Hub (hf://...), with options of its file system."""
-    from huggingface_hub import HfFileSystem
-
     with HfFileSystem(token=token, **storage).open(urls[0]) as file:
         schema = pq.read_schema(file)
     return _stream(split, urls, schema, "hub", request, token=token, storage_options={"hf": dict(storage)})

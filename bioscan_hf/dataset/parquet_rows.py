@@ -99,16 +99,12 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> ParquetRows:
         """A dataset of the rows at some places."""
-        chosen, places = copy.copy(self), np.asarray(rows, np.int64)
-        chosen._rows = places if self._rows is None else self._rows[places]
-        chosen._kept = OrderedDict()
-        return chosen
+        places = np.asarray(rows, np.int64)
+        return self._with(_rows=places if self._rows is None else self._rows[places])
 
     def select_columns(self, columns: Sequence[str]) -> ParquetRows:
         """A dataset with some of the columns."""
-        chosen = copy.copy(self)
-        chosen.column_names, chosen._kept = list(columns), OrderedDict()
-        return chosen
+        return self._with(column_names=list(columns))
 
     def in_turn(self, index: str) -> ParquetRows:
         """A dataset to be read from first to last, so that one row group is kept; rows also have their place.
@@ -116,19 +112,22 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
         Args:
             index: Column of the place.
         """
+        return self._with(_index=index, _most=0)
+
+    def _with(self, **changes: Any) -> ParquetRows:
+        """A copy with other values of some attributes, which has not kept a row group yet."""
         chosen = copy.copy(self)
-        chosen._index, chosen._most, chosen._kept = index, 0, OrderedDict()
+        vars(chosen).update(changes, _kept=OrderedDict())
         return chosen
 
     def slice(self, start: int, size: int) -> pa.Table:
         """Rows from `start` on, at most `size` of them."""
         rows = np.arange(start, min(start + size, len(self)))
         rows = rows if self._rows is None else self._rows[rows]
-        groups = self._group_of(rows)
         parts = []
-        for first, last in zip(*_runs(groups), strict=True):
-            group = int(groups[first])
-            parts.append(self._group(group).take(pa.array(rows[first:last] - self._ends[group])))
+        for run in np.split(rows, np.flatnonzero(np.diff(self._group_of(rows))) + 1) if len(rows) else ():
+            group = int(self._group_of(run)[0])
+            parts.append(self._group(group).take(pa.array(run - self._ends[group])))
         return pa.concat_tables(parts or [self._group(0).slice(0, 0)])
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -153,12 +152,6 @@ class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
                 self._kept.popitem(last=False)
         self._kept[number] = table
         return table
-
-
-def _runs(values: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """Where runs of equal values begin and end."""
-    cuts = (np.flatnonzero(np.diff(values)) + 1).tolist()
-    return ([0, *cuts], [*cuts, len(values)]) if len(values) else ([], [])
 
 
 def joined(parts: Sequence[ParquetRows]) -> ParquetRows:

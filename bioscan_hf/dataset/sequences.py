@@ -12,7 +12,7 @@ import io
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from ..files import replacing
 from ..progress import Progress, silent
-from ..release.column_names import known_names, listed, separators, spelt
+from ..release.column_names import listed, our_columns, separators, spelt
 from ..release.columns import without_markers
 from ..release.problems import is_utf16, other_format, refuse
 from ..release.rows import read_rows
@@ -69,8 +69,8 @@ def is_sequence_file(path: str | Path) -> bool:
     with opened(path) as stream:
         marked = stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         kind = file_kind(stream, path, "utf-16")
-    columns = _columns(path, "utf-16" if marked else "latin-1") if kind == "table" else {}
-    return not {"processid", "dna_barcode", "split"} <= columns.keys()
+    names = csv_columns(path, "utf-16" if marked else "latin-1") if kind == "table" else []
+    return not {"processid", "dna_barcode", "split"} <= our_columns(path, names).keys()
 
 
 def read_sequences(
@@ -251,13 +251,6 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
-def _columns(path: Path, encoding: str, chosen: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our name of each column that has one -> its name in the table."""
-    names = csv_columns(path, encoding)
-    renamed = known_names(path, names, chosen)
-    return {renamed.get(name, name): name for name in names}
-
-
 def _read_table(
     file: SequenceFile, id_column: str | None, sequence_column: str | None, kept: Sequence[str]
 ) -> Iterator[pa.Table]:
@@ -267,7 +260,7 @@ def _read_table(
     if ids == barcodes:
         raise ValueError(f"{str(file.path)!r}: the column {ids!r} cannot hold both the ids and the sequences.")
     chosen = {ids: "processid", barcodes: "dna_barcode"}
-    found = _columns(file.path, file.encoding, chosen)
+    found = our_columns(file.path, names, chosen)
     labels = [column for column in LABEL_COLUMNS if column in found]
     markers = [name for name in names if name.lower() in MARKER_NAMES][:1]
     ours = {theirs: name for name, theirs in found.items()}

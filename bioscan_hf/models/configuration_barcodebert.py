@@ -106,8 +106,6 @@ class BarcodeConfigMixin:
             if sorted(ranks) != sorted(self.taxa or ()):
                 raise ValueError(f"ranks are {ranks}, but those of taxa are {list(self.taxa or ())}. Leave ranks out.")
             self.taxa = {rank: (self.taxa or {})[rank] for rank in ranks}
-        if self.taxa is not None and not self.id2label:
-            kwargs.setdefault("num_labels", self.num_labels)  # or transformers 5.6 would set it to 2
         super().__post_init__(**kwargs)  # type: ignore[misc]
         self.auto_map = dict(self._auto_map)  # type: ignore[attr-defined]
         self.validate_architecture()

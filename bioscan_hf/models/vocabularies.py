@@ -8,21 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens of `KmerTokenizer`: special ones, then the k-mers of ACGT in alphabetical order, then k-mers with N.
+    """Tokens of `KmerTokenizer`: special ones, then the k-mers of ACGT in alphabetical order, then k-mers with N."""
 
-    Attributes:
-        special_tokens: Ids 0, 1, ...; the first is the mask token.
-        letters: "ACGTN" if k-mers with N have ids.
-        leading: Id of the token before each barcode; None without one.
-        left: Whether a shorter barcode is padded with N at its start, before it is cut into k-mers.
-        largest_k: Maximum of k, because the size of the vocabulary is a power of k.
-    """
-
-    special_tokens: tuple[str, ...]
-    letters: str = "ACGT"
-    leading: int | None = None
-    left: bool = False
-    largest_k: int = 8
+    special_tokens: tuple[str, ...]  # with the ids 0, 1, ...; the first is the mask token
+    letters: str = "ACGT"  # "ACGTN" if k-mers with N have ids
+    leading: int | None = None  # id of the token before each barcode; None without one
+    left: bool = False  # whether a shorter barcode is padded with N at its start, before it is cut into k-mers
+    largest_k: int = 8  # because the size of the vocabulary is a power of k
 
     def size(self, k: int) -> int:
         """Number of tokens."""

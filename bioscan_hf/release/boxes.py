@@ -36,6 +36,28 @@ def ids_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
     return np.frombuffer(padded.buffers()[2], f"S{width}", len(texts), int(start))
 
 
+class Ids:
+    """Processids and row numbers, gathered block by block."""
+
+    def __init__(self) -> None:
+        self.ids: list[NDArray[np.bytes_]] = []
+        self.rows: list[NDArray[np.int64]] = []
+
+    def add(self, column: pa.ChunkedArray, rows: NDArray[np.int64]) -> None:
+        """Takes the ids of some rows (n,)."""
+        self.ids.append(ids_of(column))
+        self.rows.append(rows)
+
+    def sorted(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """(n,) ids, ascending, and (n,) their rows; equal ids in the order of the rows."""
+        if not self.ids:
+            return np.zeros(0, "S1"), np.zeros(0, np.int64)
+        ids, rows = np.concatenate(self.ids), np.concatenate(self.rows)
+        self.ids.clear()
+        order = np.argsort(ids, kind="stable")  # fast if they are sorted already, as published
+        return ids[order], rows[order]
+
+
 def places_in(ids: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Position of each of `wanted` (n,) in the ascending `ids` (m,), and whether it is there."""
     # Cast to the type of `ids`, which numpy would otherwise copy; a truncated id differs in the comparison.
@@ -49,24 +71,20 @@ def read_boxes(path: Path, report: Callable[[Problem], None] = stop, *, encoding
     Raises ReleaseError if a column is missing, or the file is cut off.
     """
     kinds = dict.fromkeys(BOX_COLUMNS, pa.int32())
-    ids, values = [], []
+    found, values = Ids(), []
     columns = ("processid", *BOX_COLUMNS)
     for first, table in read_strings(path, columns, columns, report, encoding=encoding):
         table = to_types(table, first, path.name, report, kinds)
-        ids.append(ids_of(table["processid"]))
+        found.add(table["processid"], np.arange(first, first + len(table)))
         values.append(np.stack([pc.fill_null(table[name], _NO_NUMBER).to_numpy() for name in BOX_COLUMNS], axis=1))
-    if not ids:
+    if not values:
         raise ReleaseError(f"{path} has no boxes.")
-    all_ids, boxes = np.concatenate(ids), np.concatenate(values)
-    ids.clear()
-    values.clear()
-    order = np.argsort(all_ids, kind="stable")  # fast if they are sorted already
-    all_ids = all_ids[order]
-    repeated = np.concatenate([[False], all_ids[1:] == all_ids[:-1]])
+    ids, rows = found.sorted()  # rows from 1 on
+    repeated = np.concatenate([[False], ids[1:] == ids[:-1]])
     for i in np.flatnonzero(repeated):
-        processid = all_ids[i].decode()
-        report(Problem(path.name, int(order[i]) + 1, processid, "repeats the processid of an earlier box", "left out"))
-    return Boxes(all_ids[~repeated], boxes[order[~repeated]])
+        what = "repeats the processid of an earlier box"
+        report(Problem(path.name, int(rows[i]), ids[i].decode(), what, "left out"))
+    return Boxes(ids[~repeated], np.concatenate(values)[rows[~repeated] - 1])
 
 
 def add_boxes(table: pa.Table, boxes: Boxes) -> pa.Table:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..barcodes import LETTERS
 from ..labels import LabelMaps
 from ..schema import COLUMNS, LABEL_COLUMNS, SPLITS, UNASSIGNED
-from .boxes import Boxes, add_boxes, ids_of, places_in, read_boxes
+from .boxes import Boxes, Ids, add_boxes, places_in, read_boxes
 from .columns import BOX_COLUMNS, features, to_types
 from .layout import find_boxes
 from .problems import Problem, ReleaseError, stop
@@ -47,27 +47,6 @@ class Scan:
     clean: frozenset[str] = frozenset()  # columns without a corrected cell in rows that stay
 
 
-class _Ids:
-    """Processids and row numbers, gathered block by block."""
-
-    def __init__(self) -> None:
-        self.ids: list[NDArray[np.bytes_]] = []
-        self.rows: list[NDArray[np.int64]] = []
-
-    def add(self, column: pa.ChunkedArray, rows: NDArray[np.int64]) -> None:
-        self.ids.append(ids_of(column))
-        self.rows.append(rows)
-
-    def sorted(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """(n,) ids, ascending, and (n,) their rows; equal ids in the order of the rows."""
-        if not self.ids:
-            return np.zeros(0, "S1"), np.zeros(0, np.int64)
-        ids, rows = np.concatenate(self.ids), np.concatenate(self.rows)
-        self.ids.clear()
-        order = np.argsort(ids, kind="stable")  # fast if they are sorted already, as published
-        return ids[order], rows[order]
-
-
 def extra_columns(metadata: Path, encoding: str = "utf-8") -> list[str]:
     """Columns of the rows beyond the 23 published ones: others of the metadata, and those of the boxes.
 
@@ -93,7 +72,7 @@ def scan(
     counts: Counter[str] = Counter()
     names: dict[str, list[pa.Array]] = {column: [] for column in LABEL_COLUMNS}
     left_out: set[int] = set()
-    good_ids, bad_ids = _Ids(), _Ids()
+    good_ids, bad_ids = Ids(), Ids()
     known_splits = pa.array(SPLITS + ((UNASSIGNED,) if unassigned else ()))
     changes = Changes()
     for first, table in read_rows(path, _CHECKED, report, encoding=encoding, changes=changes):

@@ -60,12 +60,9 @@ def barcodes_of(features: Sequence[Mapping[str, Any]]) -> list[str]:
 def token_batch(
     tokenizer: PreTrainedTokenizerBase, barcodes: Sequence[str], offset: NDArray[np.int64] | int, cut_padding: bool
 ) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of some barcodes, both int64 (B, L).
+    """`input_ids` and `attention_mask` of some barcodes from an offset on, both int64 (B, L).
 
-    Args:
-        tokenizer: A `KmerTokenizer`.
-        offset: Nucleotides to skip at the start of each barcode.
-        cut_padding: Whether L is the length of the longest barcode, instead of the length of a full barcode.
+    With `cut_padding`, L is the length of the longest barcode, instead of the length of a full barcode.
     """
     ids, mask = tokenizer.encode_column(barcodes, offset=offset)
     longest = max(int(mask.sum(1).max()), 1) if cut_padding else ids.shape[1]

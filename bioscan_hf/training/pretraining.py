@@ -73,7 +73,10 @@ def check_options(options: PretrainingOptions, training_args: TrainingArguments)
         )
     _check_mamba(options)
     _check_mae(options)
-    _check_taxa(options, training_args)
+    objective = taxon_objective(options, training_args)
+    both = objective is not None and objective.taxa_per_batch
+    if both and cast(BarcodeTrainingArguments, training_args).similar_lengths:
+        raise ValueError("--taxa_per_batch and --similar_lengths both order the rows: add --similar_lengths False.")
     check_workers(training_args)
     check_training(training_args)
     if training_args.load_best_model_at_end and options.validation_split == "none":
@@ -121,15 +124,6 @@ def _check_mae(options: PretrainingOptions) -> None:
                 f"padding and the tokens with the id of [MASK], and a decoder predicts k-mers. Choose "
                 f"{' or '.join(str(value) for value in allowed if value is not None)}."
             )
-
-
-def _check_taxa(options: PretrainingOptions, training_args: TrainingArguments) -> None:
-    """Raises ValueError for options of the taxon objective that are unknown, exclude each other, or do nothing."""
-    objective = taxon_objective(options, training_args)
-    if objective is None or not objective.taxa_per_batch:
-        return
-    if cast(BarcodeTrainingArguments, training_args).similar_lengths:
-        raise ValueError("--taxa_per_batch and --similar_lengths both order the rows: add --similar_lengths False.")
 
 
 def taxon_objective(options: PretrainingOptions, training_args: TrainingArguments) -> TaxonObjective | None:

@@ -151,9 +151,10 @@ class TaxonCollator(SeededCollator):
         return (lots * self.tokenizer.k).astype(np.int64)
 
 
-def count_tokens(barcodes: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """Tokens (N,) of each barcode, read from its first nucleotide, without padding."""
-    lengths = np.fromiter(map(len, barcodes), np.int64, len(barcodes))
+def count_tokens(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """Tokens (N,) of the barcodes of a dataset, read from their first nucleotide, without padding."""
+    batches = data.select_columns(["dna_barcode"]).with_format("arrow").iter(batch_size=50_000)
+    lengths = np.concatenate([pc.binary_length(batch["dna_barcode"]).to_numpy() for batch in batches])
     return np.minimum(lengths, tokenizer.max_nucleotides) // tokenizer.k
 
 

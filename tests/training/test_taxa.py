@@ -100,7 +100,8 @@ def test_frames_follow_from_seed_epoch_and_barcode_alone():
 def test_padding_is_cut_where_it_changes_nothing():
     features = rows(5)[:3]
     cut, full = (collator(random_offset=False, cut_padding=cut)(features) for cut in (True, False))
-    lengths = count_tokens([feature["dna_barcode"] for feature in features], KmerTokenizer(k=3, max_nucleotides=30))
+    barcodes = Dataset.from_dict({"dna_barcode": [feature["dna_barcode"] for feature in features]})
+    lengths = count_tokens(barcodes, KmerTokenizer(k=3, max_nucleotides=30))
     assert cut["input_ids"].shape == (3, lengths.max()) and full["input_ids"].shape == (3, 10)
     assert cut["attention_mask"].sum(1).tolist() == full["attention_mask"].sum(1).tolist() == lengths.tolist()
     model = BarcodeBertModel(BarcodeBertConfig(**SHAPE)).eval()
