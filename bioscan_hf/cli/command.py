@@ -107,7 +107,7 @@ class Output:
     def finish(self, result: Result) -> None:
         """Prints the result if --json is given."""
         if self.json and in_main_process():
-            print(json.dumps(result, ensure_ascii=False))
+            print(json.dumps(result, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
         sys.stdout.flush()
 
 

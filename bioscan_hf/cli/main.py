@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, Any, Literal
 
 import typer
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = None if arguments is None else list(arguments)
     if arguments is None:
         gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+        if isinstance(sys.stdout, TextIOWrapper):  # names may have letters that the screen has not
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = get_command(app).main(given, prog_name="bioscan-hf", standalone_mode=False)
     except SystemExit as stopped:
@@ -77,7 +80,7 @@ def _tell_wrong_use(error: Any) -> int:
         text = " ".join(error.format_message().split()).removeprefix("Invalid value: ").rstrip(".")
         for theirs, ours in _WORDS.items():
             text = text.replace(theirs, ours)
-        print(f"{path}: {text}. `{path} --help` shows the options.", file=sys.stderr)
+        print(f"{path}: {text}{'' if text.endswith('?') else '.'} `{path} --help` shows the options.", file=sys.stderr)
     return 2
 
 

@@ -29,8 +29,8 @@ def find_metadata(source: str | Path) -> Path:
     A CSV is preferred to a TSV, JSON-LD and the published zip, in this order.
 
     Raises:
-        FileNotFoundError: if there are none; the message names the paths that were tried.
-        ValueError: if `source` is a file of another kind.
+        FileNotFoundError: if there are none; the message names the places that were searched.
+        ValueError: if `source` is a file of another kind, or a pipe, which could be read only once.
     """
     source = Path(source)
     if source.is_file():
@@ -40,6 +40,8 @@ def find_metadata(source: str | Path) -> Path:
                 f"one with .gz), the published {METADATA_ZIP}, or the folder of a release."
             )
         return source
+    if source.exists() and not source.is_dir():
+        raise ValueError(f"{str(source)!r} is a pipe or a device. Write what it gives to a file, and name the file.")
     places = [
         folder / f"{METADATA_NAME}.{kind}"
         for kind in ("csv", "tsv", "jsonld")
@@ -50,8 +52,8 @@ def find_metadata(source: str | Path) -> Path:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"No metadata in {str(source)!r}: it is neither a metadata file nor the folder of a release (tried "
-        f"{', '.join(map(str, places))}). Give the folder that holds bioscan5m/, or the file itself."
+        f"No metadata in {str(source)!r}: looked for {METADATA_NAME}.csv, .tsv and .jsonld there, in metadata/ and in "
+        f"bioscan5m/metadata/, and for {METADATA_ZIP}. Give the folder that holds bioscan5m/, or the file itself."
     )
 
 

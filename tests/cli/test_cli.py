@@ -471,7 +471,8 @@ def test_exit_statuses(tmp_path, capsys, monkeypatch):
 def test_wrong_arguments(tmp_path, capsys):
     """The message names what was given and what is allowed."""
     assert "Missing argument" in refuses(capsys, "build")
-    assert "No such command" in refuses(capsys, "biuld")
+    told = refuses(capsys, "biuld")
+    assert "No such command" in told and "Did you mean 'build'? `bioscan-hf --help`" in told
     assert re.search("No such option:? '?--shard", refuses(capsys, "build", "a", "b", "--shard", 0))  # as click says
     assert "'croped' is not one of dna, cropped_256" in refuses(capsys, "build", "a", "b", "--config", "croped")
     assert refuses(capsys, "crop", "a", "b").startswith("bioscan-hf crop: give --boxes or --model, one of them. `bio")
@@ -537,6 +538,30 @@ def test_a_closed_pipe_is_not_an_error():
     line = f"{sys.executable} -c 'from bioscan_hf.cli.main import main; main()' completion zsh | head -c 1"
     found = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (0, "#", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_screen_without_the_letters_of_a_name_is_not_an_error(tmp_path, encoding):
+    """Letters that the screen has not are shown as codes; what --json prints can be read in any encoding."""
+
+    def shown(*options):
+        command = [
+            sys.executable,
+            "-m",
+            "bioscan_hf.cli.main",
+            "simulate",
+            "Łódź",
+            "--metadata-only",
+            "--specimens",
+            "50",
+        ]
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run([*command, *options], capture_output=True, cwd=tmp_path, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode(encoding)
+
+    assert ("Łódź" if encoding == "utf-8" else r"\u0141") in shown()
+    assert json.loads(shown("--force", "--json"))["output"] == "Łódź"
 
 
 def test_bash_completes_commands_options_and_choices(tmp_path, capsys):

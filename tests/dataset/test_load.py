@@ -1,5 +1,6 @@
 """`load_bioscan5m`: one dataset from every kind of source, with the label ids of the bioscan-dataset package."""
 
+import os
 import csv
 import inspect
 import shutil
@@ -235,6 +236,9 @@ def test_bad_sources(tmp_path, monkeypatch):
     (tmp_path / "photo.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="is not a metadata file: give a .csv"):
         load_bioscan5m(tmp_path / "photo.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe' is a pipe or a device. Write what it gives to a file"):
+        load_bioscan5m(tmp_path / "pipe")
     assert data.source_kind("user/bioscan") == "hub"
 
 
