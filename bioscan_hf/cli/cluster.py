@@ -134,11 +134,14 @@ def _summary(results: Result) -> Iterable[str]:
     """Lines with the agreement at each rank, the number of clusters and the specimens left out."""
     named = [rank for rank, scores in results["metrics"].items() if rank != "separation" and scores["ami"] is not None]
     if named:
-        yield f"{'rank':<10} {'AMI':>6} {'':8}{'names':>8} {'missing':>9}"
+        yield f"{'rank':<10} {'AMI':>6} {'':8}{'of named':>8} {'names':>9} {'missing':>9}"
     for rank in named:
         scores, spread = results["metrics"][rank], results["spread"][rank]["ami"]
         more = "" if spread is None else f"+-{spread:.1%}"
-        yield f"{rank:<10} {scores['ami']:>6.1%} {more:8}{scores['classes']:>8,.0f} {scores['missing']:>9,.0f}"
+        counts = f"{scores['classes']:>9,.0f} {scores['missing']:>9,.0f}"
+        yield f"{rank:<10} {scores['ami']:>6.1%} {more:8}{scores['ami_labelled']:>8.1%} {counts}"
+    if any(results["metrics"][rank]["missing"] for rank in named):
+        yield "AMI counts the unnamed as one more name; that of named leaves them out."
     if not named:
         yield "No names to compare the clusters with."
     found, number = results["chosen"][0], round(results["metrics"]["separation"]["n_clusters"])

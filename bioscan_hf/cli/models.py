@@ -122,6 +122,7 @@ def embed(
     from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write
+    from ..schema import LABEL_COLUMNS
 
     no_library_bars(out)
     own = is_sequence_file(source)
@@ -144,7 +145,8 @@ def embed(
             continue
         if turned := _turned(rows) if config == "dna" else "":
             out.say(f"{name}: {turned}")
-        found = write(encoder, processor, rows, output=folder, **how)
+        labels = [rank for rank in LABEL_COLUMNS if own and rank in rows.column_names]  # `cluster` reads them
+        found = write(encoder, processor, rows, output=folder, keep=labels, **how)
         sizes[name], dropped[name] = len(found), len(rows) - len(found)
         out.say(f"{name}: {len(found):,} x {found.dim}{_notes(found, dropped[name], config)}")
     out.wrote(output, next=_next(source, output, sizes, own))

@@ -106,7 +106,8 @@ def read_specimens(
     that no modality has, such as one left out by `--unique-barcodes`, is not missing.
 
     Args:
-        source: As in `load_bioscan5m`; or the file of sequences that was embedded, which gives no labels.
+        source: As in `load_bioscan5m`; or the file of sequences that was embedded, whose labels `bioscan-hf embed`
+            writes with the embeddings.
         folders: Modality -> folder with a subfolder for each split, as `bioscan-hf embed` or the evaluation of CLIBD
             writes it; of the latter, the modality of that name ("image", "dna" or "text"). Of a file of sequences, the
             folder itself.
@@ -140,12 +141,9 @@ def read_specimens(
     processids, embeddings, dropped = join_by_processid(parts, missing=missing)
     for name, those in absent.items():
         dropped[name] = sorted({*dropped.get(name, []), *those})
-    labels: dict[str, list[str | None]]
     if own:
-        of_split, labels = (
-            [Path(source).name] * len(processids),
-            {rank: [None] * len(processids) for rank in LABEL_COLUMNS},
-        )
+        of_split = [Path(source).name] * len(processids)
+        labels = _own_labels(*next(iter(folders.items())), processids)
     else:
         table = rows_of(source, "+".join(splits), processids, ("split", *LABEL_COLUMNS))
         of_split, labels = table["split"].to_pylist(), {rank: table[rank].to_pylist() for rank in LABEL_COLUMNS}
@@ -158,6 +156,15 @@ def read_specimens(
         {name: those for name, those in dropped.items() if those},
         {"dataset": str(source), "embeddings": where, "encoders": encoders},
     )
+
+
+def _own_labels(name: str, folder: str | Path, processids: Sequence[str]) -> dict[str, list[str | None]]:
+    """Labels that were written with the embeddings of a file; None for ranks that it does not have."""
+    found = load_embeddings(folder, name)
+    place = {processid: row for row, processid in enumerate(found.processids)}
+    rows, nothing = [place[processid] for processid in processids], [None] * len(place)
+    columns = {rank: found.columns.get(rank, nothing) for rank in LABEL_COLUMNS}
+    return {rank: [column[row] for row in rows] for rank, column in columns.items()}
 
 
 def cluster_embeddings(

@@ -118,7 +118,7 @@ def test_train(kind):
 
 
 def test_cluster():
-    scores = {"ami": 1.0, "classes": MOST, "missing": MOST}
+    scores = {"ami": 1.0, "ami_labelled": 1.0, "classes": MOST, "missing": MOST}
     results = {
         "metrics": dict.fromkeys(LABEL_COLUMNS, scores) | {"separation": {"n_clusters": MOST}},
         "spread": dict.fromkeys(LABEL_COLUMNS, {"ami": 1.0}),
