@@ -178,6 +178,7 @@ def folder(tmp_path, monkeypatch):
         table.writeheader()
         table.writerows(rows)
     Path("reads.fasta").write_text("".join(f">{row['processid']}\n{row['dna_barcode']}\n" for row in rows[:9]))
+    Path("asv_table.csv").write_text("asv,lake\n" + "".join(f"{row['processid']},1\n" for row in rows[:9]))
     Path("pictures").mkdir()
     with ZipFile(next(release.glob("*cropped_256_train.zip"))) as archive:
         for name in [name for name in archive.namelist() if name.endswith(".jpg")][:4]:

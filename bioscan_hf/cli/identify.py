@@ -13,7 +13,19 @@ from typer import Argument, Option
 
 from ..terminal import WIDTH
 from .command import Output, Result, command
-from .identify_files import Abundance, DarwinCore, Files, Html, Krona, Qiime, SampleColumn
+from .identify_files import (
+    Abundance,
+    CountsFile,
+    DarwinCore,
+    Files,
+    Html,
+    Krona,
+    Qiime,
+    SampleColumn,
+    SizeColumn,
+    counts_of,
+    sizes_of,
+)
 from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos, opening_of
 from .identify_summary import Summary, show
 from .options import (
@@ -171,6 +183,8 @@ def identify(
     id_column: IdColumn = None,
     sequence_column: SequenceColumn = None,
     sample_column: SampleColumn = None,
+    size_column: SizeColumn = None,
+    counts: CountsFile = None,
     encoding: Encoding = "utf-8",
     html: Html = None,
     abundance: Abundance = None,
@@ -186,7 +200,7 @@ def identify(
     """
     given = dict(locals())
     files = Files(html, abundance, darwincore, krona, qiime)
-    refuse_inputs([source, *references], output, *files.wanted)
+    refuse_inputs([source, *references, *([counts] if counts else [])], output, *files.wanted)
     if str(output) != "-":
         refuse_to_replace(force, output)
     check_encoding(encoding)
@@ -195,8 +209,9 @@ def identify(
 
     check_ending(output)
     files.check(output, force)
+    numbers = counts_of(given, out)
     with TemporaryDirectory() as folder:
-        parts, library, reads, photos = _answers(given, files, Path(folder), out)
+        parts, library, reads, photos = _answers(given | {"counts": numbers}, files, Path(folder), out)
         answers = None
         if files.wanted:  # which need all answers
             import pyarrow as pa
@@ -206,7 +221,8 @@ def identify(
         summary = Summary(library.ranks)
         write_answers(summary.of(parts), output)
         if answers is not None:
-            files.write(answers, library, reads, f"Names of {Path(source).name}", least, photos)
+            page = {"title": f"Names of {Path(source).name}", "least": least, "photos": photos}
+            files.write(answers, library, reads, numbers, **page)
     result = summary.result()
     if str(output) != "-":
         show(summary, result, out)
@@ -231,8 +247,9 @@ def _answers(
             raise ValueError(f"{flag} {given[name]} is not a share: give a number from 0 to 1.")
     if not are_photos(*(given[name] for name in ("source", "config", "references", "model", "encoding"))):
         return *_sequences(given, files, folder, out), None
-    if given["sample_column"] is not None:
-        raise ValueError("--sample-column is for sequences. Leave it out for photos.")
+    for name in ("sample_column", "size_column", "counts"):
+        if given[name] is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is for sequences. Leave it out for photos.")
     from ..identification.samples import with_samples
 
     answers, library, reads, photos = identify_photos(given, files, out)
@@ -245,25 +262,37 @@ def _sequences(
     """Answers for sequences, which are kept in a folder, the library and the sequences."""
     reads = _reads(given, folder / "reads.arrow", out)
     files.check_reads(reads)
+    sizes = sizes_of(given, reads, out)
     library = _made(given["references"], given, out)
-    return _named(given, folder / "reads.arrow", reads, library, files.neighbours, out), library, reads
+    return _named(given, folder / "reads.arrow", reads, sizes, library, files, out), library, reads
 
 
 def _named(
-    given: dict[str, Any], file: Path, reads: pa.Table, library: ReferenceLibrary, neighbours: int, out: Output
+    given: dict[str, Any],
+    file: Path,
+    reads: pa.Table,
+    sizes: pa.Array | None,
+    library: ReferenceLibrary,
+    files: Files,
+    out: Output,
 ) -> Iterator[pa.Table]:
-    """Answers for the reads of a file, in parts."""
+    """Answers for the reads of a file, in parts. `sizes` are their numbers (n,), if ids do not tell them."""
     from ..identification.answers import restored
     from ..identification.samples import Annotations, with_samples
 
     column = given["sample_column"]
     known = Annotations.of(reads["processid"], reads[column] if column else None)
+    if files.abundance is not None and sizes is None and not known.sizes:
+        out.say("No numbers of reads are given, so each sequence counts as one: see --counts and --size-column.")
     how = {name: given[name] for name in ("least", "novel_share")}
     samples = (part for table in restored(file) for part in (table[column].to_pylist() if column else ()))
     with out.progress() as progress:
-        how |= {"neighbours": neighbours, "progress": progress, "total": len(reads)}
+        how |= {"neighbours": files.neighbours, "progress": progress, "total": len(reads)}
+        start = 0
         for part in library.identify_batches(restored(file), **how):
-            yield with_samples(part, list(islice(samples, len(part))) if column else None, known)
+            own = None if sizes is None else sizes.slice(start, len(part)).to_pylist()
+            yield with_samples(part, list(islice(samples, len(part))) if column else None, known, own)
+            start += len(part)
 
 
 def _reads(given: dict[str, Any], file: Path, out: Output) -> pa.Table:
@@ -272,7 +301,7 @@ def _reads(given: dict[str, Any], file: Path, out: Output) -> pa.Table:
 
     source, split = given["source"], given["source_split"]
     how = {name: given[name] for name in ("id_column", "sequence_column")}
-    how["kept"] = [given["sample_column"]] if given["sample_column"] else []
+    how["kept"] = [given[name] for name in ("sample_column", "size_column") if given[name]]
     if _is_dataset(source, split):
         check_encoding_of_dataset(source, given["encoding"])
         from ..dataset.dataset_barcodes import read_barcodes

@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from .options import refuse_to_replace
+from .command import Output
+from .options import check_exists, plural, refuse_to_replace
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..identification.base import Library
+    from ..identification.counts import Counts
 
 _PANEL = "Further files"
+_SAMPLES_SHOWN = 6
 
 Abundance = Annotated[
     Path | None,
     Option(
         metavar="FILE",
-        help="Table of the reads of each taxon in each sample. Sizes and samples: ;size=12;sample=A in the ids, or "
-        "--sample-column.",
+        help="Table of the reads of each taxon in each sample. Sizes and samples: --counts, ;size=12;sample=A in the "
+        "ids, or --size-column and --sample-column.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -45,6 +48,56 @@ SampleColumn = Annotated[
     str | None,
     Option(help="Column of a table with the sample of each sequence.", rich_help_panel="Your own sequences"),
 ]
+
+
+SizeColumn = Annotated[
+    str | None,
+    Option(help="Column of a table with the number of reads of each sequence.", rich_help_panel="Your own sequences"),
+]
+CountsFile = Annotated[
+    Path | None,
+    Option(
+        "--counts",
+        metavar="FILE",
+        help="Table of reads (OTU or ASV table, CSV or TSV): a row for each sequence, a column for each sample.",
+        rich_help_panel="Your own sequences",
+    ),
+]
+
+
+def counts_of(given: dict[str, Any], out: Output) -> Counts | None:
+    """The table --counts, if it is given; what it holds is told. `given` are the options by name."""
+    if (path := given["counts"]) is None:
+        return None
+    if other := next((name for name in ("size_column", "sample_column") if given[name]), None):
+        raise ValueError(f"--counts tells reads and samples: leave out --{other.replace('_', '-')}.")
+    check_exists(path)
+    from ..identification.counts import read_counts
+
+    counts = read_counts(path, given["encoding"])
+    total, samples = sum(map(sum, counts.reads.values())), counts.samples
+    shown = ", ".join(samples[:_SAMPLES_SHOWN]) + (", ..." if len(samples) > _SAMPLES_SHOWN else "")
+    many = plural(len(counts.reads), "sequence")
+    out.say(f"{path.name}: {plural(total, 'read')} of {many} in {plural(len(samples), 'sample')} ({shown}).")
+    return counts
+
+
+def sizes_of(given: dict[str, Any], reads: pa.Table, out: Output) -> pa.Array | None:
+    """Numbers of reads (n,) by --counts or --size-column; None without them. `given` has the counts that were read."""
+    import pyarrow as pa
+
+    from ..identification.counts import whole_numbers
+
+    ids, counts = reads["processid"].to_pylist(), given["counts"]
+    if counts is not None:
+        if others := counts.check(ids):
+            out.say(
+                f"{plural(others, 'row')} of --counts {'is' if others == 1 else 'are'} of no sequence, and left out."
+            )
+        return pa.array(counts.totals(ids), pa.int64())
+    if (column := given["size_column"]) is None:
+        return None
+    return pa.array(whole_numbers(given["source"], column, reads[column], ids), pa.int64())
 
 
 @dataclass(frozen=True)
@@ -90,19 +143,19 @@ class Files:
 
         return SHOWN if self.html is not None else 0
 
-    def write(
-        self, answers: pa.Table, library: Library, reads: pa.Table, title: str, least: float, photos: Any = None
-    ) -> None:
-        """Writes the files. `title` is that of the page, `least` the confidence that names have at least."""
+    def write(self, answers: pa.Table, library: Library, reads: pa.Table, counts: Counts | None, **page: Any) -> None:
+        """Writes the files. `counts` are the reads in each sample, `page` options of `write_report`."""
+        from ..identification.counts import by_sample
         from ..identification.exports import WRITERS
         from ..identification.report import write_report
         from ..identification.samples import abundance
         from ..identification.tables import write_answers
 
+        spread = answers if counts is None else by_sample(answers, counts)
         if self.html is not None:
-            write_report(self.html, answers, library, reads["dna_barcode"], photos=photos, title=title, least=least)
+            write_report(self.html, answers, library, reads["dna_barcode"], samples=spread, **page)
         if self.abundance is not None:
-            write_answers(abundance(answers), self.abundance)
+            write_answers(abundance(spread), self.abundance)
         for name, write in WRITERS.items():
             if (path := getattr(self, name)) is not None:
-                write(answers, path)
+                write(spread if name == "darwincore" else answers, path)

@@ -42,6 +42,7 @@ def write_report(
     reads: Sequence[str | None] | pa.ChunkedArray | None = None,
     *,
     photos: Any = None,
+    samples: pa.Table | None = None,
     title: str = "Names of sequences",
     least: float = 0.95,
 ) -> None:
@@ -52,6 +53,7 @@ def write_report(
         library: The references.
         reads: The reads (n,), for alignments with their nearest references. They are shown for the first 10,000.
         photos: The photos (n,), as of `photos.Specimens`; the page shows small ones of the first 3,000 or so.
+        samples: Answers with a row for each sequence and sample, if not those; see `counts.by_sample`.
         title: Heading of the page.
         least: Confidence that the names in the column `name` have at least.
 
@@ -74,7 +76,7 @@ def write_report(
         "level": [-1 if rank is None else ranks.index(rank) for rank in answers["rank"].to_pylist()],
         "confidence": _thousandths(answers, "confidence"),
         "about": _about(answers, library),
-        "samples": _samples(answers),
+        "samples": _samples(answers if samples is None else samples),
     }
     if photos is not None:
         from .thumbnails import thumbnails  # loads transformers, which takes seconds

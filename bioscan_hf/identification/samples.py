@@ -14,6 +14,7 @@ from ..schema import RANKS
 
 #: Annotations of vsearch and usearch in ids: ";size=12", ";sample=A", ";barcodelabel=A".
 _SIZE = re.compile(r";size=(\d+)")
+_TOO_LARGE = r";size=\d{13}"
 _SAMPLE = re.compile(r"(?:^|;)(?:sample|barcodelabel)=([^;]*)")
 
 #: Name of the column of reads without a sample, and of reads where no sample is known.
@@ -36,7 +37,12 @@ class Annotations:
 
     @classmethod
     def of(cls, ids: pa.ChunkedArray, samples: pa.ChunkedArray | None = None) -> Annotations:
-        """Those of reads, whose ids can hold ";size=12" and ";sample=A" or ";barcodelabel=A"."""
+        """Those of reads, whose ids can hold ";size=12" and ";sample=A" or ";barcodelabel=A".
+
+        Raises ValueError for a size of a trillion or more.
+        """
+        if pc.any(large := pc.match_substring_regex(ids, _TOO_LARGE)).as_py():
+            raise ValueError(f"The size in {ids.filter(large)[0].as_py()!r} is no number of reads: correct it.")
         sizes = pc.any(pc.match_substring_regex(ids, _SIZE.pattern)).as_py()
         if samples is None:
             told = pc.match_substring_regex(ids, r"(?:^|;)(?:sample|barcodelabel)=\s*[^;\s]")
@@ -46,7 +52,10 @@ class Annotations:
 
 
 def with_samples(
-    answers: pa.Table, samples: Sequence[str | None] | None = None, known: Annotations | None = None
+    answers: pa.Table,
+    samples: Sequence[str | None] | None = None,
+    known: Annotations | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> pa.Table:
     """Answers with the columns `sample` and `size` behind the ids, where they are known.
 
@@ -54,16 +63,19 @@ def with_samples(
         answers: A table of answers, or a part of it.
         samples: Sample of each row; by default those of the ids.
         known: Of the whole table.
+        sizes: Reads of each row; by default those of the ids.
 
     Raises:
-        ValueError: for other numbers of samples than of answers.
+        ValueError: for other numbers of samples or sizes than of answers.
     """
     ids = answers["id"].to_pylist()
-    if samples is not None and len(samples) != len(ids):
-        raise ValueError(f"There are {len(ids):,} answers and {len(samples):,} samples.")
+    for what, values in (("samples", samples), ("sizes", sizes)):
+        if values is not None and len(values) != len(ids):
+            raise ValueError(f"There are {len(ids):,} answers and {len(values):,} {what}.")
     known = known or Annotations.of(answers["id"], None if samples is None else pa.chunked_array([samples]))
-    if known.sizes:
+    if known.sizes and sizes is None:
         sizes = [int(match[1]) if (match := _SIZE.search(name)) else 1 for name in ids]
+    if sizes is not None:
         answers = answers.add_column(1, "size", pa.array(sizes, pa.int64()))
     if known.samples and samples is None:
         samples = [(match[1].strip() or None) if (match := _SAMPLE.search(name)) else None for name in ids]

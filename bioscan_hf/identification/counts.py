@@ -1,0 +1,123 @@
+"""Tables of reads: a row for each sequence (OTU, ASV), a column for each sample."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..release.problems import refuse
+from ..release.tables import csv_columns, read_strings
+
+#: More reads than any sequence has; the sum of a table stays within 64 bits.
+MOST_READS = 10**12
+
+#: Columns of numbers that are not samples, where there are others.
+NO_SAMPLES = ("total", "sum", "size", "length")
+
+_WHOLE = re.compile(r"[0-9]+(\.0*)?")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Reads of sequences in samples.
+
+    Attributes:
+        samples: Names of the samples (S,).
+        reads: Id of a sequence -> its reads in each sample (S,).
+    """
+
+    samples: list[str]
+    reads: dict[str, list[int]]
+
+    def check(self, ids: Sequence[str]) -> int:
+        """Number of the table's sequences that are not among the ids.
+
+        Raises ValueError for an id without a row, and one that occurs twice, whose reads would count twice.
+        """
+        named = Counter(map(plain_id, ids))
+        if len(named) < len(ids):
+            twice = next(name for name, number in named.items() if number > 1)
+            raise ValueError(
+                f"Several sequences have the id {twice!r}, and the table of reads tells one: make ids unique."
+            )
+        if lacking := [name for name in dict.fromkeys(map(plain_id, ids)) if name not in self.reads]:
+            shown = ", ".join(map(repr, lacking[:_SHOWN]))
+            more = f" and {len(lacking) - _SHOWN:,} more" if len(lacking) > _SHOWN else ""
+            there = ", ".join(map(repr, list(self.reads)[:_SHOWN]))
+            raise ValueError(f"The table of reads has no row for {shown}{more}. Its first ids are {there}.")
+        return len(self.reads.keys() - named.keys())
+
+    def totals(self, ids: Sequence[str]) -> list[int]:
+        """Reads of each sequence in all samples."""
+        return [sum(self.reads[plain_id(name)]) for name in ids]
+
+
+def plain_id(name: str) -> str:
+    """The id without annotations such as ";size=12"."""
+    return name.partition(";")[0]
+
+
+def read_counts(path: str | Path, encoding: str = "utf-8") -> Counts:
+    """Reads of sequences in samples: the first column has the ids, and each column of whole numbers is a sample.
+
+    Columns of text, such as sequences and names, and those of `NO_SAMPLES` are passed over.
+
+    Raises:
+        ValueError: for a table without a sample, a number that is not whole, and an id that occurs twice.
+    """
+    names = csv_columns(path, encoding)
+    if len(names) == 1 and names[0].startswith("#"):
+        raise ValueError(f"{str(path)!r} begins with a comment. Delete the lines above the names of the columns.")
+    table = pa.concat_tables([part for _, part in read_strings(path, (), report=refuse, encoding=encoding)])
+    ids = [plain_id(name) if name else name for name in table[names[0]].to_pylist()]
+    if None in ids:
+        raise ValueError(f"{str(path)!r} has no id in row {ids.index(None) + 1}.")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(f"{str(path)!r} has {twice!r} more than once in its first column, {names[0]!r}.")
+    numbers = [name for name in names[1:] if any(_WHOLE.fullmatch(text or "") for text in table[name].to_pylist())]
+    chosen = [name for name in numbers if name.lower() not in NO_SAMPLES] or numbers
+    if not chosen:
+        raise ValueError(f"{str(path)!r} has no column of whole numbers, the reads of a sample, after {names[0]!r}.")
+    columns = [whole_numbers(path, name, table[name], ids) for name in chosen]
+    return Counts(chosen, {name: list(row) for name, row in zip(ids, zip(*columns, strict=True), strict=True)})
+
+
+def whole_numbers(path: str | Path, name: str, column: pa.ChunkedArray, ids: Sequence[str]) -> list[int]:
+    """Numbers of reads, 0 for empty cells.
+
+    Raises ValueError for a cell that is not a whole number; `path`, `name` of the column and `ids` are for it.
+    """
+    numbers = []
+    for text, read in zip(column.to_pylist(), ids, strict=True):
+        if text is not None and not (_WHOLE.fullmatch(text) and int(float(text)) <= MOST_READS):
+            raise ValueError(f"{str(path)!r} has {text!r} reads of {read!r} in {name!r}: give a whole number.")
+        numbers.append(int(float(text)) if text else 0)
+    return numbers
+
+
+def by_sample(answers: pa.Table, counts: Counts) -> pa.Table:
+    """A row for each sequence and sample with reads of it: `id` is of both, `sample` and `size` are added.
+
+    Args:
+        answers: A table of answers.
+        counts: Of all their ids.
+    """
+    found: dict[str, list[Any]] = {"row": [], "id": [], "sample": [], "size": []}
+    for row, name in enumerate(map(plain_id, answers["id"].to_pylist())):
+        for sample, number in zip(counts.samples, counts.reads[name], strict=True):
+            if number:
+                for column, value in zip(found.values(), (row, f"{name}:{sample}", sample, number), strict=True):
+                    column.append(value)
+    table = answers.drop_columns([name for name in ("id", "sample", "size") if name in answers.column_names])
+    table = table.take(pa.array(found["row"], pa.int64()))
+    for name, kind in (("size", pa.int64()), ("sample", pa.string()), ("id", pa.string())):
+        table = table.add_column(0, name, pa.array(found[name], kind))
+    return table

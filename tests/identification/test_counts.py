@@ -1,0 +1,118 @@
+"""Tables of reads: what is a sample, what is refused, and every read in every sum."""
+
+import csv
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from made_up_references import records
+
+from bioscan_hf.cli.main import main
+from bioscan_hf.identification.counts import read_counts, whole_numbers
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """References, and three of their barcodes as ASVs: in a FASTA and in tables."""
+    folder = tmp_path_factory.mktemp("counts")
+    rows = records(np.random.default_rng(7), each=3)
+    with open(folder / "references.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    reads = [row["dna_barcode"] for row in rows[:3]]
+    (folder / "asvs.fasta").write_text("".join(f">ASV{i};size=99\n{one}\n" for i, one in enumerate(reads)))
+    (folder / "table.tsv").write_text("#OTU ID\tlake\twood\tsize\nASV2\t5\t0\t5\nASV0\t1\t2\t3\nASV1\t\t7.0\t7\n")
+    lines = [f"ASV{i},{one},{a},{b}" for i, (one, a, b) in enumerate(zip(reads, (1, 0, 5), (2, 7, 0), strict=True))]
+    (folder / "wide.csv").write_text("\n".join(["asv,sequence,lake,wood", *lines]) + "\n")
+    long = [
+        f"{i}{place},{one},{place},{n}" for i, one in enumerate(reads) for place, n in zip("lw", (i, 5), strict=True)
+    ]
+    (folder / "long.csv").write_text("\n".join(["id,sequence,site,reads", *long]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(("source", "counts"), [("asvs.fasta", "table.tsv"), ("wide.csv", "wide.csv")])
+def test_reads_of_a_table_are_in_every_file(source, counts, folder, tmp_path, capsys):
+    """15 reads of 3 ASVs in 2 samples, whatever the sizes in ids say."""
+    names = ("names", "taxa", "dwc")
+    paths = {name: tmp_path / f"{name}.csv" for name in names}
+    words = ["identify", folder / source, paths["names"], "--references", folder / "references.csv", "--least", "0"]
+    words += ["--counts", folder / counts, "--abundance", paths["taxa"], "--darwincore", paths["dwc"]]
+    words += ["--krona", tmp_path / "krona.txt", "--html", tmp_path / "page.html"]
+    main(list(map(str, words)))
+    assert f"{counts}: 15 reads of 3 sequences in 2 samples (lake, wood)." in capsys.readouterr().out
+    assert [int(row["size"]) for row in read(paths["names"])] == [3, 7, 5]
+    taxa = read(paths["taxa"])
+    assert [sum(int(row[sample]) for row in taxa) for sample in ("lake", "wood")] == [6, 9]
+    dwc = read(paths["dwc"])
+    assert [(row["occurrenceID"], row["eventID"], int(row["organismQuantity"])) for row in dwc] == [
+        ("ASV0:lake", "lake", 1),
+        ("ASV0:wood", "wood", 2),
+        ("ASV1:wood", "wood", 7),
+        ("ASV2:lake", "lake", 5),
+    ]
+    assert sum(int(line.split("\t")[0]) for line in (tmp_path / "krona.txt").read_text().splitlines()) == 15
+    assert '"names":["lake","wood"]' in (tmp_path / "page.html").read_text()
+
+
+def test_a_column_of_sizes_counts(folder, tmp_path, capsys):
+    """3 + 15 reads by --size-column; without it each row counts as one, which is told."""
+    words = ["identify", folder / "long.csv", tmp_path / "n.csv", "--references", folder / "references.csv", "--force"]
+    words += ["--sample-column", "site", "--abundance", tmp_path / "taxa.csv"]
+    main(list(map(str, [*words, "--size-column", "reads"])))
+    assert "counts as one" not in capsys.readouterr().out
+    taxa = read(tmp_path / "taxa.csv")
+    assert [sum(int(row[site]) for row in taxa) for site in "lw"] == [3, 15]
+    main(list(map(str, words)))
+    assert "each sequence counts as one: see --counts and --size-column" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id\tA\nASV0\t1\nASV1\t2\n", "has no row for 'ASV2'. Its first ids are 'ASV0', 'ASV1'"),
+        ("id\tA\nASV0\t1\nASV1\t2\nASV2\tx\n", "has 'x' reads of 'ASV2' in 'A': give a whole number"),
+        ("id\tA\nASV0\t1\nASV1\t2\nASV2\t-3\n", "has '-3' reads of 'ASV2'"),
+        ("id\tA\nASV0\t1\nASV1\t2\nASV2\t0.5\n", "has '0.5' reads of 'ASV2'"),
+        ("id\tA\nASV0\t1\nASV0\t2\n", "has 'ASV0' more than once in its first column, 'id'"),
+        ("id\tname\nASV0\tApis\n", "has no column of whole numbers"),
+        ("# Constructed from biom file\n#OTU ID\tA\nASV0\t1\n", "begins with a comment"),
+    ],
+)
+def test_wrong_tables_are_refused(text, message, folder, tmp_path, capsys):
+    (tmp_path / "table.tsv").write_text(text)
+    words = ["identify", folder / "asvs.fasta", tmp_path / "n.csv", "--references", folder / "references.csv"]
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, [*words, "--counts", tmp_path / "table.tsv"])))
+    assert stopped.value.code == 1 and message in capsys.readouterr().err
+    assert not (tmp_path / "n.csv").exists()
+
+
+def test_rows_of_no_sequence_are_told(folder, tmp_path, capsys):
+    (tmp_path / "more.tsv").write_text((folder / "table.tsv").read_text() + "ASV9\t1\t1\t2\n")
+    words = ["identify", folder / "asvs.fasta", tmp_path / "n.csv", "--references", folder / "references.csv"]
+    main(list(map(str, [*words, "--counts", tmp_path / "more.tsv"])))
+    assert "1 row of --counts is of no sequence, and left out." in capsys.readouterr().out
+
+
+def test_only_samples_are_counted(folder):
+    counts = read_counts(folder / "table.tsv")
+    assert counts.samples == ["lake", "wood"] and counts.totals(["ASV1;size=4", "ASV0"]) == [7, 3]
+    assert read_counts(folder / "wide.csv").reads == counts.reads
+    with pytest.raises(ValueError, match="'1000000000001' reads of 'a' in 'n'"):
+        whole_numbers("t.csv", "n", pa.chunked_array([["1000000000001"]]), ["a"])
+
+
+def test_a_size_that_no_sequence_has_is_refused(folder, tmp_path, capsys):
+    """It was a fault of the program: too large for 64 bits."""
+    (tmp_path / "large.fasta").write_text(f">a;size={10**22}\n{'ACGT' * 50}\n")
+    words = ["identify", tmp_path / "large.fasta", tmp_path / "n.csv", "--references", folder / "references.csv"]
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, words)))
+    assert stopped.value.code == 1 and "is no number of reads: correct it" in capsys.readouterr().err
