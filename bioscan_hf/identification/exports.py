@@ -11,18 +11,10 @@ import pyarrow as pa
 from .. import __version__
 from ..files import writing
 from ..schema import RANKS
-from .lineages import BINOMIAL
+from .lineages import ANIMALS, BINOMIAL
 from .quality import UNNAMED
 from .samples import lineages_of, sizes_of
 from .tables import write_answers
-
-#: Phyla of animals; the kingdom of others is left empty.
-ANIMALS = frozenset(
-    "Acanthocephala Annelida Arthropoda Brachiopoda Bryozoa Chaetognatha Chordata Cnidaria Ctenophora Cycliophora "
-    "Dicyemida Echinodermata Entoprocta Gastrotricha Gnathostomulida Hemichordata Kinorhyncha Loricifera "
-    "Micrognathozoa Mollusca Nematoda Nematomorpha Nemertea Onychophora Orthonectida Phoronida Placozoa "
-    "Platyhelminthes Porifera Priapulida Rhombozoa Rotifera Sipuncula Tardigrada Xenacoelomorpha".split()
-)
 
 #: Name of a taxon that is not known, in Darwin Core.
 UNPLACED = "incertae sedis"

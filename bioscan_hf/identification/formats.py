@@ -237,7 +237,7 @@ def _named_fasta(
 
 def _id_of(header: str) -> str:
     """The id at the beginning of a header; of NCBI's gi|1|gb|AB1.1| the accession."""
-    first = re.split(r"[;\s]", header, maxsplit=1)[0]
+    first = re.split(r"###|[;\s]", header, maxsplit=1)[0]
     if match := re.search(r"(?:^|\|)(?:gb|emb|dbj|ref)\|([^|]+)", first):
         return match[1]
     return first.partition("|")[0] or first

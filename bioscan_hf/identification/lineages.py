@@ -28,6 +28,29 @@ ABOVE = frozenset(
 #: Endings of families.
 _FAMILY = re.compile(r"[A-Z][a-z-]+(?:idae|aceae)")
 
+#: Phyla of animals; Darwin Core leaves the kingdom of others empty.
+ANIMALS = frozenset(
+    "Acanthocephala Annelida Arthropoda Brachiopoda Bryozoa Chaetognatha Chordata Cnidaria Ctenophora Cycliophora "
+    "Dicyemida Echinodermata Entoprocta Gastrotricha Gnathostomulida Hemichordata Kinorhyncha Loricifera "
+    "Micrognathozoa Mollusca Nematoda Nematomorpha Nemertea Onychophora Orthonectida Phoronida Placozoa "
+    "Platyhelminthes Porifera Priapulida Rhombozoa Rotifera Sipuncula Tardigrada Xenacoelomorpha".split()
+)
+
+#: Taxa above a genus with which sentences of NCBI begin, such as "Insecta sp. 5", besides those with usual endings.
+HIGHER = frozenset(
+    "Diptera Coleoptera Lepidoptera Hymenoptera Hemiptera Homoptera Heteroptera Orthoptera Neuroptera Trichoptera "
+    "Plecoptera Ephemeroptera Thysanoptera Psocoptera Dermaptera Isoptera Mecoptera Megaloptera Raphidioptera "
+    "Siphonaptera Strepsiptera Embioptera Zoraptera Phthiraptera "
+    "Insecta Hexapoda Collembola Entomobryomorpha Poduromorpha Symphypleona Protura Diplura Odonata Psocodea "
+    "Mantodea Blattodea Phasmatodea Thysanura Zygentoma Archaeognatha Arachnida Araneae Acari Acariformes "
+    "Parasitiformes Mesostigmata Ixodida Opiliones Pseudoscorpiones Scorpiones Chilopoda Diplopoda Symphyla Pauropoda "
+    "Myriapoda Crustacea Malacostraca Decapoda Isopoda Amphipoda Mysida Copepoda Calanoida Cyclopoida Harpacticoida "
+    "Ostracoda Branchiopoda Cladocera Cirripedia Pycnogonida Gastropoda Bivalvia Cephalopoda Polyplacophora "
+    "Polychaeta Oligochaeta Clitellata Hirudinea Sipuncula Turbellaria Trematoda Cestoda Anthozoa Hydrozoa Scyphozoa "
+    "Demospongiae Ascidiacea Echinoidea Ophiuroidea Asteroidea Holothuroidea Actinopterygii Amphibia Aves Mammalia "
+    "Metazoa Animalia Eukaryota Bacteria Fungi".split()
+).union(ANIMALS)
+
 #: Ranks below a family, by the number of names there.
 _BELOW = ((), ("genus",), ("genus", "species"), ("subfamily", "genus", "species"))
 
@@ -43,8 +66,12 @@ POSITIONS = {
 #: Names of nothing in reference libraries, besides the markers of missing values.
 NOTHING = re.compile(r"(unclassified|unassigned|uncultured|incertae[ _]sedis|environmental[ _]sample|root)\b.*", re.I)
 
+#: A rank that is filled from another one, such as "order_Insecta".
+_FILLED = re.compile(r"(phylum|class|order|family|subfamily|genus|species)_[A-Z]")
+
 BINOMIAL = re.compile(
-    r"([A-Z][a-z-]+) ((?!(?:sp|cf|aff|nr|voucher|isolate|strain|clone|mitochondrial|cytochrome|gene)\b)[a-z][a-z-]+)"
+    r"([A-Z][a-z-]+) ((?!(?:sp|gen|cf|aff|nr|voucher|isolate|strain|clone|mitochondri(?:al|on)|cytochrome|gene|"
+    r"environmental|hybrid|specimen|sample|x)\b)[a-z][a-z-]+)"
 )
 _GENUS = re.compile(r"[A-Z][a-z-]{2,}")
 _TAXID = re.compile(r"_\d+$")
@@ -54,7 +81,10 @@ def named(lineage: Lineage) -> Lineage:
     """A lineage with names in their one form, without missing ones; an epithet alone gets its genus."""
     found: Lineage = {}
     for rank in RANKS:
-        text = taxon_name(lineage.get(rank, "").replace("_", " "))
+        text = lineage.get(rank, "")
+        if _FILLED.match(text):
+            continue
+        text = taxon_name(text.replace("_", " "))
         if text is None or NOTHING.fullmatch(text):
             continue
         if rank == "species":
@@ -120,8 +150,11 @@ def sintax(headers: Sequence[str]) -> list[Lineage]:
 
 
 def midori2(headers: Sequence[str]) -> list[Lineage]:
-    """Headers of MIDORI2: "accession root_1;Eukaryota_2759;Arthropoda_6656;...", each name with its taxid."""
-    lineages = [_after_id(header).split(";")[1:] for header in headers]
+    """Headers of MIDORI2: "accession###root_1;Eukaryota_2759;Arthropoda_6656;...", each name with its taxid.
+
+    For "###" there may be a blank or a tab.
+    """
+    lineages = [(header.partition("###")[2] or _after_id(header)).split(";")[1:] for header in headers]
     return by_position([";".join(_TAXID.sub("", name) for name in names) for names in lineages])
 
 
@@ -165,16 +198,18 @@ def _after_id(header: str) -> str:
 def from_name(text: str) -> Lineage:
     """Genus and species of a text that begins with a name; nothing for another text."""
     text = re.sub(r"^(UNVERIFIED|PREDICTED|TPA(_\w+)?): ", "", text)
-    if match := BINOMIAL.match(text):
+    if (match := BINOMIAL.match(text)) and match[1] not in HIGHER:
         return named({"genus": match[1], "species": f"{match[1]} {match[2]}"})
     match = _GENUS.match(text)
-    return named({"genus": match[0]}) if match and not match[0].endswith(("idae", "inae", "ptera")) else {}
+    if match is None or match[0] in HIGHER or match[0].endswith(("idae", "inae", "oidea", "formes")):
+        return {}
+    return named({"genus": match[0]})
 
 
 #: Format of a FASTA -> what its headers match, and how they are read. The first that matches most headers is taken.
 HEADERS: dict[str, tuple[re.Pattern[str], Callable[[Sequence[str]], list[Lineage]]]] = {
     "sintax": (re.compile(r"[^;]+;(.*;)?tax=[a-z]:"), sintax),
-    "midori2": (re.compile(r"\S+\s+root_\d+;"), midori2),
+    "midori2": (re.compile(r"\S+?(\s+|###)root_\d+;"), midori2),
     "rdp": (re.compile(r"[^\t]+\t(?![kdp]__)[^;\t]+;|[^;\s]+ +(?![kdp]__)[^;\s]+;[^;]+;"), after_tab),
     "qiime": (re.compile(r"\S+\s+[kdp]__"), lambda headers: prefixed([h.split(None, 1)[-1] for h in headers])),
     "bold5": (re.compile(r"[^|\s]+\|[^|]*\|[^|]*\|[^|,]*(,[^|,]*){7}"), bold5),

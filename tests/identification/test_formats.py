@@ -12,8 +12,8 @@ from made_up_references import records
 
 from bioscan_hf.cli.identify import Formats
 from bioscan_hf.identification.formats import FORMATS as KNOWN
-from bioscan_hf.identification.formats import read_references
-from bioscan_hf.identification.lineages import by_position, from_name
+from bioscan_hf.identification.formats import _id_of, read_references
+from bioscan_hf.identification.lineages import by_position, from_name, midori2
 
 ROWS = [
     {**row, "genus": name.split()[0], "species": name, "phylum": "Arthropoda", "family": "Tineidae"}
@@ -87,6 +87,11 @@ FORMATS = {
                 )
             )
         },
+        "midori2",
+        LINEAGE,
+    ),
+    "MIDORI2 as published": (
+        {"x.fasta": fasta(lambda r: f"AB5.1.<1.>658###root_1;{lineage(r).replace(';', '_7;').replace(' ', '_')}_7")},
         "midori2",
         LINEAGE,
     ),
@@ -358,3 +363,32 @@ def test_faults_of_taxonomies_are_told(tmp_path):
     taxa.write_text(lines + lines.replace("Apis", "Osmia"))
     with pytest.raises(ValueError, match="The taxonomy names 'A' in two ways. Keep one line for each id"):
         read_references([fasta, taxa])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Insecta environmental sample clone 5 COI", {}),
+        ("Insecta sp. BOLD:AAA1234 voucher", {}),
+        ("Araneae sp. 5", {}),
+        ("Arthropoda environmental sample", {}),
+        ("Spodoptera sp. X", {"genus": "Spodoptera"}),
+        ("Spodoptera frugiperda voucher", {"genus": "Spodoptera", "species": "Spodoptera frugiperda"}),
+        ("Apis gen. sp.", {"genus": "Apis"}),
+        ("Apis mitochondrion, complete genome", {"genus": "Apis"}),
+    ],
+)
+def test_names_above_a_genus_are_no_genus(text, expected):
+    """One such record beside each species took all species names from reads."""
+    assert from_name(text) == expected
+
+
+def test_midori2_without_a_rank():
+    """A rank that is filled from another one is missing, and the id ends before the lineage."""
+    header = (
+        "MK1.1.<1.>658###root_1;Eukaryota_2759;Arthropoda_6656;Insecta_7;order_Insecta_7;{};Apis_7;Apis_mel_8"
+    )
+    headers = [header.format(family) for family in ("Apidae_7", "family_Insecta_50557", "Apidae_7")]
+    first, second, _ = midori2(headers)
+    assert "order" not in first and first["family"] == "Apidae" and "family" not in second
+    assert second["species"] == "Apis mel" and _id_of(headers[0]) == "MK1.1.<1.>658"
