@@ -42,7 +42,7 @@ def probe(
     ] = 0.02,
     curve: Annotated[bool, Option("--curve", help="knn: also 1 to 50 neighbours, with knn_curve.png.")] = False,
     without_leaks: Annotated[
-        bool, Option("--without-leaks", help="Leave out barcodes that equal one of train, or a part of it.")
+        bool, Option("--without-leaks", help="Leave out barcodes that are in train: equal, a part, or another copy.")
     ] = False,
     protocol: Annotated[
         Literal["default", "upstream"], Option(help="linear: upstream is the published protocol.")

@@ -64,7 +64,7 @@ class ProbeData:
             if leaks.any.any():
                 yield (
                     f"Leaks of {split}: {leaks.exact.sum():,} of {len(leaks.any):,} equal one of train, and "
-                    f"{leaks.substring.sum():,} contain one or are in one."
+                    f"{leaks.substring.sum():,} contain one or are in one. Other copies: {leaks.copies.told()}."
                 )
 
     def without_leaks(self) -> ProbeData:
@@ -157,10 +157,7 @@ def evaluate_probe(
     Raises:
         ValueError: as the probes, and if no test barcode is left.
     """
-    leaks = {
-        split: {"exact": int(found.exact.sum()), "substring": int(found.substring.sum())}
-        for split, found in data.leaks.items()
-    }
+    leaks = {split: found.counts() for split, found in data.leaks.items()}
     if without_leaks:
         data = data.without_leaks()
         if empty := [split for split, size in data.sizes.items() if not size]:

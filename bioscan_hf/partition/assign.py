@@ -72,7 +72,8 @@ def make_splits(
             Their `taxon` becomes the finest remaining name. Whole barcodes are drawn, because single rows would get
             their labels back from equal barcodes.
         no_overlap: Moves barcodes of the evaluation splits that are a part of a reference (train, key_unseen), or
-            contain one, to train or key_unseen. Not part of the published partition.
+            contain one, to train or key_unseen. Not part of the published partition. Other copies of references
+            (`partition.copies`) are told and stay, with and without it.
         tell: Called with lines on what was done.
 
     Returns:
@@ -200,13 +201,15 @@ def _notes(
     changed = int((found.source != np.arange(len(found.source))).sum())
     if changed:
         notes.append(f"{_counted(changed, 'row')}: species taken from rows with the same barcode.")
-    for split, (part, shifted, all_of) in found.overlapping.items():
+    for split, (part, shifted, all_of, copies) in found.overlapping.items():
         done = " and moved to the references" if no_overlap else ""
         left = shifted if no_overlap else part + shifted
         notes.append(
             f"{part:,} of {all_of:,} barcodes of {split} ({part / all_of:.1%}) are part of a reference or contain one"
             f"{done}; with staggered ones, {left:,} ({left / all_of:.1%}) equal a reference where they overlap."
         )
+        if any(kind.any() for kind in copies):
+            notes.append(f"Other copies of references in {split}, which stay there: {copies.told()}.")
     scientific = int((present & ~placeholders).sum())
     if not present.any():
         notes.append("WARNING: no row has a species, so all rows are in pretrain. Is the column of species right?")

@@ -1,7 +1,7 @@
-"""Barcodes of the evaluation splits that equal a reference where the two overlap.
+"""Barcodes of the evaluation splits that equal a reference where the two overlap, or are other copies of one.
 
 They are a part of a reference, such as a trimmed copy, or contain one, or are staggered: the end of one is the
-beginning of the other.
+beginning of the other. Other copies are on the other strand, have unknown letters, or one letter more or less.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schema import SPLITS
+from .copies import Copies, find_copies
 from .draws import KEY_UNSEEN, TEST, TEST_UNSEEN, TRAIN, VAL, VAL_UNSEEN
 from .specimens import Specimens
-from .substrings import Mask, contained
+from .substrings import Mask, overlapping
 
 #: Evaluation split -> the reference split that its barcodes are moved to.
 HOMES = {VAL: TRAIN, TEST: TRAIN, VAL_UNSEEN: KEY_UNSEEN, TEST_UNSEEN: KEY_UNSEEN}
@@ -32,11 +33,13 @@ class Overlaps(NamedTuple):
         contained: Those that are a part of a reference, or contain one.
         staggered: Others, of which at least `LEAST_SHARE` is the beginning or end of a reference.
         barcodes: All barcodes of the split.
+        copies: Of the barcodes that are not contained: masks of those that are other copies of a reference.
     """
 
     contained: int
     staggered: int
     barcodes: int
+    copies: Copies
 
 
 def move_overlaps(split: npt.NDArray[Any], specimens: Specimens, *, move: bool) -> dict[str, Overlaps]:
@@ -44,7 +47,7 @@ def move_overlaps(split: npt.NDArray[Any], specimens: Specimens, *, move: bool) 
 
     Args:
         split: Split of each barcode (B,). With `move`, barcodes that are a part of a reference or contain one are
-            moved to the references; staggered ones stay.
+            moved to the references; staggered ones and other copies stay.
     """
     sizes = {one: int((split == one).sum()) for one in HOMES}
     counts = dict.fromkeys(HOMES, 0)
@@ -59,15 +62,15 @@ def move_overlaps(split: npt.NDArray[Any], specimens: Specimens, *, move: bool) 
         if again:
             split[found] = np.array([HOMES.get(one, one) for one in range(len(SPLITS))], split.dtype)[split[found]]
     queries = np.setdiff1d(queries, found)
-    shifted = split[queries[staggered(specimens.sequences(queries), specimens.sequences(references))]]
+    asked, known = specimens.sequences(queries), specimens.sequences(references)
+    of, shifted, copies = split[queries], staggered(asked, known), find_copies(asked, known)
     return {
-        SPLITS[one]: Overlaps(counts[one], int((shifted == one).sum()), size) for one, size in sizes.items() if size
+        SPLITS[one]: Overlaps(
+            counts[one], int(shifted[of == one].sum()), size, Copies(*(kind[of == one] for kind in copies))
+        )
+        for one, size in sizes.items()
+        if size
     }
-
-
-def overlapping(queries: list[str], references: list[str]) -> Mask:
-    """Which queries (n,) are a part of a reference, or contain one."""
-    return contained(queries, references)[0] | contained(references, queries)[1]
 
 
 def staggered(queries: list[str], references: list[str]) -> Mask:

@@ -130,7 +130,7 @@ def probe():
         return vectors, labels
 
     data = {"train": rows([0, 1, 2, 3, 4], 12), "test": rows([0, 1, 2, 3, 4], 6), "test_unseen": rows([5, 6], 6)}
-    nothing = {split: Leaks(*np.zeros((2, len(data[split][0])), np.bool_)) for split in ("test", "test_unseen")}
+    nothing = {split: Leaks(*np.zeros((5, len(data[split][0])), np.bool_)) for split in ("test", "test_unseen")}
     return ProbeData(
         {name: rows for name, (rows, _) in data.items()}, {n: ids for n, (_, ids) in data.items()}, nothing
     )
@@ -176,10 +176,13 @@ def test_report(probe, kind):
 
 def test_leaks_are_told_and_left_out(probe):
     leaks = dict(probe.leaks)
-    leaks["test"] = Leaks(np.arange(30) < 4, (np.arange(30) >= 4) & (np.arange(30) < 6))
+    leaks["test"] = Leaks(*(np.isin(np.arange(30), kind) for kind in ([0, 1, 2, 3], [4, 5], [6], [], [7, 8])))
     leaking = ProbeData(probe.embeddings, probe.labels, leaks)
     (line,) = leaking.told()
-    assert line == "Leaks of test: 4 of 30 equal one of train, and 2 contain one or are in one."
+    assert line == (
+        "Leaks of test: 4 of 30 equal one of train, and 2 contain one or are in one. Other copies: 1 on the other "
+        "strand, 0 equal up to unknown letters, 2 with one letter more or less."
+    )
     options = KnnOptions(1, "cosine", 0.02).used()
     assert options["temperature"] is None, "one neighbour has no votes"
     kept, less = (evaluate_probe(leaking, "knn", options, without_leaks=out) for out in (False, True))
@@ -187,12 +190,12 @@ def test_leaks_are_told_and_left_out(probe):
         kept.leaks
         == less.leaks
         == {
-            "test": {"exact": 4, "substring": 2},
-            "test_unseen": {"exact": 0, "substring": 0},
+            "test": {"exact": 4, "substring": 2, "reversed": 1, "unknown": 0, "indel": 2},
+            "test_unseen": dict.fromkeys(Leaks._fields, 0),
         }
     )
-    assert (kept.metrics["species of test"]["n_test"], less.metrics["species of test"]["n_test"]) == (30, 24)
+    assert (kept.metrics["species of test"]["n_test"], less.metrics["species of test"]["n_test"]) == (30, 21)
     assert less.metrics["genus of test_unseen"] == kept.metrics["genus of test_unseen"]
-    leaks["test"] = Leaks(np.ones(30, np.bool_), np.zeros(30, np.bool_))
+    leaks["test"] = Leaks(np.ones(30, np.bool_), *np.zeros((4, 30), np.bool_))
     with pytest.raises(ValueError, match="Every barcode of test is in train"):
         evaluate_probe(ProbeData(probe.embeddings, probe.labels, leaks), "knn", options, without_leaks=True)
