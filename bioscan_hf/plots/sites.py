@@ -18,7 +18,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .style import COLOURS, plain, text_width
 
@@ -30,6 +30,9 @@ LEAST_WIDTH = 30.0
 
 #: Dots of places that are less than this part of the width apart are drawn as one.
 _MERGED = 1 / 240
+
+#: Part of a cell by which a place below an edge is counted to the edge: a centimetre, for cells of 0.1 degrees.
+_EDGE = 1e-6
 
 _DOT, _SMALLEST, _GROWTH = COLOURS[5], 26.0, 330.0
 _INCHES, _LEFT, _RIGHT, _BELOW, _ABOVE = 9.0, 0.5, 0.25, 0.75, 0.4
@@ -98,12 +101,20 @@ def merged(
     places: NDArray[np.float64], samples: NDArray[np.int64], cell: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """East, north and samples of the places in each cell, the largest first; positions are means by samples."""
-    keys, of = np.unique(np.floor(places / cell), axis=0, return_inverse=True)
+    keys, of = np.unique(cells_of(places, cell), axis=0, return_inverse=True)
     of = of.ravel()
     counts = np.bincount(of, samples, len(keys)).astype(np.int64)
     east, north = (np.bincount(of, samples * places[:, axis], len(keys)) / counts for axis in (0, 1))
     order = np.argsort(-counts, kind="stable")  # small dots above large ones
     return east[order], north[order], counts[order]
+
+
+def cells_of(coordinates: ArrayLike, width: float) -> NDArray[np.int64]:
+    """Numbers of the cells of coordinates: cell i goes from i times `width` to below i + 1 times `width`.
+
+    A coordinate on an edge is in the cell that begins there, also where the division is not exact.
+    """
+    return np.floor(np.asarray(coordinates, np.float64) / width + _EDGE).astype(np.int64)
 
 
 @cache

@@ -188,6 +188,8 @@ def geography(source: Source) -> dict[str, Any]:
         `countries`: each with its samples and their median coordinates, largest first.
         `cells`: `latitude`, `longitude` (centres, in degrees) and `samples` of each cell of 0.1 degrees that has any.
     """
+    from ..plots.sites import cells_of  # matplotlib takes a second to import
+
     specimens = specimens_of(source, PLACES)
     site = _category_sizes(specimens, SITE)
     for name in ("most_populated", "least_populated"):
@@ -197,19 +199,20 @@ def geography(source: Source) -> dict[str, Any]:
         f'median("coord-lon") FILTER ({SITE} IS NOT NULL) '
         f"FROM specimens WHERE country IS NOT NULL GROUP BY country ORDER BY count(*) DESC, country"
     )
-    cells = specimens.query(
-        f'SELECT floor("coord-lat" / {DEGREES_PER_CELL}) AS y, floor("coord-lon" / {DEGREES_PER_CELL}) AS x, count(*) '
-        f"FROM specimens WHERE {SITE} IS NOT NULL GROUP BY ALL ORDER BY ALL"
+    *sites, counts = specimens.arrays(
+        f'SELECT "coord-lat", "coord-lon", count(*) AS samples FROM specimens WHERE {SITE} IS NOT NULL GROUP BY 1, 2'
     )
+    cells, cell = np.unique(cells_of(np.stack(sites), DEGREES_PER_CELL), axis=1, return_inverse=True)
+    latitude, longitude = (((edges + 0.5) * DEGREES_PER_CELL).round(2).tolist() for edges in cells)
     columns = [{"column": name, **_category_sizes(specimens, quoted(name))} for name in PLACES]
     names = ("country", "samples", "latitude", "longitude")
     return {
         "columns": [*columns, {"column": "site", **site}],
         "countries": [dict(zip(names, row, strict=True)) for row in countries],
         "cells": {
-            "latitude": [round((y + 0.5) * DEGREES_PER_CELL, 2) for y, _, _ in cells],
-            "longitude": [round((x + 0.5) * DEGREES_PER_CELL, 2) for _, x, _ in cells],
-            "samples": [count for _, _, count in cells],
+            "latitude": latitude,
+            "longitude": longitude,
+            "samples": np.bincount(cell.ravel(), counts, cells.shape[1]).astype(np.int64).tolist(),
         },
     }
 

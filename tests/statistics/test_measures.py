@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bioscan_hf.plots.sites import cells_of, merged
 from bioscan_hf.release.catalogue import METADATA_CSV
 from bioscan_hf.release.columns import features
 from bioscan_hf.release.layout import find_metadata
@@ -271,6 +272,18 @@ def test_geography(tmp_path):
         {"country": "D", "samples": 1, "latitude": -33.3, "longitude": 151.25},
     ]
     assert found["cells"] == {"latitude": [-33.25, 10.05], "longitude": [151.25, -84.05], "samples": [1, 4]}
+
+
+def test_places_on_the_edge_of_a_cell(tmp_path):
+    """45.3 / 0.1 is 452.99...: the place is in the cell from 45.3 to 45.4, as 45.35 is; in the table and on maps."""
+    assert 45.3 / 0.1 < 453 and -45.3 / 0.1 > -453
+    edges = np.arange(-1800, 1800)
+    assert (cells_of(edges / 10, 0.1) == edges).all() and (cells_of(edges / 10 + 0.0999, 0.1) == edges).all()
+    rows = [{"coord-lat": lat, "coord-lon": lon} for lat, lon in ((45.3, -45.3), (45.35, -45.21), (45.29, -45.31))]
+    found = statistics.geography(folder_of(tmp_path, rows))["cells"]
+    assert found == {"latitude": [45.25, 45.35], "longitude": [-45.35, -45.25], "samples": [1, 2]}
+    places = np.array([[-45.3, 45.3], [-45.21, 45.35], [-45.31, 45.29]])
+    assert merged(places, np.ones(3, np.int64), 0.1)[2].tolist() == [2, 1]
 
 
 def test_sizes(tmp_path):
