@@ -195,10 +195,21 @@ def run_command(name: str, out: Output, function: Callable[[], Result], one_line
             raise
         if isinstance(error, EXPECTED):
             status = 2 if isinstance(error, OptionError) else 1
-            raise stop(status, str(error.args[0] if isinstance(error, KeyError) else error)) from None
+            raise stop(status, _message(error)) from None
         what = " ".join(f"{type(error).__name__}: {error}".split())
         told = f"a fault of this program, {what}. --debug shows where; please report it."
         raise stop(3, told) from None
+
+
+def _message(error: Exception) -> str:
+    """The text of an error; of one of the system without its number."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename is not None:
+        path = Path(error.filename)
+        file = next((part for part in (path, *path.parents) if part.is_file()), path)
+        return f"{str(file)!r} is a file, and a folder is needed. Give another name."
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{str(error.filename)!r}: {error.strerror[0].lower()}{error.strerror[1:]}."
+    return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
 def hush_libraries() -> None:

@@ -21,6 +21,7 @@ from .options import (
     check_model,
     check_source,
     plural,
+    refuse_file,
     refuse_inputs,
     refuse_to_replace,
     shell,
@@ -161,6 +162,7 @@ def crop(
     if (boxes is None) == (model is None):
         raise typer.BadParameter("give --boxes or --model, one of them.")
     check_exists(source, boxes)
+    refuse_file(output)
     if model is not None:
         check_model(model)
     from ..crops.detector import Detector
@@ -233,6 +235,7 @@ def build(
 ) -> Result:
     """Write a release as Parquet that load_dataset reads by name."""
     check_exists(source)
+    refuse_file(output)
     from ..dataset.build import build as write
     from ..dataset.executors import dask_executor
 
@@ -322,6 +325,7 @@ def stats(
     """Describe a dataset: splits, ranks, diversity, places, sizes, lengths."""
     check_source(source)
     if plots is not None:
+        refuse_file(plots)
         refuse_to_replace(force, *sorted(plots.glob("*.png")))
     from ..statistics.measures import describe
 

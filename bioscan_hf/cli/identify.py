@@ -25,6 +25,7 @@ from .identify_files import (
     SizeColumn,
     counts_of,
     sizes_of,
+    tell_repeated,
 )
 from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos, opening_of
 from .identify_summary import Summary, show
@@ -262,6 +263,7 @@ def _sequences(
     """Answers for sequences, which are kept in a folder, the library and the sequences."""
     reads = _reads(given, folder / "reads.arrow", out)
     files.check_reads(reads)
+    tell_repeated(reads["processid"], out)
     sizes = sizes_of(given, reads, out)
     library = _made(given["references"], given, out)
     return _named(given, folder / "reads.arrow", reads, sizes, library, files, out), library, reads

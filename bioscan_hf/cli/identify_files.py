@@ -65,6 +65,18 @@ CountsFile = Annotated[
 ]
 
 
+def tell_repeated(ids: pa.ChunkedArray, out: Output) -> None:
+    """Says how many sequences have the id of another one."""
+    import pyarrow.compute as pc
+
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counted = pc.value_counts(ids)
+    counted = counted.filter(pc.greater(counted.field("counts"), 1))
+    many, name = pc.sum(counted.field("counts")).as_py(), counted.field("values")[0].as_py()
+    out.say(f"{many:,} sequences share their id with others, such as {name!r}: of a FASTA, the id ends at a space.")
+
+
 def counts_of(given: dict[str, Any], out: Output) -> Counts | None:
     """The table --counts, if it is given; what it holds is told. `given` are the options by name."""
     if (path := given["counts"]) is None:

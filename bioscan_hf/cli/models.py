@@ -33,6 +33,7 @@ from .options import (
     no_library_bars,
     plural,
     read_own_sequences,
+    refuse_file,
     refuse_folder,
     refuse_inputs,
     refuse_to_replace,
@@ -119,6 +120,7 @@ def embed(
     check_encoding(encoding)
     check_model(model, photos=config != "dna")
     check_exists(weights)
+    refuse_file(output)
     from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write

@@ -52,10 +52,20 @@ Encoding = Annotated[str, Option(help="Text encoding of the file.", rich_help_pa
 
 
 def refuse_to_replace(force: bool, *files: Path) -> None:
-    """Raises FileExistsError if one of the files exists and `force` is False."""
+    """Raises FileExistsError if one of the files exists and `force` is False, and if it cannot be a file."""
     for file in files:
+        refuse_file(*file.parents)
+        if file.is_dir():
+            raise FileExistsError(f"{str(file)!r} is a folder. Give the name of a file.")
         if file.exists() and not force:
             raise FileExistsError(f"{str(file)!r} exists. Give another name, or --force to replace it.")
+
+
+def refuse_file(*folders: Path) -> None:
+    """Raises FileExistsError for a folder that is a file."""
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{str(folder)!r} is a file, and a folder is needed. Give another name.")
 
 
 def refuse_inputs(inputs: Iterable[str | Path], *outputs: Path) -> None:

@@ -81,11 +81,9 @@ def named(lineage: Lineage) -> Lineage:
     """A lineage with names in their one form, without missing ones; an epithet alone gets its genus."""
     found: Lineage = {}
     for rank in RANKS:
-        text = lineage.get(rank, "")
-        if _FILLED.match(text):
-            continue
-        text = taxon_name(text.replace("_", " "))
-        if text is None or NOTHING.fullmatch(text):
+        given = lineage.get(rank, "")
+        text = taxon_name(given.replace("_", " "))
+        if text is None or _FILLED.match(given) or NOTHING.fullmatch(text):
             continue
         if rank == "species":
             text = f"{found['genus']} {text}" if "genus" in found and text.islower() and " " not in text else text

@@ -162,7 +162,7 @@ def test_errors_are_one_line_and_tell_what_to_do(release, dataset, tmp_path, cap
     metadata = find_metadata(release)
     assert "nowhere' does not exist" in fails(capsys, "build", tmp_path / "nowhere", tmp_path / "out")
     assert "No metadata in" in fails(capsys, "build", tmp_path, tmp_path / "out")
-    assert "--force" in fails(capsys, "split", metadata, metadata)
+    assert "is an input of this command" in fails(capsys, "split", metadata, metadata)
     (tmp_path / "x.csv").write_text("processid,genus\nA,B\n")
     assert "has no column 'species'" in fails(capsys, "split", tmp_path / "x.csv", tmp_path / "y.csv")
     assert not (tmp_path / "y.csv").exists()

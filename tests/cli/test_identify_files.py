@@ -113,3 +113,14 @@ def test_a_given_share_of_new_species_has_no_interval(folder, capsys):
         assert told in line and (" to " in line) == (novel == 3)
         page = (folder / "share.html").read_text()
         assert len(json.loads(re.search(r'"novel":(\[[^]]*\])', page)[1])) == novel
+
+
+def test_ids_that_others_have_are_told(folder, capsys):
+    """Names of a plate with spaces: three of four reads are "plate", and cannot be told apart in the table."""
+    read = "ACGT" * 50
+    for names, told in ((("plate A1", "plate A2", "x", "plate A3"), "3 sequences share their id with"), ("abcd", "")):
+        (folder / "plate.fasta").write_text("".join(f">{name}\n{read}\n" for name in names))
+        words = ["identify", folder / "plate.fasta", folder / "plate.csv", "--references", folder / "references.csv"]
+        main(list(map(str, [*words, "--force"])))
+        out = capsys.readouterr().out
+        assert told in out and ("such as 'plate'" in out) == ("share their id" in out) == bool(told)

@@ -34,3 +34,43 @@ def test_inputs_are_kept(words, tmp_path, capsys, monkeypatch):
         (tmp_path / name).read_text() == "processid,dna_barcode\na,ACGT\n"
         for name in ("table.csv", "references.csv", "results.json")
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "embed table.csv taken --model kmer:2",
+        "cluster table.csv vectors --output taken",
+        "build table.csv taken",
+        "simulate taken --specimens 60 --metadata-only",
+        "stats table.csv --plots taken",
+        "crop photos taken --boxes table.csv",
+        "references table.csv taken",
+        "identify table.csv taken/names.csv --references table.csv",
+        "identify table.csv names.csv --references table.csv --html taken/page.html",
+        "demo --output taken",
+        "train contrast --source table.csv --output_dir taken",
+    ],
+)
+def test_a_file_is_no_folder_for_outputs(words, tmp_path, capsys, monkeypatch):
+    """One line in words, and the file stays."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("vectors", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "table.csv").write_text("processid,species,dna_barcode\na,Apis mellifera,ACGT\n")
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    message = capsys.readouterr().err
+    assert stopped.value.code == 1 and "'taken' is a file, and a folder is needed. Give another name." in message
+    assert "Errno" not in message and (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_folder_is_no_file_for_outputs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.csv").mkdir()
+    (tmp_path / "table.csv").write_text("processid,species,dna_barcode\na,Apis mellifera,ACGT\n")
+    for words in ("split table.csv names.csv", "identify table.csv names.csv --references table.csv"):
+        with pytest.raises(SystemExit):
+            main([*words.split(), "--force"])
+        assert "'names.csv' is a folder. Give the name of a file." in capsys.readouterr().err
