@@ -47,7 +47,7 @@ def agreeing(queries: Sequence[str], references: Sequence[str]) -> Mask:
         for pairs in _inside(queries, some, references, others):
             found[pairs[0]] = True
     for some, others in ((theirs, ~found), (~theirs, ours & ~found)):
-        for pairs in _inside(references, some, queries, others):
+        for pairs in _inside(references, some, queries, others, longer=1):
             found[pairs[1]] = True
     return found
 
@@ -57,9 +57,16 @@ def _unclear(texts: Sequence[str]) -> Mask:
     return np.array([bool(text.encode().translate(None, b"ACGT")) for text in texts], np.bool_)
 
 
-def _inside(parts: Sequence[str], some: Mask, wholes: Sequence[str], others: Mask) -> Iterator[Places]:
-    """Pairs (2, p) of a part and a whole, of those named by the masks, where the part agrees with a place of it."""
-    rows, numbers = np.flatnonzero(some), np.flatnonzero(others)
+def _inside(
+    parts: Sequence[str], some: Mask, wholes: Sequence[str], others: Mask, *, longer: int = 0
+) -> Iterator[Places]:
+    """Pairs (2, p) of a part and a whole, of those named by the masks, where the part agrees with a place of it.
+
+    Pairs in which the whole is not `longer` than the part by so many letters may be left out.
+    """
+    numbers = np.flatnonzero(others)
+    most = max((len(wholes[number]) for number in numbers.tolist()), default=0) - longer
+    rows = np.array([row for row in np.flatnonzero(some).tolist() if len(parts[row]) <= most], np.int64)
     for chunk in _chunks(parts, rows) if len(numbers) else ():
         for first, texts in blocks_of_texts([wholes[number] for number in numbers.tolist()]):
             scanned = _Scanned(texts)
