@@ -84,6 +84,14 @@ def download(
     return {"output": str(output), "files": [{"name": state.name, "state": state.state} for state in states]}
 
 
+#: Split -> why it can be empty.
+_EMPTY = {
+    "test": "test is empty: it takes rows of species with 8 or more, of several barcodes.",
+    "test_unseen": "test_unseen is empty: it takes rows of placeholders such as Apis sp. 1, with 8\nor more, of a "
+    "genus in train; --hold-out-species simulates them.",
+}
+
+
 @command(PANEL, "bioscan-hf split barcodes.csv.gz partitioned.csv --seed 0")
 def split(
     input: Annotated[Path, Argument(help="Table with processid, genus, species and dna_barcode (or BOLD's names).")],
@@ -135,6 +143,8 @@ def split(
     out.say(f"{'split':<15}{'samples':>10}{'barcodes':>10}{'species':>10}")
     for row in result["splits"]:
         out.say(f"{row['split']:<15}{row['samples']:>10,}{row['barcodes']:>10,}{row['species']:>10,}")
+    empty = {row["split"] for row in result["splits"] if not row["samples"]}
+    out.say(*(line for name, line in _EMPTY.items() if name in empty))
     builds = output.suffix in (".csv", ".tsv")
     out.wrote(output, about, next=shell("build", output, beside(output, "dataset")) if builds else ())
     return result

@@ -43,7 +43,13 @@ MARKER_NAMES = ("marker_code", "markercode", "marker")
 _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
 _NO_SEQUENCES = (".json", ".jsonl", ".jsonld", ".zip", ".parquet")
-_OTHERS = {b"LOCUS ": "a file of GenBank", b"#NEXUS": "NEXUS", b"%PDF": "a PDF", b"<!DOCTYPE": "a page of the web"}
+_OTHERS = {
+    b"LOCUS ": "a file of GenBank",
+    b"#NEXUS": "NEXUS",
+    b"%PDF": "a PDF",
+    b"ABIF": "a trace (AB1)",
+    b"<!DOCTYPE": "a page of the web",
+}
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
 
 

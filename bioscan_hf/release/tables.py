@@ -76,7 +76,7 @@ def _table_of(archive: ZipFile, path: Path) -> str:
     """Name of the table in a zip; what a Mac adds to it is passed over."""
     names = [name for name in archive.namelist() if TABLE_NAME.search(name) and not _OF_A_MAC.search(name)]
     if not names:
-        raise ReleaseError(f"{path} has no metadata: none of its files is a CSV, TSV or JSON-LD.")
+        raise ReleaseError(f"{path} has no metadata: none of its files is a CSV, TSV or JSON-LD. Unpack others.")
     ranks = [(("csv", "tsv", "json").index(_kind(name)), METADATA_NAME not in name) for name in names]
     found = [name for name, rank in zip(names, ranks, strict=True) if rank == min(ranks)]
     if len(found) > 1:

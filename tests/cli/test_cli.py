@@ -422,6 +422,19 @@ def test_stats_and_split_fit_80_columns(dataset, release, tmp_path, capsys, monk
     assert len(table) == 3 and max(map(len, table)) <= 80
 
 
+@pytest.mark.parametrize(("rows", "empty"), [(7, ["test", "test_unseen"]), (16, ["test_unseen"])])
+def test_split_says_why_test_is_empty(rows, empty, tmp_path, capsys):
+    """Species of 7 rows are too small for test, and without placeholders nothing is unseen."""
+    reads = (f"{'ACGT' * 20}{'AC' * row}{'GT' * kind}" for kind in range(3) for row in range(rows))
+    names = [f"Apis {kind}" for kind in ("mellifera", "cerana", "dorsata") for _ in range(rows)]
+    lines = [f"p{i},Apis,{name},{read}" for i, (name, read) in enumerate(zip(names, reads, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["processid,genus,species,dna_barcode", *lines]) + "\n")
+    main(["split", str(tmp_path / "t.csv"), str(tmp_path / "s.csv")])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told if " is empty: " in line] == empty
+    assert all(len(line) <= 80 for line in told if "empty" in line or "genus in train" in line)
+
+
 def test_the_overview_lists_every_command_once_in_its_group(capsys):
     main(["--help"])
     found: dict[str, list[str]] = {}

@@ -321,6 +321,7 @@ BOOK = b"PK\x03\x04\x14" + bytes(25) + b"docProps/app.xml"
         ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), r"or give its encoding .*\(--encoding utf-16|utf-16\)"),
         ("a.csv", b"id,sequence\nP1,AC\0GT\n", "line 2 holds a NUL character"),
         ("a.xlsx", BOOK, "is a workbook. Save its sheet as CSV"),
+        ("a.ab1", "ABIF\x00etdir", r"is a trace \(AB1\), not a table, FASTA or FASTQ"),
         ("a.gb", "LOCUS       AB1 658 bp\n", "is a file of GenBank, not a table, FASTA or FASTQ"),
         ("a.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(99), "is not a FASTA or FASTQ"),
         ("a.csv", b"P1," + b"ACGT" * 20 + b"\n", r"'ACGTACGT[ACGT]*\.\.\.'.* Its first line seems to be a record"),
