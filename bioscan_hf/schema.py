@@ -101,7 +101,7 @@ RESERVED_COLUMNS = frozenset({"image", *(f"{column}_index" for column in LABEL_C
 SEQUENCE_NAMES = ("dna_barcode", "nucleotides", "nucraw", "nuc", "sequence", "seq", "barcode", "dna", "dna_sequence")
 ID_NAMES = (
     *("processid", "process_id", "record_id", "sequence_id", "seq_id", "seqid", "id", "sampleid", "accession"),
-    *("asv_id", "asv", "otu_id", "#otu_id", "otu", "feature_id"),
+    *("asv_id", "asv", "otu_id", "#otu_id", "otu", "feature_id", "sample_id", "specimen_id"),
 )
 LABEL_NAMES = {**{name: name for name in LABEL_COLUMNS}, **{f"{rank}_name": rank for rank in RANKS}} | {
     "bin_uri": "dna_bin",

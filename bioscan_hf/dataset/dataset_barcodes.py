@@ -12,7 +12,7 @@ from ..files import replacing
 from ..progress import Progress, silent
 from ..release.check import are_dna
 from ..release.column_names import Rivals, listed, our_columns
-from ..release.rows import NEEDED, cleaning
+from ..release.rows import NEEDED, cleaned, cleaning
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .letters import SequenceFile, rules
 from .load import load_bioscan5m
@@ -94,7 +94,7 @@ def read_labelled(source: str | Path, split: str | None = None, *, columns: Sequ
         table = part.with_format("arrow")[:]
         texts = pa.table({name: as_text(table, name, source) for name in wanted})
         rivals.check(1, texts, cleaning)
-        tables.append(pa.table({name: cleaning(name)(texts[ours[name]]) for name in there}))
+        tables.append(cleaned({name: texts[ours[name]] for name in there}))
     table = pa.concat_tables(tables)
     if not (dna := are_dna(table["dna_barcode"])).all():
         row = int(dna.argmin())

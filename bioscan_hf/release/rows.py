@@ -40,6 +40,7 @@ SUSPICIOUS_SHARE = 0.1
 #: Other columns in which markers of missing values are null; numbers have their own check.
 _MARKED = {"country", "province_state"}
 _HIGHER = r"^([A-Z][a-z]|unassigned |unclassified)"  # the published metadata have the last two
+_EPITHET = r"^[a-z][a-z-]{2,}$"
 _SPECIES = r"^[A-Z][\w-]+ \S"
 
 
@@ -172,11 +173,17 @@ def read_rows(
     there = [name for name in wanted if name in ours]
     rules = {name: cleaning(name) for name in there if name not in clean}
     rivals = Rivals(path, given, {name: ours[name] for name in there}, tuple((names or {}).values()))
-    read = list(dict.fromkeys([*(ours[name] for name in there), *rivals.all])) or [ours["processid"]]
+    also = ["genus"] if "species" in there and "genus" in ours and "genus" not in there else []  # for epithets alone
+    read = list(dict.fromkeys([*(ours[name] for name in (*there, *also)), *rivals.all])) or [ours["processid"]]
     for first, table in read_strings(path, (), read, report, encoding=encoding):
         rivals.check(first, table, cleaning)
-        before = dict(zip(there, table.columns, strict=False))
+        before = dict(zip((*there, *also), table.columns, strict=False))
         cells = before | {name: rule(before[name]) for name, rule in rules.items()}
+        if "species" in rules and "genus" in cells:
+            genus = cleaning("genus")(cells["genus"]) if also else cells["genus"]
+            cells["species"] = whole_species(cells["species"], genus)
+        for name in also:
+            del before[name], cells[name]
         if changes is not None:
             changes.touched = frozenset(name for name in rules if cells[name] is not before[name])
             changes.distinct = {name: rule.values for name, rule in rules.items() if isinstance(rule, Cleaned)}
@@ -197,6 +204,27 @@ def cleaning(name: str) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
     if name == "split":
         return Cleaned(split_name)
     return Cleaned(_without_marker, _are_values) if name in _MARKED else lambda column: column
+
+
+def whole_species(species: pa.ChunkedArray, genus: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Names of species, where epithets alone ("mellifera") get their genus; the same object if nothing changes.
+
+    Only where nine of ten names are epithets: others are words for a missing name, such as "tbd".
+    """
+    alone = pc.fill_null(pc.match_substring_regex(species, _EPITHET), False)
+    number = pc.sum(alone).as_py() or 0
+    if not number or number < 0.9 * (len(species) - species.null_count):
+        return species
+    names = pc.binary_join_element_wise(genus, species, " ")
+    return pc.if_else(pc.and_(alone, pc.is_valid(names)), names, species)
+
+
+def cleaned(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """A table of columns with our names, each by its rule."""
+    cells = {name: cleaning(name)(column) for name, column in columns.items()}
+    if {"genus", "species"} <= cells.keys():
+        cells["species"] = whole_species(cells["species"], cells["genus"])
+    return pa.table(cells)
 
 
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -29,7 +29,7 @@ from ..release.column_names import Rivals, our_columns
 from ..release.columns import NUMBERS, to_types
 from ..release.layout import find_metadata
 from ..release.problems import ReleaseError, refuse
-from ..release.rows import cleaning, read_rows
+from ..release.rows import cleaned, cleaning, read_rows
 from ..release.tables import csv_columns
 from ..schema import LABEL_COLUMNS
 
@@ -135,7 +135,7 @@ def _tables(file: str | Path, names: Sequence[str], columns: Sequence[str]) -> I
                 found = pa.Table.from_batches([batch])
                 texts = pa.table({name: as_text(found, name, file) for name in found.column_names})
                 rivals.check(first, texts, cleaning)
-                table = pa.table({name: cleaning(name)(texts[ours[name]]) for name in there})
+                table = cleaned({name: texts[ours[name]] for name in there})
                 table = to_types(table, first, Path(file).name, refuse)
                 for name in set(columns) - set(there):
                     table = table.append_column(name, pa.nulls(len(table), pa.string()))
