@@ -227,6 +227,8 @@ def identify(
     result = summary.result()
     if str(output) != "-":
         show(summary, result, out)
+        if getattr(library, "calibration", library) is None:  # two joined libraries have one each
+            out.say("The references are too few for confidences, so nothing has a name; see the column nearest.")
         out.wrote(output, *files.wanted)
     return {"output": str(output), "references": len(library), "least": least, **result}
 

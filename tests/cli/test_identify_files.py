@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def read(path, delimiter=","):
+def rows_in(path, delimiter=","):
     with open(path, newline="") as file:
         return list(csv.DictReader(file, delimiter=delimiter))
 
@@ -51,12 +51,12 @@ def test_all_files_at_once(folder, capsys):
     assert capsys.readouterr().out.splitlines()[-5:] == [f"Wrote {folder / name}" for name in files.values()]
     page = (folder / "report.html").read_text()
     assert "<title>Names of reads.csv</title>" in page and '"strips":[[' in page
-    names, taxa = read(folder / "names.csv"), read(folder / "taxa.tsv", "\t")
+    names, taxa = rows_in(folder / "names.csv"), rows_in(folder / "taxa.tsv", "\t")
     assert "neighbours" not in names[0] and {row["sample"] for row in names} == {"lake", "wood"}
     total = sum(int(row["size"]) for row in names)
     assert sum(int(row["lake"]) + int(row["wood"]) for row in taxa) == total == sum(range(1, len(names) + 1))
-    assert [row["occurrenceID"] for row in read(folder / "dwc.csv")] == [row["id"] for row in names]
-    assert [row["Feature ID"] for row in read(folder / "taxonomy.tsv", "\t")] == [row["id"] for row in names]
+    assert [row["occurrenceID"] for row in rows_in(folder / "dwc.csv")] == [row["id"] for row in names]
+    assert [row["Feature ID"] for row in rows_in(folder / "taxonomy.tsv", "\t")] == [row["id"] for row in names]
     assert sum(int(line.split("\t")[0]) for line in (folder / "krona.txt").read_text().splitlines()) == total
 
 
@@ -113,6 +113,16 @@ def test_a_given_share_of_new_species_has_no_interval(folder, capsys):
         assert told in line and (" to " in line) == (novel == 3)
         page = (folder / "share.html").read_text()
         assert len(json.loads(re.search(r'"novel":(\[[^]]*\])', page)[1])) == novel
+
+
+def test_too_few_references_are_told(folder, tmp_path, capsys):
+    """A single reference teaches nothing: a read that equals it has no name, and the reason is told."""
+    read = "ACGTTGCA" * 60
+    (tmp_path / "one.fasta").write_text(f">AB123456.1 Apis mellifera COI\n{read}\n")
+    words = ["identify", tmp_path / "one.fasta", tmp_path / "n.csv", "--references", tmp_path / "one.fasta"]
+    main(list(map(str, words)))
+    assert "The references are too few for confidences, so nothing has a name" in capsys.readouterr().out
+    assert [row["name"] for row in rows_in(tmp_path / "n.csv")] == [""]
 
 
 def test_ids_that_others_have_are_told(folder, capsys):
