@@ -98,7 +98,7 @@ def whole_numbers(path: str | Path, name: str, column: pa.ChunkedArray, ids: Seq
     numbers = []
     for text, read in zip(column.to_pylist(), ids, strict=True):
         if text is not None and not (_WHOLE.fullmatch(text) and int(float(text)) <= MOST_READS):
-            raise ValueError(f"{str(path)!r} has {text!r} reads of {read!r} in {name!r}: give a whole number.")
+            raise ValueError(f"{str(path)!r} has {text[:30]!r} reads of {read!r} in {name!r}: give a whole number.")
         numbers.append(int(float(text)) if text else 0)
     return numbers
 
