@@ -1,8 +1,8 @@
 """`load_bioscan5m`: one dataset from every kind of source, with the label ids of the bioscan-dataset package."""
 
-import os
 import csv
 import inspect
+import os
 import shutil
 import subprocess
 import sys

@@ -385,9 +385,7 @@ def test_names_above_a_genus_are_no_genus(text, expected):
 
 def test_midori2_without_a_rank():
     """A rank that is filled from another one is missing, and the id ends before the lineage."""
-    header = (
-        "MK1.1.<1.>658###root_1;Eukaryota_2759;Arthropoda_6656;Insecta_7;order_Insecta_7;{};Apis_7;Apis_mel_8"
-    )
+    header = "MK1.1.<1.>658###root_1;Eukaryota_2759;Arthropoda_6656;Insecta_7;order_Insecta_7;{};Apis_7;Apis_mel_8"
     headers = [header.format(family) for family in ("Apidae_7", "family_Insecta_50557", "Apidae_7")]
     first, second, _ = midori2(headers)
     assert "order" not in first and first["family"] == "Apidae" and "family" not in second
