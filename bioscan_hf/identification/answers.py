@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..schema import RANKS
 from .base import Library
-from .calibration import BIN, Evidence, Shares, adjusted, place_of
+from .calibration import BIN, LEVELS, Evidence, Shares, adjusted, place_of
 from .names import Names
 from .quality import UNNAMED, Quality
 from .similarity import Matches
@@ -172,6 +172,10 @@ def confidences_of(library: Library, table: pa.Table, shares: Shares | None) -> 
         if rank != BIN and rank in learned:
             here = present[:, : place_of(rank) + 1].sum(1) * right[:, place]
             found[rank] = above = np.minimum(above, np.minimum(here, votes[:, place]))
+    if not found and library.calibration and library.calibration.filled:  # one taxon of each rank: right if it is known
+        for rank in (rank for rank in library.ranks if rank in LEVELS):
+            here = present[:, : place_of(rank) + 1].sum(1)
+            found[rank] = np.minimum(here, votes[:, library.named.index(rank)])
     below: Numbers | None = None
     for rank in reversed(library.ranks):  # of a rank with one taxon nothing can be learned: at least that of the next
         below = found.setdefault(rank, below) if below is not None else found.get(rank)

@@ -53,6 +53,19 @@ def test_one_reference_for_each_species_names_reads(rows, library):
     assert library.calibration.filled and FILLED in library.info["notes"]
 
 
+def test_references_of_one_species_name_its_reads(rows):
+    """Such as a pest's: a name is right if its taxon is there, which other libraries teach. Another order gets none."""
+    rng = np.random.default_rng(1)
+    first, sister, far = rows[0], rows[1], rows[-1]
+    barcodes = [evolved(first["dna_barcode"], 0.002, rng) for _ in range(7)]
+    own = [{**first, "processid": f"P{i}", "dna_barcode": barcode} for i, barcode in enumerate(barcodes)]
+    reads = [barcodes[6], sister["dna_barcode"], far["dna_barcode"]]
+    named, near, other = library_of(own[:6]).identify(reads).to_pylist()
+    assert named["rank"] in ("genus", "species") and named["name"] == first[named["rank"]]
+    assert named["species_confidence"] > 0.5 and near["species_confidence"] < 0.1 and near["rank"] != "species"
+    assert first["genus"] == sister["genus"] and first["order"] != far["order"] and other["name"] is None
+
+
 def test_a_handful_of_references_has_a_region(rows, tmp_path):
     """Five references of five lengths: reads are put in their place; the folder is like any other."""
     few = [
