@@ -172,7 +172,7 @@ def confidences_of(library: Library, table: pa.Table, shares: Shares | None) -> 
         if rank != BIN and rank in learned:
             here = present[:, : place_of(rank) + 1].sum(1) * right[:, place]
             found[rank] = above = np.minimum(above, np.minimum(here, votes[:, place]))
-    if not found and library.calibration and library.calibration.filled:  # one taxon of each rank: right if it is known
+    if not found and library.calibration and library.calibration.filled:  # of one taxon: right if it is known
         for rank in (rank for rank in library.ranks if rank in LEVELS):
             here = present[:, : place_of(rank) + 1].sum(1)
             found[rank] = np.minimum(here, votes[:, library.named.index(rank)])

@@ -54,7 +54,7 @@ def test_one_reference_for_each_species_names_reads(rows, library):
 
 
 def test_references_of_one_species_name_its_reads(rows):
-    """Such as a pest's: a name is right if its taxon is there, which other libraries teach. Another order gets none."""
+    """Such as a pest's: its name is right if the species is there, as other libraries teach. Others do not get it."""
     rng = np.random.default_rng(1)
     first, sister, far = rows[0], rows[1], rows[-1]
     barcodes = [evolved(first["dna_barcode"], 0.002, rng) for _ in range(7)]
