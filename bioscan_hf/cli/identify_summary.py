@@ -63,7 +63,8 @@ def show(summary: Summary, result: Result, out: Output) -> None:
     total, what = result["sequences"], "sequence" if "strand" in summary.first[0] else "photo"
     lines = {f"to {rank}": count for rank, count in result["deepest_rank"].items()}
     lines["without a name"] = total - sum(lines.values())
-    out.say(f"{plural(total, what)}:", *(f"  {text:<16}{count:>9,}" for text, count in lines.items()))
+    counts = (f"  {text:<16}{count:>9,}" for text, count in lines.items())
+    out.say(f"{plural(total, what)}, by the deepest sure name:", *counts)
     others = {status: count for status, count in result["status"].items() if status != "ok"}
     if others:
         out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
