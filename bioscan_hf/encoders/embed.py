@@ -109,10 +109,12 @@ def _embed_to(folder: Path, encoding: _Encoding, state: PartialState, force: boo
     with locked(folder, "embedding") if state.is_main_process else nullcontext():
         identity, digests = encoding.identity(state)
         found = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else identity
-        other = [f"{key} ({found.get(key)} there, {x} now)" for key, x in identity.items() if found.get(key) != x]
+        other = [key for key, x in identity.items() if found.get(key) != x]
         if other and not force:
+            hashes = ("dataset", "model", "processor")
+            told = [key if key in hashes else f"{key} ({found.get(key)} there, {identity[key]} now)" for key in other]
             raise ValueError(
-                f"{folder} holds other embeddings. What differs: {'; '.join(other)}. Choose another output folder, or "
+                f"{folder} holds other embeddings. What differs: {'; '.join(told)}. Choose another output folder, or "
                 f"replace them with force=True (--force)."
             )
         if other:
