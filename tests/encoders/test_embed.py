@@ -350,7 +350,7 @@ def test_folder_of_something_else_is_refused(dataset, tmp_path, change):
     else:
         options["shard_size"] = 20
     values = r" \(10 there, 20 now\)" if change == "shard_size" else ""  # a hash tells nobody anything
-    told = rf"holds other embeddings. What differs: {named}{values}\. .*replace them.*--force"
+    told = rf"holds other embeddings. What differs: {named}{values}[.;] .*replace them.*--force"
     with pytest.raises(ValueError, match=told):
         embed(model, processor, dataset, output=tmp_path, **options)
     (tmp_path / "embeddings.txt").write_text("mine")
