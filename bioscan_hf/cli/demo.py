@@ -95,7 +95,7 @@ def run_demo(
         names=names.counts(),
     )
     write_report(output, results, names)
-    rows: list[tuple[str, ...]] = [("accuracy", *probes)]
+    rows: list[tuple[str, ...]] = [("1-NN, distinct barcodes", *probes)]
     for task in next(iter(probes.values())):
         rows.append((task, *(percent(metrics[task]["micro_accuracy"]) for metrics in probes.values())))
     for line in aligned(rows):
