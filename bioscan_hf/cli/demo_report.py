@@ -105,9 +105,9 @@ def _accuracy(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
     accuracies = {model: bars(metrics, "micro_accuracy") for model, metrics in probes.items()}
     figure = plots.accuracy_bars({**accuracies, "chance": bars(next(iter(probes.values())), "chance")})
     return figure, (
-        "1-nearest-neighbour accuracy of distinct barcodes: the label of the nearest in train, by cosine. Species of unseen "
-        "specimens have no reference, so their genus, family and order are tested. The aligned encoder is fitted in "
-        "seconds; BarcodeBERT is small, and trained for a minute or two."
+        "1-nearest-neighbour accuracy of distinct barcodes: the label of the nearest in train, by cosine. Species of "
+        "unseen specimens have no reference, so their genus, family and order are tested. The aligned encoder is "
+        "fitted in seconds; BarcodeBERT is small, and trained for a minute or two."
     )
 
 
