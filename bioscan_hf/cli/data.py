@@ -173,6 +173,7 @@ def crop(
         raise typer.BadParameter("give --boxes or --model, one of them.")
     check_exists(source, boxes)
     refuse_file(output)
+    refuse_inputs([source], output)
     if model is not None:
         check_model(model)
     from ..crops.detector import Detector
@@ -246,6 +247,7 @@ def build(
     """Write a release as Parquet that load_dataset reads by name."""
     check_exists(source)
     refuse_file(output)
+    refuse_inputs([source], output)
     from ..dataset.build import build as write
     from ..dataset.executors import dask_executor
 

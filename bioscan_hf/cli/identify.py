@@ -129,6 +129,7 @@ def references(
         raise ValueError("Give one or more files of references, and last the folder of the new library.")
     *files, folder = sources
     output = Path(folder)
+    refuse_inputs(files, output)
     refuse_to_replace(force, output / "library.json")
     check_encoding(encoding)
     _check_paths(files, model, photos=config != "dna")

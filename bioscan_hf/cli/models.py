@@ -121,6 +121,7 @@ def embed(
     check_model(model, photos=config != "dna")
     check_exists(weights)
     refuse_file(output)
+    refuse_inputs([source], output)
     from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
     from ..encoders.embed import embed as write

@@ -39,6 +39,28 @@ def test_inputs_are_kept(words, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "words",
     [
+        "build folder folder --force",
+        "crop folder other/../folder --boxes table.csv",
+        "embed folder folder --model kmer:2 --force",
+        "references table.csv folder folder --force",
+    ],
+)
+def test_no_folder_is_input_and_output(words, tmp_path, capsys, monkeypatch):
+    """Files of the two would be mixed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "table.csv").write_text("processid,dna_barcode\na,ACGT\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    assert stopped.value.code == 1
+    assert "folder' is an input of this command. Give the output another name." in capsys.readouterr().err
+    assert not any((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         "embed table.csv taken --model kmer:2",
         "cluster table.csv vectors --output taken",
         "build table.csv taken",
