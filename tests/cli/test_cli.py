@@ -553,7 +553,7 @@ def test_a_closed_pipe_is_not_an_error():
     assert (found.returncode, found.stdout, found.stderr) == (0, "#", "")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_a_screen_without_the_letters_of_a_name_is_not_an_error(tmp_path, encoding):
     """Letters that the screen has not are shown as codes; what --json prints can be read in any encoding."""
 

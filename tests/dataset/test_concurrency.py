@@ -236,6 +236,7 @@ def work():
 """
 
 
+@pytest.mark.slow
 def test_publishing_killed_at_any_read(dataset, tmp_path):
     """Events are those of the build's files: before, in and after the upload of each."""
     folder = shutil.copytree(dataset, tmp_path / "dataset")

@@ -171,6 +171,7 @@ def test_everything_comes_back_by_its_id(online, dataset, tmp_path):
     assert found["processids"] == [one for part in there for one in part] and found["same"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_trainer_pushes_all_of_a_model(online, name):
     """Weights, tokenizer or processor, card and results; no pickle and no checkpoint."""

@@ -78,6 +78,7 @@ np.save(sys.argv[1] + "/found.npy", session.run(None, inputs)[0])
 """
 
 
+@pytest.mark.slow
 def test_without_torch_and_transformers(onnx, tmp_path):
     """The folder works with onnxruntime and tokenizers only."""
     model = tiny_bert(BarcodeBertModel)

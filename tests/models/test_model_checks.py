@@ -199,6 +199,7 @@ def test_compiled(name):
     same(compiled(**inputs), model(**inputs), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile makes C++")
 def test_compiled_to_machine_code():
     torch._dynamo.reset()
