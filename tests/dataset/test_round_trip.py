@@ -185,6 +185,7 @@ def test_a_trainer_pushes_all_of_a_model(online, name):
         assert "adapter/adapter_model.safetensors" in files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MODELS, "index", "specimens"])
 def test_cards_pass_the_checks_of_the_hub(online, name, dataset):
     """Those of this Hub and of `huggingface_hub`; and no folder of this machine is in them."""
