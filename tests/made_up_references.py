@@ -1,5 +1,7 @@
 """Made-up references: a tree of orders, families, genera and species with sequences of 658 nt and a reading frame."""
 
+import csv
+
 import pyarrow as pa
 
 from bioscan_hf.identification.formats import COLUMNS, Found
@@ -49,6 +51,14 @@ def records(rng, orders=2, families=2, genera=3, species=3, each=4, root=None):
                         row |= dict(zip(("order", "family", "genus"), names, strict=True))
                         rows.append(row | {"class": "Insecta", "species": f"{names[2]} {'uvwxyz'[s]}us"})
     return rows
+
+
+def write_table(path, rows):
+    """Records as a CSV."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def library_of(rows, **options):

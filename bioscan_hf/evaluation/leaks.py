@@ -52,7 +52,7 @@ class Leaks(NamedTuple):
 def find_leaks(references: Sequence[str], queries: Sequence[str]) -> Leaks:
     """Finds the queries that equal a reference, are a part of one, contain one, or are another copy (`find_copies`).
 
-    N at the ends of barcodes is left out. Barcodes that differ by a substitution are no leak. Parts and copies of
+    N at the ends of barcodes is left out. Barcodes that differ by a substitution do not count. Parts and copies of
     fewer than 24 letters are not looked for, and barcodes without letters are never a leak. Time grows with the number
     of letters, not of pairs.
 

@@ -42,7 +42,8 @@ class Annotations:
         Raises ValueError for a size of a trillion or more.
         """
         if pc.any(large := pc.match_substring_regex(ids, _TOO_LARGE)).as_py():
-            raise ValueError(f"The size in {ids.filter(large)[0].as_py()!r} is no number of reads: correct it.")
+            first = ids.filter(large)[0].as_py()
+            raise ValueError(f"The size in {first!r} is too large for a number of reads. Correct the id.")
         sizes = pc.any(pc.match_substring_regex(ids, _SIZE.pattern)).as_py()
         if samples is None:
             told = pc.match_substring_regex(ids, r"(?:^|;)(?:sample|barcodelabel)=\s*[^;\s]")

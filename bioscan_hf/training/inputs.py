@@ -69,7 +69,7 @@ def pinned(model: str) -> str:
 def load_rows(source: str, split: str, **how: Any) -> Dataset:
     """Rows of a split, by `load_bioscan5m`, of a source that may also be "owner/name@revision".
 
-    Raises ValueError if there are no rows, or rows without a barcode.
+    Raises ValueError if the split is empty, or if a row has no barcode.
     """
     name, revision = split_revision(source)
     data = cast(Dataset, load_bioscan5m(name, split=split, revision=revision, **how))

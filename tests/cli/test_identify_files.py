@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_up_references import records
+from made_up_references import records, write_table
 
 from bioscan_hf.cli.main import main
 
@@ -18,10 +18,7 @@ def folder(tmp_path_factory):
     """A table of references, and a table of reads of two sites with one id for each row."""
     folder = tmp_path_factory.mktemp("files")
     rows = records(np.random.default_rng(7), each=3)
-    with open(folder / "references.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(folder / "references.csv", rows)
     with open(folder / "reads.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["processid", "Site name", "nucleotides"])

@@ -5,6 +5,20 @@ import pytest
 from bioscan_hf.cli.main import main
 
 
+@pytest.fixture
+def told(tmp_path, capsys, monkeypatch):
+    """What a command that fails in a new folder tells, by its words."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words):
+        with pytest.raises(SystemExit) as stopped:
+            main(words.split())
+        assert stopped.value.code == 1
+        return capsys.readouterr().err
+
+    return run
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -20,16 +34,12 @@ from bioscan_hf.cli.main import main
         "card results.json --output results.json",
     ],
 )
-def test_inputs_are_kept(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_inputs_are_kept(words, told, tmp_path):
     (tmp_path / "other").mkdir()
     for name in ("table.csv", "references.csv", "results.json"):
         (tmp_path / name).write_text("processid,dna_barcode\na,ACGT\n")
     (tmp_path / "linked.csv").symlink_to("table.csv")
-    with pytest.raises(SystemExit) as stopped:
-        main([*words.split(), "--force"])
-    assert stopped.value.code == 1
-    assert "is an input of this command. Give the output another name." in capsys.readouterr().err
+    assert "is an input of this command. Give the output another name." in told(f"{words} --force")
     assert all(
         (tmp_path / name).read_text() == "processid,dna_barcode\na,ACGT\n"
         for name in ("table.csv", "references.csv", "results.json")
@@ -45,16 +55,12 @@ def test_inputs_are_kept(words, tmp_path, capsys, monkeypatch):
         "references table.csv folder folder --force",
     ],
 )
-def test_no_folder_is_input_and_output(words, tmp_path, capsys, monkeypatch):
+def test_no_folder_is_input_and_output(words, told, tmp_path):
     """Files of the two would be mixed."""
-    monkeypatch.chdir(tmp_path)
     for name in ("folder", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "table.csv").write_text("processid,dna_barcode\na,ACGT\n")
-    with pytest.raises(SystemExit) as stopped:
-        main(words.split())
-    assert stopped.value.code == 1
-    assert "folder' is an input of this command. Give the output another name." in capsys.readouterr().err
+    assert "folder' is an input of this command. Give the output another name." in told(words)
     assert not any((tmp_path / "folder").iterdir())
 
 
@@ -74,25 +80,19 @@ def test_no_folder_is_input_and_output(words, tmp_path, capsys, monkeypatch):
         "train contrast --source table.csv --output_dir taken",
     ],
 )
-def test_a_file_is_no_folder_for_outputs(words, tmp_path, capsys, monkeypatch):
+def test_a_file_is_no_folder_for_outputs(words, told, tmp_path):
     """One line in words, and the file stays."""
-    monkeypatch.chdir(tmp_path)
     for name in ("vectors", "photos"):
         (tmp_path / name).mkdir()
     (tmp_path / "table.csv").write_text("processid,species,dna_barcode\na,Apis mellifera,ACGT\n")
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(SystemExit) as stopped:
-        main(words.split())
-    message = capsys.readouterr().err
-    assert stopped.value.code == 1 and "'taken' is a file, and a folder is needed. Give another name." in message
+    message = told(words)
+    assert "'taken' is a file, and a folder is needed. Give another name." in message
     assert "Errno" not in message and (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_folder_is_no_file_for_outputs(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_folder_is_no_file_for_outputs(told, tmp_path):
     (tmp_path / "names.csv").mkdir()
     (tmp_path / "table.csv").write_text("processid,species,dna_barcode\na,Apis mellifera,ACGT\n")
     for words in ("split table.csv names.csv", "identify table.csv names.csv --references table.csv"):
-        with pytest.raises(SystemExit):
-            main([*words.split(), "--force"])
-        assert "'names.csv' is a folder. Give the name of a file." in capsys.readouterr().err
+        assert "'names.csv' is a folder. Give the name of a file." in told(f"{words} --force")

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_up_references import records
+from made_up_references import records, write_table
 
 from bioscan_hf.cli.main import main
 from bioscan_hf.identification.counts import read_counts, whole_numbers
@@ -21,10 +21,7 @@ def folder(tmp_path_factory):
     """References, and three of their barcodes as ASVs: in a FASTA and in tables."""
     folder = tmp_path_factory.mktemp("counts")
     rows = records(np.random.default_rng(7), each=3)
-    with open(folder / "references.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(folder / "references.csv", rows)
     reads = [row["dna_barcode"] for row in rows[:3]]
     (folder / "asvs.fasta").write_text("".join(f">ASV{i};size=99\n{one}\n" for i, one in enumerate(reads)))
     (folder / "table.tsv").write_text("#OTU ID\tlake\twood\tsize\nASV2\t5\t0\t5\nASV0\t1\t2\t3\nASV1\t\t7.0\t7\n")
@@ -115,4 +112,4 @@ def test_a_size_that_no_sequence_has_is_refused(folder, tmp_path, capsys):
     words = ["identify", tmp_path / "large.fasta", tmp_path / "n.csv", "--references", folder / "references.csv"]
     with pytest.raises(SystemExit) as stopped:
         main(list(map(str, words)))
-    assert stopped.value.code == 1 and "is no number of reads: correct it" in capsys.readouterr().err
+    assert stopped.value.code == 1 and "is too large for a number of reads. Correct the id." in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Copies with other letters: planted ones, the definitions, and barcodes that are no copies."""
+"""Copies with other letters: planted ones, the definitions, and barcodes that must not be reported."""
 
 import random
 
@@ -42,7 +42,7 @@ def masked(draw, barcode, places, codes="N"):
 
 
 def with_indel(draw, barcode, place):
-    """One letter deleted or inserted, such that it is no longer a part of the barcode, or the barcode a part of it."""
+    """The barcode with one letter deleted, or inserted; neither result equals a part of the barcode or contains it."""
     if draw.random() < 0.5:
         return barcode[:place] + barcode[place + 1 :]
     return barcode[:place] + draw.choice([base for base in "ACGT" if base != barcode[place]]) + barcode[place:]

@@ -38,7 +38,7 @@ class Given:
 def read_given(arguments: Sequence[str]) -> Given:
     """The options of a command line, whose first word may be a YAML file.
 
-    Raises FileNotFoundError if there is no such file, and OptionError if it holds no options.
+    Raises FileNotFoundError if the file does not exist, and OptionError if it does not hold options.
     """
     if not arguments or not arguments[0].endswith((".yaml", ".yml")):
         return Given(list(arguments))
