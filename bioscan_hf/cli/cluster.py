@@ -36,6 +36,12 @@ NumberOfClusters = Annotated[
         "names, silhouette.",
     ),
 ]
+Embedded = Annotated[
+    str, Argument(metavar="FOLDER", help="Output of `bioscan-hf embed`; NAME=FOLDER names the modality.")
+]
+DistanceThreshold = Annotated[
+    float | None, Option(help="Merge clusters up to this distance, instead of to a number of clusters.")
+]
 Modalities = Annotated[
     list[str] | None,
     Option("--with", metavar="NAME=FOLDER", help="Another modality of the same specimens, repeatable."),
@@ -57,18 +63,14 @@ Preset = Annotated[
 )
 def cluster(
     source: Labels,
-    embeddings: Annotated[
-        str, Argument(metavar="FOLDER", help="Output of `bioscan-hf embed`; NAME=FOLDER names the modality.")
-    ],
+    embeddings: Embedded,
     output: Annotated[Path, Option(help="Folder for results, clusters and figures.")],
     also: Modalities = None,
     preset: Preset = "ward",
     reducer: Annotated[Reducer | None, Option(help="Dimension reduction.")] = None,
     clusterer: Annotated[Clusterer | None, Option(help="Clustering method.")] = None,
     n_clusters: NumberOfClusters = None,
-    distance_threshold: Annotated[
-        float | None, Option(help="Merge clusters up to this distance, instead of to a number of clusters.")
-    ] = None,
+    distance_threshold: DistanceThreshold = None,
     normalization: Annotated[Normalization | None, Option(help="Normalization of the embeddings.")] = None,
     split: Annotated[list[str] | None, Option(help="Split, repeatable. Default: test, test_unseen.")] = None,
     seed: Annotated[list[int] | None, Option(help="Repeatable: one run each; mean and spread are shown.")] = None,

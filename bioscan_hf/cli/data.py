@@ -214,19 +214,22 @@ def crop(
     }
 
 
+BuiltConfigs = Annotated[
+    list[str] | None,
+    Option(
+        metavar="|".join(CONFIGS),
+        callback=_known_configs,
+        autocompletion=lambda: CONFIGS,
+        help="Config to build, repeatable; dna is always built. Default: all with photos in the source.",
+    ),
+]
+
+
 @command(PANEL, "bioscan-hf build release dataset --config cropped_256")
 def build(
     source: Annotated[Path, Argument(help="Release folder, or its metadata (CSV, TSV, JSON-LD, zip).")],
     output: Annotated[Path, Argument(help="New folder, or the folder of an interrupted build.")],
-    config: Annotated[
-        list[str] | None,
-        Option(
-            metavar="|".join(CONFIGS),
-            callback=_known_configs,
-            autocompletion=lambda: CONFIGS,
-            help="Config to build, repeatable; dna is always built. Default: all with photos in the source.",
-        ),
-    ] = None,
+    config: BuiltConfigs = None,
     split: Annotated[
         str | None, Option(help="Build some splits only: a split, seen, unseen, or a+b. Default: all.")
     ] = None,

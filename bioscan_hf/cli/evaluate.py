@@ -25,6 +25,13 @@ from .programs import add_programs, parsed, printing_of
 
 PANEL = "Benchmarks of embeddings"
 
+Temperature = Annotated[
+    float, Option(help="knn: of several neighbours, the nearer count for more; smaller is steeper, 0 weighs equally.")
+]
+EmbeddedSplits = Annotated[
+    Path, Argument(help="Output of `bioscan-hf embed` for train, key_unseen, test and test_unseen.")
+]
+
 
 @command(PANEL, "bioscan-hf probe dataset embeddings --output probe.json")
 def probe(
@@ -36,10 +43,7 @@ def probe(
     probe: Annotated[Literal["knn", "linear"], Option(help="Nearest neighbours or a linear probe.")] = "knn",
     k: Annotated[int, Option(help="knn: number of neighbours.")] = 1,
     metric: Annotated[Literal["cosine", "euclidean"], Option(help="knn: distance.")] = "cosine",
-    temperature: Annotated[
-        float,
-        Option(help="knn: of several neighbours, the nearer count for more; smaller is steeper, 0 weighs equally."),
-    ] = 0.02,
+    temperature: Temperature = 0.02,
     curve: Annotated[bool, Option("--curve", help="knn: also 1 to 50 neighbours, with knn_curve.png.")] = False,
     without_leaks: Annotated[
         bool, Option("--without-leaks", help="Leave out barcodes that are in train: equal, a part, or another copy.")
@@ -95,9 +99,7 @@ def probe(
 @command(PANEL, "bioscan-hf retrieve dataset embeddings")
 def retrieve(
     source: Labels,
-    embeddings: Annotated[
-        Path, Argument(help="Output of `bioscan-hf embed` for train, key_unseen, test and test_unseen.")
-    ],
+    embeddings: EmbeddedSplits,
     output: Annotated[
         Path | None, Option(help="Results file. Default: retrieval.json in the folder of the embeddings.")
     ] = None,

@@ -70,6 +70,17 @@ Formats = Literal[
     "fasta",
     "dataset",
 ]
+Specimens = Annotated[
+    str,
+    Argument(
+        help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; dataset (folder, Parquet or Hub id); folder of "
+        "photos; table with a column `photo`."
+    ),
+]
+NovelShare = Annotated[
+    float | None,
+    Option(metavar="SHARE", help="Share of sequences whose species has no reference. Default: estimated."),
+]
 Format = Annotated[
     Formats | None,
     Option(help="Format of the references, if it is not recognised.", rich_help_panel=_LIBRARY),
@@ -158,20 +169,11 @@ def references(
     "bioscan-hf identify photos names.csv --references photo_library --model clibd",
 )
 def identify(
-    source: Annotated[
-        str,
-        Argument(
-            help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; dataset (folder, Parquet or Hub id); folder of "
-            "photos; table with a column `photo`."
-        ),
-    ],
+    source: Specimens,
     output: Annotated[Path, Argument(help="Table to write: .csv, .tsv, .json, .parquet or .xlsx; - for the screen.")],
     references: Annotated[list[str], Option(metavar="FILE", help=f"{_REFERENCES}, repeatable.")],
     least: Annotated[float, Option(help="Smallest confidence of the name in the column `name`.")] = 0.95,
-    novel_share: Annotated[
-        float | None,
-        Option(metavar="SHARE", help="Share of sequences whose species has no reference. Default: estimated."),
-    ] = None,
+    novel_share: NovelShare = None,
     format: Format = None,
     ranks: Ranks = None,
     marker: Marker = "COI-5P",
@@ -227,9 +229,7 @@ def identify(
             files.write(answers, library, reads, numbers, **page)
     result = summary.result()
     if str(output) != "-":
-        show(summary, result, out)
-        if getattr(library, "calibration", library) is None:  # two joined libraries have one each
-            out.say("The references are too few for confidences, so nothing has a name; see the column nearest.")
+        show(summary, result, library, out)
         out.wrote(output, *files.wanted)
     return {"output": str(output), "references": len(library), "least": least, **result}
 

@@ -12,6 +12,8 @@ from .options import plural
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..identification.base import Library
+
 #: Answers that are shown.
 SHOWN = 5
 
@@ -52,8 +54,10 @@ class Summary:
         return result
 
 
-def show(summary: Summary, result: Result, out: Output) -> None:
-    """The first answers, the numbers by rank, and those by status."""
+def show(summary: Summary, result: Result, library: Library, out: Output) -> None:
+    """The first answers, the numbers by rank and by status, and what the library cannot tell."""
+    if getattr(library, "calibration", library) is None:  # two joined libraries have one each
+        out.say("The references are too few for confidences, so nothing has a name; see the column nearest.")
     for row in summary.first:
         name = f"{row['name']} ({row['rank']}, {row['confidence']:.1%})" if row["name"] else "no name"
         told = "" if row["status"] == "ok" else f" [{row['status']}]"

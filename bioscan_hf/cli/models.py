@@ -69,6 +69,15 @@ STRANDS_COMPARED, STRAND_LETTERS = 1000, 100
 
 #: Poolings of barcodes.
 BARCODE_POOLINGS = ("masked_mean", "mean", "cls", "tokens")
+OnlyTaxa = Annotated[list[str] | None, Option(metavar="RANK=NAME", help="Only this taxon, such as order=Diptera.")]
+Missing = Annotated[
+    Literal["error", "drop"],
+    Option(help="Specimens without a barcode, or without a photo: an error, or left out and counted."),
+]
+Noise = Annotated[
+    Literal["substitutions", "unread", "insertions", "deletions", "lost_run", "cut_end", "all"] | None,
+    Option(help="Errors to add to the barcodes of --split, for a probe of robustness."),
+]
 Zoom = Annotated[float | None, Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)]
 Workers = Annotated[int | None, Option(help="Threads that decode photos. Default: 1.", rich_help_panel=PHOTOS)]
 
@@ -83,9 +92,7 @@ def embed(
     output: Annotated[Path, Argument(help="Folder, with a subfolder per split. Interrupted runs resume.")],
     model: Annotated[str, Option(help="Folder or Hub id, kmer:K, cnn:FOLDER, hf:ID or timm:ID.")],
     split: EmbeddedSplits = None,
-    taxon: Annotated[
-        list[str] | None, Option(metavar="RANK=NAME", help="Only this taxon, such as order=Diptera.")
-    ] = None,
+    taxon: OnlyTaxa = None,
     batch_size: BatchSize = 256,
     unique_barcodes: Annotated[bool, Option("--unique-barcodes", help="One specimen of each barcode.")] = False,
     dtype: Dtype = "auto",
@@ -102,14 +109,8 @@ def embed(
     id_column: IdColumn = None,
     sequence_column: SequenceColumn = None,
     encoding: Encoding = "utf-8",
-    missing: Annotated[
-        Literal["error", "drop"],
-        Option(help="Specimens without a barcode, or without a photo: an error, or left out and counted."),
-    ] = "error",
-    dna_noise: Annotated[
-        Literal["substitutions", "unread", "insertions", "deletions", "lost_run", "cut_end", "all"] | None,
-        Option(help="Errors to add to the barcodes of --split, for a probe of robustness."),
-    ] = None,
+    missing: Missing = "error",
+    dna_noise: Noise = None,
     force: Annotated[bool, Option("--force", help="Replace other embeddings in the folder.")] = False,
     *,
     out: Output,
@@ -122,10 +123,7 @@ def embed(
     check_exists(weights)
     refuse_file(output)
     refuse_inputs([source], output)
-    from ..dataset.request import MissingSplit
     from ..dataset.sequences import is_sequence_file
-    from ..encoders.embed import embed as write
-    from ..schema import LABEL_COLUMNS
 
     no_library_bars(out)
     own = is_sequence_file(source)
@@ -133,27 +131,39 @@ def embed(
     with out.progress("loading the model"):
         encoder, processor = _encoder(given)
     out.no_bar()  # the embedding draws its own
-    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "force": force, "missing": missing}
-    how["column"] = "dna_barcode" if config == "dna" else "image"
+    sizes, dropped = _embed_parts(given, own, encoder, processor, out)
+    out.wrote(output, next=_next(source, output, sizes, own))
+    return {"output": str(output), "model": model, "rows": sizes, "left_out": dropped}
+
+
+def _embed_parts(
+    given: dict[str, Any], own: bool, encoder: Any, processor: Any, out: Output
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Embeds each split, or the sequences that are the user's own; numbers of rows and of those left out, by split."""
+    from ..dataset.request import MissingSplit
+    from ..encoders.embed import embed as write
+    from ..schema import LABEL_COLUMNS
+
+    how = {name: given[name] for name in ("batch_size", "dtype", "force", "missing")}
+    how["column"] = "dna_barcode" if given["config"] == "dna" else "image"
     sizes: dict[str, int] = {}
     dropped: dict[str, int] = {}
     for name, (folder, read) in _parts(given, own, out).items():
         try:
             rows = read()
         except MissingSplit as error:
-            if split or name == EVALUATED[-1] and not sizes:
+            if given["split"] or name == EVALUATED[-1] and not sizes:
                 whole = " To embed all of its specimens, save ids and barcodes as CSV or FASTA."
                 raise MissingSplit(f"{error}{whole if UNASSIGNED in str(error) else ''}") from None
             out.say(f"{name}: left out. {error}")
             continue
-        if turned := _turned(rows) if config == "dna" else "":
+        if turned := _turned(rows) if given["config"] == "dna" else "":
             out.say(f"{name}: {turned}")
         labels = [rank for rank in LABEL_COLUMNS if own and rank in rows.column_names]  # `cluster` reads them
         found = write(encoder, processor, rows, output=folder, keep=labels, **how)
         sizes[name], dropped[name] = len(found), len(rows) - len(found)
-        out.say(f"{name}: {len(found):,} x {found.dim}{_notes(found, dropped[name], config)}")
-    out.wrote(output, next=_next(source, output, sizes, own))
-    return {"output": str(output), "model": model, "rows": sizes, "left_out": dropped}
+        out.say(f"{name}: {len(found):,} x {found.dim}{_notes(found, dropped[name], given['config'])}")
+    return sizes, dropped
 
 
 def _turned(rows: Any) -> str:

@@ -142,7 +142,7 @@ def test_identify_and_references():
     summary = identify_summary.Summary(list(RANKS))
     summary.first = [{"id": "x", "name": None, "status": "ok", "identity": None, "strand": "+"}]
     result = {"sequences": MOST, "deepest_rank": dict.fromkeys(RANKS, MOST), "status": {"ok": MOST}}
-    fits(said(identify_summary.show, summary, result), "5,150,850")
+    fits(said(identify_summary.show, summary, result, object()), "5,150,850")
     found = dict.fromkeys(FINDINGS, MOST) | {"species_in_several_bins": MOST}
     fits(said(identify._tell_audit, found), "5,150,850")
 
