@@ -43,7 +43,7 @@ def cells(partitions: dict[str, Any]) -> str:
             ]
             low = lowest(one["deepest"]["interval"] for one in found)
             rows.append((f"{variant}; {mix}", *map(percent, numbers), percent(low)))
-    columns = ("species named", "right", "genus named", "right", "any rank named", "right", "lowest interval from")
+    columns = ("species named", "right", "genus named", "right", "any rank named", "right", "lowest 95 % bound")
     return table(("reads", *columns), rows)
 
 
@@ -58,7 +58,7 @@ def every_variant(partitions: dict[str, Any]) -> str:
         new = [average(one[by]["auroc"] for one in novelty) for by in ("species_new", "distance")]
         low = lowest(one["deepest"]["interval"] for one in found)
         rows.append((name.removesuffix(", half new"), *map(percent, (*shares, low, *new))))
-    header = ("reads", "named", "right", "lowest interval from", "AUROC of species_new", "AUROC of the distance")
+    header = ("reads", "named", "right", "lowest 95 % bound", "AUROC of species_new", "AUROC of the distance")
     return table(header, rows)
 
 
@@ -73,12 +73,11 @@ def verdict(partitions: dict[str, Any]) -> str:
     foreign = [kind for one in partitions.values() for kind in one["foreign"].values()]
     variants = {name.rsplit(", ", 1)[0] for name in next(iter(partitions.values()))["cells"]}
     text = (
-        f"The test has {len(asked)} cells: {len(variants)} kinds of reads, each mixed "
-        f"{len(deepest) // (len(variants) * len(partitions))} ways, of {len(partitions)} partitions. In {right} of "
-        f"them at least {percent_of(claims['right'])} of the sure names are right; in {sure} the 95 % interval over "
-        f"species also begins at {percent_of(claims['lower'])} or higher. "
-        f"{sum(kind['named'] for kind in foreign):,} of {sum(kind['reads'] for kind in foreign):,} foreign reads have "
-        "a sure name. "
+        f"{len(asked)} tests: {len(variants)} kinds of reads in {len(deepest) // (len(variants) * len(partitions))} "
+        f"mixtures of known and new taxa, over {len(partitions)} partitions. At least {percent_of(claims['right'])} "
+        f"of the sure names (confidence of 95 % or more) are right in {right}, and the 95 % interval begins at "
+        f"{percent_of(claims['lower'])} or higher in {sure}. {sum(kind['named'] for kind in foreign):,} of "
+        f"{sum(kind['reads'] for kind in foreign):,} foreign reads get a sure name. "
     )
     return text + ("Every claim of the benchmark holds." if not missed else _told(len(missed)))
 
@@ -89,11 +88,11 @@ def percent_of(share: float) -> str:
 
 def _told(missed: int) -> str:
     many = "1 claim of the benchmark does" if missed == 1 else f"{missed} claims of the benchmark do"
-    return f"{many} not hold; the page of names lists them."
+    return f"{many} not hold; *Names with a confidence* lists them."
 
 
 def missed_claims(partitions: dict[str, Any]) -> str:
-    """The cells that miss a bound."""
+    """The tests that miss a bound."""
     claims = results("confidence")["claims"]
     rows = [
         (f"{name}; {cell}", percent(deepest["right_of_named"]), between(deepest["interval"]))
@@ -102,7 +101,7 @@ def missed_claims(partitions: dict[str, Any]) -> str:
         if (deepest := values["deepest"])["interval"]
         and (deepest["right_of_named"] < claims["right"] or deepest["interval"][0] < claims["lower"])
     ]
-    return table(("partition; reads", "right", "interval"), rows) if rows else "No cell misses a bound."
+    return table(("partition; reads", "right", "interval"), rows) if rows else "No test misses a bound."
 
 
 def behind() -> str:
@@ -178,11 +177,11 @@ def small_libraries() -> str:
     ]
     header = (
         "references",
-        "to species, by them alone",
-        "to species",
-        "new ones to species",
-        "named",
-        "right of named",
+        "known species named, without the insect barcodes",
+        "known species named",
+        "new species given a species name",
+        "reads named",
+        "right of the named",
     )
     return table(header, rows)
 
@@ -202,7 +201,7 @@ def speed() -> str:
             times = f"{part['times_vsearch']:.1f}" if way != "vsearch" else "1.0"
             rates = (f"{found['reads_per_s']:,.0f}", f"{found['reads_per_s_wall']:,.0f}")
             rows.append((f"{name}; {way}", found["reads"], *rates, times, f"{found['memory_gb']:.2f}"))
-    header = ("", "reads", "reads/s of 2 quiet cores", "reads/s of the wall", "times vsearch", "peak memory, GB")
+    header = ("", "reads", "reads/s by CPU time", "reads/s by wall time", "times vsearch", "peak memory, GB")
     return table(header, rows)
 
 
