@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = temporary_name(path)
     try:
         yield part
+        as_new(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def as_new(path: Path) -> None:
+    """Gives a file that only its owner may read, as safetensors writes them, the permissions of a new file."""
+    if stat.S_IMODE(path.stat().st_mode) == 0o600:
+        new = temporary_name(path)
+        new.touch()
+        path.chmod(stat.S_IMODE(new.stat().st_mode))
+        new.unlink()
 
 
 @contextmanager

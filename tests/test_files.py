@@ -247,3 +247,12 @@ def test_paths_are_not_taken_for_ids_of_the_hub(tmp_path, monkeypatch):
     assert not any(map(is_missing_path, ("owner/name", "out", "out/bert")))
     monkeypatch.chdir(tmp_path / "out")
     assert is_missing_path("out/bert") and not is_missing_path("outer/bert")
+
+
+def test_a_private_file_gets_the_permissions_of_a_new_one(tmp_path):
+    """safetensors writes files that only their owner may read; a shared folder is for all."""
+    (tmp_path / "new").touch()
+    with replacing(tmp_path / "file") as part:
+        part.touch(0o600)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert len(list(tmp_path.iterdir())) == 2

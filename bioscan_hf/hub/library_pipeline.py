@@ -70,21 +70,9 @@ class LibraryAnswers:
         if missing := [rank for rank in ranks or () if rank not in self.library.ranks]:
             raise ValueError(f"The library has no rank {missing[0]!r}. It has {', '.join(self.library.ranks)}.")
         one = isinstance(reads, str)
-        texts = [reads] if isinstance(reads, str) else _listed(reads)
-        if wrong := next((text for text in texts if not isinstance(text, str)), None):
-            raise TypeError(f"A barcode must be a string, but a {type(wrong).__name__} was given.")
-        if not texts:
-            return []
-        rows = self.library.identify(texts, novel_share=novel_share).to_pylist()
+        rows = self.library.identify([reads] if one else reads, novel_share=novel_share).to_pylist()
         found = [_answer(row, ranks or self.library.ranks, top_k) for row in rows]
         return found[0] if one else found
-
-
-def _listed(reads: Any) -> list[Any]:
-    """Reads of a list, column, generator or torch `Dataset`."""
-    if hasattr(reads, "__getitem__") and hasattr(reads, "__len__"):
-        return [reads[place] for place in range(len(reads))]
-    return list(reads)
 
 
 def _answer(row: dict[str, Any], ranks: Sequence[str], top_k: int | None) -> Answer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +226,77 @@ def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence
     )
 
 
-def check_shares(number: int, ids: Sequence[str], least: float, novel_share: float | None) -> None:
-    """Raises ValueError for a share outside [0, 1], and other numbers of ids than of specimens."""
+def reads_table(reads: Any, ids: Any = None, first: int = 1) -> pa.Table:
+    """Table of `processid` and `dna_barcode` of reads in any usual form, null where a read is missing.
+
+    Args:
+        reads: A list, generator, array or column of sequences; or a table with the column `dna_barcode`, and
+            `processid` if no ids are given: of Arrow, pandas, polars or a `datasets.Dataset`.
+        ids: Names of the reads; their numbers from `first` on by default.
+
+    Raises:
+        TypeError: for one text, a dict or a set, and a sequence that is not a text.
+        ValueError: for a table without the column, and other numbers of ids than of reads.
+    """
+    if hasattr(reads, "column_names") or hasattr(reads, "columns"):
+        table = reads.with_format("arrow")[:] if hasattr(reads, "with_format") else pa.table(reads)
+        if "dna_barcode" not in table.column_names:
+            raise ValueError(
+                f"The table of reads has no column 'dna_barcode'; it has {', '.join(table.column_names)}. Rename one."
+            )
+        texts = table["dna_barcode"]
+        ids = table["processid"] if ids is None and "processid" in table.column_names else ids
+    else:
+        texts = _texts(reads)
+    return pa.table({"processid": ids_of(ids, len(texts), first), "dna_barcode": texts})
+
+
+def _texts(values: Any) -> pa.Array | pa.ChunkedArray:
+    """Texts of a list, generator, array, column or torch `Dataset`, null for None and NaN."""
+    refuse_single(values, "read_sequences reads a file")
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    values = list(values) if hasattr(values, "__iter__") else [values[place] for place in range(len(values))]
+    try:
+        return pa.array(values, pa.string(), from_pandas=True)
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        wrong = next(one for one in values if not _is_text(one))
+        raise TypeError(f"A barcode must be a string, but a {type(wrong).__name__} was given.") from None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text or missing."""
+    try:
+        pa.array([value], pa.string(), from_pandas=True)
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def refuse_single(values: Any, advice: str) -> None:
+    """Raises TypeError for a text or path, whose letters would be taken for values, and what has no order."""
+    if isinstance(values, str | bytes | Path | Mapping | Set):
+        raise TypeError(f"A list is needed, but a {type(values).__name__} was given: give [value]; {advice}.")
+
+
+def ids_of(ids: Any, number: int, first: int = 1) -> pa.Array | pa.ChunkedArray:
+    """Ids as texts, "" where one is missing; the numbers from `first` on by default.
+
+    Raises:
+        ValueError: if there are other than `number` ids.
+    """
+    column = range(first, first + number) if ids is None else ids
+    if not isinstance(column, pa.Array | pa.ChunkedArray):
+        values = list(column)
+        mixed = len(set(map(type, values))) > 1
+        column = pa.array([str(one) if mixed and one is not None else one for one in values], from_pandas=True)
+    if len(column) != number:
+        raise ValueError(f"There are {number:,} specimens and {len(column):,} ids.")
+    return pc.fill_null(column.cast(pa.string()), "")
+
+
+def check_shares(least: float, novel_share: float | None) -> None:
+    """Raises ValueError for a share outside [0, 1]."""
     for what, value in (("least", least), ("novel_share", novel_share)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{what} is {value}; give a share from 0 to 1.")
-    if number != len(ids):
-        raise ValueError(f"There are {number:,} specimens and {len(ids):,} ids.")

@@ -23,23 +23,23 @@ from torch import Tensor
 
 from ..encoders.embed import model_fingerprint
 from ..encoders.image_encoders import load_image_encoder
-from ..files import is_hub_id, locked, read_json, replacing, write_text
+from ..files import locked, read_json, replacing, write_text
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from ..search.exact import TopK, similarity_blocks
 from ..search.vectors import check_query, slices, unit_vectors
 from .answers import Named, answered, described
-from .base import Library, check_shares
+from .base import Library, check_shares, ids_of, refuse_single
 from .calibration import BIN, LEVELS, Calibration
 from .names import names_of
 from .photo_references import read_vectors
 from .photos import Encoder, photo_vectors
 from .quality import PHOTO_STATUSES, Quality
 from .similarity import Matches
-from .stored import FACTS, FORMAT, TABLE, check_format, is_library
+from .stored import FACTS, FORMAT, TABLE, VECTORS, check_format, clear, folder_of, is_library
 
-KIND, VECTORS = "embeddings", "vectors.safetensors"
+KIND = "embeddings"
 
 #: Keys asked about for each level of the calibration, and candidates of a query.
 ASKED, CANDIDATES = 2000, 15
@@ -177,11 +177,7 @@ class EmbeddingLibrary(Library):
             ValueError: if it was written in a newer format, is damaged, or was made with another encoder.
             ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
         """
-        folder = Path(source)
-        if not folder.is_dir() and is_hub_id(str(source)):
-            from .publish import fetch
-
-            folder = fetch(str(source), revision=revision, **options)
+        folder = folder_of(source, revision=revision, **options)
         if not is_library(folder) or (info := read_json(folder / FACTS, {"format": int})).get("kind") != KIND:
             raise FileNotFoundError(f"{str(source)!r} is not a library of embeddings.")
         check_format(source, info["format"])
@@ -193,6 +189,8 @@ class EmbeddingLibrary(Library):
                 raise ValueError(f"its files have {len(records)} and {len(vectors)} rows")
             calibration = None if content is None else Calibration.from_dict(content)
             library = cls(records, Keys(vectors), calibration, info)
+        except PermissionError:
+            raise  # names the file
         except (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
             told = " ".join(str(error).split())[:200]
             raise ValueError(f"{str(folder)!r} is damaged ({told}). Make the library again.") from error
@@ -209,7 +207,7 @@ class EmbeddingLibrary(Library):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "library"):
-            (folder / FACTS).unlink(missing_ok=True)
+            clear(folder)
             with replacing(folder / TABLE) as part:
                 pq.write_table(self.records, part, compression="zstd")
             with replacing(folder / VECTORS) as part:
@@ -251,8 +249,10 @@ class EmbeddingLibrary(Library):
         Raises:
             ValueError: without an encoder, for a share outside [0, 1], and other numbers of ids than of photos.
         """
-        names = [str(number) for number in range(1, len(photos) + 1)] if ids is None else list(ids)
-        check_shares(len(photos), names, least, novel_share)
+        refuse_single(photos, "read_specimens reads a folder")
+        photos = photos if hasattr(photos, "__len__") else list(photos)
+        names = ids_of(ids, len(photos)).to_pylist()
+        check_shares(least, novel_share)
         return self.table([self.described(photos, names, progress)], least, novel_share)
 
     def described(self, photos: Any, ids: Sequence[str], progress: Progress = silent) -> pa.Table:
@@ -281,8 +281,8 @@ class EmbeddingLibrary(Library):
             valid: False (n,) for queries without a vector.
         """
         x = np.asarray(embeddings, np.float32)
-        names = [str(number) for number in range(1, len(x) + 1)] if ids is None else list(ids)
-        check_shares(len(x), names, least, novel_share)
+        names = ids_of(ids, len(x)).to_pylist()
+        check_shares(least, novel_share)
         there = np.ones(len(x), np.bool_) if valid is None else np.asarray(valid, np.bool_)
         status = ["ok" if one else "no_photo" for one in there]
         return self.table(self.blocks(x, status, names), least, novel_share)

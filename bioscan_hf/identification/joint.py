@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..progress import Progress, silent
 from ..schema import RANKS
 from .answers import answered, confidences_of, present_of, shares_of
-from .base import Library, check_shares
+from .base import Library, check_shares, reads_table
 from .calibration import place_of
 from .embeddings import EmbeddingLibrary
 from .library import ReferenceLibrary
@@ -151,8 +151,8 @@ class JointLibrary:
         ids, n = specimens.ids, len(specimens)
         reads = specimens.reads if specimens.reads is not None else pa.chunked_array([pa.nulls(n, pa.string())])
         photos = specimens.photos if specimens.photos is not None else [None] * n
-        check_shares(n, ids, least, novel_share)
-        asked = pa.table({"processid": ids, "dna_barcode": reads})
+        check_shares(least, novel_share)
+        asked = reads_table(reads, ids)
         texts = pa.concat_tables(self.sequences.described([asked], 0, progress, n))
         images = self.photos.described(photos, ids, progress)
         named = answered(self.sequences, [texts], least, novel_share)

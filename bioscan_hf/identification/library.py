@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..barcodes import complement, spelled
-from ..files import is_hub_id, is_missing_path
+from ..files import is_missing_path
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from .answers import Named, answered, described, finished, restored, shares_of, stored
 from .audit import audited
-from .base import Library, check_shares
+from .base import Library, check_shares, reads_table
 from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
@@ -38,7 +38,7 @@ from .prior import FILLED, coi_region, on_other_strand, prior_of
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
-from .stored import FORMAT, Parts, read_parts, write_parts
+from .stored import FORMAT, Parts, folder_of, read_parts, write_parts
 from .support import supports
 from .workers import ahead
 
@@ -153,12 +153,7 @@ class ReferenceLibrary(Library):
             ValueError: if it was written in a newer format, needs an encoder, or is damaged.
             ConnectionError, PermissionError: if the Hub cannot be reached, or refuses.
         """
-        folder = Path(source)
-        if not folder.is_dir() and is_hub_id(str(source)):
-            from .publish import fetch  # imports the client of the Hub, which takes longer than opening a folder
-
-            folder = fetch(str(source), revision=revision, **options)
-        return cls(*read_parts(folder, _encoder(model)))
+        return cls(*read_parts(folder_of(source, revision=revision, **options), _encoder(model)))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the library to a folder.
@@ -226,8 +221,8 @@ class ReferenceLibrary(Library):
 
     def identify(
         self,
-        reads: Sequence[str] | pa.Table,
-        ids: Sequence[str] | None = None,
+        reads: Any,
+        ids: Any = None,
         *,
         least: float = 0.95,
         novel_share: float | None = None,
@@ -237,21 +232,17 @@ class ReferenceLibrary(Library):
         """Names reads, see `answers.answered`.
 
         Args:
-            reads: Sequences, or a table with the columns `processid` and `dna_barcode`.
-            ids: Names of the reads; their numbers by default.
+            reads, ids: As of `base.reads_table`: a list or column of sequences, or a table with them, and their names.
             least: Smallest confidence of the name in the column `name`.
             novel_share: Share of reads whose species is not among the references; estimated from them by default.
             neighbours: Number of nearest references in a column `neighbours`, see `report.write_report`.
 
         Raises:
-            ValueError: for a share outside [0, 1], or other numbers of ids than of reads.
+            TypeError, ValueError: as `base.reads_table`; for a share outside [0, 1].
         """
-        if not isinstance(reads, pa.Table):
-            names = [str(number) for number in range(1, len(reads) + 1)] if ids is None else list(ids)
-            check_shares(len(reads), names, least, novel_share)
-            reads = pa.table({"processid": names, "dna_barcode": pa.array(list(reads), pa.string())})
-        check_shares(len(reads), reads["processid"], least, novel_share)
-        return answered(self, self.described([reads], neighbours, progress, len(reads)), least, novel_share)
+        check_shares(least, novel_share)
+        asked = reads_table(reads, ids)
+        return answered(self, self.described([asked], neighbours, progress, len(asked)), least, novel_share)
 
     def identify_batches(
         self,
@@ -275,7 +266,7 @@ class ReferenceLibrary(Library):
         Raises:
             ValueError: for a share outside [0, 1].
         """
-        check_shares(0, (), least, novel_share)
+        check_shares(least, novel_share)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "described.arrow"
             shares = shares_of(self, stored(self.described(batches, neighbours, progress, total), file), novel_share)
@@ -328,9 +319,12 @@ def _sample(aligned: Codes | Packed, most: int = 50_000) -> Codes:
 def _windows(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Tables joined or cut to about `_WINDOW` rows."""
     waiting: list[pa.Table] = []
-    for table in tables:
+    done = 0
+    for part in [tables] if isinstance(tables, pa.Table) else tables:
+        table = reads_table(part, first=done + 1)
+        done += len(table)
         for start in range(0, max(len(table), 1), _WINDOW):
-            waiting.append(table.slice(start, _WINDOW).select(["processid", "dna_barcode"]))
+            waiting.append(table.slice(start, _WINDOW))
             if sum(map(len, waiting)) >= _WINDOW:
                 yield pa.concat_tables(waiting, promote_options="permissive")
                 waiting = []

@@ -10,7 +10,7 @@ from ..files import is_hub_id
 from ..progress import Progress, silent
 from .base import Library
 from .library import ReferenceLibrary
-from .stored import is_library, is_library_of_photos
+from .stored import folder_of, is_library, is_library_of_photos
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ def open_library(source: str | Path, *, model: str | None = None, **options: Any
     Raises:
         FileNotFoundError, ValueError, ConnectionError, PermissionError: as of `ReferenceLibrary.from_pretrained`.
     """
-    folder = Path(source) if Path(source).is_dir() else _fetched(str(source), **options)
+    folder = folder_of(source, **options)
     if is_library_of_photos(folder):
         from .embeddings import EmbeddingLibrary
 
@@ -142,7 +142,7 @@ def of_photos(source: str) -> bool:
     """Whether a source is a finished library of photos, in a folder or on the Hub."""
     if is_library(source):
         return is_library_of_photos(source)
-    return _is_on_hub(source) and is_library_of_photos(_fetched(source))
+    return _is_on_hub(source) and is_library_of_photos(folder_of(source))
 
 
 def _is_on_hub(name: str) -> bool:
@@ -151,9 +151,3 @@ def _is_on_hub(name: str) -> bool:
     from .publish import is_on_hub
 
     return is_on_hub(name)
-
-
-def _fetched(repo_id: str, **options: Any) -> Path:
-    from .publish import fetch
-
-    return fetch(repo_id, **options)

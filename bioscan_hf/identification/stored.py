@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import locked, read_json, replacing, write_text
+from ..files import as_new, is_hub_id, locked, read_json, replacing, write_text
 from ..schema import LABEL_COLUMNS
 from .calibration import Calibration
 from .packed import Packed
@@ -41,6 +41,9 @@ CONFIG = "config.json"
 AUDIT = "audit.csv"
 
 FACTS, TABLE, SEARCH, REGION = "library.json", "references.parquet", "search.safetensors", "region"
+
+#: What a library of photos has instead of `SEARCH` and `REGION`.
+VECTORS = "vectors.safetensors"
 
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
 
@@ -77,16 +80,35 @@ def check_format(folder: str | Path, found: int) -> None:
         raise ValueError(f"{str(folder)!r} has the format {found}; this version reads {FORMAT}. {what}.")
 
 
+def folder_of(source: str | Path, **options: Any) -> Path:
+    """The folder of a library, which is fetched if `source` is an id on the Hub; options as of `publish.fetch`."""
+    if Path(source).is_dir() or not is_hub_id(str(source)):
+        return Path(source)
+    from .publish import fetch  # imports the client of the Hub, which takes longer than opening a folder
+
+    return fetch(str(source), **options)
+
+
+def clear(folder: Path) -> None:
+    """Deletes the files of a library that another one replaces, which may be of another kind; `FACTS` first."""
+    if is_library(folder):
+        model = (f"{REGION}/config.json", f"{REGION}/model.safetensors")
+        for name in (FACTS, AUDIT, CONFIG, SEARCH, VECTORS, *model):
+            (folder / name).unlink(missing_ok=True)
+
+
 def write_parts(folder: Path, parts: Parts) -> None:
     """Writes a library. `library.json` goes first and comes last, so that a cut never leaves a mixture of two."""
     folder.mkdir(parents=True, exist_ok=True)
     region = parts.references.region
+    model = None if region is None else region.model  # perhaps of this folder, so it is loaded before it is cleared
     with locked(folder, "library"):
-        (folder / FACTS).unlink(missing_ok=True)
+        clear(folder)
         with replacing(folder / TABLE) as part:
             pq.write_table(_plain(parts.records), part, compression="zstd")
-        if region is not None:
-            region.model.save_pretrained(folder / REGION)
+        if model is not None:
+            model.save_pretrained(folder / REGION)
+            as_new(folder / REGION / "model.safetensors")
         with replacing(folder / SEARCH) as part:
             save_file(_tensors(parts.references), part)
         content = {
@@ -118,6 +140,8 @@ def read_parts(folder: Path, encoder: Encoder | None) -> Parts:
         raise ValueError(f"The library was made with the encoder {info.get('model')!r}: give it (model=, --model).")
     try:
         return _read(folder, info, encoder)
+    except PermissionError:
+        raise  # names the file
     except (SafetensorError, KeyError, TypeError, IndexError, AttributeError, OSError, ValueError) as error:
         raise ValueError(
             f"{str(folder)!r} is damaged ({' '.join(str(error).split())[:200]}). Make the library again."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from itertools import chain
@@ -21,6 +22,8 @@ FORMATS = (".csv", ".tsv", ".json", ".parquet", ".xlsx")
 #: Rows of a sheet, by the file format.
 MOST_ROWS = 1_048_576
 
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
 
 def check_ending(path: str | Path) -> None:
     """Raises ValueError unless the ending tells a format."""
@@ -32,6 +35,8 @@ def check_ending(path: str | Path) -> None:
 
 def write_answers(tables: pa.Table | Iterable[pa.Table], path: str | Path) -> None:
     """Writes a table of answers, or its parts, numbers with four decimals except in Parquet.
+
+    A column of lists, such as `neighbours`, is only in JSON and Parquet.
 
     Raises:
         ValueError: for another ending, and more rows than a sheet of XLSX holds.
@@ -69,7 +74,12 @@ def write_answers(tables: pa.Table | Iterable[pa.Table], path: str | Path) -> No
 def _write_csv(parts: Iterable[pa.Table], file: IO[bytes], delimiter: str) -> None:
     for number, part in enumerate(parts):
         options = {"delimiter": delimiter, "quoting_style": "needed", "include_header": number == 0}
-        pacsv.write_csv(_rounded(part), file, pacsv.WriteOptions(**options))
+        pacsv.write_csv(_flat(part), file, pacsv.WriteOptions(**options))
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """The columns that a table of text holds, rounded."""
+    return _rounded(table.select([field.name for field in table.schema if not pa.types.is_nested(field.type)]))
 
 
 def _rounded(table: pa.Table) -> pa.Table:
@@ -82,6 +92,7 @@ def _rounded(table: pa.Table) -> pa.Table:
 def _write_xlsx(parts: Iterable[pa.Table], path: Path) -> None:
     try:
         from openpyxl import Workbook
+        from openpyxl.cell import WriteOnlyCell
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "Sheets of XLSX need openpyxl: pip install openpyxl. Or give a name that ends in .csv."
@@ -89,23 +100,29 @@ def _write_xlsx(parts: Iterable[pa.Table], path: Path) -> None:
     book = Workbook(write_only=True)
     sheet = book.create_sheet("names")
     sheet.freeze_panes = "B2"
+
+    def cell(value: Any) -> Any:
+        """Text stays text, also "=1+1" and "#N/A"; letters that XLSX does not allow become U+FFFD."""
+        if not isinstance(value, str):
+            return value
+        value = _NOT_IN_XML.sub("\ufffd", value)
+        if not value.startswith(("=", "#")):
+            return value
+        found = WriteOnlyCell(sheet, value)
+        found.data_type = "s"
+        return found
+
     rows = 0
-    for part in parts:
+    for part in map(_flat, parts):
         if not rows:
             sheet.append(part.column_names)
             rows = 1
         rows += len(part)
         if rows > MOST_ROWS:
             raise ValueError(f"A sheet of XLSX holds {MOST_ROWS - 1:,} answers, and there are more. Give .csv.")
-        for batch in _rounded(part).to_batches(10_000):
-            columns = [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
-            for row in zip(*columns, strict=True):
-                sheet.append(row)
+        for batch in part.to_batches(10_000):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                sheet.append([cell(value) for value in row])
     with replacing(path) as part, open(part, "wb") as file:
         save: IO[bytes] = file
         book.save(save)
-
-
-def _cell(value: Any) -> Any:
-    """Text that a sheet cannot take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "@")) and len(value) > 1 else value

@@ -1,6 +1,7 @@
 """The pipeline "dna-classification" with a library of references."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up_references import library_of, records
 from transformers import pipeline
@@ -45,6 +46,7 @@ def test_options_and_other_inputs(world):
     (found,) = classify(reads[:1], top_k=2)
     assert {one["label"] for one in found} == {asked[0]["species"], None} and found[0]["score"] >= found[1]["score"]
     assert classify(iter(reads), batch_size=2) == classify(reads) == classify(np.array(reads, object))
+    assert classify(pd.Series(reads, index=[2, 1, 0])) == classify(reads)  # in their order, not that of the labels
     assert classify([]) == []
     with pytest.raises(ValueError, match="The library has no rank 'tribe'. It has class, order"):
         classify(reads, ranks=["tribe"])

@@ -238,7 +238,9 @@ def test_saved_libraries_name_alike(world, library, tmp_path):
     opened = ReferenceLibrary.from_pretrained(tmp_path / "library")
     reads = [row["dna_barcode"][:400] for row in world["reads"]]
     assert opened.identify(reads).equals(library.identify(reads)) and len(opened) == len(library)
-    assert not [path for path in (tmp_path / "library").rglob("*") if path.suffix in (".pkl", ".bin", ".pt")]
+    files = [path for path in (tmp_path / "library").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".pkl", ".bin", ".pt")]
+    assert len({path.stat().st_mode for path in files}) == 1  # none is for its owner alone
     with pytest.raises(FileNotFoundError, match="is not a library of references"):
         ReferenceLibrary.from_pretrained(tmp_path)
 
@@ -248,8 +250,10 @@ def test_a_library_is_replaced_whole_and_damage_is_named(world, library, tmp_pat
     folder = tmp_path / "library"
     library.save_pretrained(folder)
     few = make([{**row, "dna_barcode": row["dna_barcode"][: 300 + i]} for i, row in enumerate(world["library"][:6])])
+    (folder / "audit.csv").write_text("of the library before\n")
     few.save_pretrained(folder)
     assert ReferenceLibrary.from_pretrained(folder).references.region is None
+    assert not [path for path in folder.rglob("*") if path.name in ("audit.csv", "model.safetensors")]
     library.save_pretrained(folder)
     names = ("library.json", "references.parquet", "search.safetensors", "region/model.safetensors")
     whole = {folder / name: (folder / name).read_bytes() for name in names}
