@@ -102,6 +102,7 @@ SEQUENCE_NAMES = ("dna_barcode", "nucleotides", "nucraw", "nuc", "sequence", "se
 ID_NAMES = (
     *("processid", "process_id", "record_id", "sequence_id", "seq_id", "seqid", "id", "sampleid", "accession"),
     *("asv_id", "asv", "otu_id", "#otu_id", "otu", "feature_id", "sample_id", "specimen_id"),
+    *("occurrenceid", "gbifid", "materialsampleid", "catalognumber"),
 )
 LABEL_NAMES = {**{name: name for name in LABEL_COLUMNS}, **{f"{rank}_name": rank for rank in RANKS}} | {
     "bin_uri": "dna_bin",

@@ -25,7 +25,7 @@ MOST_BYTES, MOST_UNPACKED, MOST_TEXT = 20 << 20, 100 << 20, 5 << 20
 MOST_READS, MOST_LETTERS, MOST_TOGETHER, MOST_PHOTOS = 5000, 20_000, 5_000_000, 50
 
 #: Advice to choose a column by an option, which a visitor does not have.
-_CHOOSE = re.compile(r"Choose one by (\w+)_column \(--[\w-]+\)\.")
+_CHOOSE = re.compile(r"Choose one by --(\w+)-column \([^)]*\)\.")
 
 #: Cells of a row of a sheet.
 _MOST_COLUMNS = 200

@@ -113,8 +113,8 @@ def _columns(
     if names is None:
         if id_column or sequence_column:
             raise ValueError(
-                f"{str(source)!r} is a dataset with the columns processid and dna_barcode: leave out id_column "
-                f"(--id-column) and sequence_column (--sequence-column)."
+                f"{str(source)!r} is a dataset with the columns processid and dna_barcode: leave out "
+                f"--id-column and --sequence-column (in Python id_column= and sequence_column=)."
             )
         return "processid", "dna_barcode"
     path = Path(source)

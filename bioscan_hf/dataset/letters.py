@@ -62,7 +62,7 @@ class SequenceFile:
         """The error for bytes that are not in the encoding."""
         return ValueError(
             f"{str(self.path)!r} holds ids or names that are not {self.encoding} ({error}). Give the encoding of the "
-            f"file, such as --encoding latin-1 (encoding='latin-1')."
+            f"file, such as --encoding latin-1 (in Python encoding='latin-1')."
         )
 
     def decode(self, text: bytes) -> str:

@@ -232,7 +232,7 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
         fasta = start[2:40].replace(b"\0", b"").lstrip(WHITE_SPACE).startswith((b">", b"@"))
         if encoding.lower().startswith("utf-16") and not fasta:
             return "table"
-        more = "" if fasta else ", or give its encoding (encoding='utf-16', --encoding utf-16)"
+        more = "" if fasta else ", or give its encoding by --encoding utf-16 (in Python encoding='utf-16')"
         raise ValueError(f"{str(path)!r} is text in UTF-16. Save it as UTF-8{more}.")
     if is_utf16(start) and not encoding.lower().startswith("utf-16"):
         raise ValueError(f"{str(path)!r} seems to be text in UTF-16. Save it as UTF-8.")
@@ -290,7 +290,7 @@ def chosen_column(
     names: Sequence[str], given: str | None, known: Sequence[str], what: str, option: str, path: Path
 ) -> str:
     """The given column, or the one with a known name."""
-    advice = f"Its columns are {listed(names)}. Choose one by {option} (--{option.replace('_', '-')})."
+    advice = f"Its columns are {listed(names)}. Choose one by --{option.replace('_', '-')} (in Python {option}=)."
     if given is not None:
         if names.count(given) != 1:
             raise ValueError(f"{str(path)!r} has {names.count(given)} columns {given!r}. {advice}")
@@ -310,7 +310,8 @@ def _refuse_empty(block: pa.Table, path: Path) -> None:
         names = block["processid"].filter(empty).to_pylist()
         raise ValueError(
             f"{str(path)!r} has {len(names):,} record{'s' * (len(names) > 1)} without a sequence: {_named(names)}. "
-            f"Remove them, or keep them by empty='keep' (--keep-empty); embed leaves them out with --missing drop."
+            f"Remove them, or keep them by --keep-empty (in Python empty='keep'); embed leaves them out with "
+            f"--missing drop."
         )
 
 
@@ -320,7 +321,7 @@ def _refuse_duplicates(ids: pa.ChunkedArray, path: Path) -> None:
     if repeated:
         raise ValueError(
             f"{str(path)!r} has ids that occur more than once: {_named(repeated)}. Make them unique, or keep them all "
-            f"by duplicates='keep' (--keep-duplicates)."
+            f"by --keep-duplicates (in Python duplicates='keep')."
         )
 
 

@@ -1,8 +1,8 @@
 """`read_references`: named sequences in any of the common formats of reference libraries, as one table.
 
-Formats: tables of BOLD (BCDM and version 3), plain tables, CRABS; FASTA of BOLD (also of version 5), NCBI, SINTAX,
-QIIME 2, DADA2, RDP and MIDORI2, with names alone, with or without a table of taxonomy; and datasets of this package. A
-format is recognised from its content.
+Formats: tables of BOLD (BCDM and version 3) and Darwin Core, plain tables, CRABS; FASTA of BOLD (also of version 5),
+NCBI, SINTAX, QIIME 2, UNITE, DADA2, RDP, SILVA, MIDORI2, PR2 and OBITools, with names alone, with or without a table
+of taxonomy, also of mothur; and datasets of this package. A format is recognised from its content.
 """
 
 from __future__ import annotations
@@ -27,22 +27,36 @@ from ..dataset.sequences import (
     read_sequences,
 )
 from ..files import TEMPORARY
-from ..labels import Cleaned, without_author
+from ..labels import Cleaned
+from ..release.column_names import our_columns, spelt
 from ..release.tables import csv_columns, read_strings
-from ..schema import LABEL_COLUMNS, RANKS
-from .lineages import HEADERS, Lineage, by_position, from_name, header_format, named, prefixed
+from ..schema import ID_NAMES, LABEL_COLUMNS, RANKS, SEQUENCE_NAMES
+from .lineages import (
+    HEADERS,
+    POSITIONAL,
+    Lineage,
+    by_position,
+    from_name,
+    header_format,
+    is_subspecies,
+    named,
+    one_form,
+    prefixed,
+    species_form,
+)
 
 #: Columns of the references.
 COLUMNS = ("processid", "dna_barcode", *LABEL_COLUMNS)
 
 FORMATS = ("table", "crabs", *HEADERS, "fasta", "dataset")
 
-#: Names of the columns of a table of taxonomy, in lower case.
-_ID_COLUMNS = ("feature id", "feature-id", "id", "accession", "processid", "sequence_id", "seqid", "#otu id")
+#: Names of the columns with the lineage of a record, and with its name, whatever its rank, as `spelt`.
 _TAXON_COLUMNS = ("taxon", "taxonomy", "lineage")
-
-#: Names of the columns with the name of a record, whatever its rank, in lower case.
 _NAME_COLUMNS = ("scientificname", "scientific_name", "organism", "organism_name", "species_name", "taxon_name")
+_EPITHETS = "specificepithet"
+
+#: Formats whose names of records give way to those of a table of taxonomy.
+_NAMES_ALONE = ("fasta", "ncbi", "bold", "names")
 
 _DNA = re.compile(r"[ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-]{50,}")
 _BLOCK_BYTES = 1 << 23
@@ -96,18 +110,22 @@ def read_references(
     for file in files:
         name, part = _read_one(file, format, ranks, marker, encoding, split, found)
         found.formats[str(file)] = name
-        (taxonomies if name == "taxonomy" else plain if name == "fasta" else tables).append(part)
+        (taxonomies if name == "taxonomy" else plain if name in _NAMES_ALONE else tables).append(part)
     if plain and taxonomies:
         tables += [_joined(part, taxonomies, found) for part in plain]
-    elif plain:
-        unnamed = ", ".join(file for file, kind in found.formats.items() if kind == "fasta")
+    elif unnamed := [file for file, kind in found.formats.items() if kind == "fasta"]:
+        first = next(part["header"][0].as_py() for part in plain if "header" in part.column_names)
         raise ValueError(
-            f"{unnamed} holds ids without names of taxa. Give the table of taxonomy beside it, or name the format "
-            f"({', '.join(HEADERS)})."
+            f"{', '.join(unnamed)} holds ids without names of taxa, such as {first[:80]!r}. Give the table of "
+            f"taxonomy beside it, or name the format ({', '.join(HEADERS)})."
         )
+    elif taxonomies and tables:
+        raise ValueError("A table of taxonomy is of a FASTA with ids, and the other files have names of their own.")
     elif taxonomies:
         raise ValueError("Only tables of taxonomy were given. Give the FASTA with their sequences as well.")
-    found.table = pa.concat_tables([_complete(table) for table in tables])
+    else:
+        tables += plain
+    found.table = pa.concat_tables([_complete(table, found) for table in tables])
     empty = pc.equal(pc.fill_null(pc.binary_length(found.table["dna_barcode"]), 0), 0)
     if count := pc.sum(empty).as_py():
         found.notes.append(f"left out {count:,} records without a sequence")
@@ -147,11 +165,12 @@ def _read_one(
     lines = [line.split("\t") for line in start.splitlines()[:20]]
     if format == "crabs" or (format is None and _is_crabs(lines)):
         return "crabs", _read_crabs(path, encoding)
-    header = [name.strip().strip('"').lower() for name in re.split(r"[\t,;]", start.splitlines()[0])]
-    if header[0] in _ID_COLUMNS and set(header) & set(_TAXON_COLUMNS) and not _has_dna(start):
-        return "taxonomy", _read_taxonomy(path, ranks, encoding)
-    if len(lines[0]) == 2 and re.search(r"(^|;\s*)[kdp]__", lines[0][1]):
+    if len(lines[0]) == 2 and re.search(r"(^|;\s*)[kdp]__|;.*;", lines[0][1]):
         return "taxonomy", _read_taxonomy(path, ranks, encoding, header=False)
+    columns = {spelt(name) for name in csv_columns(path, encoding)}
+    names = set(our_columns(path, list(columns))) & {*LABEL_COLUMNS, *_TAXON_COLUMNS, *_NAME_COLUMNS}
+    if columns & set(ID_NAMES) and names and not columns & set(SEQUENCE_NAMES) and not _has_dna(start):
+        return "taxonomy", _read_taxonomy(path, ranks, encoding)
     return "table", _read_table(path, marker, ranks, encoding, found)
 
 
@@ -160,18 +179,26 @@ def _read_table(path: Path, marker: str | None, ranks: Sequence[str] | None, enc
     how: dict[str, Any] = {"duplicates": "keep", "empty": "keep", "marker": marker, "encoding": encoding}
     try:
         table = read_sequences(path, tell=found.notes.append, **how)
-        if set(table.column_names) & set(LABEL_COLUMNS):
+        names = {spelt(name): name for name in csv_columns(path, encoding)}
+        kept = [names[name] for name in (*_TAXON_COLUMNS, *_NAME_COLUMNS, _EPITHETS) if name in names]
+        if "species" in table.column_names or not kept:
             return table
-        names = {name.lower(): name for name in csv_columns(path, encoding)}
-        texts = next((names[name] for name in (*_TAXON_COLUMNS, *_NAME_COLUMNS) if name in names), None)
-        if texts is None:
-            return table
-        table = read_sequences(path, kept=[texts], **how)
+        return _filled(read_sequences(path, kept=kept, **how), ranks)
     except ValueError as error:  # references have no such option
-        raise ValueError(re.sub(r" Choose one by \w+ \(--[\w-]+\)", " Rename one in the file", str(error))) from None
-    return _with_lineages(
-        table.select(["processid", "dna_barcode"]), _lineages([text or "" for text in table[texts].to_pylist()], ranks)
-    )
+        raise ValueError(re.sub(r" Choose one by --[\w-]+ \([^)]*\)", " Rename one in the file", str(error))) from None
+
+
+def _filled(table: pa.Table, ranks: Sequence[str] | None) -> pa.Table:
+    """A table with the ranks that it lacks, from its columns of lineages, names and epithets."""
+    texts = {spelt(name): [text or "" for text in table[name].to_pylist()] for name in table.column_names}
+    found = [_lineages(texts[name], ranks) for name in (*_TAXON_COLUMNS, *_NAME_COLUMNS) if name in texts]
+    if _EPITHETS in texts and "genus" in texts:
+        pairs = zip(texts["genus"], texts[_EPITHETS], strict=True)
+        found.append([named({"genus": g, "species": epithet}) if g and epithet else {} for g, epithet in pairs])
+    for lineages in found:
+        own = set(table.column_names)
+        table = _with_lineages(table, [{r: name for r, name in one.items() if r not in own} for one in lineages])
+    return table
 
 
 def _is_dataset(file: str | Path, split: str | None) -> bool:
@@ -208,7 +235,7 @@ def _named_fasta(
     headers = table["header"].to_pylist()
     name = format if format in HEADERS else header_format(headers[:1000])
     if name is None:
-        return "fasta", table.drop_columns("header")
+        return "fasta", table
     if name == "bold":
         notes: list[str] = []
         records = read_sequences(path, duplicates="keep", empty="keep", marker=marker, tell=notes.append)
@@ -217,7 +244,11 @@ def _named_fasta(
         return name, _with_lineages(
             records.select(["processid", "dna_barcode"]), [from_name(s or "") for s in species]
         )
-    lineages = by_position(headers, ranks) if name == "dada2" and ranks else HEADERS[name][1](headers)
+    pattern, read = HEADERS[name]
+    lineages = read(headers, ranks) if name in POSITIONAL else read(headers)
+    pairs = zip(headers, lineages, strict=True)
+    if others := [header for header, lineage in pairs if not lineage and pattern.match(header) is None]:
+        found.notes.append(f"{len(others):,} headers have no names as {name} has them, such as {others[0][:60]!r}")
     ids = [_id_of(header) for header in headers]
     if name == "dada2":
         ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
@@ -236,10 +267,10 @@ def _named_fasta(
 
 
 def _id_of(header: str) -> str:
-    """The id at the beginning of a header; of NCBI's gi|1|gb|AB1.1| the accession."""
-    first = re.split(r"###|[;\s]", header, maxsplit=1)[0]
-    if match := re.search(r"(?:^|\|)(?:gb|emb|dbj|ref)\|([^|]+)", first):
-        return match[1]
+    """The id at the beginning of a header; of NCBI's gi|1|gb|AB1.1| and of UNITE the accession."""
+    first = re.sub(r"\|?kraken:taxid\|\d+\|?", "", re.split(r"###|[;\s]", header, maxsplit=1)[0])
+    if match := re.search(r"(?:^|\|)(?:gb|emb|dbj|ref)\|([^|]+)|^[^|]+\|([^|]+)\|SH\d+", first):
+        return match[1] or match[2]
     return first.partition("|")[0] or first
 
 
@@ -286,15 +317,18 @@ def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, heade
     """A table of ids and lineages, or of ids and a column for each rank."""
     if header:
         table = pa.concat_tables([block for _, block in read_strings(path, (), encoding=encoding)])
-        names = {name.lower(): name for name in table.column_names}
-        ids = table[next(names[name] for name in _ID_COLUMNS if name in names)]
-        texts = table[next(names[name] for name in _TAXON_COLUMNS if name in names)].to_pylist()
-    else:
-        cells = _cells(path, encoding)
-        if wrong := next((number for number, row in enumerate(cells, 1) if len(row) != 2), None):
-            raise ValueError(f"{str(path)!r} is read as ids and lineages; line {wrong} has not 2 cells.")
-        ids, texts = pa.chunked_array([pa.array([row[0] for row in cells])]), [row[-1] for row in cells]
-    return _with_lineages(pa.table({"processid": ids}), _lineages([text or "" for text in texts], ranks))
+        names = {spelt(name): name for name in table.column_names}
+        ids = table[next(names[name] for name in ID_NAMES if name in names)]
+        ours = {our: name for our, name in our_columns(path, table.column_names).items() if our in RANKS}
+        rows = table.select(list(ours.values())).rename_columns(list(ours)).to_pylist()
+        others = {name: table[names[name]] for name in (*_TAXON_COLUMNS, *_NAME_COLUMNS) if name in names}
+        found = pa.table({"processid": ids} | ({} if "species" in ours else others))
+        return _filled(_with_lineages(found, [named({r: t or "" for r, t in row.items()}) for row in rows]), ranks)
+    cells = _cells(path, encoding)
+    if wrong := next((number for number, row in enumerate(cells, 1) if len(row) != 2), None):
+        raise ValueError(f"{str(path)!r} is read as ids and lineages; line {wrong} has not 2 cells.")
+    ids, texts = zip(*cells, strict=True)
+    return _with_lineages(pa.table({"processid": ids}), _lineages(texts, ranks))
 
 
 def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage]:
@@ -308,32 +342,47 @@ def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage
 
 
 def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.Table:
-    """Records with the lineages of their ids."""
+    """Records with the lineages of their ids, which may lack the versions of accessions; others keep their names."""
     taxonomy = pa.concat_tables(taxonomies, promote_options="default")
+    taxonomy = taxonomy.select([name for name in taxonomy.column_names if name in ("processid", *RANKS)])
     taxonomy = taxonomy.group_by(taxonomy.column_names, use_threads=False).aggregate([])
     counts = pc.value_counts(taxonomy["processid"])
     if several := counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist():
         more = f" and {len(several) - 1} more" if len(several) > 1 else ""
         raise ValueError(f"The taxonomy names {several[0]!r}{more} in two ways. Keep one line for each id.")
-    place = pc.index_in(records["processid"], taxonomy["processid"].combine_chunks())
+    ids, known = records["processid"], taxonomy["processid"].combine_chunks()
+    place = pc.index_in(ids, known)
+    if place.null_count == len(place):
+        place = pc.index_in(pc.replace_substring_regex(ids, r"\.\d+$", ""), known)
     if place.null_count == len(place):
         raise ValueError(
-            f"No id of the FASTA is in the table of taxonomy: {records['processid'][0].as_py()!r} against "
-            f"{taxonomy['processid'][0].as_py()!r}."
+            f"No id of the FASTA is in the table of taxonomy: {ids[0].as_py()!r} against {known[0].as_py()!r}."
         )
     if place.null_count:
-        found.notes.append(f"{place.null_count:,} sequences are not in the table of taxonomy; they have no names")
+        found.notes.append(f"{place.null_count:,} sequences are not in the table of taxonomy")
+    there = pc.is_valid(place)
     for rank in RANKS:
-        if rank in taxonomy.column_names:
-            records = records.append_column(rank, taxonomy[rank].take(place))
+        theirs = taxonomy[rank].take(place) if rank in taxonomy.column_names else pa.nulls(len(ids), pa.string())
+        own = records[rank] if rank in records.column_names else pa.nulls(len(ids), pa.string())
+        records = records.drop_columns([rank] if rank in records.column_names else [])
+        records = records.append_column(rank, pc.if_else(there, theirs, own))
     return records
 
 
-def _complete(table: pa.Table) -> pa.Table:
-    """All columns as large strings, in their order; species without their authors."""
+def _complete(table: pa.Table, found: Found) -> pa.Table:
+    """All columns as large strings, in their order, and names in their one form."""
     nothing = pa.nulls(len(table), pa.large_string())
     there = set(table.column_names)
     columns = {name: table[name].cast(pa.large_string()) if name in there else nothing for name in COLUMNS}
-    if "species" in there:
-        columns["species"] = Cleaned(without_author)(columns["species"])
+    for rank in there.intersection(RANKS):
+        given = columns[rank]
+        columns[rank] = Cleaned(species_form if rank == "species" else one_form)(given)
+        if gone := given.filter(pc.and_(pc.is_valid(given), pc.is_null(columns[rank]))):
+            found.notes.append(f"{len(gone):,} records have names of no {rank}, such as {gone[0].as_py()[:60]!r}")
+        if rank == "species" and (below := [name for name in given.to_pylist() if name and is_subspecies(name)]):
+            found.notes.append(f"{len(below):,} records of subspecies count as their species, such as {below[0]!r}")
+    if {"species", "genus"} <= there:
+        alone = pc.match_substring_regex(columns["species"], "^[a-z-]+$")
+        whole = pc.binary_join_element_wise(columns["genus"], columns["species"], pa.scalar(" ", pa.large_string()))
+        columns["species"] = pc.if_else(alone, whole, columns["species"])
     return pa.table(columns)

@@ -5,8 +5,10 @@ Each function takes texts and gives a dictionary of `RANKS` for each of them; a 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from ..labels import taxon_name, without_author
 from ..schema import RANKS
@@ -48,8 +50,12 @@ HIGHER = frozenset(
     "Ostracoda Branchiopoda Cladocera Cirripedia Pycnogonida Gastropoda Bivalvia Cephalopoda Polyplacophora "
     "Polychaeta Oligochaeta Clitellata Hirudinea Sipuncula Turbellaria Trematoda Cestoda Anthozoa Hydrozoa Scyphozoa "
     "Demospongiae Ascidiacea Echinoidea Ophiuroidea Asteroidea Holothuroidea Actinopterygii Amphibia Aves Mammalia "
-    "Metazoa Animalia Eukaryota Bacteria Fungi".split()
+    "Metazoa Animalia Eukaryota Bacteria Fungi Incertae Uncultured Unidentified Environmental".split()
 ).union(ANIMALS)
+
+#: Certainties of mothur behind names, and taxids of Kraken in ids.
+_CERTAINTY = re.compile(r"\(\d{1,3}(\.\d+)?\)$")
+_DATABASES = re.compile(r"\|?kraken:taxid\|\d+\|?")
 
 #: Ranks below a family, by the number of names there.
 _BELOW = ((), ("genus",), ("genus", "species"), ("subfamily", "genus", "species"))
@@ -63,18 +69,72 @@ POSITIONS = {
     8: ("", "phylum", "class", "order", "family", "subfamily", "genus", "species"),
 }
 
-#: Names of nothing in reference libraries, besides the markers of missing values.
-NOTHING = re.compile(r"(unclassified|unassigned|uncultured|incertae[ _]sedis|environmental[ _]sample|root)\b.*", re.I)
+#: Names of nothing in reference libraries, besides the markers of missing values: "uncultured Apis", "Apis sp.",
+#: "Apis NA" of R, "Hypotrichia X" of PR2, "Ciliophora ord Incertae sedis" of UNITE.
+NOTHING = re.compile(
+    r"(?i:(unclassified|unassigned|uncultured|unidentified|undetermined|unknown|environmental[ _]samples?|synthetic|"
+    r"root)\b.*|cf\. .*|(.*[ _])?incertae[ _]sedis\b.*|.*[ _]unclassified)|"
+    r"\S+ (NA|X+)|\S+( X+)?( (?i:sp|spp|spec|gen|indet|n|nov)\b\.?)+"
+)
 
-#: A rank that is filled from another one, such as "order_Insecta".
-_FILLED = re.compile(r"(phylum|class|order|family|subfamily|genus|species)_[A-Z]")
+#: A rank that is filled from another one, such as "order_Insecta" or "Polychaeta_order".
+_FILLED = re.compile(
+    r"(phylum|class|order|family|subfamily|genus|species)_[A-Z].*|.*_(phylum|class|order|family|genus|species)"
+)
 
 BINOMIAL = re.compile(
-    r"([A-Z][a-z-]+) ((?!(?:sp|gen|cf|aff|nr|voucher|isolate|strain|clone|mitochondri(?:al|on)|cytochrome|gene|"
-    r"environmental|hybrid|specimen|sample|x)\b)[a-z][a-z-]+)"
+    r"([A-Z][a-z-]+) ((?!(?:spp?|spec|gen|cf|aff|nr|indet|voucher|isolate|strain|clone|mitochondri(?:al|on)|"
+    r"cytochrome|gene|environmental|hybrid|specimen|sample|complex|group|x)\b)[a-z][a-z-]+)"
 )
 _GENUS = re.compile(r"[A-Z][a-z-]{2,}")
-_TAXID = re.compile(r"_\d+$")
+_TAXID = re.compile(r"_-?\d+(?=(_[a-z]+)?$)")
+_HYBRID = re.compile(r"([A-Z][a-z-]+) [a-z-]+ [x×] ([A-Z][a-z]+)?")
+_SUBSPECIES = re.compile(
+    r"([A-Z][a-z-]+ [a-z][a-z-]{2,}) (?:(?:subsp|ssp|var)\.? )?"
+    r"(?!(?:group|complex|hybrid|agg|aggregate|clade|lineage|type|form|morph|near)\b)[a-z][a-z-]{2,}"
+)
+_CASED = re.compile(r"[A-Z-]{3,}( [A-Z-]{3,})*|[a-z-]{3,}( [a-z-]{3,})*")
+
+
+def one_form(name: str) -> str | None:
+    """The name of a taxon of a reference in its one form, None for names of nothing.
+
+    Capitals and underscores follow the rules of names.
+
+    Example:
+        >>> one_form("APIS MELLIFERA"), one_form("Apis_mellifera"), one_form("Apis sp."), one_form("Apis sp. 1BIO")
+        ('Apis mellifera', 'Apis mellifera', None, 'Apis sp. 1BIO')
+    """
+    text = re.sub(r"^\[([A-Z][a-z-]+)\]", r"\1", name if " " in name else name.replace("_", " "))
+    if taxon_name(text) is None or NOTHING.fullmatch(text):
+        return None
+    return text.capitalize() if _CASED.fullmatch(text) else text
+
+
+def species_form(name: str) -> str | None:
+    """`one_form` of a species, without author and subspecies; an epithet alone in lower case."""
+    text = one_form(name)
+    if text is None:
+        return None
+    if " " not in text:
+        return text.lower() if name == name.upper() or name == name.lower() else text
+    text = re.sub(r" \([a-z' -]+\)$", "", without_author(text))  # common names in SILVA
+    match = _SUBSPECIES.fullmatch(text)
+    return match[1] if match else text
+
+
+@lru_cache(1 << 16)
+def is_subspecies(name: str) -> bool:
+    """Whether `species_form` leaves out the name of a subspecies."""
+    return _SUBSPECIES.fullmatch(without_author(one_form(name) or "")) is not None
+
+
+def without_taxids(lineages: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Names of lineages without taxids, such as those of MIDORI2 and COInr: "Apis_7459". Most names must have one."""
+    names = [name for lineage in lineages[:1000] for name in lineage if name]
+    if 2 * sum(_TAXID.search(name) is not None for name in names) <= len(names):
+        return [list(lineage) for lineage in lineages]
+    return [[_TAXID.sub("", name) for name in lineage] for lineage in lineages]
 
 
 def named(lineage: Lineage) -> Lineage:
@@ -83,8 +143,10 @@ def named(lineage: Lineage) -> Lineage:
     for rank in RANKS:
         given = lineage.get(rank, "")
         text = taxon_name(given.replace("_", " "))
-        if text is None or _FILLED.match(given) or NOTHING.fullmatch(text):
+        if text is None or _FILLED.fullmatch(given) or NOTHING.fullmatch(text):
             continue
+        if rank != "species" and BINOMIAL.fullmatch(text):
+            continue  # a species in the place of a higher rank
         if rank == "species":
             text = f"{found['genus']} {text}" if "genus" in found and text.islower() and " " not in text else text
             text = without_author(text)
@@ -100,8 +162,9 @@ def prefixed(texts: Sequence[str]) -> list[Lineage]:
         lineage = {PREFIXES[letter]: name for letter, name in parts if letter in PREFIXES}
         numbers = re.findall(r"(?:^|[;,|]\s*)D_(\d)__([^;,|]*)", text)
         lineage |= {SILVA[int(number)]: name for number, name in numbers if int(number) in SILVA}
-        found.append(named(lineage))
-    return found
+        found.append(lineage)
+    names = without_taxids([list(lineage.values()) for lineage in found])
+    return [named(dict(zip(lineage, texts, strict=True))) for lineage, texts in zip(found, names, strict=True)]
 
 
 def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> list[Lineage]:
@@ -114,15 +177,33 @@ def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> lis
     Raises:
         ValueError: if the number of names has no known meaning.
     """
-    parts = [[name.strip() for name in text.strip().rstrip("; ").split(";")] for text in texts]
+    parts = [text.strip().rstrip("; ").split(";") for text in texts]
+    parts = without_taxids([[_CERTAINTY.sub("", name.strip()).strip('"') for name in names] for names in parts])
     most = max(map(len, parts), default=0)
     order = tuple(ranks) if ranks else _order(parts, most)
     if order is None or most > len(order):
         raise ValueError(
-            f"The lineages have up to {most} names, such as {texts[0][:80]!r}. Name the rank of each, the highest "
-            f"first, such as kingdom,phylum,class,order,family,genus,species (ranks=, --ranks)."
+            f"The lineages have up to {most} names, such as {max(texts, key=_depth)[:80]!r}. Name the rank of each, "
+            f"the highest first, by --ranks (in Python ranks=), such as kingdom,phylum,class,order,family,genus,"
+            f"species. Where ranks differ from record to record, give a table with a column for each rank."
         )
-    return [named({rank: name for rank, name in zip(order, names, strict=False) if rank in RANKS}) for names in parts]
+    return [_in_order(order, names) for names in parts]
+
+
+def _depth(text: str) -> int:
+    return text.count(";")
+
+
+def _in_order(order: Sequence[str], names: Sequence[str]) -> Lineage:
+    """Names by their place. Where a family or phylum is in the place of another rank, no place can be trusted."""
+    found = named({rank: name for rank, name in zip(order, names, strict=False) if rank in RANKS})
+    moved = [rank for rank, name in found.items() if rank != "family" and _FAMILY.fullmatch(name)]
+    if moved and all(found[rank] == found.get("family") for rank in moved):  # repeated where a name is missing
+        return {rank: name for rank, name in found.items() if rank not in moved}
+    if not moved and not any(rank != "phylum" and name in ANIMALS for rank, name in found.items()):
+        return found
+    family = next(filter(_FAMILY.fullmatch, names), "")
+    return named({"family": family} | from_name(names[-1].replace("_", " ")))
 
 
 def _order(parts: Sequence[Sequence[str]], most: int) -> tuple[str, ...] | None:
@@ -133,13 +214,18 @@ def _order(parts: Sequence[Sequence[str]], most: int) -> tuple[str, ...] | None:
     ]
     families = [sum(_FAMILY.fullmatch(name) is not None for name in names) / (len(names) or 1) for names in columns]
     known = [sum(name.lower() in ABOVE for name in names) >= 0.5 * len(names) for names in columns]
+    phyla = [bool(names) and sum(name in ANIMALS for name in names) >= 0.5 * len(names) for names in columns]
     place = max(range(most), key=families.__getitem__, default=0)
-    if not most or families[place] < 0.4:
-        return POSITIONS.get(most) if known and known[0] else None
     above, below = max(place - 3, 0), most - place - 1
-    if below >= len(_BELOW) or (above > 1 and not all(known[:above])):
+    if not most or families[place] < 0.4:
+        order = POSITIONS.get(most, ()) if known and known[0] else ()
+    elif below >= len(_BELOW) or (above > 1 and not all(known[:above])):
         return None
-    return ("",) * above + ("phylum", "class", "order")[3 - place + above :] + ("family",) + _BELOW[below]
+    else:
+        order = ("",) * above + ("phylum", "class", "order")[3 - place + above :] + ("family",) + _BELOW[below]
+    wrong = any(phylum and rank != "phylum" for rank, phylum in zip(order, phyla, strict=False))
+    wrong = wrong or any(rank and names and over for rank, names, over in zip(order, columns, known, strict=False))
+    return order if order and not wrong else None
 
 
 def sintax(headers: Sequence[str]) -> list[Lineage]:
@@ -147,24 +233,46 @@ def sintax(headers: Sequence[str]) -> list[Lineage]:
     return prefixed([header.partition("tax=")[2].rstrip("; ") for header in headers])
 
 
-def midori2(headers: Sequence[str]) -> list[Lineage]:
+def qiime(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of QIIME 2, GTDB and UNITE: "id k__Animalia;p__Arthropoda", or with "|" behind the id."""
+    texts = [re.split(r"[\s|;](?=[kdp]__)", header, maxsplit=1)[-1] for header in headers]
+    return prefixed([re.sub(r" \[\w+=.*", "", text) for text in texts])
+
+
+def midori2(headers: Sequence[str], ranks: Sequence[str] | None = None) -> list[Lineage]:
     """Headers of MIDORI2: "accession###root_1;Eukaryota_2759;Arthropoda_6656;...", each name with its taxid.
 
     For "###" there may be a blank or a tab.
     """
-    lineages = [(header.partition("###")[2] or _after_id(header)).split(";")[1:] for header in headers]
-    return by_position([";".join(_TAXID.sub("", name) for name in names) for names in lineages])
+    lineages = [header.partition("###")[2] or _after_id(header) for header in headers]
+    return by_position([lineage.partition(";")[2] for lineage in lineages], ranks)
 
 
-def after_tab(headers: Sequence[str]) -> list[Lineage]:
+def after_tab(headers: Sequence[str], ranks: Sequence[str] | None = None) -> list[Lineage]:
     """Headers of RDP: "id<tab>Root;Animalia;Arthropoda;...", or with a blank for the tab."""
     root = re.compile(r"(root(rank)?|cellular[ _]?(root|organisms));", re.I)
-    return by_position([root.sub("", _after_id(header), count=1) for header in headers])
+    return by_position([root.sub("", _after_id(header), count=1) for header in headers], ranks)
 
 
-def only_names(headers: Sequence[str]) -> list[Lineage]:
-    """Headers of DADA2: "Animalia;Arthropoda;...;Apis;Apis mellifera;"."""
-    return by_position(headers)
+def pr2(headers: Sequence[str], ranks: Sequence[str] | None = None) -> list[Lineage]:
+    """Headers of PR2: "id|gene|organelle|strain|Eukaryota|...|Apis|Apis_mellifera"."""
+    return by_position([";".join(header.split("|")[4:]) for header in headers], ranks)
+
+
+def obitools(headers: Sequence[str]) -> list[Lineage]:
+    """Headers of OBITools: "id species_name=Apis mellifera; taxid=7460;", or the same as JSON behind the id."""
+    found = []
+    for header in headers:
+        text = _after_id(header)
+        try:
+            values = json.JSONDecoder().raw_decode(text)[0] if text.startswith("{") else {}
+        except ValueError:
+            values = {}
+        values = values or dict(re.findall(r"(\w+)=([^;]*);", text))
+        given = {rank: name for rank in RANKS if (name := taxon_name(str(values.get(f"{rank}_name") or "")))}
+        species = BINOMIAL.match(given.get("species") or str(values.get("scientific_name")))
+        found.append(named((from_name(species[0]) if species else {}) | given))
+    return found
 
 
 def bold(headers: Sequence[str]) -> list[Lineage]:
@@ -185,8 +293,14 @@ def bold5(headers: Sequence[str]) -> list[Lineage]:
 
 def sentence(headers: Sequence[str]) -> list[Lineage]:
     """Headers of NCBI: "accession Genus species voucher ... (COI) gene", or with [organism=Genus species]."""
-    texts = [re.search(r"\[organism=([^\]]*)\]", header) or _after_id(header) for header in headers]
+    headers = [_DATABASES.sub("", header) for header in headers]
+    texts = [re.search(r"\[organism=([^\]]*)\]", header) or _sentence(header) for header in headers]
     return [from_name(text if isinstance(text, str) else text[1]) for text in texts]
+
+
+def _sentence(header: str) -> str:
+    """The text behind the id, which ends at a space, or in MitoFish at "|"."""
+    return header.rpartition("|")[2] if re.match(r"\S+\|[A-Z][a-z]+ ", header) else _after_id(header)
 
 
 def _after_id(header: str) -> str:
@@ -194,8 +308,11 @@ def _after_id(header: str) -> str:
 
 
 def from_name(text: str) -> Lineage:
-    """Genus and species of a text that begins with a name; nothing for another text."""
-    text = re.sub(r"^(UNVERIFIED|PREDICTED|TPA(_\w+)?): ", "", text)
+    """Genus and species of a text that begins with a name; nothing for another text, the genus alone of a hybrid."""
+    text = re.sub(r"^((UNVERIFIED|PREDICTED|TPA(_\w+)?): |Candidatus )", "", text)
+    text = re.sub(r"^\[?([A-Z][a-z-]+)(\]| \([A-Z][a-z-]+\)) ", r"\1 ", text)  # [Genus], and a subgenus
+    if match := _HYBRID.match(text):
+        return named({"genus": match[1]}) if match[2] in (None, match[1]) else {}
     if (match := BINOMIAL.match(text)) and match[1] not in HIGHER:
         return named({"genus": match[1], "species": f"{match[1]} {match[2]}"})
     match = _GENUS.match(text)
@@ -205,17 +322,28 @@ def from_name(text: str) -> Lineage:
 
 
 #: Format of a FASTA -> what its headers match, and how they are read. The first that matches most headers is taken.
-HEADERS: dict[str, tuple[re.Pattern[str], Callable[[Sequence[str]], list[Lineage]]]] = {
+HEADERS: dict[str, tuple[re.Pattern[str], Callable[..., list[Lineage]]]] = {
     "sintax": (re.compile(r"[^;]+;(.*;)?tax=[a-z]:"), sintax),
+    "obitools": (re.compile(r"\S+ (\{\"|(.*;)? *(taxid|count|rank|\w+_name)=[^;]*;)"), obitools),
     "midori2": (re.compile(r"\S+?(\s+|###)root_\d+;"), midori2),
     "rdp": (re.compile(r"[^\t]+\t(?![kdp]__)[^;\t]+;|[^;\s]+ +(?![kdp]__)[^;\s]+;[^;]+;"), after_tab),
-    "qiime": (re.compile(r"\S+\s+[kdp]__"), lambda headers: prefixed([h.split(None, 1)[-1] for h in headers])),
+    "qiime": (re.compile(r"\S+?(\s+|[|;])[kdp]__"), qiime),
+    "pr2": (re.compile(r"[^|\s]+(\|[^|,]*){11,}"), pr2),
     "bold5": (re.compile(r"[^|\s]+\|[^|]*\|[^|]*\|[^|,]*(,[^|,]*){7}"), bold5),
-    "ncbi": (re.compile(r"([a-z]+\|[^|\s]+\|)*([a-z]+\|)?[A-Z]{1,4}_?\d{5,}(\.\d+)?\|? \S"), sentence),
+    "ncbi": (
+        re.compile(
+            r"(kraken:taxid\|\d+\|)?([a-z]+\|[^|\s]+\|)*([a-z]+\|)?[A-Z]{1,4}_?\d{5,}(\.\d+)?(\|kraken:taxid\|\d+)?"
+            r"\|? \S|([a-z]+\|[^|\s]+\|)+[A-Z][a-z]+ "
+        ),
+        sentence,
+    ),
     "bold": (re.compile(r"[^|\s]+\|[^|]*\|[^|]*"), bold),
-    "dada2": (re.compile(r"[^;]+;[^;]+;[^;]+;"), only_names),
+    "dada2": (re.compile(r"[^;]+;[^;]+;[^;]+;"), by_position),
     "names": (re.compile(rf"[^\s|;]+ +{BINOMIAL.pattern}"), sentence),
 }
+
+#: Formats of lineages whose ranks follow from their places, or from `ranks`.
+POSITIONAL = ("midori2", "rdp", "pr2", "dada2")
 
 
 def header_format(headers: Sequence[str]) -> str | None:

@@ -106,8 +106,8 @@ class _Text:
             self.plain, self._waiting = True, self._waiting[len(codecs.BOM_UTF8) :]
         if self._waiting.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and self.plain:
             raise ReleaseError(
-                f"{path} is text in UTF-16. Save it as UTF-8, or give its encoding (encoding='utf-16', --encoding "
-                f"utf-16)."
+                f"{path} is text in UTF-16. Save it as UTF-8, or give its encoding by --encoding utf-16 "
+                f"(in Python encoding='utf-16')."
             )
         self._old_mac = b"\r" in self._waiting and b"\n" not in self._waiting
         self._waiting = self._decoded(self._waiting).removeprefix(codecs.BOM_UTF8)  # that of UTF-16, decoded

@@ -134,7 +134,7 @@ def test_duplicates_and_empty_records(tmp_path):
     """Named, and kept only where that is asked for; never dropped."""
     path = write(tmp_path / "a.fasta", ">P1\nACGT\n>P2\n>P1 again\nGG\n>P3\nNN\n")
     with pytest.raises(
-        ValueError, match="1 record without a sequence: 'P2'. Remove them, or keep them by empty='keep'"
+        ValueError, match="1 record without a sequence: 'P2'. Remove them, or keep them by --keep-empty"
     ):
         read_sequences(path)
     with pytest.raises(ValueError, match="without a sequence: 'P2', 'P3'"):
@@ -175,8 +175,8 @@ FOREIGN = [
     ("a.csv", "id,sequence\nP1,ACGT\n,ACGT\n", "has no id in row 2"),
     ("a.csv", "id,sequence\n", "does not hold any sequence"),
     ("a.csv", "id,dna_length\nP1,4\n", "no column of sequences .none of dna_barcode.*columns are 'id', 'dna_length'"),
-    ("a.csv", "name,sequence\nP1,ACGT\n", "no column of ids .*Choose one by id_column"),
-    ("a.csv", "id,seq,dna\nP1,ACGT,ACGT\n", "several columns of sequences: seq, dna.*by sequence_column"),
+    ("a.csv", "name,sequence\nP1,ACGT\n", "no column of ids .*Choose one by --id-column \\(in Python id_column="),
+    ("a.csv", "id,seq,dna\nP1,ACGT,ACGT\n", "several columns of sequences: seq, dna.*by --sequence-column"),
     ("a.csv", "id,seq,id\nP1,ACGT,P2\n", "has 2 columns 'id'. Rename or remove one"),
     ("a.csv", "id,sequence\nP1,ACGT\nP2\n", "a.csv: line 3 has 1 cell instead of 2.*Correct the file"),
     (
@@ -318,7 +318,7 @@ BOOK = b"PK\x03\x04\x14" + bytes(25) + b"docProps/app.xml"
     [
         ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16-le"), "seems to be text in UTF-16. Save it as UTF-8"),
         ("a.fasta", ">P1\nACGT\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8.$"),
-        ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), r"or give its encoding .*\(--encoding utf-16|utf-16\)"),
+        ("a.csv", "id,sequence\nP1,ACGT\n".encode("utf-16"), r"or give its encoding by --encoding utf-16 \(in"),
         ("a.csv", b"id,sequence\nP1,AC\0GT\n", "line 2 holds a NUL character"),
         ("a.xlsx", BOOK, "is a workbook. Save its sheet as CSV"),
         ("a.ab1", "ABIF\x00etdir", r"is a trace \(AB1\), not a table, FASTA or FASTQ"),

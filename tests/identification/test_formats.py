@@ -235,7 +235,7 @@ def test_names_have_one_form_in_tables_too(tmp_path):
 
 def test_what_cannot_be_read_says_what_to_do(tmp_path):
     (tmp_path / "ids.fasta").write_text(">a\nACGT\n>b\nACGT\n")
-    with pytest.raises(ValueError, match=r"ids without names of taxa. Give the table of taxonomy beside it"):
+    with pytest.raises(ValueError, match=r"ids without names of taxa, such as 'a'. Give the table of taxonomy"):
         read_references([tmp_path / "ids.fasta"])
     (tmp_path / "other.tsv").write_text("Feature ID\tTaxon\nx\tk__Animalia; p__Arthropoda\n")
     with pytest.raises(ValueError, match="No id of the FASTA is in the table of taxonomy: 'a' against 'x'"):

@@ -1,0 +1,316 @@
+"""Reference libraries as their providers publish them: each name at its rank, and names of nothing at none."""
+
+import json
+
+import numpy as np
+import pytest
+from made_up_references import ancestor
+
+from bioscan_hf.identification.formats import read_references
+from bioscan_hf.identification.lineages import by_position, from_name, one_form, species_form
+
+DNA = [ancestor(np.random.default_rng(seed))[:420] for seed in range(3)]
+RANKS = ("phylum", "class", "order", "family", "genus", "species")
+
+
+def fasta(*headers, dna=DNA):
+    return "".join(f">{header}\n{one}\n" for header, one in zip(headers, dna, strict=False))
+
+
+def ranks(text):
+    """ "Arthropoda Insecta - Apidae Apis -" as ranks; the species is the genus and the last word."""
+    names = [None if name == "-" else name for name in text.split()]
+    return [*names[:5], f"{names[4]} {names[5]}" if names[5] else None]
+
+
+BEE, AMOEBA = (
+    "Arthropoda Insecta Hymenoptera Apidae Apis mellifera",
+    "Discosea Flabellinia - Vannellidae Clydonella sawyeri",
+)
+MOSQUITO, AEDES = "Arthropoda Insecta Diptera Culicidae Culex pipiens", "Arthropoda Insecta Diptera Culicidae Aedes -"
+TAXIDS = (
+    "Eukaryota_2759;Arthropoda_6656;Insecta_50557;Hymenoptera_7399;Apidae_7458;Apis_7459;Apis mellifera_7460",
+    "Eukaryota_2759;Discosea_555280;Flabellinia_1485085;order_Vannellidae_95227;Vannellidae_95227;Clydonella_218657;"
+    "Clydonella sawyeri_2201168",
+)
+PREFIXED = [
+    "{0}".join(letter + "{1}" + name for letter, name in zip("kpcofgs", text.split(";"), strict=True))
+    for text in TAXIDS
+]
+IDS = fasta("A1", "A2")
+CULICIDAE = "\tAnimalia\tArthropoda\tInsecta\tDiptera\tCulicidae\t"
+FUNGUS = (
+    "k__Fungi;p__Ascomycota;c__Dothideomycetes;o__Abrothallales;f__Abrothallaceae;g__Abrothallus;s__Abrothallus_alba"
+)
+PLACE = "k__Alveolata;p__Ciliophora;c__Ciliophora_cls_Incertae_sedis;o__unidentified;f__Ciliophora_fam_Incertae_sedis;"
+
+#: Name -> files, ids (None: whatever they are), and names of each record.
+PUBLISHED = {
+    "UNITE": (
+        [fasta(f"A_b|MT1|SH12.10FU|refs|{FUNGUS}", f"C_sp|UDB2|SH0.10FU|refs|{PLACE}g__X_gen_Incertae_sedis;s__C_sp")],
+        ["MT1", "UDB2"],
+        ["Ascomycota Dothideomycetes Abrothallales Abrothallaceae Abrothallus alba", "Ciliophora - - - - -"],
+    ),
+    "UNITE before 2015": (
+        [fasta(f"UDB1|{FUNGUS}|SH1281904.10FU")],
+        ["UDB1"],
+        ["Ascomycota Dothideomycetes Abrothallales Abrothallaceae Abrothallus alba"],
+    ),
+    "MIDORI2 SINTAX": (
+        [fasta(*(f"KX{i}.1.<1.>9;tax={text.format(',', ':')};" for i, text in enumerate(PREFIXED)))],
+        ["KX0.1.<1.>9", "KX1.1.<1.>9"],
+        [BEE, AMOEBA],
+    ),
+    "MIDORI2 QIIME": (
+        [IDS, "".join(f"A{i}\t{text.format(';', '__')}\n" for i, text in enumerate(PREFIXED, 1))],
+        ["A1", "A2"],
+        [BEE, AMOEBA],
+    ),
+    "MIDORI2 DADA2": ([fasta(*(f"{text};" for text in TAXIDS))], None, [BEE, AMOEBA]),
+    "COInr RDP": (
+        [
+            fasta(
+                "MG1_1 cellularOrganisms;Eukaryota_2759;Metazoa_33208;Arthropoda_6656;Insecta_50557;Hymenoptera_7399;"
+                "Apidae_7458;Apis_7459;Apis_mellifera_-91",
+                "MG2_1 cellularOrganisms;Eukaryota_2759;Metazoa_33208;Annelida_6340;Polychaeta_6341;"
+                "Polychaeta_6341_order;Orbiniidae_1;Orbinia_5;Orbinia_johnsoni_-91",
+            )
+        ],
+        ["MG1_1", "MG2_1"],
+        [BEE, "Annelida Polychaeta - Orbiniidae Orbinia johnsoni"],
+    ),
+    "SILVA of bacteria": (
+        [
+            fasta(
+                "HG1.1.1495 Bacteria;Proteobacteria;Gammaproteobacteria;Enterobacterales;Enterobacteriaceae;"
+                "Escherichia;Escherichia coli",
+                "HG2.1.1495 Bacteria;Cyanobacteria;Cyanobacteriia;Chloroplast;Zea mays",
+                dna=[one.replace("T", "U") for one in DNA],
+            )
+        ],
+        ["HG1.1.1495", "HG2.1.1495"],
+        [
+            "Proteobacteria Gammaproteobacteria Enterobacterales Enterobacteriaceae Escherichia coli",
+            "Cyanobacteria Cyanobacteriia Chloroplast - - -",
+        ],
+    ),
+    "GTDB": (
+        [fasta("RS_1~NZ d__Bacteria;p__A;c__B;o__C;f__Daceae;g__Ea;s__Ea coli [locus_tag=x] [location=1..2]")],
+        ["RS_1~NZ"],
+        ["A B C Daceae Ea coli"],
+    ),
+    "OBITools 1": (
+        [
+            fasta(
+                "AF1 taxid=9; species_name=Apis mellifera; genus_name=Apis; family_name=Apidae; "
+                "order_name=Hymenoptera; rank=species; count=1; Apis mellifera mitochondrial gene",
+                "AF2 taxid=8; family_name=Apidae; rank=genus; genus_name=Apis; species_name=None; count=1; ",
+                "AF3 scientific_name=Carnivora; taxid=5; rank=order; order_name=Carnivora; ",
+            )
+        ],
+        ["AF1", "AF2", "AF3"],
+        ["- - Hymenoptera Apidae Apis mellifera", "- - - Apidae Apis -", "- - Carnivora - - -"],
+    ),
+    "OBITools 4": (
+        [
+            fasta(
+                "s1 " + json.dumps({"count": 1, "taxid": "taxon:9 [x]@species", "scientific_name": "Apis mellifera"}),
+                "s2 " + json.dumps({"count": 1, "genus_name": "Apis", "family_name": "Apidae"}) + " a; note",
+            )
+        ],
+        ["s1", "s2"],
+        ["- - - - Apis mellifera", "- - - Apidae Apis -"],
+    ),
+    "Kraken": (
+        [fasta("AB123456.1|kraken:taxid|7460 Apis mellifera voucher", "kraken:taxid|7|AB123457.1 Culex pipiens COI")],
+        ["AB123456.1", "AB123457.1"],
+        ["- - - - Apis mellifera", "- - - - Culex pipiens"],
+    ),
+    "MitoFish": (
+        [fasta("gb|NC_002079|Carassius auratus (goldfish)", "gi|1|gb|AB006953|Carassius auratus langsdorfi mtDNA")],
+        ["NC_002079", "AB006953"],
+        ["- - - - Carassius auratus"] * 2,
+    ),
+    "mothur": (
+        [
+            IDS,
+            'A1\t"Animalia"(100);"Arthropoda"(100);"Insecta"(99);"Diptera"(98);"Culicidae"(90);Culex(88);Culex_pipiens(8);\n'
+            "A2\tAnimalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;Aedes_unclassified;\n",
+        ],
+        ["A1", "A2"],
+        [MOSQUITO, AEDES],
+    ),
+    "a column for each rank beside a FASTA": (
+        [
+            fasta("AB123456.1 Aedes sp. voucher 5", "AB123457.1 Aedes aegypti voucher 6"),
+            "accession\tkingdom\tphylum\tclass\torder\tfamily\tgenus\tspecies\n"
+            "AB123456\tAnimalia\tArthropoda\tInsecta\tDiptera\tCulicidae\tCulex\tCulex pipiens\n"
+            "AB123457\tAnimalia\tArthropoda\tInsecta\tDiptera\tCulicidae\tAedes\t\n",
+        ],
+        ["AB123456.1", "AB123457.1"],
+        [MOSQUITO, AEDES],
+    ),
+    "names of organisms beside a FASTA": (
+        [IDS, "accession,organism\nA1,Culex pipiens\nA2,Aedes sp. 4\n"],
+        ["A1", "A2"],
+        ["- - - - Culex pipiens", "- - - - Aedes -"],
+    ),
+    "Darwin Core": (
+        [
+            "occurrenceID\tscientificName\tkingdom\tphylum\tclass\torder\tfamily\tgenus\ttaxonRank\tDNA_sequence\n"
+            f"u1\tCulex pipiens Linnaeus, 1758{CULICIDAE}Culex\tspecies\t{DNA[0]}\n"
+            f"u2\tAedes Meigen, 1818{CULICIDAE}Aedes\tgenus\t{DNA[1]}\n"
+        ],
+        ["u1", "u2"],
+        [MOSQUITO, AEDES],
+    ),
+    "Darwin Core with epithets": (
+        [
+            f"catalogNumber,family,genus,specificEpithet,sequence\nc1,Culicidae,Culex,pipiens,{DNA[0]}\nc2,,,,{DNA[1]}\n"
+        ],
+        ["c1", "c2"],
+        ["- - - Culicidae Culex pipiens", "- - - - - -"],
+    ),
+    "capitals, lower case and underscores": (
+        [
+            "id,family,genus,species,sequence\n"
+            f"1,CULICIDAE,CULEX,PIPIENS,{DNA[0]}\n2,culicidae,culex,culex pipiens,{DNA[1]}\n"
+            f"3,Culicidae,Culex,Culex_pipiens,{DNA[2]}\n"
+        ],
+        ["1", "2", "3"],
+        ["- - - Culicidae Culex pipiens"] * 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_formats(name, tmp_path):
+    texts, ids, expected = PUBLISHED[name]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    table = read_references([tmp_path / f"{number}.txt" for number in range(len(texts))]).table
+    assert [[row[rank] for rank in RANKS] for row in table.to_pylist()] == [ranks(text) for text in expected]
+    assert ids is None or table["processid"].to_pylist() == ids
+    assert table["dna_barcode"].to_pylist() == DNA[: len(table)]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "A.1_U|18S_rRNA|nucleus||Eukaryota|Obazoa|Opisthokonta|Metazoa|Arthropoda|Insecta|Insecta_X|Apis|Apis_mellifera",
+        "Eukaryota;Obazoa;Opisthokonta;Metazoa;Arthropoda;Insecta;Insecta_X;Apis;Apis_mellifera;",
+    ],
+)
+def test_the_nine_ranks_of_pr2_are_named_by_the_user(header, tmp_path):
+    """Its class and order of animals are others' phylum and class, so they are not guessed."""
+    (tmp_path / "pr2.fasta").write_text(fasta(header))
+    with pytest.raises(ValueError, match=r"up to 9 names, such as 'Eukaryota;Obazoa.* by --ranks"):
+        read_references([tmp_path / "pr2.fasta"])
+    names = ("domain", "supergroup", "division", "", "phylum", "class", "order", "genus", "species")
+    (row,) = read_references([tmp_path / "pr2.fasta"], ranks=names).table.to_pylist()
+    assert [row[rank] for rank in RANKS] == ranks("Arthropoda Insecta - - Apis mellifera")
+
+
+def test_ranks_are_taken_where_they_are_asked_for(tmp_path):
+    """Lineages of RDP, SILVA and MIDORI2 were refused again with the ranks that the refusal asks for."""
+    (tmp_path / "a.fasta").write_text(fasta("A1 Eukaryota;Obazoa;Metazoa;Arthropoda;Insecta;Apis;Apis mellifera;x"))
+    with pytest.raises(ValueError, match="by --ranks"):
+        read_references([tmp_path / "a.fasta"])
+    names = ("", "", "", "phylum", "class", "genus", "species", "")
+    (row,) = read_references([tmp_path / "a.fasta"], ranks=names).table.to_pylist()
+    assert [row[rank] for rank in RANKS] == ranks("Arthropoda Insecta - - Apis mellifera")
+
+
+def test_a_family_in_another_place_moves_no_rank():
+    """A lineage with one name more or less than the others keeps its family and species alone."""
+    usual = ["Animalia;Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"] * 3
+    more = "Animalia;Arthropoda;Hexapoda;Insecta;Diptera;Culicidae;Culex pipiens"
+    assert by_position([*usual, more])[3] == {"family": "Culicidae", "genus": "Culex", "species": "Culex pipiens"}
+    repeated = "Animalia;Arthropoda;Insecta;Diptera;Culicidae;Culicidae;Culicidae sp."
+    assert by_position([*usual, repeated])[3] == {
+        **{"phylum": "Arthropoda", "class": "Insecta"},
+        **{"order": "Diptera", "family": "Culicidae"},
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Apis sp.",
+        "Apis sp",
+        "Apis spp.",
+        "Apidae gen. sp.",
+        "Apis sp. nov.",
+        "Apis indet.",
+        "Apis spec.",
+        "Apis NA",
+        "NA NA",
+    ]
+    + ["uncultured Apis", "unidentified Apis", "environmental samples", "cf. Apis", "Apidae incertae sedis"]
+    + [
+        "unclassified Apidae",
+        "synthetic construct",
+        "Ciliophora_ord_Incertae_sedis",
+        "Hypotrichia_XX",
+        "Picozoa_X_sp.",
+    ],
+)
+def test_names_of_nothing_are_no_taxa(name):
+    """All "Apis sp." of a library are not one species."""
+    assert one_form(name) is None and species_form(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "species"),
+    [
+        ("Apis mellifera ligustica", "Apis mellifera"),
+        ("Apis mellifera subsp. ligustica", "Apis mellifera"),
+        ("Apis mellifera ligustica Spinola, 1806", "Apis mellifera"),
+        ("Apis mellifera (honey bee)", "Apis mellifera"),
+        ("[Apis] mellifera", "Apis mellifera"),
+        *(
+            (name, name)
+            for name in ("Apis mellifera group", "Apis sp. BOLD:AAA1234", "Apis cf. mellifera", "Apis sp. X1")
+        ),
+        *((name, name) for name in ("Apis mellifera × Apis cerana", "Bos taurus x Bison bison", "Bufo × hybridus")),
+    ],
+)
+def test_species_have_one_form(name, species):
+    """Subspecies count as their species; interim names, groups and hybrids stay apart."""
+    assert species_form(name) == species
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Bos taurus x Bison bison COI", {}),
+        ("Apis mellifera x Apis cerana", {"genus": "Apis"}),
+        ("Incertae sedis voucher", {}),
+        ("Apis indet. voucher", {"genus": "Apis"}),
+        ("Apis complex sp. A", {"genus": "Apis"}),
+        ("Apis (Apis) mellifera voucher", {"genus": "Apis", "species": "Apis mellifera"}),
+        ("[Apis] mellifera strain", {"genus": "Apis", "species": "Apis mellifera"}),
+    ],
+)
+def test_sentences_with_hybrids_and_subgenera(text, expected):
+    assert from_name(text) == expected
+
+
+def test_what_was_left_out_or_joined_is_told(tmp_path):
+    species = ["Apis sp.", "Apis mellifera ligustica", "Apis cerana"]
+    rows = "".join(f"{i},{name},{one}\n" for i, (name, one) in enumerate(zip(species, DNA, strict=True)))
+    (tmp_path / "a.csv").write_text("id,species,sequence\n" + rows)
+    assert read_references([tmp_path / "a.csv"]).notes == [
+        "1 records have names of no species, such as 'Apis sp.'",
+        "1 records of subspecies count as their species, such as 'Apis mellifera ligustica'",
+    ]
+    (tmp_path / "b.fasta").write_text(fasta("A;tax=g:Apis,s:Apis_cerana", "B;tax=g:Apis", "AB123456.1 Apis mellifera"))
+    found = read_references([tmp_path / "b.fasta"])
+    assert found.notes == ["1 headers have no names as sintax has them, such as 'AB123456.1 Apis mellifera'"]
+
+
+def test_a_taxonomy_of_none_of_the_files_is_told(tmp_path):
+    (tmp_path / "a.fasta").write_text(fasta("A;tax=g:Apis,s:Apis_cerana"))
+    (tmp_path / "t.tsv").write_text("id\ttaxonomy\nA\tk__Animalia;g__Apis\n")
+    with pytest.raises(ValueError, match="A table of taxonomy is of a FASTA with ids, and the other files have names"):
+        read_references([tmp_path / "a.fasta", tmp_path / "t.tsv"])
