@@ -145,8 +145,9 @@ class Files:
         """Raises an error for ids that a format refuses, before the reads are named."""
         from ..identification.exports import check_unique
 
-        if self.qiime is not None:
-            check_unique(reads["processid"].to_pylist())
+        for program, path in (("QIIME 2", self.qiime), ("Darwin Core", self.darwincore)):
+            if path is not None:
+                check_unique(reads["processid"].to_pylist(), program)
 
     @property
     def neighbours(self) -> int:

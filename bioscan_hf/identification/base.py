@@ -288,8 +288,10 @@ def ids_of(ids: Any, number: int, first: int = 1) -> pa.Array | pa.ChunkedArray:
     column = range(first, first + number) if ids is None else ids
     if not isinstance(column, pa.Array | pa.ChunkedArray):
         values = list(column)
-        mixed = len(set(map(type, values))) > 1
-        column = pa.array([str(one) if mixed and one is not None else one for one in values], from_pandas=True)
+        try:
+            column = pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several types
+            column = pa.array(["" if one is None else str(one) for one in values])
     if len(column) != number:
         raise ValueError(f"There are {number:,} specimens and {len(column):,} ids.")
     return pc.fill_null(column.cast(pa.string()), "")

@@ -74,11 +74,18 @@ def _remark(row: dict[str, object]) -> str:
         parts.append(f"confidence {row['confidence']:.1%}")
     if row["status"] != "ok":
         parts.append(f"status {row['status']}")
+    if row.get("note"):
+        parts.append(str(row["note"]))
     return "; ".join([*parts, f"bioscan_hf {__version__}"])
 
 
 def write_darwin_core(answers: pa.Table, path: str | Path) -> None:
-    """Writes `darwin_core` in the format of the ending, see `tables.write_answers`."""
+    """Writes `darwin_core` in the format of the ending, see `tables.write_answers`.
+
+    Raises:
+        ValueError: for an id that is missing or occurs twice, since an `occurrenceID` is of one occurrence.
+    """
+    check_unique(answers["id"].to_pylist(), "Darwin Core")
     write_answers(darwin_core(answers), path)
 
 
@@ -96,16 +103,16 @@ def write_qiime(answers: pa.Table, path: str | Path) -> None:
     """Writes a taxonomy of QIIME 2 (`qiime tools import --type FeatureData[Taxonomy]`): id, lineage, confidence.
 
     Raises:
-        ValueError: for an id that occurs twice, which QIIME 2 refuses.
+        ValueError: for an id that is missing or occurs twice, which QIIME 2 refuses.
     """
-    ids = answers["id"].to_pylist()
-    check_unique(ids)
+    ids = [" ".join(name.split()) for name in answers["id"].to_pylist()]
+    check_unique(ids, "QIIME 2")
     confidences = answers["confidence"].to_pylist()
     with writing(path) as file:
         file.write("Feature ID\tTaxon\tConfidence\n")
         for name, lineage, confidence in zip(ids, lineages_of(answers), confidences, strict=True):
             told = "" if confidence is None else f"{confidence:.4f}"
-            file.write(f"{' '.join(name.split())}\t{_taxon(dict(lineage))}\t{told}\n")
+            file.write(f"{name}\t{_taxon(dict(lineage))}\t{told}\n")
 
 
 def _taxon(lineage: dict[str, str]) -> str:
@@ -118,12 +125,13 @@ def _taxon(lineage: dict[str, str]) -> str:
     return "; ".join(f"{letter}__{' '.join(names.get(rank, '').split())}" for rank, letter in shown)
 
 
-def check_unique(ids: list[str]) -> None:
-    """Raises ValueError if an id occurs twice."""
-    repeated = [name for name, number in Counter(ids).items() if number > 1]
+def check_unique(ids: Sequence[str], program: str) -> None:
+    """Raises ValueError if an id is missing or occurs twice, which `program` refuses."""
+    repeated = [name for name, number in Counter(ids).items() if number > 1 or not name]
     if repeated:
         raise ValueError(
-            f"{len(repeated):,} ids occur more than once, such as {repeated[0]!r}; QIIME 2 needs unique ids."
+            f"{len(repeated):,} ids are missing or occur more than once, such as {repeated[0]!r}; {program} needs an id "
+            f"of its own for each. Correct them, or leave out this file."
         )
 
 

@@ -70,7 +70,7 @@ def write_report(
         "id": answers["id"].to_pylist(),
         "status": _coded(answers["status"].to_pylist()),
         "unnamed": sorted(UNNAMED),
-        "notes": dict(zip(answers["status"].to_pylist(), answers["note"].to_pylist(), strict=True)),
+        "note": _coded(answers["note"].to_pylist()),
         "taxa": [_coded(answers[rank].to_pylist()) for rank in ranks],
         "sure": [_thousandths(answers, f"{rank}_confidence") for rank in ranks],
         "level": [-1 if rank is None else ranks.index(rank) for rank in answers["rank"].to_pylist()],

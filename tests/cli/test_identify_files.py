@@ -73,7 +73,8 @@ def test_faults_are_told_before_the_reads_are_named(folder, capsys):
     (folder / "twice.fasta").write_text(">a\nACGT\n>a\nACGT\n")
     words[1] = folder / "twice.fasta"
     del words[-2:]
-    assert "QIIME 2 needs unique ids" in fails("--qiime", folder / "new.tsv")
+    for option, program in (("--qiime", "QIIME 2"), ("--darwincore", "Darwin Core")):
+        assert f"'a'; {program} needs an id of its own" in fails(option, folder / "new.tsv")
     assert "it has no columns to choose from" in fails("--sample-column", "Site")
     assert not (folder / "n.csv").exists() and not (folder / "new.tsv").exists()
 

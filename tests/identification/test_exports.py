@@ -70,6 +70,8 @@ def test_darwin_core_of_photos_tells_the_similarity():
     )
     (row,) = darwin_core(both).to_pylist()
     assert "REF1-20, identity 99.1%; nearest reference photo of P, similarity 50.0%;" in row["identificationRemarks"]
+    mixed = both.append_column("note", pa.array(["perhaps they were mixed up"]))
+    assert "; perhaps they were mixed up; bioscan" in darwin_core(mixed).to_pylist()[0]["identificationRemarks"]
 
 
 def test_darwin_core_is_written_by_the_ending(tmp_path):
@@ -104,7 +106,7 @@ def test_qiime_taxonomy(tmp_path):
     (lineage,) = prefixed([f"{bee}; g__Apis; s__Apis mellifera"])
     assert lineage == {rank: name for rank, name in zip(RANKS, BEE, strict=True) if rank != "subfamily"}
     twice = pa.concat_tables([answers(), answers()])
-    with pytest.raises(ValueError, match="6 ids occur more than once, such as 'a;sample=wood;size=5'"):
+    with pytest.raises(ValueError, match="6 ids are missing or occur more than once, such as 'a;sample=wood;size=5'"):
         write_qiime(twice, tmp_path / "twice.tsv")
     assert not (tmp_path / "twice.tsv").exists()
 

@@ -63,6 +63,7 @@ def test_missing_reads_and_ids(world):
     found = library.identify([reads[0], None, float("nan"), pd.NA, ""], ["a", None, 3, "d", "e"])
     assert found["status"].to_pylist() == ["ok", *["empty"] * 4]
     assert found["id"].to_pylist() == ["a", "", "3", "d", "e"]
+    assert library.identify(reads, pd.Series(["a", None, float("nan")]))["id"].to_pylist() == ["a", "", ""]
     assert len(library.identify([])) == len(library.identify(pd.Series([], dtype=object))) == 0
 
 

@@ -109,6 +109,16 @@ def expanded(data, row):
     return read, reference
 
 
+def test_each_read_has_its_own_note(made, library, tmp_path):
+    """Two chimeras name their own references, and one mixed-up specimen is not all of its status."""
+    texts, answers, _ = made
+    notes = ["the photo is of the order X: perhaps they were mixed up", "", *answers["note"].to_pylist()[2:]]
+    assert answers["status"].to_pylist()[:2] == ["ok", "ok"]
+    write_report(tmp_path / "a.html", answers.set_column(answers.column_names.index("note"), "note", [notes]), library)
+    found = data_of(tmp_path / "a.html")["note"]
+    assert [found["names"][code] if code >= 0 else "" for code in found["codes"]] == notes
+
+
 def test_alignments_are_of_the_reads(made, library):
     """Each strip gives back the read on the strand of its reference, and the reference."""
     texts, answers, path = made
