@@ -78,19 +78,27 @@ def tell_repeated(ids: pa.ChunkedArray, out: Output) -> None:
 
 
 def counts_of(given: dict[str, Any], out: Output) -> Counts | None:
-    """The table --counts, if it is given; what it holds is told. `given` are the options by name."""
-    if (path := given["counts"]) is None:
-        return None
-    if other := next((name for name in ("size_column", "sample_column") if given[name]), None):
-        raise ValueError(f"--counts tells reads and samples: leave out --{other.replace('_', '-')}.")
-    check_exists(path)
-    from ..identification.counts import read_counts
+    """The table --counts, or that of the sequences if it has both; what it holds is told. `given` are the options."""
+    from ..identification.counts import own_counts, read_counts
 
-    counts = read_counts(path, given["encoding"])
+    columns = [name for name in ("size_column", "sample_column") if given[name]]
+    if (path := given["counts"]) is None:
+        path = Path(given["source"])
+        named = columns or given["id_column"] or given["sequence_column"]
+        counts = None if named else own_counts(path, given["encoding"])
+    elif columns:
+        raise ValueError(f"--counts tells reads and samples: leave out --{columns[0].replace('_', '-')}.")
+    else:
+        check_exists(path)
+        counts = read_counts(path, given["encoding"])
+    if counts is None:
+        return None
     total, samples = sum(map(sum, counts.reads.values())), counts.samples
     shown = ", ".join(samples[:_SAMPLES_SHOWN]) + (", ..." if len(samples) > _SAMPLES_SHOWN else "")
     many = plural(len(counts.reads), "sequence")
     out.say(f"{path.name}: {plural(total, 'read')} of {many} in {plural(len(samples), 'sample')} ({shown}).")
+    if counts.others:
+        out.say(f"  Columns that are not samples: {', '.join(counts.others)}.")
     return counts
 
 

@@ -16,6 +16,9 @@ from ..schema import MISSING_TAXA
 CLEANINGS = ("none", "barcode", "any")
 WHITE_SPACE = b" \t\n\r\v\f"
 
+#: Letters of amino acids that are not of nucleotides, about a third of a protein; sequences that are looked at.
+_NO_BASES, _LOOKED_AT = b"EFILPQefilpq", 100
+
 _MARKERS = {marker.encode() for marker in MISSING_TAXA}
 _LONGEST_MARKER = max(map(len, _MARKERS)) + 2  # with a line end
 
@@ -83,6 +86,7 @@ class SequenceFile:
     def barcodes(self, ids: pa.Array, bodies: list[bytes], place: Place) -> pa.Table:
         """Table of ids and barcodes; raises ValueError for the first letter that is not allowed."""
         table, removed, allowed, rtrim = self.letters
+        self._refuse_proteins(ids, bodies)
         barcodes = []
         for number, body in enumerate(bodies):
             if len(body) <= _LONGEST_MARKER and body.strip().lower() in _MARKERS:
@@ -93,6 +97,20 @@ class SequenceFile:
                 raise self._letter_error(ids[number].as_py(), body, number, place)
             barcodes.append(barcode.rstrip(rtrim) if rtrim else barcode)
         return pa.table({"processid": ids, "dna_barcode": pa.array(barcodes, pa.binary()).cast(pa.string())})
+
+    def _refuse_proteins(self, ids: pa.Array, bodies: list[bytes]) -> None:
+        """Raises ValueError if most of the first sequences are of amino acids."""
+        first = [body.translate(None, WHITE_SPACE) for body in bodies[:_LOOKED_AT]]
+        proteins = [
+            number
+            for number, body in enumerate(first)
+            if len(body) > 20 and len(body.translate(None, _NO_BASES)) < 0.9 * len(body)
+        ]
+        if 2 * len(proteins) > len(first):
+            name, body = ids[proteins[0]].as_py(), first[proteins[0]].decode("latin-1")
+            raise ValueError(
+                f"{str(self.path)!r} seems to hold proteins: {name!r} is {body[:20]!r}... Give their nucleotides."
+            )
 
     def _letter_error(self, name: str, body: bytes, number: int, place: Place) -> ValueError:
         table, removed, allowed, rtrim = self.letters

@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import logging
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..files import replacing
+from ..labels import taxon_name
 from ..progress import Progress, silent
 from ..release.column_names import listed, our_columns, separators, spelt
 from ..release.columns import without_markers
@@ -31,6 +33,7 @@ from ..release.tables import csv_columns
 from ..schema import ID_NAMES, LABEL_COLUMNS, SEQUENCE_NAMES
 from .fasta import normalized, read_fasta, read_fastq
 from .letters import WHITE_SPACE, SequenceFile, rules
+from .sequence_tables import SequenceTable, sequence_table
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +47,24 @@ _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
 _NO_SEQUENCES = (".json", ".jsonl", ".jsonld", ".zip", ".parquet")
 _OTHERS = {
-    b"LOCUS ": "a file of GenBank",
-    b"#NEXUS": "NEXUS",
-    b"%PDF": "a PDF",
-    b"ABIF": "a trace (AB1)",
-    b"<!DOCTYPE": "a page of the web",
+    b"locus ": "a file of GenBank",
+    b"id   ": "a file of EMBL",
+    b"#nexus": "NEXUS",
+    b"#mega": "a file of MEGA",
+    b"# stockholm": "an alignment in Stockholm format",
+    b"clustal": "an alignment of Clustal",
+    b"muscle": "an alignment of MUSCLE",
+    b"%pdf": "a PDF",
+    b"abif": "a trace (AB1)",
+    b"<!doctype": "a page of the web",
+    b"<html": "a page of the web",
+    b"@hd\t": "SAM",
+    b"@sq\t": "SAM",
+    b"bam\1": "BAM",
+    b"rdx": "a file of R (write.csv writes tables)",
+    b"x\n\0\0\0": "a file of R (write.csv writes tables)",
 }
+_PHYLIP = re.compile(rb"\d+[ \t]+\d+[ \t]*[IiSs]?\r?\n")
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
 
 
@@ -196,7 +211,10 @@ def _blocks(
     with opened(file.path) as stream:
         kind = file_kind(stream, file.path, file.encoding)
         if kind == "table":
-            found = _read_table(file, id_column, sequence_column, kept)
+            named = None if id_column or sequence_column or kept else sequence_table(stream, file.path, file.encoding)
+            found = (
+                _read_table(file, id_column, sequence_column, kept) if named is None else iter([_asvs(file, named)])
+            )
         elif id_column or sequence_column or kept:
             raise ValueError(f"{str(file.path)!r} is a {kind.upper()}: it has no columns to choose from.")
         else:
@@ -242,7 +260,8 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
     start = start.lstrip(WHITE_SPACE)
     if not start:
         raise ValueError(f"{str(path)!r} is empty.")
-    if other := next((name for first, name in _OTHERS.items() if start.startswith(first)), None):
+    other = next((name for first, name in _OTHERS.items() if start[:20].lower().startswith(first)), None)
+    if other := other or ("an alignment in PHYLIP format" if _PHYLIP.match(start) else None):
         raise ValueError(f"{str(path)!r} is {other}, not a table, FASTA or FASTQ. Save its sequences as FASTA.")
     if start.startswith((b">", b"@")):
         return "fasta" if start.startswith(b">") else "fastq"
@@ -302,6 +321,18 @@ def chosen_column(
     if len(found) > 1 and known is SEQUENCE_NAMES or [place for place, _ in found].count(found[0][0]) > 1:
         raise ValueError(f"{str(path)!r} has several columns of {what}: {', '.join(n for _, n in found)}. {advice}")
     return found[0][1]
+
+
+def _asvs(file: SequenceFile, table: SequenceTable) -> pa.Table:
+    """The sequences that name columns or rows of a table of reads, with its columns of labels."""
+    bodies = [sequence.encode() for sequence in table.sequences]
+    block = file.barcodes(pa.array(table.ids), bodies, lambda record, _: f"sequence {record + 1}")
+    for name, column in our_columns(file.path, list(table.columns)).items():
+        if name in LABEL_COLUMNS:
+            block = block.append_column(
+                name, pa.array([taxon_name(cell) for cell in table.columns[column]], pa.string())
+            )
+    return block
 
 
 def _refuse_empty(block: pa.Table, path: Path) -> None:

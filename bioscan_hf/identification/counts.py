@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ..dataset.sequence_tables import SequenceTable, sequence_table
+from ..dataset.sequences import file_kind, may_hold_sequences, opened
 from ..release.problems import refuse
 from ..release.tables import csv_columns, read_strings
 
@@ -18,9 +20,13 @@ from ..release.tables import csv_columns, read_strings
 MOST_READS = 10**12
 
 #: Columns of numbers that are not samples, where there are others.
-NO_SAMPLES = ("total", "sum", "size", "length")
+NO_SAMPLES = (
+    *("total", "sum", "size", "length", "seq_length", "count", "abundance", "identity", "quality", "cloud", "spread"),
+    *("confidence", "amplicon", "otu", "id"),
+)
 
-_WHOLE = re.compile(r"[0-9]+(\.0*)?")
+_WHOLE = re.compile(r"[0-9]+(\.0*)?([eE]\+?[0-9]+)?")
+_NUMBERS = re.compile(rf"{_WHOLE.pattern}|[0-9]{{1,3}}(,[0-9]{{3}})+")
 _SHOWN = 3
 
 
@@ -31,10 +37,12 @@ class Counts:
     Attributes:
         samples: Names of the samples (S,).
         reads: Id of a sequence -> its reads in each sample (S,).
+        others: Columns of numbers that are not samples, by `NO_SAMPLES`.
     """
 
     samples: list[str]
     reads: dict[str, list[int]]
+    others: tuple[str, ...] = ()
 
     def check(self, ids: Sequence[str]) -> int:
         """Number of the table's sequences that are not among the ids.
@@ -51,6 +59,10 @@ class Counts:
             shown = ", ".join(map(repr, lacking[:_SHOWN]))
             more = f" and {len(lacking) - _SHOWN:,} more" if len(lacking) > _SHOWN else ""
             there = ", ".join(map(repr, list(self.reads)[:_SHOWN]))
+            if lacking[0] in self.samples:
+                raise ValueError(
+                    f"The table of reads has {lacking[0]!r} as a column. Turn it, so that sequences are rows."
+                )
             raise ValueError(f"The table of reads has no row for {shown}{more}. Its first ids are {there}.")
         return len(self.reads.keys() - named.keys())
 
@@ -67,12 +79,17 @@ def plain_id(name: str) -> str:
 def read_counts(path: str | Path, encoding: str = "utf-8") -> Counts:
     """Reads of sequences in samples: the first column has the ids, and each column of whole numbers is a sample.
 
-    Columns of text, such as sequences and names, and those of `NO_SAMPLES` are passed over.
+    Columns of text, such as sequences and names, and those of `NO_SAMPLES` are passed over. Sequences in the place of
+    ids, or of the names of columns, are ASV1, ASV2 and so on, as `read_sequences` names them.
 
     Raises:
         ValueError: for a table without a sample, a number that is not whole, and an id that occurs twice.
     """
+    if (own := _sequence_table(path, encoding)) is not None:
+        return _counts(path, own.ids, {name: pa.chunked_array([cells]) for name, cells in own.columns.items()})
     names = csv_columns(path, encoding)
+    if names[0].startswith("#Compressed Format"):
+        raise ValueError(f"{str(path)!r} is compressed by mothur. Write it by count.seqs with compress=f.")
     if len(names) == 1 and names[0].startswith("#"):
         raise ValueError(f"{str(path)!r} begins with a comment. Delete the lines above the names of the columns.")
     table = pa.concat_tables([part for _, part in read_strings(path, (), report=refuse, encoding=encoding)])
@@ -82,12 +99,33 @@ def read_counts(path: str | Path, encoding: str = "utf-8") -> Counts:
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise ValueError(f"{str(path)!r} has {twice!r} more than once in its first column, {names[0]!r}.")
-    numbers = [name for name in names[1:] if any(_WHOLE.fullmatch(text or "") for text in table[name].to_pylist())]
+    return _counts(path, ids, {name: table[name] for name in names[1:]})
+
+
+def own_counts(source: str | Path, encoding: str = "utf-8") -> Counts | None:
+    """Reads in the table that holds the sequences in the names of its columns or rows; None for another source."""
+    if not may_hold_sequences(source) or _sequence_table(source, encoding) is None:
+        return None
+    return read_counts(source, encoding)
+
+
+def _sequence_table(path: str | Path, encoding: str) -> SequenceTable | None:
+    with opened(Path(path)) as stream:
+        kind = file_kind(stream, Path(path), encoding)
+        return sequence_table(stream, Path(path), encoding) if kind == "table" else None
+
+
+def _counts(path: str | Path, ids: Sequence[str], table: Mapping[str, pa.ChunkedArray]) -> Counts:
+    """Reads in the columns of whole numbers."""
+    numbers = [
+        name for name, cells in table.items() if any(_NUMBERS.fullmatch(cell or "") for cell in cells.to_pylist())
+    ]
     chosen = [name for name in numbers if name.lower() not in NO_SAMPLES] or numbers
     if not chosen:
-        raise ValueError(f"{str(path)!r} has no column of whole numbers, the reads of a sample, after {names[0]!r}.")
+        raise ValueError(f"{str(path)!r} has no column of whole numbers, the reads of a sample, behind its first one.")
     columns = [whole_numbers(path, name, table[name], ids) for name in chosen]
-    return Counts(chosen, {name: list(row) for name, row in zip(ids, zip(*columns, strict=True), strict=True)})
+    reads = {name: list(row) for name, row in zip(ids, zip(*columns, strict=True), strict=True)}
+    return Counts(chosen, reads, tuple(name for name in numbers if name not in chosen))
 
 
 def whole_numbers(path: str | Path, name: str, column: pa.ChunkedArray, ids: Sequence[str]) -> list[int]:

@@ -59,6 +59,10 @@ def other_format(start: bytes, *, zips: bool = False) -> str | None:
         return "is Parquet. Save it as CSV"
     if start.startswith(b"\xd0\xcf\x11\xe0") or start.startswith(b"PK\x03\x04") and any(x in start for x in _OF_BOOKS):
         return "is a workbook. Save its sheet as CSV"
+    if start.startswith(b"PK\x03\x04") and b"/VERSION" in start[:120]:
+        return "is an artifact of QIIME 2. Export what it holds by qiime tools export"
+    if start.startswith(b"\x89HDF") or b"Biological Observation Matrix" in start[:300]:
+        return "is BIOM or HDF5. Export it as a table by biom convert --to-tsv"
     for magic, name in _COMPRESSIONS.items():
         if start.startswith(magic) and not (zips and name == "zip"):
             return f"is compressed with {name}. Decompress it, or use gzip"

@@ -38,6 +38,7 @@ _DELIMITERS = ",\t;|"
 _MOST_COLUMNS = 10_000
 _OF_A_MAC = re.compile(r"(^|/)(__MACOSX/|\._[^/]*$)")
 _SEPARATOR = re.compile(r'"?sep=([,;|\t])"?', re.IGNORECASE)
+_COMMENT = re.compile(rb"^# Constructed from biom file\r?\n")
 _KNOWN = {*(name.lower() for name in COLUMNS), *ID_NAMES, *SEQUENCE_NAMES, *LABEL_NAMES}
 
 Report = Callable[[Problem], None]
@@ -158,7 +159,7 @@ def _header(path: Path, text: _Text, kind: str) -> Header:
     if kind == "json":
         return Header(_checked(path, first_keys(path, text.peek())), None, 1)
     start = text.peek()
-    blank = len(start) - len(start.lstrip(b"\r\n"))
+    blank = len(start) - len(_COMMENT.sub(b"", start, count=1).lstrip(b"\r\n"))
     end = start.find(b"\n", blank) + 1 or len(start)
     if b"\0" in start[:end]:
         why = "it seems to be in UTF-16: save it as UTF-8" if is_utf16(start) else "its first line is not text"

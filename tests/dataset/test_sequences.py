@@ -159,7 +159,7 @@ FOREIGN = [
     ("a.fasta", ">P1|Apis|COI-5P\nACGT\n>\nACGT\n", "record without an id at line 3"),
     ("a.fasta", b">P\xe9 x\nACGT\n", "ids or names that are not utf-8.*encoding='latin-1'"),
     ("a.fasta", "ACGT\n", "is not a FASTA or FASTQ: it begins with 'ACGT.n' instead of > or @"),
-    ("a.fasta", "<html>", "is not a FASTA or FASTQ"),
+    ("a.fasta", "<html>", "is a page of the web, not a table, FASTA or FASTQ"),
     ("a.bin", b"\x01\x00\x02", "is not a FASTA or FASTQ"),
     ("a.fasta", "", "is empty"),
     ("a.csv", "\n\n", "is empty"),
@@ -170,7 +170,18 @@ FOREIGN = [
     ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\n", "ends inside the record that begins at line 5"),
     ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nIII\n", "not a FASTQ of four lines per record at line 5"),
     ("a.fq", "@P1\nACGT\n+\nIIII\n@P2\nACGX\n+\nIIII\n", "line 6 holds 'X'"),
-    ("a.sam", "@HD\tVN:1\n@SQ\tSN:1\nx\ny\n", "not a FASTQ of four lines per record at line 1"),
+    ("a.sam", "@HD\tVN:1\n@SQ\tSN:1\nx\ny\n", "is SAM, not a table, FASTA or FASTQ"),
+    ("a.sto", "# STOCKHOLM 1.0\nP1 ACGT\n//\n", "is an alignment in Stockholm format, not a table"),
+    ("a.aln", "CLUSTAL W (1.83)\n\nP1 ACGT\n", "is an alignment of Clustal, not a table"),
+    ("a.phy", " 2 4\nP1 ACGT\nP2 ACGA\n", "is an alignment in PHYLIP format, not a table"),
+    ("a.nex", "#nexus\nbegin data;\n", "is NEXUS, not a table"),
+    ("a.meg", "#mega\n!Title x;\n", "is a file of MEGA, not a table"),
+    ("a.embl", "ID   X5; SV 1; linear; mRNA; STD; PLN; 1859 BP.\n", "is a file of EMBL, not a table"),
+    ("a.rds", gzip.compress(b"X\n\0\0\0\3"), r"is a file of R \(write.csv writes tables\), not a table"),
+    ("a.biom", '{"id": "x", "format": "Biological Observation Matrix 1.0.0"}', "biom convert --to-tsv"),
+    ("b.biom", b"\x89HDF\r\n\x1a\n" + bytes(9), "is BIOM or HDF5. Export it as a table by biom convert --to-tsv"),
+    ("a.qza", b"PK\3\4" + bytes(26) + b"8c1f/VERSIONQIIME 2", "is an artifact of QIIME 2. Export what it holds"),
+    ("a.fasta", ">P1\nMFADRWLFSTNHKDIGTLYLLFGAWAGVLG\n", "seems to hold proteins: 'P1' is 'MFADRWLFSTNHKDIGTLYL'"),
     ("a.csv", "id,sequence\nP1,ACGT\nP2,AC!T\n", "'P2' .* row 2 holds '!'"),
     ("a.csv", "id,sequence\nP1,ACGT\n,ACGT\n", "has no id in row 2"),
     ("a.csv", "id,sequence\n", "does not hold any sequence"),
@@ -340,6 +351,13 @@ def test_one_column_is_not_both(tmp_path):
     for column in ("id", "sequence"):
         with pytest.raises(ValueError, match=f"the column '{column}' cannot hold both the ids and the sequences"):
             read(path, id_column=column, sequence_column=column)
+
+
+def test_proteins_are_refused_where_any_letter_is_read(tmp_path):
+    """They were reads with too few letters."""
+    path = write(tmp_path / "a.csv", "id,sequence\nP1,MFADRWLFSTNHKDIGTLYLLFGAWAGVLG\n")
+    with pytest.raises(ValueError, match="seems to hold proteins: 'P1' is .* Give their nucleotides"):
+        read_sequences(path, clean="any")
 
 
 def test_numbers_of_lines_are_not_letters(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from made_up_references import records, write_table
 
 from bioscan_hf.cli.main import main
+from bioscan_hf.dataset.sequences import read_sequences
 from bioscan_hf.identification.counts import read_counts, whole_numbers
 
 
@@ -79,7 +80,10 @@ def test_a_column_of_sizes_counts(folder, tmp_path, capsys):
         ("id\tA\nASV0\t1\nASV1\t2\nASV2\t0.5\n", "has '0.5' reads of 'ASV2'"),
         ("id\tA\nASV0\t1\nASV0\t2\n", "has 'ASV0' more than once in its first column, 'id'"),
         ("id\tname\nASV0\tApis\n", "has no column of whole numbers"),
-        ("# Constructed from biom file\n#OTU ID\tA\nASV0\t1\n", "begins with a comment"),
+        ("# My table\n#OTU ID\tA\nASV0\t1\n", "begins with a comment"),
+        ("#Compressed Format: groupIndex,abundance.\n#1,A\nASV0\t3\t1,3\n", "Write it by count.seqs with compress=f"),
+        ("sample\tASV0\tASV1\tASV2\nA\t1\t2\t3\n", "has 'ASV0' as a column. Turn it, so that sequences are rows"),
+        ("id\tA\nASV0\t1,000\nASV1\t2,000\nASV2\t3,000\n", "has '1,000' reads of 'ASV0' in 'A'"),
     ],
 )
 def test_wrong_tables_are_refused(text, message, folder, tmp_path, capsys):
@@ -104,6 +108,67 @@ def test_only_samples_are_counted(folder):
     assert read_counts(folder / "wide.csv").reads == counts.reads
     with pytest.raises(ValueError, match="'1000000000001' reads of 'a' in 'n'"):
         whole_numbers("t.csv", "n", pa.chunked_array([["1000000000001"]]), ["a"])
+
+
+def test_tables_of_other_programs(tmp_path):
+    """The line of biom above the names, numbers of R, and columns of swarm that are not samples."""
+    path = tmp_path / "table.tsv"
+    path.write_text("# Constructed from biom file\n#OTU ID\tlake\twood\nA\t1.0\t1e+05\n")
+    assert read_counts(path).reads == {"A": [1, 100_000]}
+    path.write_text("OTU\ttotal\tcloud\tabundance\tspread\tidentity\tlake\twood\n1\t10\t3\t9\t2\t100.0\t4\t6\n")
+    counts = read_counts(path)
+    assert counts.reads == {"1": [4, 6]} and counts.others == ("total", "cloud", "abundance", "spread", "identity")
+
+
+#: Ways in which R writes a table of DADA2: samples as rows or as columns, with and without a name above the rows.
+SEQTABS = {
+    "write.csv(seqtab)": lambda s: f'"","{s[0]}","{s[1]}","{s[2]}"\n"lake",1,0,5\n"wood",2,7,0\n',
+    "write.table(seqtab)": lambda s: f'"{s[0]}" "{s[1]}" "{s[2]}"\n"lake" 1 0 5\n"wood" 2 7 0\n',
+    "write.csv(t(seqtab))": lambda s: f'"","lake","wood"\n"{s[0]}",1,2\n"{s[1]}",0,7\n"{s[2]}",5,0\n',
+    "write.table(t(seqtab))": lambda s: f'"lake"\t"wood"\n"{s[0]}"\t1\t2\n"{s[1]}"\t0\t7\n"{s[2]}"\t5\t0\n',
+    "with taxonomy": lambda s: f"sequence,Order,lake,wood\n{s[0]},NA,1,2\n{s[1]},Diptera,0,7\n{s[2]},NA,5,0\n",
+}
+
+
+def sequences_of(folder):
+    return [line for line in (folder / "asvs.fasta").read_text().splitlines() if line[0] != ">"]
+
+
+@pytest.mark.parametrize("way", SEQTABS)
+def test_a_table_of_dada2_has_its_sequences(way, folder, tmp_path):
+    """Sequences as names are ASV1 to ASV3 in their order."""
+    path = tmp_path / "seqtab.csv"
+    path.write_text(SEQTABS[way](sequences_of(folder)))
+    table = read_sequences(path)
+    assert table["dna_barcode"].to_pylist() == sequences_of(folder)
+    assert dict(zip(table["processid"].to_pylist(), [[1, 2], [0, 7], [5, 0]], strict=True)) == read_counts(path).reads
+    assert read_counts(path).samples == ["lake", "wood"]
+    assert way != "with taxonomy" or table["order"].to_pylist() == [None, "Diptera", None]
+
+
+def test_reads_of_a_table_of_dada2_reach_the_abundances(folder, tmp_path, capsys):
+    """Without an option: 6 reads of lake and 9 of wood."""
+    (tmp_path / "seqtab.csv").write_text(SEQTABS["write.csv(seqtab)"](sequences_of(folder)))
+    words = ["identify", tmp_path / "seqtab.csv", tmp_path / "n.csv", "--references", folder / "references.csv"]
+    main(list(map(str, [*words, "--least", "0", "--abundance", tmp_path / "taxa.csv"])))
+    assert "seqtab.csv: 15 reads of 3 sequences in 2 samples (lake, wood)." in capsys.readouterr().out
+    sizes = [(row["id"], int(row["size"])) for row in read(tmp_path / "n.csv")]
+    assert sizes == [("ASV1", 3), ("ASV2", 7), ("ASV3", 5)]
+    taxa = read(tmp_path / "taxa.csv")
+    assert [sum(int(row[sample]) for row in taxa) for sample in ("lake", "wood")] == [6, 9]
+
+
+def test_odd_tables_of_dada2_are_refused(tmp_path):
+    path, dna = tmp_path / "seqtab.csv", "ACGT" * 20
+    path.write_text(f'"","{dna}"\n"lake",1\n"lake",2\n')
+    with pytest.raises(ValueError, match="has the sample 'lake' more than once"):
+        read_sequences(path)
+    path.write_text(f'"","{dna}"\n"lake",1\n"wood",2,3\n')
+    with pytest.raises(ValueError, match="line 3 has 3 cells instead of 2"):
+        read_sequences(path)
+    path.write_text(f"P1,{dna}\nP2,{dna}\n")  # no names of columns
+    with pytest.raises(ValueError, match="Its first line seems to be a record"):
+        read_sequences(path)
 
 
 def test_a_size_that_no_sequence_has_is_refused(folder, tmp_path, capsys):
