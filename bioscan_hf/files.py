@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import secrets
@@ -19,6 +20,9 @@ from typing import IO, Any
 
 #: Largest JSON file that is read, in bytes.
 LARGEST_JSON = 64 * 2**20
+
+#: Advice for scripts that start processes, each of which imports the script.
+MAIN_GUARD = "Put the code of a script that starts processes under `if __name__ == '__main__':`."
 
 #: Ending of temporary files.
 TEMPORARY = ".part"
@@ -155,10 +159,13 @@ def locked(folder: str | Path, what: str, *, wait: bool = False, name: str = ".b
         wait: Waits for another process instead of raising.
 
     Raises:
-        RuntimeError: if another process holds the lock and `wait` is False.
+        RuntimeError: if another process holds the lock and `wait` is False, or if a worker process imports the script
+            that started it, and would wait for the lock forever.
     """
     from filelock import FileLock, Timeout
 
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(f"A process of the {what} runs this script again. {MAIN_GUARD}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)

@@ -8,9 +8,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
+
+from ..files import MAIN_GUARD
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,6 +36,9 @@ def in_order(
         work: Function at the top level of a module; it, the tasks and the results must be picklable.
         workers: Processes to start if no executor is given; 1 runs everything in this process.
         executor: Runs the tasks, here or on other machines; it is not shut down. For Dask see `dask_executor`.
+
+    Raises:
+        RuntimeError: if one of the processes was ended.
     """
     if executor is None and workers <= 1:
         yield from map(work, tasks)
@@ -49,6 +55,8 @@ def in_order(
                     yield submitted.popleft().result()
             while submitted:
                 yield submitted.popleft().result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(f"One of {workers} processes was ended. Is there enough memory? {MAIN_GUARD}") from error
         finally:
             wait([future for future in submitted if not future.cancel()])
 

@@ -27,7 +27,7 @@ from bioscan_hf.cli.main import main
 from bioscan_hf.dataset import executors
 from bioscan_hf.dataset.build import build
 from bioscan_hf.dataset.load import load_bioscan5m
-from bioscan_hf.files import TEMPORARY
+from bioscan_hf.files import MAIN_GUARD, TEMPORARY
 from bioscan_hf.release.catalogue import BOXES_TSV, METADATA_CSV, METADATA_ZIP
 from bioscan_hf.release.photos import Photos
 
@@ -365,6 +365,17 @@ def test_workers_end_with_a_killed_build(release, tmp_path):
     while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers):
         assert time.monotonic() < end, "workers of a killed build are still there"
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard(release, tmp_path):
+    """Its processes would run it again, and wait forever for the lock of their parent."""
+    script = tmp_path / "script.py"
+    load = f"load_bioscan5m({str(release)!r}, 'cropped_256', 'val', num_proc=2, cache_dir={str(tmp_path / 'cache')!r})"
+    script.write_text(f"from bioscan_hf import load_bioscan5m\n{load}\n")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert "RuntimeError: A process of the build runs this script again. Put the code" in ended.stderr
+    assert ended.stderr.endswith(f"RuntimeError: One of 2 processes was ended. Is there enough memory? {MAIN_GUARD}\n")
 
 
 # ---- Dask ----------------------------------------------------------------------------------------------------------
