@@ -48,7 +48,7 @@ _QUERIES_AT_ONCE = 4096
 
 _NOTES = {
     "no_photo": "no photo",
-    "unreadable": "the photo is damaged or not a photo",
+    "unreadable": "damaged, too small or too large, or not a photo in JPEG, PNG, TIFF, BMP, WebP or GIF",
     "far": "farther from all references than anything that was learned from them",
 }
 

@@ -25,7 +25,7 @@ from ..release.rows import cleaning
 from ..release.tables import read_strings
 from ..schema import LABEL_COLUMNS
 from .lineages import named
-from .photo_files import PHOTO_NAMES, has_photo_column, is_folder_of_photos, photos_of
+from .photo_files import PHOTO_NAMES, has_photo_column, is_folder_of_photos, named_photos
 
 _AT_ONCE = 64
 
@@ -65,7 +65,7 @@ def read_specimens(
     """Specimens of a folder of photos, a table with a column of photos, or a dataset.
 
     Args:
-        source: Folder of photos, whose names without ending are the ids; CSV or TSV with an id, the file of a photo
+        source: Folder of photos, whose names are the ids, see `named_photos`; CSV or TSV with an id, the file of a photo
             (relative to the table) and perhaps a sequence; or a source of `load_bioscan5m`.
         config: Photos of a dataset, such as "cropped_256"; by default the first that it has.
         split: Splits of a dataset; all records by default.
@@ -77,8 +77,8 @@ def read_specimens(
     """
     path = Path(source)
     if is_folder_of_photos(path):
-        files = sorted(photos_of(path))
-        return Specimens([file.relative_to(path).with_suffix("").as_posix() for file in files], files)
+        files = named_photos(path)
+        return Specimens(list(files), list(files.values()))
     if path.is_file() and has_photo_column(path, encoding):
         return _of_table(path, id_column, sequence_column, encoding)
     return _of_dataset(source, config, split or "all")

@@ -66,6 +66,10 @@ def photo_pixels(photo: Photo, name: str = "The photo") -> np.ndarray:
             f"{name} is a {type(photo).__name__}. Give a PIL image, an array or tensor of uint8, the bytes of a file, "
             f"or its path."
         )
+    return _large_enough(pixels, name)
+
+
+def _large_enough(pixels: np.ndarray, name: str) -> np.ndarray:
     if min(pixels.shape[:2]) < SMALLEST_SIDE:
         raise ValueError(
             f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but either side needs {SMALLEST_SIDE} or more. "
@@ -112,7 +116,8 @@ def decode_batch(
         decoder: None is `default_decoder()`.
 
     Raises:
-        ValueError: unknown mode, a size that does not fit, or a photo that cannot be decoded.
+        ValueError: unknown mode, a size that does not fit, or an encoded photo that cannot be decoded or is smaller
+            than 8 pixels.
     """
     if mode not in ("eval", "train"):
         raise ValueError(f"Unknown mode {mode!r}: give 'eval' or 'train'.")
@@ -124,7 +129,8 @@ def decode_batch(
     draws = torch.rand(len(photos), 2 * ATTEMPTS + 4, generator=generator).tolist() if mode == "train" else []
     for i, data in enumerate(photos):
         if isinstance(data, bytes):
-            data = decode_photo(data, names[i] if names else f"Photo {i} of the batch", decoder)
+            name = names[i] if names else f"Photo {i} of the batch"
+            data = _large_enough(decode_photo(data, name, decoder), name)
         photo = torch.from_numpy(data).permute(2, 0, 1)
         height, width = photo.shape[1:]
         if mode == "train":

@@ -1,0 +1,54 @@
+"""Folders of photos: none is passed over in silence, and each has an id of its own."""
+
+import io
+
+import numpy as np
+import pytest
+from photo_world import encoder
+from PIL import Image
+
+from bioscan_hf.identification.photos import photo_vectors, read_specimens
+
+
+def picture(kind, size=(32, 24)):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+FILES = {
+    "a.jpg": (picture("JPEG"), "ok"),
+    "b/a.PNG": (picture("PNG"), "ok"),
+    "d.gif": (picture("GIF"), "ok"),
+    "e.heic": (b"\0\0\0\x18ftypheic", "unreadable"),
+    "f.jpg": (picture("JPEG"), "ok"),  # two photos of one name
+    "f.tif": (picture("TIFF"), "ok"),
+    "g.JPG": (picture("JPEG"), "ok"),  # with its raw file
+    "g.CR2": (b"II*\0", None),
+    "h.png": (picture("PNG", (7, 40)), "unreadable"),  # too small to show anything
+    "i.jpg": (b"", "unreadable"),
+    "notes.txt": (b"x", None),
+    ".i.jpg": (b"x", None),
+}
+
+
+def test_every_photo_of_a_folder_is_listed(tmp_path):
+    for name, (content, _) in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.jpg").mkdir()
+    found = read_specimens(tmp_path)
+    _, status = photo_vectors(encoder(), found.photos, found.ids)
+    listed = {path.relative_to(tmp_path).as_posix(): told for path, told in zip(found.photos, status, strict=True)}
+    assert listed == {name: told for name, (_, told) in FILES.items() if told}
+    assert found.ids == ["a", "b/a", "d", "e", "f.jpg", "f.tif", "g", "h", "i"]
+
+
+def test_one_path_is_no_list_of_photos(tmp_path):
+    """Each letter of it had the status no_photo."""
+    from bioscan_hf import EmbeddingLibrary
+
+    library = EmbeddingLibrary.from_embeddings(np.eye(3), {"species": ["a", "b", "c"]})
+    for one in ("photos", tmp_path):
+        with pytest.raises(TypeError, match="read_specimens reads a folder"):
+            library.identify(one)
