@@ -94,6 +94,10 @@ def identify_photos(
         split="+".join(given["source_split"]) if given["source_split"] else None,
         **{name: given[name] for name in ("id_column", "sequence_column", "encoding")},
     )
+    paths = specimens.photos if isinstance(specimens.photos, list) else []
+    if lost := [file for file in paths if file is not None and not file.is_file()]:
+        told = "1 photo does" if len(lost) == 1 else f"{len(lost):,} photos do"
+        out.say(f"{told} not exist, such as {str(lost[0])!r}. Paths in a table are relative to its folder.")
     reads = specimens.reads if specimens.reads is not None else pa.nulls(len(specimens), pa.string())
     table = pa.table({"processid": pa.array(specimens.ids, pa.string()), "dna_barcode": reads})
     files.check_reads(table)

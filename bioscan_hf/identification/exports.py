@@ -130,8 +130,8 @@ def check_unique(ids: Sequence[str], program: str) -> None:
     repeated = [name for name, number in Counter(ids).items() if number > 1 or not name]
     if repeated:
         raise ValueError(
-            f"{len(repeated):,} ids are missing or occur more than once, such as {repeated[0]!r}; {program} needs an id "
-            f"of its own for each. Correct them, or leave out this file."
+            f"{len(repeated):,} ids are missing or occur more than once, such as {repeated[0]!r}; {program} needs an "
+            f"id of its own for each. Correct them, or leave out this file."
         )
 
 

@@ -23,7 +23,7 @@ from ..progress import Progress, silent
 from ..release.column_names import Rivals, listed, our_columns, spelt
 from ..release.rows import cleaning
 from ..release.tables import read_strings
-from ..schema import LABEL_COLUMNS
+from ..schema import LABEL_COLUMNS, MISSING_MARKERS
 from .lineages import named
 from .photo_files import PHOTO_NAMES, has_photo_column, is_folder_of_photos, named_photos
 
@@ -65,8 +65,8 @@ def read_specimens(
     """Specimens of a folder of photos, a table with a column of photos, or a dataset.
 
     Args:
-        source: Folder of photos, whose names are the ids, see `named_photos`; CSV or TSV with an id, the file of a photo
-            (relative to the table) and perhaps a sequence; or a source of `load_bioscan5m`.
+        source: Folder of photos, whose names are the ids, see `named_photos`; CSV or TSV with an id, the file of a
+            photo (relative to the table) and perhaps a sequence; or a source of `load_bioscan5m`.
         config: Photos of a dataset, such as "cropped_256"; by default the first that it has.
         split: Splits of a dataset; all records by default.
         id_column, sequence_column: Columns of a table, if they have no usual name.
@@ -96,7 +96,8 @@ def _of_table(path: Path, id_column: str | None, sequence_column: str | None, en
         raise ValueError(f"{str(path)!r} needs a column of ids and one of photos ({', '.join(PHOTO_NAMES)}).")
     read = [name for name in ("processid", "dna_barcode", *LABEL_COLUMNS) if name in ours]
     Rivals(path, names, {name: ours[name] for name in read}, list(chosen.values())).check(1, table, cleaning)
-    files = [None if file is None or not file.strip() else path.parent / file for file in table[photo].to_pylist()]
+    cells = [(cell or "").strip() for cell in table[photo].to_pylist()]
+    files = [None if cell.lower() in MISSING_MARKERS else path.parent / cell for cell in cells]
     reads = None if "dna_barcode" not in ours else pa.chunked_array([spelled(table[ours["dna_barcode"]])])
     ids = ["" if one is None else one for one in table[ours["processid"]].to_pylist()]
     return Specimens(ids, files, reads, _labels(table, ours))

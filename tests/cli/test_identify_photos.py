@@ -134,6 +134,23 @@ def test_photos_and_sequences_of_a_table_are_joined(world, tmp_path, capsys):
     assert "evidence" not in read(output)[ids[0]] and read(output)[ids[2]]["status"] == "empty"
 
 
+def test_photos_of_a_table_that_do_not_exist_are_told(world, tmp_path, capsys):
+    """Beside a read, nothing else says that a photo was not found. "NA" and an empty cell are no photos."""
+    names = world["rows"]["processid"]
+    barcodes, there = world["rows"]["dna_barcode"], world["folder"] / "photos" / f"{names[1]}.jpg"
+    cells = [f" {there} ", "lost/a.jpg", "lost/b.jpg", "NA", ""]
+    lines = [",".join(row) for row in zip(names, cells, barcodes, strict=False)]
+    (tmp_path / "table.csv").write_text("\n".join(["id,photo,sequence", *lines]))
+    command = ["identify", tmp_path / "table.csv", tmp_path / "names.csv", "--model", world["clibd"]]
+    main(
+        [*map(str, command), "--references", str(world["folder"] / "sequences"), "--references", str(world["library"])]
+    )
+    told = capsys.readouterr().out
+    assert f"2 photos do not exist, such as '{tmp_path / 'lost/a.jpg'}'. Paths in a table are relative" in told
+    found = read(tmp_path / "names.csv")
+    assert [found[name]["photo_status"] for name in names[:5]] == ["ok", *["no_photo"] * 4]
+
+
 def test_a_dataset_is_named_by_another_split(dataset, world, tmp_path, capsys):
     """Both libraries are made of the references; photos are named by barcodes with --keys dna."""
     output = tmp_path / "names.csv"
