@@ -28,12 +28,14 @@ from ..schema import COLUMNS, LABEL_COLUMNS, UNASSIGNED
 from .manifest import LABELS_FILE
 from .release_source import cache_folder, cached_labels, stats
 from .request import (
+    check_ranks,
     check_row_options,
     combine,
     cut_barcodes,
     prepare,
     prepare_table,
     present_splits,
+    split_name,
     with_index_columns,
 )
 
@@ -110,10 +112,9 @@ def load(
     unique_barcodes: bool,
 ) -> Any:
     """The result of `load_bioscan5m` for the same arguments, of a `source`."""
+    split = split_name(split)
     names = None if split is None else source.resolve_splits(split)
-    for rank in ranks or ():
-        if rank not in source.labels:
-            raise ValueError(f"Unknown rank {rank!r}. {source.name} has label ids for {', '.join(source.labels)}.")
+    check_ranks(ranks, source.labels, source.name)
     check_row_options(max_nucleotides, unique_barcodes, streaming)
     # A metasplit with its own order: not "all", and not several joined by "+".
     whole = next((name for name in source.metasplits if name != "all" and name == (split or "").strip()), None)

@@ -56,7 +56,8 @@ def in_order(
             while submitted:
                 yield submitted.popleft().result()
         except BrokenProcessPool as error:
-            raise RuntimeError(f"One of {workers} processes was ended. Is there enough memory? {MAIN_GUARD}") from error
+            text = f"One of {workers} processes was ended. Is there enough memory? {MAIN_GUARD}"
+            raise RuntimeError(text) from error
         finally:
             wait([future for future in submitted if not future.cancel()])
 

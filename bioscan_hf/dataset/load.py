@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..labels import LabelMaps
 from ..schema import LABEL_COLUMNS, MAX_NUCLEOTIDES, check_config, resolve_splits
-from .request import Request, Taxon, check_row_options, combine, index_columns, prepare
+from .request import Request, Taxon, check_ranks, check_row_options, combine, index_columns, prepare, split_name
 from .sources import load_label_maps, resolve, source_kind
 
 __all__ = ["labels_of", "load_bioscan5m", "load_label_maps", "parse_taxon", "rows_of", "source_kind"]
@@ -149,8 +149,9 @@ def load_bioscan5m(
         ValueError: for an unknown config, split, rank, column or taxon, or one that the source does not hold; the
             message lists the alternatives. Also for shards that are missing in a split asked for.
     """
+    split = split_name(split)
     _check_arguments(config, split, columns, ranks)
-    check_row_options(max_nucleotides, unique_barcodes, streaming)
+    check_row_options(max_nucleotides, unique_barcodes, streaming, num_proc)
     folder = None if cache_dir is None else str(cache_dir)
     found = resolve(source, revision, token, folder)
     if labels is not None and not isinstance(labels, LabelMaps):
@@ -188,7 +189,7 @@ def parse_taxon(texts: Iterable[str]) -> dict[str, list[str]]:
         rank, equals, name = (part.strip() for part in text.partition("="))
         if not (equals and name):
             raise ValueError(f"{text!r} is not a taxon. Write a rank and a name, such as order=Diptera.")
-        _check_rank(rank)
+        check_ranks([rank], LABEL_COLUMNS)
         taxon.setdefault(rank, []).append(name)
     return taxon
 
@@ -235,23 +236,19 @@ def _check_arguments(
     if split is not None:
         resolve_splits(split)
     check_config(config)
-    for rank in ranks or ():
-        _check_rank(rank)
+    check_ranks(ranks, LABEL_COLUMNS)
     if isinstance(columns, str) or (columns is not None and not columns):
         raise ValueError(f"columns is {columns!r}; give a list of at least one name, or None for all columns.")
 
 
-def _check_rank(rank: str) -> None:
-    if rank not in LABEL_COLUMNS:
-        raise ValueError(f"Unknown rank {rank!r}. Label ids exist for {', '.join(LABEL_COLUMNS)}.")
-
-
 def _check_taxon(taxon: Mapping[str, str | Sequence[str]], labels: LabelMaps) -> Taxon:
     """The names of each rank as a sorted tuple; raises ValueError for a name that does not occur."""
+    if not isinstance(taxon, Mapping):
+        raise ValueError(f"taxon is {taxon!r}; give a dict, such as {{'order': 'Diptera'}}.")
     chosen = {}
     for rank, given in taxon.items():
-        _check_rank(rank)
-        names = sorted({given} if isinstance(given, str) else set(given))
+        check_ranks([rank], LABEL_COLUMNS)
+        names = sorted({given} if isinstance(given, str) else set(given or ()))
         if not names:
             raise ValueError(f"taxon has no name for the rank {rank!r}; leave the rank out to keep all of its taxa.")
         known = labels.names(rank)

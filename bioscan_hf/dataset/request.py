@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import datasets
@@ -78,12 +79,35 @@ def present_splits(
     return present
 
 
-def check_row_options(max_nucleotides: int | None, unique_barcodes: bool, streaming: bool) -> None:
+def check_row_options(
+    max_nucleotides: int | None, unique_barcodes: bool, streaming: bool, num_proc: int | None = None
+) -> None:
     """Raises ValueError for options that cannot be used, alone or together."""
     if unique_barcodes and streaming:
         raise ValueError("unique_barcodes compares all barcodes, which a stream cannot do. Use streaming=False.")
-    if max_nucleotides is not None and max_nucleotides < 1:
-        raise ValueError(f"max_nucleotides is {max_nucleotides}; give a positive number, or None for whole barcodes.")
+    if max_nucleotides is not None and (not isinstance(max_nucleotides, Integral) or max_nucleotides < 1):
+        raise ValueError(
+            f"max_nucleotides is {max_nucleotides}; give a positive whole number, or None for whole barcodes."
+        )
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(f"num_proc is {num_proc}; give 1 process or more.")
+
+
+def split_name(split: Any) -> str | None:
+    """A split as text, also of `datasets.Split`; raises ValueError for several splits in a list."""
+    if split is None or isinstance(split, str | datasets.NamedSplit):
+        return None if split is None else str(split)
+    raise ValueError(f"split is {split!r}; give one name, such as 'train', or several joined by '+'.")
+
+
+def check_ranks(ranks: Sequence[str] | None, labels: Sequence[str], name: str = "") -> None:
+    """Raises ValueError for ranks without label ids; `name` is that of the dataset."""
+    if isinstance(ranks, str):
+        raise ValueError(f"ranks is {ranks!r}; give a list of names, such as [{ranks!r}].")
+    for rank in ranks or ():
+        if rank not in labels:
+            whose = f"{name} has label ids" if name else "Label ids exist"
+            raise ValueError(f"Unknown rank {rank!r}. {whose} for {', '.join(labels)}.")
 
 
 def combine(

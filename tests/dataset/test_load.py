@@ -10,7 +10,7 @@ from typing import Literal, get_overloads
 
 import pandas
 import pytest
-from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, Split, load_dataset
 
 from bioscan_hf.barcodes import clean_barcodes
 from bioscan_hf.dataset import load as data
@@ -220,12 +220,23 @@ def test_a_changed_csv_is_read_anew(sources, tmp_path):
         ({"taxon": {"order": "Diptra"}}, "No specimen has the order 'Diptra'. Similar names: Diptera"),
         ({"taxon": {"tribe": "x"}}, "Unknown rank 'tribe'. Label ids exist for phylum"),
         ({"taxon": {"order": []}}, "taxon has no name for the rank 'order'"),
-        ({"max_nucleotides": 0}, "max_nucleotides is 0; give a positive number"),
+        ({"max_nucleotides": 0}, "max_nucleotides is 0; give a positive whole number"),
+        ({"max_nucleotides": 1.5}, "max_nucleotides is 1.5; give a positive whole number"),
+        ({"num_proc": 0}, "num_proc is 0; give 1 process or more"),
+        ({"ranks": "genus"}, "ranks is 'genus'; give a list of names, such as \\['genus']"),
+        ({"split": ["train", "val"]}, "split is \\['train', 'val']; give one name, .* joined by '\\+'"),
+        ({"taxon": "order=Diptera"}, "taxon is 'order=Diptera'; give a dict, such as {'order': 'Diptera'}"),
+        ({"taxon": {"order": None}}, "taxon has no name for the rank 'order'"),
     ],
 )
 def test_bad_arguments(dataset, arguments, message):
     with pytest.raises(ValueError, match=message):
         load_bioscan5m(dataset, **arguments)
+
+
+def test_splits_of_datasets(dataset):
+    assert load_bioscan5m(dataset, split=Split.TRAIN)[:] == load_bioscan5m(dataset, split="train")[:]
+    assert len(load_bioscan5m(dataset, split=Split.VALIDATION)) == len(load_bioscan5m(dataset, split="val"))
 
 
 def test_bad_sources(tmp_path, monkeypatch):
