@@ -27,7 +27,7 @@ from ..dataset.sequences import (
     read_sequences,
 )
 from ..files import TEMPORARY
-from ..labels import Cleaned
+from ..labels import Cleaned, taxon_name
 from ..release.column_names import our_columns, spelt
 from ..release.tables import csv_columns, read_strings
 from ..schema import ID_NAMES, LABEL_COLUMNS, RANKS, SEQUENCE_NAMES
@@ -236,6 +236,9 @@ def _named_fasta(
     name = format if format in HEADERS else header_format(headers[:1000])
     if name is None:
         return "fasta", table
+    pattern, read = HEADERS[name]
+    if name in POSITIONAL and not ranks and not any(map(pattern.match, headers)):
+        raise ValueError(f"{str(path)!r}: no header is one of {name}, such as {headers[0][:80]!r}.")
     if name == "bold":
         notes: list[str] = []
         records = read_sequences(path, duplicates="keep", empty="keep", marker=marker, tell=notes.append)
@@ -244,7 +247,6 @@ def _named_fasta(
         return name, _with_lineages(
             records.select(["processid", "dna_barcode"]), [from_name(s or "") for s in species]
         )
-    pattern, read = HEADERS[name]
     lineages = read(headers, ranks) if name in POSITIONAL else read(headers)
     pairs = zip(headers, lineages, strict=True)
     if others := [header for header, lineage in pairs if not lineage and pattern.match(header) is None]:
@@ -254,7 +256,9 @@ def _named_fasta(
         ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
     records = table.select(["dna_barcode"]).add_column(0, "processid", pa.array(ids, pa.string()))
     if not any(lineages):
-        raise ValueError(f"{str(path)!r}: no header holds a name that can be read as {name}.")
+        raise ValueError(
+            f"{str(path)!r}: no header holds a name that can be read as {name}, such as {headers[0][:80]!r}."
+        )
     records = _with_lineages(records, lineages)
     if name == "bold5" and marker is not None:
         own = pa.array([header.split("|")[1:2] == [marker] for header in headers])
@@ -333,7 +337,7 @@ def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, heade
 
 def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage]:
     """Ranks of lineages with prefixes or without, or of single names."""
-    there = [text for text in texts if text]
+    there = [text for text in texts if taxon_name(text)]
     if 2 * sum(re.search(r"(^|[;,|]\s*)([a-z]{1,2}|D_\d)(__|:)", text) is not None for text in there) > len(there):
         return prefixed(texts)
     if 2 * sum(";" in text for text in there) > len(there) or ranks:
@@ -342,7 +346,7 @@ def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage
 
 
 def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.Table:
-    """Records with the lineages of their ids, which may lack the versions of accessions; others keep their names."""
+    """Records with the lineages of their ids, if need be without ".1" or ";size=3"; others keep their names."""
     taxonomy = pa.concat_tables(taxonomies, promote_options="default")
     taxonomy = taxonomy.select([name for name in taxonomy.column_names if name in ("processid", *RANKS)])
     taxonomy = taxonomy.group_by(taxonomy.column_names, use_threads=False).aggregate([])
@@ -351,10 +355,10 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
         more = f" and {len(several) - 1} more" if len(several) > 1 else ""
         raise ValueError(f"The taxonomy names {several[0]!r}{more} in two ways. Keep one line for each id.")
     ids, known = records["processid"], taxonomy["processid"].combine_chunks()
-    place = pc.index_in(ids, known)
-    if place.null_count == len(place):
-        place = pc.index_in(pc.replace_substring_regex(ids, r"\.\d+$", ""), known)
-    if place.null_count == len(place):
+    place = pc.coalesce(
+        pc.index_in(ids, known), pc.index_in(pc.replace_substring_regex(ids, r"(\.\d+|;.*)$", ""), known)
+    )
+    if place.null_count == len(place) and not set(records.column_names) & set(RANKS):
         raise ValueError(
             f"No id of the FASTA is in the table of taxonomy: {ids[0].as_py()!r} against {known[0].as_py()!r}."
         )
@@ -382,7 +386,7 @@ def _complete(table: pa.Table, found: Found) -> pa.Table:
         if rank == "species" and (below := [name for name in given.to_pylist() if name and is_subspecies(name)]):
             found.notes.append(f"{len(below):,} records of subspecies count as their species, such as {below[0]!r}")
     if {"species", "genus"} <= there:
-        alone = pc.match_substring_regex(columns["species"], "^[a-z-]+$")
+        alone = pc.and_(pc.match_substring_regex(columns["species"], "^[a-z-]+$"), pc.is_valid(columns["genus"]))
         whole = pc.binary_join_element_wise(columns["genus"], columns["species"], pa.scalar(" ", pa.large_string()))
         columns["species"] = pc.if_else(alone, whole, columns["species"])
     return pa.table(columns)

@@ -69,6 +69,14 @@ POSITIONS = {
     8: ("", "phylum", "class", "order", "family", "subfamily", "genus", "species"),
 }
 
+#: Ranks that may be named and are not kept.
+_NOT_KEPT = frozenset(
+    " root domain superkingdom kingdom subkingdom supergroup division subdivision superphylum subphylum superclass "
+    "subclass infraclass superorder suborder infraorder superfamily tribe subtribe subgenus subspecies strain".split(
+        " "
+    )
+)
+
 #: Names of nothing in reference libraries, besides the markers of missing values: "uncultured Apis", "Apis sp.",
 #: "Apis NA" of R, "Hypotrichia X" of PR2, "Ciliophora ord Incertae sedis" of UNITE.
 NOTHING = re.compile(
@@ -180,7 +188,7 @@ def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> lis
     parts = [text.strip().rstrip("; ").split(";") for text in texts]
     parts = without_taxids([[_CERTAINTY.sub("", name.strip()).strip('"') for name in names] for names in parts])
     most = max(map(len, parts), default=0)
-    order = tuple(ranks) if ranks else _order(parts, most)
+    order = _checked(ranks) if ranks else _order(parts, most)
     if order is None or most > len(order):
         raise ValueError(
             f"The lineages have up to {most} names, such as {max(texts, key=_depth)[:80]!r}. Name the rank of each, "
@@ -188,6 +196,16 @@ def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> lis
             f"species. Where ranks differ from record to record, give a table with a column for each rank."
         )
     return [_in_order(order, names) for names in parts]
+
+
+def _checked(ranks: Sequence[str]) -> tuple[str, ...]:
+    """Ranks in lower case. Raises ValueError for a misspelt one, whose names would be lost."""
+    order = tuple(rank.strip().lower() for rank in ranks)
+    if wrong := [rank for rank in order if rank not in RANKS and rank not in _NOT_KEPT]:
+        raise ValueError(
+            f"The rank {wrong[0]!r} is unknown. Kept are {', '.join(RANKS)}; leave a place empty for another one."
+        )
+    return order
 
 
 def _depth(text: str) -> int:

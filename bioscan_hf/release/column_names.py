@@ -30,7 +30,7 @@ _FOREIGN_NAMES = {
     **dict.fromkeys(("familia", "famille", "familie"), "family"),
     **dict.fromkeys(("subfamilia", "sous_famille", "unterfamilie"), "subfamily"),
     **dict.fromkeys(("genero", "genre", "gattung"), "genus"),
-    **dict.fromkeys(("especie", "espece"), "species"),
+    **dict.fromkeys(("especie", "espece", "art"), "species"),
 }
 
 #: Columns of numbers, which can be written in several ways.

@@ -83,7 +83,7 @@ def test_parquet_with_other_columns(world, tmp_path, capsys):
     file = tmp_path / "own.parquet"
     pq.write_table(pa.table(table), file)
     command = ["identify", file, tmp_path / "x.csv", "--references", world["library"]]
-    assert "has no column of ids" in (told := fails(capsys, *command)) and "(--id-column)" in told
+    assert "has no column of ids" in (told := fails(capsys, *command)) and "by --id-column" in told
     found = named(world, file, tmp_path / "n.csv", "--id-column", "sample", "--sample-column", "site")
     assert [(row["id"], row["status"]) for row in found] == [("a", "ok"), ("b", "empty"), ("c", "too_short")]
     assert [row["sample"] for row in found] == ["x", "y", ""] and found[0]["species"] == world["names"][0]["species"]

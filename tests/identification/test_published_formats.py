@@ -296,6 +296,29 @@ def test_sentences_with_hybrids_and_subgenera(text, expected):
     assert from_name(text) == expected
 
 
+def test_options_that_do_not_fit_are_told(tmp_path):
+    """A misspelt rank lost its names in silence, and a wrong format asked for ranks of nothing."""
+    (tmp_path / "a.fasta").write_text(fasta("Insecta;Diptera;Culicidae;Culex;"))
+    with pytest.raises(ValueError, match=r"The rank 'fam' is unknown. Kept are phylum, .*; leave a place empty"):
+        read_references([tmp_path / "a.fasta"], ranks=["class", "order", "fam", "genus"])
+    (row,) = read_references([tmp_path / "a.fasta"], ranks=["Class", "", " family", "genus"]).table.to_pylist()
+    assert [row[rank] for rank in RANKS] == ranks("- Insecta - Culicidae Culex -")
+    with pytest.raises(ValueError, match="no header is one of rdp, such as 'Insecta;Diptera"):
+        read_references([tmp_path / "a.fasta"], format="rdp")
+
+
+def test_several_files_have_their_own_names(tmp_path):
+    """A taxonomy is of the FASTA whose ids it has; ids end at ";". Most lines of a taxonomy may name nothing."""
+    (tmp_path / "a.fasta").write_text(fasta("Z1;size=3;", "Z2"))
+    (tmp_path / "b.fasta").write_text(fasta("AB123456.1 Apis cerana voucher"))
+    (tmp_path / "a.tsv").write_text(
+        "Feature ID\tTaxon\tConfidence\nZ1\tk__A; f__Apidae; g__Apis\t0.9\nZ2\tUnassigned\t1\n"
+    )
+    found = read_references([tmp_path / name for name in ("a.fasta", "b.fasta", "a.tsv")])
+    assert [row["genus"] for row in found.table.to_pylist()] == ["Apis", None, "Apis"]
+    assert found.table["species"].to_pylist() == [None, None, "Apis cerana"]
+
+
 def test_what_was_left_out_or_joined_is_told(tmp_path):
     species = ["Apis sp.", "Apis mellifera ligustica", "Apis cerana"]
     rows = "".join(f"{i},{name},{one}\n" for i, (name, one) in enumerate(zip(species, DNA, strict=True)))
