@@ -136,9 +136,10 @@ class BarcodeConfigMixin:
     def _vocabulary_size(self) -> int:
         """Number of k-mers and special tokens."""
         check_choice("vocabulary", self.vocabulary, tuple(VOCABULARIES))
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; give 1 nucleotide or more.")
-        return VOCABULARIES[self.vocabulary].size(self.k)
+        form = VOCABULARIES[self.vocabulary]
+        if not 1 <= self.k <= form.largest_k:
+            raise ValueError(f"k is {self.k}; the vocabulary {self.vocabulary!r} takes 1 to {form.largest_k}.")
+        return form.size(self.k)
 
     @property
     def num_special_tokens(self) -> int:

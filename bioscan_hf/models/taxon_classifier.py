@@ -14,6 +14,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from .barcode_heads import IGNORED, ResizableMixin, count_labels
+from .vocabularies import check_choice
+
+#: Kinds of labels of a classifier of one rank, as in transformers.
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 def taxa_loss(
@@ -63,12 +67,23 @@ def class_loss(
         labels: Ids (B,), negative ones are ignored; for several labels 0 or 1 (B, C), negative ones are ignored; for
             "regression" numbers (B, C), -100 is ignored.
         num_items_in_batch: See `count_labels`.
+
+    Raises:
+        ValueError: for another `problem_type`, or labels of another shape.
     """
     if config.problem_type is None:
         kind = "multi" if labels.is_floating_point() else "single"
         config.problem_type = f"{kind}_label_classification"
+    check_choice("problem_type", config.problem_type, PROBLEM_TYPES)
+    single = config.problem_type.startswith("single")
+    fits = labels.numel() == len(logits) if single else labels.shape == logits.shape
+    if not fits:
+        raise ValueError(
+            f"labels have the shape {tuple(labels.shape)} and logits {tuple(logits.shape)}. Give integers (B,) for "
+            f"one label, or numbers (B, C) for several."
+        )
     logits = logits.float()
-    if config.problem_type == "single_label_classification":
+    if single:
         labels = labels.reshape(-1)
         targets = labels.masked_fill(labels < 0, IGNORED)
         known = targets != IGNORED

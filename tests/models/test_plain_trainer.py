@@ -217,6 +217,31 @@ def test_losses_of_several_labels_sum_over_parts(kind):
     assert sum(parts).item() == pytest.approx(losses[known].mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        (
+            "regression",
+            [0.5, 1.0, 2.0, 3.0],
+            r"labels have the shape \(4,\) and logits \(4, 4\). Give integers \(B,\)",
+        ),
+        (None, [0.0, 1.0, 1.0, 0.0], r"labels have the shape \(4,\) and logits \(4, 4\)"),
+        (None, [[0, 1, 0, 0]] * 4, r"labels have the shape \(4, 4\) and logits \(4, 4\)"),
+        (
+            "multilabel",
+            [[1.0, 0.0, 0.0, 0.0]] * 4,
+            "Unknown problem_type 'multilabel'. Choose one of single_label",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(kind, labels, message):
+    """Numbers (B,) would be compared with the logits of every class where there are B classes."""
+    model = tiny_bert(BarcodeBertForSequenceClassification, num_labels=4, problem_type=kind)
+    batch = KmerTokenizer(2, max_nucleotides=24)(BARCODES, return_tensors="pt")
+    with pytest.raises(ValueError, match=message):
+        model(**batch, labels=torch.tensor(labels))
+
+
 def test_sentence_transformers_trains_an_exported_encoder(tmp_path):
     transformers = pytest.importorskip("sentence_transformers")
     losses = pytest.importorskip("sentence_transformers.losses")
