@@ -79,9 +79,9 @@ class Region:
     def __init__(self, model: AlignedBarcodeModel | Path, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
         if isinstance(model, Path):
-            self._folder = model
             config = read_json(model / "config.json", {"positions": int, "anchor_k": int})
             tensors = load_file(model / "model.safetensors")
+            self._stored = config, tensors
         else:
             self.model = model.eval()
             config = model.config.to_dict()
@@ -97,14 +97,14 @@ class Region:
 
     @cached_property
     def model(self) -> AlignedBarcodeModel:
-        """The model that aligns reads."""
-        from transformers.utils.logging import disable_progress_bar
-
+        """The model that aligns reads, of what was read: its folder may have moved or hold another library since."""
+        from ..models.configuration_alignedbarcode import AlignedBarcodeConfig
         from ..models.modeling_alignedbarcode import AlignedBarcodeModel
 
-        disable_progress_bar()  # of three small tensors, in the midst of naming
-        loaded: AlignedBarcodeModel = AlignedBarcodeModel.from_pretrained(self._folder).eval()
-        return loaded
+        config, tensors = self._stored
+        model = AlignedBarcodeModel(AlignedBarcodeConfig.from_dict(config))
+        model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+        return model.eval()
 
     @classmethod
     def of(cls, references: Sequence[str], encoder: Encoder | None = None) -> Region | None:

@@ -101,13 +101,12 @@ def write_parts(folder: Path, parts: Parts) -> None:
     """Writes a library. `library.json` goes first and comes last, so that a cut never leaves a mixture of two."""
     folder.mkdir(parents=True, exist_ok=True)
     region = parts.references.region
-    model = None if region is None else region.model  # perhaps of this folder, so it is loaded before it is cleared
     with locked(folder, "library"):
         clear(folder)
         with replacing(folder / TABLE) as part:
             pq.write_table(_plain(parts.records), part, compression="zstd")
-        if model is not None:
-            model.save_pretrained(folder / REGION)
+        if region is not None:
+            region.model.save_pretrained(folder / REGION)
             as_new(folder / REGION / "model.safetensors")
         with replacing(folder / SEARCH) as part:
             save_file(_tensors(parts.references), part)
@@ -196,9 +195,13 @@ def _mapped(path: Path) -> tuple[dict[str, Tensor], Callable[[], None]]:
         found[name] = flat.to(dtype).reshape(facts["shape"])
     advise = getattr(memory, "madvise", None)
     if advise is None or len(memory) < _SMALL:  # the first on Windows
-        return found, lambda: None
+        return found, _nothing
     advise(mmap.MADV_RANDOM)
     return found, lambda: advise(mmap.MADV_DONTNEED)  # nothing is ever written there
+
+
+def _nothing() -> None:
+    """Gives nothing back."""
 
 
 class Sequences(Sequence[str]):

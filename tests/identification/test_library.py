@@ -1,5 +1,7 @@
 """Names of reads by a library of references: any reads, statuses, confidences, and the folder of a library."""
 
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -243,6 +245,20 @@ def test_saved_libraries_name_alike(world, library, tmp_path):
     assert len({path.stat().st_mode for path in files}) == 1  # none is for its owner alone
     with pytest.raises(FileNotFoundError, match="is not a library of references"):
         ReferenceLibrary.from_pretrained(tmp_path)
+
+
+def test_an_opened_library_does_not_read_its_folder_again(world, library, tmp_path):
+    """The folder may be moved, deleted or made anew meanwhile; and other processes take an opened library."""
+    library.save_pretrained(tmp_path / "first")
+    opened = ReferenceLibrary.from_pretrained(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    reads = [row["dna_barcode"] for row in world["reads"]]
+    expected = library.identify(reads)
+    assert opened.identify(reads).equals(expected)
+    assert pickle.loads(pickle.dumps(opened)).identify(reads).equals(expected)
+    opened.save_pretrained(tmp_path / "second")
+    for file in ("library.json", "region/config.json", "region/model.safetensors", "search.safetensors"):
+        assert (tmp_path / "second" / file).read_bytes() == (tmp_path / "moved" / file).read_bytes()
 
 
 def test_a_library_is_replaced_whole_and_damage_is_named(world, library, tmp_path):
