@@ -32,15 +32,15 @@ NumberOfClusters = Annotated[
     str | None,
     Option(
         metavar="K",
-        help="A number; a rank: as many as it has names; or silhouette: from the data. Default: species; without "
-        "names, silhouette.",
+        help="A number; a rank, for as many as it has names; or silhouette, chosen from the data. Default: species; "
+        "without names, silhouette.",
     ),
 ]
 Embedded = Annotated[
     str, Argument(metavar="FOLDER", help="Output of `bioscan-hf embed`; NAME=FOLDER names the modality.")
 ]
 DistanceThreshold = Annotated[
-    float | None, Option(help="Merge clusters up to this distance, instead of to a number of clusters.")
+    float | None, Option(help="Merge clusters up to this distance, instead of --n-clusters.")
 ]
 Modalities = Annotated[
     list[str] | None,
@@ -49,8 +49,8 @@ Modalities = Annotated[
 Preset = Annotated[
     Literal["ward", "published", "caninv"],
     Option(
-        help="Method, which other options override: Ward's, or the published ones of BIOSCAN-5M and of the Canadian "
-        "invertebrates, which reduce by UMAP first."
+        help="Method: Ward's, or the published ones of BIOSCAN-5M and of the Canadian "
+        "invertebrates, which reduce by UMAP first. Other options override it."
     ),
 ]
 
@@ -73,7 +73,7 @@ def cluster(
     distance_threshold: DistanceThreshold = None,
     normalization: Annotated[Normalization | None, Option(help="Normalization of the embeddings.")] = None,
     split: Annotated[list[str] | None, Option(help="Split, repeatable. Default: test, test_unseen.")] = None,
-    seed: Annotated[list[int] | None, Option(help="Repeatable: one run each; mean and spread are shown.")] = None,
+    seed: Annotated[list[int] | None, Option(help="Repeatable: one run per seed, shown as mean and spread.")] = None,
     missing: Annotated[
         Literal["error", "drop"], Option(help="Specimens without a modality: an error, or left out.")
     ] = "error",

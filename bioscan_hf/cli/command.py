@@ -55,7 +55,7 @@ def _program(
         bool, Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """BIOSCAN-5M and its benchmarks: from release files to models of DNA barcodes and photos, and their numbers."""
+    """Name specimens by DNA barcodes or photos; build, train and evaluate with BIOSCAN-5M."""
 
 
 @dataclass
@@ -153,12 +153,13 @@ def command(panel: str, *examples: str) -> Callable[[Callable[..., Result]], Cal
 
         run.__dict__["__signature__"] = inspect.Signature(parameters)  # typer reads it
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        text = inspect.cleandoc(function.__doc__ or "")
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         shown = "\n".join(f"  {example}" for example in examples)
         app.command(
             function.__name__,
             help=f"\b\nExample:\n{shown}\n\n{text}",
-            short_help=text.split("\n\n")[0],
+            short_help=text.partition("\n\n")[0],
             rich_help_panel=panel,
         )(run)
         return function

@@ -47,13 +47,14 @@ def _known_configs(given: list[str] | None) -> list[str] | None:
 def download(
     output: Annotated[Path, Argument(help="Folder. Correct files in it are not downloaded again.")],
     dataset: Annotated[
-        Literal["bioscan-5m", "canadian-invertebrates"], Option(help="The second is one table of all splits.")
+        Literal["bioscan-5m", "canadian-invertebrates"],
+        Option(help="canadian-invertebrates is one table with all splits."),
     ] = "bioscan-5m",
-    config: Annotated[Config, Option(help="Photos to download; dna has none.")] = "dna",
+    config: Annotated[Config, Option(help="Photos to download; dna: metadata and barcodes only.")] = "dna",
     split: Annotated[str, Option(help="A split, seen, unseen, all, or a+b.")] = "all",
     source: Annotated[str, Option(help="hub, or the URL of a folder with the files.")] = "hub",
     revision: Annotated[str | None, Option(help="Revision on the Hub. Default: the one with known checksums.")] = None,
-    boxes: Annotated[bool, Option("--boxes", help="Also the table of bounding boxes.")] = False,
+    boxes: Annotated[bool, Option("--boxes", help="Download the table of bounding boxes as well.")] = False,
     retries: Annotated[int, Option(help="Attempts without progress before giving up.")] = 5,
     check: Annotated[
         bool, Option("--check", help="Download nothing: list present, missing and damaged files.")
@@ -302,7 +303,10 @@ def publish(
     *,
     out: Output,
 ) -> Result:
-    """Upload a build or a library of references to the Hub. Builds resume, and edits of their card are kept."""
+    """Upload a dataset or a library of references to the Hub.
+
+    An interrupted upload of a dataset resumes, and your edits of its card are kept.
+    """
     check_exists(folder)
     from ..dataset.publish import publish as upload
     from ..identification.stored import is_library
@@ -327,7 +331,7 @@ def publish(
 def stats(
     source: Source,
     plots: Annotated[Path | None, Option(metavar="FOLDER", help="Write figures to this folder.")] = None,
-    distances: Annotated[bool, Option("--distances", help="Also pairwise barcode distances per rank (slow).")] = False,
+    distances: Annotated[bool, Option("--distances", help="Add pairwise barcode distances per rank (slow).")] = False,
     max_barcodes: Annotated[
         int | None, Option(metavar="N", help="Sample at most N barcodes per group for the distances.")
     ] = None,

@@ -26,7 +26,7 @@ from .programs import add_programs, parsed, printing_of
 PANEL = "Benchmarks of embeddings"
 
 Temperature = Annotated[
-    float, Option(help="knn: of several neighbours, the nearer count for more; smaller is steeper, 0 weighs equally.")
+    float, Option(help="knn, with --k above 1: the smaller, the more near neighbours count; 0 weighs all equally.")
 ]
 EmbeddedSplits = Annotated[
     Path, Argument(help="Output of `bioscan-hf embed` for train, key_unseen, test and test_unseen.")
@@ -44,9 +44,9 @@ def probe(
     k: Annotated[int, Option(help="knn: number of neighbours.")] = 1,
     metric: Annotated[Literal["cosine", "euclidean"], Option(help="knn: distance.")] = "cosine",
     temperature: Temperature = 0.02,
-    curve: Annotated[bool, Option("--curve", help="knn: also 1 to 50 neighbours, with knn_curve.png.")] = False,
+    curve: Annotated[bool, Option("--curve", help="knn: also measure 1 to 50 neighbours (knn_curve.png).")] = False,
     without_leaks: Annotated[
-        bool, Option("--without-leaks", help="Leave out barcodes that are in train: equal, a part, or another copy.")
+        bool, Option("--without-leaks", help="Leave out test barcodes that are copies or parts of train barcodes.")
     ] = False,
     protocol: Annotated[
         Literal["default", "upstream"], Option(help="linear: upstream is the published protocol.")
@@ -104,7 +104,7 @@ def retrieve(
         Path | None, Option(help="Results file. Default: retrieval.json in the folder of the embeddings.")
     ] = None,
     ties: Annotated[
-        Literal["vote", "parity"], Option(help="Equally near keys vote, or are ordered as published.")
+        Literal["vote", "parity"], Option(help="Among equally near keys: vote, or parity, their order as published.")
     ] = "vote",
     index: Annotated[
         Literal["exact", "hnsw", "ivfpq"], Option(help="Kind of index. hnsw and ivfpq need faiss.")
@@ -113,7 +113,7 @@ def retrieve(
     *,
     out: Output,
 ) -> Result:
-    """Measure retrieval: top-1, 3 and 5 of seen and unseen species among the keys of train and key_unseen."""
+    """Measure retrieval: top-1, 3 and 5 accuracy of seen and unseen species, with keys of train and key_unseen."""
     output = output or embeddings / "retrieval.json"
     refuse_inputs([source], output)
     refuse_to_replace(force, output)

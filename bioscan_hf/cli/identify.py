@@ -75,8 +75,8 @@ Formats = Literal[
 Specimens = Annotated[
     str,
     Argument(
-        help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; dataset (folder, Parquet or Hub id); folder of "
-        "photos; table with a column `photo`."
+        help="FASTA, FASTQ, CSV or TSV with sequences, also .gz; a dataset (folder, Parquet or Hub id); a folder of "
+        "photos; or a table with a column `photo`."
     ),
 ]
 NovelShare = Annotated[
@@ -91,15 +91,16 @@ Ranks = Annotated[
     str | None,
     Option(
         metavar="LIST",
-        help="Ranks of lineages without prefixes, such as kingdom,phylum,class,order,family,genus,species.",
+        help="Ranks of names in lineages without prefixes, such as kingdom,phylum,class,order,family,genus,species.",
         rich_help_panel=_LIBRARY,
     ),
 ]
 Marker = Annotated[
-    str, Option(help="Marker of the references that are used; all: every one.", rich_help_panel=_LIBRARY)
+    str, Option(help="Use the references of this marker; all: of every marker.", rich_help_panel=_LIBRARY)
 ]
 Split = Annotated[
-    list[str] | None, Option(help="Split of a dataset, repeatable. Default: all records.", rich_help_panel=_LIBRARY)
+    list[str] | None,
+    Option(help="Split of a dataset of references, repeatable. Default: all.", rich_help_panel=_LIBRARY),
 ]
 Model = Annotated[
     str | None,
@@ -131,11 +132,10 @@ def references(
     *,
     out: Output,
 ) -> Result:
-    """Make a library of references: sequences, names, and how far names by them can be trusted.
+    """Make a library of references with names, and calibrate the confidences of names.
 
-    audit.csv in the folder lists suspicious references: names at odds with equal sequences, BINs or other ranks,
-    records among other taxa, and sequences that do not fit. They stay in the library. With --config, the library is of
-    photos, by the encoder --model.
+    audit.csv in the folder lists suspicious references, such as equal sequences with different names. They stay in the
+    library. With --config, the library is of photos, embedded by --model.
     """
     given = dict(locals())
     if len(sources) < 2:
@@ -174,7 +174,7 @@ def identify(
     source: Specimens,
     output: Annotated[Path, Argument(help="Table to write: .csv, .tsv, .json, .parquet or .xlsx; - for the screen.")],
     references: Annotated[list[str], Option(metavar="FILE", help=f"{_REFERENCES}, repeatable.")],
-    least: Annotated[float, Option(help="Smallest confidence of the name in the column `name`.")] = 0.95,
+    least: Annotated[float, Option(help="Lowest confidence of a name in the column `name`.")] = 0.95,
     novel_share: NovelShare = None,
     format: Format = None,
     ranks: Ranks = None,
@@ -202,7 +202,7 @@ def identify(
 ) -> Result:
     """Name your own sequences or photos by the nearest references, with a confidence at every rank.
 
-    Where a table has a photo and a sequence of a specimen, and --references a library of each, both are joined.
+    To name specimens by photo and sequence together, give a library of each by --references.
     """
     given = dict(locals())
     files = Files(html, abundance, darwincore, krona, qiime)

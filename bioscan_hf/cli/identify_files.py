@@ -24,8 +24,8 @@ Abundance = Annotated[
     Path | None,
     Option(
         metavar="FILE",
-        help="Table of the reads of each taxon in each sample. Sizes and samples: --counts, ;size=12;sample=A in the "
-        "ids, or --size-column and --sample-column.",
+        help="Table of the reads of each taxon in each sample. Reads and samples come from --counts, from ids such as "
+        "otu1;size=12;sample=A, or from --size-column and --sample-column.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -39,8 +39,8 @@ Html = Annotated[
     Path | None,
     Option(
         metavar="FILE",
-        help="Web page of the results, which opens from disk: summary, taxa, samples, and each sequence with its "
-        "nearest references and an alignment, or each photo.",
+        help="Web page that opens offline: summary, taxa, samples, and each sequence with its nearest references "
+        "and an alignment, or each photo.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -74,7 +74,7 @@ def tell_repeated(ids: pa.ChunkedArray, out: Output) -> None:
     counted = pc.value_counts(ids)
     counted = counted.filter(pc.greater(counted.field("counts"), 1))
     many, name = pc.sum(counted.field("counts")).as_py(), counted.field("values")[0].as_py()
-    out.say(f"{many:,} sequences share their id with others, such as {name!r}: of a FASTA, the id ends at a space.")
+    out.say(f"{many:,} sequences share their id with others, such as {name!r}. In a FASTA, the id ends at a space.")
 
 
 def counts_of(given: dict[str, Any], out: Output) -> Counts | None:

@@ -71,12 +71,13 @@ def show(summary: Summary, result: Result, library: Library, out: Output) -> Non
     out.say(f"{plural(total, what)}, by the deepest sure name:", *counts)
     others = {status: count for status, count in result["status"].items() if status != "ok"}
     if others:
-        out.say(f"Statuses: {', '.join(f'{count:,} {status}' for status, count in others.items())} (column note).")
+        counts = (f"{count:,} {status}" for status, count in others.items())
+        out.say(f"Statuses: {', '.join(counts)}; the column note explains.")
     if "novel_share" in result:
         told = f"Share of {what}s whose species has no reference: {result['novel_share']:.1%}"
         if "novel_share_interval" not in result:
             out.say(f"{told}, as given by --novel-share.")
             return
         low, high = result["novel_share_interval"]
-        few = "; they are few, so it leans to 50%" if total < FEW else ""
+        few = "; few reads, so the estimate is drawn to 50%" if total < FEW else ""
         out.say(f"{told} ({low:.1%} to {high:.1%}{few}); set it by --novel-share.")

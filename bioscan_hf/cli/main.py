@@ -30,7 +30,7 @@ TOPICS = (simulated, data, train, models, identify, evaluate, cluster, web)
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], Argument(help="Shell.")], *, out: Output
 ) -> Result:
-    """Print the script by which a shell completes these commands."""
+    """Print the completion script of a shell."""
     script = get_completion_script(prog_name="bioscan-hf", complete_var="_BIOSCAN_HF_COMPLETE", shell=shell)
     out.say(script)
     return {"shell": shell, "script": script}

@@ -47,7 +47,8 @@ PHOTOS = "Photos"
 EVALUATED = ("train", "key_unseen", "test", "test_unseen")
 
 EmbeddedSplits = Annotated[
-    list[str] | None, Option("--split", help=f"Split, repeatable. Default: {', '.join(EVALUATED)}, those that exist.")
+    list[str] | None,
+    Option("--split", help=f"Split, repeatable. Default: those of {', '.join(EVALUATED)} that exist."),
 ]
 EmbedConfig = Annotated[Config, Option(help="dna embeds barcodes, the others embed photos.", rich_help_panel=PHOTOS)]
 Weights = Annotated[
@@ -59,8 +60,8 @@ RandomWeights = Annotated[
 Pooling = Annotated[
     Literal["masked_mean", "mean", "cls", "tokens", "model", "token", "avg", "avg_before_norm"] | None,
     Option(
-        help="Default: that of the encoder. Barcodes: masked_mean, mean, and with [CLS] cls, or tokens without it. "
-        "Photos: the others."
+        help="Default: that of the encoder. For barcodes: masked_mean, mean; with [CLS] also cls, and tokens (the "
+        "mean without [CLS]). The others are for photos."
     ),
 ]
 
@@ -76,7 +77,7 @@ Missing = Annotated[
 ]
 Noise = Annotated[
     Literal["substitutions", "unread", "insertions", "deletions", "lost_run", "cut_end", "all"] | None,
-    Option(help="Errors to add to the barcodes of --split, for a probe of robustness."),
+    Option(help="Errors to add to the barcodes of --split, to measure robustness."),
 ]
 Zoom = Annotated[float | None, Option(help="Below 1 crops a border. Default: 1.", rich_help_panel=PHOTOS)]
 Workers = Annotated[int | None, Option(help="Threads that decode photos. Default: 1.", rich_help_panel=PHOTOS)]
@@ -269,7 +270,7 @@ def _encoder(given: dict[str, Any]) -> tuple[Any, Any]:
 def convert(
     checkpoint: Annotated[Path, Argument(help="File written by torch.save.")],
     output: Annotated[Path, Argument(help="New folder.")],
-    heads: Annotated[int | None, Option(help="Attention heads, if the file does not tell.")] = None,
+    heads: Annotated[int | None, Option(help="Number of attention heads, if the file does not have it.")] = None,
     adapters: Annotated[
         Literal["merge", "keep"], Option(help="CLIBD: add adapters to the weights, or keep them separate.")
     ] = "merge",

@@ -43,10 +43,10 @@ KeepDuplicates = Annotated[
 ]
 KeepEmpty = Annotated[bool, Option("--keep-empty", help="Allow records without a sequence.", rich_help_panel=_OWN)]
 IdColumn = Annotated[
-    str | None, Option(help="Column of a table. Default: the first with a usual name.", rich_help_panel=_OWN)
+    str | None, Option(help="Column of the ids in a table. Default: found by its name.", rich_help_panel=_OWN)
 ]
 SequenceColumn = Annotated[
-    str | None, Option(help="Column of a table. Default: the one with a usual name.", rich_help_panel=_OWN)
+    str | None, Option(help="Column of the sequences in a table. Default: found by its name.", rich_help_panel=_OWN)
 ]
 Encoding = Annotated[str, Option(help="Text encoding of the file.", rich_help_panel=_OWN)]
 
