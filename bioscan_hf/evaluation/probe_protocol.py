@@ -134,7 +134,7 @@ class ProbeReport:
             yield f"{name:<22} {percent(value['micro_accuracy']):>8}  {interval:<17} {rows}"
         if self.novelty["auroc"] is not None:
             auroc, passing = self.novelty["auroc"], self.novelty["fpr_at_95"]
-            yield f"Novel species: AUROC {auroc:.1%}; {passing:.1%} of them pass where 95% of the known do."
+            yield f"Novel species: AUROC {auroc:.1%}, FPR95 {passing:.1%}"
         for name, curve in self.curves.items():
             yield f"{name}, by neighbours"
             yield f"{'neighbours':>10}" + "".join(f"{votes:>18}" for votes in VOTES)
