@@ -92,7 +92,9 @@ def photos_of(paths: Sequence[str | Path]) -> tuple[list[str], list[bytes]]:
         raise ValueError(f"There are {len(files):,} photos; at most {MOST_PHOTOS} are named at once.")
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         raise ValueError(f"The photos have more than {MOST_BYTES >> 20} MB together. Give fewer or smaller ones.")
-    return [file.stem for file in files], [file.read_bytes() for file in files]
+    stems = [file.stem for file in files]
+    names = [file.name if stems.count(file.stem) > 1 else file.stem for file in files]
+    return names, [file.read_bytes() for file in files]
 
 
 def are_photos(paths: Sequence[str | Path]) -> bool:

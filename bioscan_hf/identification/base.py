@@ -22,7 +22,7 @@ from .calibration import BIN, LEVELS, Calibration, Evidence
 from .learning import Asked, by_species, learn
 from .names import Names, evidence_of, features, names_of
 from .similarity import Matches
-from .stored import AUDIT
+from .stored import AUDIT, is_library
 from .tables import write_answers
 
 #: Fewest named records for confidences that are learned from them alone.
@@ -249,6 +249,29 @@ def reads_table(reads: Any, ids: Any = None, first: int = 1) -> pa.Table:
     else:
         texts = _texts(reads)
     return pa.table({"processid": ids_of(ids, len(texts), first), "dna_barcode": texts})
+
+
+def files_of(files: Any, *, finished: bool = False) -> list[str]:
+    """Files of references as a list.
+
+    Args:
+        finished: Whether a finished library may be among them.
+
+    Raises:
+        TypeError: for a table in memory.
+        ValueError: for an empty list, a file that is given twice, and a finished library.
+    """
+    if hasattr(files, "column_names") or hasattr(files, "columns"):
+        raise TypeError(f"References are files, but a {type(files).__name__} was given: write it to a CSV.")
+    found = [str(files)] if isinstance(files, str | Path) else list(map(str, files))
+    if not found:
+        raise ValueError("There is no file of references. Give one or more.")
+    places = [Path(file).resolve() for file in found]
+    if twice := next((file for file, place in zip(found, places, strict=True) if places.count(place) > 1), None):
+        raise ValueError(f"{twice!r} is given twice, so its records would count twice. Give each file once.")
+    if not finished and (library := next(filter(is_library, found), None)):
+        raise ValueError(f"{library!r} is a finished library, and stands alone. Give the files that it was made of.")
+    return found
 
 
 def _texts(values: Any) -> pa.Array | pa.ChunkedArray:

@@ -26,7 +26,7 @@ from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from .answers import Named, answered, described, finished, restored, shares_of, stored
 from .audit import audited
-from .base import Library, check_shares, reads_table
+from .base import Library, check_shares, files_of, reads_table
 from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
@@ -94,10 +94,9 @@ class ReferenceLibrary(Library):
             options: Of `read_references`: format, ranks, marker, encoding, split.
 
         Raises:
-            FileNotFoundError, ValueError: as `read_references`.
+            FileNotFoundError, TypeError, ValueError: as `read_references` and `base.files_of`.
         """
-        sources = [files] if isinstance(files, str | Path) else list(files)
-        found = read_references(sources, **options)
+        found = read_references(files_of(files), **options)
         return cls.from_records(found, model=model, progress=progress, seed=seed)
 
     @classmethod

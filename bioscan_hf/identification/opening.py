@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import is_hub_id
 from ..progress import Progress, silent
-from .base import Library
+from .base import Library, files_of
 from .library import ReferenceLibrary
 from .stored import folder_of, is_library, is_library_of_photos
 
@@ -39,7 +39,7 @@ def open_library(source: str | Path, *, model: str | None = None, **options: Any
 
 
 def identify(
-    reads: Sequence[str] | pa.Table,
+    reads: Any,
     references: ReferenceLibrary | str | Path | Sequence[str | Path],
     *,
     model: str | None = None,
@@ -48,6 +48,7 @@ def identify(
     """Names reads, see `ReferenceLibrary.identify`.
 
     Args:
+        reads: As of `base.reads_table`.
         references: A library, its folder or Hub id, or files of `read_references`.
         model: The encoder of the library, if it needs one.
         options: Of `ReferenceLibrary.identify`: ids, least, novel_share, progress.
@@ -56,29 +57,34 @@ def identify(
         FileNotFoundError, ValueError: as `open_references` and `ReferenceLibrary.identify`.
     """
     if not isinstance(references, ReferenceLibrary):
-        sources = [references] if isinstance(references, str | Path) else references
-        references = open_references(list(map(str, sources)), model=model)
+        references = open_references(references, model=model)
     return references.identify(reads, **options)
 
 
 def open_references(
-    sources: Sequence[str], *, model: str | None = None, progress: Progress = silent, seed: int = 0, **options: Any
+    sources: str | Path | Sequence[str | Path],
+    *,
+    model: str | None = None,
+    progress: Progress = silent,
+    seed: int = 0,
+    **options: Any,
 ) -> ReferenceLibrary:
     """The library of sequences in a folder or on the Hub, or one made of files.
 
     Arguments and errors as of `ReferenceLibrary.from_files`; ValueError for a library of photos.
     """
-    if len(sources) == 1 and (is_library(sources[0]) or _is_on_hub(sources[0])):
+    files = files_of(sources, finished=True)
+    if len(files) == 1 and (is_library(files[0]) or _is_on_hub(files[0])):
         if given := [name for name in ("format", "ranks", "split") if options.get(name)]:
             raise ValueError(
-                f"{sources[0]!r} is a finished library: --{' and --'.join(given)} would do nothing. Leave it out, "
+                f"{files[0]!r} is a finished library: --{' and --'.join(given)} would do nothing. Leave it out, "
                 f"or make another library of the files."
             )
-        library = open_library(sources[0], model=model)
+        library = open_library(files[0], model=model)
         if not isinstance(library, ReferenceLibrary):
-            raise ValueError(f"{sources[0]!r} is a library of photos: it names photos, not sequences.")
+            raise ValueError(f"{files[0]!r} is a library of photos: it names photos, not sequences.")
         return library
-    return ReferenceLibrary.from_files(sources, model=model, progress=progress, seed=seed, **options)
+    return ReferenceLibrary.from_files(files, model=model, progress=progress, seed=seed, **options)
 
 
 def open_for_specimens(

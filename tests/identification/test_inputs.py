@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset
 from made_up_references import library_of, records
 
-from bioscan_hf.identification.opening import open_library
+from bioscan_hf.identification.library import ReferenceLibrary
+from bioscan_hf.identification.opening import identify, open_library
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,24 @@ def test_a_file_is_no_library_and_is_not_looked_up_on_the_hub(tmp_path):
     for name in ("refs.csv", "absent"):
         with pytest.raises(FileNotFoundError, match=f"{name}' is not a library of references"):
             open_library(tmp_path / name)
+
+
+def test_references_in_memory_twice_or_finished_are_refused(world, tmp_path):
+    """A file given twice doubled its records; a finished library among files lost their numbers."""
+    library, reads = world
+    library.save_pretrained(tmp_path / "library")
+    (tmp_path / "refs.csv").write_text(
+        "\n".join(["id,species,sequence", *(f"{i},Apis a,{r}" for i, r in enumerate(reads))])
+    )
+    files = [tmp_path / "refs.csv", tmp_path / "library"]
+    for wrong, error, told in (
+        ([], ValueError, "There is no file of references"),
+        (pd.DataFrame({"processid": IDS}), TypeError, "References are files, but a DataFrame was given"),
+        ([files[0], str(tmp_path / "." / "refs.csv")], ValueError, "refs.csv' is given twice"),
+        (files, ValueError, "library' is a finished library, and stands alone"),
+    ):
+        for make in (ReferenceLibrary.from_files, lambda wrong: identify(reads, wrong)):
+            with pytest.raises(error, match=told):
+                make(wrong)
+    assert identify(reads, files[1:]).equals(library.identify(reads))
+    assert len(identify(reads, files[0])) == 3
