@@ -87,7 +87,7 @@ def load_bioscan1m(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset`, or an `IterableDataset` if streamed, of BIOSCAN-1M.
+    """Loads BIOSCAN-1M as a `Dataset`, or as an `IterableDataset` if streamed.
 
     Without `split`, the result is a dict of datasets. Labels are cleaned as `bioscan-dataset` does: "not_classified"
     is null, three tribes are completed, a missing genus is the first word of the species, and a missing tribe or

@@ -40,7 +40,7 @@ def load_canadian_invertebrates(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool | Literal["published"] = False,
 ) -> Any:
-    """A `Dataset`, or an `IterableDataset` if streamed, of Canadian Invertebrates.
+    """Loads Canadian Invertebrates as a `Dataset`, or an `IterableDataset` if streamed.
 
     Without `split`, the result is a dict of datasets.
 

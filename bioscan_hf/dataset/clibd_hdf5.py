@@ -41,7 +41,7 @@ def load_clibd_hdf5(
     max_nucleotides: int | None = MAX_NUCLEOTIDES,
     unique_barcodes: bool = False,
 ) -> Any:
-    """A `Dataset`, or an `IterableDataset` if streamed, of a CLIBD split file.
+    """Loads a CLIBD split file as a `Dataset`, or an `IterableDataset` if streamed.
 
     Without `split`, the result is a dict of its groups. JPEG bytes are cut to the length in the file and otherwise
     untouched; "not_classified" is null. Token ids and features in a file are not read. Needs h5py: `pip install

@@ -105,7 +105,7 @@ def load_bioscan5m(
     num_proc: int | None = None,
     labels: LabelMaps | str | Path | None = None,
 ) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:
-    """A `Dataset`, or an `IterableDataset` if streamed, of BIOSCAN-5M.
+    """Loads BIOSCAN-5M as a `Dataset`, or as an `IterableDataset` if streamed.
 
     Without `split`, the result is a dict of datasets. Rows and features are the same from every kind of source. A
     release folder or CSV is built to Parquet once, in the cache of `datasets`, unless it is streamed. Only the splits

@@ -55,7 +55,7 @@ def embed(
     missing: str = "error",
     force: bool = False,
 ) -> Embeddings:
-    """Embeddings of every row, in order, with the processids of the rows.
+    """Embeds every row of a dataset, in order.
 
     The model runs on its device, in inference mode, and gets its training flags back. Equal barcodes are computed once
     if they are in one shard or among the last 256 MB of vectors. Under accelerate the processes share the shards, each

@@ -1,4 +1,4 @@
-"""Barcodes of queries that are in the references: equal, one a part of the other, or another copy.
+"""Finds query barcodes that are in the references: equal, a part of one, or a copy.
 
 A nearest-neighbour probe finds such queries by their sequence alone. A part is a trimmed copy, such as a read without
 its ends. Other copies are on the other strand, have unknown letters, or one letter more or less. Source of the first

@@ -1,7 +1,7 @@
-"""The table of answers: what is told of each read, and how sure it is.
+"""The table of answers: one row per read, with names and confidences.
 
-How sure a name is depends on the share of reads whose species is new, which is estimated from all reads. So blocks of
-reads are first described one by one, and finished when the shares are known.
+Confidences depend on the share of reads of new species, which is estimated from all reads. So blocks of reads are
+first described one by one, and get their confidences when the shares are known.
 Shape letters: n = reads, R = ranks.
 """
 
@@ -88,7 +88,7 @@ def restored(path: Path) -> Iterator[pa.Table]:
 
 
 def described(library: Library, block: Named, ids: Sequence[str], neighbours: int = 0) -> pa.Table:
-    """All that is told of the reads of a block, and the numbers from which `finished` makes confidences."""
+    """Answers for a block of reads before the confidences, and the numbers from which `finished` computes these."""
     n, status = block.reads, block.quality.status
     rows = _Rows(n, block.usable)
     named = np.array([status[i] not in UNNAMED for i in block.usable.tolist()], np.bool_)

@@ -1,4 +1,4 @@
-"""`Library`: records with names, and how far names by them can be trusted.
+"""`Library`: references with names, and the calibration of their confidences.
 
 Shape letters: n = records asked about, N = records, C = candidates.
 """
@@ -33,7 +33,7 @@ _AT_ONCE = 512
 
 
 class Library(ABC):
-    """Records, their taxa, and the calibration of names by them.
+    """References with taxa, and the calibration of their confidences.
 
     Attributes:
         records: One row for each reference: processid, `LABEL_COLUMNS`, and `records`, the number of its records.

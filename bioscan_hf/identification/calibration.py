@@ -1,4 +1,4 @@
-"""How far names can be trusted: learned from references that are named as if they were reads.
+"""Calibration of confidences, learned by naming references as if they were reads.
 
 Each reference that is asked about is cut and given errors at random, and then named by the others: without itself,
 and without its species, genus, family and order. From the matches, small monotone models learn two things: whether a
@@ -37,7 +37,7 @@ PRIOR_READS = 20.0
 
 @dataclass
 class Evidence:
-    """What the matches of reads say, as features that make a name likelier when they grow.
+    """Features of the matches of reads; larger values make a name more likely.
 
     Attributes:
         known: (n, F): identity, few differences, length, how far the best taxon is ahead at each level, and backing.
@@ -52,7 +52,7 @@ class Evidence:
 
 @dataclass
 class Judged:
-    """What a calibration says of n reads.
+    """Probabilities that a calibration gives n reads.
 
     Attributes:
         levels: Probability of each level (n, levels) under the shares that were learned from: species known, species
@@ -87,7 +87,7 @@ class Shares:
 
 @dataclass
 class Calibration:
-    """What was learned from references.
+    """Models, fitted to references, that turn evidence into probabilities.
 
     Attributes:
         known: For each level, the probability that the taxon is among the references if it is not at a lower level.
@@ -108,7 +108,7 @@ class Calibration:
     filled: bool = False
 
     def judged(self, evidence: Evidence) -> Judged:
-        """What the models say of reads."""
+        """Probabilities of reads by the models."""
         n = len(evidence.known)
         known = [_applied(model, evidence.known) for model in self.known]
         levels, cautious = (_chained([both[place] for both in known], n) for place in range(2))

@@ -1,4 +1,4 @@
-"""`EmbeddingLibrary`: named vectors, such as those of photos, with all that is needed to name others by them.
+"""`EmbeddingLibrary`: reference vectors, such as those of photos, that name other vectors.
 
 The keys of a CLIBD model may be vectors of barcodes: photos are then named by references that have none themselves.
 Shape letters: n = queries, N = keys, D = embedding size, C = candidates.
@@ -67,7 +67,7 @@ class Keys:
 
 
 class EmbeddingLibrary(Library):
-    """Vectors, their taxa, and the calibration of names by them.
+    """A library of reference vectors that names photos with a confidence.
 
     Attributes:
         keys: What is searched.
@@ -104,7 +104,7 @@ class EmbeddingLibrary(Library):
         progress: Progress = silent,
         seed: int = 0,
     ) -> EmbeddingLibrary:
-        """Makes a library of vectors.
+        """Makes a library from vectors.
 
         Args:
             embeddings: (N, D) of any length except 0.
@@ -139,7 +139,7 @@ class EmbeddingLibrary(Library):
     def from_files(
         cls, files: str | Path | Sequence[str | Path], *, progress: Progress = silent, seed: int = 0, **options: Any
     ) -> EmbeddingLibrary:
-        """Makes a library of the photos, or barcodes, of datasets, tables and folders of embeddings.
+        """Makes a library from the photos or barcodes of datasets, tables and folders of embeddings.
 
         Args:
             options: Of `photo_references.read_vectors`: model, keys, config, split, encoding.

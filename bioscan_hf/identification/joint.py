@@ -36,7 +36,7 @@ _LEAST = 1e-6
 
 @dataclass
 class Side:
-    """What one library says of n specimens.
+    """Answers of one library for n specimens.
 
     Attributes:
         library: The library.
@@ -108,7 +108,7 @@ class _View:
 
 
 class JointLibrary:
-    """A library of sequences and one of photos.
+    """Names specimens by sequence and photo, with a library of each.
 
     Attributes:
         sequences: Names sequences.

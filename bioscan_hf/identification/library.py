@@ -1,4 +1,4 @@
-"""`ReferenceLibrary`: named sequences with all that is needed to name reads by them.
+"""`ReferenceLibrary`: reference sequences that name reads with a confidence.
 
 Shape letters: n = reads, N = references, C = candidates.
 """
@@ -50,7 +50,7 @@ _WINDOW, _READS_AT_ONCE, _LEAST_AT_ONCE = 32_768, 2048, 512
 
 
 class ReferenceLibrary(Library):
-    """References, their region, and the calibration of names by them.
+    """A library of reference sequences that names reads with a confidence.
 
     Attributes:
         records: One row for each distinct sequence and lineage: `COLUMNS`, and `records`, the number of records.
@@ -84,7 +84,7 @@ class ReferenceLibrary(Library):
         seed: int = 0,
         **options: Any,
     ) -> ReferenceLibrary:
-        """Makes a library of files in any format of `read_references`.
+        """Makes a library from files in any format of `read_references`.
 
         Args:
             model: Folder or Hub id of a barcode encoder that gives the vectors; one is fitted to the references by
@@ -103,7 +103,7 @@ class ReferenceLibrary(Library):
     def from_records(
         cls, found: Found, *, model: str | None = None, progress: Progress = silent, seed: int = 0
     ) -> ReferenceLibrary:
-        """Makes a library of records that were read; arguments as of `from_files`."""
+        """Makes a library from the records of `read_references`; arguments as of `from_files`."""
         library = cls.uncalibrated(found, model=model, progress=progress)
         library.calibration = library.calibrate(ASKED, np.random.default_rng(seed), progress)
         if library.calibration is not None and library.calibration.filled:
@@ -203,7 +203,7 @@ class ReferenceLibrary(Library):
     # ---- naming ----------------------------------------------------------------------------------------------------
 
     def name(self, reads: Sequence[str | None]) -> Named:
-        """What the references say of reads: matches, names and quality, without confidences."""
+        """Matches, names and quality of reads, without confidences."""
         spelling = [read or "" for read in spelled(pa.array(reads, pa.string())).to_pylist()]
         refused = unusable(spelling)
         usable = np.flatnonzero([status is None for status in refused])
@@ -228,7 +228,7 @@ class ReferenceLibrary(Library):
         neighbours: int = 0,
         progress: Progress = silent,
     ) -> pa.Table:
-        """Names reads, see `answers.answered`.
+        """Names reads; returns the table of `answers.answered`.
 
         Args:
             reads, ids: As of `base.reads_table`: a list or column of sequences, or a table with them, and their names.
@@ -253,7 +253,7 @@ class ReferenceLibrary(Library):
         progress: Progress = silent,
         total: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Names reads of one table after the other; the memory does not grow with their number.
+        """Names the reads of several tables in turn, in bounded memory.
 
         How sure a name is depends on all reads, so what was found waits in a temporary file for the last of them.
 

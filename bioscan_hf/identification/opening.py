@@ -1,4 +1,4 @@
-"""Opens libraries of references: folders, ids on the Hub, and files of which a library is made."""
+"""Opens libraries of references in folders or on the Hub, or makes one from files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def identify(
     model: str | None = None,
     **options: Any,
 ) -> pa.Table:
-    """Names reads, see `ReferenceLibrary.identify`.
+    """Names reads with a confidence at every rank, see `ReferenceLibrary.identify`.
 
     Args:
         reads: As of `base.reads_table`.

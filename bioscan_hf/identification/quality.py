@@ -1,4 +1,4 @@
-"""What a read is, beside its name: its strand, whether it is of the region, whole, and free of insertions and stops.
+"""Quality of a read: its strand, its place in the region, insertions, deletions and stop codons.
 
 Shape letters: n = reads, P = positions of the region.
 """
@@ -106,7 +106,7 @@ def stops(aligned: NDArray[np.uint8], first: int, code: int = CODE) -> NDArray[n
 
 @dataclass
 class Quality:
-    """Of n reads.
+    """Quality of n reads.
 
     Attributes:
         status: One of `STATUSES` for each read.

@@ -1,4 +1,4 @@
-"""Reads and samples of answers: what ids and tables tell of them, and the reads of each taxon in each sample."""
+"""Numbers of reads and samples, from ids or columns, and the reads of each taxon in each sample."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ PROGRAMS = {
     ),
     "contrast": Program(
         "contrast_barcodes",
-        "Fit the aligned-barcode encoder, or train an encoder so that reads of one taxon lie close together.",
+        "Fit the aligned-barcode encoder, or train an encoder by contrastive learning of taxa.",
         (
             "bioscan-hf train contrast --source dataset --output_dir out/aligned",
             f"{LAUNCH} contrast --source dataset --model out/barcodebert --num_train_epochs 10 "
