@@ -112,12 +112,18 @@ def _hits(
 
 def coverage(right: NDArray[np.bool_], score: NDArray[np.float64], error: float = 0.01) -> float:
     """The largest share of reads that can be named with at most this share of wrong names, by a bound on the score."""
-    named = score > 0
-    order = np.argsort(-score[named], kind="stable")
-    score, good = score[named][order], right[named][order]
-    if not len(score):
-        return 0.0
-    last = np.append(score[1:] != score[:-1], True)  # reads with one score are named together
-    count = np.arange(1, len(score) + 1)
-    allowed = last & (count - good.cumsum() <= error * count)
-    return float(count[allowed].max() / len(right)) if allowed.any() else 0.0
+    return float(coverages(right, score, np.ones((1, len(right)), np.int64), error)[0])
+
+
+def coverages(
+    right: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.int64], error: float = 0.01
+) -> NDArray[np.float64]:
+    """`coverage` (m,) of reads that are there several times each (m, n)."""
+    order = np.argsort(-score, kind="stable")[: int((score > 0).sum())]
+    if not len(order):
+        return np.zeros(len(weight))
+    last = np.append(score[order][1:] != score[order][:-1], True)  # reads with one score are named together
+    count = weight[:, order].cumsum(1)
+    wrong = (weight[:, order] * ~right[order]).cumsum(1)
+    allowed = last & (wrong <= error * count)
+    return np.asarray(np.where(allowed, count, 0).max(1) / weight.sum(1).clip(1))
