@@ -257,8 +257,8 @@ class KmerTokenizer(PreTrainedTokenizerFast):
     - a barcode shorter than k is padding throughout (`clibd` and `barcodebert-cls`: after their first token);
     - `barcodemamba` and `barcodemamba-char` pad a barcode with N at its start, and attend to this padding.
 
-    Barcodes are normalised first: lower case becomes upper case, U becomes T, and gaps ("-" and ".") and white space are
-    removed. Words for a missing barcode, such as "NA", are a barcode without letters.
+    Barcodes are normalised first: lower case becomes upper case, U becomes T, and gaps ("-" and ".") and white space
+    are removed. Words for a missing barcode, such as "NA", are a barcode without letters.
 
     The padding token is the unknown token (`barcodebert-n`: the k-mer of N). As in other tokenizers, "[MASK]" in the
     text is read as that token. With `barcodebert-n` it is not: `split_special_tokens` is always on, because the
