@@ -176,7 +176,7 @@ class Files:
         if self.html is not None:
             write_report(self.html, answers, library, reads["dna_barcode"], samples=spread, **page)
         if self.abundance is not None:
-            write_answers(abundance(spread), self.abundance)
+            write_answers(abundance(spread, counts.samples if counts else ()), self.abundance)
         for name, write in WRITERS.items():
             if (path := getattr(self, name)) is not None:
                 write(spread if name == "darwincore" else answers, path)

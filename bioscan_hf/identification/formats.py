@@ -128,7 +128,7 @@ def read_references(
     found.table = pa.concat_tables([_complete(table, found) for table in tables])
     empty = pc.equal(pc.fill_null(pc.binary_length(found.table["dna_barcode"]), 0), 0)
     if count := pc.sum(empty).as_py():
-        found.notes.append(f"left out {count:,} records without a sequence")
+        found.notes.append(f"left out {_records(count)} without a sequence")
         found.table = found.table.filter(pc.invert(empty))
     if not len(found.table):
         raise ValueError(f"{', '.join(map(str, files))}: no record with a sequence.")
@@ -250,7 +250,7 @@ def _named_fasta(
     lineages = read(headers, ranks) if name in POSITIONAL else read(headers)
     pairs = zip(headers, lineages, strict=True)
     if others := [header for header, lineage in pairs if not lineage and pattern.match(header) is None]:
-        found.notes.append(f"{len(others):,} headers have no names as {name} has them, such as {others[0][:60]!r}")
+        found.notes.append(f"{_records(len(others))} without a name as {name} has them, such as {others[0][:60]!r}")
     ids = [_id_of(header) for header in headers]
     if name == "dada2":
         ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
@@ -263,9 +263,7 @@ def _named_fasta(
     if name == "bold5" and marker is not None:
         own = pa.array([header.split("|")[1:2] == [marker] for header in headers])
         if others := len(own) - pc.sum(own).as_py():
-            found.notes.append(
-                f"left out {others:,} record{'s' * (others > 1)} of markers other than {marker} (--marker)"
-            )
+            found.notes.append(f"left out {_records(others)} of markers other than {marker} (--marker)")
             records = records.filter(own)
     return name, records
 
@@ -363,7 +361,7 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
             f"No id of the FASTA is in the table of taxonomy: {ids[0].as_py()!r} against {known[0].as_py()!r}."
         )
     if place.null_count:
-        found.notes.append(f"{place.null_count:,} sequences are not in the table of taxonomy")
+        found.notes.append(f"{_records(place.null_count)} not in the table of taxonomy")
     there = pc.is_valid(place)
     for rank in RANKS:
         theirs = taxonomy[rank].take(place) if rank in taxonomy.column_names else pa.nulls(len(ids), pa.string())
@@ -373,18 +371,26 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
     return records
 
 
+def _records(number: int) -> str:
+    return f"{number:,} record{'s' * (number != 1)}"
+
+
 def _complete(table: pa.Table, found: Found) -> pa.Table:
     """All columns as large strings, in their order, and names in their one form."""
     nothing = pa.nulls(len(table), pa.large_string())
     there = set(table.column_names)
     columns = {name: table[name].cast(pa.large_string()) if name in there else nothing for name in COLUMNS}
-    for rank in there.intersection(RANKS):
+    for rank in (rank for rank in RANKS if rank in there):
         given = columns[rank]
         columns[rank] = Cleaned(species_form if rank == "species" else one_form)(given)
         if gone := given.filter(pc.and_(pc.is_valid(given), pc.is_null(columns[rank]))):
-            found.notes.append(f"{len(gone):,} records have names of no {rank}, such as {gone[0].as_py()[:60]!r}")
+            found.notes.append(
+                f"{_records(len(gone))} without a {rank}, but with {gone[0].as_py()[:60]!r} or the like"
+            )
         if rank == "species" and (below := [name for name in given.to_pylist() if name and is_subspecies(name)]):
-            found.notes.append(f"{len(below):,} records of subspecies count as their species, such as {below[0]!r}")
+            found.notes.append(f"{_records(len(below))} of subspecies named as the species, such as {below[0][:60]!r}")
+        if rank == "species" and "genus" not in there:
+            columns["genus"] = Cleaned(lambda name: from_name(one_form(name) or name).get("genus"))(given)
     if {"species", "genus"} <= there:
         alone = pc.and_(pc.match_substring_regex(columns["species"], "^[a-z-]+$"), pc.is_valid(columns["genus"]))
         whole = pc.binary_join_element_wise(columns["genus"], columns["species"], pa.scalar(" ", pa.large_string()))

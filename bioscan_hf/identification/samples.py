@@ -100,7 +100,7 @@ def lineages_of(answers: pa.Table) -> list[Lineage]:
     return found
 
 
-def abundance(answers: pa.Table) -> pa.Table:
+def abundance(answers: pa.Table, also: Sequence[str] = ()) -> pa.Table:
     """Reads of each taxon in each sample.
 
     Columns: name and rank of the taxon, null for reads without a name; the ranks; and the reads of each sample, or
@@ -108,6 +108,7 @@ def abundance(answers: pa.Table) -> pa.Table:
 
     Args:
         answers: A table of answers, with the columns of `with_samples`.
+        also: Samples that have a column even without a read, such as blanks.
     """
     sizes, n = sizes_of(answers), len(answers)
     known = "sample" in answers.column_names
@@ -122,7 +123,7 @@ def abundance(answers: pa.Table) -> pa.Table:
         "rank": pa.array([lineage[-1][0] if lineage else None for lineage in taxa], pa.string()),
     }
     columns |= {rank: pa.array([dict(lineage).get(rank) for lineage in taxa], pa.string()) for rank in ranks}
-    for sample in sorted(set(samples), key=lambda name: (name == NO_SAMPLE, name)):
+    for sample in sorted({*samples, *also}, key=lambda name: (name == NO_SAMPLE, name)):
         title = f"sample {sample}" if sample in columns else sample
         columns[title] = pa.array([reads[lineage][sample] for lineage in taxa], pa.int64())
     return pa.table(columns)

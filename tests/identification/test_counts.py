@@ -147,15 +147,15 @@ def test_a_table_of_dada2_has_its_sequences(way, folder, tmp_path):
 
 
 def test_reads_of_a_table_of_dada2_reach_the_abundances(folder, tmp_path, capsys):
-    """Without an option: 6 reads of lake and 9 of wood."""
-    (tmp_path / "seqtab.csv").write_text(SEQTABS["write.csv(seqtab)"](sequences_of(folder)))
+    """Without an option: 6 reads of lake and 9 of wood; a blank without a read keeps its column."""
+    (tmp_path / "seqtab.csv").write_text(SEQTABS["write.csv(seqtab)"](sequences_of(folder)) + '"blank",0,0,0\n')
     words = ["identify", tmp_path / "seqtab.csv", tmp_path / "n.csv", "--references", folder / "references.csv"]
     main(list(map(str, [*words, "--least", "0", "--abundance", tmp_path / "taxa.csv"])))
-    assert "seqtab.csv: 15 reads of 3 sequences in 2 samples (lake, wood)." in capsys.readouterr().out
+    assert "seqtab.csv: 15 reads of 3 sequences in 3 samples (lake, wood, blank)." in capsys.readouterr().out
     sizes = [(row["id"], int(row["size"])) for row in read(tmp_path / "n.csv")]
     assert sizes == [("ASV1", 3), ("ASV2", 7), ("ASV3", 5)]
     taxa = read(tmp_path / "taxa.csv")
-    assert [sum(int(row[sample]) for row in taxa) for sample in ("lake", "wood")] == [6, 9]
+    assert [sum(int(row[sample]) for row in taxa) for sample in ("lake", "wood", "blank")] == [6, 9, 0]
 
 
 def test_odd_tables_of_dada2_are_refused(tmp_path):

@@ -324,12 +324,13 @@ def test_what_was_left_out_or_joined_is_told(tmp_path):
     rows = "".join(f"{i},{name},{one}\n" for i, (name, one) in enumerate(zip(species, DNA, strict=True)))
     (tmp_path / "a.csv").write_text("id,species,sequence\n" + rows)
     assert read_references([tmp_path / "a.csv"]).notes == [
-        "1 records have names of no species, such as 'Apis sp.'",
-        "1 records of subspecies count as their species, such as 'Apis mellifera ligustica'",
+        "1 record without a species, but with 'Apis sp.' or the like",
+        "1 record of subspecies named as the species, such as 'Apis mellifera ligustica'",
     ]
+    assert read_references([tmp_path / "a.csv"]).table["genus"].to_pylist() == ["Apis"] * 3  # of the species
     (tmp_path / "b.fasta").write_text(fasta("A;tax=g:Apis,s:Apis_cerana", "B;tax=g:Apis", "AB123456.1 Apis mellifera"))
     found = read_references([tmp_path / "b.fasta"])
-    assert found.notes == ["1 headers have no names as sintax has them, such as 'AB123456.1 Apis mellifera'"]
+    assert found.notes == ["1 record without a name as sintax has them, such as 'AB123456.1 Apis mellifera'"]
 
 
 def test_a_taxonomy_of_none_of_the_files_is_told(tmp_path):
