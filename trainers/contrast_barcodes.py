@@ -49,6 +49,7 @@ from bioscan_hf.training.arguments import (
     check_no_accumulation,
     check_rank_weights,
     check_workers,
+    global_batch_size,
     read_options,
 )
 from bioscan_hf.training.augmentation import Augmentation, AugmentingCollator
@@ -129,6 +130,8 @@ def check_options(options: ContrastOptions, training_args: ContrastArguments) ->
     changed = [f"--{field.name}" for field in shape if getattr(options, field.name) != field.default]
     if options.model != "aligned" and changed:
         raise ValueError(f"{', '.join(changed)} cannot be chosen for the model {options.model!r}. Leave it out.")
+    if is_training(training_args) and global_batch_size(training_args) < 2:
+        raise ValueError("A batch of 1 row has nothing to compare. Give --per_device_train_batch_size 2 or more.")
     check_no_accumulation(training_args)
     check_workers(training_args)
     check_training(training_args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -42,6 +43,12 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
 }
 
+#: Option -> its smallest value.
+LEAST = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1} | {
+    **dict.fromkeys(("learning_rate", "weight_decay", "num_train_epochs", "dataloader_num_workers"), 0),
+    "dataloader_prefetch_factor": 1,
+}
+
 
 def check_training(training_args: TrainingArguments) -> None:
     """Raises ValueError for options that would fail later, or would not do what they say.
@@ -58,6 +65,7 @@ def check_training(training_args: TrainingArguments) -> None:
         value = getattr(training_args, name, allowed[0])
         if value not in allowed:
             raise ValueError(f"--{name} is {value}, which is not supported: {why}. Leave it out.")
+    _check_numbers(training_args)
     if training_args.fp16 and training_args.device.type == "cpu":
         raise ValueError("--fp16 needs a GPU; on a CPU it would be ignored. Leave it out, or use --bf16 True.")
     if getattr(training_args.accelerator_config, "split_batches", False):
@@ -79,6 +87,18 @@ def check_training(training_args: TrainingArguments) -> None:
         if "need to pass a" not in str(error):  # some optimizers need the model, too
             name = OptimizerNames(training_args.optim).value
             raise ImportError(f"--optim {name} cannot be used: {error}") from None
+
+
+def _check_numbers(training_args: TrainingArguments) -> None:
+    """Raises ValueError for numbers with which nothing would be trained or saved, or torch would fail."""
+    for name, least in LEAST.items():
+        value = getattr(training_args, name)
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"--{name} is {value}; give {least} or more.")
+    if training_args.max_steps == 0:
+        raise ValueError("--max_steps is 0; give 1 or more, or leave it out to train for --num_train_epochs.")
+    if training_args.save_strategy == "steps" and training_args.save_steps <= 0:
+        raise ValueError(f"--save_steps is {training_args.save_steps}; give 1 or more, or --save_strategy no.")
 
 
 def _check_trackers(names: Collection[str]) -> None:

@@ -137,20 +137,34 @@ class BarcodeTrainer(Trainer):
         """Trains from a checkpoint, or from the beginning; a checkpoint of the last step is only loaded."""
         if checkpoint is None:
             self.train()
+            self._check_weights()
             return
         state, args = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")), self.args
         done, steps = state.epoch or 0.0, args.max_steps
         if state.global_step < steps if steps > 0 else done + 1e-6 < args.num_train_epochs:
             self.train(resume_from_checkpoint=str(checkpoint))
+            self._check_weights()
             return
         self._load_from_checkpoint(str(checkpoint))
         self.state = state
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
 
+    def _check_weights(self) -> None:
+        """Raises ValueError if weights of any process are NaN or infinite, which the logged losses do not show."""
+        weights = [getattr(one, "to_local", lambda one=one: one)() for one in cast(Any, self.model).parameters()]
+        wrong = torch.stack([~torch.isfinite(one.detach()).all() for one in weights if one.numel()]).any()
+        if self.accelerator.reduce(wrong.float()).item():
+            args, step = self.args, self.state.global_step
+            raise ValueError(
+                f"Training has diverged: at step {step}, weights are NaN or infinite. Start again with a lower "
+                f"--learning_rate (now {args.learning_rate:g}) or --max_grad_norm (now {args.max_grad_norm:g})."
+            )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs values; with a loss, also the training rows per second since the last one."""
         if "loss" in logs:
+            self._check_weights()
             step, now = self.state.global_step, time.perf_counter()
             before, then = self.last_logged
             if step > before >= 0:
@@ -171,6 +185,7 @@ class BarcodeTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint, then the file that completes it, then publishes it; only then deletes older ones."""
+        self._check_weights()
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             (folder / self.run_file).unlink(missing_ok=True)

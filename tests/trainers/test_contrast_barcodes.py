@@ -251,6 +251,7 @@ def test_a_killed_run_resumes_exactly(source, tmp_path):
         ({"rank_weights": [1.0, 2.0]}, ValueError, "one number above 0 for each of the 1 values of --ranks"),
         ({"rank_weights": [-1.0]}, ValueError, "one number above 0"),
         ({"temperature": 0.0}, ValueError, "temperature is 0.0"),
+        ({"per_device_train_batch_size": 1, "max_steps": 2}, ValueError, "A batch of 1 row has nothing to compare"),
         ({"views": 0}, ValueError, "views is 0"),
         ({"truncation": 2.0}, ValueError, "truncation is 2.0"),
         ({"largest_cut": 0.7}, ValueError, "largest_cut is 0.7"),

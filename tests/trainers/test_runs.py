@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from clibd_runs import arguments
+from safetensors.torch import load_file
 from training_runs import as_flags, divide, history, losses, results_of, start, weights, write_csv
 from transformers import EvalPrediction
 
@@ -190,6 +191,16 @@ def test_each_process_has_its_own_dropout(monkeypatch):
     assert len(set(drawn)) == 3 and drawn[0] == torch.rand(1).item()
 
 
+def test_a_run_that_diverges_is_an_error(source, tmp_path):
+    """The Trainer logs other losses in place of NaN, so the results would not show it."""
+    options = {"learning_rate": 1e30, "max_steps": 6, "logging_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(ValueError, match=r"diverged: at step \d, weights are NaN .* --learning_rate \(now 1e\+30\)"):
+        run(source, tmp_path / "run", **options)
+    for path in tmp_path.rglob("model.safetensors"):  # no later checkpoint either
+        assert all(weight.isfinite().all() for weight in load_file(path).values())
+    assert not (tmp_path / "run/results.json").exists()
+
+
 # ---- refused --------------------------------------------------------------------------------------------------------
 
 REFUSED = [
@@ -212,6 +223,15 @@ REFUSED = [
         "--report_to is 'tensorbord'. Choose among none, all, .*tensorboard, trackio, wandb",
     ),
     ({"optim": "adamw_bnb_8bit"}, "--optim .*adamw_bnb_8bit.* cannot be used"),
+    ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size is 0; give 1 or more"),
+    ({"per_device_eval_batch_size": -1}, "--per_device_eval_batch_size is -1; give 1 or more"),
+    ({"gradient_accumulation_steps": -2}, "--gradient_accumulation_steps is -2; give 1 or more"),
+    ({"num_train_epochs": -1}, "--num_train_epochs is -1; give 0 or more"),
+    ({"learning_rate": float("nan")}, "--learning_rate is nan; give 0 or more"),
+    ({"weight_decay": float("inf")}, "--weight_decay is inf; give 0 or more"),
+    ({"dataloader_num_workers": -1}, "--dataloader_num_workers is -1; give 0 or more"),
+    ({"max_steps": 0}, "--max_steps is 0; give 1 or more, or leave it out"),
+    ({"save_strategy": "steps", "save_steps": 0}, "--save_steps is 0; give 1 or more, or --save_strategy no"),
 ]
 
 

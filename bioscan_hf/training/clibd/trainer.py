@@ -6,7 +6,6 @@ Shape letters: B = specimens of a process and batch, E = embedding size, n = row
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -92,7 +91,7 @@ class ClibdTrainer(BarcodeTrainer):
             modules = cast(Any, self.model).modules()
             scale = next(module for module in modules if isinstance(module, LogitScale)).log_scale
             whole = scale.full_tensor() if isinstance(scale, DTensor) else scale
-            logs["temperature"] = math.exp(-whole.item())
+            logs["temperature"] = whole.neg().exp().item()
         if isinstance(self.train_dataset, PassStream):
             self.state.epoch = self.state.global_step * global_batch_size(self.args) / self.train_dataset.rows
         super().log(logs, start_time)
