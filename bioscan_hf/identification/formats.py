@@ -167,9 +167,9 @@ def _read_one(
         return "crabs", _read_crabs(path, encoding)
     if len(lines[0]) == 2 and re.search(r"(^|;\s*)[kdp]__|;.*;", lines[0][1]):
         return "taxonomy", _read_taxonomy(path, ranks, encoding, header=False)
-    columns = {spelt(name) for name in csv_columns(path, encoding)}
+    columns = {spelt(name) for name in csv_columns(path, encoding)}  # "" names the names of rows of R
     names = set(our_columns(path, list(columns))) & {*LABEL_COLUMNS, *_TAXON_COLUMNS, *_NAME_COLUMNS}
-    if columns & set(ID_NAMES) and names and not columns & set(SEQUENCE_NAMES) and not _has_dna(start):
+    if columns & {*ID_NAMES, ""} and names and not columns & set(SEQUENCE_NAMES) and not _has_dna(start):
         return "taxonomy", _read_taxonomy(path, ranks, encoding)
     return "table", _read_table(path, marker, ranks, encoding, found)
 
@@ -320,7 +320,7 @@ def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, heade
     if header:
         table = pa.concat_tables([block for _, block in read_strings(path, (), encoding=encoding)])
         names = {spelt(name): name for name in table.column_names}
-        ids = table[next(names[name] for name in ID_NAMES if name in names)]
+        ids = table[next((names[name] for name in ID_NAMES if name in names), table.column_names[0])]
         ours = {our: name for our, name in our_columns(path, table.column_names).items() if our in RANKS}
         rows = table.select(list(ours.values())).rename_columns(list(ours)).to_pylist()
         others = {name: table[names[name]] for name in (*_TAXON_COLUMNS, *_NAME_COLUMNS) if name in names}

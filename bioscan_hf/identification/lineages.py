@@ -125,7 +125,7 @@ def species_form(name: str) -> str | None:
     if text is None:
         return None
     if " " not in text:
-        return text.lower() if name == name.upper() or name == name.lower() else text
+        return text.lower() if _CASED.fullmatch(name) else text
     text = re.sub(r" \([a-z' -]+\)$", "", without_author(text))  # common names in SILVA
     match = _SUBSPECIES.fullmatch(text)
     return match[1] if match else text
@@ -213,7 +213,16 @@ def _depth(text: str) -> int:
 
 
 def _in_order(order: Sequence[str], names: Sequence[str]) -> Lineage:
-    """Names by their place. Where a family or phylum is in the place of another rank, no place can be trusted."""
+    """Names by their place. Where a family or phylum is in the place of another rank, no place can be trusted.
+
+    A lineage without the subfamily that others have is one name shorter; a species ends a lineage wherever it is.
+    """
+    last, below = names[-1].replace("_", " "), order.index("family") if "family" in order else len(order)
+    middle = names[order.index("subfamily")] if len(names) == len(order) - 1 and "subfamily" in order else "inae"
+    if not middle.endswith(("inae", "oideae")):
+        order = [rank for rank in order if rank != "subfamily"]
+    if BINOMIAL.fullmatch(last) and "species" in order[len(names) :]:
+        return named(dict(zip(order[: below + 1], names[:-1], strict=False)) | from_name(last))
     found = named({rank: name for rank, name in zip(order, names, strict=False) if rank in RANKS})
     moved = [rank for rank, name in found.items() if rank != "family" and _FAMILY.fullmatch(name)]
     if moved and all(found[rank] == found.get("family") for rank in moved):  # repeated where a name is missing
@@ -341,7 +350,7 @@ def from_name(text: str) -> Lineage:
 
 #: Format of a FASTA -> what its headers match, and how they are read. The first that matches most headers is taken.
 HEADERS: dict[str, tuple[re.Pattern[str], Callable[..., list[Lineage]]]] = {
-    "sintax": (re.compile(r"[^;]+;(.*;)?tax=[a-z]:"), sintax),
+    "sintax": (re.compile(r"[^;\s]+[;\s](.*;)?tax=[a-z]:"), sintax),
     "obitools": (re.compile(r"\S+ (\{\"|(.*;)? *(taxid|count|rank|\w+_name)=[^;]*;)"), obitools),
     "midori2": (re.compile(r"\S+?(\s+|###)root_\d+;"), midori2),
     "rdp": (re.compile(r"[^\t]+\t(?![kdp]__)[^;\t]+;|[^;\s]+ +(?![kdp]__)[^;\s]+;[^;]+;"), after_tab),
@@ -351,7 +360,7 @@ HEADERS: dict[str, tuple[re.Pattern[str], Callable[..., list[Lineage]]]] = {
     "ncbi": (
         re.compile(
             r"(kraken:taxid\|\d+\|)?([a-z]+\|[^|\s]+\|)*([a-z]+\|)?[A-Z]{1,4}_?\d{5,}(\.\d+)?(\|kraken:taxid\|\d+)?"
-            r"\|? \S|([a-z]+\|[^|\s]+\|)+[A-Z][a-z]+ "
+            r"\|? \S|([a-z]+\|[^|\s]+\|)+[A-Z][a-z]+ |.*\[organism="
         ),
         sentence,
     ),

@@ -91,7 +91,7 @@ PUBLISHED = {
         ["HG1.1.1495", "HG2.1.1495"],
         [
             "Proteobacteria Gammaproteobacteria Enterobacterales Enterobacteriaceae Escherichia coli",
-            "Cyanobacteria Cyanobacteriia Chloroplast - - -",
+            "Cyanobacteria Cyanobacteriia Chloroplast - Zea mays",
         ],
     ),
     "GTDB": (
@@ -139,6 +139,21 @@ PUBLISHED = {
         ],
         ["A1", "A2"],
         [MOSQUITO, AEDES],
+    ),
+    "taxonomy of DADA2": (
+        [
+            fasta("ASV1", "ASV2"),
+            '"","Kingdom","Phylum","Class","Order","Family","Genus","Species"\n'
+            '"ASV1","Animalia","Arthropoda","Insecta","Diptera","Culicidae","Culex","pipiens"\n'
+            '"ASV2","Animalia","Arthropoda","Insecta","Diptera","Culicidae","Aedes",NA\n',
+        ],
+        ["ASV1", "ASV2"],
+        [MOSQUITO, AEDES],
+    ),
+    "NCBI of datasets": (
+        [fasta("NC_001566.1:1-1566 COX1 [organism=Apis mellifera] [GeneID=1]")],
+        ["NC_001566.1:1-1566"],
+        ["- - - - Apis mellifera"],
     ),
     "a column for each rank beside a FASTA": (
         [
@@ -219,6 +234,18 @@ def test_ranks_are_taken_where_they_are_asked_for(tmp_path):
     names = ("", "", "", "phylum", "class", "genus", "species", "")
     (row,) = read_references([tmp_path / "a.fasta"], ranks=names).table.to_pylist()
     assert [row[rank] for rank in RANKS] == ranks("Arthropoda Insecta - - Apis mellifera")
+
+
+def test_lineages_with_and_without_a_subfamily():
+    """Without one, the genus was a subfamily, and the species a genus."""
+    long = "Animalia;Arthropoda;Insecta;Diptera;Culicidae;Culicinae;Aedes;Aedes aegypti"
+    short = "Animalia;Arthropoda;Insecta;Diptera;Culicidae;Culex;"
+    found = by_position([long, f"{short}Culex pipiens", f"{short}Culex sp."])
+    assert found[0]["subfamily"] == "Culicinae" and found[0]["species"] == "Aedes aegypti"
+    assert [list(one.items())[3:] for one in found[1:]] == [
+        [("family", "Culicidae"), ("genus", "Culex"), ("species", "Culex pipiens")],
+        [("family", "Culicidae"), ("genus", "Culex")],
+    ]
 
 
 def test_a_family_in_another_place_moves_no_rank():
