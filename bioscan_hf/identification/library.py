@@ -390,4 +390,10 @@ def _encoder(model: str | None) -> Callable[[Sequence[str]], NDArray[np.float32]
     from ..encoders.batches import embed_barcodes
 
     encoder, processor = load_encoder(model)
-    return lambda reads: embed_barcodes(encoder, processor, list(reads), batch_size=256)[0]
+    encoder.eval()
+
+    def vectors(reads: Sequence[str]) -> NDArray[np.float32]:
+        with torch.inference_mode():  # of each thread its own
+            return embed_barcodes(encoder, processor, list(reads) or ["ACGT" * 50], batch_size=256)[0][: len(reads)]
+
+    return vectors

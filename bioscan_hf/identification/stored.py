@@ -47,6 +47,9 @@ VECTORS = "vectors.safetensors"
 
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
 
+#: References whose vectors are compared with those of a given encoder, and the most by which rounding moves one.
+_COMPARED, _ROUNDING = 8, 0.15
+
 #: Files of fewer bytes stay in memory.
 _SMALL = 1 << 28
 
@@ -137,14 +140,32 @@ def read_parts(folder: Path, encoder: Encoder | None) -> Parts:
     check_format(folder, info["format"])
     if "encoder" in info and encoder is None:
         raise ValueError(f"The library was made with the encoder {info.get('model')!r}: give it (model=, --model).")
+    if "encoder" not in info and encoder is not None:
+        raise ValueError(f"{str(folder)!r} was made without an encoder. Leave it out (model=, --model).")
     try:
-        return _read(folder, info, encoder)
+        parts = _read(folder, info, encoder)
     except PermissionError:
         raise  # names the file
     except (SafetensorError, KeyError, TypeError, IndexError, AttributeError, OSError, ValueError) as error:
         raise ValueError(
             f"{str(folder)!r} is damaged ({' '.join(str(error).split())[:200]}). Make the library again."
         ) from error
+    if encoder is not None:
+        _check_encoder(parts.references, info)
+    return parts
+
+
+def _check_encoder(references: References, info: dict[str, Any]) -> None:
+    """Raises ValueError if the encoder gives the first references other vectors than the stored ones."""
+    assert references.region is not None and references.placed is not None
+    few = min(_COMPARED, len(references.sequences))
+    own = references.region.vectors(references.sequences[:few], references.placed.aligned[:few]).float()
+    kept = references.placed.vectors[:few].float()
+    if own.shape != kept.shape or float((own - kept).norm(dim=1).max()) > _ROUNDING:
+        raise ValueError(
+            f"The library was made with the encoder {info.get('model')!r}; the given one gives other vectors. Give "
+            f"that one (model=, --model), or make the library again."
+        )
 
 
 def _read(folder: Path, info: dict[str, Any], encoder: Encoder | None) -> Parts:

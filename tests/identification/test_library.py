@@ -5,8 +5,10 @@ import pickle
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from made_up_references import evolved, records
 
+from bioscan_hf import BarcodeBertConfig, BarcodeBertModel, KmerTokenizer
 from bioscan_hf.identification import library as module
 from bioscan_hf.identification.formats import COLUMNS, Found
 from bioscan_hf.identification.library import ReferenceLibrary
@@ -302,6 +304,33 @@ def test_an_encoder_of_ones_own_gives_the_shortlist(world):
         other = make(world["library"], model="kmer:4")
     found = other.identify([row["dna_barcode"] for row in world["reads"]]).to_pylist()
     assert sum(row["species"] == true["species"] for row, true in zip(found, world["reads"], strict=True)) >= 18
+
+
+def test_a_neural_encoder_gives_the_shortlist_and_no_other_opens_the_library(world, tmp_path):
+    """Its gradients stopped every such library; another encoder ended in a fault of torch, or in other names."""
+    for seed, name in enumerate(("first", "other")):
+        torch.manual_seed(seed)
+        small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        BarcodeBertModel(BarcodeBertConfig(k=4, **small)).save_pretrained(tmp_path / name)
+        KmerTokenizer(k=4).save_pretrained(tmp_path / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ASKED", 20)
+        made = make(world["library"], model=str(tmp_path / "first"))
+        plain = make(world["library"])
+    made.save_pretrained(tmp_path / "library")
+    plain.save_pretrained(tmp_path / "plain")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    opened = ReferenceLibrary.from_pretrained(tmp_path / "library", model=str(tmp_path / "moved"))
+    reads = [row["dna_barcode"] for row in world["reads"]]
+    found = opened.identify(reads)
+    assert found.equals(made.identify(reads)) and opened.identify(["ACGT"])["status"].to_pylist() == ["too_short"]
+    right = [name == row["species"] for name, row in zip(found["species"].to_pylist(), world["reads"], strict=True)]
+    assert sum(right) >= 16
+    for other in (str(tmp_path / "other"), "kmer:4"):
+        with pytest.raises(ValueError, match="made with the encoder 'first'; the given one gives other vectors"):
+            ReferenceLibrary.from_pretrained(tmp_path / "library", model=other)
+    with pytest.raises(ValueError, match=r"plain' was made without an encoder. Leave it out"):
+        ReferenceLibrary.from_pretrained(tmp_path / "plain", model="kmer:4")
 
 
 def test_a_model_that_does_not_exist_is_named(world, tmp_path):
