@@ -89,7 +89,7 @@ def _gallery(output: Path, results: Mapping[str, Any], names: Named) -> Drawn:
     folder = output / "retrieval" / "embeddings"
     specimens = {split: load_specimens(folder / split) for split in program.splits_of(options)}
     return program.draw_gallery(options, specimens, ["image->image"], RETRIEVED), (
-        f"Photos (left) and the {RETRIEVED} nearest photos by CLIBD, which a minute of training makes rough. A tick "
+        f"Photos (left) and the {RETRIEVED} nearest photos by CLIBD, trained for about a minute. A tick "
         f"marks the right species. The first {program.GALLERY_QUERIES // 2} queries are of species with names in "
         f"train, the others of species without."
     )
