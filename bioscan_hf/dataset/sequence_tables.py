@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import chain, islice
 from pathlib import Path
 
 from ..release.column_names import spelt
@@ -51,24 +52,30 @@ def sequence_table(stream: BufferedReader, path: Path, encoding: str = "utf-8") 
     text = stream.peek(len(codecs.BOM_UTF8))
     if text.startswith(codecs.BOM_UTF8):
         stream.read(len(codecs.BOM_UTF8))
+    lines = (line for line in iter(lambda: stream.readline(_LONGEST_LINE), b"") if line.strip())
+    start = list(islice(lines, 2))
     try:
-        first, second = (stream.readline(_LONGEST_LINE).decode(encoding) for _ in range(2))
-        delimiter = max(_DELIMITERS, key=lambda letter: len(_cells(second, letter)))
-        header, row = _cells(first, delimiter), _cells(second, delimiter)
-    except (LookupError, UnicodeError, csv.Error, StopIteration):
+        delimiter = max(_DELIMITERS, key=lambda letter: len(_cells(start[1].decode("latin-1"), letter)))
+        header, row = (_cells(line.decode("latin-1"), delimiter) for line in start)
+    except (IndexError, ValueError, csv.Error, StopIteration):
         return None
     header = ["", *header] if len(header) == len(row) - 1 else header
     if len(header) != len(row) or len(row) < 2:
         return None
     numbers = [_NUMBER.fullmatch(cell) is not None for cell in row[1:]]
-    across = all(map(_DNA.fullmatch, header[1:])) and all(numbers)
+    across = all(map(_DNA.fullmatch, header[1:])) and not any(map(_DNA.fullmatch, row[1:]))
     known = {*map(spelt, header[1:])} & {*ID_NAMES, *SEQUENCE_NAMES}
     if not across and (known or not _DNA.fullmatch(row[0]) or not any(numbers)):
         return None
     try:
-        rows = [row, *_rows((line.decode(encoding) for line in stream), delimiter, len(header), path)]
+        header = ["", *_cells(start[0].decode(encoding), delimiter)][-len(row) :]
+        texts = (line.decode(encoding) for line in chain(start[1:], lines))
+        rows = list(_rows(texts, delimiter, len(row), path))
     except UnicodeError as error:
-        raise ValueError(f"{str(path)!r} is not text in {encoding} ({error}). Give its --encoding.") from None
+        raise ValueError(
+            f"{str(path)!r} is not text in {encoding} ({error}). Give its encoding, such as --encoding latin-1 (in "
+            f"Python encoding='latin-1')."
+        ) from None
     names = [cells[0] for cells in rows] if across else header[1:]
     if twice := next((name for name, number in Counter(names).items() if number > 1), None):
         raise ValueError(f"{str(path)!r} has the sample {twice[:40]!r} more than once. Make names unique.")
@@ -83,8 +90,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _rows(lines: Iterable[str], delimiter: str, width: int, path: Path) -> Iterator[list[str]]:
-    for number, cells in enumerate(csv.reader(lines, delimiter=delimiter), 3):
-        if len(cells) not in (0, width):
-            raise ValueError(f"{str(path)!r}: line {number} has {len(cells):,} cells instead of {width:,}.")
-        if cells:
-            yield cells
+    for number, cells in enumerate(csv.reader(lines, delimiter=delimiter), 1):
+        if len(cells) != width:
+            raise ValueError(f"{str(path)!r}: row {number} has {len(cells):,} cells instead of {width:,}.")
+        yield cells

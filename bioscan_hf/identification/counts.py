@@ -92,7 +92,10 @@ def read_counts(path: str | Path, encoding: str = "utf-8") -> Counts:
         raise ValueError(f"{str(path)!r} is compressed by mothur. Write it by count.seqs with compress=f.")
     if len(names) == 1 and names[0].startswith("#"):
         raise ValueError(f"{str(path)!r} begins with a comment. Delete the lines above the names of the columns.")
-    table = pa.concat_tables([part for _, part in read_strings(path, (), report=refuse, encoding=encoding)])
+    parts = [part for _, part in read_strings(path, (), report=refuse, encoding=encoding)]
+    if not parts:
+        raise ValueError(f"{str(path)!r} has names of columns and no rows.")
+    table = pa.concat_tables(parts)
     ids = [plain_id(name) if name else name for name in table[names[0]].to_pylist()]
     if None in ids:
         raise ValueError(f"{str(path)!r} has no id in row {ids.index(None) + 1}.")

@@ -318,7 +318,9 @@ def _has_dna(text: str) -> bool:
 def _read_taxonomy(path: Path, ranks: Sequence[str] | None, encoding: str, header: bool = True) -> pa.Table:
     """A table of ids and lineages, or of ids and a column for each rank."""
     if header:
-        table = pa.concat_tables([block for _, block in read_strings(path, (), encoding=encoding)])
+        if not (blocks := [block for _, block in read_strings(path, (), encoding=encoding)]):
+            raise ValueError(f"{str(path)!r} has names of columns and no rows.")
+        table = pa.concat_tables(blocks)
         names = {spelt(name): name for name in table.column_names}
         ids = table[next((names[name] for name in ID_NAMES if name in names), table.column_names[0])]
         ours = {our: name for our, name in our_columns(path, table.column_names).items() if our in RANKS}

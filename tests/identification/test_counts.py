@@ -126,6 +126,7 @@ SEQTABS = {
     "write.table(seqtab)": lambda s: f'"{s[0]}" "{s[1]}" "{s[2]}"\n"lake" 1 0 5\n"wood" 2 7 0\n',
     "write.csv(t(seqtab))": lambda s: f'"","lake","wood"\n"{s[0]}",1,2\n"{s[1]}",0,7\n"{s[2]}",5,0\n',
     "write.table(t(seqtab))": lambda s: f'"lake"\t"wood"\n"{s[0]}"\t1\t2\n"{s[1]}"\t0\t7\n"{s[2]}"\t5\t0\n',
+    "names that are not ASCII": lambda s: f"sequence,lac é,wood\n{s[0]},1,2\n{s[1]},0,7\n{s[2]},5,0\n",
     "with taxonomy": lambda s: f"sequence,Order,lake,wood\n{s[0]},NA,1,2\n{s[1]},Diptera,0,7\n{s[2]},NA,5,0\n",
 }
 
@@ -138,11 +139,11 @@ def sequences_of(folder):
 def test_a_table_of_dada2_has_its_sequences(way, folder, tmp_path):
     """Sequences as names are ASV1 to ASV3 in their order."""
     path = tmp_path / "seqtab.csv"
-    path.write_text(SEQTABS[way](sequences_of(folder)))
+    path.write_text(SEQTABS[way](sequences_of(folder)), encoding="utf-8")
     table = read_sequences(path)
     assert table["dna_barcode"].to_pylist() == sequences_of(folder)
     assert dict(zip(table["processid"].to_pylist(), [[1, 2], [0, 7], [5, 0]], strict=True)) == read_counts(path).reads
-    assert read_counts(path).samples == ["lake", "wood"]
+    assert read_counts(path).samples == [*(["lac é"] if "ASCII" in way else ["lake"]), "wood"]
     assert way != "with taxonomy" or table["order"].to_pylist() == [None, "Diptera", None]
 
 
@@ -164,8 +165,16 @@ def test_odd_tables_of_dada2_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has the sample 'lake' more than once"):
         read_sequences(path)
     path.write_text(f'"","{dna}"\n"lake",1\n"wood",2,3\n')
-    with pytest.raises(ValueError, match="line 3 has 3 cells instead of 2"):
+    with pytest.raises(ValueError, match="row 2 has 3 cells instead of 2"):
         read_sequences(path)
+    path.write_text(f'"","{dna}"\n\n"lac é",-1\n', encoding="latin-1")
+    with pytest.raises(ValueError, match="is not text in utf-8 .* --encoding latin-1"):
+        read_sequences(path)
+    with pytest.raises(ValueError, match="no column of whole numbers"):
+        read_counts(path, "latin-1")
+    path.write_text("id\tlake\n")
+    with pytest.raises(ValueError, match="has names of columns and no rows"):
+        read_counts(path)
     path.write_text(f"P1,{dna}\nP2,{dna}\n")  # no names of columns
     with pytest.raises(ValueError, match="Its first line seems to be a record"):
         read_sequences(path)
