@@ -321,10 +321,15 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         truncation: Any = True,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Ids and mask of one barcode or a list; tensors are (n, L) also for n = 1."""
+        """Ids and mask of one barcode or a list; tensors are (n, L) also for n = 1.
+
+        Raises ValueError if a barcode of the list is missing.
+        """
         if isinstance(text, str):
             text = text if spell(text) else ""
         elif text is not None:
+            text = list(text)
+            _refuse_missing([row for row, one in enumerate(text) if one is None or one != one], len(text))
             text = [barcode if not isinstance(barcode, str) or spell(barcode) else "" for barcode in text]
         return super().__call__(text, text_pair, padding=padding, truncation=truncation, **kwargs)
 

@@ -6,6 +6,7 @@ Source of the schedules and the learning rate rule: BarcodeBERT, https://arxiv.o
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shlex
@@ -22,6 +23,8 @@ from transformers.hf_argparser import string_to_bool
 from .machine import default_workers
 from .options.given import Given, OptionError, check_names, read_given
 from .options.shared import SCHEDULES, BarcodeTrainingDefaults, TrainingDefaults
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -179,13 +182,22 @@ def launch_command(processes: int) -> str:
 
 
 def check_processes(world_size: int) -> None:
-    """Raises ValueError if several processes were launched and each believes to be the only one."""
+    """Raises ValueError if several processes were launched and each believes to be the only one.
+
+    Warns of the launch `accelerate launch --cpu --num_processes N`, of which accelerate starts one process in silence.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != world_size:
         raise ValueError(
             f"{launched} processes were launched (WORLD_SIZE), but this one sees {world_size}, so each would do all "
             f"the work. On CPU, set ACCELERATE_USE_CPU=yes in the environment; on GPU, launch at most one process per "
             f"device."
+        )
+    wanted = "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ  # accelerate sets it for several
+    if wanted and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        logger.warning(
+            "accelerate has started one process, however many --num_processes says. For N processes on CPUs, use "
+            "ACCELERATE_USE_CPU=yes accelerate launch --multi_gpu --num_processes N, without --cpu."
         )
 
 

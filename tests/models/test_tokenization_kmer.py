@@ -531,6 +531,9 @@ def test_other_k_than_the_saved_one_raises(tmp_path: Path, trust: bool) -> None:
 def test_missing_barcodes(column: Any) -> None:
     with pytest.raises(ValueError, match=r"2 of 4 barcodes are missing \(row 1, 3\)"):
         tokenizer_of(4, "barcodebert").encode_column(column)
+    if isinstance(column, list | np.ndarray):
+        with pytest.raises(ValueError, match=r"2 of 4 barcodes are missing \(row 1, 3\)"):
+            tokenizer_of(4, "barcodebert")(column)
 
 
 def test_all_barcodes_missing() -> None:

@@ -1,6 +1,8 @@
 """What trainers share: the published schedules, options, presets, checkpoints and errors."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -178,6 +180,25 @@ def test_separate_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"2 processes were launched .* sees 1.* ACCELERATE_USE_CPU=yes"):
         check_processes(args.world_size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_launch_that_starts_one_process_of_several_is_told(tmp_path, number):
+    """`accelerate launch --cpu` starts one."""
+    script = tmp_path / "x.py"
+    script.write_text("from bioscan_hf.training.arguments import check_processes\ncheck_processes(1)\n")
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        str(number),
+        str(script),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and ("accelerate has started one process" in done.stderr) == (number > 1)
 
 
 def test_a_run_resumes_from_the_last_complete_checkpoint(tmp_path):
