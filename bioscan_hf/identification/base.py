@@ -297,8 +297,9 @@ def _is_text(value: Any) -> bool:
 
 
 def refuse_single(values: Any, advice: str) -> None:
-    """Raises TypeError for a text or path, whose letters would be taken for values, and what has no order."""
-    if isinstance(values, str | bytes | Path | Mapping | Set):
+    """Raises TypeError for one value, such as a text whose letters would be taken, and what has no order."""
+    several = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
+    if not several or isinstance(values, str | bytes | Path | Mapping | Set):
         raise TypeError(f"A list is needed, but a {type(values).__name__} was given: give [value]; {advice}.")
 
 

@@ -240,8 +240,8 @@ class EmbeddingLibrary(Library):
         """Names photos. The table is that of `answers.answered`, with `similarity` (cosine) instead of identity.
 
         Args:
-            photos: A sequence of paths, encoded bytes, PIL images or arrays, None where there is none; or the photos
-                of `photos.read_specimens`.
+            photos: A sequence of paths, encoded bytes, PIL images or arrays, None where there is none; or a
+                `datasets.Dataset` with the column `image`, as the photos of `photos.read_specimens`.
             ids: Names of the photos; their numbers by default.
             least: Smallest confidence of the name in the column `name`.
             novel_share: Share of photos whose species is not among the references; estimated by default.
@@ -295,7 +295,7 @@ class EmbeddingLibrary(Library):
 
     def blocks(self, vectors: NDArray[np.float32], status: Sequence[str], ids: Sequence[str]) -> Iterator[pa.Table]:
         """`answers.described` of vectors (n, D) with a status."""
-        for part in slices(len(vectors), _QUERIES_AT_ONCE):
+        for part in list(slices(len(vectors), _QUERIES_AT_ONCE)) or [slice(0, 0)]:
             here = list(status[part])
             usable = np.flatnonzero([text not in PHOTO_STATUSES for text in here])
             asked = np.zeros((0, self.keys.vectors.shape[1]), np.float32)

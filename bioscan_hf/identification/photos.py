@@ -171,17 +171,19 @@ def photo_vectors(
 
 def part_of(photos: Any, start: int, size: int) -> list[Any]:
     """Some photos in a row, of those of `Specimens`."""
-    if hasattr(photos, "select_columns"):
+    if hasattr(photos, "select_columns"):  # a dataset
+        photos = photos.select_columns(["image"]).with_format("arrow")
         return photos[start : start + size]["image"].to_pylist()
-    return list(photos[start : start + size])
+    part = photos[start : start + size]
+    return part.to_pylist() if isinstance(part, pa.Array | pa.ChunkedArray) else list(part)
 
 
 def loaded_photo(photo: Any) -> bytes | NDArray[np.uint8] | str:
     """Encoded bytes or pixels of a photo, or its status."""
     if isinstance(photo, Mapping):
         photo = photo["path"] if photo["bytes"] is None else photo["bytes"]
-    if photo is None or (isinstance(photo, str | bytes) and not photo):
-        return "no_photo"
+    if photo is None or isinstance(photo, float) or (isinstance(photo, str | bytes) and not photo):
+        return "no_photo"  # a float is NaN in a column of pandas
     try:
         if isinstance(photo, str | Path):
             return Path(photo).read_bytes()

@@ -3,7 +3,11 @@
 import io
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+from datasets import Dataset
+from datasets import Image as Photo
 from photo_world import encoder
 from PIL import Image
 
@@ -49,6 +53,35 @@ def test_one_path_is_no_list_of_photos(tmp_path):
     from bioscan_hf import EmbeddingLibrary
 
     library = EmbeddingLibrary.from_embeddings(np.eye(3), {"species": ["a", "b", "c"]})
-    for one in ("photos", tmp_path):
+    for one in ("photos", tmp_path, Image.new("RGB", (9, 9))):
         with pytest.raises(TypeError, match="read_specimens reads a folder"):
             library.identify(one)
+
+
+def test_photos_in_any_form(tmp_path):
+    """Of a column, a Dataset or Arrow; None and NaN are no photos; no photos give no rows."""
+    from bioscan_hf import EmbeddingLibrary
+
+    shades = [np.full((64, 64, 3), shade, np.uint8) for shade in (20, 120, 220)]
+    for number, pixels in enumerate(shades):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    names = ["Apis a", "Bombus b", "Osmia c"]
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    (tmp_path / "refs.csv").write_text(
+        "\n".join(["id,photo,species", *map(",".join, zip("abc", paths, names, strict=True))])
+    )
+    library = EmbeddingLibrary.from_files(tmp_path / "refs.csv", model=encoder())
+    expected = library.identify(shades)
+    assert expected["status"].to_pylist() == ["ok"] * 3 and expected["nearest"].to_pylist() == ["a", "b", "c"]
+    dataset = Dataset.from_dict({"image": paths}).cast_column("image", Photo())
+    for form in (
+        paths,
+        pd.Series(paths, index=[2, 1, 0]),
+        pa.array(paths),
+        (Image.open(path) for path in paths),
+        dataset,
+        dataset["image"],
+    ):
+        assert library.identify(form).equals(expected)
+    assert library.identify(pd.Series([None, float("nan")]))["status"].to_pylist() == ["no_photo"] * 2
+    assert library.identify([]).schema.equals(expected.schema)
