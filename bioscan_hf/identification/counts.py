@@ -89,7 +89,7 @@ def read_counts(path: str | Path, encoding: str = "utf-8") -> Counts:
         return _counts(path, own.ids, {name: pa.chunked_array([cells]) for name, cells in own.columns.items()})
     names = csv_columns(path, encoding)
     if names[0].startswith("#Compressed Format"):
-        raise ValueError(f"{str(path)!r} is compressed by mothur. Write it by count.seqs with compress=f.")
+        raise ValueError(f"{str(path)!r} is compressed by mothur. Write it by count.seqs without compression.")
     if len(names) == 1 and names[0].startswith("#"):
         raise ValueError(f"{str(path)!r} begins with a comment. Delete the lines above the names of the columns.")
     parts = [part for _, part in read_strings(path, (), report=refuse, encoding=encoding)]

@@ -99,7 +99,8 @@ _TAXID = re.compile(r"_-?\d+(?=(_[a-z]+)?$)")
 _HYBRID = re.compile(r"([A-Z][a-z-]+) [a-z-]+ [x×] ([A-Z][a-z]+)?")
 _SUBSPECIES = re.compile(
     r"([A-Z][a-z-]+ [a-z][a-z-]{2,}) (?:(?:subsp|ssp|var)\.? )?"
-    r"(?!(?:group|complex|hybrid|agg|aggregate|clade|lineage|type|form|morph|near)\b)[a-z][a-z-]{2,}"
+    r"(?!(?:group|complex|hybrid|agg|aggregate|clade|lineage|type|form|morph|near|strain|isolate|voucher|virus|phage|"
+    r"(?:endo)?symbiont|bacterium)\b)[a-z][a-z-]{2,}"
 )
 _CASED = re.compile(r"[A-Z-]{3,}( [A-Z-]{3,})*|[a-z-]{3,}( [a-z-]{3,})*")
 

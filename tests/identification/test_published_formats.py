@@ -297,7 +297,13 @@ def test_names_of_nothing_are_no_taxa(name):
         ("[Apis] mellifera", "Apis mellifera"),
         *(
             (name, name)
-            for name in ("Apis mellifera group", "Apis sp. BOLD:AAA1234", "Apis cf. mellifera", "Apis sp. X1")
+            for name in (
+                "Apis mellifera group",
+                "Apis sp. BOLD:AAA1234",
+                "Apis cf. mellifera",
+                "Apis sp. X1",
+                "Tobacco mosaic virus",
+            )
         ),
         *((name, name) for name in ("Apis mellifera × Apis cerana", "Bos taurus x Bison bison", "Bufo × hybridus")),
     ],
