@@ -81,7 +81,10 @@ def test_a_column_of_sizes_counts(folder, tmp_path, capsys):
         ("id\tA\nASV0\t1\nASV0\t2\n", "has 'ASV0' more than once in its first column, 'id'"),
         ("id\tname\nASV0\tApis\n", "has no column of whole numbers"),
         ("# My table\n#OTU ID\tA\nASV0\t1\n", "begins with a comment"),
-        ("#Compressed Format: groupIndex,abundance.\n#1,A\nASV0\t3\t1,3\n", "Write it by count.seqs without compression"),
+        (
+            "#Compressed Format: groupIndex,abundance.\n#1,A\nASV0\t3\t1,3\n",
+            "Write it by count.seqs without compression",
+        ),
         ("sample\tASV0\tASV1\tASV2\nA\t1\t2\t3\n", "has 'ASV0' as a column. Turn it, so that sequences are rows"),
         ("id\tA\nASV0\t1,000\nASV1\t2,000\nASV2\t3,000\n", "has '1,000' reads of 'ASV0' in 'A'"),
     ],
