@@ -239,13 +239,18 @@ def reads_table(reads: Any, ids: Any = None, first: int = 1) -> pa.Table:
         ValueError: for a table without the column, and other numbers of ids than of reads.
     """
     if hasattr(reads, "column_names") or hasattr(reads, "columns"):
-        table = reads.with_format("arrow")[:] if hasattr(reads, "with_format") else pa.table(reads)
-        if "dna_barcode" not in table.column_names:
+        names = list(reads.column_names if hasattr(reads, "column_names") else reads.columns)
+        if "dna_barcode" not in names:
             raise ValueError(
-                f"The table of reads has no column 'dna_barcode'; it has {', '.join(table.column_names)}. Rename one."
+                f"The table of reads has no column 'dna_barcode'; it has {', '.join(map(str, names))}. Rename one."
             )
+        wanted = [name for name in ("processid", "dna_barcode") if name in names]
+        if hasattr(reads, "with_format"):
+            table = reads.select_columns(wanted).with_format("arrow")[:]
+        else:
+            table = pa.table(reads.select(wanted) if hasattr(reads, "column_names") else reads[wanted])
         texts = table["dna_barcode"]
-        ids = table["processid"] if ids is None and "processid" in table.column_names else ids
+        ids = table["processid"] if ids is None and "processid" in wanted else ids
     else:
         texts = _texts(reads)
     return pa.table({"processid": ids_of(ids, len(texts), first), "dna_barcode": texts})

@@ -88,6 +88,10 @@ def test_what_is_no_list_of_reads_is_refused(world):
             library.identify(wrong)
     with pytest.raises(ValueError, match="The table of reads has no column 'dna_barcode'; it has id, sequence"):
         library.identify(pa.table({"id": IDS, "sequence": reads}))
+    frame = pd.DataFrame({"sequence": reads, "odd": [{1}, 2, object()]}, index=IDS)  # only what is needed is converted
+    with pytest.raises(ValueError, match="it has sequence, odd. Rename one"):
+        library.identify(frame)
+    assert len(library.identify(frame.rename(columns={"sequence": "dna_barcode"}))) == 3
     with pytest.raises(ValueError, match="There are 3 specimens and 1 ids"):
         library.identify(reads, ["a"])
 
