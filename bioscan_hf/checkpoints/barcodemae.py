@@ -155,7 +155,7 @@ def _convert_bpe(
     if tokenizer is None:
         raise ValueError(
             f"{name} was trained with the tokenizer {trained['tokenizer']!r}, which the file does not have. Give its "
-            f"folder (bpe_tokenizer=, --bpe-tokenizer)."
+            f"folder (--bpe-tokenizer, in Python bpe_tokenizer=)."
         )
     if any(key.startswith("decoder.") for key in state):
         raise ValueError(f"{name} is a whole model of BPE tokens. Give the checkpoint of its encoder.")

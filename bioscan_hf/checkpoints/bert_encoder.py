@@ -87,7 +87,7 @@ def bert_shape(state: State, shape: Mapping[str, Any], heads: int | None, name: 
         if found["hidden_size"] != 768:
             raise ValueError(
                 f"{name} has no number of attention heads, and {found['hidden_size']} columns and {layers} layers are "
-                f"not a published size. Give it (num_attention_heads=, --heads)."
+                f"not a published size. Give it (--heads, in Python num_attention_heads=)."
             )
         told["num_attention_heads"] = layers
     return found | told

@@ -218,7 +218,7 @@ def _attention_heads(given: int | None, modality: str, width: int, name: str) ->
     if width not in PUBLISHED_WIDTHS:
         raise ValueError(
             f"{name} has no number of attention heads, and the width of its {modality} encoder, {width}, is not a "
-            f"published size. Give it (num_attention_heads=, --heads)."
+            f"published size. Give it (--heads, in Python num_attention_heads=)."
         )
     return width // 64
 

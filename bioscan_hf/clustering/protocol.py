@@ -84,7 +84,8 @@ def join_by_processid(
     if absent and missing == "error":
         without = "; ".join(f"{name!r} does not have {len(those)}: {named(those)}" for name, those in absent.items())
         raise ValueError(
-            f"The modalities have different specimens: {without}. Embed them, or pass missing='drop' (--missing drop)."
+            f"The modalities have different specimens: {without}. Embed them, or pass "
+            f"--missing drop (in Python missing='drop')."
         )
     left_out = {one for those in absent.values() for one in those}
     processids = [one for one in everyone if one not in left_out]
@@ -137,7 +138,7 @@ def read_specimens(
         absent[name] = [one for one, there in zip(everyone, valid, strict=True) if not there]
     invalid = "; ".join(f"{len(those)} of {name!r}: {named(those)}" for name, those in absent.items() if those)
     if invalid and missing == "error":
-        raise ValueError(f"Some embeddings are not valid ({invalid}). Pass missing='drop' (--missing drop).")
+        raise ValueError(f"Some embeddings are not valid ({invalid}). Pass --missing drop (in Python missing='drop').")
     processids, embeddings, dropped = join_by_processid(parts, missing=missing)
     for name, those in absent.items():
         dropped[name] = sorted({*dropped.get(name, []), *those})
@@ -196,7 +197,9 @@ def cluster_embeddings(
     output = Path(output)
     there = [str(output / name) for name in (RESULTS_FILE, CLUSTERS_FILE) if (output / name).exists()]
     if there and not force:
-        raise FileExistsError(f"{there[0]!r} exists. Choose another folder, or replace it with force=True (--force).")
+        raise FileExistsError(
+            f"{there[0]!r} exists. Choose another folder, or replace it with --force (in Python force=True)."
+        )
     how = preset_options(preset, **options)
     if "n_clusters" not in options and not any(specimens.labels.get(how["n_clusters"], [True])):
         how["n_clusters"] = "silhouette"

@@ -154,7 +154,7 @@ def merged(
         elif _digest(there) != uploaded and not force:
             raise ValueError(
                 f"{CARD_FILE} was edited here and on the Hub since the last upload. Copy what you want to keep from "
-                f"the Hub into {CARD_FILE} of the folder, then give force=True (--force) to publish that."
+                f"the Hub into {CARD_FILE} of the folder, then give --force (in Python force=True) to publish that."
             )
     if license is not None:
         chosen = _with_key(chosen, "license", _dump({"license": license}))

@@ -58,7 +58,7 @@ class Manifest:
             if others and not force:
                 raise FileExistsError(
                     f"{str(folder)!r} holds something else ({others[0]!r}, ...). "
-                    f"Give a new folder, or force=True (--force) to write into this one."
+                    f"Give a new folder, or --force (in Python force=True) to write into this one."
                 )
             return manifest
         old = read_manifest(manifest.path, _FIELDS)
@@ -67,7 +67,7 @@ class Manifest:
             if not force:
                 raise FileExistsError(
                     f"{str(folder)!r} holds a build with another {' and '.join(different)}. "
-                    f"Give a new folder, or force=True (--force) to replace that build."
+                    f"Give a new folder, or --force (in Python force=True) to replace that build."
                 )
             manifest.replaced = (*old["shards"], PROBLEMS_FILE, LABELS_FILE)
             return manifest

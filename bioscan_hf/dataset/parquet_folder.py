@@ -22,7 +22,7 @@ from .request import Request
 
 NO_LABELS = (
     "{source!r} has no {file}, and label ids are those of a whole release, not of the files at hand. Copy {file} from "
-    "the dataset that the files are from, or name it by `labels` (--labels)."
+    "the dataset that the files are from, or name it by --labels (in Python labels=)."
 )
 
 

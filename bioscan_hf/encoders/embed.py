@@ -115,7 +115,7 @@ def _embed_to(folder: Path, encoding: _Encoding, state: PartialState, force: boo
             told = [key if key in hashes else f"{key} ({found.get(key)} there, {identity[key]} now)" for key in other]
             raise ValueError(
                 f"{folder} holds other embeddings. What differs: {'; '.join(told)}. Choose another output folder, or "
-                f"replace them with force=True (--force)."
+                f"replace them with --force (in Python force=True)."
             )
         if other:
             state.wait_for_everyone()  # each process has read the manifest

@@ -146,7 +146,7 @@ def load_hub_encoder(
         code = ", ".join(sorted(set(auto_map.values())))
         raise ValueError(
             f"{name!r} brings code of its own ({code}), which would run on this machine with your rights. If you have "
-            f"read it and trust it, pass trust_remote_code=True (--trust-remote-code)."
+            f"read it and trust it, pass --trust-remote-code (in Python trust_remote_code=True)."
         )
     if auto_map:
         encoder = _remote_model(name, next(auto_map[key] for key in AUTO_CLASSES if key in auto_map), hub)

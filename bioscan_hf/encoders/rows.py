@@ -123,7 +123,7 @@ class Rows:
         them = ", ".join(shown) + (f" and {count - len(shown):,} more" if count > len(shown) else "")
         return ValueError(
             f"{count:,} of {first} rows {'has' if count == 1 else 'have'} no value of {self.named}: {them}. Leave "
-            f"them out by missing='drop' (--missing drop)."
+            f"them out by --missing drop (in Python missing='drop')."
         )
 
     def present(self, start: int, size: int) -> tuple[list[str], NDArray[np.bool_]]:

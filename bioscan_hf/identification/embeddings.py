@@ -260,7 +260,8 @@ class EmbeddingLibrary(Library):
         if self.encoder is None:
             if self.info.get("model") is None or self.info.get("local"):
                 raise ValueError(
-                    f"The library needs its encoder of photos, {self.info.get('model')!r}: give it (model=, --model)."
+                    f"The library needs its encoder of photos, {self.info.get('model')!r}: give it "
+                    f"(--model, in Python model=)."
                 )
             self._use(self.info["model"])
         assert self.encoder is not None

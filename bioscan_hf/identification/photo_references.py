@@ -91,7 +91,9 @@ def read_vectors(
     if stored:
         found = _of_folders(stored, others, keys)
     elif model is None:
-        raise ValueError("Photos need an encoder: a CLIBD model or another encoder of photos (model=, --model).")
+        raise ValueError(
+            "Photos need an encoder: a CLIBD model or another encoder of photos (--model, in Python model=)."
+        )
     else:
         found = _computed(others, model, keys, config, split, encoding, progress)
     found.info |= facts

@@ -139,9 +139,11 @@ def read_parts(folder: Path, encoder: Encoder | None) -> Parts:
     info = read_json(folder / FACTS, {"format": int})
     check_format(folder, info["format"])
     if "encoder" in info and encoder is None:
-        raise ValueError(f"The library was made with the encoder {info.get('model')!r}: give it (model=, --model).")
+        raise ValueError(
+            f"The library was made with the encoder {info.get('model')!r}: give it (--model, in Python model=)."
+        )
     if "encoder" not in info and encoder is not None:
-        raise ValueError(f"{str(folder)!r} was made without an encoder. Leave it out (model=, --model).")
+        raise ValueError(f"{str(folder)!r} was made without an encoder. Leave it out (--model, in Python model=).")
     try:
         parts = _read(folder, info, encoder)
     except PermissionError:
@@ -164,7 +166,7 @@ def _check_encoder(references: References, info: dict[str, Any]) -> None:
     if own.shape != kept.shape or float((own - kept).norm(dim=1).max()) > _ROUNDING:
         raise ValueError(
             f"The library was made with the encoder {info.get('model')!r}; the given one gives other vectors. Give "
-            f"that one (model=, --model), or make the library again."
+            f"that one (--model, in Python model=), or make the library again."
         )
 
 

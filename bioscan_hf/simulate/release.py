@@ -67,7 +67,7 @@ def _claim(output: Path, arguments: dict[str, Any], files: Sequence[str], force:
         if earlier["arguments"] != arguments and not force:
             raise FileExistsError(
                 f"{output} holds a simulated release made with {earlier['arguments']}, not with {arguments}. "
-                f"Choose another folder, or pass force=True (--force) to replace it."
+                f"Choose another folder, or pass --force (in Python force=True) to replace it."
             )
         for name in earlier["files"]:
             delete_inside(output, name)

@@ -338,7 +338,7 @@ def test_photos_that_cannot_be_embedded_are_named(photos):
 
     with pytest.raises(ValueError, match="P1 cannot be decoded"):
         embed(encoder, processor, table([data[0], {"bytes": b"no photo", "path": None}]), column="image")
-    with pytest.raises(ValueError, match="1 of 2 rows has no value of 'image': P1. Leave them out by missing='drop'"):
+    with pytest.raises(ValueError, match="1 of 2 rows has no value of 'image': P1. Leave them out by --missing drop"):
         embed(encoder, processor, table([data[0], None]), column="image")
     two = embed(encoder, processor, table([data[0], data[1]]), column="image")
     left = embed(encoder, processor, table([None, data[0], None, data[1]]), column="image", missing="drop")
