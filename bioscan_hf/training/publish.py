@@ -15,6 +15,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from ..dataset.hub_errors import explained
 from ..files import write_text
 
 logger = logging.getLogger(__name__)
@@ -72,5 +73,7 @@ def publish_checkpoint(
 def publish_finished(args: TrainingArguments) -> None:
     """Publishes the folder of a run that had finished before."""
     folder, api = Path(str(args.output_dir)).resolve(), HfApi(token=args.hub_token)
-    created = api.create_repo(args.hub_model_id or folder.name, private=args.hub_private_repo, exist_ok=True)
-    publish(folder, created.repo_id, args, "End of training").result()
+    name = args.hub_model_id or folder.name
+    with explained(name, args.hub_token):
+        created = api.create_repo(name, private=args.hub_private_repo, exist_ok=True)
+        publish(folder, created.repo_id, args, "End of training").result()

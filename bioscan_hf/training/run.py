@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 #: Errors that a user can correct: shown as one line if they are raised before training starts.
-EXPECTED = (ValueError, FileExistsError, FileNotFoundError, ImportError)
+EXPECTED = (ValueError, OSError, ImportError)
 
 #: Note on errors that are raised after training has started.
 STARTED = "This happened after training had started. --resume_from_checkpoint last resumes from the last checkpoint."

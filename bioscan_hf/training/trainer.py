@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
+from ..dataset.hub_errors import explained
 from ..files import write_json
 from ..provenance import without_folders
 from .arguments import BaseTrainingArguments, global_batch_size
@@ -211,6 +212,12 @@ class BarcodeTrainer(Trainer):
 
     # ---- the Hub ----
 
+    def init_hf_repo(self, token: str | None = None, **options: Any) -> None:
+        """Makes the repository, before training; errors are those of `dataset.hub_errors.explained`."""
+        name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        with explained(name, token or self.args.hub_token):
+            super().init_hf_repo(token, **options)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: `_save_checkpoint` publishes a checkpoint when it is complete."""
 
@@ -240,7 +247,8 @@ class BarcodeTrainer(Trainer):
             self._finish_current_push()
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
             folder, repo = Path(self.args.output_dir), cast(str, self.hub_model_id)
-            publish(folder, repo, self.args, commit_message or "End of training").result()
+            with explained(repo, self.args.hub_token):
+                publish(folder, repo, self.args, commit_message or "End of training").result()
 
 
 @contextmanager

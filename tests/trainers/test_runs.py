@@ -278,6 +278,28 @@ for flags in json.loads(sys.argv.pop()):
     program.main(*program.parse(flags))
 """
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", "tester/new: not logged in. Log in by `hf auth login`, or set HF_TOKEN."),
+        ("hf_wrong", "tester/new: the Hub refused the token (401): it is wrong or has expired."),
+        (None, "No connection to the Hub at http://127.0.0.1:9 for tester/new"),
+    ],
+)
+def test_a_push_that_the_hub_refuses_is_one_line_before_training(source, tmp_path, token, message):
+    """Also without a Hub (None)."""
+    given = OPTIONS | {"source": str(source), "output_dir": str(tmp_path / "run"), "push_to_hub": True}
+    flags = as_flags(given | {"hub_model_id": "tester/new"})
+    with minihub.serve() as hub:
+        environment = minihub.environment(hub, tmp_path / "home") | {"HF_TOKEN": token or ""}
+        environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"} if token is None else {}
+        done = start(["-m", "bioscan_hf.trainers.pretrain_barcodebert", *flags], **environment)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run/results.json").exists()
+
+
 #: Strategy, how the token is given, and the folders in the repository.
 STRATEGIES = {
     "end": ("two parts", {""}),
