@@ -35,7 +35,7 @@ def clibd_claims() -> str:
         (f"largest difference of the losses of 1 and 2 processes, {name}", "-", f"{value:.1e}")
         for name, value in found["training"]["largest_difference_of_loss"].items()
     ]
-    return table(("photo to barcode, species", "claimed, times", "reached"), rows)
+    return table(("photo to barcode, species", "goal, times", "reached"), rows)
 
 
 #: Errors of the table: none, and all kinds together.
@@ -81,7 +81,7 @@ def contrastive() -> str:
         )
         for way, one in times.items()
     ]
-    columns = ("times as fast (seconds)", "(CPU)", "median of 5 ratios", "memory, of the published")
+    columns = ("times as fast (seconds)", "times as fast (CPU)", "median of 5 ratios", "memory / published")
     return table(("", "seconds", "CPU seconds", *columns, "relative error of the gradients"), rows)
 
 

@@ -89,7 +89,7 @@ def clustering() -> str:
         numbers = (f"{case['seconds_cpu']:,.1f}", f"{case['seconds_wall']:,.1f}", f"{case['above_inputs_mb']:,.0f}")
         rows.append((WARDS[way], case["rows"], *numbers, percent(case["ami"]["species"]), exponent))
         before = (way, case)
-    header = ("", "points", "seconds of CPU", "seconds", "memory beyond the points, MB", "AMI of species", "exponent")
+    header = ("", "points", "CPU seconds", "seconds", "memory beyond the points, MB", "AMI of species", "exponent")
     return table(header, rows)
 
 

@@ -38,7 +38,7 @@ def mae_step() -> str:
         for way, values in metrics["ways"].items()
     ]
     rows.append(("its encoder alone", "-", percent(metrics["encoder_share_of_masked_step"])))
-    return table(("", "seconds of CPU", "of a step of masked k-mers"), rows)
+    return table(("", "CPU seconds", "% of a step of masked k-mers"), rows)
 
 
 BLOCKS: Blocks = {
