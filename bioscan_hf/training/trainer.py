@@ -212,11 +212,11 @@ class BarcodeTrainer(Trainer):
 
     # ---- the Hub ----
 
-    def init_hf_repo(self, token: str | None = None, **options: Any) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Makes the repository, before training; errors are those of `dataset.hub_errors.explained`."""
         name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
-        with explained(name, token or self.args.hub_token):
-            super().init_hf_repo(token, **options)
+        with explained(name, self.args.hub_token):
+            super().init_hf_repo(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: `_save_checkpoint` publishes a checkpoint when it is complete."""
