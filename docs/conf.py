@@ -24,6 +24,7 @@ html_css_files = ["pages.css"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/test_notebooks.py runs them
 exclude_patterns: list[str] = []
+smartquotes_action = "qe"  # options of commands keep their two hyphens
 
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
