@@ -68,7 +68,7 @@ def probe(
     refuse_to_replace(force, output, *([picture] if curve else []))
     check_source(source)
     check_exists(labels)
-    require_embeddings(embeddings, ("train", "test", "test_unseen"))
+    require_embeddings(embeddings, ("train",))
     from ..evaluation.probe_protocol import KnnOptions, evaluate_probe, load_probe, write_curves
     from ..provenance import write_results
 
@@ -89,7 +89,7 @@ def probe(
     )
     for line in (*data.told(), *found.lines()):
         out.say(line)
-    if curve:
+    if curve := bool(found.curves):
         write_curves(picture, found.curves)
     then = shell("retrieve", source, embeddings) if (embeddings / "key_unseen").is_dir() else ()
     out.wrote(*([picture] if curve else []), output, next=then)

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset.load import rows_of
+from ..dataset.request import MissingSplit
 from ..encoders.stored import load_embeddings
 from ..files import replacing
 from ..schema import LABEL_COLUMNS
 from .knn_curve import VOTES, curve_figure, knn_curve
 from .leaks import Leaks, find_leaks
+from .open_set import open_set_scores
 from .probing import BARCODE_QUESTIONS, knn_probe, linear_probe, novel_species, probe_barcodes
 
 SPLITS = ("train", "test", "test_unseen")
@@ -81,6 +83,8 @@ class ProbeData:
 def load_probe(source: str | Path, embeddings: Path, labels: str | Path | None = None) -> ProbeData:
     """Valid embeddings of train, test and test_unseen, and the labels and leaks of their specimens.
 
+    A test split that the source does not have is left out.
+
     Args:
         source: As in `load_bioscan5m`, the dataset of the embeddings.
         embeddings: Folder with one folder per split.
@@ -91,6 +95,12 @@ def load_probe(source: str | Path, embeddings: Path, labels: str | Path | None =
     """
     vectors, ids, barcodes, left_out = {}, {}, {}, {}
     for split in SPLITS:
+        if not (embeddings / split).is_dir():
+            if split != "train" and _is_absent(source, split):
+                continue
+            raise FileNotFoundError(
+                f"No embeddings of {split!r} in {str(embeddings)!r}: run `bioscan-hf embed` for it first."
+            )
         found = load_embeddings(embeddings / split)
         kept, processids = found.valid, np.array(found.processids, object)[found.valid].tolist()
         if not processids:
@@ -99,8 +109,19 @@ def load_probe(source: str | Path, embeddings: Path, labels: str | Path | None =
         vectors[split], left_out[split] = found.embeddings[kept], int((~kept).sum())
         barcodes[split] = [one or "" for one in table["dna_barcode"].to_pylist()]
         ids[split] = {rank: table[f"{rank}_index"].to_numpy() for rank in LABEL_COLUMNS}
-    leaks = {split: find_leaks(barcodes["train"], barcodes[split]) for split in SPLITS[1:]}
+    tests = [split for split in SPLITS[1:] if split in vectors]
+    if not tests:
+        raise ValueError(f"{str(source)!r} has no split {' or '.join(SPLITS[1:])}, so there is nothing to test.")
+    leaks = {split: find_leaks(barcodes["train"], barcodes[split]) for split in tests}
     return ProbeData(vectors, ids, leaks, left_out)
+
+
+def _is_absent(source: str | Path, split: str) -> bool:
+    try:
+        rows_of(source, split, [], [])
+    except MissingSplit:
+        return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -112,17 +133,20 @@ class ProbeReport:
         novelty: Scores of `novel_species`.
         leaks: Test split -> kind of leak -> number of barcodes, before any were left out.
         curves: Question -> rows of `knn_curve`; empty without.
+        unanswered: Question -> why it was not asked.
     """
 
     metrics: Mapping[str, Mapping[str, Any]]
     novelty: Mapping[str, Any]
     leaks: Mapping[str, Mapping[str, int]]
     curves: Mapping[str, list[dict[str, Any]]]
+    unanswered: Mapping[str, str] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """Entries of the results file."""
         found = {"metrics": self.metrics, "novel_species": self.novelty, "leaks": self.leaks}
-        return found | ({"curves": self.curves} if self.curves else {})
+        more = {"curves": self.curves, "unanswered": self.unanswered}
+        return found | {name: value for name, value in more.items() if value}
 
     def lines(self) -> Iterator[str]:
         """Accuracies with their intervals, novel species, and a table of each curve, in at most 80 columns."""
@@ -132,6 +156,8 @@ class ProbeReport:
             interval = f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else ""
             rows = f"{value['n_test']:>9,} {value['n_train']:>9,}"
             yield f"{name:<22} {percent(value['micro_accuracy']):>8}  {interval:<17} {rows}"
+        for name, why in self.unanswered.items():
+            yield f"{name:<22} {percent(None):>8}  {why}"
         if self.novelty["auroc"] is not None:
             auroc, passing = self.novelty["auroc"], self.novelty["fpr_at_95"]
             yield f"Novel species: AUROC {auroc:.1%}, FPR95 {passing:.1%}"
@@ -148,6 +174,8 @@ def evaluate_probe(
 ) -> ProbeReport:
     """Task I of BIOSCAN-5M on frozen embeddings.
 
+    Questions of an absent split are not asked, nor those at a rank with no name in train, or for "linear" only one.
+
     Args:
         probe: "knn" or "linear".
         options: Of `knn_probe` or `linear_probe`.
@@ -155,7 +183,7 @@ def evaluate_probe(
         without_leaks: Whether test barcodes that are in train are left out.
 
     Raises:
-        ValueError: as the probes, and if no test barcode is left.
+        ValueError: as the probes, and if no test barcode or no question is left.
     """
     leaks = {split: found.counts() for split, found in data.leaks.items()}
     if without_leaks:
@@ -163,10 +191,22 @@ def evaluate_probe(
         if empty := [split for split, size in data.sizes.items() if not size]:
             raise ValueError(f"Every barcode of {empty[0]} is in train: without leaks there is nothing to test.")
     run = linear_probe if probe == "linear" else knn_probe
-    metrics = probe_barcodes(data.embeddings, data.labels, probe=run, **options)
-    novelty = novel_species(data.embeddings, data.labels, probe=run, **options)
+    train = {rank: len(np.unique(ids[ids >= 0])) for rank, ids in data.labels["train"].items()}
+    unanswered = {}
+    for split, rank in BARCODE_QUESTIONS:
+        if split not in data.embeddings:
+            unanswered[f"{rank} of {split}"] = f"the dataset has no {split}"
+        elif train[rank] < (2 if probe == "linear" else 1):
+            unanswered[f"{rank} of {split}"] = f"train has {train[rank] or 'no'} {rank}"
+    questions = [(split, rank) for split, rank in BARCODE_QUESTIONS if f"{rank} of {split}" not in unanswered]
+    if not questions:
+        raise ValueError(f"There is nothing to ask: {'; '.join(dict.fromkeys(unanswered.values()))}.")
+    metrics = probe_barcodes(data.embeddings, data.labels, probe=run, questions=questions, **options)
+    novelty = open_set_scores([], [])
+    if len(data.leaks) == 2 and ("test", "species") in questions:
+        novelty = novel_species(data.embeddings, data.labels, probe=run, **options)
     curves = {}
-    for split, rank in BARCODE_QUESTIONS if curve else ():
+    for split, rank in questions if curve else ():
         if metrics[f"{rank} of {split}"]["n_test"]:
             curves[f"{rank} of {split}"] = knn_curve(
                 data.embeddings["train"],
@@ -175,7 +215,7 @@ def evaluate_probe(
                 data.labels[split][rank],
                 metric=options["metric"],
             )
-    return ProbeReport(metrics, novelty, leaks, curves)
+    return ProbeReport(metrics, novelty, leaks, curves, unanswered)
 
 
 def write_curves(path: Path, curves: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from bioscan_hf.cli.main import main
 from bioscan_hf.evaluation.intervals import species_intervals
 from bioscan_hf.evaluation.knn_curve import KS, VOTES, curve_figure, knn_curve
 from bioscan_hf.evaluation.leaks import Leaks, find_leaks
 from bioscan_hf.evaluation.open_set import open_set_scores
-from bioscan_hf.evaluation.probe_protocol import KnnOptions, ProbeData, evaluate_probe
+from bioscan_hf.evaluation.probe_protocol import KnnOptions, ProbeData, evaluate_probe, load_probe
 from bioscan_hf.evaluation.probing import knn_probe
 
 # ---- intervals ----
@@ -172,6 +173,51 @@ def test_report(probe, kind):
     if kind == "knn":
         assert "genus of test_unseen, by neighbours" in lines and "  temperature 0.02" in lines
         assert list(report.curves) == list(report.metrics)
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear"])
+def test_questions_that_cannot_be_asked_are_named(probe, kind):
+    """No name in train, one name, and an absent split; the others have the same answers."""
+    options = {} if kind == "linear" else KnnOptions(1, "cosine", 0.0).used()
+    whole = evaluate_probe(probe, kind, options)
+    train = probe.labels["train"]
+    changed = train | {"genus": np.full_like(train["genus"], -1), "order": np.zeros_like(train["order"])}
+    part = ProbeData(probe.embeddings, {**probe.labels, "train": changed}, probe.leaks)
+    report = evaluate_probe(part, kind, options)
+    expected = {"genus of test_unseen": "train has no genus"}
+    if kind == "linear":
+        expected["order of test_unseen"] = "train has 1 order"
+    assert report.unanswered == report.content()["unanswered"] == expected
+    assert "genus of test_unseen    no data  train has no genus" in list(report.lines())
+    assert report.metrics["species of test"] == whole.metrics["species of test"] and report.novelty == whole.novelty
+    seen = ProbeData(
+        {split: probe.embeddings[split] for split in ("train", "test")},
+        {split: probe.labels[split] for split in ("train", "test")},
+        {"test": probe.leaks["test"]},
+    )
+    report = evaluate_probe(seen, kind, options, curve=kind == "knn")
+    assert report.metrics == {"species of test": whole.metrics["species of test"]}
+    assert report.unanswered["order of test_unseen"] == "the dataset has no test_unseen"
+    assert report.novelty == {"auroc": None, "fpr_at_95": None, "n_known": 0, "n_novel": 0}
+    nameless = {**seen.labels, "train": {rank: np.full_like(ids, -1) for rank, ids in train.items()}}
+    with pytest.raises(ValueError, match="nothing to ask: train has no species; the dataset has no test_unseen"):
+        evaluate_probe(ProbeData(seen.embeddings, nameless, seen.leaks), kind, options)
+
+
+def test_a_source_without_test_unseen_is_probed(tmp_path):
+    """If it has the split, its embeddings must be there."""
+    rows = [f"P{i},{split},{'ACGT' * 20}{'AT'[i] * 20},s{i}" for split in ("train", "test") for i in (0, 1)]
+    for name, more in (("without", []), ("with", [f"P9,test_unseen,{'ACGT' * 30},s9"])):
+        lines = ["processid,split,dna_barcode,species", *(f"{split}{row}" for split, row in enumerate(rows)), *more]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    folder = tmp_path / "embeddings"
+    run = ["--model", "kmer:3", "--split", "train", "--split", "test", "--quiet"]
+    main(["embed", str(tmp_path / "without.csv"), str(folder), *run])
+    data = load_probe(tmp_path / "without.csv", folder)
+    assert data.sizes == {"train": 2, "test": 2}
+    assert evaluate_probe(data, "knn", KnnOptions(1, "cosine", 0.0).used()).metrics["species of test"]["n_test"] == 2
+    with pytest.raises(FileNotFoundError, match="No embeddings of 'test_unseen' in"):
+        load_probe(tmp_path / "with.csv", folder)
 
 
 def test_leaks_are_told_and_left_out(probe):
