@@ -228,7 +228,7 @@ def alone(dataset, tmp_path):
 def test_a_split_copied_without_labels_json(alone, dataset):
     """Label ids are those of the whole release, or an error: never those of the files at hand."""
     whole = load_bioscan5m(dataset, "dna", "test", ranks=["species"])["species_index"]
-    message = "has no labels.json, and label ids are those of a whole release.* or name it by --labels .in Python labels="
+    message = "has no labels.json, and label ids are those of a whole release.* or name it by --labels"
     for ask in (
         lambda: load_bioscan5m(alone, "dna", "test", ranks=["species"]),
         lambda: load_bioscan5m(alone, "dna", "test", ranks=["species"], streaming=True),
