@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..files import is_hub_id
 from ..progress import Progress, silent
 from ..schema import LABEL_COLUMNS, RANKS
 from .calibration import BIN, LEVELS, Calibration, Evidence
@@ -224,6 +225,15 @@ def joined_evidence(parts: Sequence[Evidence], ranks: Sequence[str]) -> Evidence
         np.concatenate([part.known for part in parts]),
         {rank: np.concatenate([part.ranks[rank] for part in parts]) for rank in ranks},
     )
+
+
+def folder_of(source: str | Path, **options: Any) -> Path:
+    """The folder of a library, which is fetched if `source` is an id on the Hub; options as of `publish.fetch`."""
+    if Path(source).is_dir() or not is_hub_id(str(source)):
+        return Path(source)
+    from .publish import fetch  # imports the client of the Hub, which takes longer than opening a folder
+
+    return fetch(str(source), **options)
 
 
 def reads_table(reads: Any, ids: Any = None, first: int = 1) -> pa.Table:

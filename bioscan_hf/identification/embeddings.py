@@ -30,14 +30,14 @@ from ..schema import LABEL_COLUMNS
 from ..search.exact import TopK, similarity_blocks
 from ..search.vectors import check_query, slices, unit_vectors
 from .answers import Named, answered, described
-from .base import Library, check_shares, ids_of, refuse_single
+from .base import Library, check_shares, folder_of, ids_of, refuse_single
 from .calibration import BIN, LEVELS, Calibration
 from .names import names_of
 from .photo_references import read_vectors
 from .photos import Encoder, photo_vectors
 from .quality import PHOTO_STATUSES, Quality
 from .similarity import Matches
-from .stored import FACTS, FORMAT, TABLE, VECTORS, check_format, clear, folder_of, is_library
+from .stored import FACTS, FORMAT, TABLE, VECTORS, check_format, clear, is_library
 
 KIND = "embeddings"
 

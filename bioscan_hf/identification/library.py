@@ -26,7 +26,7 @@ from ..provenance import provenance
 from ..schema import LABEL_COLUMNS
 from .answers import Named, answered, described, finished, restored, shares_of, stored
 from .audit import audited
-from .base import Library, check_shares, files_of, reads_table
+from .base import Library, check_shares, files_of, folder_of, reads_table
 from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
 from .formats import COLUMNS, Found, read_references
@@ -38,7 +38,7 @@ from .prior import FILLED, coi_region, on_other_strand, prior_of
 from .quality import Frame, judged, unusable
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
-from .stored import FORMAT, Parts, folder_of, read_parts, write_parts
+from .stored import FORMAT, Parts, read_parts, write_parts
 from .support import supports
 from .workers import ahead
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import is_hub_id
 from ..progress import Progress, silent
-from .base import Library, files_of
+from .base import Library, files_of, folder_of
 from .library import ReferenceLibrary
-from .stored import folder_of, is_library, is_library_of_photos
+from .stored import is_library, is_library_of_photos
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import as_new, is_hub_id, locked, read_json, replacing, write_text
+from ..files import as_new, locked, read_json, replacing, write_text
 from ..schema import LABEL_COLUMNS
 from .calibration import Calibration
 from .packed import Packed
@@ -81,15 +81,6 @@ def check_format(folder: str | Path, found: int) -> None:
     if found != FORMAT:
         what = "Update bioscan_hf" if found > FORMAT else "Make the library again"
         raise ValueError(f"{str(folder)!r} has the format {found}; this version reads {FORMAT}. {what}.")
-
-
-def folder_of(source: str | Path, **options: Any) -> Path:
-    """The folder of a library, which is fetched if `source` is an id on the Hub; options as of `publish.fetch`."""
-    if Path(source).is_dir() or not is_hub_id(str(source)):
-        return Path(source)
-    from .publish import fetch  # imports the client of the Hub, which takes longer than opening a folder
-
-    return fetch(str(source), **options)
 
 
 def clear(folder: Path) -> None:
