@@ -94,6 +94,7 @@ class BarcodeConfigMixin:
     pooling: str
     vocab_size: int | None
     extra_tokens: int
+    num_hidden_layers: int
     taxa: dict[str, list[str]] | None
     parents: dict[str, list[int]] | None
     id2label: dict[Any, str] | None
@@ -129,6 +130,8 @@ class BarcodeConfigMixin:
             )
         if self.max_nucleotides < self.k:
             raise ValueError(f"max_nucleotides ({self.max_nucleotides}) must be at least k ({self.k}).")
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers is {self.num_hidden_layers}; give 0 or more.")
         check_taxa(self.taxa, self.parents, self.id2label)
         if self.taxa is not None:
             self.id2label = _SeveralRanks()
@@ -286,7 +289,7 @@ class BarcodeBertConfig(BarcodeConfigMixin, BertConfig):
         """Raises ValueError if values contradict each other. `save_pretrained` also calls it."""
         super().validate_architecture()
         check_choice("mlm_head", self.mlm_head, ("kmers", "tied"))
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+        if min(self.num_attention_heads, self.hidden_size) < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})."

@@ -240,6 +240,8 @@ def test_vocabularies(vocabulary, k, size, special, tokens):
         ({"mlm_head": "mlp"}, r"Unknown mlm_head 'mlp'. Choose one of kmers, tied"),
         ({"hidden_size": 30}, r"hidden_size \(30\) must be a multiple of num_attention_heads \(4\)"),
         ({"num_attention_heads": 0}, r"num_attention_heads \(0\)"),
+        ({"hidden_size": 0}, r"hidden_size \(0\) must be a multiple"),
+        ({"num_hidden_layers": -1}, r"num_hidden_layers is -1; give 0 or more"),
         ({"k": 0}, r"k is 0; the vocabulary 'barcodebert' takes 1 to 8"),
         ({"k": 9}, r"k is 9; the vocabulary 'barcodebert' takes 1 to 8"),
         ({"k": 7, "vocabulary": "barcodebert-n"}, r"k is 7; the vocabulary 'barcodebert-n' takes 1 to 6"),
