@@ -132,7 +132,8 @@ def test_common_options_work(dataset, models, tmp_path, recipe, name):
 
 
 @pytest.mark.parametrize(("recipe", "options", "message"), REFUSED, ids=str)
-def test_other_options_are_refused_before_training(dataset, models, tmp_path, recipe, options, message):
+def test_other_options_are_refused_before_training(dataset, models, tmp_path, monkeypatch, recipe, options, message):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")  # --fsdp sets it for the tests that follow
     with pytest.raises(ValueError, match=message) as refused:
         run(recipe, dataset, tmp_path / "run", models, **options)
     assert not getattr(refused.value, "__notes__", ()), "this was raised after training had started"
