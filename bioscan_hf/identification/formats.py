@@ -44,6 +44,7 @@ from .lineages import (
     prefixed,
     species_form,
 )
+from .records import counted, once
 
 #: Columns of the references.
 COLUMNS = ("processid", "dna_barcode", *LABEL_COLUMNS)
@@ -125,10 +126,11 @@ def read_references(
         raise ValueError("Only tables of taxonomy were given. Give the FASTA with their sequences as well.")
     else:
         tables += plain
-    found.table = pa.concat_tables([_complete(table, found) for table in tables])
+    found.table, notes = once([_complete(table, found) for table in tables])
+    found.notes += notes
     empty = pc.equal(pc.fill_null(pc.binary_length(found.table["dna_barcode"]), 0), 0)
     if count := pc.sum(empty).as_py():
-        found.notes.append(f"left out {_records(count)} without a sequence")
+        found.notes.append(f"left out {counted(count)} without a sequence")
         found.table = found.table.filter(pc.invert(empty))
     if not len(found.table):
         raise ValueError(f"{', '.join(map(str, files))}: no record with a sequence.")
@@ -250,7 +252,7 @@ def _named_fasta(
     lineages = read(headers, ranks) if name in POSITIONAL else read(headers)
     pairs = zip(headers, lineages, strict=True)
     if others := [header for header, lineage in pairs if not lineage and pattern.match(header) is None]:
-        found.notes.append(f"{_records(len(others))} without a name as {name} has them, such as {others[0][:60]!r}")
+        found.notes.append(f"{counted(len(others))} without a name as {name} has them, such as {others[0][:60]!r}")
     ids = [_id_of(header) for header in headers]
     if name == "dada2":
         ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
@@ -263,7 +265,7 @@ def _named_fasta(
     if name == "bold5" and marker is not None:
         own = pa.array([header.split("|")[1:2] == [marker] for header in headers])
         if others := len(own) - pc.sum(own).as_py():
-            found.notes.append(f"left out {_records(others)} of markers other than {marker} (--marker)")
+            found.notes.append(f"left out {counted(others)} of markers other than {marker} (--marker)")
             records = records.filter(own)
     return name, records
 
@@ -363,7 +365,7 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
             f"No id of the FASTA is in the table of taxonomy: {ids[0].as_py()!r} against {known[0].as_py()!r}."
         )
     if place.null_count:
-        found.notes.append(f"{_records(place.null_count)} not in the table of taxonomy")
+        found.notes.append(f"{counted(place.null_count)} not in the table of taxonomy")
     there = pc.is_valid(place)
     for rank in RANKS:
         theirs = taxonomy[rank].take(place) if rank in taxonomy.column_names else pa.nulls(len(ids), pa.string())
@@ -371,10 +373,6 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
         records = records.drop_columns([rank] if rank in records.column_names else [])
         records = records.append_column(rank, pc.if_else(there, theirs, own))
     return records
-
-
-def _records(number: int) -> str:
-    return f"{number:,} record{'s' * (number != 1)}"
 
 
 def _complete(table: pa.Table, found: Found) -> pa.Table:
@@ -386,11 +384,9 @@ def _complete(table: pa.Table, found: Found) -> pa.Table:
         given = columns[rank]
         columns[rank] = Cleaned(species_form if rank == "species" else one_form)(given)
         if gone := given.filter(pc.and_(pc.is_valid(given), pc.is_null(columns[rank]))):
-            found.notes.append(
-                f"{_records(len(gone))} without a {rank}, but with {gone[0].as_py()[:60]!r} or the like"
-            )
+            found.notes.append(f"{counted(len(gone))} without a {rank}, but with {gone[0].as_py()[:60]!r} or the like")
         if rank == "species" and (below := [name for name in given.to_pylist() if name and is_subspecies(name)]):
-            found.notes.append(f"{_records(len(below))} of subspecies named as the species, such as {below[0][:60]!r}")
+            found.notes.append(f"{counted(len(below))} of subspecies named as the species, such as {below[0][:60]!r}")
         if rank == "species" and "genus" not in there:
             columns["genus"] = Cleaned(lambda name: from_name(one_form(name) or name).get("genus"))(given)
     if {"species", "genus"} <= there:

@@ -19,23 +19,23 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from ..barcodes import complement, spelled
+from ..barcodes import spelled
 from ..files import is_missing_path
 from ..progress import Progress, silent
 from ..provenance import provenance
-from ..schema import LABEL_COLUMNS
 from .answers import Named, answered, described, finished, restored, shares_of, stored
 from .audit import audited
 from .base import Library, check_shares, files_of, folder_of, reads_table
 from .calibration import BIN, LEVELS, Calibration
 from .chimeras import parents_of
-from .formats import COLUMNS, Found, read_references
+from .formats import Found, read_references
 from .learning import Asked, pseudo_read
 from .letters import Codes
 from .names import Names, names_of
 from .packed import Packed
-from .prior import FILLED, coi_region, on_other_strand, prior_of
+from .prior import FILLED, coi_region, prior_of
 from .quality import Frame, judged, unusable
+from .records import distinct, forward
 from .region import Region
 from .similarity import LeftOut, Matches, References, match
 from .stored import FORMAT, Parts, read_parts, write_parts
@@ -329,38 +329,6 @@ def _windows(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
                 waiting = []
     if waiting:
         yield pa.concat_tables(waiting, promote_options="permissive")
-
-
-def distinct(table: pa.Table) -> pa.Table:
-    """One row for each distinct sequence and lineage, with the first id and the number of records."""
-    table = table.set_column(table.column_names.index("dna_barcode"), "dna_barcode", spelled(table["dna_barcode"]))
-    table = table.filter(pc.is_valid(table["dna_barcode"]))
-    keys = ["dna_barcode", *LABEL_COLUMNS]
-    groups = table.group_by(keys, use_threads=False).aggregate([("processid", "first"), ("processid", "count")])
-    groups = groups.rename_columns({"processid_first": "processid", "processid_count": "records"})
-    return groups.select([*COLUMNS, "records"])
-
-
-def forward(records: pa.Table, *, by_model: bool) -> tuple[pa.Table, list[str], dict[str, int]]:
-    """Records with those of COI on one strand, notes, and the turned ones: id -> number of records.
-
-    Args:
-        by_model: Whether a model, and not the references, gives the region: then nothing is turned.
-    """
-    sequences = records["dna_barcode"].to_pylist()
-    turned = [] if by_model else np.flatnonzero(on_other_strand(sequences)).tolist()
-    if not turned:
-        return records, [], {}
-    rows = records.take(pa.array(turned)).to_pylist()
-    names, number = {row["processid"]: row["records"] for row in rows}, sum(row["records"] for row in rows)
-    for row in turned:
-        sequences[row] = complement(sequences[row])
-    records = records.set_column(1, "dna_barcode", pa.array(sequences, records["dna_barcode"].type))
-    groups = records.group_by(["dna_barcode", *LABEL_COLUMNS], use_threads=False)
-    records = groups.aggregate([("processid", "first"), ("records", "sum")])
-    records = records.rename_columns({"processid_first": "processid", "records_sum": "records"})
-    what = "1 record was" if number == 1 else f"{number:,} records were"
-    return records.select([*COLUMNS, "records"]), [f"{what} on the other strand of COI, and turned"], names
 
 
 def _region(model: str | None) -> Region | None:

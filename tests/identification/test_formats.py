@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_up_references import records
+from made_up_references import records, write_table
 
 from bioscan_hf.cli.identify import Formats
 from bioscan_hf.identification.formats import FORMATS as KNOWN
@@ -212,6 +212,18 @@ def test_our_own_tables_need_no_split_and_gzip_is_read(release, tmp_path):
     packed = tmp_path / "x.fasta.gz"
     packed.write_bytes(gzip.compress(FORMATS["SINTAX"][0]["x.fasta"].encode()))
     assert read_references([packed]).table["species"].to_pylist() == [row["species"] for row in ROWS]
+
+
+def test_records_of_several_files_count_once(tmp_path):
+    """Downloads that overlap: a family, and its order. Other records of one id, and repeats of one file, are kept."""
+    rows = records(np.random.default_rng(3), orders=1, families=1, genera=1, species=2, each=2)
+    other = rows[1] | {"species": "Apis altera"}
+    write_table(tmp_path / "family.csv", [*rows[:2], rows[0]])
+    write_table(tmp_path / "order.csv", [*rows, other])
+    found = read_references([tmp_path / "family.csv", tmp_path / "order.csv"])
+    assert found.table["processid"].to_pylist() == [row["processid"] for row in (*rows[:2], rows[0], *rows[2:], other)]
+    assert "2 records of several files, which count once" in found.notes
+    assert len(read_references([tmp_path / "order.csv"]).table) == 5
 
 
 def test_other_markers_and_records_without_a_sequence_are_told(tmp_path):
