@@ -241,5 +241,5 @@ def share_interval(levels: Numbers, learned: Numbers, shares: Numbers) -> tuple[
     grid = np.linspace(0.001, 0.999, 999)
     likelihood = np.log(np.outer(1 - grid, known) + np.outer(grid, 1 - known)) @ counts
     likelihood += PRIOR_READS * (PRIOR[0] * np.log(1 - grid) + (1 - PRIOR[0]) * np.log(grid))
-    allowed = grid[likelihood >= likelihood.max() - 1.92]
-    return float(allowed[0]), float(allowed[-1])
+    allowed = np.append(grid[likelihood >= likelihood.max() - 1.92], 1 - shares[0])  # which may lie beyond the grid
+    return float(allowed.min()), float(allowed.max())

@@ -56,6 +56,10 @@ CAUTION = 2.0
 LARGEST_DISTANCE = 0.45
 
 
+def _nothing() -> None:
+    """Releases nothing: references in memory are not mapped from a file. A lambda could not be pickled."""
+
+
 @dataclass
 class References:
     """What is searched.
@@ -74,7 +78,7 @@ class References:
     placed: Placed[Packed] | None
     words: Words
     cells: Cells | None = None
-    release: Callable[[], None] = lambda: None
+    release: Callable[[], None] = _nothing
 
     @classmethod
     def of(cls, sequences: Sequence[str], region: Region | None) -> References:

@@ -259,7 +259,7 @@ def test_convert(tmp_path, capsys):
 
     config = BarcodeBertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, k=2)
     torch.save(BarcodeBertForMaskedLM(config).state_dict(), tmp_path / "bare.pth")
-    assert "--heads)" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
+    assert "Give it (--heads, in Python" in fails(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out")
     run(capsys, "convert", tmp_path / "bare.pth", tmp_path / "out", "--heads", 2)
     assert BarcodeBertModel.from_pretrained(tmp_path / "out").config.k == 2
     torch.save({"state_dict": {"model.model.backbone": torch.zeros(1)}}, tmp_path / "crop.ckpt")

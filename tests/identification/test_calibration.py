@@ -129,14 +129,14 @@ def test_the_bound_of_what_is_known_lies_below_the_probability():
 
 def test_the_estimated_share_of_new_species_lies_in_its_interval():
     learned = np.array([0.5, 0.25, 0.25])
-    for n in (1, 5, 20, 500):
+    for n in (1, 5, 20, 500, 100_000):  # of very many equal reads, the share lies beyond the grid of the interval
         for level in range(3):
             levels = np.full((n, 3), 0.02)
             levels[:, level] = 0.96
             shares = calibration.estimated_shares(levels, learned)
             low, high = calibration.share_interval(levels, learned, shares)
             assert low <= 1 - shares[0] <= high, (n, level)
-            assert high - low < (0.1 if n == 500 else 1)
+            assert high - low < (0.1 if n >= 500 else 1)
 
 
 def test_a_new_share_is_found_and_split_as_expected():
