@@ -121,6 +121,18 @@ def peers(partitions: dict[str, Any]) -> str:
     return table(("reads; rank", *PROGRAMS.values()), rows)
 
 
+def ahead() -> str:
+    """In how many comparisons the difference to another program is more than chance."""
+    found = results("confidence")["differences"]
+    every = [one for ranks in found.values() for programs in ranks.values() for one in programs.values()]
+    more, surely = sum(one["mean"] > 0 for one in every), sum(one["interval"][0] > 0 for one in every)
+    less = sum(one["interval"][1] < 0 for one in every)
+    return (
+        f"In {more} of {len(every)} comparisons (reads, rank and program) `identify` names more reads. The 95 % "
+        f"interval of the difference, by a bootstrap over species, lies above 0 in {surely} and below 0 in {less}."
+    )
+
+
 def peers_right(partitions: dict[str, Any]) -> str:
     """Share of all reads whose name is right, whatever the confidence, of the first partition with its interval."""
     there = next(one["peers"] for one in partitions.values() if one["peers"])
@@ -230,6 +242,7 @@ BLOCKS: Blocks = {
     "confidence_missed": measured(missed_claims),
     "confidence_behind": behind,
     "confidence_peers": measured(peers),
+    "confidence_ahead": ahead,
     "confidence_peers_right": measured(peers_right),
     "confidence_rules": measured(rules),
     "confidence_foreign": measured(foreign),

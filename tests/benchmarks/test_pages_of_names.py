@@ -40,6 +40,7 @@ def names(monkeypatch, tmp_path):
     shutil.copytree(ROOT / "benchmarks/results", folder)
     about = json.loads((folder / "real_coi.json").read_text(encoding="utf-8"))
     about |= {"claims": {"right": 0.95, "lower": 0.93}, "missed": bench.missed(metrics, ahead), "metrics": metrics}
+    about["differences"] = ahead
     (folder / "confidence.json").write_text(json.dumps(about))
     part = {"reads_per_s": 5000.0, "reads_per_s_wall": 4000.0, "memory_gb": 1.25, "reads": 40_000}
     size = {"opened": {"records": 13_556}, "reads": part, "vsearch": part, "times_vsearch": 21.5}
@@ -72,6 +73,8 @@ def test_confidences(names):
 def test_peers_and_speed(names):
     blocks = names.BLOCKS
     assert "| first 200, as they are; genus | 62.5 | 62.5 | 62.5 | 62.5 |" in blocks["confidence_peers"]()
+    assert blocks["confidence_ahead"]().startswith("In 0 of 27 comparisons (reads, rank and program) ")
+    assert blocks["confidence_ahead"]().endswith(" above 0 in 0 and below 0 in 0.")
     assert blocks["confidence_peers_right"]().count("70.0 (60.0 to 80.0)") == 36
     assert "| whole, as they are; species, 97% rule | 50.0 | 98.8 |" in blocks["confidence_rules"]()
     assert "| random | 4,000 | 2 |" in blocks["confidence_foreign"]()
