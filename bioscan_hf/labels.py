@@ -18,21 +18,27 @@ from .schema import MISSING, MISSING_TAXA
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Second words that are not the epithet of a species.
-_NO_EPITHET = "sp spp ssp nr cf aff gr gen group complex indet agg near ex var".split()
+#: Words in the place of an epithet that are none.
+NO_EPITHETS = "sp spp ssp subsp spec nr cf aff gr gen group complex indet agg near prope ex var".split()
+
+#: Small letters of names, for a class of a regular expression: also those of old names such as "Aëdes".
+SMALL = "a-zß-öø-ÿœ"
 
 _PRINTABLE = bytes(range(32, 127))
 _LONGEST_NAME = 150
 _WORD = r"[^\W\d_]"
-_PARTICLES = r"(?:(?:d[aei]s?|della?|von|van|der|den|du|la|le|zu|ter|[dDO]['’]) ?|[A-Z]\. ?-?)*"
+_PARTICLE = r"(?i:d[aeio]s?|del|della?|von|van|der|den|du|la|le|zu|zur|ter)"
+_PARTICLES = rf"(?:{_PARTICLE} |[dDO]['’] ?|[A-Z]\. ?-?)*{_PARTICLE}?"
 _PERSON = rf"{_PARTICLES}[A-Z]{_WORD}*(?:['’-]{_WORD}+)*\.?"
 _PEOPLE = rf"{_PERSON}(?:(?:, | & |, & | et | and | in | ex ){_PERSON})*(?: et al\.?)?(?: f(?:il)?\.)?"
 _YEAR = r"(?:,? ?[(\[]?1[789]\d\d[a-z]?[)\]]?|,? ?[(\[]?20\d\d[a-z]?[)\]]?)"
+_EPITHET = rf"(?!{_PARTICLE}\b)[{SMALL}][{SMALL}'’-]+"
 _AUTHOR = re.compile(
-    rf"([A-Z][a-z-]+)(?: \([A-Z][a-z-]+\))? ([a-z][a-z-]{{2,}})(?: (?!(?:{'|'.join(_NO_EPITHET)})\b)([a-z-]{{3,}}))?"
+    rf"([A-Z][{SMALL}-]+)(?: \([A-Z][{SMALL}-]*\.?\))? ({_EPITHET})(?: (?!(?:{'|'.join(NO_EPITHETS)})\b)({_EPITHET}))?"
     rf" (?:\({_PEOPLE}{_YEAR}?\)|{_PEOPLE}{_YEAR}?|{_YEAR})"
 )
-_SUBGENUS = re.compile(r"([A-Z][a-z-]+) \([A-Z][a-z-]+\) ([a-z][a-z-]{2,}(?: [a-z-]{3,})?)")
+_CODE = re.compile(r".* (?!L$)[A-Z]+")
+_SUBGENUS = re.compile(rf"([A-Z][{SMALL}-]+) \([A-Z][{SMALL}-]*\.?\) ({_EPITHET}(?: {_EPITHET})?)")
 
 
 def taxon_name(name: str) -> str | None:
@@ -49,16 +55,16 @@ def taxon_name(name: str) -> str | None:
 def without_author(species: str) -> str:
     """The name of a species without author, year and subgenus.
 
-    Placeholders such as "Apis sp. 1BIO" stay as they are.
+    Placeholders such as "Apis sp. 1BIO" and "Astraptes fulgerator CELT" stay as they are.
 
     Example:
         >>> without_author("Apis mellifera Linnaeus, 1758"), without_author("Apis mellifera L.")
         ('Apis mellifera', 'Apis mellifera')
     """
-    if len(species) > _LONGEST_NAME:
+    if len(species) > _LONGEST_NAME or _CODE.fullmatch(species):
         return species
     match = _AUTHOR.fullmatch(species) or _SUBGENUS.fullmatch(species)
-    if match is None or match[2].split()[0] in _NO_EPITHET:
+    if match is None or match[2].split()[0] in NO_EPITHETS:
         return species
     return " ".join(part for part in match.groups() if part)
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from bioscan_hf.labels import LabelMaps
+from bioscan_hf.labels import LabelMaps, without_author
 
 
 def test_label_ids_are_lexicographic_and_survive_a_file(tmp_path):
@@ -74,3 +74,23 @@ def test_encoding_one_name_does_not_copy_all_names():
         assert maps.label2index("dna_bin", f"BOLD:{i:06d}") == i
     assert time.perf_counter() - start < 1
     assert maps.names("dna_bin") is maps.names("dna_bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((f"Apis mellifera {author}", "Apis mellifera") for author in ("de Geer, 1773", "(De Geer)", "von Heyden")),
+        *(
+            (f"Apis mellifera {author}", "Apis mellifera")
+            for author in ("van der Wulp, 1869", "Van Duzee", "DC.", "L")
+        ),
+        ("Apis mellifera delicata del Guercio", "Apis mellifera delicata"),
+        ("Ia io Thomas, 1902", "Ia io"),
+        ("Aëdes (St.) jørgenseni Smith, 1900", "Aëdes jørgenseni"),
+        *((name, name) for name in ("Astraptes fulgerator CELT", "Anopheles gambiae S", "Apis mellifera clade A")),
+        *((name, name) for name in ("Aedes van der Wulp", "Apis sp. Smith", "Apis cf. mellifera Smith")),
+    ],
+)
+def test_only_authors_are_left_out(name, expected):
+    """Particles are no subspecies, and codes of interim species are no authors."""
+    assert without_author(name) == expected

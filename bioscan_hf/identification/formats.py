@@ -27,10 +27,11 @@ from ..dataset.sequences import (
     read_sequences,
 )
 from ..files import TEMPORARY
-from ..labels import Cleaned, taxon_name
+from ..labels import taxon_name
 from ..release.column_names import our_columns, spelt
 from ..release.tables import csv_columns, read_strings
 from ..schema import ID_NAMES, LABEL_COLUMNS, RANKS, SEQUENCE_NAMES
+from .forms import in_one_form
 from .lineages import (
     HEADERS,
     POSITIONAL,
@@ -38,11 +39,8 @@ from .lineages import (
     by_position,
     from_name,
     header_format,
-    is_subspecies,
     named,
-    one_form,
     prefixed,
-    species_form,
 )
 from .records import counted, once
 
@@ -252,7 +250,7 @@ def _named_fasta(
     lineages = read(headers, ranks) if name in POSITIONAL else read(headers)
     pairs = zip(headers, lineages, strict=True)
     if others := [header for header, lineage in pairs if not lineage and pattern.match(header) is None]:
-        found.notes.append(f"{counted(len(others))} without a name as {name} has them, such as {others[0][:60]!r}")
+        found.notes.append(f"{counted(len(others))} without a name in the form of {name}, such as {others[0][:60]!r}")
     ids = [_id_of(header) for header in headers]
     if name == "dada2":
         ids = [f"record_{number}" for number in range(1, len(headers) + 1)]
@@ -272,7 +270,8 @@ def _named_fasta(
 
 def _id_of(header: str) -> str:
     """The id at the beginning of a header; of NCBI's gi|1|gb|AB1.1| and of UNITE the accession."""
-    first = re.sub(r"\|?kraken:taxid\|\d+\|?", "", re.split(r"###|[;\s]", header, maxsplit=1)[0])
+    first = re.split(r"###|[;\s]", header, maxsplit=1)[0]
+    first = re.sub(r"\|?kraken:taxid\|\d+\|?", "", first) if "kraken" in first else first
     if match := re.search(r"(?:^|\|)(?:gb|emb|dbj|ref)\|([^|]+)|^[^|]+\|([^|]+)\|SH\d+", first):
         return match[1] or match[2]
     return first.partition("|")[0] or first
@@ -365,7 +364,8 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
             f"No id of the FASTA is in the table of taxonomy: {ids[0].as_py()!r} against {known[0].as_py()!r}."
         )
     if place.null_count:
-        found.notes.append(f"{counted(place.null_count)} not in the table of taxonomy")
+        are = "is" if place.null_count == 1 else "are"
+        found.notes.append(f"{counted(place.null_count)} {are} not in the table of taxonomy")
     there = pc.is_valid(place)
     for rank in RANKS:
         theirs = taxonomy[rank].take(place) if rank in taxonomy.column_names else pa.nulls(len(ids), pa.string())
@@ -377,20 +377,6 @@ def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.T
 
 def _complete(table: pa.Table, found: Found) -> pa.Table:
     """All columns as large strings, in their order, and names in their one form."""
-    nothing = pa.nulls(len(table), pa.large_string())
-    there = set(table.column_names)
-    columns = {name: table[name].cast(pa.large_string()) if name in there else nothing for name in COLUMNS}
-    for rank in (rank for rank in RANKS if rank in there):
-        given = columns[rank]
-        columns[rank] = Cleaned(species_form if rank == "species" else one_form)(given)
-        if gone := given.filter(pc.and_(pc.is_valid(given), pc.is_null(columns[rank]))):
-            found.notes.append(f"{counted(len(gone))} without a {rank}, but with {gone[0].as_py()[:60]!r} or the like")
-        if rank == "species" and (below := [name for name in given.to_pylist() if name and is_subspecies(name)]):
-            found.notes.append(f"{counted(len(below))} of subspecies named as the species, such as {below[0][:60]!r}")
-        if rank == "species" and "genus" not in there:
-            columns["genus"] = Cleaned(lambda name: from_name(one_form(name) or name).get("genus"))(given)
-    if {"species", "genus"} <= there:
-        alone = pc.and_(pc.match_substring_regex(columns["species"], "^[a-z-]+$"), pc.is_valid(columns["genus"]))
-        whole = pc.binary_join_element_wise(columns["genus"], columns["species"], pa.scalar(" ", pa.large_string()))
-        columns["species"] = pc.if_else(alone, whole, columns["species"])
-    return pa.table(columns)
+    there = {name: table[name].cast(pa.large_string()) for name in COLUMNS if name in table.column_names}
+    there |= in_one_form(there, found.notes)
+    return pa.table({name: there.get(name, pa.nulls(len(table), pa.large_string())) for name in COLUMNS})

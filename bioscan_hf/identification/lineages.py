@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from ..labels import taxon_name, without_author
+from ..labels import NO_EPITHETS, SMALL, taxon_name, without_author
 from ..schema import RANKS
 
 Lineage = dict[str, str]
@@ -53,6 +53,9 @@ HIGHER = frozenset(
     "Metazoa Animalia Eukaryota Bacteria Fungi Incertae Uncultured Unidentified Environmental".split()
 ).union(ANIMALS)
 
+#: Those that are no genera as well.
+_NO_GENERA = HIGHER - {"Acanthocephala", "Diplura"}
+
 #: Certainties of mothur behind names, and taxids of Kraken in ids.
 _CERTAINTY = re.compile(r"\(\d{1,3}(\.\d+)?\)$")
 _DATABASES = re.compile(r"\|?kraken:taxid\|\d+\|?")
@@ -78,64 +81,30 @@ _NOT_KEPT = frozenset(
 )
 
 #: Names of nothing in reference libraries, besides the markers of missing values: "uncultured Apis", "Apis sp.",
-#: "Apis NA" of R, "Hypotrichia X" of PR2, "Ciliophora ord Incertae sedis" of UNITE.
+#: "Apis NA" of R, "Ciliophora ord Incertae sedis" of UNITE.
 NOTHING = re.compile(
     r"(?i:(unclassified|unassigned|uncultured|unidentified|undetermined|unknown|environmental[ _]samples?|synthetic|"
-    r"root)\b.*|cf\. .*|(.*[ _])?incertae[ _]sedis\b.*|.*[ _]unclassified)|"
-    r"\S+ (NA|X+)|\S+( X+)?( (?i:sp|spp|spec|gen|indet|n|nov)\b\.?)+"
+    r"root)\b.*|cf\. .*|(.*[ _])?incertae[ _]sedis\b.*|"
+    r".*[ _](unclassified|unidentified|undetermined|unknown))|\S+ NA|"
+    r"\S+( X+)?( (?i:sp|spp|spec|gen|indet|n|nov)\b\.?)+"
 )
 
-#: A rank that is filled from another one, such as "order_Insecta" or "Polychaeta_order".
+#: A rank that is filled from another one, such as "order_Insecta" or "Polychaeta_order"; above species also
+#: "Hypotrichia_XX" of PR2.
 _FILLED = re.compile(
     r"(phylum|class|order|family|subfamily|genus|species)_[A-Z].*|.*_(phylum|class|order|family|genus|species)"
 )
+NO_HIGHER = re.compile(r"\S+ X+")
 
+_LIVING = r"(?:\S*virus|\S*phage|(?:endo)?symbiont|bacterium)"
 BINOMIAL = re.compile(
-    r"([A-Z][a-z-]+) ((?!(?:spp?|spec|gen|cf|aff|nr|indet|voucher|isolate|strain|clone|mitochondri(?:al|on)|"
-    r"cytochrome|gene|environmental|hybrid|specimen|sample|complex|group|x)\b)[a-z][a-z-]+)"
+    rf"([A-Z][{SMALL}-]+) ((?!(?:spp?|{'|'.join(NO_EPITHETS)}|voucher|isolate|strain|clone|mitochondri(?:al|on)|"
+    rf"cytochrome|gene|environmental|hybrid|specimen|sample|x|{_LIVING})\b)[{SMALL}][{SMALL}'’-]+)(?![^\W_])"
 )
-_GENUS = re.compile(r"[A-Z][a-z-]{2,}")
+_GENUS = re.compile(rf"[A-Z][{SMALL}-]{{2,}}(?![^\W_])")
 _TAXID = re.compile(r"_-?\d+(?=(_[a-z]+)?$)")
-_HYBRID = re.compile(r"([A-Z][a-z-]+) [a-z-]+ [x×] ([A-Z][a-z]+)?")
-_SUBSPECIES = re.compile(
-    r"([A-Z][a-z-]+ [a-z][a-z-]{2,}) (?:(?:subsp|ssp|var)\.? )?"
-    r"(?!(?:group|complex|hybrid|agg|aggregate|clade|lineage|type|form|morph|near|strain|isolate|voucher|virus|phage|"
-    r"(?:endo)?symbiont|bacterium)\b)[a-z][a-z-]{2,}"
-)
-_CASED = re.compile(r"[A-Z-]{3,}( [A-Z-]{3,})*|[a-z-]{3,}( [a-z-]{3,})*")
-
-
-def one_form(name: str) -> str | None:
-    """The name of a taxon of a reference in its one form, None for names of nothing.
-
-    Capitals and underscores follow the rules of names.
-
-    Example:
-        >>> one_form("APIS MELLIFERA"), one_form("Apis_mellifera"), one_form("Apis sp."), one_form("Apis sp. 1BIO")
-        ('Apis mellifera', 'Apis mellifera', None, 'Apis sp. 1BIO')
-    """
-    text = re.sub(r"^\[([A-Z][a-z-]+)\]", r"\1", name if " " in name else name.replace("_", " "))
-    if taxon_name(text) is None or NOTHING.fullmatch(text):
-        return None
-    return text.capitalize() if _CASED.fullmatch(text) else text
-
-
-def species_form(name: str) -> str | None:
-    """`one_form` of a species, without author and subspecies; an epithet alone in lower case."""
-    text = one_form(name)
-    if text is None:
-        return None
-    if " " not in text:
-        return text.lower() if _CASED.fullmatch(name) else text
-    text = re.sub(r" \([a-z' -]+\)$", "", without_author(text))  # common names in SILVA
-    match = _SUBSPECIES.fullmatch(text)
-    return match[1] if match else text
-
-
-@lru_cache(1 << 16)
-def is_subspecies(name: str) -> bool:
-    """Whether `species_form` leaves out the name of a subspecies."""
-    return _SUBSPECIES.fullmatch(without_author(one_form(name) or "")) is not None
+_HYBRID = re.compile(rf"([A-Z][{SMALL}-]+) [{SMALL}-]+ [xX×] ([A-Z][{SMALL}]+)?")
+_OF_A_HOST = re.compile(rf"\S+ \S+ (?:\S+ )?{_LIVING}\b|\S+ \S*(?:virus|phage)\b")
 
 
 def without_taxids(lineages: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -149,13 +118,10 @@ def without_taxids(lineages: Sequence[Sequence[str]]) -> list[list[str]]:
 def named(lineage: Lineage) -> Lineage:
     """A lineage with names in their one form, without missing ones; an epithet alone gets its genus."""
     found: Lineage = {}
-    for rank in RANKS:
-        given = lineage.get(rank, "")
-        text = taxon_name(given.replace("_", " "))
-        if text is None or _FILLED.fullmatch(given) or NOTHING.fullmatch(text):
+    for rank in (rank for rank in RANKS if rank in lineage):
+        text = _form(lineage[rank])
+        if text is None or (rank != "species" and _is_too_low(text)):
             continue
-        if rank != "species" and BINOMIAL.fullmatch(text):
-            continue  # a species in the place of a higher rank
         if rank == "species":
             text = f"{found['genus']} {text}" if "genus" in found and text.islower() and " " not in text else text
             text = without_author(text)
@@ -163,17 +129,31 @@ def named(lineage: Lineage) -> Lineage:
     return found
 
 
+@lru_cache(1 << 16)
+def _form(name: str) -> str | None:
+    text = taxon_name(name.replace("_", " "))
+    return None if text is None or _FILLED.fullmatch(name) or NOTHING.fullmatch(text) else text
+
+
+@lru_cache(1 << 16)
+def _is_too_low(name: str) -> bool:
+    """Whether the name of a taxon above a species is that of a species, or is filled by PR2."""
+    return (NO_HIGHER.fullmatch(name) or BINOMIAL.fullmatch(name)) is not None
+
+
 def prefixed(texts: Sequence[str]) -> list[Lineage]:
     """Lineages of QIIME 2 and SINTAX: "k__Animalia; p__Arthropoda" or "k:Animalia,p:Arthropoda"."""
-    found = []
-    for text in texts:
+    found, distinct = [], list(dict.fromkeys(texts))
+    for text in distinct:
         parts = re.findall(r"(?:^|[;,|]\s*)([a-z]{1,2})(?:__|:)([^;,|]*)", text)
         lineage = {PREFIXES[letter]: name for letter, name in parts if letter in PREFIXES}
-        numbers = re.findall(r"(?:^|[;,|]\s*)D_(\d)__([^;,|]*)", text)
+        numbers = re.findall(r"(?:^|[;,|]\s*)D_(\d)__([^;,|]*)", text) if "D_" in text else ()
         lineage |= {SILVA[int(number)]: name for number, name in numbers if int(number) in SILVA}
         found.append(lineage)
     names = without_taxids([list(lineage.values()) for lineage in found])
-    return [named(dict(zip(lineage, texts, strict=True))) for lineage, texts in zip(found, names, strict=True)]
+    lineages = (named(dict(zip(lineage, given, strict=True))) for lineage, given in zip(found, names, strict=True))
+    of_text = dict(zip(distinct, lineages, strict=True))
+    return [of_text[text] for text in texts]
 
 
 def by_position(texts: Sequence[str], ranks: Sequence[str] | None = None) -> list[Lineage]:
@@ -228,7 +208,7 @@ def _in_order(order: Sequence[str], names: Sequence[str]) -> Lineage:
     moved = [rank for rank, name in found.items() if rank != "family" and _FAMILY.fullmatch(name)]
     if moved and all(found[rank] == found.get("family") for rank in moved):  # repeated where a name is missing
         return {rank: name for rank, name in found.items() if rank not in moved}
-    if not moved and not any(rank != "phylum" and name in ANIMALS for rank, name in found.items()):
+    if not moved and (found.get("phylum") in ANIMALS or not ANIMALS & set(found.values())):
         return found
     family = next(filter(_FAMILY.fullmatch, names), "")
     return named({"family": family} | from_name(names[-1].replace("_", " ")))
@@ -251,7 +231,8 @@ def _order(parts: Sequence[Sequence[str]], most: int) -> tuple[str, ...] | None:
         return None
     else:
         order = ("",) * above + ("phylum", "class", "order")[3 - place + above :] + ("family",) + _BELOW[below]
-    wrong = any(phylum and rank != "phylum" for rank, phylum in zip(order, phyla, strict=False))
+    ranks = {rank for rank, phylum in zip(order, phyla, strict=False) if phylum}
+    wrong = bool(ranks - {"genus"}) and "phylum" not in ranks
     wrong = wrong or any(rank and names and over for rank, names, over in zip(order, columns, known, strict=False))
     return order if order and not wrong else None
 
@@ -336,12 +317,18 @@ def _after_id(header: str) -> str:
 
 
 def from_name(text: str) -> Lineage:
-    """Genus and species of a text that begins with a name; nothing for another text, the genus alone of a hybrid."""
+    """Genus and species of a text that begins with a name; nothing for another text, the genus alone of a hybrid.
+
+    Viruses and symbionts have nothing of their hosts.
+    """
+    text = text if " " in text else text.replace("_", " ")
     text = re.sub(r"^((UNVERIFIED|PREDICTED|TPA(_\w+)?): |Candidatus )", "", text)
-    text = re.sub(r"^\[?([A-Z][a-z-]+)(\]| \([A-Z][a-z-]+\)) ", r"\1 ", text)  # [Genus], and a subgenus
+    text = re.sub(rf"^\[?([A-Z][{SMALL}-]+)(\]| \([A-Z][{SMALL}-]*\.?\)) ", r"\1 ", text)  # [Genus], and a subgenus
+    if _OF_A_HOST.match(text):
+        return {}
     if match := _HYBRID.match(text):
         return named({"genus": match[1]}) if match[2] in (None, match[1]) else {}
-    if (match := BINOMIAL.match(text)) and match[1] not in HIGHER:
+    if (match := BINOMIAL.match(text)) and match[1] not in _NO_GENERA:
         return named({"genus": match[1], "species": f"{match[1]} {match[2]}"})
     match = _GENUS.match(text)
     if match is None or match[0] in HIGHER or match[0].endswith(("idae", "inae", "oidea", "formes")):

@@ -27,8 +27,10 @@ from ..files import read_json
 from ..progress import Progress, silent
 from ..schema import LABEL_COLUMNS
 from .formats import read_references
+from .forms import in_one_form
 from .photo_files import has_photo_column
 from .photos import Encoder, Specimens, photo_vectors, read_specimens
+from .records import counted
 
 #: What the keys of a library can be.
 KEYS = ("image", "dna")
@@ -97,7 +99,14 @@ def read_vectors(
     else:
         found = _computed(others, model, keys, config, split, encoding, progress)
     found.info |= facts
+    found.labels = _named(found.labels, found.info["notes"])
     return found
+
+
+def _named(labels: dict[str, list[str | None]], notes: list[str]) -> dict[str, list[str | None]]:
+    """Names in their one form, as those of sequences, and notes about what was changed."""
+    there = {rank: pa.chunked_array([pa.array(names, pa.string())]) for rank, names in labels.items() if any(names)}
+    return labels | {rank: names.to_pylist() for rank, names in in_one_form(there, notes).items()}
 
 
 def stored_name(model: str) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def _computed(
     photos = [photo_vectors(encoder, s.photos, s.ids, progress=progress) for s in specimens if s.photos is not None]
     images = _filled(specimens, [vectors for vectors, _ in photos])
     broken = sum(status.count("unreadable") for _, status in photos)
-    notes = [f"{broken:,} photos are damaged or not photos"] if broken else []
+    notes = [f"{broken:,} photo{' is' if broken == 1 else 's are'} damaged or not of a known kind"] if broken else []
     vectors, queries = images, None
     if keys == "dna":
         vectors, queries = _barcode_vectors(model, specimens), images
@@ -135,7 +144,7 @@ def _computed(
     if not there.any():
         raise ValueError(f"No reference has a {'photo' if keys == 'image' else 'barcode'} that can be read.")
     if left := int((~there).sum()):
-        notes.append(f"left out {left:,} records without a {'photo' if keys == 'image' else 'barcode'}")
+        notes.append(f"left out {counted(left)} without a {'photo' if keys == 'image' else 'barcode'}")
     labels = pa.concat_tables([s.labels for s in specimens if s.labels is not None]).filter(pa.array(there))
     ids = np.array([name for s in specimens for name in s.ids], object)[there].tolist()
     info = {

@@ -18,13 +18,13 @@ from torch import nn
 from ..barcodes import spelled
 from ..dataset.load import load_bioscan5m
 from ..encoders.batches import embed_photos, inference, resolve_dtype
+from ..labels import Cleaned, taxon_name
 from ..models.pixels import photo_pixels
 from ..progress import Progress, silent
 from ..release.column_names import Rivals, listed, our_columns, spelt
 from ..release.rows import cleaning
 from ..release.tables import read_strings
 from ..schema import LABEL_COLUMNS, MISSING_MARKERS
-from .lineages import named
 from .photo_files import PHOTO_NAMES, has_photo_column, is_folder_of_photos, named_photos
 
 _AT_ONCE = 64
@@ -104,15 +104,10 @@ def _of_table(path: Path, id_column: str | None, sequence_column: str | None, en
 
 
 def _labels(table: pa.Table, ours: Mapping[str, str]) -> pa.Table | None:
-    """`LABEL_COLUMNS` of a table, with names in their one form; None if it has no rank."""
-    there = {rank: table[ours[rank]].to_pylist() for rank in LABEL_COLUMNS if rank in ours}
-    if not there:
-        return None
-    rows = [dict(zip(there, cells, strict=True)) for cells in zip(*there.values(), strict=True)]
-    found = [
-        named({rank: name for rank, name in row.items() if name}) | {"dna_bin": row.get("dna_bin")} for row in rows
-    ]
-    return pa.table({rank: pa.array([row.get(rank) for row in found], pa.string()) for rank in LABEL_COLUMNS})
+    """`LABEL_COLUMNS` of a table, without markers of missing names; None if it has no rank."""
+    there = {rank: Cleaned(taxon_name)(table[ours[rank]]) for rank in LABEL_COLUMNS if rank in ours}
+    nothing = pa.nulls(len(table), pa.string())
+    return pa.table({rank: there.get(rank, nothing) for rank in LABEL_COLUMNS}) if there else None
 
 
 def _of_dataset(source: str | Path, config: str | None, split: str) -> Specimens:

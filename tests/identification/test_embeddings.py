@@ -174,16 +174,24 @@ def test_unreadable_and_missing_photos_stop_nothing(photos, tmp_path):
 
 def test_a_table_of_photos_with_names_is_a_library(photos, tmp_path):
     """Its names get their one form, broken photos are left out and told, and a specimen finds itself."""
-    rows = part(photos[1], range(24))
+    rows, species = (
+        part(photos[1], range(24)),
+        ["Apis mellifera Linnaeus, 1758", "Apis sp.", "Apis mellifera ligustica"],
+    )
     with open(tmp_path / "own.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "photo", "family", "genus", "species"])
         for i, photo in enumerate(rows["photo"]):
             (tmp_path / f"{i}.jpg").write_bytes(photo if i else photo[:99])
-            writer.writerow([rows["processid"][i], f"{i}.jpg", "Apidae", "Apis", "Apis mellifera Linnaeus, 1758"])
+            writer.writerow([rows["processid"][i], f"{i}.jpg", "Apidae", "Apis", species[i % 3]])
     made = EmbeddingLibrary.from_files(tmp_path / "own.csv", model=encoder())
     assert len(made) == 23 and made.taxa["species"] == ["Apis mellifera"]
-    assert made.info["notes"] == ["1 photos are damaged or not photos", "left out 1 records without a photo"]
+    assert made.info["notes"] == [
+        "1 photo is damaged or not of a known kind",
+        "left out 1 record without a photo",
+        "8 records have no species: 'Apis sp.' or the like is not a name",
+        "8 records of subspecies count as their species, such as 'Apis mellifera ligustica'",
+    ]
     found = made.identify([tmp_path / "3.jpg"]).to_pylist()[0]
     assert found["nearest"] == rows["processid"][3] and found["similarity"] == pytest.approx(1)
     (tmp_path / "bare.csv").write_text("id,photo\na,3.jpg\n")

@@ -7,7 +7,8 @@ import pytest
 from made_up_references import ancestor
 
 from bioscan_hf.identification.formats import read_references
-from bioscan_hf.identification.lineages import by_position, from_name, one_form, species_form
+from bioscan_hf.identification.forms import one_form, species_form
+from bioscan_hf.identification.lineages import by_position, from_name
 
 DNA = [ancestor(np.random.default_rng(seed))[:420] for seed in range(3)]
 RANKS = ("phylum", "class", "order", "family", "genus", "species")
@@ -260,31 +261,39 @@ def test_a_family_in_another_place_moves_no_rank():
     }
 
 
+def test_names_of_phyla_below_a_phylum():
+    """Acanthocephala is also a genus of bugs, and Sipuncula a class of worms: their other ranks were lost."""
+    bugs = ["Animalia;Arthropoda;Insecta;Hemiptera;Coreidae;Acanthocephala;Acanthocephala terminalis"]
+    flies = ["Animalia;Arthropoda;Insecta;Diptera;Culicidae;Culex;Culex pipiens"]
+    for found in (by_position(bugs)[0], by_position(bugs + 3 * flies)[0]):
+        assert [found[rank] for rank in RANKS] == ranks(
+            "Arthropoda Insecta Hemiptera Coreidae Acanthocephala terminalis"
+        )
+    worms = ["Animalia;Annelida;Sipuncula;Golfingiida;Golfingiidae;Golfingia;Golfingia elongata"]
+    assert by_position(worms + 3 * flies)[0]["class"] == "Sipuncula"
+    assert by_position(worms)[0]["order"] == "Golfingiida"
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        "Apis sp.",
-        "Apis sp",
-        "Apis spp.",
-        "Apidae gen. sp.",
-        "Apis sp. nov.",
-        "Apis indet.",
-        "Apis spec.",
-        "Apis NA",
-        "NA NA",
-    ]
-    + ["uncultured Apis", "unidentified Apis", "environmental samples", "cf. Apis", "Apidae incertae sedis"]
-    + [
-        "unclassified Apidae",
-        "synthetic construct",
-        "Ciliophora_ord_Incertae_sedis",
-        "Hypotrichia_XX",
-        "Picozoa_X_sp.",
-    ],
+    ["Apis sp.", "Apis sp", "Apis spp.", "Apidae gen. sp.", "Apis sp. nov.", "Apis indet.", "Apis spec.", "Apis NA"]
+    + ["uncultured Apis", "unidentified Apis", "environmental samples", "cf. Apis", "Apidae incertae sedis", "NA NA"]
+    + ["unclassified Apidae", "synthetic construct", "Ciliophora_ord_Incertae_sedis", "Picozoa_X_sp.", "Apis unknown"]
+    + ["Apis unidentified"],
 )
 def test_names_of_nothing_are_no_taxa(name):
     """All "Apis sp." of a library are not one species."""
     assert one_form(name) is None and species_form(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Nun", "Rootia", "Spec", "Unknownia", "Apis unknownensis", "Apis synthetica", "Apis environmentalis", "Apis type"]
+    + ["Polygonia c-album", "Apis jørgenseni", "Apis d'orbignyi", "Yi qi", "Apis sp. 1BIO", "Tanytarsus X"],
+)
+def test_odd_names_stay(name):
+    assert species_form(name) == name and (" " in name or one_form(name) == name)
+    assert one_form("Hypotrichia_XX") is None
 
 
 @pytest.mark.parametrize(
@@ -303,6 +312,10 @@ def test_names_of_nothing_are_no_taxa(name):
                 "Apis cf. mellifera",
                 "Apis sp. X1",
                 "Tobacco mosaic virus",
+                "Rice stripe tenuivirus",
+                "Apis near mellifera",
+                "Bemisia tabaci biotype B",
+                "Astraptes fulgerator CELT",
             )
         ),
         *((name, name) for name in ("Apis mellifera × Apis cerana", "Bos taurus x Bison bison", "Bufo × hybridus")),
@@ -323,6 +336,17 @@ def test_species_have_one_form(name, species):
         ("Apis complex sp. A", {"genus": "Apis"}),
         ("Apis (Apis) mellifera voucher", {"genus": "Apis", "species": "Apis mellifera"}),
         ("[Apis] mellifera strain", {"genus": "Apis", "species": "Apis mellifera"}),
+        ("Apis_mellifera", {"genus": "Apis", "species": "Apis mellifera"}),
+        ("Apis brünneri voucher", {"genus": "Apis", "species": "Apis brünneri"}),
+        ("Isoëtes lacustris", {"genus": "Isoëtes", "species": "Isoëtes lacustris"}),
+        ("Aedes (St.) aegypti isolate", {"genus": "Aedes", "species": "Aedes aegypti"}),
+        ("Apis near mellifera", {"genus": "Apis"}),
+        ("Apis morpho1 voucher", {"genus": "Apis"}),
+        ("MacGillivraya pelagica", {}),
+        ("Wolbachia endosymbiont of Apis mellifera", {"genus": "Wolbachia"}),
+        ("Apis mellifera filamentous virus isolate 1", {}),
+        ("Acanthocephala terminalis voucher", {"genus": "Acanthocephala", "species": "Acanthocephala terminalis"}),
+        ("Acanthocephala sp. 5", {}),
     ],
 )
 def test_sentences_with_hybrids_and_subgenera(text, expected):
@@ -357,13 +381,13 @@ def test_what_was_left_out_or_joined_is_told(tmp_path):
     rows = "".join(f"{i},{name},{one}\n" for i, (name, one) in enumerate(zip(species, DNA, strict=True)))
     (tmp_path / "a.csv").write_text("id,species,sequence\n" + rows)
     assert read_references([tmp_path / "a.csv"]).notes == [
-        "1 record without a species, but with 'Apis sp.' or the like",
-        "1 record of subspecies named as the species, such as 'Apis mellifera ligustica'",
+        "1 record has no species: 'Apis sp.' or the like is not a name",
+        "1 record of subspecies counts as its species, such as 'Apis mellifera ligustica'",
     ]
     assert read_references([tmp_path / "a.csv"]).table["genus"].to_pylist() == ["Apis"] * 3  # of the species
     (tmp_path / "b.fasta").write_text(fasta("A;tax=g:Apis,s:Apis_cerana", "B;tax=g:Apis", "AB123456.1 Apis mellifera"))
     found = read_references([tmp_path / "b.fasta"])
-    assert found.notes == ["1 record without a name as sintax has them, such as 'AB123456.1 Apis mellifera'"]
+    assert found.notes == ["1 record without a name in the form of sintax, such as 'AB123456.1 Apis mellifera'"]
 
 
 def test_a_taxonomy_of_none_of_the_files_is_told(tmp_path):
