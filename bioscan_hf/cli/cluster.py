@@ -87,7 +87,7 @@ def cluster(
     out: Output,
 ) -> Result:
     """Cluster embeddings and compare the clusters with the taxa of every rank."""
-    check_source(source, ", or the file of sequences that was embedded")
+    check_source(source, "file of sequences that was embedded")
     folders, splits = _named_folders((embeddings, *(also or ()))), split or ["test", "test_unseen"]
     check_exists(*folders.values())
     refuse_to_replace(force, *(output / name for name in (*RESULTS, "map.html", "ami_by_rank.png")))

@@ -30,6 +30,7 @@ from .identify_files import (
 from .identify_photos import Keys, Photos, SourceSplit, are_photos, identify_photos, library_of_photos, opening_of
 from .identify_summary import Summary, show
 from .options import (
+    SEQUENCES,
     Encoding,
     Force,
     IdColumn,
@@ -239,7 +240,7 @@ def identify(
 def _check_paths(files: list[str], model: str | None, *, photos: bool) -> None:
     """Raises FileNotFoundError for a file or model that does not exist, before libraries are imported."""
     for file in files:
-        check_source(file, ", or a file of sequences")
+        check_source(file, SEQUENCES)
     if model is not None:
         check_model(model, photos=photos)
 

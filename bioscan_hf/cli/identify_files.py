@@ -25,7 +25,7 @@ Abundance = Annotated[
     Option(
         metavar="FILE",
         help="Table of the reads of each taxon in each sample. Reads and samples come from --counts, from ids such as "
-        "otu1;size=12;sample=A, or from --size-column and --sample-column.",
+        "otu1;size=12;sample=A, from --size-column and --sample-column, or from count=12 of OBITools.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -103,7 +103,10 @@ def counts_of(given: dict[str, Any], out: Output) -> Counts | None:
 
 
 def sizes_of(given: dict[str, Any], reads: pa.Table, out: Output) -> pa.Array | None:
-    """Numbers of reads (n,) by --counts or --size-column; None without them. `given` has the counts that were read."""
+    """Numbers of reads (n,) by --counts, --size-column or headers of OBITools; None without them.
+
+    `given` has the counts that were read.
+    """
     import pyarrow as pa
 
     from ..identification.counts import whole_numbers
@@ -115,7 +118,8 @@ def sizes_of(given: dict[str, Any], reads: pa.Table, out: Output) -> pa.Array | 
                 f"{plural(others, 'row')} of --counts {'is' if others == 1 else 'are'} of no sequence, and left out."
             )
         return pa.array(counts.totals(ids), pa.int64())
-    if (column := given["size_column"]) is None:
+    column = given["size_column"] or "size"
+    if column not in reads.column_names:
         return None
     return pa.array(whole_numbers(given["source"], column, reads[column], ids), pa.int64())
 

@@ -12,6 +12,7 @@ from typer import Argument, Option
 from ..schema import UNASSIGNED
 from .command import Output, Result, command
 from .options import (
+    SEQUENCES,
     SOURCE,
     BatchSize,
     Clean,
@@ -118,7 +119,7 @@ def embed(
 ) -> Result:
     """Embed the barcodes or photos of a dataset, or your own sequences."""
     given = dict(locals())
-    check_source(source, ", or a file of sequences")
+    check_source(source, SEQUENCES)
     check_encoding(encoding)
     check_model(model, photos=config != "dna")
     check_exists(weights)

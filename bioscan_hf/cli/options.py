@@ -16,6 +16,7 @@ from .command import Output
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SEQUENCES = "file of sequences (FASTA, FASTQ, CSV or TSV)"
 SOURCE = "Hub id, Parquet folder, release folder or metadata CSV"
 _OWN = "Your own sequences"
 
@@ -85,10 +86,10 @@ def refuse_folder(folder: Path) -> None:
 def check_source(source: str | Path, others: str = "") -> None:
     """Raises FileNotFoundError for a dataset that is neither here nor a Hub id, before libraries are imported.
 
-    `others` says what may be given as well.
+    `others` says what may be given as well; it is named first.
     """
     if is_missing_path(str(source).partition("@")[0]):
-        raise FileNotFoundError(f"There is nothing at {str(source)!r}. Give a {SOURCE}{others}.")
+        raise FileNotFoundError(f"There is nothing at {str(source)!r}. Give a {others and others + ', '}{SOURCE}.")
 
 
 def check_model(model: str, *, photos: bool = False) -> None:

@@ -16,6 +16,9 @@ MARKER = re.compile(
     re.IGNORECASE,
 )
 
+#: Numbers of reads in headers of OBITools: "id count=12; ..." and "id {"count":12, ...}".
+COUNT = re.compile(rb'[ ;]count=(\d+)(?:;|$)|[{,] ?"count": ?(\d+)')
+
 
 def normalized(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
     """Blocks of the stream with "\\n" for every line end, and one at the very end."""
@@ -35,16 +38,19 @@ def normalized(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
 def read_fasta(file: SequenceFile, blocks: Iterator[bytes], *, headers: bool = False) -> Iterator[pa.Table]:
     """Tables of the records of a FASTA.
 
-    If the first header is one of BOLD, processid|species|marker|accession, there are the columns species and marker.
+    If the first header is one of BOLD, processid|species|marker|accession, there are the columns species and marker;
+    if it is one of OBITools with count=12, there is the column size.
 
     Args:
         headers: Gives the whole headers in a column `header` instead.
     """
     rest, line = b"", 1
-    bold: bool | None = None if not headers else False
+    kind = "whole" if headers else ""
 
     def table(text: bytes) -> pa.Table:
-        return _fasta_table(file, text, line, bold or False, headers)
+        nonlocal kind
+        kind = kind or _kind(text)
+        return _fasta_table(file, text, line, kind)
 
     for block in blocks:
         text = rest + block
@@ -53,17 +59,17 @@ def read_fasta(file: SequenceFile, blocks: Iterator[bytes], *, headers: bool = F
             _check_length(file, text, line)
         whole, rest = text[:cut], text[cut:]
         if whole.strip():
-            bold = _is_bold(whole) if bold is None else bold
             yield table(whole)
         line += whole.count(b"\n")
     if rest.strip():
-        bold = _is_bold(rest) if bold is None else bold
         yield table(rest)
 
 
-def _is_bold(text: bytes) -> bool:
+def _kind(text: bytes) -> str:
     header = text[text.index(b">") + 1 :].partition(b"\n")[0]
-    return _bold_fields(header.decode("latin-1")) is not None
+    if _bold_fields(header.decode("latin-1")) is not None:
+        return "bold"
+    return "obitools" if COUNT.search(header) else "plain"
 
 
 def _bold_fields(header: str) -> tuple[str, str | None, str] | None:
@@ -75,7 +81,7 @@ def _bold_fields(header: str) -> tuple[str, str | None, str] | None:
     return fields[0], fields[1] if place > 1 else None, fields[place]
 
 
-def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool, whole: bool) -> pa.Table:
+def _fasta_table(file: SequenceFile, text: bytes, line: int, kind: str) -> pa.Table:
     start = text.index(b">")  # only blank lines come before it
     line += text.count(b"\n", 0, start)
     records = text[start + 1 :].split(b"\n>")
@@ -89,11 +95,14 @@ def _fasta_table(file: SequenceFile, text: bytes, line: int, bold: bool, whole: 
         return f"line {number}"
 
     headers = [header for header, _, _ in parts]
-    if whole:
+    if kind == "whole":
         table = file.barcodes(_ids(file, headers, place), bodies, place)
         return table.append_column("header", pa.array([file.decode(header) for header in headers], pa.string()))
     words = _ids(file, headers, place)
-    if not bold:
+    if kind == "obitools":
+        counts = [(match[1] or match[2]).decode() if (match := COUNT.search(header)) else "1" for header in headers]
+        return file.barcodes(words, bodies, place).append_column("size", pa.array(counts, pa.string()))
+    if kind == "plain":
         return file.barcodes(words, bodies, place)
     texts = [file.decode(header) for header in headers]
     found = [_bold_fields(text) or (word, None, None) for text, word in zip(texts, words.to_pylist(), strict=True)]

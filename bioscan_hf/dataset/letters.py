@@ -104,7 +104,7 @@ class SequenceFile:
         proteins = [
             number
             for number, body in enumerate(first)
-            if len(body) > 20 and len(body.translate(None, _NO_BASES)) < 0.9 * len(body)
+            if len(body) > 20 and len(body.translate(None, _NO_BASES)) < 0.8 * len(body)
         ]
         if 2 * len(proteins) > len(first):
             name, body = ids[proteins[0]].as_py(), first[proteins[0]].decode("latin-1")

@@ -17,10 +17,16 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ..release.column_names import spelt
-from ..schema import ID_NAMES, SEQUENCE_NAMES
+from ..schema import ID_NAMES, MISSING_MARKERS, SEQUENCE_NAMES
+
+#: Columns of numbers that are not samples, where there are others.
+NO_SAMPLES = (
+    *("total", "sum", "size", "length", "seq_length", "count", "abundance", "identity", "quality", "cloud", "spread"),
+    *("confidence", "amplicon", "otu", "id"),
+)
 
 _DNA = re.compile(r"[ACGTUNRYSWKMBDHV-]{20,}", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+(\.0*)?([eE]\+?\d+)?")
+_NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][+-]?\d+)?")
 _DELIMITERS = "\t,; "
 _LONGEST_LINE = 1 << 26
 
@@ -55,17 +61,11 @@ def sequence_table(stream: BufferedReader, path: Path, encoding: str = "utf-8") 
     lines = (line for line in iter(lambda: stream.readline(_LONGEST_LINE), b"") if line.strip())
     start = list(islice(lines, 2))
     try:
-        delimiter = max(_DELIMITERS, key=lambda letter: len(_cells(start[1].decode("latin-1"), letter)))
-        header, row = (_cells(line.decode("latin-1"), delimiter) for line in start)
-    except (IndexError, ValueError, csv.Error, StopIteration):
+        delimiter, header, row = _split(*(line.decode("latin-1") for line in start))
+    except (TypeError, csv.Error, StopIteration):
         return None
-    header = ["", *header] if len(header) == len(row) - 1 else header
-    if len(header) != len(row) or len(row) < 2:
-        return None
-    numbers = [_NUMBER.fullmatch(cell) is not None for cell in row[1:]]
-    across = all(map(_DNA.fullmatch, header[1:])) and not any(map(_DNA.fullmatch, row[1:]))
-    known = {*map(spelt, header[1:])} & {*ID_NAMES, *SEQUENCE_NAMES}
-    if not across and (known or not _DNA.fullmatch(row[0]) or not any(numbers)):
+    across = _is_across(header, row)
+    if not across and not _are_reads(header, row):
         return None
     try:
         header = ["", *_cells(start[0].decode(encoding), delimiter)][-len(row) :]
@@ -83,6 +83,36 @@ def sequence_table(stream: BufferedReader, path: Path, encoding: str = "utf-8") 
         return SequenceTable(header[1:], {cells[0]: cells[1:] for cells in rows})
     columns = zip(*(cells[1:] for cells in rows), strict=True)
     return SequenceTable([cells[0] for cells in rows], dict(zip(names, map(list, columns), strict=True)))
+
+
+def _split(first: str, second: str) -> tuple[str, list[str], list[str]]:
+    """The delimiter that gives most cells, names of columns and first row; names of rows of R have no name."""
+    found = [(letter, _cells(first, letter), _cells(second, letter)) for letter in _DELIMITERS]
+    fitting = [one for one in found if len(one[2]) > 1 and len(one[2]) - len(one[1]) in (0, 1)]
+    delimiter, header, row = max(fitting or found, key=lambda one: len(one[2]))
+    return delimiter, ["", *header][-len(row) :], row
+
+
+def _is_across(header: list[str], row: list[str]) -> bool:
+    """Whether sequences are the names of columns, over numbers."""
+    numbers = any(map(_NUMBER.fullmatch, row[1:])) and all(
+        _NUMBER.fullmatch(cell) or cell.lower() in MISSING_MARKERS for cell in row[1:]
+    )
+    return numbers and len(header) == len(row) and all(map(_DNA.fullmatch, header[1:]))
+
+
+def _are_reads(header: list[str], row: list[str]) -> bool:
+    """Whether a row begins with a sequence, and samples follow: several, or one by a nameless column as R writes it.
+
+    One column of numbers behind a column with a name can as well be a length, a year or an id.
+    """
+    if len(header) != len(row) or not _DNA.fullmatch(row[0]) or _DNA.fullmatch(header[0]):
+        return False
+    if {*map(spelt, header[1:])} & {*ID_NAMES, *SEQUENCE_NAMES}:
+        return False
+    named = zip(header[1:], row[1:], strict=True)
+    samples = [name for name, cell in named if _NUMBER.fullmatch(cell) and name.lower() not in NO_SAMPLES]
+    return len(samples) > (header[0] != "")
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

@@ -47,24 +47,21 @@ _BLOCK_BYTES = 1 << 23
 _LONGEST = 1 << 24  # far longer than a mitochondrial genome; bounds the memory for a file without line ends
 _NO_SEQUENCES = (".json", ".jsonl", ".jsonld", ".zip", ".parquet")
 _OTHERS = {
-    b"locus ": "a file of GenBank",
-    b"id   ": "a file of EMBL",
-    b"#nexus": "NEXUS",
-    b"#mega": "a file of MEGA",
-    b"# stockholm": "an alignment in Stockholm format",
-    b"clustal": "an alignment of Clustal",
-    b"muscle": "an alignment of MUSCLE",
-    b"%pdf": "a PDF",
-    b"abif": "a trace (AB1)",
-    b"<!doctype": "a page of the web",
-    b"<html": "a page of the web",
-    b"@hd\t": "SAM",
-    b"@sq\t": "SAM",
-    b"bam\1": "BAM",
-    b"rdx": "a file of R (write.csv writes tables)",
-    b"x\n\0\0\0": "a file of R (write.csv writes tables)",
+    rb"LOCUS  +\S": "a file of GenBank",
+    rb"ID   \w+[; ]": "a file of EMBL",
+    rb"(?i:#nexus)": "NEXUS",
+    rb"(?i:#mega)": "a file of MEGA",
+    rb"(?i:# stockholm)": "an alignment in Stockholm format",
+    rb"(?i:clustal[ w])": "an alignment of Clustal",
+    rb"(?i:muscle \()": "an alignment of MUSCLE",
+    rb"\d+[ \t]+\d+[ \t]*[IiSs]?\r?\n(?!\S{20,}[ \t]+\d)": "an alignment in PHYLIP format",
+    rb"%PDF": "a PDF",
+    rb"ABIF": "a trace (AB1)",
+    rb"(?i:<!doctype|<html)": "a page of the web",
+    rb"@(HD|SQ)\t": "SAM",
+    rb"BAM\x01": "BAM",
+    rb"RDX\d\n|X\n\x00\x00\x00": "a file of R (write.csv writes tables)",
 }
-_PHYLIP = re.compile(rb"\d+[ \t]+\d+[ \t]*[IiSs]?\r?\n")
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fas", ".fna", ".ffn", ".fsa", ".aln", ".fastq", ".fq")
 
 
@@ -111,7 +108,8 @@ def read_sequences(
 ) -> pa.Table:
     """Table of the columns `processid` and `dna_barcode`, one row per record.
 
-    A table of labels also keeps its ranks and `dna_bin`, and a FASTA of BOLD its species.
+    A table of labels also keeps its ranks and `dna_bin`, a FASTA of BOLD its species, and one of OBITools its numbers
+    of reads (`count=12;`) as the text `size`.
 
     The processid is the first word of a FASTA or FASTQ header (up to the first "|" in a FASTA of BOLD), or the cell of
     the id column. Sequences get their one spelling: upper case, T for U, without white space and gaps. `embed` takes
@@ -260,15 +258,17 @@ def file_kind(stream: io.BufferedReader, path: Path, encoding: str = "utf-8") ->
     start = start.lstrip(WHITE_SPACE)
     if not start:
         raise ValueError(f"{str(path)!r} is empty.")
-    other = next((name for first, name in _OTHERS.items() if start[:20].lower().startswith(first)), None)
-    if other := other or ("an alignment in PHYLIP format" if _PHYLIP.match(start) else None):
+    if other := next((name for first, name in _OTHERS.items() if re.match(first, start)), None):
         raise ValueError(f"{str(path)!r} is {other}, not a table, FASTA or FASTQ. Save its sequences as FASTA.")
     if start.startswith((b">", b"@")):
         return "fasta" if start.startswith(b">") else "fastq"
-    if path.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES) or b"\0" in start.partition(b"\n")[0]:
+    comment = start.startswith((b";", b"#")) and b"\n>" in start
+    named = path.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES)
+    if comment or named or b"\0" in start.partition(b"\n")[0]:
+        what = " Delete the lines above the first record." if comment else ""
         raise ValueError(
             f"{str(path)!r} is not a FASTA or FASTQ: it begins with {start[:20].decode('latin-1')!r} instead of > or "
-            f"@."
+            f"@.{what}"
         )
     return "table"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..dataset.sequence_tables import SequenceTable, sequence_table
+from ..dataset.sequence_tables import NO_SAMPLES, SequenceTable, sequence_table
 from ..dataset.sequences import file_kind, may_hold_sequences, opened
 from ..release.problems import refuse
 from ..release.tables import csv_columns, read_strings
@@ -19,14 +19,12 @@ from ..release.tables import csv_columns, read_strings
 #: More reads than any sequence has; the sum of a table stays within 64 bits.
 MOST_READS = 10**12
 
-#: Columns of numbers that are not samples, where there are others.
-NO_SAMPLES = (
-    *("total", "sum", "size", "length", "seq_length", "count", "abundance", "identity", "quality", "cloud", "spread"),
-    *("confidence", "amplicon", "otu", "id"),
+#: Numbers that are whole, and those that may be meant so: "1.000" is one or a thousand.
+_WHOLE = re.compile(r"(?![1-9][0-9]{0,2}\.000$)[0-9]+(\.0*)?([eE]\+?[0-9]+)?")
+_NUMBERS = re.compile(
+    rf"{_WHOLE.pattern}|[1-9][0-9]{{0,2}}([,'’ \u00a0\u202f][0-9]{{3}})+|[0-9]+,0+|"
+    r"[1-9][0-9]{0,2}(\.000|(\.[0-9]{3}){2,})"
 )
-
-_WHOLE = re.compile(r"[0-9]+(\.0*)?([eE]\+?[0-9]+)?")
-_NUMBERS = re.compile(rf"{_WHOLE.pattern}|[0-9]{{1,3}}(,[0-9]{{3}})+")
 _SHOWN = 3
 
 
@@ -86,7 +84,14 @@ def read_counts(path: str | Path, encoding: str = "utf-8") -> Counts:
         ValueError: for a table without a sample, a number that is not whole, and an id that occurs twice.
     """
     if (own := _sequence_table(path, encoding)) is not None:
-        return _counts(path, own.ids, {name: pa.chunked_array([cells]) for name, cells in own.columns.items()})
+        return _counts(
+            path,
+            own.ids,
+            {
+                name: pa.chunked_array([[cell or None for cell in cells]], pa.string())
+                for name, cells in own.columns.items()
+            },
+        )
     names = csv_columns(path, encoding)
     if names[0].startswith("#Compressed Format"):
         raise ValueError(f"{str(path)!r} is compressed by mothur. Write it by count.seqs without compression.")
@@ -139,7 +144,10 @@ def whole_numbers(path: str | Path, name: str, column: pa.ChunkedArray, ids: Seq
     numbers = []
     for text, read in zip(column.to_pylist(), ids, strict=True):
         if text is not None and not (_WHOLE.fullmatch(text) and int(float(text)) <= MOST_READS):
-            raise ValueError(f"{str(path)!r} has {text[:30]!r} reads of {read!r} in {name!r}: give a whole number.")
+            raise ValueError(
+                f"{str(path)!r} has {text[:30]!r} reads of {read!r} in {name!r}: give a whole number without "
+                f"separators."
+            )
         numbers.append(int(float(text)) if text else 0)
     return numbers
 

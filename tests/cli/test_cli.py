@@ -655,7 +655,8 @@ def test_identify_refuses_what_it_cannot_use(dataset, tmp_path, capsys):
     command = ["identify", tmp_path / "x.fasta", tmp_path / "n.csv", "--references", dataset]
     assert "--least 95.0 is not a share" in fails(capsys, *command, "--least", 95)
     assert "--novel-share -1.0 is not a share" in fails(capsys, *command, "--novel-share", -1)
-    assert "There is nothing at 'reads.fasta'" in fails(capsys, "identify", "reads.fasta", *command[2:])
+    told = fails(capsys, "identify", "reads.fasta", *command[2:])
+    assert "There is nothing at 'reads.fasta'. Give a file of sequences (FASTA, FASTQ, CSV or TSV), Hub id," in told
     assert "is a sequence file without splits" in fails(capsys, *command, "--source-split", "test")
     other = ["identify", tmp_path / "x.fasta", tmp_path / "n.doc", "--references", dataset]
     assert "the ending tells the format; give .csv, .tsv" in fails(capsys, *other)

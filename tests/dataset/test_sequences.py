@@ -159,6 +159,7 @@ FOREIGN = [
     ("a.fasta", ">P1|Apis|COI-5P\nACGT\n>\nACGT\n", "record without an id at line 3"),
     ("a.fasta", b">P\xe9 x\nACGT\n", "ids or names that are not utf-8.*encoding='latin-1'"),
     ("a.fasta", "ACGT\n", "is not a FASTA or FASTQ: it begins with 'ACGT.n' instead of > or @"),
+    ("a.txt", ";a comment\n>P1\nACGT\n", "begins with ';a comment.*Delete the lines above the first record"),
     ("a.fasta", "<html>", "is a page of the web, not a table, FASTA or FASTQ"),
     ("a.bin", b"\x01\x00\x02", "is not a FASTA or FASTQ"),
     ("a.fasta", "", "is empty"),
@@ -358,6 +359,18 @@ def test_proteins_are_refused_where_any_letter_is_read(tmp_path):
     path = write(tmp_path / "a.csv", "id,sequence\nP1,MFADRWLFSTNHKDIGTLYLLFGAWAGVLG\n")
     with pytest.raises(ValueError, match="seems to hold proteins: 'P1' is .* Give their nucleotides"):
         read_sequences(path, clean="any")
+
+
+def test_inosine_is_no_amino_acid(tmp_path):
+    """Primers hold it: the primer jgHCO2198 in three of 26 letters."""
+    path = write(tmp_path / "a.csv", "id,sequence\nP1,TAIACYTCIGGRTGICCRAARAAYCA\n")
+    assert read_sequences(path, clean="any")["dna_barcode"].to_pylist() == ["TANACYTCNGGRTGNCCRAARAAYCA"]
+
+
+@pytest.mark.parametrize("name", ["muscle_id", "locus tag", "Clustal", "RDX_id", "ID   "])
+def test_columns_with_names_of_other_formats(name, tmp_path):
+    path = write(tmp_path / "a.csv", f"{name},sequence,seqid\n1,ACGT,P1\n")
+    assert read_sequences(path, id_column="seqid")["processid"].to_pylist() == ["P1"]
 
 
 def test_numbers_of_lines_are_not_letters(tmp_path):

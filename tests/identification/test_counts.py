@@ -9,7 +9,7 @@ from made_up_references import records, write_table
 
 from bioscan_hf.cli.main import main
 from bioscan_hf.dataset.sequences import read_sequences
-from bioscan_hf.identification.counts import read_counts, whole_numbers
+from bioscan_hf.identification.counts import own_counts, read_counts, whole_numbers
 
 
 def read(path):
@@ -86,7 +86,10 @@ def test_a_column_of_sizes_counts(folder, tmp_path, capsys):
             "Write it by count.seqs without compression",
         ),
         ("sample\tASV0\tASV1\tASV2\nA\t1\t2\t3\n", "has 'ASV0' as a column. Turn it, so that sequences are rows"),
-        ("id\tA\nASV0\t1,000\nASV1\t2,000\nASV2\t3,000\n", "has '1,000' reads of 'ASV0' in 'A'"),
+        *(
+            (f"id\tA\tB\nASV0\t{text}\t1\nASV1\t{text}\t1\n", f"has {text!r} reads of 'ASV0' in 'A'")
+            for text in ("1,000", "1.000", "1,0", "1 000", "1\u202f000", "1'000", "1.000.000")
+        ),
     ],
 )
 def test_wrong_tables_are_refused(text, message, folder, tmp_path, capsys):
@@ -148,6 +151,48 @@ def test_a_table_of_dada2_has_its_sequences(way, folder, tmp_path):
     assert dict(zip(table["processid"].to_pylist(), [[1, 2], [0, 7], [5, 0]], strict=True)) == read_counts(path).reads
     assert read_counts(path).samples == [*(["lac é"] if "ASCII" in way else ["lake"]), "wood"]
     assert way != "with taxonomy" or table["order"].to_pylist() == [None, "Diptera", None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{0},1\n{1},2\n", "{0},1,2\n{1},2,3\n", "P1,{0}\nP2,NA\nP3,{1}\n", "P1,{0}\nP2,ACGTACGT\n"),
+        *("1,{0}\n2,\n3,{1}\n", "sequence,name\n{0},1\n{1},2\n", "sequence,length\n{0},60\n{1},60\n"),
+        *("seq,species,year\n{0},Apis mellifera,2010\n", "seq,sample,count\n{0},1,5\n{0},2,7\n"),
+        *("seq,count,length\n{0},5,60\n", "id,sequence\n1,{0}\n2,{1}\n", "sequence,id\n{0},1\n{1},2\n"),
+    ],
+)
+def test_other_tables_with_sequences_are_no_tables_of_reads(text, tmp_path):
+    """Their first records were names of columns, and their lengths, years and ids were reads."""
+    path = tmp_path / "reads.csv"
+    path.write_text(text.format("ACGTTGCA" * 8, "TTGCACGT" * 8))
+    assert own_counts(path) is None
+    if not {"id", "sequence"} <= set(text.split("\n")[0].split(",")):
+        with pytest.raises(ValueError, match="has no column of ids"):
+            read_sequences(path)
+
+
+def test_cells_of_tables_of_dada2(tmp_path):
+    """Empty cells are no reads; names with spaces in a table with commas; samples that are called 1 and 2."""
+    dna, path = "ACGTTGCA" * 8, tmp_path / "seqtab.csv"
+    path.write_text(f"sequence,taxon,lake,wood\n{dna},Apis mellifera ligustica x,3,2\n{dna}A,,,5\n")
+    assert own_counts(path).reads == {"ASV1": [3, 2], "ASV2": [0, 5]}
+    path.write_text(f"1 2\n{dna} 3 4\n")
+    assert own_counts(path).reads == {"ASV1": [3, 4]} and own_counts(path).samples == ["1", "2"]
+
+
+@pytest.mark.parametrize("way", ['s{i} count={n}; merged_sample={{"A": 2}};', 's{i} {{"count":{n},"obiclean":true}}'])
+def test_reads_in_headers_of_obitools(way, folder, tmp_path, capsys):
+    """5, 6 and 7 reads; they counted as one each."""
+    reads = (f">{way.format(i=i, n=i + 5)}\n{one}\n" for i, one in enumerate(sequences_of(folder)))
+    (tmp_path / "uniq.fasta").write_text("".join(reads) + f">s9\n{sequences_of(folder)[0]}\n")
+    words = ["identify", tmp_path / "uniq.fasta", tmp_path / "n.csv", "--references", folder / "references.csv"]
+    main(list(map(str, [*words, "--abundance", tmp_path / "taxa.csv"])))
+    assert "counts as one" not in capsys.readouterr().out
+    assert [(row["id"], row["size"]) for row in read(tmp_path / "n.csv")] == [
+        *(("s0", "5"), ("s1", "6"), ("s2", "7"), ("s9", "1"))
+    ]
+    assert sum(int(row["reads"]) for row in read(tmp_path / "taxa.csv")) == 19
 
 
 def test_reads_of_a_table_of_dada2_reach_the_abundances(folder, tmp_path, capsys):
