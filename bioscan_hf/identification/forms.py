@@ -78,21 +78,33 @@ def in_one_form(table: Mapping[str, pa.ChunkedArray], notes: list[str]) -> dict[
     columns = {name: table[name] for name in LABEL_COLUMNS if name in table}
     for rank in (rank for rank in RANKS if rank in columns):
         given = columns[rank]
+        if rank == "species" and "genus" in columns:
+            given = _with_genera(given, columns["genus"])
         columns[rank] = Cleaned(species_form if rank == "species" else one_form)(given)
         if gone := given.filter(pc.and_(pc.is_valid(given), pc.is_null(columns[rank]))):
             have = "has" if len(gone) == 1 else "have"
             notes.append(f"{counted(len(gone))} {have} no {rank}: {gone[0].as_py()[:60]!r} or the like is not a name")
-    if "species" not in columns:
-        return columns
-    given, species = table["species"], columns["species"]
-    changed = given.filter(pc.not_equal(given, species)).to_pylist()
-    if below := [name for name in changed if is_subspecies(name)]:
-        what = "counts as its" if len(below) == 1 else "count as their"
-        notes.append(f"{counted(len(below))} of subspecies {what} species, such as {below[0][:60]!r}")
-    if "genus" not in columns:
-        columns["genus"] = Cleaned(lambda name: from_name(_plain(name) or name).get("genus"))(given)
-        return columns
-    alone = pc.and_(pc.match_substring_regex(species, "^[a-z-]+$"), pc.is_valid(columns["genus"]))
-    space = pa.scalar(" ", species.type)
-    whole = pc.binary_join_element_wise(columns["genus"].cast(species.type), species, space)
-    return columns | {"species": pc.if_else(alone, whole, species)}
+        changed = given.filter(pc.not_equal(given, columns[rank])).to_pylist() if rank == "species" else ()
+        if below := [name for name in changed if is_subspecies(name)]:
+            what = "counts as its" if len(below) == 1 else "count as their"
+            notes.append(f"{counted(len(below))} of subspecies {what} species, such as {below[0][:60]!r}")
+    if "species" in columns and "genus" not in columns:
+        columns["genus"] = Cleaned(lambda name: from_name(_plain(name) or name).get("genus"))(table["species"])
+    return columns
+
+
+def _with_genera(species: pa.ChunkedArray, genera: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Genera before texts that have none, such as "mellifera" and "sp. 1"."""
+    short = pc.and_(pc.match_substring_regex(species, r"^([\p{Ll}\d]|\p{Lu}{3,}$)"), pc.is_valid(genera))
+    if not pc.any(short).as_py():
+        return species
+    whole = pc.binary_join_element_wise(genera.cast(species.type), species, pa.scalar(" ", species.type))
+    return pc.if_else(short, Cleaned(_one_genus)(pc.if_else(short, whole, None)), species)
+
+
+def _one_genus(text: str) -> str:
+    """A genus and a text, without a repeated genus; the text alone if it is a name of nothing."""
+    genus, _, rest = text.partition(" ")
+    if rest.lower().startswith(f"{genus} ".lower()) or _plain(rest) is None and not rest.startswith("cf"):
+        return rest
+    return f"{genus} {rest.lower() if rest.isupper() else rest}"

@@ -376,6 +376,25 @@ def test_several_files_have_their_own_names(tmp_path):
     assert found.table["species"].to_pylist() == [None, None, "Apis cerana"]
 
 
+def test_epithets_belong_to_their_genera(tmp_path):
+    """The "sp. 1" of two genera were one species, and epithets with accents or digits had no genus."""
+    species = ["sp. 1", "jørgenseni", "7-punctata", "cf. mellifera", "MELLIFERA", "mellifera ligustica"]
+    species += ["apis mellifera", "sp.", "unknown bee"]
+    rows = "".join(f"{i},Apis,{name},{DNA[0]}\n" for i, name in enumerate(species))
+    (tmp_path / "a.csv").write_text("id,genus,species,sequence\n" + rows, encoding="utf-8")
+    assert read_references([tmp_path / "a.csv"]).table["species"].to_pylist() == [
+        *(
+            "Apis sp. 1",
+            "Apis jørgenseni",
+            "Apis 7-punctata",
+            "Apis cf. mellifera",
+            *["Apis mellifera"] * 3,
+            None,
+            None,
+        )
+    ]
+
+
 def test_what_was_left_out_or_joined_is_told(tmp_path):
     species = ["Apis sp.", "Apis mellifera ligustica", "Apis cerana"]
     rows = "".join(f"{i},{name},{one}\n" for i, (name, one) in enumerate(zip(species, DNA, strict=True)))
