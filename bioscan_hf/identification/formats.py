@@ -31,7 +31,7 @@ from ..labels import taxon_name
 from ..release.column_names import our_columns, spelt
 from ..release.tables import csv_columns, read_strings
 from ..schema import ID_NAMES, LABEL_COLUMNS, RANKS, SEQUENCE_NAMES
-from .forms import in_one_form
+from .forms import from_any_case, in_one_form
 from .lineages import (
     HEADERS,
     POSITIONAL,
@@ -343,7 +343,7 @@ def _lineages(texts: Sequence[str], ranks: Sequence[str] | None) -> list[Lineage
         return prefixed(texts)
     if 2 * sum(";" in text for text in there) > len(there) or ranks:
         return by_position(texts, ranks)
-    return [from_name(text) for text in texts]
+    return [from_any_case(text) for text in texts]
 
 
 def _joined(records: pa.Table, taxonomies: list[pa.Table], found: Found) -> pa.Table:

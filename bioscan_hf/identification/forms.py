@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from ..labels import NO_EPITHETS, SMALL, Cleaned, taxon_name, without_author
 from ..schema import LABEL_COLUMNS, RANKS
-from .lineages import NO_HIGHER, NOTHING, from_name
+from .lineages import NO_HIGHER, NOTHING, Lineage, from_name
 from .records import counted
 
 _NO_THIRD = (
@@ -27,14 +27,14 @@ _CASED = re.compile(r"[A-Z-]{3,}( [A-Z-]{3,})*|[a-z-]{3,}( [a-z-]{3,})*")
 def one_form(name: str) -> str | None:
     """The name of a taxon above a species in its one form, None for names of nothing.
 
-    Capitals and underscores follow the rules of names.
+    Capitals and underscores follow the rules of names; a subgenus is left out.
 
     Example:
-        >>> one_form("APIDAE"), one_form("Apidae_incertae_sedis"), one_form("Hypotrichia_XX")
-        ('Apidae', None, None)
+        >>> one_form("APIDAE"), one_form("Apidae_incertae_sedis"), one_form("Aedes (Stegomyia)")
+        ('Apidae', None, 'Aedes')
     """
     text = _plain(name)
-    return None if text is None or NO_HIGHER.fullmatch(text) else text
+    return None if text is None or NO_HIGHER.fullmatch(text) else re.sub(r" \([A-Z][a-z-]*\.?\)$", "", text)
 
 
 def species_form(name: str) -> str | None:
@@ -54,6 +54,11 @@ def species_form(name: str) -> str | None:
     text = re.sub(r" \([a-z' -]+\)$", "", without_author(text))  # common names in SILVA
     match = _SUBSPECIES.fullmatch(text)
     return match[1] if match else text
+
+
+def from_any_case(text: str) -> Lineage:
+    """`from_name` of a cell, also of one in capitals or lower case."""
+    return from_name(_plain(text) or text)
 
 
 def _plain(name: str) -> str | None:
@@ -89,7 +94,7 @@ def in_one_form(table: Mapping[str, pa.ChunkedArray], notes: list[str]) -> dict[
             what = "counts as its" if len(below) == 1 else "count as their"
             notes.append(f"{counted(len(below))} of subspecies {what} species, such as {below[0][:60]!r}")
     if "species" in columns and "genus" not in columns:
-        columns["genus"] = Cleaned(lambda name: from_name(_plain(name) or name).get("genus"))(table["species"])
+        columns["genus"] = Cleaned(lambda name: from_any_case(name).get("genus"))(table["species"])
     return columns
 
 

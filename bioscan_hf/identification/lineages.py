@@ -331,7 +331,7 @@ def from_name(text: str) -> Lineage:
     if (match := BINOMIAL.match(text)) and match[1] not in _NO_GENERA:
         return named({"genus": match[1], "species": f"{match[1]} {match[2]}"})
     match = _GENUS.match(text)
-    if match is None or match[0] in HIGHER or match[0].endswith(("idae", "inae", "oidea", "formes")):
+    if match is None or match[0] in HIGHER or match[0].endswith(("idae", "inae", "ini", "oidea", "formes")):
         return {}
     return named({"genus": match[0]})
 

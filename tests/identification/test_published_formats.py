@@ -167,7 +167,7 @@ PUBLISHED = {
         [MOSQUITO, AEDES],
     ),
     "names of organisms beside a FASTA": (
-        [IDS, "accession,organism\nA1,Culex pipiens\nA2,Aedes sp. 4\n"],
+        [IDS, "accession,organism\nA1,CULEX_PIPIENS\nA2,Aedes sp. 4\n"],
         ["A1", "A2"],
         ["- - - - Culex pipiens", "- - - - Aedes -"],
     ),
@@ -293,7 +293,7 @@ def test_names_of_nothing_are_no_taxa(name):
 )
 def test_odd_names_stay(name):
     assert species_form(name) == name and (" " in name or one_form(name) == name)
-    assert one_form("Hypotrichia_XX") is None
+    assert one_form("Hypotrichia_XX") is None and one_form("Aedes (Stegomyia)") == "Aedes"
 
 
 @pytest.mark.parametrize(
@@ -347,6 +347,7 @@ def test_species_have_one_form(name, species):
         ("Apis mellifera filamentous virus isolate 1", {}),
         ("Acanthocephala terminalis voucher", {"genus": "Acanthocephala", "species": "Acanthocephala terminalis"}),
         ("Acanthocephala sp. 5", {}),
+        ("Tanytarsini sp. BOLD:AAA1234", {}),
     ],
 )
 def test_sentences_with_hybrids_and_subgenera(text, expected):
