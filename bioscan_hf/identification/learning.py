@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import BIN, LEVELS, Calibration, Evidence
-from .monotone import FEWEST, KNOWN_CAUTION, Monotone, Numbers
+from .monotone import (
+    CAUTION,
+    FEWEST,
+    FILLED_CAUTION,
+    FILLED_KNOWN_CAUTION,
+    KNOWN_CAUTION,
+    Monotone,
+    Numbers,
+)
 
 #: References of a side of a question below which those of the prior count as well, each the less the more there are.
 ENOUGH = 200
@@ -82,12 +90,12 @@ class _Question:
             np.concatenate(groups),
         )
 
-    def balanced(self) -> Monotone | float:
+    def balanced(self, caution: float) -> Monotone | float:
         """A model that counts True and False as equally frequent."""
         balance = self.weight.copy()
         for side in (self.y, ~self.y):
             balance[side] /= max(balance[side].sum(), 1e-9)
-        return Monotone.fit(self.x, self.y, balance, self.families, KNOWN_CAUTION)
+        return Monotone.fit(self.x, self.y, balance, self.families, caution)
 
 
 def learn(asked: Asked, prior: Asked | None = None) -> Calibration:
@@ -96,6 +104,8 @@ def learn(asked: Asked, prior: Asked | None = None) -> Calibration:
     Args:
         prior: References of other libraries, with the same features.
     """
+    filled = prior is not None and min(int((asked.level == place).sum()) for place in range(len(LEVELS) + 1)) < ENOUGH
+    caution, of_known = (FILLED_CAUTION, FILLED_KNOWN_CAUTION) if filled else (CAUTION, KNOWN_CAUTION)
     known: list[Monotone | float] = []
     shares, rest = [], 1.0
     for place in range(min(len(LEVELS), asked.level.max()) if prior is None else len(LEVELS)):
@@ -103,7 +113,7 @@ def learn(asked: Asked, prior: Asked | None = None) -> Calibration:
         if prior is not None:
             question = question.filled(_known(prior, place), (True, False))
         unanswered = LEVELS[place] in asked.right and not question.y.any()  # each taxon has one reference
-        known.append(0.5 if unanswered else question.balanced())
+        known.append(0.5 if unanswered else question.balanced(of_known))
         shares.append(rest / 2)
         rest /= 2
     models: dict[str, Monotone | float] = {}
@@ -113,13 +123,12 @@ def learn(asked: Asked, prior: Asked | None = None) -> Calibration:
             theirs = _Question.of(prior, prior.evidence.ranks[rank], prior.right[rank])
             question = question.filled(theirs, (None,))
         if len(question.y) >= 2 * FEWEST:
-            models[rank] = Monotone.fit(question.x, question.y, question.weight, question.families)
+            models[rank] = Monotone.fit(question.x, question.y, question.weight, question.families, caution)
     names = ["species known", *(f"{rank} new" for rank in LEVELS)]
     counts = {name: int((asked.level == place).sum()) for place, name in enumerate(names)}
     bin_right, bins = models.pop(BIN, None), None
     if bin_right is not None and asked.bin_known is not None:
-        bins = _Question.of(asked, asked.evidence.ranks[BIN], asked.bin_known).balanced(), bin_right
-    filled = prior is not None and min(int((asked.level == place).sum()) for place in range(len(LEVELS) + 1)) < ENOUGH
+        bins = _Question.of(asked, asked.evidence.ranks[BIN], asked.bin_known).balanced(of_known), bin_right
     return Calibration(known, models, np.array([*shares, rest]), _least_identity(asked, prior), counts, bins, filled)
 
 

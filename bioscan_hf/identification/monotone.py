@@ -21,6 +21,9 @@ PENALTY = 1.0
 #: on partitions other than those of the benchmark.
 CAUTION, KNOWN_CAUTION = 0.8, 2.25
 
+#: The same where families of other libraries are among them, which make the errors larger.
+FILLED_CAUTION, FILLED_KNOWN_CAUTION = 0.6, 2.0
+
 Numbers = NDArray[np.float64]
 
 

@@ -144,6 +144,15 @@ def test_enough_references_speak_for_themselves():
     assert learn(own, prior).to_dict() == learn(own).to_dict() and not learn(own, prior).filled
 
 
+def test_families_of_other_libraries_need_less_caution():
+    """They make the errors over families larger, so that fewer of them are taken off."""
+    few, many = (learn(asked(n, 0), asked(500, 1)) for n in (100, 8 * ENOUGH))
+    assert few.filled and not many.filled
+    for calibration, known, right in ((few, 2.0, 0.6), (many, 2.25, 0.8)):
+        assert {model.caution for model in calibration.known} == {known}
+        assert {model.caution for model in calibration.right.values()} == {right}
+
+
 def test_the_fewer_references_the_more_others_count():
     """A prior that says the opposite moves the answer most where there are few references, and not where many."""
     prior = asked(500, 1)
