@@ -178,7 +178,7 @@ FOREIGN = [
     ("a.nex", "#nexus\nbegin data;\n", "is NEXUS, not a table"),
     ("a.meg", "#mega\n!Title x;\n", "is a file of MEGA, not a table"),
     ("a.embl", "ID   X5; SV 1; linear; mRNA; STD; PLN; 1859 BP.\n", "is a file of EMBL, not a table"),
-    ("a.rds", gzip.compress(b"X\n\0\0\0\3"), r"is a file of R \(write.csv writes tables\), not a table"),
+    ("a.rds", gzip.compress(b"X\n\0\0\0\3", mtime=0), r"is a file of R \(write.csv writes tables\), not a table"),
     ("a.biom", '{"id": "x", "format": "Biological Observation Matrix 1.0.0"}', "biom convert --to-tsv"),
     ("b.biom", b"\x89HDF\r\n\x1a\n" + bytes(9), "is BIOM or HDF5. Export it as a table by biom convert --to-tsv"),
     ("a.qza", b"PK\3\4" + bytes(26) + b"8c1f/VERSIONQIIME 2", "is an artifact of QIIME 2. Export what it holds"),
