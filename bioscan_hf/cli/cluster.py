@@ -148,7 +148,7 @@ def _summary(results: Result) -> Iterable[str]:
         yield "No names to compare the clusters with."
     found, number = results["chosen"][0], round(results["metrics"]["separation"]["n_clusters"])
     why = ", chosen by the silhouette" if found["by"] == "silhouette" else ""
-    why = f" (as many as there are names of {found['rank']})" if found["oracle"] else why
+    why = f" (as many as names of {found['rank']})" if found["oracle"] else why
     yield f"{plural(number, 'cluster')} of {plural(results['specimens'], 'specimen')}{why}"
     for name, those in results["dropped"].items():
         yield f"Left out: {plural(len(those), 'specimen')} without {name!r}"
