@@ -22,10 +22,7 @@ def test_clusters_are_compared_with_the_names_of_a_table(header, options, tmp_pa
     main(["embed", "own.csv", "vectors", "--model", "kmer:2", *options])
     main(["cluster", "own.csv", "vectors", "--output", "groups", "--map", "none"])
     told = capsys.readouterr().out
-    assert (
-        "No names to compare" not in told
-        and "2 clusters of 5 specimens (as many as names of species)" in told
-    )
+    assert "No names to compare" not in told and "2 clusters of 5 specimens (as many as names of species)" in told
     scores = json.loads((tmp_path / "groups/results.json").read_text())["metrics"]["species"]
     assert scores["ami_labelled"] == pytest.approx(1) and scores["ami"] < 0.7 and scores["missing"] == 1
     line = next(line for line in told.splitlines() if line.startswith("species")).split()
