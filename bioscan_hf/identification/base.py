@@ -280,7 +280,7 @@ def files_of(files: Any, *, finished: bool = False) -> list[str]:
         raise TypeError(f"References are files, but a {type(files).__name__} was given: write it to a CSV.")
     found = [str(files)] if isinstance(files, str | Path) else list(map(str, files))
     if not found:
-        raise ValueError("There is no file of references. Give one or more.")
+        raise ValueError("No file of references was given. Give one or more.")
     places = [Path(file).resolve() for file in found]
     if twice := next((file for file, place in zip(found, places, strict=True) if places.count(place) > 1), None):
         raise ValueError(f"{twice!r} is given twice, so its records would count twice. Give each file once.")

@@ -78,7 +78,7 @@ def is_subspecies(name: str) -> bool:
 def in_one_form(table: Mapping[str, pa.ChunkedArray], notes: list[str]) -> dict[str, pa.ChunkedArray]:
     """The columns of `LABEL_COLUMNS` that are there, with names in their one form, and notes about what was changed.
 
-    A genus comes from the species where there is no column of genera.
+    If there is no column of genera, the genus is taken from the species.
     """
     columns = {name: table[name] for name in LABEL_COLUMNS if name in table}
     for rank in (rank for rank in RANKS if rank in columns):

@@ -53,7 +53,7 @@ HIGHER = frozenset(
     "Metazoa Animalia Eukaryota Bacteria Fungi Incertae Uncultured Unidentified Environmental".split()
 ).union(ANIMALS)
 
-#: Those that are no genera as well.
+#: Names of higher taxa, without the two that are also names of genera.
 _NO_GENERA = HIGHER - {"Acanthocephala", "Diplura"}
 
 #: Certainties of mothur behind names, and taxids of Kraken in ids.

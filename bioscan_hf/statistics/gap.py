@@ -39,9 +39,8 @@ def barcode_gaps(
     """Farthest barcode of the same species and nearest of another, for species with 2 distinct barcodes or more.
 
     Of many species a random sample is compared, so that `nearest_other` is an upper bound. Barcodes are turned to one
-    strand. Barcodes that lack more than 10 % of the common region are left out. Warnings give the
-    numbers of turned barcodes and of those left out. Positions where a barcode has N or no nucleotide are not
-    compared. Needs the extra `stats` (rapidfuzz).
+    strand, and those that lack more than 10 % of the common region are left out; warnings give both numbers. Positions
+    at which a barcode has N or no nucleotide are not compared. Needs the extra `stats` (rapidfuzz).
 
     Args:
         most: Distinct barcodes that are compared. A species with more of its own is left out.

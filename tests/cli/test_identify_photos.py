@@ -135,7 +135,7 @@ def test_photos_and_sequences_of_a_table_are_joined(world, tmp_path, capsys):
 
 
 def test_photos_of_a_table_that_do_not_exist_are_told(world, tmp_path, capsys):
-    """Beside a read, nothing else says that a photo was not found. "NA" and an empty cell are no photos."""
+    """A photo that is not found is told, also beside a read. "NA" and an empty cell mean that there is no photo."""
     names = world["rows"]["processid"]
     barcodes, there = world["rows"]["dna_barcode"], world["folder"] / "photos" / f"{names[1]}.jpg"
     cells = [f" {there} ", "lost/a.jpg", "lost/b.jpg", "NA", ""]

@@ -173,7 +173,7 @@ def test_other_tables_with_sequences_are_no_tables_of_reads(text, tmp_path):
 
 
 def test_cells_of_tables_of_dada2(tmp_path):
-    """Empty cells are no reads; names with spaces in a table with commas; samples that are called 1 and 2."""
+    """Empty cells count as 0 reads; names have spaces in a table with commas; samples are called 1 and 2."""
     dna, path = "ACGTTGCA" * 8, tmp_path / "seqtab.csv"
     path.write_text(f"sequence,taxon,lake,wood\n{dna},Apis mellifera ligustica x,3,2\n{dna}A,,,5\n")
     assert own_counts(path).reads == {"ASV1": [3, 2], "ASV2": [0, 5]}

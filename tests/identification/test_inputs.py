@@ -112,7 +112,7 @@ def test_references_in_memory_twice_or_finished_are_refused(world, tmp_path):
     )
     files = [tmp_path / "refs.csv", tmp_path / "library"]
     for wrong, error, told in (
-        ([], ValueError, "There is no file of references"),
+        ([], ValueError, "No file of references was given"),
         (pd.DataFrame({"processid": IDS}), TypeError, "References are files, but a DataFrame was given"),
         ([files[0], str(tmp_path / "." / "refs.csv")], ValueError, "refs.csv' is given twice"),
         (files, ValueError, "library' is a finished library, and stands alone"),

@@ -59,7 +59,7 @@ def test_one_path_is_no_list_of_photos(tmp_path):
 
 
 def test_photos_in_any_form(tmp_path):
-    """Of a column, a Dataset or Arrow; None and NaN are no photos; no photos give no rows."""
+    """Photos of a column, a Dataset or Arrow; None and NaN mean a missing photo; an empty list gives no rows."""
     from bioscan_hf import EmbeddingLibrary
 
     shades = [np.full((64, 64, 3), shade, np.uint8) for shade in (20, 120, 220)]
