@@ -56,7 +56,7 @@ CAUTION = 2.0
 LARGEST_DISTANCE = 0.45
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Releases nothing: references in memory are not mapped from a file. A lambda could not be pickled."""
 
 
@@ -78,7 +78,7 @@ class References:
     placed: Placed[Packed] | None
     words: Words
     cells: Cells | None = None
-    release: Callable[[], None] = _nothing
+    release: Callable[[], None] = nothing
 
     @classmethod
     def of(cls, sequences: Sequence[str], region: Region | None) -> References:

@@ -27,7 +27,7 @@ from .packed import Packed
 from .quality import Frame
 from .region import Placed, Region
 from .shortlist import Cells, Words
-from .similarity import References
+from .similarity import References, nothing
 
 #: Version of the folder.
 FORMAT = 3
@@ -209,13 +209,9 @@ def _mapped(path: Path) -> tuple[dict[str, Tensor], Callable[[], None]]:
         found[name] = flat.to(dtype).reshape(facts["shape"])
     advise = getattr(memory, "madvise", None)
     if advise is None or len(memory) < _SMALL:  # the first on Windows
-        return found, _nothing
+        return found, nothing
     advise(mmap.MADV_RANDOM)
     return found, lambda: advise(mmap.MADV_DONTNEED)  # nothing is ever written there
-
-
-def _nothing() -> None:
-    """Gives nothing back."""
 
 
 class Sequences(Sequence[str]):
